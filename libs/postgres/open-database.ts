@@ -1,0 +1,141 @@
+import knexOf, { type Knex } from 'knex';
+import pg from 'pg';
+import { isTenantId } from '#libs/kernel/id.ts';
+import { toDomainError } from './sql-errors.ts';
+
+/** How a service reaches its database. */
+export interface DatabaseOptions {
+  /** As the app role, which is under row-level security. */
+  readonly url: string;
+  readonly poolSize: number;
+  /** Shown in pg_stat_activity. */
+  readonly applicationName: string;
+  /** No statement may take longer. */
+  readonly statementTimeoutMs: number;
+  /** No statement may wait longer for a lock. */
+  readonly lockTimeoutMs: number;
+}
+
+/** A statement with positional parameters ($1, $2, …). */
+export interface Statement {
+  readonly text: string;
+  readonly values: readonly unknown[];
+  /** Prepared once a connection under this name. */
+  readonly name?: string;
+}
+
+/** A service's database. Every row that it shows belongs to the one tenant that was named. */
+export interface Database {
+  /**
+   * Runs `work` in one transaction that sees and writes the rows of this tenant alone, and commits what it did; an
+   * error rolls everything back. Must not be open during a call to another service or store.
+   */
+  forTenant<T>(tenantId: string, work: (trx: Knex.Transaction) => Promise<T>): Promise<T>;
+  /** One reading statement under the tenant's row-level security, in a single round trip. */
+  readForTenant<Row>(tenantId: string, statement: Statement): Promise<Row[]>;
+  /**
+   * One statement outside of any tenant. Tables are blind here (a query on one raises); it is for the narrow
+   * functions that tell whose work is due.
+   */
+  acrossTenants<Row>(statement: Statement): Promise<Row[]>;
+  /** Resolves when the database answers; DEPENDENCY_UNAVAILABLE otherwise. */
+  check(): Promise<void>;
+  /** Waits for running work and ends all connections. */
+  close(): Promise<void>;
+}
+
+const TIMESTAMPTZ = 1184;
+const INT8 = 20;
+
+/** timestamptz as an instant: a Date would lose the microseconds. */
+export const parseTimestamp = (text: string): Temporal.Instant => Temporal.Instant.from(text.replace(' ', 'T'));
+
+/** int8 as a number while that is exact; a RangeError beyond 2^53 rather than a wrong count. */
+export function parseInt8(text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value)) throw new RangeError(`int8 ${text} is beyond the safe integers`);
+  return value;
+}
+
+/** Parses timestamptz to Temporal.Instant and int8 to number, and leaves the rest to pg. */
+export const typeParsers: pg.CustomTypesConfig = {
+  getTypeParser(oid: number, format?: string) {
+    if (format === 'binary') return pg.types.getTypeParser(oid, 'binary');
+    if (oid === TIMESTAMPTZ) return parseTimestamp;
+    if (oid === INT8) return parseInt8;
+    return pg.types.getTypeParser(oid, 'text');
+  },
+};
+
+/** Opens the pool. No connection is made before the first statement. */
+export function openDatabase(options: DatabaseOptions): Database {
+  const { url, poolSize, applicationName, statementTimeoutMs, lockTimeoutMs } = options;
+  const knex = knexOf({
+    client: 'pg',
+    connection: {
+      connectionString: url,
+      application_name: applicationName,
+      types: typeParsers,
+      statement_timeout: statementTimeoutMs,
+      lock_timeout: lockTimeoutMs,
+      idle_in_transaction_session_timeout: statementTimeoutMs,
+      connectionTimeoutMillis: 5_000,
+      keepAlive: true,
+      // Statements are sent without waiting for the answer to the one before: see readForTenant.
+      pipeline: true,
+    } as Knex.PgConnectionConfig,
+    pool: { min: 0, max: poolSize },
+    acquireConnectionTimeout: 10_000,
+    asyncStackTraces: false,
+  });
+
+  const onConnection = async <T>(work: (client: pg.Client) => Promise<T>): Promise<T> => {
+    const client = (await knex.client.acquireConnection()) as pg.Client;
+    try {
+      return await work(client);
+    } finally {
+      await knex.client.releaseConnection(client);
+    }
+  };
+
+  return {
+    forTenant: (tenantId, work) =>
+      mapErrors(() =>
+        knex.transaction(async (trx) => {
+          await trx.raw(tenantSetting(tenantId));
+          return work(trx);
+        }),
+      ),
+    readForTenant: <Row>(tenantId: string, { text, values, name }: Statement) =>
+      mapErrors(() =>
+        onConnection(async (client) => {
+          const begun = client.query(`begin read only; ${tenantSetting(tenantId)}`);
+          const read = client.query({ text, values: [...values], ...(name === undefined ? {} : { name }) });
+          // After a failed statement this commit is a rollback: the connection is clean either way.
+          const ended = client.query('commit');
+          const outcomes = await Promise.allSettled([begun, read, ended]);
+          for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+          return (await read).rows as Row[];
+        }),
+      ),
+    acrossTenants: <Row>({ text, values }: Statement) =>
+      mapErrors(() => onConnection(async (client) => (await client.query(text, [...values])).rows as Row[])),
+    check: () => mapErrors(() => onConnection(async (client) => void (await client.query('select 1')))),
+    close: () => knex.destroy(),
+  };
+}
+
+/** The statement that names the tenant for the rest of the transaction. */
+function tenantSetting(tenantId: string): string {
+  // It goes into the SQL text, so that it can share a round trip; nothing but a slug gets in.
+  if (!isTenantId(tenantId)) throw new TypeError('not a tenant id');
+  return `select set_config('lethe.tenant', '${tenantId}', true)`;
+}
+
+const mapErrors = async <T>(work: () => Promise<T>): Promise<T> => {
+  try {
+    return await work();
+  } catch (error) {
+    throw toDomainError(error);
+  }
+};

@@ -1,0 +1,49 @@
+import type { Knex } from 'knex';
+
+/** Creates `lethe_tenant()`: the tenant of the transaction. It raises where none was named, so a blind query fails. */
+export const createTenantFunction = (knex: Knex): Promise<void> =>
+  knex
+    .raw(
+      `create function lethe_tenant() returns text language plpgsql stable parallel safe as $$
+       declare tenant text := current_setting('lethe.tenant', true);
+       begin
+         if tenant is null or tenant = '' then
+           raise exception 'no tenant was named for this transaction' using errcode = 'insufficient_privilege';
+         end if;
+         return tenant;
+       end $$`,
+    )
+    .then(() => undefined);
+
+/** Drops what createTenantFunction made. */
+export const dropTenantFunction = (knex: Knex): Promise<void> =>
+  knex.raw('drop function lethe_tenant()').then(() => undefined);
+
+/**
+ * Puts a table with a tenant_id column under row-level security and lets the app role read and write its rows: those
+ * of the named tenant. The owner migrates and is not under it.
+ */
+export async function secureTable(knex: Knex, table: string, appRole: string): Promise<void> {
+  await knex.raw('alter table ?? enable row level security', [table]);
+  // As a sub-select the function is called once a statement, not once a row.
+  await knex.raw(
+    'create policy tenant_rows on ?? using (tenant_id = (select lethe_tenant())) with check (tenant_id = (select lethe_tenant()))',
+    [table],
+  );
+  await knex.raw('grant select, insert, update, delete on ?? to ??', [table, appRole]);
+}
+
+/**
+ * Creates a discovery function: the only window across tenants. `query` must select nothing but tenant ids and row
+ * ids. It runs with the rights of its owner, on a fixed search path, and the app role may call it.
+ */
+export async function createDiscoveryFunction(
+  knex: Knex,
+  { signature, returns, query, appRole }: { signature: string; returns: string; query: string; appRole: string },
+): Promise<void> {
+  await knex.raw(
+    `create function ${signature} returns ${returns} language sql stable security definer set search_path = public, pg_temp as $$ ${query} $$`,
+  );
+  await knex.raw(`revoke all on function ${signature} from public`);
+  await knex.raw(`grant execute on function ${signature} to ??`, [appRole]);
+}
