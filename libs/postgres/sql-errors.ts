@@ -19,6 +19,9 @@ export const isUniqueViolation = (error: unknown, constraint?: string): boolean 
   codeOf(error) === '23505' &&
   (constraint === undefined || (error as { constraint?: unknown }).constraint === constraint);
 
+/** A FATAL error ended the session: the server refused or dropped it. */
+const isFatal = (error: unknown): boolean => (error as { severity?: unknown }).severity === 'FATAL';
+
 /**
  * What a driver's error means for a caller: a lost race is ABORTED/CONCURRENT_UPDATE, a database that cannot answer
  * is UNAVAILABLE/DEPENDENCY_UNAVAILABLE; anything else stays what it was and becomes INTERNAL at the edge. No text
@@ -37,7 +40,7 @@ export function toDomainError(error: unknown): unknown {
         { retryAfterMs: RETRY_AFTER_MS, cause: error },
       );
     }
-    if (UNAVAILABLE.has(code) || UNAVAILABLE_CLASSES.has(code.slice(0, 2)) || NETWORK.has(code)) {
+    if (UNAVAILABLE.has(code) || UNAVAILABLE_CLASSES.has(code.slice(0, 2)) || NETWORK.has(code) || isFatal(error)) {
       return dependencyUnavailable('database', error);
     }
   }

@@ -1,0 +1,126 @@
+import { createHash } from 'node:crypto';
+import { readFile, stat } from 'node:fs/promises';
+import { createLocalJWKSet, createRemoteJWKSet, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose';
+import type { Caller, Role } from '#libs/kernel/caller.ts';
+import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
+import { isTenantId } from '#libs/kernel/id.ts';
+import { ROLES } from './keys.ts';
+
+/** Which tokens are believed. */
+export interface VerifierOptions {
+  /** Path of a JWKS file, read again when it changes, or an http(s) URL. */
+  readonly jwks: string;
+  readonly issuer: string;
+  readonly audience: string;
+}
+
+/**
+ * Turns the value of an `authorization` header into the caller. UNAUTHENTICATED/TOKEN_MISSING or TOKEN_INVALID for
+ * anything that is not a good bearer token, without a word on what is wrong with it beyond expiry.
+ */
+export type VerifyToken = (authorization: string | undefined) => Promise<Caller>;
+
+// An allow-list: `none` and the symmetric algorithms can never get in through a token's own header.
+const ALGORITHMS = ['EdDSA', 'ES256', 'RS256'];
+const CLOCK_TOLERANCE_SECONDS = 5;
+const MAX_TOKEN_LENGTH = 8_192;
+const MAX_KEPT = 10_000;
+const KEEP_MS = 60_000;
+const RECHECK_MS = 1_000;
+
+/** Makes the verifier. A verified token is believed again for up to a minute, never past its expiry. */
+export function makeTokenVerifier({ jwks, issuer, audience }: VerifierOptions): VerifyToken {
+  const keys = /^https?:/.test(jwks) ? createRemoteJWKSet(new URL(jwks)) : fileJwks(jwks);
+  const kept = new Map<string, { caller: Caller; until: number }>();
+
+  return async (authorization) => {
+    if (!authorization) throw unauthenticated('TOKEN_MISSING', 'The call has no bearer token.');
+    const [scheme, token, ...rest] = authorization.split(' ');
+    if (scheme?.toLowerCase() !== 'bearer' || !token || rest.length > 0 || token.length > MAX_TOKEN_LENGTH) {
+      throw tokenInvalid();
+    }
+    const digest = createHash('sha256').update(token).digest('base64');
+    const now = Date.now();
+    const known = kept.get(digest);
+    if (known && known.until > now) return known.caller;
+
+    const payload = await verified(token, keys, { issuer, audience });
+    const caller = toCaller(payload);
+    if (kept.size >= MAX_KEPT) kept.clear();
+    kept.set(digest, { caller, until: Math.min(now + KEEP_MS, (payload.exp ?? 0) * 1_000) });
+    return caller;
+  };
+}
+
+async function verified(
+  token: string,
+  keys: JWTVerifyGetKey,
+  expected: { issuer: string; audience: string },
+): Promise<JWTPayload> {
+  try {
+    const { payload } = await jwtVerify(token, keys, {
+      ...expected,
+      algorithms: ALGORITHMS,
+      clockTolerance: CLOCK_TOLERANCE_SECONDS,
+      requiredClaims: ['exp', 'sub'],
+    });
+    return payload;
+  } catch (error) {
+    if (error instanceof DomainError) throw error;
+    if (error instanceof errors.JWTExpired)
+      throw unauthenticated('TOKEN_EXPIRED', 'The bearer token has expired.', error);
+    if (error instanceof errors.JWKSTimeout || error instanceof TypeError)
+      throw dependencyUnavailable('key set', error);
+    throw tokenInvalid(error);
+  }
+}
+
+function toCaller(payload: JWTPayload): Caller {
+  const { sub, tenant, role, scope, act } = payload;
+  const isText = (value: unknown): value is string => typeof value === 'string' && value !== '' && value.length <= 256;
+  if (!isText(sub) || !ROLES.includes(role as Role)) throw tokenInvalid();
+  if (tenant !== undefined && !(isText(tenant) && isTenantId(tenant))) throw tokenInvalid();
+  if (scope !== undefined && typeof scope !== 'string') throw tokenInvalid();
+  const origin = typeof act === 'object' && act !== null && 'sub' in act ? act.sub : undefined;
+  if (act !== undefined && !isText(origin)) throw tokenInvalid();
+  const kind = role === 'platform' || role === 'service' ? role : 'user';
+  return Object.freeze<Caller>({
+    subject: sub,
+    kind,
+    tenantId: tenant,
+    role: role as Role,
+    scopes: new Set(scope?.split(' ').filter(Boolean)),
+    // Only a service acts for somebody else; a person's token cannot put another name into the audit.
+    actor: kind === 'service' && isText(origin) ? origin : sub,
+  });
+}
+
+/** A key set in a file, read again at most once a second when its time of change is another. */
+function fileJwks(path: string): JWTVerifyGetKey {
+  let set: ReturnType<typeof createLocalJWKSet> | undefined;
+  let readMtimeMs = -1;
+  let checkedAt = Number.NEGATIVE_INFINITY;
+  return async (header, token) => {
+    const now = performance.now();
+    if (!set || now - checkedAt > RECHECK_MS) {
+      try {
+        const { mtimeMs } = await stat(path);
+        if (!set || mtimeMs !== readMtimeMs) {
+          set = createLocalJWKSet(JSON.parse(await readFile(path, 'utf8')));
+          readMtimeMs = mtimeMs;
+        }
+        checkedAt = now;
+      } catch (error) {
+        // A file that is being replaced must not lock everybody out: the keys of before still hold.
+        if (!set) throw dependencyUnavailable('key set', error);
+      }
+    }
+    return set(header, token);
+  };
+}
+
+const tokenInvalid = (cause?: unknown): DomainError =>
+  unauthenticated('TOKEN_INVALID', 'The bearer token is not valid here.', cause);
+
+const unauthenticated = (reason: string, message: string, cause?: unknown): DomainError =>
+  new DomainError('unauthenticated', reason, message, {}, { cause });

@@ -1,0 +1,280 @@
+import {
+  create,
+  type DescMethod,
+  type DescService,
+  fromBinary,
+  type Message,
+  type MessageInitShape,
+  toBinary,
+} from '@bufbuild/protobuf';
+import {
+  Code,
+  ConnectError,
+  createContextValues,
+  createHandlerContext,
+  type HandlerContext,
+  type ServiceImpl,
+} from '@connectrpc/connect';
+import type {
+  handleClientStreamingCall,
+  handleServerStreamingCall,
+  handleUnaryCall,
+  Metadata,
+  ServiceDefinition,
+  UntypedServiceImplementation,
+} from '@grpc/grpc-js';
+import type { Caller } from '#libs/kernel/caller.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { CALLER } from './caller.ts';
+import { type OnInternalError, toStatus } from './status.ts';
+
+/** What every kind of server call has in common. */
+interface ServerCall {
+  readonly metadata: Metadata;
+  getDeadline(): Date | number;
+  getPath(): string;
+  on(event: 'cancelled', listener: () => void): unknown;
+}
+
+/** A service and what of it is implemented; an RPC that is absent answers UNIMPLEMENTED. */
+export interface ServiceBinding<Desc extends DescService = DescService> {
+  readonly service: Desc;
+  readonly implementation: Partial<ServiceImpl<Desc>>;
+}
+
+/** Binds an implementation to its service, type-checked. */
+export const bindService = <Desc extends DescService>(
+  service: Desc,
+  implementation: Partial<ServiceImpl<Desc>>,
+): ServiceBinding => ({ service, implementation: implementation as Partial<ServiceImpl<DescService>> });
+
+/** What stands between the wire and every handler. */
+export interface CallGuard {
+  /** The verified and authorized caller; throws a DomainError otherwise. `rpc` is `package.Service/Method`. */
+  admit(rpc: string, authorization: string | undefined): Promise<Caller>;
+  /** Told once of every finished call; `code` is the gRPC status number. */
+  onFinished(rpc: string, code: number, durationMs: number): void;
+  onInternalError: OnInternalError;
+  /** The deadline of a unary call or an upload whose caller set none, in milliseconds. */
+  readonly defaultDeadlineMs: number;
+  /** Aborts the calls that are still running when the server gives up draining. */
+  readonly shutdownSignal: AbortSignal;
+}
+
+/** The grpc-js definition of a service. Messages stay bytes here, so that nothing is parsed for a refused caller. */
+export const serviceDefinition = (service: DescService): ServiceDefinition =>
+  Object.fromEntries(
+    service.methods.map((method) => [
+      method.localName,
+      {
+        path: `/${service.typeName}/${method.name}`,
+        requestStream: method.methodKind === 'client_streaming' || method.methodKind === 'bidi_streaming',
+        responseStream: method.methodKind === 'server_streaming' || method.methodKind === 'bidi_streaming',
+        requestSerialize: identity,
+        requestDeserialize: identity,
+        responseSerialize: identity,
+        responseDeserialize: identity,
+        originalName: method.name,
+      },
+    ]),
+  );
+
+const identity = (bytes: Buffer): Buffer => bytes;
+
+/** The grpc-js handlers of a Connect implementation. */
+export function connectHandlers(
+  { service, implementation }: ServiceBinding,
+  guard: CallGuard,
+): UntypedServiceImplementation {
+  return Object.fromEntries(
+    service.methods.map((method) => {
+      // biome-ignore lint/suspicious/noExplicitAny: bindService has checked the implementation against its service.
+      const implement = (implementation as Record<string, any>)[method.localName]?.bind(implementation) as Implement;
+      return [method.localName, handlerOf(method, implement, guard)];
+    }),
+  );
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: the message types of a method are known to its descriptor only.
+type Implement = ((request: any, context: HandlerContext) => any) | undefined;
+
+function handlerOf(method: DescMethod, implement: Implement, guard: CallGuard): UntypedServiceImplementation[string] {
+  const rpc = `${method.parent.typeName}/${method.name}`;
+  const encode = (message: MessageInitShape<typeof method.output>): Buffer =>
+    Buffer.from(toBinary(method.output, create(method.output, message)));
+  const open = async (call: ServerCall) => {
+    const caller = await guard.admit(rpc, call.metadata.get('authorization')[0]?.toString());
+    if (!implement) throw new ConnectError(`${rpc} is not implemented yet.`, Code.Unimplemented);
+    return { context: contextOf(method, call, caller, guard), implement };
+  };
+
+  switch (method.methodKind) {
+    case 'unary': {
+      const handler: handleUnaryCall<Buffer, Buffer> = async (call, respond) => {
+        const finish = finisher(rpc, guard);
+        const scope = new CallScope();
+        try {
+          const { context, implement: run } = await open(call);
+          scope.watch(call, context);
+          const answer = await scope.race(run(decode(method, call.request), context));
+          respond(null, encode(answer));
+          finish(0);
+        } catch (error) {
+          const status = toStatus(error, guard.onInternalError);
+          respond(status);
+          finish(status.code ?? 2);
+        } finally {
+          scope.end();
+        }
+      };
+      return handler;
+    }
+    case 'client_streaming': {
+      const handler: handleClientStreamingCall<Buffer, Buffer> = async (call, respond) => {
+        const finish = finisher(rpc, guard);
+        const scope = new CallScope();
+        try {
+          const { context, implement: run } = await open(call);
+          scope.watch(call, context);
+          const requests = (async function* () {
+            for await (const bytes of call as AsyncIterable<Buffer>) yield decode(method, bytes);
+          })();
+          const answer = await scope.race(run(requests, context));
+          respond(null, encode(answer));
+          finish(0);
+        } catch (error) {
+          const status = toStatus(error, guard.onInternalError);
+          respond(status);
+          finish(status.code ?? 2);
+        } finally {
+          scope.end();
+        }
+      };
+      return handler;
+    }
+    case 'server_streaming': {
+      const handler: handleServerStreamingCall<Buffer, Buffer> = async (call) => {
+        const finish = finisher(rpc, guard);
+        const scope = new CallScope();
+        try {
+          const { context, implement: run } = await open(call);
+          scope.watch(call, context);
+          for await (const message of scope.through<MessageInitShape<typeof method.output>>(
+            run(decode(method, call.request), context),
+          )) {
+            if (!call.write(encode(message))) await scope.race(drained(call));
+          }
+          call.end();
+          finish(0);
+        } catch (error) {
+          const status = toStatus(error, guard.onInternalError);
+          call.emit('error', status);
+          finish(status.code ?? 2);
+        } finally {
+          scope.end();
+        }
+      };
+      return handler;
+    }
+    case 'bidi_streaming':
+      throw new Error(`${rpc} streams both ways, which no RPC of Lethe does`);
+  }
+}
+
+/** The end of one call by cancellation, deadline or shutdown, as something a handler's promise can be raced against. */
+class CallScope {
+  #ended = Promise.withResolvers<never>();
+  #controller: AbortController | undefined;
+
+  constructor() {
+    this.#ended.promise.catch(() => undefined);
+  }
+
+  watch(call: ServerCall, context: HandlerContext): void {
+    const stop = (error: ConnectError): void => this.#ended.reject(error);
+    call.on('cancelled', () => stop(new ConnectError('The call was cancelled.', Code.Canceled)));
+    const onAbort = (): void => {
+      const { reason } = context.signal;
+      stop(reason instanceof ConnectError ? reason : new ConnectError('The call was cancelled.', Code.Canceled));
+    };
+    if (context.signal.aborted) onAbort();
+    context.signal.addEventListener('abort', onAbort, { once: true });
+    this.#controller = aborters.get(context);
+  }
+
+  race<T>(work: Promise<T> | T): Promise<T> {
+    return Promise.race([work, this.#ended.promise]);
+  }
+
+  /** The items until the call ends; the source is told to stop then. */
+  async *through<T>(source: AsyncIterable<T>): AsyncIterable<T> {
+    const iterator = source[Symbol.asyncIterator]();
+    try {
+      for (;;) {
+        const { done, value } = await this.race(iterator.next());
+        if (done) return;
+        yield value;
+      }
+    } finally {
+      // Not awaited: a source that waits for something else hears of the end through its signal.
+      iterator.return?.().catch(() => undefined);
+    }
+  }
+
+  end(): void {
+    this.#controller?.abort(new ConnectError('The call is over.', Code.Canceled));
+  }
+}
+
+const aborters = new WeakMap<HandlerContext, AbortController>();
+
+function contextOf(method: DescMethod, call: ServerCall, caller: Caller, guard: CallGuard): HandlerContext {
+  const requested = remainingMs(call.getDeadline());
+  const timeoutMs = requested ?? (method.methodKind === 'server_streaming' ? undefined : guard.defaultDeadlineMs);
+  const controller = new AbortController();
+  call.on('cancelled', () => controller.abort(new ConnectError('The call was cancelled.', Code.Canceled)));
+  const context = createHandlerContext({
+    service: method.parent,
+    method,
+    protocolName: 'grpc',
+    requestMethod: 'POST',
+    url: call.getPath(),
+    requestSignal: controller.signal,
+    shutdownSignal: guard.shutdownSignal,
+    requestHeader: headersOf(call.metadata),
+    contextValues: createContextValues().set(CALLER, caller),
+    ...(timeoutMs === undefined ? {} : { timeoutMs: Math.max(1, timeoutMs) }),
+  });
+  aborters.set(context, controller);
+  return context;
+}
+
+function remainingMs(deadline: Date | number): number | undefined {
+  const at = deadline instanceof Date ? deadline.getTime() : deadline;
+  return Number.isFinite(at) ? at - Date.now() : undefined;
+}
+
+function headersOf(metadata: Metadata): Headers {
+  const headers = new Headers();
+  for (const [key, value] of Object.entries(metadata.getMap())) {
+    // The credential has done its work; what is not there cannot be logged or passed on.
+    if (typeof value === 'string' && key !== 'authorization') headers.set(key, value);
+  }
+  return headers;
+}
+
+function decode(method: DescMethod, bytes: Buffer): Message {
+  try {
+    return fromBinary(method.input, bytes);
+  } catch {
+    throw fieldInvalid('request', `is not a ${method.input.typeName}`);
+  }
+}
+
+function finisher(rpc: string, guard: CallGuard): (code: number) => void {
+  const startedAt = performance.now();
+  return (code) => guard.onFinished(rpc, code, performance.now() - startedAt);
+}
+
+const drained = (call: { once(event: 'drain', listener: () => void): unknown }): Promise<void> =>
+  new Promise((resolve) => call.once('drain', resolve));

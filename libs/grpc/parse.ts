@@ -1,0 +1,84 @@
+import { DomainError, type FieldViolation, fieldInvalid, fieldsInvalid } from '#libs/kernel/domain-error.ts';
+import { parseOptionalId } from '#libs/kernel/id.ts';
+
+/** A reason is free text for people who read the audit. */
+export const MAX_REASON_LENGTH = 500;
+
+/**
+ * Reads a whole request and reports every bad field at once: each property is a function that reads one field and
+ * throws FIELD_INVALID; the answer holds what they returned.
+ */
+export function parseFields<T extends Record<string, () => unknown>>(
+  readers: T,
+): { readonly [K in keyof T]: ReturnType<T[K]> } {
+  const violations: FieldViolation[] = [];
+  const read: Record<string, unknown> = {};
+  for (const [name, reader] of Object.entries(readers)) {
+    try {
+      read[name] = reader();
+    } catch (error) {
+      if (!(error instanceof DomainError) || error.reason !== 'FIELD_INVALID') throw error;
+      violations.push(...error.violations);
+    }
+  }
+  if (violations.length > 0) throw fieldsInvalid(violations);
+  return read as { readonly [K in keyof T]: ReturnType<T[K]> };
+}
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what it looks for.
+const CONTROL = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/;
+
+/** Text of `min` to `max` characters without control characters; FIELD_INVALID otherwise. */
+export function parseText(field: string, value: string, { min = 0, max }: { min?: number; max: number }): string {
+  if (value.length < min) throw fieldInvalid(field, min === 1 ? 'is required' : `must have at least ${min} characters`);
+  if (value.length > max) throw fieldInvalid(field, `must have at most ${max} characters`);
+  if (CONTROL.test(value) || !value.isWellFormed()) throw fieldInvalid(field, 'must not hold control characters');
+  return value;
+}
+
+/** As parseText, and undefined for the empty text. */
+export const parseOptionalText = (field: string, value: string, max: number): string | undefined =>
+  value === '' ? undefined : parseText(field, value, { max });
+
+/** An optional reason of up to 500 characters. */
+export const parseReason = (value: string): string | undefined => parseOptionalText('reason', value, MAX_REASON_LENGTH);
+
+/** A mandatory reason: INVALID_ARGUMENT/REASON_REQUIRED where there is none. */
+export function parseRequiredReason(value: string): string {
+  const reason = parseReason(value.trim());
+  if (reason !== undefined) return reason;
+  throw new DomainError(
+    'invalid-argument',
+    'REASON_REQUIRED',
+    'A reason is required; it goes into the audit.',
+    {},
+    { violations: [{ field: 'reason', description: 'is required' }] },
+  );
+}
+
+/** The optional UUID that makes a repetition recognisable. */
+export const parseRequestId = (value: string): string | undefined => parseOptionalId('request_id', value);
+
+/** What an enum's value stands for in the domain; FIELD_INVALID for UNSPECIFIED and for what is not in the table. */
+export function parseEnum<T>(field: string, value: number, table: ReadonlyMap<number, T>): T {
+  const found = table.get(value);
+  if (found === undefined) throw fieldInvalid(field, 'must be one of its values');
+  return found;
+}
+
+/** As parseEnum, and undefined for 0, which is UNSPECIFIED. */
+export const parseOptionalEnum = <T>(field: string, value: number, table: ReadonlyMap<number, T>): T | undefined =>
+  value === 0 ? undefined : parseEnum(field, value, table);
+
+/** A whole number within bounds; FIELD_INVALID otherwise. */
+export function parseInteger(
+  field: string,
+  value: number | bigint,
+  { min, max }: { min: number; max: number },
+): number {
+  const number = Number(value);
+  if (!Number.isSafeInteger(number) || number < min || number > max) {
+    throw fieldInvalid(field, `must be a whole number from ${min} to ${max}`);
+  }
+  return number;
+}

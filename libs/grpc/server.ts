@@ -1,0 +1,152 @@
+import { type DescFile, toBinary } from '@bufbuild/protobuf';
+import { FileDescriptorProtoSchema } from '@bufbuild/protobuf/wkt';
+import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { ReflectionService } from '@grpc/reflection';
+import { HealthImplementation, service as healthService } from 'grpc-health-check';
+import { authorize, type Rule } from '#libs/auth/authorize.ts';
+import type { VerifyToken } from '#libs/auth/verify-token.ts';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import type { Logger } from '#libs/telemetry/logger.ts';
+import type { Metrics } from '#libs/telemetry/metrics.ts';
+import { type CallGuard, connectHandlers, type ServiceBinding, serviceDefinition } from './connect-handlers.ts';
+import { makeRateLimit } from './rate-limit.ts';
+
+/** What a server serves, and whom. */
+export interface ServerOptions {
+  /** host:port; port 0 takes a free one. */
+  readonly address: string;
+  readonly services: readonly ServiceBinding[];
+  readonly verifyToken: VerifyToken;
+  readonly policy: Readonly<Record<string, Rule>>;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+  readonly limits?: Partial<ServerLimits>;
+}
+
+/** The bounds of what one caller can ask of a server. */
+export interface ServerLimits {
+  /** A larger message is refused as RESOURCE_EXHAUSTED before it is read whole. */
+  readonly maxMessageBytes: number;
+  /** Calls at a time on one connection. */
+  readonly maxConcurrentStreams: number;
+  /** For unary calls and uploads whose caller set no deadline. */
+  readonly defaultDeadlineMs: number;
+  /** Calls a second of one tenant, or of one subject where there is none; twice as many in a burst. */
+  readonly callsPerSecond: number;
+  /** How long accepted calls may take to end once the server is to stop. */
+  readonly drainMs: number;
+}
+
+/** The limits where none are given. */
+export const DEFAULT_LIMITS: ServerLimits = Object.freeze({
+  maxMessageBytes: 4 * 1_024 * 1_024,
+  maxConcurrentStreams: 1_000,
+  defaultDeadlineMs: 30_000,
+  callsPerSecond: 5_000,
+  drainMs: 10_000,
+});
+
+/** A serving server. */
+export interface RunningServer {
+  readonly port: number;
+  /** Refuses new calls, lets those that were accepted end, and closes; after `drainMs` it cuts what is left. */
+  stop(): Promise<void>;
+}
+
+const KEEPALIVE_MS = 30_000;
+const KEEPALIVE_TIMEOUT_MS = 10_000;
+
+/** Starts serving: the given services, health, and reflection of all of them. */
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const { address, services, verifyToken, policy, log, metrics } = options;
+  const limits = { ...DEFAULT_LIMITS, ...options.limits };
+  const rateLimit = makeRateLimit(limits.callsPerSecond);
+  const shutdown = new AbortController();
+  const guard: CallGuard = {
+    async admit(rpc, authorization) {
+      const caller = await verifyToken(authorization);
+      authorize(caller, policy[rpc]);
+      const waitMs = rateLimit(caller.tenantId ?? caller.subject);
+      if (waitMs > 0) {
+        const message = `More than ${limits.callsPerSecond} calls a second; slow down.`;
+        const metadata = { calls_per_second: String(limits.callsPerSecond) };
+        throw new DomainError('resource-exhausted', 'RATE_LIMITED', message, metadata, { retryAfterMs: waitMs });
+      }
+      return caller;
+    },
+    onFinished(rpc, code, durationMs) {
+      metrics.rpcFinished(rpc, code, durationMs);
+      log.debug({ rpc, code, durationMs }, 'call finished');
+    },
+    onInternalError(error, incidentId) {
+      log.error({ err: error, incidentId }, 'call failed inside');
+    },
+    defaultDeadlineMs: limits.defaultDeadlineMs,
+    shutdownSignal: shutdown.signal,
+  };
+
+  const server = new Server({
+    'grpc.max_receive_message_length': limits.maxMessageBytes,
+    'grpc.max_send_message_length': limits.maxMessageBytes,
+    'grpc.max_concurrent_streams': limits.maxConcurrentStreams,
+    'grpc.keepalive_time_ms': KEEPALIVE_MS,
+    'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
+    'grpc.keepalive_permit_without_calls': 1,
+  });
+  for (const binding of services) {
+    server.addService(serviceDefinition(binding.service), connectHandlers(binding, guard));
+  }
+  const names = services.map(({ service }) => service.typeName);
+  const health = new HealthImplementation(Object.fromEntries(['', ...names].map((name) => [name, 'SERVING'])));
+  health.addToServer(server);
+  const files = services.map(({ service }) => service.file);
+  new ReflectionService(reflected(files)).addToServer(server);
+
+  const port = await new Promise<number>((resolve, reject) => {
+    server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
+      if (error) reject(error);
+      else resolve(bound);
+    });
+  });
+  const boundAddress = `${address.slice(0, address.lastIndexOf(':'))}:${port}`;
+  log.info({ address: boundAddress, services: names }, 'serving');
+
+  const stop = async (): Promise<void> => {
+    // Clients that watch health go elsewhere first; then no new stream is taken; then what runs may end.
+    for (const name of ['', ...names]) health.setStatus(name, 'NOT_SERVING');
+    server.drain(boundAddress, limits.drainMs);
+    const ended = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+    const timer = setTimeout(() => {
+      log.warn('calls did not end in time and are cut');
+      shutdown.abort();
+      server.forceShutdown();
+    }, limits.drainMs);
+    await ended;
+    clearTimeout(timer);
+    log.info('stopped serving');
+  };
+  let stopping: Promise<void> | undefined;
+  return {
+    port,
+    stop() {
+      stopping ??= stop();
+      return stopping;
+    },
+  };
+}
+
+/** What the reflection service needs: every file with those it imports before it, health's among them. */
+function reflected(files: readonly DescFile[]): ConstructorParameters<typeof ReflectionService>[0] {
+  const ordered = new Map<string, Buffer>();
+  const add = (file: DescFile): void => {
+    if (ordered.has(file.name)) return;
+    for (const dependency of file.dependencies) add(dependency);
+    ordered.set(file.name, Buffer.from(toBinary(FileDescriptorProtoSchema, file.proto)));
+  };
+  for (const file of files) add(file);
+  const health = Object.values(healthService)[0] as unknown as { requestType: { fileDescriptorProtos: Buffer[] } };
+  const fileDescriptorProtos = [...ordered.values(), ...health.requestType.fileDescriptorProtos];
+  // The reflection service reads nothing but the file descriptors; its type asks for more.
+  const lethe = { format: 'Protocol Buffer 3 DescriptorProto', type: {}, fileDescriptorProtos } as const;
+  return { lethe };
+}

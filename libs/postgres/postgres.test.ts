@@ -1,0 +1,151 @@
+import { fork } from 'node:child_process';
+import anyTest, { type TestFn } from 'ava';
+import type { Knex } from 'knex';
+import pg from 'pg';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import { queryOnce, startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
+import { assertMigrated, type Migration, migrateDown, migrateUp } from './migrate.ts';
+import { parseInt8 } from './open-database.ts';
+import { provisionDatabase } from './provision.ts';
+import { createTenantFunction, dropTenantFunction, secureTable } from './tenant-security.ts';
+
+const test = anyTest as TestFn<{ postgres: TestPostgres }>;
+
+const notes: Migration = {
+  name: '001-notes',
+  async up(knex: Knex, appRole: string) {
+    await createTenantFunction(knex);
+    await knex.raw('create table notes (tenant_id text, id int, at timestamptz, primary key (tenant_id, id))');
+    await secureTable(knex, 'notes', appRole);
+  },
+  async down(knex: Knex) {
+    await knex.raw('drop table notes');
+    await dropTenantFunction(knex);
+  },
+};
+
+test.before(async (t) => {
+  t.context.postgres = await startTestPostgres();
+});
+test.after.always((t) => t.context.postgres.stop());
+
+test('a tenant sees and writes its own rows alone, also by hand-written SQL', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const database = created.open();
+  t.teardown(() => database.close());
+  await database.forTenant('acme', (trx) => trx.raw("insert into notes values ('acme', 1, now())"));
+  await database.forTenant('globex', (trx) => trx.raw("insert into notes values ('globex', 1, now())"));
+
+  const seen = await database.readForTenant('acme', { text: 'select tenant_id from notes', values: [] });
+  t.deepEqual(seen, [{ tenant_id: 'acme' }]);
+  const update = await database.forTenant('acme', (trx) =>
+    trx.raw("update notes set at = null where tenant_id = 'globex'"),
+  );
+  t.is(update.rowCount, 0);
+  await t.throwsAsync(database.forTenant('acme', (trx) => trx.raw("insert into notes values ('globex', 2, now())")));
+  await t.throwsAsync(queryOnce(created.appUrl, 'select * from notes'), { message: /no tenant was named/ });
+  await t.throwsAsync(database.acrossTenants({ text: 'select * from notes', values: [] }), { message: /no tenant/ });
+  t.is((await created.query<{ count: string }>('select count(*) from notes'))[0]?.count, '2');
+});
+
+test('the tenant is forgotten with its transaction', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const client = new pg.Client({ connectionString: created.appUrl });
+  await client.connect();
+  t.teardown(() => client.end());
+  await client.query("begin; select set_config('lethe.tenant', 'acme', true); select * from notes; commit");
+  await t.throwsAsync(client.query('select * from notes'), { message: /no tenant was named/ });
+});
+
+test('a failed reading statement leaves a clean connection behind', async (t) => {
+  const database = (await t.context.postgres.createDatabase([notes])).open();
+  t.teardown(() => database.close());
+  await Promise.all(
+    Array.from({ length: 20 }, async (_, index) => {
+      if (index % 2) await t.throwsAsync(database.readForTenant('acme', { text: 'select 1/0', values: [] }));
+      else
+        t.deepEqual(await database.readForTenant('acme', { text: 'select $1::int as n', values: [index] }), [
+          { n: index },
+        ]);
+    }),
+  );
+  await t.throwsAsync(database.readForTenant('acme', { text: "insert into notes values ('acme', 1)", values: [] }));
+  await t.throwsAsync(database.readForTenant("x'; drop table notes; --", { text: 'select 1', values: [] }), {
+    message: 'not a tenant id',
+  });
+});
+
+test('the app role can neither create nor drop anything, nor leave its role', async (t) => {
+  const { appUrl } = await t.context.postgres.createDatabase([notes]);
+  for (const sql of [
+    'create table x (a int)',
+    'drop table notes',
+    'truncate notes',
+    'create schema s',
+    'set role postgres',
+    'alter table notes disable row level security',
+  ]) {
+    await t.throwsAsync(queryOnce(appUrl, sql), undefined, sql);
+  }
+});
+
+test('an instant keeps its microseconds on the way in and out', async (t) => {
+  const database = (await t.context.postgres.createDatabase([notes])).open();
+  t.teardown(() => database.close());
+  const at = Temporal.Instant.from('2026-02-28T23:59:59.123457Z');
+  await database.forTenant('acme', (trx) => trx.raw('insert into notes values (?, 1, ?)', ['acme', at.toString()]));
+  const [row] = await database.readForTenant<{ at: Temporal.Instant }>('acme', {
+    text: 'select at from notes',
+    values: [],
+  });
+  t.is(row?.at.epochNanoseconds, at.epochNanoseconds);
+  t.throws(() => parseInt8('9007199254740993'), { instanceOf: RangeError });
+});
+
+test('a schema goes up, down and up, and a service refuses one that lacks a migration', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const options = { ownerUrl: created.ownerUrl, appRole: created.appRole, migrations: [notes] };
+  const tables = () => created.query<{ count: string }>("select count(*) from pg_tables where tablename = 'notes'");
+  t.is((await tables())[0]?.count, '1');
+  await migrateDown(options);
+  t.is((await tables())[0]?.count, '0');
+  await migrateUp(options);
+  t.is((await tables())[0]?.count, '1');
+  const database = created.open();
+  t.teardown(() => database.close());
+  await t.notThrowsAsync(assertMigrated(database.acrossTenants, [notes]));
+  await t.throwsAsync(assertMigrated(database.acrossTenants, [notes, { ...notes, name: '002-more' }]), {
+    message: /002-more/,
+  });
+});
+
+test('four processes that migrate at once do not collide', async (t) => {
+  const created = await provisionDatabase({
+    superuserUrl: t.context.postgres.url,
+    database: 'lethe_race',
+    ownerPassword: 'owner',
+    appPassword: 'app',
+  });
+  const program = new URL('./migrate-race.fixture.ts', import.meta.url);
+  const codes = await Promise.all(
+    Array.from({ length: 4 }, () => {
+      const child = fork(program, [created.ownerUrl, created.appRole], { stdio: 'inherit' });
+      return new Promise((resolve) => child.once('exit', resolve));
+    }),
+  );
+  t.deepEqual(codes, [0, 0, 0, 0]);
+});
+
+test('a database that is not there is UNAVAILABLE, with nothing of the driver in the message', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const database = created.open();
+  t.teardown(() => database.close());
+  await database.check();
+  await queryOnce(
+    t.context.postgres.url,
+    `select pg_terminate_backend(pid) from pg_stat_activity where datname = '${created.name}'`,
+  );
+  await queryOnce(t.context.postgres.url, `alter database ${created.name} allow_connections false`);
+  const error = await t.throwsAsync(database.check(), { instanceOf: DomainError });
+  t.is(error?.message, 'The database is unavailable; try again later.');
+});

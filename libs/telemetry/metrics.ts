@@ -1,0 +1,68 @@
+import { createServer } from 'node:http';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from '@prometheus-io/client';
+
+/** The figures of one service process. */
+export interface Metrics {
+  readonly registry: Registry;
+  /** Seconds of finished RPCs, by RPC and status code number. */
+  rpcFinished(rpc: string, code: number, durationMs: number): void;
+  /** One more deletion, undelete, purge or refusal came to its end. */
+  deletionFinished(kind: string, outcome: string): void;
+  /** Tells the age in seconds of the oldest unfinished deletion when it is asked; 0 where there is none. */
+  observeOldestDeletion(ageSeconds: () => Promise<number>): void;
+}
+
+/** Makes the figures of a service, all labelled with its name. */
+export function makeMetrics(service: string): Metrics {
+  const registry = new Registry();
+  registry.setDefaultLabels({ service });
+  collectDefaultMetrics({ register: registry });
+  const rpcs = new Histogram({
+    name: 'lethe_rpc_duration_seconds',
+    help: 'Duration of RPCs by method and gRPC status code.',
+    labelNames: ['rpc', 'code'],
+    buckets: [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10],
+    registers: [registry],
+  });
+  const deletions = new Counter({
+    name: 'lethe_deletions_total',
+    help: 'Deletions, undeletes, purges and refusals by kind and outcome.',
+    labelNames: ['kind', 'outcome'],
+    registers: [registry],
+  });
+  return {
+    registry,
+    rpcFinished: (rpc, code, durationMs) => rpcs.observe({ rpc, code: String(code) }, durationMs / 1_000),
+    deletionFinished: (kind, outcome) => deletions.inc({ kind, outcome }),
+    observeOldestDeletion: (ageSeconds) => {
+      new Gauge({
+        name: 'lethe_oldest_unfinished_deletion_seconds',
+        help: 'Age of the oldest deletion that is neither complete nor cancelled.',
+        registers: [registry],
+        async collect() {
+          this.set(await ageSeconds());
+        },
+      });
+    },
+  };
+}
+
+/** Serves `/metrics` for Prometheus; answers a function that stops it. */
+export async function startMetricsServer(address: string, { registry }: Metrics): Promise<() => Promise<void>> {
+  const { hostname, port } = new URL(`http://${address}`);
+  const server = createServer((request, response) => {
+    if (request.url !== '/metrics') return void response.writeHead(404).end();
+    registry.metrics().then(
+      (text) => response.writeHead(200, { 'content-type': registry.contentType }).end(text),
+      () => response.writeHead(503).end(),
+    );
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject).listen(Number(port), hostname, resolve);
+  });
+  return () =>
+    new Promise((resolve) => {
+      server.close(() => resolve());
+      server.closeAllConnections();
+    });
+}
