@@ -1,0 +1,201 @@
+import type { Knex } from 'knex';
+import { requestIdReused } from '#libs/kernel/domain-error.ts';
+import { newId } from '#libs/kernel/id.ts';
+import type { Database } from '#libs/postgres/open-database.ts';
+import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { stepCompensated } from '../../domain/errors.ts';
+import type { Job, Task } from '../../domain/job.ts';
+import type { JobChange, JobRepository } from '../../use-cases/ports.ts';
+import { JOB_COLUMNS, JobRow, type JobWithTasks, TaskRow, toJob } from './rows.ts';
+
+/** The jobs in Postgres. */
+export const makeJobRepository = (database: Database): JobRepository => ({
+  create: (job) =>
+    database.forTenant(job.tenantId, async (trx) => {
+      const { tenantId, requestId, runId, step } = job;
+      const id = newId();
+      if (requestId !== undefined) {
+        const known = await claimRequest(trx, { tenantId, requestId, fingerprint: job.fingerprint, jobId: id });
+        if (known !== undefined) {
+          if (known.fingerprint !== job.fingerprint) throw requestIdReused(requestId);
+          const repeated = await lockJob(trx, tenantId, known.job_id, '');
+          if (repeated) return toJob(repeated.row);
+        }
+      }
+      if (runId !== undefined) await assertNotCompensated(trx, tenantId, runId, step ?? '');
+      await JobRow.query(trx).insert({
+        tenant_id: tenantId,
+        id,
+        run_id: runId ?? null,
+        step: step ?? null,
+        display_name: job.displayName,
+        state: 'PENDING',
+      });
+      if (job.taskNames.length > 0) {
+        await TaskRow.query(trx).insert(
+          job.taskNames.map((name, position) => ({
+            tenant_id: tenantId,
+            job_id: id,
+            name,
+            position,
+            state: 'PENDING' as const,
+          })),
+        );
+      }
+      const created = await lockJob(trx, tenantId, id, '');
+      if (!created) throw new Error('the job just inserted is not there');
+      return toJob(created.row);
+    }),
+
+  async get(tenantId, jobId, showDeleted) {
+    const [row] = await database.readForTenant<JobWithTasks>(tenantId, {
+      name: 'get-job',
+      text: `select ${JOB_COLUMNS} from jobs j
+             where j.tenant_id = $1 and j.id = $2 and j.deletion_id is null and ($3 or j.deleted_at is null)`,
+      values: [tenantId, jobId, showDeleted],
+    });
+    return row && toJob(row);
+  },
+
+  async list(tenantId, { state, runId, showDeleted, limit, after }) {
+    const rows = await database.readForTenant<JobWithTasks>(tenantId, {
+      text: `select ${JOB_COLUMNS} from jobs j
+             where j.tenant_id = $1 and j.deletion_id is null and ($2 or j.deleted_at is null)
+               and ($3::text is null or j.state = $3) and ($4::uuid is null or j.run_id = $4)
+               and ($5::timestamptz is null or (j.created_at, j.id) < ($5, $6::uuid))
+             order by j.created_at desc, j.id desc limit $7`,
+      values: [tenantId, showDeleted, state ?? null, runId ?? null, after?.[0] ?? null, after?.[1] ?? null, limit + 1],
+    });
+    return pageOf(rows, limit, toJob, (row) => [row.created_at.toString(), row.id]);
+  },
+
+  update: (tenantId, jobId, change) =>
+    database.forTenant(tenantId, async (trx) => {
+      const found = await lockJob(trx, tenantId, jobId, 'and j.deletion_id is null and j.deleted_at is null');
+      return found && save(trx, toJob(found.row), found.now, change);
+    }),
+
+  claimOldest: (tenantId, change) =>
+    database.forTenant(tenantId, async (trx) => {
+      const found = firstOf<JobWithTasks & { now: Temporal.Instant }>(
+        await trx.raw(
+          `select ${JOB_COLUMNS}, now() as now from jobs j
+           where j.tenant_id = :tenantId and j.deletion_id is null and j.deleted_at is null
+             and (j.state = 'PENDING' or (j.state = 'RUNNING' and j.lease_expires_at <= now()))
+           order by j.created_at, j.id limit 1 for update of j skip locked`,
+          { tenantId },
+        ),
+      );
+      return found && save(trx, toJob(found), found.now, change);
+    }),
+
+  async findAbandonedCancellations(limit) {
+    const rows = await database.acrossTenants<{ tenant_id: string; id: string }>({
+      text: 'select tenant_id, id from abandoned_cancellations($1)',
+      values: [limit],
+    });
+    return rows.map((row) => ({ tenantId: row.tenant_id, jobId: row.id }));
+  },
+
+  async findExisting(tenantId, jobIds) {
+    const rows = await database.readForTenant<{ id: string }>(tenantId, {
+      text: 'select id from jobs where tenant_id = $1 and id = any($2::uuid[])',
+      values: [tenantId, jobIds],
+    });
+    return new Set(rows.map(({ id }) => id));
+  },
+
+  async findTenants() {
+    const rows = await database.acrossTenants<{ tenant_id: string }>({
+      text: 'select tenants_with_jobs() as tenant_id',
+      values: [],
+    });
+    return rows.map((row) => row.tenant_id);
+  },
+});
+
+/** The job under its row's lock, with the transaction's instant; `condition` narrows what counts as there. */
+export async function lockJob(
+  trx: Knex.Transaction,
+  tenantId: string,
+  jobId: string,
+  condition: string,
+): Promise<{ row: JobWithTasks; now: Temporal.Instant } | undefined> {
+  const row = firstOf<JobWithTasks & { now: Temporal.Instant }>(
+    await trx.raw(
+      `select ${JOB_COLUMNS}, clock_timestamp() as now from jobs j
+       where j.tenant_id = :tenantId and j.id = :jobId ${condition} for update of j`,
+      { tenantId, jobId },
+    ),
+  );
+  return row && { row, now: row.now };
+}
+
+async function save(trx: Knex.Transaction, before: Job, now: Temporal.Instant, change: JobChange): Promise<Job> {
+  const changed = change(before, now);
+  if (changed === before) return before;
+  const after: Job = { ...changed, version: before.version + 1n, updatedAt: now };
+  const instant = (value: Temporal.Instant | undefined) => value?.toString() ?? null;
+  await trx('jobs')
+    .where({ tenant_id: after.tenantId, id: after.id })
+    .update({
+      state: after.state,
+      error: after.error ?? null,
+      lease_owner: after.lease?.owner ?? null,
+      lease_token: String(after.lease?.token ?? 0n),
+      lease_expires_at: instant(after.lease?.expiresAt),
+      started_at: instant(after.startedAt),
+      finished_at: instant(after.finishedAt),
+      updated_at: instant(now),
+      version: String(after.version),
+    });
+  for (const [index, task] of after.tasks.entries()) {
+    if (task !== before.tasks[index]) await saveTask(trx, after, task);
+  }
+  return after;
+}
+
+const saveTask = (trx: Knex.Transaction, { tenantId, id }: Job, task: Task): Promise<unknown> =>
+  trx('job_tasks')
+    .where({ tenant_id: tenantId, job_id: id, name: task.name })
+    .update({
+      state: task.state,
+      error: task.error ?? null,
+      started_at: task.startedAt?.toString() ?? null,
+      finished_at: task.finishedAt?.toString() ?? null,
+    });
+
+async function claimRequest(
+  trx: Knex.Transaction,
+  request: { tenantId: string; requestId: string; fingerprint: string; jobId: string },
+): Promise<{ fingerprint: string; job_id: string } | undefined> {
+  // The second of two at once waits here for the first, and then sees what it did.
+  const { rowCount } = await trx.raw(
+    `insert into job_requests (tenant_id, request_id, fingerprint, job_id)
+     values (:tenantId, :requestId, :fingerprint, :jobId) on conflict do nothing`,
+    request,
+  );
+  if (rowCount === 1) return undefined;
+  return firstOf(
+    await trx.raw(
+      'select fingerprint, job_id from job_requests where tenant_id = :tenantId and request_id = :requestId',
+      request,
+    ),
+  );
+}
+
+async function assertNotCompensated(
+  trx: Knex.Transaction,
+  tenantId: string,
+  runId: string,
+  step: string,
+): Promise<void> {
+  const tombstone = firstOf(
+    await trx.raw(
+      `select 1 from step_tombstones
+       where tenant_id = :tenantId and run_id = :runId and step in (:step, '') and operation = 'compensate'`,
+      { tenantId, runId, step },
+    ),
+  );
+  if (tombstone) throw stepCompensated(runId, step);
+}

@@ -1,0 +1,5 @@
+import type { Migration } from '#libs/postgres/migrate.ts';
+import { jobs } from './001-jobs.ts';
+
+/** JobService's schema, in order. */
+export const jobMigrations: readonly Migration[] = [jobs];

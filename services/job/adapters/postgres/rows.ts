@@ -1,0 +1,155 @@
+import { Model } from 'objection';
+import type { Artifact, ArtifactKind } from '../../domain/artifact.ts';
+import type { DeletionState, FailedKey, JobDeletion, RemovalCounts } from '../../domain/deletion.ts';
+import type { Job, JobState, Task, TaskState } from '../../domain/job.ts';
+
+/** A row of `jobs`. */
+export class JobRow extends Model {
+  static override readonly tableName = 'jobs';
+  static override readonly idColumn = ['tenant_id', 'id'];
+  declare tenant_id: string;
+  declare id: string;
+  declare run_id: string | null;
+  declare step: string | null;
+  declare display_name: string;
+  declare state: JobState;
+  declare error: string | null;
+  declare lease_owner: string | null;
+  declare lease_token: number;
+  declare lease_expires_at: Temporal.Instant | null;
+  declare created_at: Temporal.Instant;
+  declare started_at: Temporal.Instant | null;
+  declare finished_at: Temporal.Instant | null;
+  declare updated_at: Temporal.Instant;
+  declare deleted_at: Temporal.Instant | null;
+  declare deletion_id: string | null;
+  declare version: number;
+}
+
+/** A row of `job_tasks`. */
+export class TaskRow extends Model {
+  static override readonly tableName = 'job_tasks';
+  static override readonly idColumn = ['tenant_id', 'job_id', 'name'];
+  declare tenant_id: string;
+  declare job_id: string;
+  declare name: string;
+  declare position: number;
+  declare state: TaskState;
+  declare error: string | null;
+  declare started_at: Temporal.Instant | null;
+  declare finished_at: Temporal.Instant | null;
+}
+
+/** A row of `artifacts`. */
+export interface ArtifactRow {
+  readonly job_id: string;
+  readonly kind: ArtifactKind;
+  readonly name: string;
+  readonly content_type: string;
+  readonly bytes: number | null;
+  readonly stored_at: Temporal.Instant | null;
+  readonly created_at: Temporal.Instant;
+}
+
+/** A row of `job_deletions`. */
+export interface DeletionRow {
+  readonly tenant_id: string;
+  readonly id: string;
+  readonly job_id: string;
+  readonly state: DeletionState;
+  readonly actor: string;
+  readonly subject: string;
+  readonly reason: string | null;
+  readonly request_id: string | null;
+  readonly fingerprint: string | null;
+  readonly counts: RemovalCounts;
+  readonly remaining: number;
+  readonly failed_keys: readonly FailedKey[];
+  readonly attempts: number;
+  readonly last_error: string | null;
+  readonly next_attempt_at: Temporal.Instant | null;
+  readonly lease_token: number;
+  readonly created_at: Temporal.Instant;
+  readonly started_at: Temporal.Instant | null;
+  readonly updated_at: Temporal.Instant;
+  readonly finished_at: Temporal.Instant | null;
+}
+
+/** A task as the reading statement's JSON gives it: timestamps are text there. */
+export interface TaskJson {
+  readonly name: string;
+  readonly state: TaskState;
+  readonly error: string | null;
+  readonly started_at: string | null;
+  readonly finished_at: string | null;
+}
+
+/** A job's columns with its tasks in order as JSON, from one statement; `j` is the alias of jobs. */
+export const JOB_COLUMNS = `j.*, coalesce((
+  select json_agg(json_build_object('name', t.name, 'state', t.state, 'error', t.error,
+                                    'started_at', t.started_at, 'finished_at', t.finished_at) order by t.position)
+  from job_tasks t where t.tenant_id = j.tenant_id and t.job_id = j.id), '[]') as tasks`;
+
+/** A row of jobs read with JOB_COLUMNS. */
+export type JobWithTasks = Omit<JobRow, keyof Model> & { readonly tasks: readonly TaskJson[] };
+
+/** The domain's job. */
+export const toJob = (row: JobWithTasks): Job => ({
+  id: row.id,
+  tenantId: row.tenant_id,
+  runId: row.run_id ?? undefined,
+  step: row.step ?? undefined,
+  displayName: row.display_name,
+  state: row.state,
+  tasks: row.tasks.map(toTask),
+  error: row.error ?? undefined,
+  lease:
+    row.lease_owner === null || row.lease_expires_at === null
+      ? undefined
+      : { owner: row.lease_owner, token: BigInt(row.lease_token), expiresAt: row.lease_expires_at },
+  createdAt: row.created_at,
+  startedAt: row.started_at ?? undefined,
+  finishedAt: row.finished_at ?? undefined,
+  updatedAt: row.updated_at,
+  deletedAt: row.deleted_at ?? undefined,
+  version: BigInt(row.version),
+});
+
+const toTask = (row: TaskJson): Task => ({
+  name: row.name,
+  state: row.state,
+  error: row.error ?? undefined,
+  startedAt: row.started_at === null ? undefined : Temporal.Instant.from(row.started_at),
+  finishedAt: row.finished_at === null ? undefined : Temporal.Instant.from(row.finished_at),
+});
+
+/** The domain's artifact. */
+export const toArtifact = (row: ArtifactRow): Artifact => ({
+  jobId: row.job_id,
+  kind: row.kind,
+  name: row.name,
+  contentType: row.content_type,
+  bytes: row.bytes ?? 0,
+  createdAt: row.stored_at ?? row.created_at,
+});
+
+/** The domain's deletion. */
+export const toDeletion = (row: DeletionRow): JobDeletion => ({
+  id: row.id,
+  tenantId: row.tenant_id,
+  jobId: row.job_id,
+  state: row.state,
+  actor: row.actor,
+  reason: row.reason ?? undefined,
+  requestId: row.request_id ?? undefined,
+  counts: row.counts,
+  left: row.remaining,
+  failedKeys: row.failed_keys,
+  attempts: row.attempts,
+  lastError: row.last_error ?? undefined,
+  nextAttemptAt: row.next_attempt_at ?? undefined,
+  createdAt: row.created_at,
+  startedAt: row.started_at ?? undefined,
+  updatedAt: row.updated_at,
+  finishedAt: row.finished_at ?? undefined,
+});

@@ -1,0 +1,216 @@
+import type { Caller } from '#libs/kernel/caller.ts';
+import type { Artifact, ArtifactKind } from '../domain/artifact.ts';
+import type { DeletionState, FailedKey, JobDeletion, RemovalCounts } from '../domain/deletion.ts';
+import type { Job, JobState } from '../domain/job.ts';
+
+/** One page of a list: at most `limit` rows after the keyset `after`, newest first. */
+export interface PageQuery {
+  readonly limit: number;
+  readonly after: readonly string[] | undefined;
+}
+
+/** A page, and the keyset of its last row when there are more. */
+export interface Page<T> {
+  readonly items: readonly T[];
+  readonly next: readonly string[] | undefined;
+}
+
+/** What a new job is. */
+export interface NewJob {
+  readonly tenantId: string;
+  readonly displayName: string;
+  readonly runId: string | undefined;
+  readonly step: string | undefined;
+  readonly taskNames: readonly string[];
+  readonly requestId: string | undefined;
+  /** Of everything above but the request id. */
+  readonly fingerprint: string;
+}
+
+/** Which jobs of a tenant. */
+export interface JobQuery extends PageQuery {
+  readonly state: JobState | undefined;
+  readonly runId: string | undefined;
+  /** Also those that are hidden with their run. */
+  readonly showDeleted: boolean;
+}
+
+/** What a change of a job decides by: the locked job and the database's clock. */
+export type JobChange = (job: Job, now: Temporal.Instant) => Job;
+
+/** The tenant's jobs. A job that is being removed is not there for any method but `beginDeletion`. */
+export interface JobRepository {
+  /**
+   * Must create the job PENDING, or answer with the one that this request id created before; REQUEST_ID_REUSED when
+   * its fingerprint was another, STEP_COMPENSATED when the run's step has a tombstone.
+   */
+  create(job: NewJob): Promise<Job>;
+  /** Must answer undefined for an unknown job, another tenant's, and a hidden one unless `showDeleted`. */
+  get(tenantId: string, jobId: string, showDeleted: boolean): Promise<Job | undefined>;
+  /** Must list newest first by creation and id. */
+  list(tenantId: string, query: JobQuery): Promise<Page<Job>>;
+  /** Must apply `change` to the job under its row's lock and commit what it returned; undefined as for `get`. */
+  update(tenantId: string, jobId: string, change: JobChange): Promise<Job | undefined>;
+  /** Must apply `change` to the oldest claimable job, which no other call can get meanwhile; undefined for none. */
+  claimOldest(tenantId: string, change: JobChange): Promise<Job | undefined>;
+  /** Must answer the jobs of any tenant that are CANCELLING with a lease that ran out. */
+  findAbandonedCancellations(limit: number): Promise<readonly { tenantId: string; jobId: string }[]>;
+  /** Must answer which of these jobs have a row, hidden and half-removed ones included. */
+  findExisting(tenantId: string, jobIds: readonly string[]): Promise<ReadonlySet<string>>;
+  /** Must answer every tenant that has a job. */
+  findTenants(): Promise<readonly string[]>;
+}
+
+/** A new upload of one artifact. */
+export interface NewUpload {
+  readonly tenantId: string;
+  readonly jobId: string;
+  readonly uploadId: string;
+  readonly kind: ArtifactKind;
+  readonly name: string;
+  readonly contentType: string;
+  readonly leaseMs: number;
+}
+
+/** The index of the objects that jobs have, and of the uploads under way. */
+export interface ArtifactIndex {
+  /**
+   * Must check the job under its row's lock and commit that this upload is under way, before a byte is sent;
+   * JOB_NOT_FOUND, what `check` throws, or OPERATION_IN_PROGRESS while another upload of the same artifact lives.
+   */
+  begin(upload: NewUpload, check: (job: Job, now: Temporal.Instant) => void): Promise<void>;
+  /** Must answer false once the upload's lease ran out, or the job is being removed. */
+  renew(upload: NewUpload): Promise<boolean>;
+  /** Must record the artifact as stored and give up the lease; undefined, changing nothing, as for `renew`. */
+  finish(upload: NewUpload, bytes: number, sha256: string): Promise<Artifact | undefined>;
+  /** Must give up the lease of an upload that failed. */
+  abandon(upload: NewUpload): Promise<void>;
+  /** Must answer the stored artifact only. */
+  get(tenantId: string, jobId: string, kind: ArtifactKind, name: string): Promise<Artifact | undefined>;
+  /** Must list stored artifacts by kind and name. */
+  list(tenantId: string, jobId: string, kind: ArtifactKind | undefined, page: PageQuery): Promise<Page<Artifact>>;
+  /** Must count the uploads to a job whose lease has not run out. */
+  countLiveUploads(tenantId: string, jobId: string): Promise<number>;
+  /** Must list stored artifacts older than the age, by job, kind and name, over all the tenant's jobs. */
+  listStored(tenantId: string, minAgeMs: number, page: PageQuery): Promise<Page<Artifact>>;
+}
+
+/** Who wants a job removed, and why. */
+export interface DeletionOrder {
+  readonly caller: Caller;
+  readonly tenantId: string;
+  readonly jobId: string;
+  readonly reason: string | undefined;
+  readonly requestId: string | undefined;
+  readonly fingerprint: string;
+}
+
+/** A worker's hold on a deletion. Every write by it is refused once another has claimed the deletion. */
+export interface DeletionClaim {
+  readonly deletion: JobDeletion;
+  readonly token: bigint;
+}
+
+/** Which deletions of a tenant. */
+export interface DeletionQuery extends PageQuery {
+  readonly state: DeletionState | undefined;
+  readonly jobId: string | undefined;
+}
+
+/** The durable removals of jobs. */
+export interface DeletionRepository {
+  /**
+   * Must check the job under its row's lock, and in one transaction commit the deletion and hide the job from every
+   * reader. Must answer with the earlier deletion for the same request id and fingerprint, also after the job is
+   * gone; REQUEST_ID_REUSED for another fingerprint; OPERATION_IN_PROGRESS while one is under way; undefined for an
+   * unknown job.
+   */
+  begin(order: DeletionOrder, check: (job: Job) => void): Promise<JobDeletion | undefined>;
+  /** Must answer undefined for an unknown deletion and another tenant's. */
+  get(tenantId: string, deletionId: string): Promise<JobDeletion | undefined>;
+  /** Must list newest first. */
+  list(tenantId: string, query: DeletionQuery): Promise<Page<JobDeletion>>;
+  /** Must answer the deletions of any tenant whose next attempt is due and whom nobody holds. */
+  findDue(limit: number): Promise<readonly { tenantId: string; deletionId: string }[]>;
+  /** Must give the deletion to this worker with a new token, unless it is not due or somebody holds it. */
+  claim(tenantId: string, deletionId: string, owner: string, leaseMs: number): Promise<DeletionClaim | undefined>;
+  /** Must save how far it has come and renew the lease; ABORTED/LEASE_LOST when the token is not the last one. */
+  saveProgress(claim: DeletionClaim, state: DeletionState, counts: RemovalCounts, leaseMs: number): Promise<void>;
+  /**
+   * Must remove the job's rows in bounded batches, children first, then in one transaction the job, and mark the
+   * deletion COMPLETE with the rows counted and an audit row. LEASE_LOST as above.
+   */
+  complete(claim: DeletionClaim, counts: RemovalCounts): Promise<JobDeletion>;
+  /** Must give the deletion up until `retryMs` from now, or park it as STUCK when that is undefined. */
+  postpone(claim: DeletionClaim, failure: DeletionFailure): Promise<void>;
+  /** Must give a STUCK deletion its attempts anew and make it due; undefined for an unknown one. */
+  redrive(
+    tenantId: string,
+    deletionId: string,
+    caller: Caller,
+    reason: string | undefined,
+  ): Promise<JobDeletion | undefined>;
+  /** Must answer the age in seconds of the oldest deletion that is not COMPLETE, 0 for none. */
+  oldestUnfinishedSeconds(): Promise<number>;
+}
+
+/** Why a deletion did not come to its end this time. */
+export interface DeletionFailure {
+  readonly counts: RemovalCounts;
+  readonly left: number;
+  readonly error: string;
+  readonly failedKeys: readonly FailedKey[];
+  /** Undefined parks it. */
+  readonly retryMs: number | undefined;
+  /** Whether this attempt counts towards parking: waiting for an upload to end does not. */
+  readonly counted: boolean;
+}
+
+/** What belongs to a run, and is hidden, brought back and removed with it. */
+export interface RunScope {
+  readonly tenantId: string;
+  readonly runId: string;
+  /** Only the effects of this step. */
+  readonly step: string | undefined;
+}
+
+/** Counts over the jobs of a run, by the predicate that their removal uses. */
+export interface RunInventory {
+  readonly jobs: number;
+  readonly tasks: number;
+  readonly artifacts: number;
+  readonly bytes: number;
+  readonly sampleJobIds: readonly string[];
+  readonly unfinishedJobs: readonly { jobId: string; state: JobState }[];
+}
+
+/** The jobs of a run. */
+export interface RunJobs {
+  /** Must count jobs, hidden ones and those being removed included. */
+  inspect(scope: RunScope): Promise<RunInventory>;
+  /** Must hide the run's jobs and remember by which operation; counts all that this operation hides. */
+  hide(scope: RunScope, operationId: string, caller: Caller, reason: string | undefined): Promise<number>;
+  /** Must bring back what `hiddenBy` hid and leave a tombstone against that operation coming late; counts them. */
+  restore(scope: RunScope, hiddenBy: string): Promise<number>;
+  /** Must commit that no job of this run and step can be created any more. */
+  forbid(scope: RunScope): Promise<void>;
+  /** Must order the removal of up to `limit` jobs that have none yet, whatever their state when `force`. */
+  orderRemoval(
+    scope: RunScope,
+    order: { operationId: string; caller: Caller; reason: string | undefined; limit: number; force: boolean },
+  ): Promise<readonly string[]>;
+  /** Must sum up the removals that this operation ordered. */
+  removalProgress(scope: RunScope, operationId: string): Promise<RemovalProgress>;
+  /** Must answer the ids of all jobs of the run that exist or were removed by an order, for reading their prefixes. */
+  listPrefixes(scope: RunScope, page: PageQuery): Promise<Page<string>>;
+}
+
+/** How far the removals have come that one operation ordered. */
+export interface RemovalProgress {
+  readonly ordered: number;
+  readonly complete: number;
+  readonly counts: RemovalCounts;
+  readonly failedKeys: readonly FailedKey[];
+  readonly stuck: readonly { deletionId: string; lastError: string | undefined }[];
+  readonly openDeletionIds: readonly string[];
+}
