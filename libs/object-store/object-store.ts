@@ -1,0 +1,75 @@
+/** One stored object. */
+export interface StoredObject {
+  readonly key: string;
+  readonly bytes: number;
+  readonly modifiedAt: Temporal.Instant;
+}
+
+/** An object that could not be removed, with the store's own code. */
+export interface RemovalFailure {
+  readonly key: string;
+  readonly code: string;
+  readonly message: string;
+}
+
+/** What one call removed below a prefix. */
+export interface Removal {
+  /** Object versions, current and old. */
+  readonly objects: number;
+  /** Delete markers. */
+  readonly markers: number;
+  /** Multipart uploads that were open. */
+  readonly uploads: number;
+  readonly bytes: number;
+  /** What the store refused, each with its reason. */
+  readonly failures: readonly RemovalFailure[];
+  /** COMPLETE when everything below the prefix was tried, PARTIAL when the limit came first. */
+  readonly progress: 'PARTIAL' | 'COMPLETE';
+}
+
+/** What is below a prefix. */
+export interface Contents {
+  readonly versions: number;
+  readonly markers: number;
+  readonly uploads: number;
+  readonly bytes: number;
+}
+
+/**
+ * Where artifacts are kept. Every method throws UNAVAILABLE/DEPENDENCY_UNAVAILABLE when the store does not answer.
+ * A key is segments parted by `/`, none of them empty, `.` or `..`; a prefix is the same with a `/` at its end.
+ */
+export interface ObjectStore {
+  /**
+   * Must stream the body to the key without holding it whole, and make the object visible whole or not at all. Must
+   * leave nothing when the body breaks off, the signal is aborted, or it is longer than `maxBytes`
+   * (RESOURCE_EXHAUSTED/ARTIFACT_TOO_LARGE). An upload that removePrefix has ended must fail, however late it is.
+   */
+  put(
+    key: string,
+    body: AsyncIterable<Uint8Array>,
+    options: { readonly contentType: string; readonly maxBytes: number; readonly signal?: AbortSignal },
+  ): Promise<{ readonly bytes: number; readonly sha256: string }>;
+  /** Must answer undefined when there is no such object; the body must fail rather than end early. */
+  get(
+    key: string,
+    signal?: AbortSignal,
+  ): Promise<
+    { readonly body: AsyncIterable<Uint8Array>; readonly bytes: number; readonly contentType: string } | undefined
+  >;
+  /** Must list current objects in the order of their keys' bytes, those after `after` only. */
+  list(
+    prefix: string,
+    options: { readonly after?: string | undefined; readonly limit: number },
+  ): Promise<{ readonly objects: readonly StoredObject[]; readonly next: string | undefined }>;
+  /**
+   * Must remove every object version, delete marker and open upload below exactly this prefix, at most about `limit`
+   * a call. A key that fails must be reported and must neither hide nor stop the others.
+   */
+  removePrefix(prefix: string, options: { readonly limit: number; readonly signal?: AbortSignal }): Promise<Removal>;
+  /** Must count by a listing made now. */
+  count(prefix: string): Promise<Contents>;
+  /** Must resolve when the store answers. */
+  check(): Promise<void>;
+  close(): void;
+}

@@ -1,0 +1,28 @@
+import type { SettingsReader } from '#libs/kernel/settings.ts';
+import { LOG_LEVELS } from '#libs/telemetry/logger.ts';
+
+/** What every service is told. */
+export type CommonSettings = ReturnType<typeof readCommonSettings>;
+
+/** Reads what every service is told; addresses are host:port. */
+export const readCommonSettings = (reader: SettingsReader) => ({
+  grpcAddress: reader.parsed('LETHE_GRPC_ADDRESS', parseAddress, '0.0.0.0:7400'),
+  metricsAddress: reader.parsed('LETHE_METRICS_ADDRESS', parseAddress, '0.0.0.0:9464'),
+  databaseUrl: reader.text('LETHE_DATABASE_URL'),
+  databasePoolSize: reader.integer('LETHE_DATABASE_POOL_SIZE', { min: 1, max: 200 }, 10),
+  statementTimeoutMs: reader.integer('LETHE_STATEMENT_TIMEOUT_MS', { min: 100, max: 60_000 }, 10_000),
+  lockTimeoutMs: reader.integer('LETHE_LOCK_TIMEOUT_MS', { min: 100, max: 60_000 }, 5_000),
+  jwks: reader.text('LETHE_JWKS'),
+  jwtIssuer: reader.text('LETHE_JWT_ISSUER', 'lethe'),
+  jwtAudience: reader.text('LETHE_JWT_AUDIENCE', 'lethe'),
+  logLevel: reader.oneOf('LETHE_LOG_LEVEL', LOG_LEVELS, 'info'),
+  callsPerSecond: reader.integer('LETHE_CALLS_PER_SECOND', { min: 1, max: 1_000_000 }, 5_000),
+  drainMs: reader.integer('LETHE_DRAIN_MS', { min: 100, max: 600_000 }, 10_000),
+});
+
+/** host:port as it stands; an Error saying so otherwise. */
+export function parseAddress(text: string): string {
+  const [, port] = /^[^:\s]+:(\d{1,5})$/.exec(text) ?? [];
+  if (port === undefined || Number(port) > 65_535) throw new Error('must be host:port');
+  return text;
+}

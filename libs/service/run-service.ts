@@ -1,0 +1,107 @@
+import { POLICY } from '#libs/auth/policy.ts';
+import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
+import type { ServiceBinding } from '#libs/grpc/connect-handlers.ts';
+import { runUntilSignal } from '#libs/grpc/run-until-signal.ts';
+import { type RunningServer, startServer } from '#libs/grpc/server.ts';
+import { assertMigrated, type Migration, migrateDown, migrateUp } from '#libs/postgres/migrate.ts';
+import { type Database, openDatabase } from '#libs/postgres/open-database.ts';
+import type { WorkerLoop } from '#libs/saga/worker-loop.ts';
+import { type Logger, makeLogger } from '#libs/telemetry/logger.ts';
+import { type Metrics, makeMetrics, startMetricsServer } from '#libs/telemetry/metrics.ts';
+import type { CommonSettings } from './common-settings.ts';
+
+/** What a service's container is given. */
+export interface ServiceFoundation {
+  readonly database: Database;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+}
+
+/** What a service is made of, once it is composed. */
+export interface ComposedService {
+  readonly services: readonly ServiceBinding[];
+  /** Starts the background work; called when the schema is known to be right. */
+  startWorkers(): readonly WorkerLoop[];
+  /** Gives up what only this service has: clients, stores. */
+  close(): void;
+}
+
+/** A service that runs. */
+export interface RunningService {
+  readonly port: number;
+  stop(): Promise<void>;
+}
+
+/**
+ * Runs a composed service until it is stopped: metrics, background work and gRPC, in that order, and the other way
+ * round at the end, so that no call is accepted that could not be served.
+ */
+export async function startService(
+  name: string,
+  settings: CommonSettings,
+  migrations: readonly Migration[],
+  compose: (foundation: ServiceFoundation) => ComposedService | Promise<ComposedService>,
+): Promise<RunningService> {
+  const log = makeLogger(name, settings.logLevel);
+  const metrics = makeMetrics(name);
+  const database = openDatabase({
+    url: settings.databaseUrl,
+    poolSize: settings.databasePoolSize,
+    applicationName: `lethe-${name}`,
+    statementTimeoutMs: settings.statementTimeoutMs,
+    lockTimeoutMs: settings.lockTimeoutMs,
+  });
+  await assertMigrated(database.acrossTenants, migrations);
+  const composed = await compose({ database, log, metrics });
+  const stopMetrics = await startMetricsServer(settings.metricsAddress, metrics);
+  const workers = composed.startWorkers();
+  const server: RunningServer = await startServer({
+    address: settings.grpcAddress,
+    services: composed.services,
+    verifyToken: makeTokenVerifier({
+      jwks: settings.jwks,
+      issuer: settings.jwtIssuer,
+      audience: settings.jwtAudience,
+    }),
+    policy: POLICY,
+    log,
+    metrics,
+    limits: { callsPerSecond: settings.callsPerSecond, drainMs: settings.drainMs },
+  });
+  return {
+    port: server.port,
+    async stop() {
+      await server.stop();
+      await Promise.all(workers.map((worker) => worker.stop()));
+      composed.close();
+      await stopMetrics();
+      await database.close();
+    },
+  };
+}
+
+/** A service's program: `migrate [up|down]` brings its schema there, and nothing serves until a signal. */
+export async function runProgram(
+  name: string,
+  env: NodeJS.ProcessEnv,
+  migrations: readonly Migration[],
+  start: () => Promise<RunningService>,
+): Promise<void> {
+  const [command, direction = 'up'] = process.argv.slice(2);
+  const log = makeLogger(name, 'info');
+  try {
+    if (command === 'migrate') {
+      const ownerUrl = env['LETHE_DATABASE_OWNER_URL'];
+      const appRole = env['LETHE_DATABASE_APP_ROLE'];
+      if (!ownerUrl || !appRole) throw new Error('LETHE_DATABASE_OWNER_URL and LETHE_DATABASE_APP_ROLE are required');
+      await (direction === 'down' ? migrateDown : migrateUp)({ ownerUrl, appRole, migrations });
+      log.info({ direction }, 'migrated');
+      return;
+    }
+    const service = await start();
+    runUntilSignal(log, service.stop);
+  } catch (error) {
+    log.fatal({ err: error }, 'could not start');
+    process.exitCode = 1;
+  }
+}

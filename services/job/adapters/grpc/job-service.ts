@@ -1,0 +1,379 @@
+import { create } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import {
+  DownloadArtifactResponseSchema,
+  type JobService,
+  type SweepOrphansResponse,
+  SweepOrphansResponseSchema,
+  type UploadArtifactRequest,
+} from '#gen/lethe/job/v1/job_service_pb.ts';
+import { callerOf } from '#libs/grpc/caller.ts';
+import {
+  parseEnum,
+  parseFields,
+  parseOptionalEnum,
+  parseOptionalText,
+  parseReason,
+  parseRequestId,
+  parseRequiredReason,
+  parseText,
+} from '#libs/grpc/parse.ts';
+import { parseDurationMs, toTimestamp } from '#libs/grpc/timestamp.ts';
+import { tenantOf } from '#libs/kernel/caller.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { parseId, parseOptionalId, parseTenantId } from '#libs/kernel/id.ts';
+import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { parseArtifactName } from '../../domain/artifact.ts';
+import type { Job } from '../../domain/job.ts';
+import type { CancelJob } from '../../use-cases/cancel-job.ts';
+import type { CreateJob } from '../../use-cases/create-job.ts';
+import type { DeleteJob } from '../../use-cases/delete-job.ts';
+import type { DownloadArtifact } from '../../use-cases/download-artifact.ts';
+import type { ReadJobs } from '../../use-cases/read-jobs.ts';
+import type { SweepOrphans, TenantSweep } from '../../use-cases/sweep-orphans.ts';
+import type { UploadArtifact } from '../../use-cases/upload-artifact.ts';
+import type { WorkOnJob } from '../../use-cases/work-on-job.ts';
+import {
+  ARTIFACT_KIND_OF,
+  DELETION_STATE_OF,
+  JOB_STATE_OF,
+  TASK_STATE_OF,
+  toArtifactMessage,
+  toDeletionMessage,
+  toFailedItems,
+  toJobMessage,
+} from './messages.ts';
+
+/** What the RPCs are made of. */
+export interface JobUseCases {
+  readonly createJob: CreateJob;
+  readonly readJobs: ReadJobs;
+  readonly uploadArtifact: UploadArtifact;
+  readonly downloadArtifact: DownloadArtifact;
+  readonly workOnJob: WorkOnJob;
+  readonly cancelJob: CancelJob;
+  readonly deleteJob: DeleteJob;
+  readonly sweepOrphans: SweepOrphans;
+}
+
+const MAX_NAME = 200;
+const MAX_ERROR = 2_000;
+const MAX_TASKS = 50;
+const MAX_TENANTS = 1_000;
+const TASK_NAME = /^[a-z0-9_-]{1,100}$/;
+const DEFAULT_LEASE_MS = 60_000;
+const MIN_LEASE_MS = 1_000;
+const MAX_LEASE_MS = 900_000;
+const MAX_CHUNK_BYTES = 1_048_576;
+const DOWNLOAD_CHUNK_BYTES = 65_536;
+const HOUR_MS = 3_600_000;
+const DEFAULT_SWEEP_AGE_MS = 24 * HOUR_MS;
+const MAX_SWEEP_AGE_MS = 3_650 * 24 * HOUR_MS;
+const WORKER_STATES = new Map([...JOB_STATE_OF].filter(([, state]) => /^(COMPLETED|FAILED|CANCELLED)$/.test(state)));
+
+/** JobService over gRPC: a request becomes a command, its outcome a message. */
+export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof JobService>> => ({
+  async createJob(request, context) {
+    const tenantId = tenantOf(callerOf(context));
+    const command = parseFields({
+      requestId: () => parseRequestId(request.requestId),
+      displayName: () => parseText('display_name', request.displayName, { max: MAX_NAME }),
+      runId: () => parseOptionalId('run_id', request.runId),
+      step: () => parseStep(request.step, request.runId),
+      taskNames: () => parseTaskNames(request.taskNames),
+    });
+    return { job: toJobMessage(await useCases.createJob({ tenantId, ...command })) };
+  },
+
+  async getJob(request, context) {
+    const jobId = parseId('job_id', request.jobId);
+    return { job: toJobMessage(await useCases.readJobs.get(callerOf(context), jobId, request.showDeleted)) };
+  },
+
+  async listJobs(request, context) {
+    const caller = callerOf(context);
+    const { state, runId, limit } = parseFields({
+      state: () => parseOptionalEnum('state', request.state, JOB_STATE_OF),
+      runId: () => parseOptionalId('run_id', request.runId),
+      limit: () => parsePageSize(request.pageSize),
+    });
+    const { showDeleted } = request;
+    const scope: PageScope = { rpc: 'ListJobs', tenantId: tenantOf(caller), filter: { state, runId, showDeleted } };
+    const after = parseInstantKey(scope, request.pageToken);
+    const page = await useCases.readJobs.list(caller, { state, runId, showDeleted, limit, after });
+    return { jobs: page.items.map(toJobMessage), nextPageToken: page.next ? encodePageToken(scope, page.next) : '' };
+  },
+
+  async uploadArtifact(requests, context) {
+    const tenantId = tenantOf(callerOf(context));
+    const iterator = requests[Symbol.asyncIterator]();
+    const first = await iterator.next();
+    const part = first.done ? undefined : first.value.part;
+    if (part?.case !== 'header') throw fieldInvalid('header', 'must be the first message');
+    const header = part.value;
+    const command = parseFields({
+      jobId: () => parseId('header.job_id', header.jobId),
+      kind: () => parseEnum('header.kind', header.kind, ARTIFACT_KIND_OF),
+      name: () => parseArtifactName('header.name', header.name),
+      contentType: () =>
+        parseText('header.content_type', header.contentType, { max: 100 }) || 'application/octet-stream',
+    });
+    const body = chunksOf({ [Symbol.asyncIterator]: () => iterator });
+    const artifact = await useCases.uploadArtifact({
+      ...command,
+      tenantId,
+      leaseToken: header.leaseToken,
+      body,
+      signal: context.signal,
+    });
+    return { artifact: toArtifactMessage(artifact) };
+  },
+
+  async *downloadArtifact(request, context) {
+    const command = parseFields({
+      jobId: () => parseId('job_id', request.jobId),
+      kind: () => parseEnum('kind', request.kind, ARTIFACT_KIND_OF),
+      name: () => parseArtifactName('name', request.name),
+    });
+    const { artifact, body } = await useCases.downloadArtifact({
+      ...command,
+      caller: callerOf(context),
+      showDeleted: request.showDeleted,
+      signal: context.signal,
+    });
+    yield create(DownloadArtifactResponseSchema, {
+      part: { case: 'artifact', value: toArtifactMessage(artifact) as never },
+    });
+    for await (const bytes of body) {
+      for (let at = 0; at < bytes.length; at += DOWNLOAD_CHUNK_BYTES) {
+        const value = bytes.subarray(at, at + DOWNLOAD_CHUNK_BYTES);
+        yield create(DownloadArtifactResponseSchema, { part: { case: 'chunk', value } });
+      }
+    }
+  },
+
+  async listArtifacts(request, context) {
+    const caller = callerOf(context);
+    const { jobId, kind, limit } = parseFields({
+      jobId: () => parseId('job_id', request.jobId),
+      kind: () => parseOptionalEnum('kind', request.kind, ARTIFACT_KIND_OF),
+      limit: () => parsePageSize(request.pageSize),
+    });
+    const scope: PageScope = { rpc: 'ListArtifacts', tenantId: tenantOf(caller), filter: { jobId, kind } };
+    const after = decodePageToken(scope, request.pageToken, 2);
+    const page = await useCases.readJobs.listArtifacts(caller, jobId, kind, { limit, after }, request.showDeleted);
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { artifacts: page.items.map(toArtifactMessage), nextPageToken };
+  },
+
+  async claimJob(request, context) {
+    const { workerId, leaseMs } = parseFields({
+      workerId: () => parseText('worker_id', request.workerId, { min: 1, max: MAX_NAME }),
+      leaseMs: () => parseLeaseMs(request.leaseDuration),
+    });
+    const job = await useCases.workOnJob.claim(tenantOf(callerOf(context)), workerId, leaseMs);
+    return job?.lease ? { job: toJobMessage(job), ...leaseOf(job), leaseToken: job.lease.token } : {};
+  },
+
+  async updateTask(request, context) {
+    const command = parseFields({
+      jobId: () => parseId('job_id', request.jobId),
+      leaseMs: () => parseLeaseMs(request.leaseDuration),
+      task: () => {
+        if (request.taskName === '') {
+          if (request.state !== 0) throw fieldInvalid('task_name', 'is required with a state');
+          return undefined;
+        }
+        const state = parseEnum('state', request.state, TASK_STATE_OF);
+        if (state === 'PENDING') throw fieldInvalid('state', 'must be RUNNING, COMPLETED, FAILED or CANCELLED');
+        const error = parseOptionalText('error', request.error, MAX_ERROR);
+        if (error !== undefined && state !== 'FAILED') throw fieldInvalid('error', 'goes with FAILED only');
+        return { name: parseTaskName('task_name', request.taskName), state, error };
+      },
+    });
+    const tenantId = tenantOf(callerOf(context));
+    const job = await useCases.workOnJob.updateTask({ ...command, tenantId, leaseToken: request.leaseToken });
+    return { job: toJobMessage(job), ...leaseOf(job) };
+  },
+
+  async finishJob(request, context) {
+    const command = parseFields({
+      jobId: () => parseId('job_id', request.jobId),
+      state: () => parseEnum('state', request.state, WORKER_STATES),
+      error: () => {
+        const failed = WORKER_STATES.get(request.state) === 'FAILED';
+        if (!failed && request.error !== '') throw fieldInvalid('error', 'goes with FAILED only');
+        return failed ? parseText('error', request.error, { min: 1, max: MAX_ERROR }) : undefined;
+      },
+    });
+    const tenantId = tenantOf(callerOf(context));
+    const job = await useCases.workOnJob.finish({ ...command, tenantId, leaseToken: request.leaseToken });
+    return { job: toJobMessage(job) };
+  },
+
+  async cancelJob(request, context) {
+    const { jobId } = parseFields({
+      jobId: () => parseId('job_id', request.jobId),
+      reason: () => parseReason(request.reason),
+    });
+    const tenantId = tenantOf(callerOf(context));
+    return { job: toJobMessage(await useCases.cancelJob({ tenantId, jobId, etag: request.etag })) };
+  },
+
+  async deleteJob(request, context) {
+    const command = parseFields({
+      jobId: () => parseId('job_id', request.jobId),
+      requestId: () => parseRequestId(request.requestId),
+      reason: () => parseReason(request.reason),
+      etag: () => parseText('etag', request.etag, { max: 100 }),
+    });
+    const { allowMissing, validateOnly } = request;
+    const act = validateOnly ? useCases.deleteJob.preview : useCases.deleteJob.order;
+    const deletion = await act({ ...command, caller: callerOf(context), allowMissing });
+    return deletion ? { deletion: toDeletionMessage(deletion) } : {};
+  },
+
+  async getDeletion(request, context) {
+    const deletionId = parseId('deletion_id', request.deletionId);
+    return { deletion: toDeletionMessage(await useCases.readJobs.getDeletion(callerOf(context), deletionId)) };
+  },
+
+  async listDeletions(request, context) {
+    const caller = callerOf(context);
+    const { state, jobId, limit } = parseFields({
+      state: () => parseOptionalEnum('state', request.state, DELETION_STATE_OF),
+      jobId: () => parseOptionalId('job_id', request.jobId),
+      limit: () => parsePageSize(request.pageSize),
+    });
+    const scope: PageScope = { rpc: 'job.ListDeletions', tenantId: tenantOf(caller), filter: { state, jobId } };
+    const after = parseInstantKey(scope, request.pageToken);
+    const page = await useCases.readJobs.listDeletions(caller, { state, jobId, limit, after });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { deletions: page.items.map(toDeletionMessage), nextPageToken };
+  },
+
+  async redriveDeletion(request, context) {
+    const { deletionId, reason } = parseFields({
+      deletionId: () => parseId('deletion_id', request.deletionId),
+      reason: () => parseReason(request.reason),
+    });
+    return { deletion: toDeletionMessage(await useCases.deleteJob.redrive(callerOf(context), deletionId, reason)) };
+  },
+
+  async *sweepOrphans(request, context) {
+    const { validateOnly } = request;
+    const command = parseFields({
+      tenantIds: () => parseTenantIds(request.tenantIds, request.allTenants),
+      minAgeMs: () => {
+        const ms = parseDurationMs('min_age', request.minAge) ?? DEFAULT_SWEEP_AGE_MS;
+        if (ms < HOUR_MS || ms > MAX_SWEEP_AGE_MS) throw fieldInvalid('min_age', 'must be from 1 h to 3,650 d');
+        return ms;
+      },
+      reason: () => (validateOnly ? parseReason(request.reason) : parseRequiredReason(request.reason)),
+    });
+    const sum = { tenants: 0, failed: 0, found: 0, deleted: 0, bytes: 0, jobs: 0, partial: false };
+    for await (const sweep of useCases.sweepOrphans(
+      { ...command, caller: callerOf(context), validateOnly },
+      context.signal,
+    )) {
+      sum.tenants += 1;
+      sum.failed += sweep.error === undefined ? 0 : 1;
+      sum.found += sweep.found;
+      sum.deleted += sweep.deleted;
+      sum.bytes += sweep.bytes;
+      sum.jobs += sweep.jobsWithoutObjects;
+      sum.partial ||= sweep.error !== undefined || sweep.failedKeys.length > 0;
+      yield toSweepMessage(sweep);
+    }
+    yield create(SweepOrphansResponseSchema, {
+      event: {
+        case: 'summary',
+        value: {
+          progress: sum.partial ? Progress.PARTIAL : Progress.COMPLETE,
+          tenantCount: sum.tenants,
+          failedTenantCount: sum.failed,
+          orphans: orphanCounts(sum),
+          jobsWithoutObjects: BigInt(sum.jobs),
+        } as never,
+      },
+    });
+  },
+});
+
+async function* chunksOf(requests: AsyncIterable<UploadArtifactRequest>): AsyncIterable<Uint8Array> {
+  for await (const { part } of requests) {
+    if (part.case !== 'chunk') throw fieldInvalid('chunk', 'must be in every message but the first');
+    if (part.value.length > MAX_CHUNK_BYTES) throw fieldInvalid('chunk', `must have at most ${MAX_CHUNK_BYTES} bytes`);
+    yield part.value;
+  }
+}
+
+const toSweepMessage = (sweep: TenantSweep): SweepOrphansResponse =>
+  create(SweepOrphansResponseSchema, {
+    event: {
+      case: 'tenant',
+      value: {
+        tenantId: sweep.tenantId,
+        orphans: orphanCounts(sweep),
+        jobsWithoutObjects: BigInt(sweep.jobsWithoutObjects),
+        samples: [
+          ...sweep.orphanKeys.map((resourceId) => ({ resourceType: 'object', resourceId })),
+          ...sweep.jobIds.map((resourceId) => ({ resourceType: 'job', resourceId })),
+        ].slice(0, 100),
+        failedItems: toFailedItems(sweep.failedKeys),
+        error: sweep.error ?? '',
+      } as never,
+    },
+  });
+
+const orphanCounts = ({ found, deleted, bytes }: { found: number; deleted: number; bytes: number }) =>
+  found === 0
+    ? []
+    : [
+        {
+          resourceType: 'object',
+          found: BigInt(found),
+          deleted: BigInt(deleted),
+          left: BigInt(Math.max(0, found - deleted)),
+          bytes: BigInt(bytes),
+        },
+      ];
+
+const leaseOf = ({ lease }: Job) => (lease ? { leaseExpireTime: toTimestamp(lease.expiresAt) } : {});
+
+function parseLeaseMs(duration: Parameters<typeof parseDurationMs>[1]): number {
+  const ms = parseDurationMs('lease_duration', duration) ?? DEFAULT_LEASE_MS;
+  if (ms < MIN_LEASE_MS || ms > MAX_LEASE_MS) throw fieldInvalid('lease_duration', 'must be from 1 s to 15 min');
+  return ms;
+}
+
+function parseStep(step: string, runId: string): string | undefined {
+  const parsed = parseOptionalText('step', step, 100);
+  if (parsed !== undefined && runId === '') throw fieldInvalid('step', 'goes with run_id only');
+  return parsed;
+}
+
+function parseTaskName(field: string, name: string): string {
+  if (!TASK_NAME.test(name)) throw fieldInvalid(field, 'must be 1 to 100 of a-z, 0-9, _ and -');
+  return name;
+}
+
+function parseTaskNames(names: readonly string[]): readonly string[] {
+  if (names.length > MAX_TASKS) throw fieldInvalid('task_names', `must be at most ${MAX_TASKS}`);
+  if (new Set(names).size !== names.length) throw fieldInvalid('task_names', 'must not hold a name twice');
+  return names.map((name, index) => parseTaskName(`task_names[${index}]`, name));
+}
+
+function parseTenantIds(tenantIds: readonly string[], allTenants: boolean): readonly string[] | undefined {
+  if (allTenants !== (tenantIds.length === 0))
+    throw fieldInvalid('tenant_ids', 'or all_tenants must be given, not both');
+  if (allTenants) return undefined;
+  if (tenantIds.length > MAX_TENANTS) throw fieldInvalid('tenant_ids', `must be at most ${MAX_TENANTS}`);
+  return tenantIds.map((tenantId, index) => parseTenantId(`tenant_ids[${index}]`, tenantId));
+}
+
+/** The keyset of a list by instant and id; a sealed token whose parts are none is refused like any other. */
+function parseInstantKey(scope: PageScope, token: string): readonly string[] | undefined {
+  return decodePageToken(scope, token, 2);
+}

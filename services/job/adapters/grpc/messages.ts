@@ -1,0 +1,143 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import {
+  DeletionMode,
+  type DeletionSchema,
+  DeletionState as DeletionStateMessage,
+  type FailedItemSchema,
+  Progress,
+  type ResourceCountSchema,
+} from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import {
+  ArtifactKind as ArtifactKindMessage,
+  type ArtifactSchema,
+  type JobSchema,
+  JobState as JobStateMessage,
+  TaskState as TaskStateMessage,
+} from '#gen/lethe/job/v1/job_pb.ts';
+import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
+import { ARTIFACT_KINDS, type Artifact, type ArtifactKind } from '../../domain/artifact.ts';
+import {
+  DELETION_STATES,
+  type DeletionState,
+  type FailedKey,
+  type JobDeletion,
+  type RemovalCounts,
+} from '../../domain/deletion.ts';
+import { etagOf, JOB_STATES, type Job, type JobState, TASK_STATES, type TaskState } from '../../domain/job.ts';
+
+/** What the numbers of the contract's enums stand for. */
+export const JOB_STATE_OF: ReadonlyMap<number, JobState> = new Map(
+  JOB_STATES.map((state) => [JobStateMessage[state], state]),
+);
+/** As JOB_STATE_OF, for tasks. */
+export const TASK_STATE_OF: ReadonlyMap<number, TaskState> = new Map(
+  TASK_STATES.map((state) => [TaskStateMessage[state], state]),
+);
+/** As JOB_STATE_OF, for artifacts. */
+export const ARTIFACT_KIND_OF: ReadonlyMap<number, ArtifactKind> = new Map(
+  ARTIFACT_KINDS.map((kind) => [ArtifactKindMessage[kind], kind]),
+);
+/** As JOB_STATE_OF, for deletions. */
+export const DELETION_STATE_OF: ReadonlyMap<number, DeletionState> = new Map(
+  DELETION_STATES.map((state) => [DeletionStateMessage[state], state]),
+);
+
+const optional = <K extends string, V>(key: K, value: V | undefined): Partial<Record<K, V>> =>
+  value === undefined ? {} : ({ [key]: value } as Partial<Record<K, V>>);
+
+/** The job as a message. */
+export const toJobMessage = (job: Job): MessageInitShape<typeof JobSchema> => ({
+  id: job.id,
+  tenantId: job.tenantId,
+  runId: job.runId ?? '',
+  step: job.step ?? '',
+  displayName: job.displayName,
+  state: JobStateMessage[job.state],
+  tasks: job.tasks.map((task) => ({
+    name: task.name,
+    state: TaskStateMessage[task.state],
+    error: task.error ?? '',
+    ...optional('startTime', toOptionalTimestamp(task.startedAt)),
+    ...optional('finishTime', toOptionalTimestamp(task.finishedAt)),
+  })),
+  error: job.error ?? '',
+  createTime: toTimestamp(job.createdAt),
+  ...optional('startTime', toOptionalTimestamp(job.startedAt)),
+  ...optional('finishTime', toOptionalTimestamp(job.finishedAt)),
+  updateTime: toTimestamp(job.updatedAt),
+  ...optional('deleteTime', toOptionalTimestamp(job.deletedAt)),
+  etag: etagOf(job),
+});
+
+/** The artifact as a message. */
+export const toArtifactMessage = (artifact: Artifact): MessageInitShape<typeof ArtifactSchema> => ({
+  jobId: artifact.jobId,
+  kind: ArtifactKindMessage[artifact.kind],
+  name: artifact.name,
+  contentType: artifact.contentType,
+  sizeBytes: BigInt(artifact.bytes),
+  createTime: toTimestamp(artifact.createdAt),
+});
+
+/** Counts per resource type; a type of which there was nothing is left out. */
+export function toResourceCounts(
+  counts: RemovalCounts,
+  shape: 'removed' | 'found',
+): MessageInitShape<typeof ResourceCountSchema>[] {
+  const rows = [
+    ['job', counts.jobs, 0],
+    ['job_task', counts.tasks, 0],
+    ['artifact', counts.artifacts, 0],
+    ['object_version', counts.objects, counts.bytes],
+    ['delete_marker', counts.markers, 0],
+    ['open_upload', counts.uploads, 0],
+  ] as const;
+  return rows
+    .filter(([, count]) => count > 0)
+    .map(([resourceType, count, bytes]) => ({
+      resourceType,
+      found: BigInt(count),
+      deleted: shape === 'removed' ? BigInt(count) : 0n,
+      left: shape === 'found' ? BigInt(count) : 0n,
+      bytes: BigInt(bytes),
+    }));
+}
+
+/** Failed objects as messages. */
+export const toFailedItems = (failedKeys: readonly FailedKey[]): MessageInitShape<typeof FailedItemSchema>[] =>
+  failedKeys.map(({ key, code, message }) => ({ key, code, message }));
+
+/** Progress as the contract's number. */
+export const toProgress = (progress: 'PARTIAL' | 'COMPLETE'): Progress => Progress[progress];
+
+/** The removal of a job as a message; JobService is its only participant. */
+export const toDeletionMessage = (deletion: JobDeletion): MessageInitShape<typeof DeletionSchema> => ({
+  id: deletion.id,
+  tenantId: deletion.tenantId,
+  targetType: 'job',
+  targetId: deletion.jobId,
+  mode: DeletionMode.PURGE,
+  state: DeletionStateMessage[deletion.state],
+  actor: deletion.actor,
+  reason: deletion.reason ?? '',
+  requestId: deletion.requestId ?? '',
+  participants: [
+    {
+      participant: 'job',
+      state: DeletionStateMessage[deletion.state],
+      progress: deletion.state === 'COMPLETE' ? Progress.COMPLETE : Progress.PARTIAL,
+      resourceCounts: toResourceCounts(deletion.counts, deletion.id === '' ? 'found' : 'removed'),
+      attempts: deletion.attempts,
+      lastError: deletion.lastError ?? '',
+      failedItems: toFailedItems(deletion.failedKeys),
+      ...optional('nextAttemptTime', toOptionalTimestamp(deletion.nextAttemptAt)),
+      ...optional('verifyTime', toOptionalTimestamp(deletion.finishedAt)),
+    },
+  ],
+  attempts: deletion.attempts,
+  lastError: deletion.lastError ?? '',
+  createTime: toTimestamp(deletion.createdAt),
+  ...optional('startTime', toOptionalTimestamp(deletion.startedAt)),
+  updateTime: toTimestamp(deletion.updatedAt),
+  ...optional('finishTime', toOptionalTimestamp(deletion.finishedAt)),
+});

@@ -1,0 +1,199 @@
+import 'reflect-metadata';
+import { setTimeout as delay } from 'node:timers/promises';
+import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
+import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { bindService } from '#libs/grpc/connect-handlers.ts';
+import { openFileStore } from '#libs/object-store/file-store.ts';
+import type { ObjectStore } from '#libs/object-store/object-store.ts';
+import { openS3Store } from '#libs/object-store/s3-store.ts';
+import type { Database } from '#libs/postgres/open-database.ts';
+import { startWorkerLoop, type WorkerLoop } from '#libs/saga/worker-loop.ts';
+import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
+import { jobService } from './adapters/grpc/job-service.ts';
+import { participantService } from './adapters/grpc/participant-service.ts';
+import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
+import { audit, makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
+import { makeJobRepository } from './adapters/postgres/job-repository.ts';
+import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
+import type { JobSettings } from './config.ts';
+import { type CancelJob, makeCancelJob } from './use-cases/cancel-job.ts';
+import { type CreateJob, makeCreateJob } from './use-cases/create-job.ts';
+import { type DeleteJob, makeDeleteJob } from './use-cases/delete-job.ts';
+import { type DownloadArtifact, makeDownloadArtifact } from './use-cases/download-artifact.ts';
+import { makeParticipate, type Participate } from './use-cases/participate.ts';
+import type { ArtifactIndex, DeletionRepository, JobRepository, RunJobs } from './use-cases/ports.ts';
+import { makeReadJobs, type ReadJobs } from './use-cases/read-jobs.ts';
+import { makeRunDeletions, type OnDeletionSettled, type RunDeletions } from './use-cases/run-deletions.ts';
+import { makeSweepOrphans, type OnSwept, type SweepOrphans } from './use-cases/sweep-orphans.ts';
+import { makeUploadArtifact, type UploadArtifact } from './use-cases/upload-artifact.ts';
+import { makeWorkOnJob, type WorkOnJob } from './use-cases/work-on-job.ts';
+
+const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
+
+const TOKENS = {
+  settings: token<JobSettings>('JobSettings'),
+  database: token<Database>('Database'),
+  store: token<ObjectStore>('ObjectStore'),
+  wake: token<() => void>('Wake'),
+  onSettled: token<OnDeletionSettled>('OnDeletionSettled'),
+  onSwept: token<OnSwept>('OnSwept'),
+  jobs: token<JobRepository>('JobRepository'),
+  artifacts: token<ArtifactIndex>('ArtifactIndex'),
+  deletions: token<DeletionRepository>('DeletionRepository'),
+  runJobs: token<RunJobs>('RunJobs'),
+  createJob: token<CreateJob>('CreateJob'),
+  readJobs: token<ReadJobs>('ReadJobs'),
+  uploadArtifact: token<UploadArtifact>('UploadArtifact'),
+  downloadArtifact: token<DownloadArtifact>('DownloadArtifact'),
+  workOnJob: token<WorkOnJob>('WorkOnJob'),
+  cancelJob: token<CancelJob>('CancelJob'),
+  deleteJob: token<DeleteJob>('DeleteJob'),
+  runDeletions: token<RunDeletions>('RunDeletions'),
+  sweepOrphans: token<SweepOrphans>('SweepOrphans'),
+  participate: token<Participate>('Participate'),
+};
+
+const adapters = new ContainerModule(({ bind }) => {
+  bind(TOKENS.jobs).toResolvedValue(makeJobRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.artifacts).toResolvedValue(makeArtifactIndex, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.runJobs).toResolvedValue(makeRunJobs, [TOKENS.database]).inSingletonScope();
+});
+
+const useCases = new ContainerModule(({ bind }) => {
+  const { jobs, artifacts, deletions, runJobs, store, settings, wake } = TOKENS;
+  bind(TOKENS.createJob).toResolvedValue(makeCreateJob, [jobs]).inSingletonScope();
+  bind(TOKENS.readJobs).toResolvedValue(makeReadJobs, [jobs, artifacts, deletions]).inSingletonScope();
+  bind(TOKENS.workOnJob).toResolvedValue(makeWorkOnJob, [jobs]).inSingletonScope();
+  bind(TOKENS.cancelJob).toResolvedValue(makeCancelJob, [jobs]).inSingletonScope();
+  bind(TOKENS.deleteJob).toResolvedValue(makeDeleteJob, [jobs, artifacts, deletions, store, wake]).inSingletonScope();
+  bind(TOKENS.downloadArtifact)
+    .toResolvedValue(makeDownloadArtifact, [TOKENS.readJobs, artifacts, store])
+    .inSingletonScope();
+  bind(TOKENS.uploadArtifact)
+    .toResolvedValue(
+      (j: JobRepository, a: ArtifactIndex, s: ObjectStore, { maxArtifactBytes, uploadLeaseMs: leaseMs }: JobSettings) =>
+        makeUploadArtifact(j, a, s, maxArtifactBytes, { leaseMs, heartbeatMs: leaseMs / 10 }),
+      [jobs, artifacts, store, settings],
+    )
+    .inSingletonScope();
+  bind(TOKENS.runDeletions)
+    .toResolvedValue(
+      (d: DeletionRepository, a: ArtifactIndex, s: ObjectStore, of: JobSettings, onSettled: OnDeletionSettled) =>
+        makeRunDeletions(
+          d,
+          a,
+          s,
+          {
+            workerId: of.workerId,
+            leaseMs: of.deletionLeaseMs,
+            objectsPerBatch: of.objectsPerBatch,
+            retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
+          },
+          onSettled,
+        ),
+      [deletions, artifacts, store, settings, TOKENS.onSettled],
+    )
+    .inSingletonScope();
+  bind(TOKENS.sweepOrphans)
+    .toResolvedValue(makeSweepOrphans, [jobs, artifacts, store, TOKENS.onSwept])
+    .inSingletonScope();
+  bind(TOKENS.participate)
+    .toResolvedValue(
+      (r: RunJobs, d: DeletionRepository, s: ObjectStore, w: () => void) =>
+        makeParticipate(r, d, s, w, (ms) => delay(ms)),
+      [runJobs, deletions, store, wake],
+    )
+    .inSingletonScope();
+});
+
+/** JobService, composed. */
+export function composeJobService(
+  settings: JobSettings,
+  { database, log, metrics }: ServiceFoundation,
+): ComposedService {
+  let workers: readonly WorkerLoop[] = [];
+  const { objectStore } = settings;
+  const store = objectStore.kind === 'file' ? openFileStore(objectStore.root) : openS3Store(objectStore);
+  const container = new Container();
+  container.bind(TOKENS.settings).toConstantValue(settings);
+  container.bind(TOKENS.database).toConstantValue(database);
+  container.bind(TOKENS.store).toConstantValue(store);
+  container.bind(TOKENS.wake).toConstantValue(() => {
+    for (const worker of workers) worker.wake();
+  });
+  container.bind(TOKENS.onSettled).toConstantValue((deletion, outcome, error) => {
+    const { tenantId, id, jobId, actor, reason, counts, attempts, failedKeys } = deletion;
+    const told = {
+      audit: outcome !== 'RETRY',
+      action: 'delete',
+      tenantId,
+      deletionId: id,
+      jobId,
+      actor,
+      reason,
+      counts,
+    };
+    if (outcome === 'COMPLETE') log.info({ ...told, outcome }, 'job deleted');
+    else log.warn({ ...told, outcome, attempts, failedKeys, err: error }, 'job not deleted yet');
+    if (outcome !== 'RETRY') metrics.deletionFinished('job', outcome);
+  });
+  container.bind(TOKENS.onSwept).toConstantValue(async (caller, sweep, reason) => {
+    const { tenantId, deleted, bytes } = sweep;
+    await database.forTenant(tenantId, (trx) =>
+      audit(trx, {
+        tenantId,
+        actor: caller.actor,
+        subject: caller.subject,
+        action: 'sweep-orphans',
+        targetType: 'tenant',
+        targetId: tenantId,
+        reason,
+        outcome: 'COMPLETE',
+        counts: { objects: deleted, bytes },
+      }),
+    );
+    log.info(
+      { audit: true, action: 'sweep-orphans', tenantId, actor: caller.actor, reason, deleted, bytes },
+      'orphans swept',
+    );
+  });
+  container.load(adapters, useCases);
+  const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
+  metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
+
+  return {
+    services: [
+      bindService(
+        JobService,
+        jobService({
+          createJob: get(TOKENS.createJob),
+          readJobs: get(TOKENS.readJobs),
+          uploadArtifact: get(TOKENS.uploadArtifact),
+          downloadArtifact: get(TOKENS.downloadArtifact),
+          workOnJob: get(TOKENS.workOnJob),
+          cancelJob: get(TOKENS.cancelJob),
+          deleteJob: get(TOKENS.deleteJob),
+          sweepOrphans: get(TOKENS.sweepOrphans),
+        }),
+      ),
+      bindService(ParticipantService, participantService(get(TOKENS.participate))),
+    ],
+    startWorkers() {
+      const { pollMs, deletionWorkers } = settings;
+      const onError = (name: string, error: unknown) =>
+        log.error({ err: error, loop: name }, 'a background pass failed');
+      const runDeletions = get(TOKENS.runDeletions);
+      const { endAbandonedCancellations } = get(TOKENS.workOnJob);
+      workers = Array.from({ length: deletionWorkers }, (_, index) =>
+        startWorkerLoop({ name: `deletions-${index}`, pollMs, work: runDeletions, onError }),
+      );
+      return [
+        ...workers,
+        startWorkerLoop({ name: 'cancellations', pollMs, work: () => endAbandonedCancellations(), onError }),
+      ];
+    },
+    close: () => store.close(),
+  };
+}

@@ -1,0 +1,117 @@
+import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
+import { crashPoint } from '#libs/kernel/crash-point.ts';
+import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import type { ObjectStore } from '#libs/object-store/object-store.ts';
+import { jobPrefix } from '../domain/artifact.ts';
+import { type JobDeletion, NOTHING_REMOVED } from '../domain/deletion.ts';
+import { deletionFinished, deletionNotFound, jobNotFound } from '../domain/errors.ts';
+import { assertDeletable, assertEtag } from '../domain/job.ts';
+import type { ArtifactIndex, DeletionRepository, JobRepository } from './ports.ts';
+
+/** What the caller asks for. */
+export interface DeleteJobCommand {
+  readonly caller: Caller;
+  readonly jobId: string;
+  readonly allowMissing: boolean;
+  readonly requestId: string | undefined;
+  readonly reason: string | undefined;
+  readonly etag: string;
+}
+
+/** Ends jobs: the intent at once, the removal by whichever replica's worker comes first. */
+export interface DeleteJob {
+  /**
+   * Commits that the job goes, and answers with the deletion; undefined when `allowMissing` lets a missing job pass.
+   * JOB_NOT_FOUND, JOB_NOT_TERMINAL, ETAG_MISMATCH, OPERATION_IN_PROGRESS, REQUEST_ID_REUSED.
+   */
+  order(command: DeleteJobCommand): Promise<JobDeletion | undefined>;
+  /** Checks the same, changes nothing, and answers with what would go. */
+  preview(command: DeleteJobCommand): Promise<JobDeletion | undefined>;
+  /** Sets a STUCK deletion going again; DELETION_NOT_FOUND, DELETION_FINISHED. */
+  redrive(caller: Caller, deletionId: string, reason: string | undefined): Promise<JobDeletion>;
+}
+
+/** Makes DeleteJob. `wake` tells the worker that something is due. */
+export const makeDeleteJob = (
+  jobs: JobRepository,
+  artifacts: ArtifactIndex,
+  deletions: DeletionRepository,
+  store: ObjectStore,
+  wake: () => void,
+): DeleteJob => ({
+  async order({ caller, jobId, allowMissing, requestId, reason, etag }) {
+    const order = {
+      caller,
+      tenantId: tenantOf(caller),
+      jobId,
+      reason,
+      requestId,
+      fingerprint: fingerprint({ rpc: 'DeleteJob', jobId, reason, etag, allowMissing }),
+    };
+    const deletion = await deletions.begin(order, (job) => {
+      assertEtag(job, etag);
+      assertDeletable(job);
+    });
+    if (!deletion) {
+      if (allowMissing) return undefined;
+      throw jobNotFound();
+    }
+    crashPoint('job.delete.after-intent');
+    wake();
+    return deletion;
+  },
+
+  async preview({ caller, jobId, allowMissing, reason, etag }) {
+    const tenantId = tenantOf(caller);
+    const job = await jobs.get(tenantId, jobId, false);
+    if (!job) {
+      if (allowMissing) return undefined;
+      throw jobNotFound();
+    }
+    assertEtag(job, etag);
+    assertDeletable(job);
+    const contents = await store.count(jobPrefix(tenantId, jobId));
+    let indexed = 0;
+    for (let after: readonly string[] | undefined, first = true; first || after; first = false) {
+      const page = await artifacts.list(tenantId, jobId, undefined, { limit: 1_000, after });
+      indexed += page.items.length;
+      after = page.next;
+    }
+    return {
+      id: '',
+      tenantId,
+      jobId,
+      state: 'PENDING',
+      actor: caller.actor,
+      reason,
+      requestId: undefined,
+      counts: {
+        ...NOTHING_REMOVED,
+        objects: contents.versions,
+        markers: contents.markers,
+        uploads: contents.uploads,
+        bytes: contents.bytes,
+        tasks: job.tasks.length,
+        artifacts: indexed,
+        jobs: 1,
+      },
+      left: 0,
+      failedKeys: [],
+      attempts: 0,
+      lastError: undefined,
+      nextAttemptAt: undefined,
+      createdAt: job.updatedAt,
+      startedAt: undefined,
+      updatedAt: job.updatedAt,
+      finishedAt: undefined,
+    };
+  },
+
+  async redrive(caller, deletionId, reason) {
+    const deletion = await deletions.redrive(tenantOf(caller), deletionId, caller, reason);
+    if (!deletion) throw deletionNotFound();
+    if (deletion.state === 'COMPLETE' || deletion.state === 'CANCELLED') throw deletionFinished(deletion.state);
+    wake();
+    return deletion;
+  },
+});

@@ -1,0 +1,139 @@
+import type { Caller } from '#libs/kernel/caller.ts';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import type { ObjectStore } from '#libs/object-store/object-store.ts';
+import { jobPrefix } from '../domain/artifact.ts';
+import { addCounts, type FailedKey, type RemovalCounts } from '../domain/deletion.ts';
+import { deletionRefusal } from '../domain/job.ts';
+import type { DeletionRepository, RunInventory, RunJobs, RunScope } from './ports.ts';
+
+/** What one call of a cascade did, summed over all calls with its key. */
+export interface Participation {
+  readonly progress: 'PARTIAL' | 'COMPLETE';
+  readonly counts: RemovalCounts;
+  readonly failedKeys: readonly FailedKey[];
+}
+
+/** JobService's part in the deletions of runs. Every method is idempotent by its operation. */
+export interface Participate {
+  /** What a purge would take, by the predicates that it uses. */
+  preview(scope: RunScope): Promise<{ inventory: RunInventory; stored: RemovalCounts }>;
+  /** Hides the run's jobs; how many this operation hid. JOB_NOT_TERMINAL while one still works. */
+  softDelete(scope: RunScope, operationId: string, caller: Caller, reason: string | undefined): Promise<number>;
+  /** Brings back what the soft delete hid; how many. OPERATION_IN_PROGRESS once a purge has begun. */
+  restore(scope: RunScope, softDeleteId: string): Promise<number>;
+  /** Removes the run's jobs for good. JOB_NOT_TERMINAL before anything is removed. */
+  purge(scope: RunScope, operationId: string, caller: Caller, reason: string, limit: number): Promise<Participation>;
+  /** Removes the jobs of a step whatever their state, and refuses those that come later. */
+  compensate(scope: RunScope, operationId: string, caller: Caller): Promise<Participation>;
+  /** What is left, read from the rows and from the store itself. */
+  verify(scope: RunScope): Promise<{ jobs: number; objects: number; samples: readonly string[] }>;
+}
+
+const WAIT_MS = 2_000;
+const POLL_MS = 20;
+const PREFIXES_PER_PAGE = 200;
+
+/** Makes Participate. `wake` tells the worker of new removals; they go through the one mechanism that DeleteJob has. */
+export function makeParticipate(
+  runJobs: RunJobs,
+  deletions: DeletionRepository,
+  store: ObjectStore,
+  wake: () => void,
+  sleep: (ms: number) => Promise<void>,
+): Participate {
+  const assertTerminal = async (scope: RunScope): Promise<void> => {
+    const { unfinishedJobs } = await runJobs.inspect(scope);
+    const job = unfinishedJobs[0];
+    if (!job) return;
+    const message = deletionRefusal(job.state) ?? `The job is ${job.state}.`;
+    throw new DomainError('failed-precondition', 'JOB_NOT_TERMINAL', message, { job_id: job.jobId, state: job.state });
+  };
+
+  const remove = async (
+    scope: RunScope,
+    order: { operationId: string; caller: Caller; reason: string | undefined; limit: number; force: boolean },
+  ): Promise<Participation> => {
+    const ordered = await runJobs.orderRemoval(scope, order);
+    if (ordered.length > 0) wake();
+    // A short wait spares the caller most of its polling; what takes longer answers PARTIAL.
+    for (let waited = 0; ; waited += POLL_MS) {
+      const { counts, failedKeys, stuck, openDeletionIds } = await runJobs.removalProgress(scope, order.operationId);
+      const parked = stuck[0];
+      if (parked) {
+        // The run's deletion retries and parks by its own rules, so its try is a new try for the job.
+        await Promise.all(
+          stuck.map(({ deletionId }) => deletions.redrive(scope.tenantId, deletionId, order.caller, order.reason)),
+        );
+        wake();
+        const key = failedKeys[0] ?? { key: parked.deletionId, code: 'STUCK', message: parked.lastError ?? '' };
+        return { progress: 'PARTIAL', counts, failedKeys: failedKeys.length > 0 ? failedKeys : [key] };
+      }
+      if (openDeletionIds.length === 0) {
+        const more = ordered.length === order.limit;
+        return { progress: more ? 'PARTIAL' : 'COMPLETE', counts, failedKeys };
+      }
+      if (waited >= WAIT_MS) return { progress: 'PARTIAL', counts, failedKeys };
+      await sleep(POLL_MS);
+    }
+  };
+
+  const forEachPrefix = async (
+    scope: RunScope,
+    visit: (jobId: string, prefix: string) => Promise<void>,
+  ): Promise<void> => {
+    for (let after: readonly string[] | undefined, first = true; first || after; first = false) {
+      const page = await runJobs.listPrefixes(scope, { limit: PREFIXES_PER_PAGE, after });
+      for (const jobId of page.items) await visit(jobId, jobPrefix(scope.tenantId, jobId));
+      after = page.next;
+    }
+  };
+
+  return {
+    async preview(scope) {
+      const inventory = await runJobs.inspect(scope);
+      let stored: RemovalCounts = {
+        objects: 0,
+        markers: 0,
+        uploads: 0,
+        bytes: 0,
+        tasks: inventory.tasks,
+        artifacts: inventory.artifacts,
+        jobs: inventory.jobs,
+      };
+      await forEachPrefix(scope, async (_, prefix) => {
+        const { versions, markers, uploads, bytes } = await store.count(prefix);
+        stored = addCounts(stored, { objects: versions, markers, uploads, bytes });
+      });
+      return { inventory, stored };
+    },
+
+    async softDelete(scope, operationId, caller, reason) {
+      await assertTerminal(scope);
+      return runJobs.hide(scope, operationId, caller, reason);
+    },
+
+    restore: (scope, softDeleteId) => runJobs.restore(scope, softDeleteId),
+
+    async purge(scope, operationId, caller, reason, limit) {
+      await assertTerminal(scope);
+      return remove(scope, { operationId, caller, reason, limit, force: false });
+    },
+
+    async compensate(scope, operationId, caller) {
+      await runJobs.forbid(scope);
+      return remove(scope, { operationId, caller, reason: 'compensation', limit: 1_000, force: true });
+    },
+
+    async verify(scope) {
+      const { jobs, sampleJobIds } = await runJobs.inspect(scope);
+      const samples = [...sampleJobIds];
+      let objects = 0;
+      await forEachPrefix(scope, async (jobId, prefix) => {
+        const { versions, markers, uploads } = await store.count(prefix);
+        objects += versions + markers + uploads;
+        if (versions + markers + uploads > 0 && samples.length < 100) samples.push(jobId);
+      });
+      return { jobs, objects, samples };
+    },
+  };
+}
