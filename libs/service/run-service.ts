@@ -53,7 +53,8 @@ export async function startService(
   });
   await assertMigrated(database.acrossTenants, migrations);
   const composed = await compose({ database, log, metrics });
-  const stopMetrics = await startMetricsServer(settings.metricsAddress, metrics);
+  let ready = false;
+  const stopMetrics = await startMetricsServer(settings.metricsAddress, metrics, () => ready);
   const workers = composed.startWorkers();
   const server: RunningServer = await startServer({
     address: settings.grpcAddress,
@@ -68,9 +69,11 @@ export async function startService(
     metrics,
     limits: { callsPerSecond: settings.callsPerSecond, drainMs: settings.drainMs },
   });
+  ready = true;
   return {
     port: server.port,
     async stop() {
+      ready = false;
       await server.stop();
       await Promise.all(workers.map((worker) => worker.stop()));
       composed.close();

@@ -47,10 +47,15 @@ export function makeMetrics(service: string): Metrics {
   };
 }
 
-/** Serves `/metrics` for Prometheus; answers a function that stops it. */
-export async function startMetricsServer(address: string, { registry }: Metrics): Promise<() => Promise<void>> {
+/** Serves `/metrics` for Prometheus, and `/ready`, which is 200 while `isReady` says so; answers what stops it. */
+export async function startMetricsServer(
+  address: string,
+  { registry }: Metrics,
+  isReady: () => boolean,
+): Promise<() => Promise<void>> {
   const { hostname, port } = new URL(`http://${address}`);
   const server = createServer((request, response) => {
+    if (request.url === '/ready') return void response.writeHead(isReady() ? 200 : 503).end();
     if (request.url !== '/metrics') return void response.writeHead(404).end();
     registry.metrics().then(
       (text) => response.writeHead(200, { 'content-type': registry.contentType }).end(text),
