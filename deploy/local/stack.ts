@@ -270,6 +270,7 @@ function environmentOf(
     LETHE_RETENTION_ADDRESS: addresses.retention,
     LETHE_OBJECT_STORE: 'file',
     LETHE_FILE_STORE_ROOT: objectFolder,
+    LETHE_PARTICIPANTS: `job=${addresses.job}`,
     LETHE_POLL_MS: '200',
     ...options.env,
     ...options.envOf?.[name],

@@ -1,0 +1,83 @@
+import { Code, ConnectError } from '@connectrpc/connect';
+import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
+import {
+  type FailedItem as FailedItemMessage,
+  Progress,
+  type ResourceCount as ResourceCountMessage,
+} from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import type { ServiceCredential } from '#libs/auth/sign-token.ts';
+import { type Connection, toPeerError } from '#libs/grpc/client.ts';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import type { ResourceCount } from '../../domain/deletion.ts';
+import type { Participant, ParticipantAnswer, ParticipantCall } from '../../use-cases/ports.ts';
+
+/** A participant behind gRPC. Every call carries the acting tenant and the actor at the origin in its credential. */
+export function makeParticipant(name: string, connection: Connection, credential: ServiceCredential): Participant {
+  const clientFor = ({ tenantId, actor }: ParticipantCall) =>
+    connection.client(ParticipantService, () => credential({ tenantId, actor }));
+  const keyOf = ({ operationId }: ParticipantCall) => ({ operationId, step: name });
+  const ask = async <T>(call: Promise<T>): Promise<T> => {
+    try {
+      return await call;
+    } catch (error) {
+      throw toParticipantError(name, error);
+    }
+  };
+
+  return {
+    name,
+    async softDelete(to) {
+      const { runId, reason = '' } = to;
+      return toAnswer(await ask(clientFor(to).softDelete({ key: keyOf(to), runId, reason })));
+    },
+    async restore(to, softDeleteOperationId) {
+      const { runId, reason = '' } = to;
+      return toAnswer(await ask(clientFor(to).restore({ key: keyOf(to), runId, reason, softDeleteOperationId })));
+    },
+    async purge(to) {
+      const { runId, reason = '' } = to;
+      return toAnswer(await ask(clientFor(to).purge({ key: keyOf(to), runId, reason })));
+    },
+    async verify(to) {
+      const { resourceCounts } = await ask(clientFor(to).verify({ runId: to.runId }));
+      return resourceCounts.map(toCount);
+    },
+    async preview(to) {
+      const { resourceCounts, blockers, samples } = await ask(clientFor(to).preview({ runId: to.runId }));
+      return { counts: resourceCounts.map(toCount), blockers, samples };
+    },
+  };
+}
+
+/** A refusal keeps its reason; silence and everything that passes is DEPENDENCY_UNAVAILABLE. */
+function toParticipantError(name: string, error: unknown): unknown {
+  const peerError = toPeerError(name, error);
+  if (peerError instanceof DomainError) return peerError;
+  const refusal = ConnectError.from(error);
+  const info = refusal.findDetails(ErrorInfoSchema)[0];
+  if (!info || (refusal.code !== Code.FailedPrecondition && refusal.code !== Code.Aborted)) return error;
+  const kind = refusal.code === Code.Aborted ? 'aborted' : 'failed-precondition';
+  return new DomainError(kind, info.reason, refusal.rawMessage, info.metadata, { cause: error });
+}
+
+function toAnswer(response: {
+  progress: Progress;
+  resourceCounts: ResourceCountMessage[];
+  failedItems?: FailedItemMessage[];
+}): ParticipantAnswer {
+  return {
+    // Anything but a clear COMPLETE is taken as unfinished.
+    progress: response.progress === Progress.COMPLETE ? 'COMPLETE' : 'PARTIAL',
+    counts: response.resourceCounts.map(toCount),
+    failedItems: (response.failedItems ?? []).map(({ key, code, message }) => ({ key, code, message })),
+  };
+}
+
+const toCount = ({ resourceType, found, deleted, left, bytes }: ResourceCountMessage): ResourceCount => ({
+  resourceType,
+  found: Number(found),
+  deleted: Number(deleted),
+  left: Number(left),
+  bytes: Number(bytes),
+});

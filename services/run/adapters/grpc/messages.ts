@@ -1,0 +1,96 @@
+import type { MessageInitShape, JsonObject as ProtoJsonObject } from '@bufbuild/protobuf';
+import {
+  DeletionMode as DeletionModeMessage,
+  type DeletionSchema,
+  DeletionState as DeletionStateMessage,
+  Progress,
+  type ResourceCountSchema,
+} from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { RunDriver, type RunSchema, RunState as RunStateMessage } from '#gen/lethe/run/v1/run_pb.ts';
+import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
+import {
+  DELETION_MODES,
+  DELETION_STATES,
+  type Deletion,
+  type DeletionMode,
+  type DeletionState,
+  type ResourceCount,
+} from '../../domain/deletion.ts';
+import { etagOf, RUN_STATES, type Run, type RunState } from '../../domain/run.ts';
+
+/** What the numbers of the contract's enums stand for. */
+export const RUN_STATE_OF: ReadonlyMap<number, RunState> = new Map(
+  RUN_STATES.map((state) => [RunStateMessage[state], state]),
+);
+/** As RUN_STATE_OF, for deletions. */
+export const DELETION_STATE_OF: ReadonlyMap<number, DeletionState> = new Map(
+  DELETION_STATES.map((state) => [DeletionStateMessage[state], state]),
+);
+/** As RUN_STATE_OF, for what a deletion does. */
+export const DELETION_MODE_OF: ReadonlyMap<number, DeletionMode> = new Map(
+  DELETION_MODES.map((mode) => [DeletionModeMessage[mode], mode]),
+);
+
+const optional = <K extends string, V>(key: K, value: V | undefined): Partial<Record<K, V>> =>
+  value === undefined ? {} : ({ [key]: value } as Partial<Record<K, V>>);
+
+/** The run as a message. */
+export const toRunMessage = (run: Run): MessageInitShape<typeof RunSchema> => ({
+  id: run.id,
+  tenantId: run.tenantId,
+  workflow: run.workflow,
+  displayName: run.displayName,
+  driver: RunDriver.CALLER,
+  state: RunStateMessage[run.state],
+  ...optional('input', run.input as ProtoJsonObject | undefined),
+  ...optional('output', run.output as ProtoJsonObject | undefined),
+  error: run.error ?? '',
+  createTime: toTimestamp(run.createdAt),
+  startTime: toTimestamp(run.createdAt),
+  updateTime: toTimestamp(run.updatedAt),
+  ...optional('finishTime', toOptionalTimestamp(run.finishedAt)),
+  ...optional('deleteTime', toOptionalTimestamp(run.tombstone?.at)),
+  deletedBy: run.tombstone?.by ?? '',
+  deleteReason: run.tombstone?.reason ?? '',
+  etag: etagOf(run),
+});
+
+/** Counts as messages. */
+export const toCountMessages = (counts: readonly ResourceCount[]): MessageInitShape<typeof ResourceCountSchema>[] =>
+  counts.map(({ resourceType, found, deleted, left, bytes }) => ({
+    resourceType,
+    found: BigInt(found),
+    deleted: BigInt(deleted),
+    left: BigInt(left),
+    bytes: BigInt(bytes),
+  }));
+
+/** The deletion as a message. */
+export const toDeletionMessage = (deletion: Deletion): MessageInitShape<typeof DeletionSchema> => ({
+  id: deletion.id,
+  tenantId: deletion.tenantId,
+  targetType: 'run',
+  targetId: deletion.runId,
+  mode: DeletionModeMessage[deletion.mode],
+  state: DeletionStateMessage[deletion.state],
+  actor: deletion.actor,
+  reason: deletion.reason ?? '',
+  requestId: deletion.requestId ?? '',
+  force: deletion.force,
+  participants: deletion.steps.map((step) => ({
+    participant: step.participant,
+    state: DeletionStateMessage[step.state],
+    progress: step.state === 'COMPLETE' ? Progress.COMPLETE : Progress.PARTIAL,
+    resourceCounts: toCountMessages(step.counts),
+    attempts: step.attempts,
+    lastError: step.lastError ?? '',
+    failedItems: [...step.failedItems],
+    ...optional('verifyTime', toOptionalTimestamp(step.verifiedAt)),
+  })),
+  attempts: deletion.attempts,
+  lastError: deletion.lastError ?? '',
+  createTime: toTimestamp(deletion.createdAt),
+  ...optional('startTime', toOptionalTimestamp(deletion.startedAt)),
+  updateTime: toTimestamp(deletion.updatedAt),
+  ...optional('finishTime', toOptionalTimestamp(deletion.finishedAt)),
+});

@@ -1,0 +1,223 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { create, type JsonObject } from '@bufbuild/protobuf';
+import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
+import { type RunService, WatchDeletionResponseSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { callerOf } from '#libs/grpc/caller.ts';
+import {
+  parseEnum,
+  parseFields,
+  parseOptionalEnum,
+  parseOptionalText,
+  parseReason,
+  parseRequestId,
+  parseRequiredReason,
+  parseText,
+} from '#libs/grpc/parse.ts';
+import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
+import { tenantOf } from '#libs/kernel/caller.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
+import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { type DeletionMode, isSettled } from '../../domain/deletion.ts';
+import type { EndRuns } from '../../use-cases/end-runs.ts';
+import type { KeepRuns } from '../../use-cases/keep-runs.ts';
+import {
+  DELETION_MODE_OF,
+  DELETION_STATE_OF,
+  RUN_STATE_OF,
+  toCountMessages,
+  toDeletionMessage,
+  toRunMessage,
+} from './messages.ts';
+
+const WORKFLOW = /^[A-Za-z0-9_.-]{1,100}$/;
+const MAX_NAME = 200;
+const MAX_ERROR = 2_000;
+const MAX_JSON_BYTES = 1_048_576;
+const WATCH_POLL_MS = 100;
+const CALLERS_ENDS = new Map(
+  [...RUN_STATE_OF].flatMap(([value, state]) =>
+    state === 'COMPLETED' || state === 'FAILED' || state === 'CANCELLED' ? [[value, state] as const] : [],
+  ),
+);
+
+/** RunService over gRPC: a request becomes a command, its outcome a message. */
+export const runService = (keepRuns: KeepRuns, endRuns: EndRuns): Partial<ServiceImpl<typeof RunService>> => ({
+  async createRun(request, context) {
+    const command = parseFields({
+      requestId: () => parseRequestId(request.requestId),
+      workflow: () => parseWorkflow(request.workflow),
+      displayName: () => parseText('display_name', request.displayName, { max: MAX_NAME }),
+      input: () => parseJson('input', request.input),
+    });
+    return { run: toRunMessage(await keepRuns.create({ tenantId: tenantOf(callerOf(context)), ...command })) };
+  },
+
+  async finishRun(request, context) {
+    const command = parseFields({
+      runId: () => parseId('run_id', request.runId),
+      state: () => parseEnum('state', request.state, CALLERS_ENDS),
+      error: () => {
+        const failed = CALLERS_ENDS.get(request.state) === 'FAILED';
+        if (!failed && request.error !== '') throw fieldInvalid('error', 'goes with FAILED only');
+        return failed ? parseText('error', request.error, { min: 1, max: MAX_ERROR }) : undefined;
+      },
+      output: () => {
+        if (request.output && CALLERS_ENDS.get(request.state) !== 'COMPLETED')
+          throw fieldInvalid('output', 'goes with COMPLETED only');
+        return parseJson('output', request.output);
+      },
+      etag: () => parseEtag(request.etag),
+    });
+    return { run: toRunMessage(await keepRuns.finish({ tenantId: tenantOf(callerOf(context)), ...command })) };
+  },
+
+  async getRun(request, context) {
+    const runId = parseId('run_id', request.runId);
+    return { run: toRunMessage(await keepRuns.get(callerOf(context), runId, request.showDeleted)) };
+  },
+
+  async listRuns(request, context) {
+    const caller = callerOf(context);
+    const { limit, ...query } = parseFields({
+      limit: () => parsePageSize(request.pageSize),
+      state: () => parseOptionalEnum('state', request.state, RUN_STATE_OF),
+      workflow: () => (request.workflow === '' ? undefined : parseWorkflow(request.workflow)),
+      minCreatedAt: () => parseTimestamp('min_create_time', request.minCreateTime),
+      maxCreatedAt: () => parseTimestamp('max_create_time', request.maxCreateTime),
+    });
+    const { showDeleted } = request;
+    const { state, workflow, minCreatedAt, maxCreatedAt } = query;
+    const filter = { state, workflow, min: minCreatedAt?.toString(), max: maxCreatedAt?.toString(), showDeleted };
+    const scope: PageScope = { rpc: 'ListRuns', tenantId: tenantOf(caller), filter };
+    const after = decodePageToken(scope, request.pageToken, 2);
+    const page = await keepRuns.list(caller, { ...query, showDeleted, limit, after });
+    return { runs: page.items.map(toRunMessage), nextPageToken: page.next ? encodePageToken(scope, page.next) : '' };
+  },
+
+  async deleteRun(request, context) {
+    return order(endRuns, 'SOFT_DELETE', { force: false, ...request }, context, parseReason(request.reason));
+  },
+
+  async undeleteRun(request, context) {
+    return order(
+      endRuns,
+      'UNDELETE',
+      { force: false, allowMissing: false, ...request },
+      context,
+      parseReason(request.reason),
+    );
+  },
+
+  async purgeRun(request, context) {
+    const { deletion } = await order(endRuns, 'PURGE', request, context, parseRequiredReason(request.reason));
+    return deletion ? { deletion } : {};
+  },
+
+  async previewPurgeRun(request, context) {
+    const preview = await endRuns.preview(callerOf(context), parseId('run_id', request.runId));
+    const bytes = preview.participants.flatMap(({ counts }) => counts).reduce((sum, count) => sum + count.bytes, 0);
+    return {
+      participants: preview.participants.map(({ participant, counts, samples }) => ({
+        participant,
+        resourceCounts: toCountMessages(counts),
+        samples: samples.slice(0, 100).map((sample) => ({ ...sample })),
+      })),
+      blockers: preview.blockers.map((blocker) => ({ ...blocker })),
+      purgeableTime: toTimestamp(preview.purgeableAt),
+      totalBytes: BigInt(bytes),
+    };
+  },
+
+  async getDeletion(request, context) {
+    const deletionId = parseId('deletion_id', request.deletionId);
+    return { deletion: toDeletionMessage(await endRuns.get(callerOf(context), deletionId)) };
+  },
+
+  async listDeletions(request, context) {
+    const caller = callerOf(context);
+    const { limit, ...query } = parseFields({
+      limit: () => parsePageSize(request.pageSize),
+      state: () => parseOptionalEnum('state', request.state, DELETION_STATE_OF),
+      mode: () => parseOptionalEnum('mode', request.mode, DELETION_MODE_OF),
+      runId: () => parseOptionalId('run_id', request.runId),
+    });
+    const scope: PageScope = { rpc: 'run.ListDeletions', tenantId: tenantOf(caller), filter: query };
+    const after = decodePageToken(scope, request.pageToken, 2);
+    const page = await endRuns.list(caller, { ...query, limit, after });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { deletions: page.items.map(toDeletionMessage), nextPageToken };
+  },
+
+  async *watchDeletion(request, context) {
+    const deletionId = parseId('deletion_id', request.deletionId);
+    for (let shown = ''; ; ) {
+      const deletion = await endRuns.get(callerOf(context), deletionId);
+      const state = `${deletion.updatedAt}${deletion.state}`;
+      if (state !== shown) {
+        yield create(WatchDeletionResponseSchema, { deletion: toDeletionMessage(deletion) });
+      }
+      if (isSettled(deletion.state)) return;
+      shown = state;
+      await delay(WATCH_POLL_MS, undefined, { signal: context.signal });
+    }
+  },
+
+  async redriveDeletion(request, context) {
+    const { deletionId, reason } = parseFields({
+      deletionId: () => parseId('deletion_id', request.deletionId),
+      reason: () => parseReason(request.reason),
+    });
+    return { deletion: toDeletionMessage(await endRuns.redrive(callerOf(context), deletionId, reason)) };
+  },
+});
+
+interface EndRunRequest {
+  readonly runId: string;
+  readonly requestId: string;
+  readonly etag: string;
+  readonly allowMissing: boolean;
+  readonly validateOnly: boolean;
+  readonly force: boolean;
+}
+
+async function order(
+  endRuns: EndRuns,
+  mode: DeletionMode,
+  request: EndRunRequest,
+  context: HandlerContext,
+  reason: string | undefined,
+) {
+  const command = parseFields({
+    runId: () => parseId('run_id', request.runId),
+    requestId: () => parseRequestId(request.requestId),
+    etag: () => parseEtag(request.etag),
+  });
+  const { allowMissing, validateOnly, force } = request;
+  const { run, deletion } = await endRuns.order({
+    ...command,
+    caller: callerOf(context),
+    mode,
+    reason,
+    allowMissing,
+    validateOnly,
+    force,
+  });
+  return {
+    ...(run ? { run: toRunMessage(run) } : {}),
+    ...(deletion ? { deletion: toDeletionMessage(deletion) } : {}),
+  };
+}
+
+const parseEtag = (etag: string): string => parseOptionalText('etag', etag, 100) ?? '';
+
+function parseWorkflow(workflow: string): string {
+  if (!WORKFLOW.test(workflow)) throw fieldInvalid('workflow', 'must be 1 to 100 of letters, digits, _, - and .');
+  return workflow;
+}
+
+function parseJson(field: string, json: JsonObject | undefined): JsonObject | undefined {
+  if (json && Buffer.byteLength(JSON.stringify(json)) > MAX_JSON_BYTES)
+    throw fieldInvalid(field, 'must have at most 1 MiB');
+  return json;
+}

@@ -1,0 +1,34 @@
+import { DomainError } from '#libs/kernel/domain-error.ts';
+
+/** Unknown, purged, hidden or another tenant's: one answer, so that nobody learns which. */
+export const runNotFound = (): DomainError => new DomainError('not-found', 'RUN_NOT_FOUND', 'Run not found.');
+
+/** Unknown, or another tenant's. */
+export const deletionNotFound = (): DomainError =>
+  new DomainError('not-found', 'DELETION_NOT_FOUND', 'Deletion not found.');
+
+/** The run still works; what it would do next could not be taken along. */
+export const runNotTerminal = (state: string): DomainError =>
+  new DomainError('failed-precondition', 'RUN_NOT_TERMINAL', `The run is ${state}; end it first.`, { state });
+
+/** The run has ended. */
+export const runNotRunning = (state: string): DomainError =>
+  new DomainError('failed-precondition', 'RUN_NOT_RUNNING', `The run is ${state}.`, { state });
+
+/** Somebody changed the run since the etag was read. */
+export const etagMismatch = (etag: string): DomainError =>
+  new DomainError('aborted', 'ETAG_MISMATCH', 'The run has changed since; read it again.', { etag });
+
+/** The run is younger than the operator allows runs to be purged. */
+export const retentionGuard = (purgeableAt: Temporal.Instant): DomainError =>
+  new DomainError('failed-precondition', 'RETENTION_GUARD', `The run can be purged from ${purgeableAt}.`, {
+    purgeable_time: purgeableAt.toString(),
+  });
+
+/** The deletion is over, so there is nothing to drive. */
+export const deletionFinished = (state: string): DomainError =>
+  new DomainError('failed-precondition', 'DELETION_FINISHED', `The deletion is ${state}.`, { state });
+
+/** Another worker has claimed the deletion. */
+export const leaseLost = (): DomainError =>
+  new DomainError('aborted', 'LEASE_LOST', 'The lease on this deletion is another worker’s.');

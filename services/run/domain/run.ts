@@ -1,0 +1,86 @@
+import { etagMismatch, retentionGuard, runNotRunning, runNotTerminal } from './errors.ts';
+
+/** Where a run stands. */
+export const RUN_STATES = ['RUNNING', 'COMPENSATING', 'COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELLED'] as const;
+
+/** One of RUN_STATES. */
+export type RunState = (typeof RUN_STATES)[number];
+
+/** JSON as the caller gave it. */
+export type JsonObject = { readonly [key: string]: unknown };
+
+/** When a run was hidden, by whom and why. */
+export interface Tombstone {
+  readonly at: Temporal.Instant;
+  readonly by: string;
+  readonly reason: string | undefined;
+}
+
+/** One run of a workflow; instants are the database's. */
+export interface Run {
+  readonly id: string;
+  readonly tenantId: string;
+  readonly workflow: string;
+  readonly displayName: string;
+  readonly state: RunState;
+  readonly input: JsonObject | undefined;
+  readonly output: JsonObject | undefined;
+  readonly error: string | undefined;
+  readonly createdAt: Temporal.Instant;
+  readonly updatedAt: Temporal.Instant;
+  readonly finishedAt: Temporal.Instant | undefined;
+  readonly tombstone: Tombstone | undefined;
+  /** Grows with every change; the etag. */
+  readonly version: bigint;
+}
+
+const IS_TERMINAL: Readonly<Record<RunState, boolean>> = {
+  RUNNING: false,
+  COMPENSATING: false,
+  COMPLETED: true,
+  COMPENSATED: true,
+  FAILED: true,
+  CANCELLED: true,
+};
+
+/** Whether nothing happens to the run any more. */
+export const isTerminal = (state: RunState): boolean => IS_TERMINAL[state];
+
+/** The text that changes with every change of the run. */
+export const etagOf = ({ version }: Pick<Run, 'version'>): string => `"${version}"`;
+
+/** Passes when no etag is given or it is the run's; ABORTED/ETAG_MISMATCH otherwise. */
+export function assertEtag(run: Run, etag: string): void {
+  if (etag !== '' && etag !== etagOf(run)) throw etagMismatch(etag);
+}
+
+/** Passes for a run that has ended; FAILED_PRECONDITION/RUN_NOT_TERMINAL otherwise. */
+export function assertTerminal({ state }: Run): void {
+  if (!isTerminal(state)) throw runNotTerminal(state);
+}
+
+/** How a caller ends a run that it drives itself; the same end again changes nothing. */
+export function finish(
+  run: Run,
+  to: 'COMPLETED' | 'FAILED' | 'CANCELLED',
+  now: Temporal.Instant,
+  outcome: { readonly error: string | undefined; readonly output: JsonObject | undefined },
+): Run {
+  if (run.state === to) return run;
+  if (run.state !== 'RUNNING') throw runNotRunning(run.state);
+  return { ...run, ...outcome, state: to, finishedAt: now };
+}
+
+/** From when the operator's guard lets a run be purged: so many hours after it was created. */
+export const purgeableAt = ({ createdAt }: Run, minPurgeAgeHours: number): Temporal.Instant =>
+  createdAt.add({ hours: minPurgeAgeHours });
+
+/**
+ * Passes for a run that may be purged now, by seed "Workflow Run Deletion": ended, and older than
+ * WORKFLOW_MIN_PURGE_AGE_HOURS unless forced.
+ */
+export function assertPurgeable(run: Run, now: Temporal.Instant, minPurgeAgeHours: number, force: boolean): void {
+  assertTerminal(run);
+  const at = purgeableAt(run, minPurgeAgeHours);
+  if (!force && Temporal.Instant.compare(now, at) < 0) throw retentionGuard(at);
+}
