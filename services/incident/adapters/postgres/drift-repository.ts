@@ -1,0 +1,229 @@
+import type { Knex } from 'knex';
+import { Model } from 'objection';
+import { fieldInvalid, requestIdReused } from '#libs/kernel/domain-error.ts';
+import { newId } from '#libs/kernel/id.ts';
+import type { Database } from '#libs/postgres/open-database.ts';
+import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
+import {
+  countFlags,
+  type DriftCheck,
+  type DriftStatus,
+  type Environment,
+  environmentNotFound,
+  type FlaggedWorkflow,
+  type JsonObject,
+  nameTaken,
+} from '../../domain/drift.ts';
+import type { DriftRepository } from '../../use-cases/ports.ts';
+
+interface Flags {
+  readonly modified_count: number;
+  readonly not_in_git_count: number;
+  readonly unknown_count: number;
+}
+
+class EnvironmentRow extends Model implements Flags {
+  static override readonly tableName = 'environments';
+  static override readonly idColumn = ['tenant_id', 'id'];
+  declare tenant_id: string;
+  declare id: string;
+  declare display_name: string;
+  declare drift_status: DriftStatus;
+  declare modified_count: number;
+  declare not_in_git_count: number;
+  declare unknown_count: number;
+  declare last_checked_at: Temporal.Instant | null;
+  declare created_at: Temporal.Instant;
+  declare updated_at: Temporal.Instant;
+}
+
+type EnvironmentColumns = Omit<EnvironmentRow, keyof Model>;
+
+interface CheckRow extends Flags {
+  readonly tenant_id: string;
+  readonly id: string;
+  readonly environment_id: string;
+  readonly status: DriftStatus;
+  readonly checked_at: Temporal.Instant | null;
+  readonly summary: JsonObject | null;
+  readonly created_at: Temporal.Instant;
+  readonly workflows?: readonly FlaggedWorkflow[];
+}
+
+const CHECK_COLUMNS = `c.*, coalesce((
+  select json_agg(json_build_object('workflow', w.workflow, 'flag', w.flag) order by w.workflow)
+  from drift_check_workflows w where w.tenant_id = c.tenant_id and w.check_id = c.id), '[]') as workflows`;
+
+/** Environments and drift checks in Postgres. */
+export const makeDriftRepository = (database: Database): DriftRepository => ({
+  createEnvironment: ({ tenantId, displayName, requestId, fingerprint }) =>
+    database.forTenant(tenantId, async (trx) => {
+      const id = newId();
+      const known = await repeatedTarget(trx, { tenantId, requestId, fingerprint, id });
+      if (known === undefined) {
+        try {
+          await EnvironmentRow.query(trx).insert({ tenant_id: tenantId, id, display_name: displayName });
+        } catch (error) {
+          throw isUniqueViolation(error, 'environments_name') ? nameTaken(displayName) : error;
+        }
+      }
+      const row = await EnvironmentRow.query(trx).findOne({ tenant_id: tenantId, id: known ?? id });
+      if (!row) throw environmentNotFound();
+      return toEnvironment(row);
+    }),
+
+  async getEnvironment(tenantId, environmentId) {
+    const [row] = await database.readForTenant<EnvironmentColumns>(tenantId, {
+      text: 'select * from environments where tenant_id = $1 and id = $2',
+      values: [tenantId, environmentId],
+    });
+    return row && toEnvironment(row);
+  },
+
+  async listEnvironments(tenantId, status, { limit, after }) {
+    const rows = await database.readForTenant<EnvironmentColumns>(tenantId, {
+      text: `select * from environments
+             where tenant_id = $1 and ($2::text is null or drift_status = $2) and ($3::text is null or display_name > $3)
+             order by display_name limit $4`,
+      values: [tenantId, status ?? null, after?.[0] ?? null, limit + 1],
+    });
+    return pageOf(rows, limit, toEnvironment, (row) => [row.display_name]);
+  },
+
+  recordCheck: (check) =>
+    database.forTenant(check.tenantId, async (trx) => {
+      const { tenantId, environmentId, requestId, fingerprint, checkedAt, workflows } = check;
+      const id = newId();
+      const known = await repeatedTarget(trx, { tenantId, requestId, fingerprint, id });
+      if (known === undefined) {
+        const environment = firstOf<{ late: boolean }>(
+          await trx.raw(
+            `select coalesce(cast(:checkedAt as timestamptz) > clock_timestamp(), false) as late
+             from environments where tenant_id = :tenantId and id = :environmentId for update`,
+            { tenantId, environmentId, checkedAt: checkedAt?.toString() ?? null },
+          ),
+        );
+        if (!environment) throw environmentNotFound();
+        if (environment.late) throw fieldInvalid('check_time', 'must not be in the future');
+        const counts = countFlags(workflows);
+        const bindings = {
+          tenantId,
+          environmentId,
+          id,
+          status: check.status,
+          checkedAt: checkedAt?.toString() ?? null,
+          summary: check.summary === undefined ? null : JSON.stringify(check.summary),
+          ...counts,
+        };
+        await trx.raw(
+          `insert into drift_checks
+             (tenant_id, id, environment_id, status, checked_at, summary, modified_count, not_in_git_count, unknown_count)
+           values (:tenantId, :id, :environmentId, :status, coalesce(cast(:checkedAt as timestamptz), clock_timestamp()),
+                   cast(:summary as jsonb), :modified, :notInGit, :unknown)`,
+          bindings,
+        );
+        if (workflows.length > 0) {
+          await trx('drift_check_workflows').insert(
+            workflows.map(({ workflow, flag }) => ({ tenant_id: tenantId, check_id: id, workflow, flag })),
+          );
+        }
+        // The badge is the newest check's by the time of looking, not by the time of telling.
+        await trx.raw(
+          `update environments e
+           set drift_status = c.status, modified_count = c.modified_count, not_in_git_count = c.not_in_git_count,
+               unknown_count = c.unknown_count, last_checked_at = c.checked_at, updated_at = clock_timestamp()
+           from drift_checks c
+           where e.tenant_id = :tenantId and e.id = :environmentId and c.tenant_id = e.tenant_id and c.id = :id
+             and (e.last_checked_at is null or e.last_checked_at <= c.checked_at)`,
+          bindings,
+        );
+      }
+      const row = firstOf<CheckRow>(
+        await trx.raw(`select ${CHECK_COLUMNS} from drift_checks c where c.tenant_id = :tenantId and c.id = :id`, {
+          tenantId,
+          id: known ?? id,
+        }),
+      );
+      const environment = await EnvironmentRow.query(trx).findOne({ tenant_id: tenantId, id: environmentId });
+      if (!row || !environment) throw environmentNotFound();
+      return { check: toCheck(row), environment: toEnvironment(environment) };
+    }),
+
+  async getCheck(tenantId, checkId) {
+    const [row] = await database.readForTenant<CheckRow>(tenantId, {
+      text: `select ${CHECK_COLUMNS} from drift_checks c where c.tenant_id = $1 and c.id = $2`,
+      values: [tenantId, checkId],
+    });
+    return row && toCheck(row);
+  },
+
+  async listChecks(tenantId, { environmentId, status }, { limit, after }) {
+    const rows = await database.readForTenant<CheckRow>(tenantId, {
+      text: `select * from drift_checks
+             where tenant_id = $1 and ($2::uuid is null or environment_id = $2) and ($3::text is null or status = $3)
+               and ($4::timestamptz is null or (checked_at, id) < ($4, $5::uuid))
+             order by checked_at desc, id desc limit $6`,
+      values: [tenantId, environmentId ?? null, status ?? null, after?.[0] ?? null, after?.[1] ?? null, limit + 1],
+    });
+    return pageOf(
+      rows,
+      limit,
+      (row) => ({ ...toCheck(row), summary: undefined, workflows: [] }),
+      (row) => [(row.checked_at ?? row.created_at).toString(), row.id],
+    );
+  },
+});
+
+async function repeatedTarget(
+  trx: Knex.Transaction,
+  {
+    tenantId,
+    requestId,
+    fingerprint,
+    id,
+  }: { tenantId: string; requestId: string | undefined; fingerprint: string; id: string },
+): Promise<string | undefined> {
+  if (requestId === undefined) return undefined;
+  const bindings = { tenantId, requestId, fingerprint, id };
+  const inserted = await trx.raw(
+    `insert into incident_requests (tenant_id, request_id, fingerprint, target_id)
+     values (:tenantId, :requestId, :fingerprint, :id) on conflict do nothing`,
+    bindings,
+  );
+  if (inserted.rowCount === 1) return undefined;
+  const known = firstOf<{ fingerprint: string; target_id: string }>(
+    await trx.raw('select * from incident_requests where tenant_id = :tenantId and request_id = :requestId', bindings),
+  );
+  if (known?.fingerprint !== fingerprint) throw requestIdReused(requestId);
+  return known.target_id;
+}
+
+const toCounts = (row: Flags) => ({
+  modified: row.modified_count,
+  notInGit: row.not_in_git_count,
+  unknown: row.unknown_count,
+});
+
+const toEnvironment = (row: EnvironmentColumns): Environment => ({
+  id: row.id,
+  tenantId: row.tenant_id,
+  displayName: row.display_name,
+  driftStatus: row.drift_status,
+  counts: toCounts(row),
+  lastCheckedAt: row.last_checked_at ?? undefined,
+  createdAt: row.created_at,
+  updatedAt: row.updated_at,
+});
+
+const toCheck = (row: CheckRow): DriftCheck => ({
+  id: row.id,
+  tenantId: row.tenant_id,
+  environmentId: row.environment_id,
+  status: row.status,
+  checkedAt: row.checked_at ?? row.created_at,
+  summary: row.summary ?? undefined,
+  workflows: row.workflows ?? [],
+  counts: toCounts(row),
+  createdAt: row.created_at,
+});

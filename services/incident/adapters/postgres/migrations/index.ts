@@ -1,0 +1,5 @@
+import type { Migration } from '#libs/postgres/migrate.ts';
+import { drift } from './001-drift.ts';
+
+/** IncidentService's schema, in order. */
+export const incidentMigrations: readonly Migration[] = [drift];

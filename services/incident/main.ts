@@ -1,0 +1,8 @@
+import { runProgram, startService } from '#libs/service/run-service.ts';
+import { incidentMigrations } from './adapters/postgres/migrations/index.ts';
+import { readIncidentSettings } from './config.ts';
+import { composeIncidentService } from './container.ts';
+
+await runProgram('incident', process.env, incidentMigrations, () =>
+  startService('incident', readIncidentSettings(process.env), incidentMigrations, composeIncidentService),
+);
