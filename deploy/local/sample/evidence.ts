@@ -1,5 +1,6 @@
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import Table from 'cli-table3';
 import pg from 'pg';
 
 /** Rows of a table or files of a store that belong to one tenant. */
@@ -30,4 +31,25 @@ export async function countFiles(folder: string, tenantIds: readonly string[]): 
     if ((await stat(join(folder, entry)).catch(() => undefined))?.isFile()) count += 1;
   }
   return count;
+}
+
+/** One thing counted three times: before the sample, with all its data there, and after the endings. */
+export interface EvidenceRow {
+  readonly what: string;
+  readonly before: number;
+  readonly full: number;
+  readonly after: number;
+  /** How many the sample must have left behind. */
+  readonly expected: number;
+}
+
+/** The counts as a table for people. */
+export function showEvidence(evidence: readonly EvidenceRow[]): string {
+  const table = new Table({
+    head: ['what', 'before', 'with the sample', 'after', 'ended'],
+    colAligns: ['left', 'right', 'right', 'right', 'right'],
+    style: { head: [], border: [] },
+  });
+  for (const { what, before, full, after } of evidence) table.push([what, before, full, after, full - after]);
+  return table.toString();
 }

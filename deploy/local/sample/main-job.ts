@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
@@ -6,8 +7,8 @@ import { DriftFlag, DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { Plan, PurgeState, type RetentionPurge } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
-import type { Stack } from '../stack.ts';
-import { type Counts, countFiles, countRows } from './evidence.ts';
+import type { Stack, StackClients } from '../stack.ts';
+import { type Counts, countFiles, countRows, type EvidenceRow } from './evidence.ts';
 import { uploadArtifact, workThrough } from './speech-worker.ts';
 
 /** What the main job did, told step by step, and what was there at each stage. */
@@ -16,16 +17,6 @@ export interface MainJobReport {
   readonly evidence: readonly EvidenceRow[];
   /** What differs from what must be; empty when every count is right. */
   readonly mistakes: readonly string[];
-}
-
-/** One thing counted three times: before the sample, with all its data there, and after the endings. */
-export interface EvidenceRow {
-  readonly what: string;
-  readonly before: number;
-  readonly full: number;
-  readonly after: number;
-  /** How many the sample must have left behind. */
-  readonly expected: number;
 }
 
 const JOB_TENANTS = ['acme', 'globex'] as const;
@@ -156,15 +147,20 @@ async function endJobs(stack: Stack, sample: SampleRun, say: (line: string) => v
   if (!(await isNotFound(stranger.jobs.deleteJob({ jobId: jobToDelete })))) {
     mistakes.push('another tenant could delete a job');
   }
-  await jobs.deleteJob({ jobId: jobToDelete, reason: 'its speaker asked for it' });
+  const ordered = await jobs.deleteJob({ jobId: jobToDelete, reason: 'its speaker asked for it' });
   if (!(await isNotFound(jobs.getJob({ jobId: jobToDelete })))) mistakes.push('a deleted job is still found');
+  const deletionId = ordered.deletion?.id ?? '';
+  const isRemoved = await eventually(
+    async () => (await jobs.getDeletion({ deletionId })).deletion?.state === DeletionState.COMPLETE,
+  );
+  if (!isRemoved) mistakes.push('the deletion of a job did not end');
   say('acme deleted a job, which globex could not');
 
-  await runs.deleteRun({ runId, reason: 'ended' });
+  const hidden = await runs.deleteRun({ runId, reason: 'ended' });
+  await watchUntilSettled(runs, hidden.deletion?.id ?? '');
   if (!(await isNotFound(runs.getRun({ runId })))) mistakes.push('a soft-deleted run is still found');
   const { deletion } = await runs.purgeRun({ runId, reason: 'contract ended' });
-  let last: DeletionState | undefined;
-  for await (const update of runs.watchDeletion({ deletionId: deletion?.id ?? '' })) last = update.deletion?.state;
+  const last = await watchUntilSettled(runs, deletion?.id ?? '');
   if (last !== DeletionState.COMPLETE) mistakes.push(`the purge of a run ended as ${last}`);
   say(`acme hid and purged a run with its jobs: deletion ${deletion?.id} is COMPLETE`);
   return mistakes;
@@ -180,6 +176,20 @@ async function purgeByAge(stack: Stack, say: (line: string) => void): Promise<st
   if (summary?.state !== PurgeState.COMPLETE) return [`the retention purge ended as ${summary?.state}`];
   say(`the retention purge ${summary.id} is COMPLETE over ${summary.completeTenantCount} tenants`);
   return [];
+}
+
+async function watchUntilSettled(runs: StackClients['runs'], deletionId: string): Promise<DeletionState | undefined> {
+  let last: DeletionState | undefined;
+  for await (const update of runs.watchDeletion({ deletionId })) last = update.deletion?.state;
+  return last;
+}
+
+async function eventually(isTrue: () => Promise<boolean>, deadlineMs = 10_000): Promise<boolean> {
+  for (const deadline = performance.now() + deadlineMs; performance.now() < deadline; ) {
+    if (await isTrue()) return true;
+    await delay(50);
+  }
+  return false;
 }
 
 const isNotFound = (call: Promise<unknown>): Promise<boolean> =>
@@ -203,11 +213,11 @@ async function takeEvidence(stack: Stack): Promise<Counts> {
   await tables('run', ['workflow_runs'], JOB_TENANTS);
   await tables('job', ['jobs', 'job_tasks', 'artifacts'], JOB_TENANTS);
   for (const tenantId of JOB_TENANTS) {
-    counts[`${tenantId}: objects in the store`] = await countFiles(stack.objectFolder, [tenantId]);
+    counts[`${tenantId}: objects in the store`] = await countFiles(`${stack.objectFolder}/objects`, [tenantId]);
   }
   await tables(
     'incident',
-    ['environments', 'drift_checks', 'drift_check_workflows'],
+    ['drift_checks', 'drift_check_workflows'],
     PLAN_TENANTS.map((p) => p.tenantId),
   );
   return counts;
@@ -231,7 +241,6 @@ function expectedCounts(): Counts {
   };
   for (const { tenantId, keepDays } of PLAN_TENANTS) {
     const kept = CHECK_AGES_DAYS.filter((days) => days < keepDays).length;
-    counts[`${tenantId}: rows in environments`] = 1;
     counts[`${tenantId}: rows in drift_checks`] = kept;
     counts[`${tenantId}: rows in drift_check_workflows`] = kept * 2;
   }

@@ -1,0 +1,66 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { showEvidence } from './sample/evidence.ts';
+import { runMainJob } from './sample/main-job.ts';
+import { type Stack, startStack } from './stack.ts';
+
+const folder = process.env['LETHE_LOCAL_FOLDER'] ?? join(fileURLToPath(new URL('../../', import.meta.url)), '.lethe');
+
+/** What a person needs to go on from here, ready to paste. */
+async function readyBlock(stack: Stack): Promise<string> {
+  const token = await stack.token({ role: 'admin', tenantId: 'globex' }, 12 * 3_600);
+  const { run, job, incident, retention } = stack.addresses;
+  return [
+    '',
+    'Lethe is ready.',
+    `  RunService        ${run}`,
+    `  JobService        ${job}`,
+    `  IncidentService   ${incident}`,
+    `  RetentionService  ${retention}`,
+    `  data and logs     ${stack.folder}`,
+    '',
+    'List the jobs of the tenant globex:',
+    '',
+    `grpcurl -plaintext -H 'authorization: Bearer ${token}' -d '{"page_size": 5}' ${job} lethe.job.v1.JobService/ListJobs`,
+    '',
+    'Ctrl-C stops everything; the data stays for the next start.',
+  ].join('\n');
+}
+
+/** What the command line reads to find this stack. */
+const profileOf = (stack: Stack) => ({
+  addresses: stack.addresses,
+  keyFile: stack.userKeyFile,
+  issuer: 'lethe',
+  audience: 'lethe',
+});
+
+const stack = await startStack({
+  folder,
+  throwaway: false,
+  ports: 'fixed',
+  onGivingUp: (service) => {
+    console.error(`${service} keeps dying; see ${join(folder, 'logs', `${service}.log`)}. Stopping.`);
+    void stop(1);
+  },
+});
+let stopping = false;
+const stop = async (code: number): Promise<void> => {
+  // A second signal ends this process at once; the services have had theirs by then.
+  if (stopping) process.exit(1);
+  stopping = true;
+  console.log('\nStopping.');
+  await stack.stop();
+  process.exit(code);
+};
+process.on('SIGINT', () => void stop(0)).on('SIGTERM', () => void stop(0));
+
+await writeFile(join(folder, 'cli.json'), JSON.stringify(profileOf(stack), undefined, 2));
+console.log('The stack is up; the sample runs:');
+const { evidence, mistakes } = await runMainJob(stack, (line) => console.log(`- ${line}`));
+console.log(showEvidence(evidence));
+for (const mistake of mistakes) console.error(`wrong: ${mistake}`);
+console.log(await readyBlock(stack));
+// The services are no children that keep this process alive by themselves.
+setInterval(() => undefined, 1 << 30);

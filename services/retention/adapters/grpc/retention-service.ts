@@ -1,0 +1,240 @@
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import {
+  Plan as PlanMessage,
+  PurgeItemState,
+  PurgeState,
+  PurgeTrigger,
+  type RetentionPurgeItemSchema,
+  type RetentionPurgeSchema,
+  type RetentionWindowSchema,
+  RetentionSubject as SubjectMessage,
+  type TenantPlanSchema,
+  WindowKind,
+  WindowSource,
+} from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeProgressSchema, type RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import { callerOf } from '#libs/grpc/caller.ts';
+import { parseEnum, parseFields, parseOptionalText, parseReason, parseRequestId } from '#libs/grpc/parse.ts';
+import { parseTimestamp, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
+import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { parseId, parseTenantId } from '#libs/kernel/id.ts';
+import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import type { ResourceCount, RetentionPurge, RetentionPurgeItem } from '../../domain/purge.ts';
+import { PLANS, type Plan, type ResolvedWindow, type TenantPlan } from '../../domain/windows.ts';
+import type { KeepPlans } from '../../use-cases/keep-plans.ts';
+import type { OrderPurge, PurgeEvent } from '../../use-cases/order-purge.ts';
+
+const PLAN_OF: ReadonlyMap<number, Plan> = new Map(PLANS.map((plan) => [PlanMessage[plan], plan]));
+const MAX_TENANTS = 10_000;
+
+/** RetentionService over gRPC: a request becomes a command, its outcome a message. */
+export const retentionService = (
+  keepPlans: KeepPlans,
+  orderPurge: OrderPurge,
+): Partial<ServiceImpl<typeof RetentionService>> => ({
+  async setTenantPlan(request, context) {
+    const command = parseFields({
+      tenantId: () => parseTenantId('tenant_id', request.tenantId),
+      plan: () => parseEnum('plan', request.plan, PLAN_OF),
+      effectiveAt: () => parseTimestamp('effective_time', request.effectiveTime),
+      reason: () => parseReason(request.reason),
+      etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
+      requestId: () => parseRequestId(request.requestId),
+    });
+    return { tenantPlan: toPlanMessage(await keepPlans.set({ ...command, actor: callerOf(context).actor })) };
+  },
+
+  async getTenantPlan(request, context) {
+    return { tenantPlan: toPlanMessage(await keepPlans.get(ownTenant(callerOf(context), request.tenantId))) };
+  },
+
+  async resolveRetention(request, context) {
+    const tenantId = ownTenant(callerOf(context), request.tenantId);
+    const { current, windows, at } = await keepPlans.resolve(tenantId, parseTimestamp('at_time', request.atTime));
+    return {
+      tenantId,
+      ...(current ? { plan: PlanMessage[current.plan], planVersion: BigInt(current.version) } : {}),
+      windows: windows.map(toWindowMessage),
+      resolveTime: toTimestamp(at),
+    };
+  },
+
+  async *purge(request, context) {
+    const caller = callerOf(context);
+    const command = parseFields({
+      tenantIds: () => {
+        if (request.allTenants !== (request.tenantIds.length === 0)) {
+          throw fieldInvalid('tenant_ids', 'or all_tenants must be given, not both');
+        }
+        if (request.allTenants) return undefined;
+        if (request.tenantIds.length > MAX_TENANTS) throw fieldInvalid('tenant_ids', `must be at most ${MAX_TENANTS}`);
+        const ids = request.tenantIds.map((id, index) => parseTenantId(`tenant_ids[${index}]`, id));
+        if (new Set(ids).size !== ids.length) throw fieldInvalid('tenant_ids', 'must not name a tenant twice');
+        return ids.toSorted();
+      },
+      requestId: () => parseRequestId(request.requestId),
+      reason: () => parseReason(request.reason),
+    });
+    const { validateOnly } = request;
+    const { id } = await orderPurge.order({ ...command, caller, validateOnly, trigger: 'PURGE' });
+    for await (const event of orderPurge.watch(id, context.signal)) yield toProgressMessage(event);
+  },
+
+  async purgeNow(request, context) {
+    const caller = callerOf(context);
+    const { requestId, reason } = parseFields({
+      requestId: () => parseRequestId(request.requestId),
+      reason: () => parseReason(request.reason),
+    });
+    const tenantId = ownTenant(caller, request.tenantId);
+    const { validateOnly } = request;
+    const command = { caller, tenantIds: [tenantId], trigger: 'PURGE_NOW', validateOnly, requestId, reason } as const;
+    const purge = await orderPurge.order(command);
+    const { items } = await orderPurge.get({ ...caller, tenantId }, purge.id, { limit: 1, after: undefined });
+    const item = items.items[0];
+    return { purge: toPurgeMessage(purge), ...(item ? { item: toItemMessage(item) } : {}) };
+  },
+
+  async getPurge(request, context) {
+    const caller = callerOf(context);
+    const { purgeId, limit } = parseFields({
+      purgeId: () => parseId('purge_id', request.purgeId),
+      limit: () => parsePageSize(request.pageSize),
+    });
+    const scope: PageScope = { rpc: 'GetPurge', tenantId: caller.tenantId ?? '', filter: { purgeId } };
+    const after = decodePageToken(scope, request.pageToken, 1);
+    const { purge, items } = await orderPurge.get(caller, purgeId, { limit, after });
+    const nextPageToken = items.next ? encodePageToken(scope, items.next) : '';
+    return { purge: toPurgeMessage(purge), items: items.items.map(toItemMessage), nextPageToken };
+  },
+
+  async listPurges(request, context) {
+    const caller = callerOf(context);
+    const limit = parsePageSize(request.pageSize);
+    const scope: PageScope = { rpc: 'ListPurges', tenantId: caller.tenantId ?? '', filter: {} };
+    const after = decodePageToken(scope, request.pageToken, 2);
+    const page = await orderPurge.list(caller, { limit, after });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { purges: page.items.map(toPurgeMessage), nextPageToken };
+  },
+});
+
+/** Platform names a tenant; everybody else has their own, and naming another is as if there were none. */
+function ownTenant(caller: Caller, tenantId: string): string {
+  if (caller.kind === 'platform' && caller.tenantId === undefined) return parseTenantId('tenant_id', tenantId);
+  const own = tenantOf(caller);
+  if (tenantId !== '' && tenantId !== own) throw fieldInvalid('tenant_id', 'must be your own tenant or empty');
+  return own;
+}
+
+const toPlanMessage = (entry: TenantPlan): MessageInitShape<typeof TenantPlanSchema> => ({
+  tenantId: entry.tenantId,
+  plan: PlanMessage[entry.plan],
+  version: BigInt(entry.version),
+  effectiveTime: toTimestamp(entry.effectiveAt),
+  createTime: toTimestamp(entry.createdAt),
+  actor: entry.actor,
+  reason: entry.reason ?? '',
+  etag: `"${entry.version}"`,
+});
+
+function toWindowMessage({
+  subject,
+  window,
+  source,
+  from,
+  change,
+}: ResolvedWindow): MessageInitShape<typeof RetentionWindowSchema> {
+  const changeTime = toOptionalTimestamp(change?.at);
+  return {
+    subject: SubjectMessage[subject],
+    kind: WindowKind[window.kind],
+    ...(window.kind === 'DAYS' ? { retentionDays: window.days } : {}),
+    source: WindowSource[source],
+    ...(from ? { plan: PlanMessage[from.plan], planVersion: BigInt(from.version) } : {}),
+    ...(changeTime && change ? { changeTime, nextKind: WindowKind[change.to.kind] } : {}),
+    ...(change?.to.kind === 'DAYS' ? { nextRetentionDays: change.to.days } : {}),
+  };
+}
+
+const toCountMessages = (counts: readonly ResourceCount[]): MessageInitShape<typeof ResourceCountSchema>[] =>
+  counts.map(({ resourceType, found, deleted, left }) => ({
+    resourceType,
+    found: BigInt(found),
+    deleted: BigInt(deleted),
+    left: BigInt(left),
+  }));
+
+function toPurgeMessage(purge: RetentionPurge): MessageInitShape<typeof RetentionPurgeSchema> {
+  const startTime = toOptionalTimestamp(purge.startedAt);
+  const finishTime = toOptionalTimestamp(purge.finishedAt);
+  return {
+    id: purge.id,
+    trigger: PurgeTrigger[purge.trigger],
+    state: PurgeState[purge.state],
+    validateOnly: purge.validateOnly,
+    actor: purge.actor,
+    reason: purge.reason ?? '',
+    requestId: purge.requestId ?? '',
+    tenantCount: purge.tenants.all,
+    completeTenantCount: purge.tenants.complete,
+    failedTenantCount: purge.tenants.failed,
+    skippedTenantCount: purge.tenants.skipped,
+    resourceCounts: toCountMessages(purge.counts),
+    createTime: toTimestamp(purge.createdAt),
+    ...(startTime ? { startTime } : {}),
+    ...(finishTime ? { finishTime } : {}),
+  };
+}
+
+function toItemMessage(item: RetentionPurgeItem): MessageInitShape<typeof RetentionPurgeItemSchema> {
+  const startTime = toOptionalTimestamp(item.startedAt);
+  const finishTime = toOptionalTimestamp(item.finishedAt);
+  const plan = PLANS.find((candidate) => candidate === item.plan);
+  return {
+    purgeId: item.purgeId,
+    tenantId: item.tenantId,
+    state: PurgeItemState[item.state],
+    ...(plan ? { plan: PlanMessage[plan] } : {}),
+    ...(item.planVersion === undefined ? {} : { planVersion: BigInt(item.planVersion) }),
+    cutoffs: item.cutoffs.map(({ subject, cutoff }) => ({
+      subject: SubjectMessage[subject],
+      cutoffTime: toTimestamp(Temporal.Instant.from(cutoff)),
+    })),
+    resourceCounts: toCountMessages(item.counts),
+    error: item.error ?? '',
+    runningPurgeId: item.runningPurgeId ?? '',
+    attempts: item.attempts,
+    ...(startTime ? { startTime } : {}),
+    ...(finishTime ? { finishTime } : {}),
+  };
+}
+
+function toProgressMessage(event: PurgeEvent) {
+  switch (event.kind) {
+    case 'started':
+      return create(PurgeProgressSchema, {
+        event: { case: 'started', value: { purge: toPurgeMessage(event.purge) } as never },
+      });
+    case 'summary':
+      return create(PurgeProgressSchema, {
+        event: { case: 'summary', value: { purge: toPurgeMessage(event.purge) } as never },
+      });
+    case 'progress': {
+      const { tenantId, counts } = event.item;
+      const value = {
+        tenantId,
+        subject: SubjectMessage.DRIFT_CHECKS,
+        resourceCounts: toCountMessages(counts),
+      } as never;
+      return create(PurgeProgressSchema, { event: { case: 'tenantProgress', value } });
+    }
+    case 'finished': {
+      const value = { item: toItemMessage(event.item) } as never;
+      return create(PurgeProgressSchema, { event: { case: 'tenantFinished', value } });
+    }
+  }
+}
