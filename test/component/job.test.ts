@@ -1,0 +1,292 @@
+import { readdir } from 'node:fs/promises';
+import { create } from '@bufbuild/protobuf';
+import { Code } from '@connectrpc/connect';
+import anyTest, { type TestFn } from 'ava';
+import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
+import type { StackClients } from '#deploy/local/stack.ts';
+import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { ArtifactKind, JobState, TaskState } from '#gen/lethe/job/v1/job_pb.ts';
+import { UploadArtifactRequestSchema } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack }>;
+
+test.before(async (t) => {
+  t.context.stack = await startTestStack({ services: ['job'] });
+});
+test.after.always((t) => t.context.stack.dispose());
+
+type Jobs = StackClients['jobs'];
+
+const jobsOf = (stack: TestStack, tenantId: string, role: 'viewer' | 'member' | 'admin' = 'admin'): Jobs =>
+  stack.clients({ tenantId, role }).jobs;
+
+/** A new job of a tenant of its own, in the state asked for. */
+async function jobIn(jobs: Jobs, state: keyof typeof JobState): Promise<{ id: string; leaseToken: bigint }> {
+  const { job } = await jobs.createJob({ displayName: 'x', taskNames: ['transcribe'] });
+  const id = job?.id ?? '';
+  const input = { kind: ArtifactKind.INPUT, name: 'a.wav', contentType: 'audio/wav', content: Buffer.from('sound') };
+  await uploadArtifact(jobs, id, input);
+  if (state === 'PENDING') return { id, leaseToken: 0n };
+  if (state === 'CANCELLED') {
+    await jobs.cancelJob({ jobId: id });
+    return { id, leaseToken: 0n };
+  }
+  const { leaseToken } = await jobs.claimJob({ workerId: 'w' });
+  const claim = { jobId: id, leaseToken };
+  if (state === 'CANCELLING') await jobs.cancelJob({ jobId: id });
+  if (state === 'COMPLETED') await jobs.finishJob({ ...claim, state: JobState.COMPLETED });
+  if (state === 'FAILED') await jobs.finishJob({ ...claim, state: JobState.FAILED, error: 'no speech' });
+  return { id, leaseToken };
+}
+
+const rowsOf = (stack: TestStack, table: string, jobId: string) =>
+  queryOnce<{ count: number }>(
+    stack.superuserUrl('job'),
+    `select count(*)::int as count from ${table} where ${table === 'jobs' ? 'id' : 'job_id'} = $1`,
+    [jobId],
+  ).then(([row]) => row?.count);
+
+const filesOf = async (stack: TestStack, jobId: string): Promise<string[]> =>
+  (await readdir(stack.objectFolder, { recursive: true })).filter((path) => path.includes(jobId));
+
+const DELETABLE = ['COMPLETED', 'FAILED', 'CANCELLED'] as const;
+const REFUSED = [
+  ['PENDING', 'Cannot delete pending job. Use cancel instead.'],
+  ['RUNNING', 'Cannot delete running job. Use cancel instead.'],
+  ['CANCELLING', 'Cannot delete job while cancellation is in progress.'],
+] as const;
+
+for (const state of DELETABLE) {
+  test(`a ${state} job is deleted with its rows and its objects, and leaves a receipt`, async (t) => {
+    const { stack } = t.context;
+    const jobs = jobsOf(stack, `del-${state.toLowerCase()}`);
+    const { id } = await jobIn(jobs, state);
+    t.true((await filesOf(stack, id)).length > 0);
+    const { deletion } = await jobs.deleteJob({ jobId: id, reason: 'asked for' });
+    t.is((await refusalOf(jobs.getJob({ jobId: id }))).code, Code.NotFound);
+    await until('complete', async () => {
+      const now = await jobs.getDeletion({ deletionId: deletion?.id ?? '' });
+      return now.deletion?.state === DeletionState.COMPLETE;
+    });
+    for (const table of ['jobs', 'job_tasks', 'artifacts']) t.is(await rowsOf(stack, table, id), 0, table);
+    t.deepEqual(await filesOf(stack, id), []);
+    const audit = await queryOnce<{ actor: string; reason: string; outcome: string; counts: Record<string, number> }>(
+      stack.superuserUrl('job'),
+      'select * from audit_entries where target_id = $1',
+      [id],
+    );
+    t.is(audit.length, 1);
+    t.like(audit[0], { outcome: 'COMPLETE', reason: 'asked for', counts: { jobs: 1, tasks: 1, objects: 1, bytes: 5 } });
+  });
+}
+
+for (const [state, message] of REFUSED) {
+  test(`a ${state} job is not deleted, and the refusal says why`, async (t) => {
+    const { stack } = t.context;
+    const jobs = jobsOf(stack, `keep-${state.toLowerCase()}`);
+    const { id } = await jobIn(jobs, state);
+    const refusal = await refusalOf(jobs.deleteJob({ jobId: id }));
+    t.like(refusal, { code: Code.FailedPrecondition, reason: 'JOB_NOT_TERMINAL', message, metadata: { state } });
+    t.is((await jobs.getJob({ jobId: id })).job?.state, JobState[state]);
+    t.is(await rowsOf(stack, 'job_deletions', id), 0);
+  });
+}
+
+test("another tenant's job, an unknown one and a deleted one are the same answer in every RPC that takes its id", async (t) => {
+  const { stack } = t.context;
+  const { id: theirs } = await jobIn(jobsOf(stack, 'owner-tenant'), 'COMPLETED');
+  const jobs = jobsOf(stack, 'stranger');
+  const { id: gone } = await jobIn(jobs, 'CANCELLED');
+  await jobs.deleteJob({ jobId: gone });
+  const calls: Record<string, (jobId: string) => Promise<unknown>> = {
+    getJob: (jobId) => jobs.getJob({ jobId }),
+    cancelJob: (jobId) => jobs.cancelJob({ jobId }),
+    listArtifacts: (jobId) => jobs.listArtifacts({ jobId }),
+    finishJob: (jobId) => jobs.finishJob({ jobId, leaseToken: 1n, state: JobState.COMPLETED }),
+    updateTask: (jobId) => jobs.updateTask({ jobId, leaseToken: 1n, taskName: 'transcribe', state: TaskState.RUNNING }),
+    uploadArtifact: (jobId) =>
+      uploadArtifact(jobs, jobId, {
+        kind: ArtifactKind.INPUT,
+        name: 'b',
+        contentType: 'x/y',
+        content: Buffer.from('b'),
+      }),
+    downloadArtifact: async (jobId) => {
+      for await (const _ of jobs.downloadArtifact({ jobId, kind: ArtifactKind.INPUT, name: 'a.wav' }));
+    },
+  };
+  const before = await queryOnce(stack.superuserUrl('job'), 'select * from jobs where id = $1', [theirs]);
+  for (const [name, call] of Object.entries(calls)) {
+    const unknown = await refusalOf(call(newId()));
+    t.is(unknown.reason, 'JOB_NOT_FOUND', name);
+    t.deepEqual(await refusalOf(call(theirs)), unknown, `${name} of another tenant's`);
+    t.deepEqual(await refusalOf(call(gone)), unknown, `${name} of a deleted one`);
+  }
+  const unknown = await refusalOf(jobs.deleteJob({ jobId: newId() }));
+  t.deepEqual(await refusalOf(jobs.deleteJob({ jobId: theirs })), unknown);
+  t.deepEqual(await queryOnce(stack.superuserUrl('job'), 'select * from jobs where id = $1', [theirs]), before);
+  t.true((await filesOf(stack, theirs)).length > 0);
+});
+
+test('a request id makes a deletion repeatable, also after the job is gone, and refuses another body', async (t) => {
+  const jobs = jobsOf(t.context.stack, 'repeater');
+  const { id } = await jobIn(jobs, 'FAILED');
+  const order = { jobId: id, requestId: newId(), reason: 'once' };
+  const first = await jobs.deleteJob(order);
+  const deletionId = first.deletion?.id ?? '';
+  await until('gone', async () => (await jobs.getDeletion({ deletionId })).deletion?.state === DeletionState.COMPLETE);
+  t.is((await jobs.deleteJob(order)).deletion?.id, deletionId);
+  t.is((await refusalOf(jobs.deleteJob({ ...order, reason: 'twice' }))).reason, 'REQUEST_ID_REUSED');
+  t.is((await refusalOf(jobs.deleteJob({ jobId: id }))).reason, 'JOB_NOT_FOUND');
+  t.is((await jobs.deleteJob({ jobId: id, allowMissing: true })).deletion, undefined);
+});
+
+test('validate_only counts what would go and changes nothing', async (t) => {
+  const jobs = jobsOf(t.context.stack, 'careful');
+  const { id } = await jobIn(jobs, 'COMPLETED');
+  const { deletion } = await jobs.deleteJob({ jobId: id, validateOnly: true });
+  t.is(deletion?.id, '');
+  const found = deletion?.participants[0]?.resourceCounts.map(({ resourceType, left }) => [resourceType, left]);
+  t.deepEqual(found, [
+    ['job', 1n],
+    ['job_task', 1n],
+    ['artifact', 1n],
+    ['object_version', 1n],
+  ]);
+  t.is((await jobs.getJob({ jobId: id })).job?.state, JobState.COMPLETED);
+});
+
+test('bad input gets its documented error with the field, and none reaches the database', async (t) => {
+  const { stack } = t.context;
+  const jobs = jobsOf(stack, 'sloppy');
+  await jobIn(jobs, 'PENDING');
+  await jobIn(jobs, 'PENDING');
+  const { nextPageToken } = await jobsOf(stack, 'sloppy').listJobs({ pageSize: 1 });
+  t.not(nextPageToken, '');
+  const cases: [string, string, Promise<unknown>][] = [
+    ['job_id', 'FIELD_INVALID', jobs.getJob({ jobId: "x' or 1=1" })],
+    ['page_size', 'FIELD_INVALID', jobs.listJobs({ pageSize: 1e9 })],
+    ['page_size', 'FIELD_INVALID', jobs.listJobs({ pageSize: -1 })],
+    ['page_token', 'FIELD_INVALID', jobsOf(stack, 'other').listJobs({ pageSize: 1, pageToken: nextPageToken })],
+    ['page_token', 'FIELD_INVALID', jobs.listJobs({ pageToken: 'rubbish' })],
+    ['run_id', 'FIELD_INVALID', jobs.createJob({ runId: 'x' })],
+    ['task_names[0]', 'FIELD_INVALID', jobs.createJob({ taskNames: ['No'] })],
+    ['request_id', 'FIELD_INVALID', jobs.createJob({ requestId: '1' })],
+    [
+      'lease_duration',
+      'FIELD_INVALID',
+      jobs.claimJob({ workerId: 'w', leaseDuration: { seconds: 1_000_000n, nanos: 0 } }),
+    ],
+    [
+      'header.name',
+      'FIELD_INVALID',
+      uploadArtifact(jobs, newId(), {
+        kind: ArtifactKind.INPUT,
+        name: '../x',
+        contentType: 'a/b',
+        content: Buffer.of(1),
+      }),
+    ],
+  ];
+  for (const [field, reason, call] of cases) {
+    const refusal = await refusalOf(call);
+    t.like(refusal, { code: Code.InvalidArgument, reason }, field);
+    t.true(refusal.metadata['fields']?.split(',').includes(field), `${field} in ${refusal.metadata['fields']}`);
+  }
+});
+
+test('a role too low, a missing scope and no tenant are refused', async (t) => {
+  const { stack } = t.context;
+  const { id } = await jobIn(jobsOf(stack, 'guarded'), 'COMPLETED');
+  const member = jobsOf(stack, 'guarded', 'member');
+  t.like(await refusalOf(member.deleteJob({ jobId: id })), { code: Code.PermissionDenied, reason: 'ROLE_TOO_LOW' });
+  const scopeless = stack.clients({ tenantId: 'guarded', role: 'owner', scopes: ['jobs:read'] }).jobs;
+  t.like(await refusalOf(scopeless.deleteJob({ jobId: id })), { code: Code.PermissionDenied, reason: 'SCOPE_MISSING' });
+  const nobody = stack.clients({ role: 'admin' }).jobs;
+  t.like(await refusalOf(nobody.getJob({ jobId: id })), { code: Code.PermissionDenied, reason: 'TENANT_MISSING' });
+  t.like(await refusalOf(member.getJob({ jobId: id, showDeleted: true })), { reason: 'ROLE_TOO_LOW' });
+});
+
+test('an upload that is still running when its job is deleted fails and leaves nothing', async (t) => {
+  const { stack } = t.context;
+  const jobs = jobsOf(stack, 'racer');
+  const { job } = await jobs.createJob({});
+  const id = job?.id ?? '';
+  const gate = Promise.withResolvers<void>();
+  const upload = jobs.uploadArtifact(
+    (async function* () {
+      const header = { jobId: id, kind: ArtifactKind.INPUT, name: 'slow.wav', contentType: 'audio/wav' };
+      yield create(UploadArtifactRequestSchema, { part: { case: 'header', value: header as never } });
+      yield create(UploadArtifactRequestSchema, { part: { case: 'chunk', value: Buffer.alloc(100_000) } });
+      await gate.promise;
+      yield create(UploadArtifactRequestSchema, { part: { case: 'chunk', value: Buffer.alloc(100_000) } });
+    })(),
+  );
+  const refused = refusalOf(upload);
+  await until('the upload is under way', async () => (await filesOf(stack, id)).length > 0);
+  await jobs.cancelJob({ jobId: id });
+  const { deletion } = await jobs.deleteJob({ jobId: id });
+  gate.resolve();
+  t.is((await refused).reason, 'JOB_NOT_FOUND');
+  const deletionId = deletion?.id ?? '';
+  await until('gone', async () => (await jobs.getDeletion({ deletionId })).deletion?.state === DeletionState.COMPLETE);
+  t.deepEqual(await filesOf(stack, id), []);
+  t.is(await rowsOf(stack, 'artifacts', id), 0);
+});
+
+test('a worker whose lease ran out writes nothing more, and its job goes to the next', async (t) => {
+  const jobs = jobsOf(t.context.stack, 'leaser');
+  const { job } = await jobs.createJob({ taskNames: ['transcribe'] });
+  const jobId = job?.id ?? '';
+  const first = await jobs.claimJob({ workerId: 'first', leaseDuration: { seconds: 1n, nanos: 0 } });
+  t.is(first.job?.id, jobId);
+  t.is((await jobs.claimJob({ workerId: 'second' })).job, undefined);
+  let second: Awaited<ReturnType<Jobs['claimJob']>> | undefined;
+  await until('claimable again', async () => {
+    second = await jobs.claimJob({ workerId: 'second' });
+    return second.job !== undefined;
+  });
+  t.is(second?.job?.id, jobId);
+  const stale = { jobId, leaseToken: first.leaseToken };
+  const reasons = [
+    await refusalOf(jobs.finishJob({ ...stale, state: JobState.COMPLETED })),
+    await refusalOf(jobs.updateTask({ ...stale, taskName: 'transcribe', state: TaskState.COMPLETED })),
+    await refusalOf(
+      uploadArtifact(jobs, jobId, {
+        kind: ArtifactKind.OUTPUT,
+        name: 'late',
+        contentType: 'a/b',
+        content: Buffer.of(1),
+        leaseToken: first.leaseToken,
+      }),
+    ),
+  ].map(({ reason }) => reason);
+  t.deepEqual(reasons, ['LEASE_LOST', 'LEASE_LOST', 'LEASE_LOST']);
+  await jobs.finishJob({ jobId, leaseToken: second?.leaseToken ?? 0n, state: JobState.COMPLETED });
+  t.is((await jobs.getJob({ jobId })).job?.state, JobState.COMPLETED);
+});
+
+test('a job stuck in CANCELLING becomes CANCELLED when its worker is gone', async (t) => {
+  const jobs = jobsOf(t.context.stack, 'abandoner');
+  const { job } = await jobs.createJob({});
+  const jobId = job?.id ?? '';
+  await jobs.claimJob({ workerId: 'dies', leaseDuration: { seconds: 1n, nanos: 0 } });
+  t.is((await jobs.cancelJob({ jobId })).job?.state, JobState.CANCELLING);
+  await until('cancelled', async () => (await jobs.getJob({ jobId })).job?.state === JobState.CANCELLED);
+});
+
+test('a list goes on page by page and shows every job once', async (t) => {
+  const jobs = jobsOf(t.context.stack, 'pager');
+  const made: string[] = [];
+  for (let index = 0; index < 7; index += 1) made.push((await jobs.createJob({})).job?.id ?? '');
+  const seen: string[] = [];
+  for (let pageToken = '', first = true; first || pageToken !== ''; first = false) {
+    const page = await jobs.listJobs({ pageSize: 3, pageToken });
+    seen.push(...page.jobs.map(({ id }) => id));
+    pageToken = page.nextPageToken;
+  }
+  t.deepEqual(seen, made.toReversed());
+});
