@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 const STOP_DEADLINE_MS = 15_000;
-const MIN_UPTIME_MS = 5_000;
+const MIN_UPTIME_MS = 1_000;
 const RESTARTS_BEFORE_GIVING_UP = 5;
 
 /** How one service is run. */
@@ -51,7 +51,7 @@ export async function startServiceProcess(options: ServiceProcessOptions): Promi
       started.once('exit', () => {
         resolve();
         if (stopping) return;
-        deathsInARow = performance.now() - startedAt < MIN_UPTIME_MS ? deathsInARow + 1 : 1;
+        deathsInARow = performance.now() - startedAt < MIN_UPTIME_MS ? deathsInARow + 1 : 0;
         if (deathsInARow > RESTARTS_BEFORE_GIVING_UP) return onGivingUp(name);
         setTimeout(() => stopping || void start(), 100 * 2 ** deathsInARow);
       });

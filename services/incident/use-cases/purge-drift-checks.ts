@@ -1,4 +1,4 @@
-import { crashPoint } from '#libs/kernel/crash-point.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
 import type { AgePurge, AgePurgeRepository, ExpiredCounts } from './ports.ts';
 
 /** What to purge of one tenant. */

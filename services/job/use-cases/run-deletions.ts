@@ -1,7 +1,7 @@
-import { crashPoint } from '#libs/kernel/crash-point.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
 import { jobPrefix } from '../domain/artifact.ts';
 import { addCounts, type FailedKey, type JobDeletion, type RemovalCounts } from '../domain/deletion.ts';
 import type { ArtifactIndex, DeletionClaim, DeletionRepository } from './ports.ts';

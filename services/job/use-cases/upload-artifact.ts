@@ -1,6 +1,6 @@
-import { crashPoint } from '#libs/kernel/crash-point.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
 import { type Artifact, type ArtifactKind, artifactKey, assertTakesUpload, jobPrefix } from '../domain/artifact.ts';
 import { jobNotFound } from '../domain/errors.ts';
 import type { ArtifactIndex, JobRepository, NewUpload } from './ports.ts';

@@ -1,7 +1,7 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
-import { crashPoint } from '#libs/kernel/crash-point.ts';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
 import { isFinished, purgeNotFound, type RetentionPurge, type RetentionPurgeItem } from '../domain/purge.ts';
 import type { Page, PageQuery, PlanRepository, PurgeRepository } from './ports.ts';
 

@@ -1,6 +1,6 @@
-import { crashPoint } from '#libs/kernel/crash-point.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
 import type { ResourceCount, RetentionPurgeItem } from '../domain/purge.ts';
 import type { KeepPlans } from './keep-plans.ts';
 import type { DataOwner, ItemClaim, ItemProgress, PurgeRepository } from './ports.ts';

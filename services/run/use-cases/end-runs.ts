@@ -1,7 +1,7 @@
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
-import { crashPoint } from '#libs/kernel/crash-point.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
 import { type Deletion, type DeletionMode, OWN_PARTICIPANT, type ResourceCount } from '../domain/deletion.ts';
 import { deletionFinished, deletionNotFound, runNotFound } from '../domain/errors.ts';
 import { assertEtag, assertPurgeable, assertTerminal, isTerminal, purgeableAt, type Run } from '../domain/run.ts';

@@ -1,6 +1,6 @@
-import { crashPoint } from '#libs/kernel/crash-point.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
 import type { Deletion } from '../domain/deletion.ts';
 import type { DeletionClaim, DeletionRepository, Participant, ParticipantAnswer, ParticipantCall } from './ports.ts';
 

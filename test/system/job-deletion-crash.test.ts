@@ -1,0 +1,102 @@
+import { access, readdir, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import anyTest, { type TestFn } from 'ava';
+import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
+import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
+import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack; crashFile: string }>;
+
+test.before(async (t) => {
+  t.context.crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
+  t.context.stack = await startTestStack({
+    services: ['job'],
+    envOf: {
+      job: {
+        LETHE_CRASH_FILE: t.context.crashFile,
+        LETHE_DELETION_LEASE_MS: '500',
+        LETHE_DELETION_OBJECTS_PER_BATCH: '2',
+      },
+    },
+  });
+});
+test.after.always((t) => t.context.stack.dispose());
+
+const filesBelow = async (stack: TestStack, part: string): Promise<string[]> =>
+  (await readdir(stack.objectFolder, { recursive: true })).filter((path) => path.includes(part)).toSorted();
+
+for (const point of DELETION_CRASH_POINTS) {
+  test.serial(
+    `a job's deletion that is killed at ${point} ends with nothing of the job left and all of its neighbours`,
+    async (t) => {
+      const { stack, crashFile } = t.context;
+      const { jobs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+      const cancelledJob = async (of: typeof jobs): Promise<string> => {
+        const { job } = await of.createJob({ taskNames: ['transcribe'] });
+        const jobId = job?.id ?? '';
+        for (const name of ['a', 'b', 'c', 'd', 'e']) {
+          await uploadArtifact(of, jobId, {
+            kind: ArtifactKind.INPUT,
+            name,
+            contentType: 'a/b',
+            content: Buffer.from(name),
+          });
+        }
+        await of.cancelJob({ jobId });
+        return jobId;
+      };
+      const doomed = await cancelledJob(jobs);
+      const neighbour = await cancelledJob(jobs);
+      const stranger = await cancelledJob(stack.clients({ tenantId: 'acme-2', role: 'admin' }).jobs);
+      const neighbours = { near: await filesBelow(stack, neighbour), far: await filesBelow(stack, stranger) };
+
+      await writeFile(crashFile, point);
+      const pid = stack.pid('job');
+      const requestId = newId();
+      const order = { jobId: doomed, requestId, reason: 'crash test' };
+      await jobs.deleteJob(order).catch(() => undefined);
+      await until('the process was killed', () => access(`${crashFile}.struck`).then(() => true));
+      await until('another one is there', async () => {
+        const now = stack.pid('job');
+        if (now === pid || now === undefined) return false;
+        await jobs.deleteJob(order);
+        return true;
+      });
+      await until('the deletion is complete', async () => {
+        const [row] = await queryOnce<{ state: string }>(
+          stack.superuserUrl('job'),
+          'select state from job_deletions where job_id = $1',
+          [doomed],
+        );
+        return row?.state === 'COMPLETE';
+      });
+      for (const [table, column] of [
+        ['jobs', 'id'],
+        ['job_tasks', 'job_id'],
+        ['artifacts', 'job_id'],
+      ]) {
+        t.deepEqual(
+          await queryOnce(stack.superuserUrl('job'), `select 1 from ${table} where ${column} = $1`, [doomed]),
+          [],
+        );
+      }
+      t.deepEqual(await filesBelow(stack, doomed), []);
+      t.deepEqual(await filesBelow(stack, neighbour), neighbours.near);
+      t.deepEqual(await filesBelow(stack, stranger), neighbours.far);
+      const kept = await queryOnce<{ count: number }>(
+        stack.superuserUrl('job'),
+        'select count(*)::int as count from artifacts where job_id = any($1)',
+        [[neighbour, stranger]],
+      );
+      t.is(kept[0]?.count, 10);
+      const audit = await queryOnce(stack.superuserUrl('job'), 'select 1 from audit_entries where target_id = $1', [
+        doomed,
+      ]);
+      t.is(audit.length, 1);
+    },
+  );
+}
