@@ -1,0 +1,137 @@
+import { spawn } from 'node:child_process';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import anyTest, { type TestFn } from 'ava';
+import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
+import { Plan } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack; lethe: (...args: string[]) => Promise<Outcome> }>;
+
+interface Outcome {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+const PROGRAM = fileURLToPath(new URL('../../libs/cli/lethe.ts', import.meta.url));
+
+test.before(async (t) => {
+  const stack = await startTestStack();
+  t.context.stack = stack;
+  const profile = join(stack.folder, 'cli.json');
+  await writeFile(profile, JSON.stringify({ addresses: stack.addresses, keyFile: stack.userKeyFile }));
+  t.context.lethe = (...args) =>
+    new Promise((resolve, reject) => {
+      const child = spawn(process.execPath, [PROGRAM, '--profile', profile, ...args], {
+        stdio: ['ignore', 'pipe', 'pipe'],
+      });
+      let out = '';
+      let err = '';
+      child.stdout.on('data', (chunk) => {
+        out += chunk;
+      });
+      child.stderr.on('data', (chunk) => {
+        err += chunk;
+      });
+      child.once('error', reject).once('close', (code) => resolve({ code, out: out.trim(), err: err.trim() }));
+    });
+});
+test.after.always((t) => t.context.stack.dispose());
+
+test('a job is created, shown, cancelled and deleted', async (t) => {
+  const { lethe } = t.context;
+  const as = ['--tenant', 'cli-jobs'];
+  const created = await lethe(...as, 'jobs', 'create', '--name', 'call', '--task', 'transcribe');
+  t.is(created.code, 0, created.err);
+  const id = created.out;
+  t.true((await lethe(...as, 'jobs', 'list')).out.includes(id));
+  const refused = await lethe(...as, 'jobs', 'delete', id, '--yes');
+  t.is(refused.code, 1);
+  t.is(refused.err, 'error: JOB_NOT_TERMINAL: Cannot delete pending job. Use cancel instead.');
+  t.is((await lethe(...as, 'jobs', 'cancel', id)).code, 0);
+  t.is((await lethe(...as, 'jobs', 'watch', id)).code, 0);
+  const preview = await lethe(...as, '--json', 'jobs', 'delete', id, '--dry-run');
+  t.is(JSON.parse(preview.out).participants[0].resourceCounts[0].resourceType, 'job');
+  t.deepEqual(await lethe(...as, 'jobs', 'delete', id, '--yes'), { code: 0, out: `${id} COMPLETE`, err: '' });
+  const gone = await lethe(...as, '--json', 'jobs', 'get', id);
+  t.is(gone.code, 1);
+  t.is(JSON.parse(gone.out).error.reason, 'JOB_NOT_FOUND');
+});
+
+test('what cannot be undone is not done without a terminal or --yes', async (t) => {
+  const { lethe } = t.context;
+  const { out: id } = await lethe('--tenant', 'cli-asks', 'jobs', 'create');
+  await lethe('--tenant', 'cli-asks', 'jobs', 'cancel', id);
+  const asked = await lethe('--tenant', 'cli-asks', 'jobs', 'delete', id);
+  t.is(asked.code, 2);
+  t.regex(asked.err, /^error: USAGE: Deleting a job cannot be undone; add --yes/);
+  t.is((await lethe('--tenant', 'cli-asks', 'jobs', 'get', id)).code, 0);
+});
+
+test('a wrong call is refused before anything is sent', async (t) => {
+  const { lethe } = t.context;
+  for (const args of [
+    ['no-such'],
+    ['purge'],
+    ['purge', '--all', '--tenants', 'a'],
+    ['jobs', 'list', '--state', 'ODD'],
+    ['token', '--ttl', '5d'],
+  ]) {
+    t.is((await lethe(...args)).code, 2, args.join(' '));
+  }
+});
+
+test('the nightly command purges by plan, and tells in its exit code when a tenant was left', async (t) => {
+  const { lethe, stack } = t.context;
+  const platform = stack.clients({ role: 'platform' });
+  await platform.retention.setTenantPlan({ tenantId: 'cli-free', plan: Plan.FREE });
+  const { incidents } = stack.clients({ tenantId: 'cli-free', role: 'member' });
+  const environmentId = (await incidents.createEnvironment({ displayName: 'production' })).environment?.id ?? '';
+  for (const days of [1, 30]) {
+    const checkTime = timestampFromMs(Date.now() - days * 86_400_000);
+    await incidents.recordDriftCheck({ environmentId, status: DriftStatus.DRIFT, checkTime });
+  }
+  const checks = () =>
+    queryOnce<{ count: number }>(
+      stack.superuserUrl('incident'),
+      'select count(*)::int as count from drift_checks',
+    ).then(([row]) => row?.count);
+  const rehearsal = await lethe('purge', '--all', '--wait', '--dry-run');
+  t.is(rehearsal.code, 0, rehearsal.err);
+  t.regex(rehearsal.out, /^cli-free COMPLETE drift_check 1, drift_check_workflow 0$/m);
+  t.is(await checks(), 2);
+  const night = await lethe('purge', '--all', '--wait');
+  t.is(night.code, 0, night.err);
+  t.regex(night.out, /COMPLETE: 1 of 1 tenants$/);
+  t.is(await checks(), 1);
+  const badge = (await incidents.listEnvironments({})).environments[0];
+  t.is(badge?.driftStatus, DriftStatus.DRIFT);
+});
+
+test('a run with a job is hidden, previewed and purged', async (t) => {
+  const { lethe, stack } = t.context;
+  const { runs } = stack.clients({ tenantId: 'cli-runs', role: 'owner' });
+  const runId = (await runs.createRun({ workflow: 'review' })).run?.id ?? '';
+  const as = ['--tenant', 'cli-runs'];
+  const job = (await lethe(...as, 'jobs', 'create', '--run', runId)).out;
+  const active = await lethe(...as, 'runs', 'purge', runId, '--reason', 'over', '--yes');
+  t.regex(active.err, /RUN_NOT_TERMINAL/);
+  await runs.finishRun({ runId, state: 3 });
+  const blocked = await lethe(...as, 'runs', 'purge', runId, '--reason', 'over', '--yes');
+  t.regex(blocked.err, /JOB_NOT_TERMINAL/);
+  await lethe(...as, 'jobs', 'cancel', job);
+  t.regex((await lethe(...as, 'runs', 'delete', runId)).out, /SOFT_DELETE +COMPLETE/);
+  t.regex((await lethe(...as, 'jobs', 'get', job)).err, /JOB_NOT_FOUND/);
+  t.regex((await lethe(...as, 'runs', 'undelete', runId)).out, /UNDELETE +COMPLETE/);
+  t.is((await lethe(...as, 'jobs', 'get', job)).code, 0);
+  t.regex((await lethe(...as, 'runs', 'preview', runId)).out, /job +job +1/);
+  const purged = await lethe(...as, 'runs', 'purge', runId, '--reason', 'over', '--wait', '--yes');
+  t.is(purged.code, 0, purged.err);
+  t.regex(purged.out, /PURGE +COMPLETE/);
+  t.deepEqual(await queryOnce(stack.superuserUrl('job'), 'select 1 from jobs where id = $1', [job]), []);
+  t.deepEqual(await queryOnce(stack.superuserUrl('run'), 'select 1 from workflow_runs where id = $1', [runId]), []);
+});
