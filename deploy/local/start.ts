@@ -36,7 +36,7 @@ const profileOf = (stack: Stack) => ({
   audience: 'lethe',
 });
 
-const stack = await startStack({
+const starting = startStack({
   folder,
   throwaway: false,
   ports: 'fixed',
@@ -51,11 +51,13 @@ const stop = async (code: number): Promise<void> => {
   if (stopping) process.exit(1);
   stopping = true;
   console.log('\nStopping.');
-  await stack.stop();
+  // Also a stack that is still coming up is stopped whole; one that failed has stopped itself.
+  await starting.then((started) => started.stop()).catch(() => undefined);
   process.exit(code);
 };
 process.on('SIGINT', () => void stop(0)).on('SIGTERM', () => void stop(0));
 
+const stack = await starting;
 await writeFile(join(folder, 'cli.json'), JSON.stringify(profileOf(stack), undefined, 2));
 console.log('The stack is up; the sample runs:');
 const { evidence, mistakes } = await runMainJob(stack, (line) => console.log(`- ${line}`));

@@ -1,0 +1,106 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import anyTest, { type TestFn } from 'ava';
+import { hasProgram, testIfFound } from '#test/support/require.ts';
+import { until } from '#test/support/test-stack.ts';
+
+const run = promisify(execFile);
+const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
+
+const test = anyTest as TestFn<{ folder: string; child: ChildProcess; output: () => string }>;
+
+test.before(async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'lethe-test-start-'));
+  await chmod(folder, 0o755);
+  let output = '';
+  const child = spawn('npm', ['start'], {
+    cwd: REPOSITORY,
+    env: { ...process.env, LETHE_LOCAL_FOLDER: folder },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk) => {
+      output += chunk;
+    });
+  }
+  Object.assign(t.context, { folder, child, output: () => output });
+  await until('the ready block', async () => /Ctrl-C stops everything/.test(output) || child.exitCode !== null, 60_000);
+});
+
+test.after.always(async (t) => {
+  const { child, folder } = t.context;
+  if (child.exitCode === null && child.signalCode === null && child.pid) process.kill(-child.pid, 'SIGKILL');
+  await rm(folder, { recursive: true, force: true });
+});
+
+/** A README command as it would run against this test's stack. */
+async function onThisStack(folder: string, script: string): Promise<string> {
+  const { addresses } = JSON.parse(await readFile(join(folder, 'cli.json'), 'utf8')) as { addresses: { job: string } };
+  return script
+    .replaceAll('127.0.0.1:7402', addresses.job)
+    .replaceAll('npm run --silent lethe -- ', `npm run --silent lethe -- --profile ${join(folder, 'cli.json')} `);
+}
+
+const bash = (script: string) => run('bash', ['-euo', 'pipefail', '-c', script], { cwd: REPOSITORY, env: process.env });
+
+test.serial('npm start reaches the ready block, and every count of its sample is right', (t) => {
+  const output = t.context.output();
+  t.regex(output, /Lethe is ready\./);
+  t.notRegex(output, /wrong:/);
+  t.regex(output, /acme: rows in jobs +│ +0 │ +5 │ +2 │ +3/);
+  t.regex(output, /hobby: rows in drift_checks +│ +0 │ +9 │ +2 │ +7/);
+});
+
+testIfFound(
+  test.serial,
+  hasProgram('grpcurl'),
+  'grpcurl',
+  'the line that npm start prints works as it is pasted',
+  async (t) => {
+    const line = t.context
+      .output()
+      .split('\n')
+      .find((candidate) => candidate.startsWith('grpcurl'));
+    const { stdout } = await bash(line ?? 'false');
+    t.is(JSON.parse(stdout).jobs.length, 3);
+  },
+);
+
+testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's commands do what it says", async (t) => {
+  const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+  const blocks = [...readme.matchAll(/<!-- tested -->\n```sh\n([\s\S]*?)```/g)].map(([, script = '']) => script);
+  t.is(blocks.length, 2);
+  const [byGrpcurl = '', byCli = ''] = await Promise.all(blocks.map((block) => onThisStack(t.context.folder, block)));
+  t.regex((await bash(byGrpcurl)).stdout, /"state": "DELETION_STATE_PENDING"/);
+  t.regex((await bash(byCli)).stdout, /COMPLETE: 4 of 4 tenants$/m);
+});
+
+test.serial('Ctrl-C leaves no process', async (t) => {
+  const { child, folder } = t.context;
+  const processes = async () => {
+    const { stdout } = await run('ps', ['-eo', 'pid,args']);
+    const pids = new Set([...stdout.matchAll(/^ *(\d+) .*services\/\w+\/main\.ts/gm)].map(([, pid]) => Number(pid)));
+    const own: number[] = [];
+    for (const pid of pids) {
+      const environment = await readFile(`/proc/${pid}/environ`, 'utf8').catch(() => '');
+      if (environment.includes(folder)) own.push(pid);
+    }
+    return { services: own, postgres: stdout.includes(join(folder, 'postgres/data')) };
+  };
+  const before = await processes();
+  t.is(before.services.length, 4);
+  t.true(before.postgres);
+  // As a terminal does it: the signal goes to the whole foreground group.
+  if (child.pid) process.kill(-child.pid, 'SIGINT');
+  await until('npm has ended', async () => child.exitCode !== null || child.signalCode !== null, 30_000);
+  await until('nothing of the stack runs', async () => {
+    const now = await processes();
+    return now.services.length === 0 && !now.postgres;
+  });
+  t.pass();
+});
