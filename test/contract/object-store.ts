@@ -1,0 +1,154 @@
+import { randomUUID } from 'node:crypto';
+import type { ExecutionContext, TestFn } from 'ava';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import type { ObjectStore } from '#libs/object-store/object-store.ts';
+
+/** Declares a test, under its title. */
+export type Declare = (title: string, body: (t: ExecutionContext<unknown>) => Promise<void>) => void;
+
+async function* chunks(...texts: string[]): AsyncIterable<Uint8Array> {
+  for (const text of texts) yield Buffer.from(text);
+}
+
+async function read(store: ObjectStore, key: string): Promise<string | undefined> {
+  const found = await store.get(key);
+  return found && Buffer.concat(await Array.fromAsync(found.body)).toString();
+}
+
+const options = { contentType: 'text/plain', maxBytes: 100 };
+const empty = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
+
+/** What every object store must do, in the words of its port. `isVersioned` says what an overwrite leaves. */
+export function objectStoreContract(
+  declare: Declare,
+  name: string,
+  open: () => ObjectStore,
+  isVersioned: boolean,
+): void {
+  const test: Declare = (title, body) => declare(`${name}: ${title}`, body);
+  const freshPrefix = () => `tenants/acme/jobs/${randomUUID()}/`;
+
+  test('put makes the object visible whole, with its type, size and digest', async (t) => {
+    const store = open();
+    const key = `${freshPrefix()}input/a.txt`;
+    const { bytes, sha256 } = await store.put(key, chunks('hello ', 'world'), options);
+    t.is(bytes, 11);
+    t.is(sha256, 'b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9');
+    t.is(await read(store, key), 'hello world');
+    t.like(await store.get(key), { bytes: 11, contentType: 'text/plain' });
+    t.is(await store.get(`${key}x`), undefined);
+  });
+
+  test('put of nothing makes an empty object', async (t) => {
+    const store = open();
+    const key = `${freshPrefix()}input/a`;
+    await store.put(key, chunks(), options);
+    t.is(await read(store, key), '');
+  });
+
+  test('put leaves nothing when the body is too long, breaks off, or the signal is aborted', async (t) => {
+    const store = open();
+    const prefix = freshPrefix();
+    const long = await t.throwsAsync(store.put(`${prefix}input/a`, chunks('x'.repeat(101)), options), {
+      instanceOf: DomainError,
+    });
+    t.is(long?.reason, 'ARTIFACT_TOO_LARGE');
+    const broken = (async function* () {
+      yield Buffer.from('x');
+      throw new Error('broke off');
+    })();
+    await t.throwsAsync(store.put(`${prefix}input/b`, broken, options), { message: 'broke off' });
+    const controller = new AbortController();
+    const aborted = (async function* () {
+      yield Buffer.from('x');
+      controller.abort();
+      yield Buffer.from('y');
+    })();
+    await t.throwsAsync(store.put(`${prefix}input/c`, aborted, { ...options, signal: controller.signal }));
+    t.deepEqual(await store.count(prefix), empty);
+  });
+
+  test('an upload that removePrefix has ended fails, however late it is', async (t) => {
+    const store = open();
+    const prefix = freshPrefix();
+    const begun = Promise.withResolvers<void>();
+    const removed = Promise.withResolvers<void>();
+    const body = (async function* () {
+      yield Buffer.alloc(6_000_000);
+      begun.resolve();
+      await removed.promise;
+      yield Buffer.from('late');
+    })();
+    const put = t.throwsAsync(store.put(`${prefix}input/late`, body, { ...options, maxBytes: 10_000_000 }));
+    await begun.promise;
+    t.is((await store.count(prefix)).uploads, 1);
+    t.like(await store.removePrefix(prefix, { limit: 100 }), { objects: 0, uploads: 1, progress: 'COMPLETE' });
+    removed.resolve();
+    await put;
+    t.deepEqual(await store.count(prefix), empty);
+  });
+
+  test('list goes on after a key, in the order of bytes, and shows each object once', async (t) => {
+    const store = open();
+    const prefix = freshPrefix();
+    const names = ['a', 'a-b', 'a/1', 'a/2', 'b', 'Z'];
+    for (const entry of names) await store.put(`${prefix}x/${entry === 'a' ? 'a0' : entry}`, chunks(entry), options);
+    const seen: string[] = [];
+    let after: string | undefined;
+    for (let first = true; first || after !== undefined; first = false) {
+      const page = await store.list(prefix, { after, limit: 2 });
+      seen.push(...page.objects.map(({ key }) => key.slice(prefix.length + 2)));
+      after = page.next;
+    }
+    t.deepEqual(seen, ['Z', 'a-b', 'a/1', 'a/2', 'a0', 'b']);
+  });
+
+  test('removePrefix takes exactly its prefix: 1 is no prefix of 10', async (t) => {
+    const store = open();
+    const root = freshPrefix();
+    await store.put(`${root}1/a`, chunks('one'), options);
+    await store.put(`${root}10/a`, chunks('ten'), options);
+    t.like(await store.removePrefix(`${root}1/`, { limit: 100 }), {
+      objects: 1,
+      bytes: 3,
+      failures: [],
+      progress: 'COMPLETE',
+    });
+    t.deepEqual(await store.count(`${root}1/`), empty);
+    t.is(await read(store, `${root}10/a`), 'ten');
+  });
+
+  test('removePrefix takes old versions too, and answers PARTIAL at its limit', async (t) => {
+    const store = open();
+    const prefix = freshPrefix();
+    for (const round of ['1', '22']) {
+      for (const entry of ['a', 'b', 'c', 'd', 'e']) await store.put(`${prefix}x/${entry}`, chunks(round), options);
+    }
+    const versions = isVersioned ? 10 : 5;
+    t.is((await store.count(prefix)).versions, versions);
+    let removed = 0;
+    for (let progress = 'PARTIAL'; progress === 'PARTIAL'; ) {
+      const removal = await store.removePrefix(prefix, { limit: 3 });
+      removed += removal.objects;
+      progress = removal.progress;
+    }
+    t.is(removed, versions);
+    t.deepEqual(await store.count(prefix), empty);
+    t.like(await store.removePrefix(prefix, { limit: 3 }), { objects: 0, progress: 'COMPLETE' });
+  });
+
+  test('a key that could leave its place is a bug, and touches nothing', async (t) => {
+    const store = open();
+    for (const key of ['../x', 'a/../../b', 'a//b', '', '/a', 'a/', 'a\0b', 'a'.repeat(2_000)]) {
+      await t.throwsAsync(store.put(key, chunks('x'), options), { instanceOf: TypeError }, key);
+    }
+    await t.throwsAsync(store.removePrefix('tenants', { limit: 1 }), { instanceOf: TypeError });
+    await t.throwsAsync(store.count('tenants/acme'), { instanceOf: TypeError });
+  });
+}
+
+/** AVA's own test function as a Declare. */
+export const declaring =
+  (test: TestFn<unknown>): Declare =>
+  (title, body) =>
+    test.serial(title, body);

@@ -1,0 +1,173 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { CreateBucketCommand, PutBucketVersioningCommand, S3Client } from '@aws-sdk/client-s3';
+import getPort from 'get-port';
+import { hasProgram } from './require.ts';
+
+const run = promisify(execFile);
+
+/** Whether Ceph's programs are on this machine. */
+export const hasCeph = (): boolean =>
+  ['ceph', 'ceph-mon', 'ceph-mgr', 'ceph-osd', 'radosgw', 'radosgw-admin'].every(hasProgram);
+
+/** A real S3 server on this machine, with its data in memory. */
+export interface CephGateway {
+  readonly endpoint: string;
+  readonly region: string;
+  readonly accessKeyId: string;
+  readonly secretAccessKey: string;
+  /** A client that is not the product's. */
+  readonly s3: S3Client;
+  createBucket(name: string, options: { versioned: boolean; objectLock?: boolean }): Promise<void>;
+  /** Kills the gateway alone; what it has stored stays. */
+  kill9(): Promise<void>;
+  restart(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+const READY_DEADLINE_MS = 60_000;
+
+/** Starts one node of Ceph: monitor, manager, a storage daemon in memory and the gateway, in a folder of its own. */
+export async function startCephGateway(): Promise<CephGateway> {
+  const folder = await mkdtemp(join(tmpdir(), 'lethe-ceph-'));
+  const children = new Set<ChildProcess>();
+  const conf = join(folder, 'ceph.conf');
+  const [monPort, rgwPort] = [await getPort(), await getPort()];
+  const fsid = randomUUID();
+  await writeFile(
+    conf,
+    `[global]
+fsid = ${fsid}
+mon host = v1:127.0.0.1:${monPort}
+mon initial members = a
+auth cluster required = none
+auth service required = none
+auth client required = none
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 8
+osd pool default pgp num = 8
+osd crush chooseleaf type = 0
+osd pool default pg autoscale mode = off
+mon allow pool size one = true
+mon max pg per osd = 1000
+mon warn on pool no redundancy = false
+ms bind msgr2 = false
+run dir = ${folder}
+log file = ${folder}/$name.log
+admin socket = ${folder}/$name.asok
+mon data = ${folder}/mon
+mgr data = ${folder}/mgr
+osd data = ${folder}/osd
+osd objectstore = memstore
+memstore device bytes = 4294967296
+osd class load list = *
+osd class default list = *
+rgw data = ${folder}/rgw
+rgw frontends = beast endpoint=127.0.0.1:${rgwPort}
+rgw lc debug interval = 0
+mgr initial modules =
+`,
+  );
+  for (const name of ['mon', 'mgr', 'osd', 'rgw']) await mkdir(join(folder, name));
+  const start = async (program: string, ...args: string[]): Promise<ChildProcess> => {
+    const log = await open(join(folder, `${program}.out`), 'a');
+    const child = spawn(program, ['-c', conf, ...args, '-f'], { stdio: ['ignore', log.fd, log.fd], cwd: folder });
+    await log.close();
+    children.add(child);
+    child.once('exit', () => children.delete(child));
+    return child;
+  };
+  const ceph = (...args: string[]) => run('ceph', ['-c', conf, '--connect-timeout', '10', ...args]);
+  const onExit = (): void => {
+    for (const child of children) child.kill('SIGKILL');
+  };
+  process.once('exit', onExit);
+  const stop = async (): Promise<void> => {
+    process.off('exit', onExit);
+    await Promise.all([...children].map(kill9));
+    await rm(folder, { recursive: true, force: true });
+  };
+
+  try {
+    const monmap = join(folder, 'monmap');
+    await run('monmaptool', ['--create', '--addv', 'a', `[v1:127.0.0.1:${monPort}]`, '--fsid', fsid, monmap]);
+    await run('ceph-mon', ['-c', conf, '--mkfs', '-i', 'a', '--monmap', monmap]);
+    await start('ceph-mon', '-i', 'a');
+    await ceph('-s');
+    await start('ceph-mgr', '-i', 'x');
+    const osdUuid = randomUUID();
+    await ceph('osd', 'create', osdUuid);
+    await run('ceph-osd', ['-c', conf, '-i', '0', '--mkfs', '--osd-uuid', osdUuid]);
+    await start('ceph-osd', '-i', '0');
+    const { stdout } = await run(
+      'radosgw-admin',
+      ['-c', conf, 'user', 'create', '--uid=lethe', '--display-name=lethe'],
+      {
+        timeout: READY_DEADLINE_MS,
+      },
+    );
+    const { access_key: accessKeyId, secret_key: secretAccessKey } = JSON.parse(stdout).keys[0];
+    const endpoint = `http://127.0.0.1:${rgwPort}`;
+    const startGateway = async (): Promise<ChildProcess> => {
+      const child = await start('radosgw', '-n', 'client.rgw');
+      for (const deadline = Date.now() + READY_DEADLINE_MS; ; ) {
+        const answered = await fetch(endpoint).then(
+          (response) => response.status < 500,
+          () => false,
+        );
+        if (answered) return child;
+        if (Date.now() > deadline)
+          throw new Error(`the gateway does not answer: ${await tail(join(folder, 'radosgw.out'))}`);
+        await delay(50);
+      }
+    };
+    let gateway = await startGateway();
+    const s3 = new S3Client({
+      endpoint,
+      region: 'us-east-1',
+      forcePathStyle: true,
+      credentials: { accessKeyId, secretAccessKey },
+      requestChecksumCalculation: 'WHEN_REQUIRED',
+      responseChecksumValidation: 'WHEN_REQUIRED',
+    });
+    return {
+      endpoint,
+      region: 'us-east-1',
+      accessKeyId,
+      secretAccessKey,
+      s3,
+      async createBucket(Bucket, { versioned, objectLock = false }) {
+        await s3.send(new CreateBucketCommand({ Bucket, ObjectLockEnabledForBucket: objectLock }));
+        if (!versioned) return;
+        await s3.send(new PutBucketVersioningCommand({ Bucket, VersioningConfiguration: { Status: 'Enabled' } }));
+      },
+      kill9: () => kill9(gateway),
+      async restart() {
+        await kill9(gateway);
+        gateway = await startGateway();
+      },
+      async stop() {
+        s3.destroy();
+        await stop();
+      },
+    };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+async function kill9(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const gone = new Promise((resolve) => child.once('exit', resolve));
+  child.kill('SIGKILL');
+  await gone;
+}
+
+const tail = async (path: string): Promise<string> => (await readFile(path, 'utf8').catch(() => '')).slice(-1_000);
