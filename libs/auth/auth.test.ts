@@ -1,0 +1,155 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'ava';
+import { importJWK, SignJWT, UnsecuredJWT } from 'jose';
+import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
+import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import type { Caller } from '#libs/kernel/caller.ts';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import { authorize } from './authorize.ts';
+import { makeKeyPair, type SigningKey } from './keys.ts';
+import { POLICY } from './policy.ts';
+import { makeServiceCredential, signToken, type TokenIssuer } from './sign-token.ts';
+import { makeTokenVerifier, type VerifyToken } from './verify-token.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'lethe-test-auth-'));
+test.after.always(() => rmSync(folder, { recursive: true, force: true }));
+
+const jwks = join(folder, 'jwks.json');
+let pair: Awaited<ReturnType<typeof makeKeyPair>>;
+let key: SigningKey;
+let by: TokenIssuer;
+let verify: VerifyToken;
+
+test.before(async () => {
+  pair = await makeKeyPair();
+  writeFileSync(jwks, JSON.stringify({ keys: [pair.publicJwk] }));
+  key = { kid: pair.privateJwk.kid ?? '', key: await importJWK(pair.privateJwk, 'EdDSA') };
+  by = { key, issuer: 'lethe', audience: 'lethe' };
+  verify = makeTokenVerifier({ jwks, issuer: 'lethe', audience: 'lethe' });
+});
+
+const claims = { subject: 'ada', role: 'admin', scopes: ['jobs:read'], tenantId: 'acme' } as const;
+
+const reasonOf = async (authorization: string | undefined): Promise<string> => {
+  try {
+    await verify(authorization);
+    return 'believed';
+  } catch (error) {
+    return error instanceof DomainError ? error.reason : String(error);
+  }
+};
+
+test('every RPC of every service has its rule, and no rule is without an RPC', (t) => {
+  const rpcs = [JobService, RunService, IncidentService, RetentionService, ParticipantService].flatMap((service) =>
+    service.methods.map((method) => `${service.typeName}/${method.name}`),
+  );
+  t.deepEqual(
+    Object.keys(POLICY)
+      .filter((rpc) => rpc.startsWith('lethe.'))
+      .toSorted(),
+    rpcs.toSorted(),
+  );
+  t.is(new Set(rpcs).size, 72);
+});
+
+test('what no rule allows is denied', (t) => {
+  const everything: Caller = {
+    subject: 'root',
+    kind: 'platform',
+    tenantId: 'acme',
+    role: 'platform',
+    scopes: new Set(Object.values(POLICY).flatMap((rule) => ('scope' in rule ? [rule.scope] : []))),
+    actor: 'root',
+  };
+  t.throws(() => authorize(everything, POLICY['lethe.job.v1.JobService/DropEverything']), { message: /No policy/ });
+});
+
+test('only a service speaks as a participant, and only the platform sets plans', (t) => {
+  const caller = (role: Caller['role'], tenantId?: string): Caller => ({
+    subject: 'x',
+    kind: role === 'platform' || role === 'service' ? role : 'user',
+    tenantId,
+    role,
+    scopes: new Set(['participant', 'retention:write', 'jobs:delete']),
+    actor: 'x',
+  });
+  const purge = POLICY['lethe.participant.v1.ParticipantService/Purge'];
+  t.notThrows(() => authorize(caller('service', 'acme'), purge));
+  for (const role of ['owner', 'platform'] as const)
+    t.throws(() => authorize(caller(role, 'acme'), purge), undefined, role);
+  t.throws(() => authorize(caller('service'), purge), { message: /names no tenant/ });
+  const setPlan = POLICY['lethe.retention.v1.RetentionService/SetTenantPlan'];
+  t.notThrows(() => authorize(caller('platform'), setPlan));
+  t.throws(() => authorize(caller('owner', 'acme'), setPlan), { message: /platform/ });
+  t.throws(() => authorize(caller('service', 'acme'), POLICY['lethe.job.v1.JobService/DeleteJob']), {
+    message: /admin/,
+  });
+});
+
+test('a good token says who calls', async (t) => {
+  const caller = await verify(`Bearer ${await signToken(by, claims, 60)}`);
+  t.like(caller, { subject: 'ada', kind: 'user', tenantId: 'acme', role: 'admin', actor: 'ada' });
+  t.true(caller.scopes.has('jobs:read'));
+});
+
+test('a service’s token carries the actor at the origin, and a person’s cannot carry another’s name', async (t) => {
+  const credential = makeServiceCredential(by, 'run', ['participant']);
+  const service = await verify(`Bearer ${await credential({ tenantId: 'acme', actor: 'ada' })}`);
+  t.like(service, { subject: 'service:run', kind: 'service', actor: 'ada', tenantId: 'acme' });
+  const person = await verify(`Bearer ${await signToken(by, { ...claims, actor: 'somebody-else' }, 60)}`);
+  t.is(person.actor, 'ada');
+});
+
+test('every bad token is refused without a word on why', async (t) => {
+  const other = await makeKeyPair();
+  const otherKey = { kid: key.kid, key: await importJWK(other.privateJwk, 'EdDSA') };
+  const raw = (payload: Record<string, unknown>) =>
+    new SignJWT(payload).setProtectedHeader({ alg: 'EdDSA', kid: key.kid }).setIssuer('lethe').setAudience('lethe');
+  const good = await signToken(by, claims, 60);
+  const cases: Record<string, [string | undefined, string]> = {
+    'no header': [undefined, 'TOKEN_MISSING'],
+    'another scheme': [`Basic ${good}`, 'TOKEN_INVALID'],
+    rubbish: ['Bearer rubbish', 'TOKEN_INVALID'],
+    'a changed signature': [`Bearer ${good.slice(0, -6)}AAAAAA`, 'TOKEN_INVALID'],
+    'no signature': [
+      `Bearer ${new UnsecuredJWT({ role: 'owner' }).setSubject('x').setExpirationTime('1h').encode()}`,
+      'TOKEN_INVALID',
+    ],
+    'a shared secret': [
+      `Bearer ${await new SignJWT({ role: 'owner' })
+        .setProtectedHeader({ alg: 'HS256' })
+        .setSubject('x')
+        .setExpirationTime('1h')
+        .sign(new TextEncoder().encode(JSON.stringify(pair.publicJwk)))}`,
+      'TOKEN_INVALID',
+    ],
+    'another key': [`Bearer ${await signToken({ ...by, key: otherKey }, claims, 60)}`, 'TOKEN_INVALID'],
+    'another audience': [`Bearer ${await signToken({ ...by, audience: 'other' }, claims, 60)}`, 'TOKEN_INVALID'],
+    'another issuer': [`Bearer ${await signToken({ ...by, issuer: 'other' }, claims, 60)}`, 'TOKEN_INVALID'],
+    expired: [`Bearer ${await signToken(by, claims, -60)}`, 'TOKEN_EXPIRED'],
+    'no expiry': [`Bearer ${await raw({ role: 'owner' }).setSubject('x').sign(key.key)}`, 'TOKEN_INVALID'],
+    'an odd role': [
+      `Bearer ${await raw({ role: 'god' }).setSubject('x').setExpirationTime('1h').sign(key.key)}`,
+      'TOKEN_INVALID',
+    ],
+    'an odd tenant': [
+      `Bearer ${await raw({ role: 'owner', tenant: "a'b" }).setSubject('x').setExpirationTime('1h').sign(key.key)}`,
+      'TOKEN_INVALID',
+    ],
+    'odd scopes': [
+      `Bearer ${await raw({ role: 'owner', scope: ['a'] })
+        .setSubject('x')
+        .setExpirationTime('1h')
+        .sign(key.key)}`,
+      'TOKEN_INVALID',
+    ],
+    'too long': [`Bearer ${'a'.repeat(10_000)}`, 'TOKEN_INVALID'],
+  };
+  for (const [name, [authorization, reason]] of Object.entries(cases))
+    t.is(await reasonOf(authorization), reason, name);
+});

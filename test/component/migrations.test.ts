@@ -1,0 +1,76 @@
+import anyTest, { type TestFn } from 'ava';
+import { migrateDown, migrateUp } from '#libs/postgres/migrate.ts';
+import { incidentMigrations } from '#services/incident/adapters/postgres/migrations/index.ts';
+import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
+import { retentionMigrations } from '#services/retention/adapters/postgres/migrations/index.ts';
+import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
+import { queryOnce, startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
+
+const test = anyTest as TestFn<{ postgres: TestPostgres }>;
+
+test.before(async (t) => {
+  t.context.postgres = await startTestPostgres();
+});
+test.after.always((t) => t.context.postgres.stop());
+
+const ALL = { run: runMigrations, job: jobMigrations, incident: incidentMigrations, retention: retentionMigrations };
+
+// What has a tenant's rows, from the catalogue and not from a list of ours.
+const TENANT_TABLES = `select c.relname as table, c.relrowsecurity as secured from pg_class c
+  where c.relkind = 'r' and c.relnamespace = 'public'::regnamespace
+    and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id') order by 1`;
+
+for (const [service, migrations] of Object.entries(ALL)) {
+  test(`${service}: the schema goes up, down to nothing, and up to the same`, async (t) => {
+    const created = await t.context.postgres.createDatabase(migrations);
+    const options = { ownerUrl: created.ownerUrl, appRole: created.appRole, migrations };
+    const schema = () =>
+      created.query(`select table_name, column_name, data_type, is_nullable, column_default from information_schema.columns
+                     where table_schema = 'public' and table_name not like 'lethe_migrations%' order by 1, 2`);
+    const objects = () =>
+      created.query<{ name: string }>(`select relname as name from pg_class
+        where relnamespace = 'public'::regnamespace and relname not like 'lethe_migrations%'
+        union all select proname from pg_proc where pronamespace = 'public'::regnamespace`);
+    const first = await schema();
+    t.true(first.length > 10);
+    await migrateDown(options);
+    t.deepEqual(await objects(), []);
+    await migrateUp(options);
+    t.deepEqual(await schema(), first);
+  });
+
+  test(`${service}: four migrations that start at once do not collide`, async (t) => {
+    const created = await t.context.postgres.createDatabase([]);
+    const options = { ownerUrl: created.ownerUrl, appRole: created.appRole, migrations };
+    await t.notThrowsAsync(Promise.all(Array.from({ length: 4 }, () => migrateUp(options))));
+  });
+
+  test(`${service}: every table of a tenant is under row-level security, and the app role has no DDL`, async (t) => {
+    const created = await t.context.postgres.createDatabase(migrations);
+    const tables = await created.query<{ table: string; secured: boolean }>(TENANT_TABLES);
+    t.true(tables.length >= 2);
+    for (const { table, secured } of tables) {
+      t.true(secured, table);
+      await t.throwsAsync(
+        queryOnce(created.appUrl, `select * from ${table}`),
+        { message: /no tenant was named/ },
+        table,
+      );
+      await t.throwsAsync(queryOnce(created.appUrl, `drop table ${table}`), { message: /must be owner/ }, table);
+      await t.throwsAsync(queryOnce(created.appUrl, `truncate ${table}`), { message: /permission denied/ }, table);
+    }
+    await t.throwsAsync(queryOnce(created.appUrl, 'create table mine (a int)'), { message: /permission denied/ });
+  });
+
+  test(`${service}: the columns of every foreign key lead an index`, async (t) => {
+    const created = await t.context.postgres.createDatabase(migrations);
+    const bare = await created.query(
+      `select conrelid::regclass as table, conname from pg_constraint k
+       where contype = 'f' and not exists (
+         select from pg_index i where i.indrelid = k.conrelid
+           and (i.indkey::int2[])[0:array_length(k.conkey, 1) - 1] @> k.conkey
+           and k.conkey @> (i.indkey::int2[])[0:array_length(k.conkey, 1) - 1])`,
+    );
+    t.deepEqual(bare, []);
+  });
+}

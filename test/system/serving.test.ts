@@ -1,0 +1,127 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { Code, ConnectError } from '@connectrpc/connect';
+import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+import anyTest, { type TestFn } from 'ava';
+import type { StackClients } from '#deploy/local/stack.ts';
+import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { connect } from '#libs/grpc/client.ts';
+import { readRunSettings } from '#services/run/config.ts';
+import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack }>;
+
+test.before(async (t) => {
+  t.context.stack = await startTestStack();
+});
+test.after.always((t) => t.context.stack.dispose());
+
+/** A call by bare grpc-js, past everything of the product's own client. */
+function bareCall(stack: TestStack, path: string, request: Buffer, token?: string): Promise<ServiceError | undefined> {
+  const client = new Client(stack.addresses.job, credentials.createInsecure());
+  const metadata = new Metadata();
+  if (token) metadata.set('authorization', `Bearer ${token}`);
+  const identity = (bytes: Buffer): Buffer => bytes;
+  return new Promise((resolve) => {
+    client.makeUnaryRequest(path, identity, identity, request, metadata, { deadline: Date.now() + 10_000 }, (error) => {
+      client.close();
+      resolve(error ?? undefined);
+    });
+  });
+}
+
+test.serial('a call without a credential, with a malformed message and with an oversized one is refused', async (t) => {
+  const { stack } = t.context;
+  const path = '/lethe.job.v1.JobService/GetJob';
+  const token = await stack.token({ role: 'owner', tenantId: 'acme' });
+  const codeOf = async (request: Buffer, as?: string) => (await bareCall(stack, path, request, as))?.code as number;
+  t.is(await codeOf(Buffer.alloc(0)), Code.Unauthenticated);
+  t.is(await codeOf(Buffer.alloc(0), 'rubbish'), Code.Unauthenticated);
+  t.is(await codeOf(Buffer.from([0xff, 0xff, 0xff]), token), Code.InvalidArgument);
+  t.is(await codeOf(Buffer.alloc(5 * 1_024 * 1_024), token), Code.ResourceExhausted);
+  const unknown = await bareCall(stack, '/lethe.job.v1.JobService/DropEverything', Buffer.alloc(0), token);
+  t.is(unknown?.code as number, Code.Unimplemented);
+});
+
+test.serial('an RPC that is not built yet answers UNIMPLEMENTED, and only to those who might call it', async (t) => {
+  const { stack } = t.context;
+  const { runs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+  t.is((await refusalOf(runs.startRun({ workflow: 'client_to_delivery' }))).code, Code.Unimplemented);
+  const viewer = stack.clients({ tenantId: 'acme', role: 'viewer' }).runs;
+  t.is((await refusalOf(viewer.startRun({ workflow: 'client_to_delivery' }))).code, Code.PermissionDenied);
+});
+
+test.serial('a caller who asks too often is told how long to wait', async (t) => {
+  const limited = await startTestStack({ services: ['job'], env: { LETHE_CALLS_PER_SECOND: '5' } });
+  t.teardown(() => limited.dispose());
+  const { jobs } = limited.clients({ tenantId: 'hasty', role: 'viewer' });
+  const outcomes = await Promise.allSettled(Array.from({ length: 40 }, () => jobs.listJobs({})));
+  const refused = outcomes.filter(({ status }) => status === 'rejected');
+  t.true(refused.length >= 20 && refused.length < 40, String(refused.length));
+  const other = limited.clients({ tenantId: 'patient', role: 'viewer' }).jobs;
+  await t.notThrowsAsync(other.listJobs({}));
+});
+
+test.serial('SIGTERM under load: no call that was accepted fails', async (t) => {
+  const { stack } = t.context;
+  const token = await stack.token({ role: 'member', tenantId: 'loaded' });
+  const connection = connect({ address: stack.addresses.job, token: async () => token });
+  t.teardown(() => connection.close());
+  const jobs = connection.client(JobService);
+  const made: string[] = [];
+  const refusals: ConnectError[] = [];
+  let stopping = false;
+  const load = Promise.all(
+    Array.from({ length: 16 }, async () => {
+      while (!stopping) {
+        try {
+          made.push((await jobs.createJob({})).job?.id ?? '');
+        } catch (error) {
+          refusals.push(ConnectError.from(error));
+          await delay(10);
+        }
+      }
+    }),
+  );
+  await delay(500);
+  const pid = stack.pid('job');
+  if (pid) process.kill(pid, 'SIGTERM');
+  await delay(3_000);
+  stopping = true;
+  await load;
+  t.true(made.length > 50, String(made.length));
+  // While it is away a call can only be refused before it was accepted, and the client has tried again by itself.
+  t.deepEqual(
+    refusals.filter(({ code }) => code !== Code.Unavailable).map(({ message }) => message),
+    [],
+  );
+  const stored = await Array.fromAsync(pages(jobs));
+  t.deepEqual(new Set(stored).size, new Set(made).size);
+});
+
+test.serial('a service without a participant configured does not start, and says everything that is wrong', (t) => {
+  const error = t.throws(() =>
+    readRunSettings({
+      LETHE_DATABASE_URL: '',
+      WORKFLOW_MIN_PURGE_AGE_HOURS: '5d',
+      LETHE_POLL_MS: '0',
+      LETHE_PARTICIPANTS: 'x',
+    }),
+  );
+  for (const name of [
+    'LETHE_DATABASE_URL',
+    'WORKFLOW_MIN_PURGE_AGE_HOURS',
+    'LETHE_POLL_MS',
+    'LETHE_PARTICIPANTS',
+    'LETHE_JWKS',
+  ]) {
+    t.true(error?.message.includes(name), name);
+  }
+});
+
+async function* pages(jobs: StackClients['jobs']): AsyncIterable<string> {
+  for (let pageToken = '', first = true; first || pageToken !== ''; first = false) {
+    const page = await jobs.listJobs({ pageSize: 200, pageToken });
+    for (const { id } of page.jobs) yield id;
+    pageToken = page.nextPageToken;
+  }
+}
