@@ -10,8 +10,8 @@ import {
 import {
   Code,
   ConnectError,
+  type ContextValues,
   createContextValues,
-  createHandlerContext,
   type HandlerContext,
   type ServiceImpl,
 } from '@connectrpc/connect';
@@ -24,7 +24,7 @@ import type {
   UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import type { Caller } from '#libs/kernel/caller.ts';
-import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { CALLER } from './caller.ts';
 import { type OnInternalError, toStatus } from './status.ts';
 
@@ -105,18 +105,18 @@ function handlerOf(method: DescMethod, implement: Implement, guard: CallGuard): 
   const open = async (call: ServerCall) => {
     const caller = await guard.admit(rpc, call.metadata.get('authorization')[0]?.toString());
     if (!implement) throw new ConnectError(`${rpc} is not implemented yet.`, Code.Unimplemented);
-    return { context: contextOf(method, call, caller, guard), implement };
+    return { context: new ServerCallContext(method, call, caller, guard), implement };
   };
 
   switch (method.methodKind) {
     case 'unary': {
       const handler: handleUnaryCall<Buffer, Buffer> = async (call, respond) => {
         const finish = finisher(rpc, guard);
-        const scope = new CallScope();
+        let scope: ServerCallContext | undefined;
         try {
           const { context, implement: run } = await open(call);
-          scope.watch(call, context);
-          const answer = await scope.race(run(decode(method, call.request), context));
+          scope = context;
+          const answer = await context.race(run(decode(method, call.request), context));
           respond(null, encode(answer));
           finish(0);
         } catch (error) {
@@ -124,7 +124,7 @@ function handlerOf(method: DescMethod, implement: Implement, guard: CallGuard): 
           respond(status);
           finish(status.code ?? 2);
         } finally {
-          scope.end();
+          scope?.end();
         }
       };
       return handler;
@@ -132,14 +132,14 @@ function handlerOf(method: DescMethod, implement: Implement, guard: CallGuard): 
     case 'client_streaming': {
       const handler: handleClientStreamingCall<Buffer, Buffer> = async (call, respond) => {
         const finish = finisher(rpc, guard);
-        const scope = new CallScope();
+        let scope: ServerCallContext | undefined;
         try {
           const { context, implement: run } = await open(call);
-          scope.watch(call, context);
+          scope = context;
           const requests = (async function* () {
             for await (const bytes of call as AsyncIterable<Buffer>) yield decode(method, bytes);
           })();
-          const answer = await scope.race(run(requests, context));
+          const answer = await context.race(run(requests, context));
           respond(null, encode(answer));
           finish(0);
         } catch (error) {
@@ -147,7 +147,7 @@ function handlerOf(method: DescMethod, implement: Implement, guard: CallGuard): 
           respond(status);
           finish(status.code ?? 2);
         } finally {
-          scope.end();
+          scope?.end();
         }
       };
       return handler;
@@ -155,14 +155,14 @@ function handlerOf(method: DescMethod, implement: Implement, guard: CallGuard): 
     case 'server_streaming': {
       const handler: handleServerStreamingCall<Buffer, Buffer> = async (call) => {
         const finish = finisher(rpc, guard);
-        const scope = new CallScope();
+        let scope: ServerCallContext | undefined;
         try {
           const { context, implement: run } = await open(call);
-          scope.watch(call, context);
-          for await (const message of scope.through<MessageInitShape<typeof method.output>>(
+          scope = context;
+          for await (const message of context.through<MessageInitShape<typeof method.output>>(
             run(decode(method, call.request), context),
           )) {
-            if (!call.write(encode(message))) await scope.race(drained(call));
+            if (!call.write(encode(message))) await context.race(drained(call));
           }
           call.end();
           finish(0);
@@ -171,7 +171,7 @@ function handlerOf(method: DescMethod, implement: Implement, guard: CallGuard): 
           call.emit('error', status);
           finish(status.code ?? 2);
         } finally {
-          scope.end();
+          scope?.end();
         }
       };
       return handler;
@@ -181,26 +181,75 @@ function handlerOf(method: DescMethod, implement: Implement, guard: CallGuard): 
   }
 }
 
-/** The end of one call by cancellation, deadline or shutdown, as something a handler's promise can be raced against. */
-class CallScope {
-  #ended = Promise.withResolvers<never>();
+// setTimeout takes none longer.
+const MAX_TIMER_MS = 2_147_483_647;
+
+/**
+ * One call as its handler sees it, and its end by cancellation, deadline or shutdown as something that the handler's
+ * promise can be raced against. What most handlers never ask for, headers and signal, is made when it is asked for:
+ * making them costs more than a small call.
+ */
+class ServerCallContext implements HandlerContext {
+  readonly service: DescService;
+  readonly method: DescMethod;
+  readonly protocolName = 'grpc';
+  readonly requestMethod = 'POST';
+  readonly url: string;
+  readonly values: ContextValues;
+  readonly #metadata: Metadata;
+  readonly #deadlineAt: number | undefined;
+  readonly #guard: CallGuard;
+  readonly #ended = Promise.withResolvers<never>();
+  readonly #onShutdown = (): void =>
+    this.#stop(new DomainError('unavailable', 'SHUTTING_DOWN', 'The server is stopping; try again.'));
+  #timer: NodeJS.Timeout | undefined;
+  #reason: Error | undefined;
   #controller: AbortController | undefined;
+  #requestHeader: Headers | undefined;
+  #responseHeader: Headers | undefined;
+  #responseTrailer: Headers | undefined;
 
-  constructor() {
+  constructor(method: DescMethod, call: ServerCall, caller: Caller, guard: CallGuard) {
+    this.service = method.parent;
+    this.method = method;
+    this.url = call.getPath();
+    this.values = createContextValues().set(CALLER, caller);
+    this.#metadata = call.metadata;
+    this.#guard = guard;
     this.#ended.promise.catch(() => undefined);
+    call.on('cancelled', () => this.#stop(new ConnectError('The call was cancelled.', Code.Canceled)));
+    guard.shutdownSignal.addEventListener('abort', this.#onShutdown, { once: true });
+    const requested = remainingMs(call.getDeadline());
+    const timeoutMs = requested ?? (method.methodKind === 'server_streaming' ? undefined : guard.defaultDeadlineMs);
+    if (timeoutMs === undefined) return;
+    this.#deadlineAt = performance.now() + timeoutMs;
+    const stop = (): void => this.#stop(new ConnectError('The deadline has passed.', Code.DeadlineExceeded));
+    this.#timer = setTimeout(stop, Math.min(Math.max(1, timeoutMs), MAX_TIMER_MS));
   }
 
-  watch(call: ServerCall, context: HandlerContext): void {
-    const stop = (error: ConnectError): void => this.#ended.reject(error);
-    call.on('cancelled', () => stop(new ConnectError('The call was cancelled.', Code.Canceled)));
-    const onAbort = (): void => {
-      const { reason } = context.signal;
-      stop(reason instanceof ConnectError ? reason : new ConnectError('The call was cancelled.', Code.Canceled));
-    };
-    if (context.signal.aborted) onAbort();
-    context.signal.addEventListener('abort', onAbort, { once: true });
-    this.#controller = aborters.get(context);
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    if (this.#reason) this.#controller.abort(this.#reason);
+    return this.#controller.signal;
   }
+
+  get requestHeader(): Headers {
+    this.#requestHeader ??= headersOf(this.#metadata);
+    return this.#requestHeader;
+  }
+
+  get responseHeader(): Headers {
+    this.#responseHeader ??= new Headers();
+    return this.#responseHeader;
+  }
+
+  get responseTrailer(): Headers {
+    this.#responseTrailer ??= new Headers();
+    return this.#responseTrailer;
+  }
+
+  readonly timeoutMs = (): number | undefined =>
+    this.#deadlineAt === undefined ? undefined : Math.max(0, this.#deadlineAt - performance.now());
 
   race<T>(work: Promise<T> | T): Promise<T> {
     return Promise.race([work, this.#ended.promise]);
@@ -221,32 +270,18 @@ class CallScope {
     }
   }
 
+  /** The call is answered: whatever still works for it is told to stop. */
   end(): void {
+    clearTimeout(this.#timer);
+    this.#guard.shutdownSignal.removeEventListener('abort', this.#onShutdown);
     this.#controller?.abort(new ConnectError('The call is over.', Code.Canceled));
   }
-}
 
-const aborters = new WeakMap<HandlerContext, AbortController>();
-
-function contextOf(method: DescMethod, call: ServerCall, caller: Caller, guard: CallGuard): HandlerContext {
-  const requested = remainingMs(call.getDeadline());
-  const timeoutMs = requested ?? (method.methodKind === 'server_streaming' ? undefined : guard.defaultDeadlineMs);
-  const controller = new AbortController();
-  call.on('cancelled', () => controller.abort(new ConnectError('The call was cancelled.', Code.Canceled)));
-  const context = createHandlerContext({
-    service: method.parent,
-    method,
-    protocolName: 'grpc',
-    requestMethod: 'POST',
-    url: call.getPath(),
-    requestSignal: controller.signal,
-    shutdownSignal: guard.shutdownSignal,
-    requestHeader: headersOf(call.metadata),
-    contextValues: createContextValues().set(CALLER, caller),
-    ...(timeoutMs === undefined ? {} : { timeoutMs: Math.max(1, timeoutMs) }),
-  });
-  aborters.set(context, controller);
-  return context;
+  #stop(reason: Error): void {
+    this.#reason ??= reason;
+    this.#ended.reject(reason);
+    this.#controller?.abort(reason);
+  }
 }
 
 function remainingMs(deadline: Date | number): number | undefined {

@@ -24,6 +24,9 @@ export const CODE_OF_KIND = {
   unimplemented: Code.Unimplemented,
 } as const satisfies Record<ErrorKind, Code>;
 
+// How a call ends without an answer.
+const ENDS_OF_CALLS: ReadonlySet<Code> = new Set([Code.Canceled, Code.DeadlineExceeded]);
+
 /** Told of every error that a caller is not told the truth about. */
 export type OnInternalError = (error: unknown, incidentId: string) => void;
 
@@ -33,9 +36,7 @@ export type OnInternalError = (error: unknown, incidentId: string) => void;
  */
 export function toStatus(error: unknown, onInternalError: OnInternalError): Partial<StatusObject> {
   if (error instanceof DomainError) return statusOf(CODE_OF_KIND[error.kind], error.message, detailsOf(error));
-  if (error instanceof ConnectError && (error.code === Code.Canceled || error.code === Code.DeadlineExceeded)) {
-    return statusOf(error.code, error.rawMessage, []);
-  }
+  if (error instanceof ConnectError && ENDS_OF_CALLS.has(error.code)) return statusOf(error.code, error.rawMessage, []);
   if (error instanceof ConnectError && error.code === Code.Unimplemented) {
     return statusOf(Code.Unimplemented, error.rawMessage, [errorInfo('UNIMPLEMENTED', {})]);
   }

@@ -1,0 +1,18 @@
+import { benchArtifacts } from './artifacts.ts';
+import { benchRpc } from './rpc.ts';
+
+/** A benchmark: what it measured, by name. Ratios are of figures from the same run. */
+export type Bench = () => Promise<Readonly<Record<string, number>>>;
+
+const BENCHES: Readonly<Record<string, Bench>> = { rpc: benchRpc, artifacts: benchArtifacts };
+
+const [name = '', ...flags] = process.argv.slice(2);
+const bench = BENCHES[name];
+if (!bench) {
+  console.error(`usage: npm run bench -- NAME [--json], where NAME is one of ${Object.keys(BENCHES).join(', ')}`);
+  process.exit(2);
+}
+const figures = await bench();
+if (flags.includes('--json')) console.log(JSON.stringify({ bench: name, figures }));
+else for (const [figure, value] of Object.entries(figures)) console.log(`${figure.padEnd(40)} ${value}`);
+process.exit(0);
