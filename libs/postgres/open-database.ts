@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream';
 import knexOf, { type Knex } from 'knex';
 import pg from 'pg';
 import { isTenantId } from '#libs/kernel/id.ts';
@@ -109,10 +110,14 @@ export function openDatabase(options: DatabaseOptions): Database {
     readForTenant: <Row>(tenantId: string, { text, values, name }: Statement) =>
       mapErrors(() =>
         onConnection(async (client) => {
+          // One write to the socket for all three: the system calls would cost more than the statements.
+          const { stream } = (client as unknown as { connection: { stream: Duplex } }).connection;
+          stream.cork();
           const begun = client.query(`begin read only; ${tenantSetting(tenantId)}`);
           const read = client.query({ text, values: [...values], ...(name === undefined ? {} : { name }) });
           // After a failed statement this commit is a rollback: the connection is clean either way.
           const ended = client.query('commit');
+          stream.uncork();
           const outcomes = await Promise.allSettled([begun, read, ended]);
           for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
           return (await read).rows as Row[];
