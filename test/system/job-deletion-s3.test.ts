@@ -1,0 +1,108 @@
+import { ListMultipartUploadsCommand, ListObjectVersionsCommand } from '@aws-sdk/client-s3';
+import anyTest, { type TestFn } from 'ava';
+import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
+import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
+import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { testIfFound } from '#test/support/require.ts';
+import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<unknown>;
+const isFound = hasCeph();
+const declare = (title: string, body: Parameters<typeof testIfFound>[4]) =>
+  testIfFound(test.serial, isFound, "Ceph's gateway", title, body);
+const BUCKET = 'jobs';
+
+let gateway: CephGateway;
+let stack: TestStack;
+
+test.before(async () => {
+  if (!isFound) return;
+  gateway = await startCephGateway();
+  await gateway.createBucket(BUCKET, { versioned: true });
+  stack = await startTestStack({
+    services: ['job'],
+    env: {
+      LETHE_OBJECT_STORE: 's3',
+      LETHE_S3_ENDPOINT: gateway.endpoint,
+      LETHE_S3_BUCKET: BUCKET,
+      LETHE_S3_REGION: gateway.region,
+      AWS_ACCESS_KEY_ID: gateway.accessKeyId,
+      AWS_SECRET_ACCESS_KEY: gateway.secretAccessKey,
+      LETHE_DELETION_LEASE_MS: '5000',
+      LETHE_DELETION_BACKOFF_MS: '200',
+      LETHE_DELETION_BACKOFF_MAX_MS: '1000',
+      LETHE_DELETION_ATTEMPTS: '100',
+    },
+  });
+});
+test.after.always(async () => {
+  await stack?.dispose();
+  await gateway?.stop();
+});
+
+/** Everything in the bucket whose key names the job, by the gateway's own listing. */
+async function everythingOf(jobId: string): Promise<string[]> {
+  const { Versions = [], DeleteMarkers = [] } = await gateway.s3.send(
+    new ListObjectVersionsCommand({ Bucket: BUCKET }),
+  );
+  const { Uploads = [] } = await gateway.s3.send(new ListMultipartUploadsCommand({ Bucket: BUCKET }));
+  return [...Versions, ...DeleteMarkers, ...Uploads].map(({ Key = '' }) => Key).filter((key) => key.includes(jobId));
+}
+
+async function cancelledJob(tenantId: string): Promise<string> {
+  const { jobs } = stack.clients({ tenantId, role: 'admin' });
+  const jobId = (await jobs.createJob({})).job?.id ?? '';
+  for (const text of ['old', 'new']) {
+    for (const name of ['a', 'b', 'c']) {
+      await uploadArtifact(jobs, jobId, {
+        kind: ArtifactKind.INPUT,
+        name,
+        contentType: 'a/b',
+        content: Buffer.from(text),
+      });
+    }
+  }
+  await jobs.cancelJob({ jobId });
+  return jobId;
+}
+
+declare('deleting a job takes every version of its objects and none of another job', async (t) => {
+  const { jobs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+  const [doomed, neighbour] = [await cancelledJob('acme'), await cancelledJob('acme')];
+  t.is((await everythingOf(doomed)).length, 6);
+  const { deletion } = await jobs.deleteJob({ jobId: doomed });
+  const deletionId = deletion?.id ?? '';
+  await until(
+    'complete',
+    async () => (await jobs.getDeletion({ deletionId })).deletion?.state === DeletionState.COMPLETE,
+  );
+  t.deepEqual(await everythingOf(doomed), []);
+  t.is((await everythingOf(neighbour)).length, 6);
+});
+
+declare(
+  'an S3 server that dies in the middle does not lose the job: its deletion goes on when the server is back',
+  async (t) => {
+    const { jobs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+    const [doomed, neighbour] = [await cancelledJob('acme'), await cancelledJob('acme')];
+    await gateway.kill9();
+    const { deletion } = await jobs.deleteJob({ jobId: doomed });
+    const deletionId = deletion?.id ?? '';
+    await until('an attempt has failed', async () => {
+      const now = (await jobs.getDeletion({ deletionId })).deletion;
+      return /object store is unavailable/.test(now?.lastError ?? '');
+    });
+    const rows = await queryOnce(stack.superuserUrl('job'), 'select 1 from jobs where id = $1', [doomed]);
+    t.is(rows.length, 1, 'the row is there as long as an object is');
+    await gateway.restart();
+    await until(
+      'complete',
+      async () => (await jobs.getDeletion({ deletionId })).deletion?.state === DeletionState.COMPLETE,
+      40_000,
+    );
+    t.deepEqual(await everythingOf(doomed), []);
+    t.is((await everythingOf(neighbour)).length, 6);
+  },
+);
