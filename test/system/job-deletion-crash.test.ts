@@ -1,4 +1,4 @@
-import { access, readdir, writeFile } from 'node:fs/promises';
+import { access, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import anyTest, { type TestFn } from 'ava';
@@ -24,7 +24,10 @@ test.before(async (t) => {
     },
   });
 });
-test.after.always((t) => t.context.stack.dispose());
+test.after.always(async (t) => {
+  await t.context.stack.dispose();
+  for (const file of [t.context.crashFile, `${t.context.crashFile}.struck`]) await rm(file, { force: true });
+});
 
 const filesBelow = async (stack: TestStack, part: string): Promise<string[]> =>
   (await readdir(stack.objectFolder, { recursive: true })).filter((path) => path.includes(part)).toSorted();
@@ -54,6 +57,7 @@ for (const point of DELETION_CRASH_POINTS) {
       const stranger = await cancelledJob(stack.clients({ tenantId: 'acme-2', role: 'admin' }).jobs);
       const neighbours = { near: await filesBelow(stack, neighbour), far: await filesBelow(stack, stranger) };
 
+      await rm(`${crashFile}.struck`, { force: true });
       await writeFile(crashFile, point);
       const pid = stack.pid('job');
       const requestId = newId();

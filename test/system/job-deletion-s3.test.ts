@@ -1,8 +1,13 @@
+import { access, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { ListMultipartUploadsCommand, ListObjectVersionsCommand } from '@aws-sdk/client-s3';
 import anyTest, { type TestFn } from 'ava';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
+import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
 import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { testIfFound } from '#test/support/require.ts';
@@ -13,6 +18,7 @@ const isFound = hasCeph();
 const declare = (title: string, body: Parameters<typeof testIfFound>[4]) =>
   testIfFound(test.serial, isFound, "Ceph's gateway", title, body);
 const BUCKET = 'jobs';
+const crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
 
 let gateway: CephGateway;
 let stack: TestStack;
@@ -30,7 +36,9 @@ test.before(async () => {
       LETHE_S3_REGION: gateway.region,
       AWS_ACCESS_KEY_ID: gateway.accessKeyId,
       AWS_SECRET_ACCESS_KEY: gateway.secretAccessKey,
-      LETHE_DELETION_LEASE_MS: '5000',
+      LETHE_CRASH_FILE: crashFile,
+      LETHE_DELETION_LEASE_MS: '1500',
+      LETHE_DELETION_OBJECTS_PER_BATCH: '4',
       LETHE_DELETION_BACKOFF_MS: '200',
       LETHE_DELETION_BACKOFF_MAX_MS: '1000',
       LETHE_DELETION_ATTEMPTS: '100',
@@ -40,6 +48,7 @@ test.before(async () => {
 test.after.always(async () => {
   await stack?.dispose();
   await gateway?.stop();
+  for (const file of [crashFile, `${crashFile}.struck`]) await rm(file, { force: true });
 });
 
 /** Everything in the bucket whose key names the job, by the gateway's own listing. */
@@ -106,3 +115,21 @@ declare(
     t.is((await everythingOf(neighbour)).length, 6);
   },
 );
+
+for (const point of DELETION_CRASH_POINTS) {
+  declare(`a deletion that is killed at ${point} ends with no row, version, marker or upload of the job`, async (t) => {
+    const { jobs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+    const [doomed, neighbour] = [await cancelledJob('acme'), await cancelledJob('acme')];
+    await rm(`${crashFile}.struck`, { force: true });
+    await writeFile(crashFile, point);
+    const order = { jobId: doomed, requestId: newId() };
+    await jobs.deleteJob(order).catch(() => undefined);
+    await until('the process was killed', () => access(`${crashFile}.struck`).then(() => true));
+    await until('the deletion is ordered', () => jobs.deleteJob(order).then(() => true));
+    const sql = "select 1 from job_deletions where job_id = $1 and state = 'COMPLETE'";
+    await until('complete', async () => (await queryOnce(stack.superuserUrl('job'), sql, [doomed])).length === 1);
+    t.deepEqual(await everythingOf(doomed), []);
+    t.deepEqual(await queryOnce(stack.superuserUrl('job'), 'select 1 from jobs where id = $1', [doomed]), []);
+    t.is((await everythingOf(neighbour)).length, 6);
+  });
+}
