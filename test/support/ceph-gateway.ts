@@ -30,10 +30,59 @@ export interface CephGateway {
   stop(): Promise<void>;
 }
 
-const READY_DEADLINE_MS = 60_000;
+const READY_DEADLINE_MS = 30_000;
+const START_ATTEMPTS = 3;
 
-/** Starts one node of Ceph: monitor, manager, a storage daemon in memory and the gateway, in a folder of its own. */
+/**
+ * Starts one node of Ceph: monitor, manager, a storage daemon in memory and the gateway, in a folder of its own. One
+ * runs at a time on a machine, since two that start together on few cores can both starve; others wait. A node that
+ * does not come up is given up and tried again.
+ */
 export async function startCephGateway(): Promise<CephGateway> {
+  const release = await takeTurn();
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      const gateway = await startNode();
+      return {
+        ...gateway,
+        async stop() {
+          await gateway.stop();
+          await release();
+        },
+      };
+    } catch (error) {
+      if (attempt < START_ATTEMPTS) continue;
+      await release();
+      throw error;
+    }
+  }
+}
+
+/** Waits until no other process of this machine has its turn. A turn ends with its process, however that ends. */
+async function takeTurn(): Promise<() => Promise<void>> {
+  const lock = join(tmpdir(), 'lethe-ceph.lock');
+  for (;;) {
+    const taken = await writeFile(lock, String(process.pid), { flag: 'wx' }).then(
+      () => true,
+      () => false,
+    );
+    if (taken) return () => rm(lock, { force: true });
+    const holder = Number(await readFile(lock, 'utf8').catch(() => ''));
+    if (holder > 0 && !isAlive(holder)) await rm(lock, { force: true });
+    await delay(200);
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function startNode(): Promise<CephGateway> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-ceph-'));
   const children = new Set<ChildProcess>();
   const conf = join(folder, 'ceph.conf');

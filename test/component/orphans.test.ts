@@ -1,0 +1,145 @@
+import { mkdir, readdir, rm, symlink, utimes, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { Code } from '@connectrpc/connect';
+import anyTest, { type TestFn } from 'ava';
+import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
+import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
+import type { SweepSummary, TenantSweep } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack }>;
+
+test.beforeEach(async (t) => {
+  t.context.stack = await startTestStack({ services: ['job'] });
+});
+test.afterEach.always((t) => t.context.stack.dispose());
+
+const DAY_MS = 86_400_000;
+
+const pathOf = (stack: TestStack, tenantId: string, jobId: string, name: string): string =>
+  join(stack.objectFolder, 'objects/tenants', tenantId, 'jobs', jobId, 'input', name);
+
+/** Puts a file where an object would be, as old as told. */
+async function putFile(path: string, ageDays: number): Promise<void> {
+  await mkdir(dirname(path), { recursive: true });
+  await writeFile(path, 'orphan');
+  const at = new Date(Date.now() - ageDays * DAY_MS);
+  await utimes(path, at, at);
+}
+
+async function jobWithInput(stack: TestStack, tenantId: string): Promise<string> {
+  const { jobs } = stack.clients({ tenantId, role: 'member' });
+  const jobId = (await jobs.createJob({})).job?.id ?? '';
+  await uploadArtifact(jobs, jobId, {
+    kind: ArtifactKind.INPUT,
+    name: 'a',
+    contentType: 'a/b',
+    content: Buffer.from('a'),
+  });
+  return jobId;
+}
+
+async function sweep(
+  stack: TestStack,
+  request: { validateOnly?: boolean; tenantIds?: string[]; reason?: string },
+): Promise<{ tenants: Map<string, TenantSweep>; summary: SweepSummary | undefined }> {
+  const tenants = new Map<string, TenantSweep>();
+  let summary: SweepSummary | undefined;
+  const { jobs } = stack.clients({ role: 'platform' });
+  const all = { allTenants: request.tenantIds === undefined, reason: 'monthly' };
+  for await (const { event } of jobs.sweepOrphans({ ...all, ...request })) {
+    if (event.case === 'tenant') tenants.set(event.value.tenantId, event.value);
+    if (event.case === 'summary') summary = event.value;
+  }
+  return { tenants, summary };
+}
+
+const files = async (stack: TestStack): Promise<string[]> =>
+  (await readdir(join(stack.objectFolder, 'objects'), { recursive: true, withFileTypes: true }))
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name))
+    .toSorted();
+
+test('a dry run finds old objects without a job in every tenant, and removes nothing', async (t) => {
+  const { stack } = t.context;
+  await jobWithInput(stack, 'acme');
+  const [orphan, young] = [newId(), newId()];
+  await putFile(pathOf(stack, 'acme', orphan, 'a'), 2);
+  await putFile(pathOf(stack, 'acme', orphan, 'b'), 3);
+  await putFile(pathOf(stack, 'acme', young, 'a'), 0);
+  await putFile(pathOf(stack, 'forgotten', newId(), 'a'), 400);
+  const before = await files(stack);
+  const { tenants, summary } = await sweep(stack, { validateOnly: true });
+  t.deepEqual([...tenants.keys()], ['acme', 'forgotten']);
+  t.like(tenants.get('acme')?.orphans[0], { resourceType: 'object', found: 2n, deleted: 0n });
+  t.true(tenants.get('acme')?.samples[0]?.resourceId.includes(orphan));
+  t.is(summary?.orphans[0]?.found, 3n);
+  t.deepEqual(await files(stack), before);
+});
+
+test('a sweep removes what the dry run found, keeps what is young or has a job, and is audited', async (t) => {
+  const { stack } = t.context;
+  const kept = await jobWithInput(stack, 'acme');
+  const [orphan, young] = [newId(), newId()];
+  await putFile(pathOf(stack, 'acme', orphan, 'a'), 2);
+  await putFile(pathOf(stack, 'acme', young, 'a'), 0);
+  const { summary } = await sweep(stack, {});
+  t.is(summary?.progress, Progress.COMPLETE);
+  t.like(summary?.orphans[0], { found: 1n, deleted: 1n, left: 0n });
+  t.deepEqual(await files(stack), [pathOf(stack, 'acme', kept, 'a'), pathOf(stack, 'acme', young, 'a')].toSorted());
+  const audit = await queryOnce<{ actor: string; reason: string; counts: object }>(
+    stack.superuserUrl('job'),
+    "select actor, reason, counts from audit_entries where action = 'sweep-orphans'",
+  );
+  t.deepEqual(audit, [{ actor: 'platform@platform', reason: 'monthly', counts: { bytes: 6, objects: 1 } }]);
+});
+
+test('a job whose objects are missing is reported and stays', async (t) => {
+  const { stack } = t.context;
+  const [whole, hollow] = [await jobWithInput(stack, 'acme'), await jobWithInput(stack, 'acme')];
+  await queryOnce(stack.superuserUrl('job'), "update artifacts set stored_at = now() - interval '3 days'");
+  await rm(pathOf(stack, 'acme', hollow, 'a'));
+  const { tenants } = await sweep(stack, { tenantIds: ['acme'] });
+  t.is(tenants.get('acme')?.jobsWithoutObjects, 1n);
+  t.deepEqual(
+    tenants.get('acme')?.samples.map(({ resourceId }) => resourceId),
+    [hollow],
+  );
+  const { jobs } = stack.clients({ tenantId: 'acme', role: 'viewer' });
+  await t.notThrowsAsync(Promise.all([whole, hollow].map((jobId) => jobs.getJob({ jobId }))));
+});
+
+test('a tenant for which a look-up fails loses nothing, and the others are done', async (t) => {
+  const { stack } = t.context;
+  const orphan = newId();
+  await putFile(pathOf(stack, 'broken', orphan, 'a'), 2);
+  await putFile(pathOf(stack, 'fine', newId(), 'a'), 2);
+  // A link to itself: the file system refuses to tell what it is, in the middle of the listing.
+  await symlink('z', pathOf(stack, 'broken', orphan, 'z'));
+  const { tenants, summary } = await sweep(stack, { tenantIds: ['broken', 'fine'] });
+  t.is(summary?.progress, Progress.PARTIAL);
+  t.is(summary?.failedTenantCount, 1);
+  t.regex(tenants.get('broken')?.error ?? '', /^DEPENDENCY_UNAVAILABLE/);
+  t.deepEqual(await files(stack), [pathOf(stack, 'broken', orphan, 'a')]);
+});
+
+test('only the platform sweeps, with a reason, and not below an hour of age', async (t) => {
+  const { stack } = t.context;
+  const run = (jobs: ReturnType<TestStack['clients']>['jobs'], request: object) =>
+    refusalOf(Array.fromAsync(jobs.sweepOrphans(request)));
+  const owner = stack.clients({ tenantId: 'acme', role: 'owner' }).jobs;
+  t.is((await run(owner, { allTenants: true, reason: 'x' })).code, Code.PermissionDenied);
+  const platform = stack.clients({ role: 'platform' }).jobs;
+  t.is((await run(platform, { allTenants: true })).reason, 'REASON_REQUIRED');
+  for (const request of [
+    { reason: 'x' },
+    { reason: 'x', allTenants: true, tenantIds: ['acme'] },
+    { reason: 'x', allTenants: true, minAge: { seconds: 1n, nanos: 0 } },
+    { reason: 'x', tenantIds: ['../etc'] },
+  ]) {
+    t.is((await run(platform, request)).reason, 'FIELD_INVALID');
+  }
+});
