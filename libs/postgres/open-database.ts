@@ -110,17 +110,25 @@ export function openDatabase(options: DatabaseOptions): Database {
     readForTenant: <Row>(tenantId: string, { text, values, name }: Statement) =>
       mapErrors(() =>
         onConnection(async (client) => {
+          const begin = `begin read only; ${tenantSetting(tenantId)}`;
           // One write to the socket for all three: the system calls would cost more than the statements.
           const { stream } = (client as unknown as { connection: { stream: Duplex } }).connection;
           stream.cork();
-          const begun = client.query(`begin read only; ${tenantSetting(tenantId)}`);
-          const read = client.query({ text, values: [...values], ...(name === undefined ? {} : { name }) });
-          // After a failed statement this commit is a rollback: the connection is clean either way.
-          const ended = client.query('commit');
-          stream.uncork();
-          const outcomes = await Promise.allSettled([begun, read, ended]);
+          let sent: [Promise<unknown>, Promise<pg.QueryResult>, Promise<unknown>];
+          try {
+            sent = [
+              client.query(begin),
+              client.query({ text, values: [...values], ...(name === undefined ? {} : { name }) }),
+              // After a failed statement this commit is a rollback: the connection is clean either way.
+              client.query('commit'),
+            ];
+          } finally {
+            // Whatever throws, a connection that stays corked would never answer again.
+            stream.uncork();
+          }
+          const outcomes = await Promise.allSettled(sent);
           for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
-          return (await read).rows as Row[];
+          return (await sent[1]).rows as Row[];
         }),
       ),
     acrossTenants: <Row>({ text, values }: Statement) =>

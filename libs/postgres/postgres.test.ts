@@ -70,9 +70,20 @@ test('a failed reading statement leaves a clean connection behind', async (t) =>
     }),
   );
   await t.throwsAsync(database.readForTenant('acme', { text: "insert into notes values ('acme', 1)", values: [] }));
-  await t.throwsAsync(database.readForTenant("x'; drop table notes; --", { text: 'select 1', values: [] }), {
-    message: 'not a tenant id',
-  });
+});
+
+test('a tenant that is no slug is refused, and costs no connection', async (t) => {
+  const database = (await t.context.postgres.createDatabase([notes])).open({ poolSize: 1 });
+  t.teardown(() => database.close());
+  const bad = "x'; drop table notes; --";
+  await t.throwsAsync(database.readForTenant(bad, { text: 'select 1', values: [] }), { message: 'not a tenant id' });
+  await t.throwsAsync(
+    database.forTenant(bad, async () => t.fail()),
+    { message: 'not a tenant id' },
+  );
+  // The pool has one connection: it must still answer.
+  t.deepEqual(await database.readForTenant('acme', { text: 'select 1 as one', values: [] }), [{ one: 1 }]);
+  await database.check();
 });
 
 test('the app role can neither create nor drop anything, nor leave its role', async (t) => {

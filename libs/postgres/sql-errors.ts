@@ -8,19 +8,24 @@ const UNAVAILABLE = new Set(['57014', '57P01', '57P02', '57P03', '53300', '53400
 const UNAVAILABLE_CLASSES = new Set(['08']);
 const NETWORK = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'ENOTFOUND', 'EHOSTUNREACH']);
 
+/** The driver's own error: Objection wraps it. */
+const nativeOf = (error: unknown): unknown =>
+  typeof error === 'object' && error !== null && 'nativeError' in error ? error.nativeError : error;
+
 /** The SQLSTATE or the system's error code of what a driver threw; undefined for anything else. */
 export const codeOf = (error: unknown): string | undefined => {
-  if (typeof error !== 'object' || error === null || !('code' in error)) return undefined;
-  return typeof error.code === 'string' ? error.code : undefined;
+  const native = nativeOf(error);
+  if (typeof native !== 'object' || native === null || !('code' in native)) return undefined;
+  return typeof native.code === 'string' ? native.code : undefined;
 };
 
 /** Whether a statement broke a unique constraint, by the constraint's name where one is given. */
 export const isUniqueViolation = (error: unknown, constraint?: string): boolean =>
   codeOf(error) === '23505' &&
-  (constraint === undefined || (error as { constraint?: unknown }).constraint === constraint);
+  (constraint === undefined || (nativeOf(error) as { constraint?: unknown }).constraint === constraint);
 
 /** A FATAL error ended the session: the server refused or dropped it. */
-const isFatal = (error: unknown): boolean => (error as { severity?: unknown }).severity === 'FATAL';
+const isFatal = (error: unknown): boolean => (nativeOf(error) as { severity?: unknown }).severity === 'FATAL';
 
 /**
  * What a driver's error means for a caller: a lost race is ABORTED/CONCURRENT_UPDATE, a database that cannot answer
