@@ -1,10 +1,25 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open, opendir, readFile, rename, rm, rmdir, stat, unlink, writeFile } from 'node:fs/promises';
+import {
+  access,
+  constants,
+  type FileHandle,
+  mkdir,
+  open,
+  opendir,
+  readFile,
+  rename,
+  rm,
+  rmdir,
+  stat,
+  unlink,
+} from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
-import type { ObjectStore, RemovalFailure, StoredObject } from './object-store.ts';
+import { mapBodyErrors, mapErrors, markErrors } from './map-errors.ts';
+import { MAX_FAILURES, type ObjectStore, type RemovalFailure, type StoredObject } from './object-store.ts';
+
+const CREATE_ATTEMPTS = 10;
 
 /**
  * Objects as files: `objects/<key>` the bytes, `meta/<key>` their media type, `uploads/<key>/<id>` what is being
@@ -17,18 +32,17 @@ export function openFileStore(root: string): ObjectStore {
 
   return {
     put: (key, body, { contentType, maxBytes, signal }) =>
-      mapErrors(async () => {
+      mapErrors(isStoreError, async () => {
         assertKey(key);
         const upload = join(uploads, key, randomUUID());
-        await mkdir(dirname(upload), { recursive: true });
         try {
           const { bytes, sha256 } = await writeBody(upload, body, maxBytes, signal);
-          await mkdir(dirname(join(meta, key)), { recursive: true });
-          await writeFile(join(meta, key), contentType);
+          await writeMediaType(join(meta, key), contentType);
           await mkdir(dirname(join(objects, key)), { recursive: true });
           signal?.throwIfAborted();
           // An upload that a removal has taken away has no file to rename: it fails here, however late it is.
           await rename(upload, join(objects, key));
+          await syncFolder(dirname(join(objects, key)));
           return { bytes, sha256 };
         } catch (error) {
           await rm(upload, { force: true });
@@ -40,17 +54,18 @@ export function openFileStore(root: string): ObjectStore {
       }),
 
     get: (key, signal) =>
-      mapErrors(async () => {
+      mapErrors(isStoreError, async () => {
         assertKey(key);
         const path = join(objects, key);
         const found = await stat(path).catch(orUndefined('ENOENT', 'ENOTDIR'));
         if (!found?.isFile()) return undefined;
         const contentType = await readFile(join(meta, key), 'utf8').catch(() => 'application/octet-stream');
-        return { body: createReadStream(path, { signal }), bytes: found.size, contentType };
+        const body = mapBodyErrors(isStoreError, createReadStream(path, { signal }));
+        return { body, bytes: found.size, contentType };
       }),
 
     list: (prefix, { after, limit }) =>
-      mapErrors(async () => {
+      mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
         const found: StoredObject[] = [];
         for await (const key of keysBelow(objects, prefix, after)) {
@@ -64,18 +79,19 @@ export function openFileStore(root: string): ObjectStore {
       }),
 
     removePrefix: (prefix, { limit, signal }) =>
-      mapErrors(async () => {
+      mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
         const removed = { objects: 0, uploads: 0, bytes: 0 };
         const failures: RemovalFailure[] = [];
-        for (const [area, counter] of [
-          [uploads, 'uploads'],
-          [objects, 'objects'],
+        for (const [area, counter, keyOf] of [
+          // Open uploads first: from here on none of them can become an object.
+          [uploads, 'uploads', dirname],
+          [objects, 'objects', (key: string) => key],
         ] as const) {
-          for await (const key of keysBelow(area, prefix, undefined)) {
-            signal?.throwIfAborted();
-            if (removed.objects + removed.uploads >= limit)
-              return { ...removed, markers: 0, failures, progress: 'PARTIAL' };
+          for await (const key of filesBelow(area, prefix)) {
+            const gone = removed.objects + removed.uploads;
+            if (gone === 0) signal?.throwIfAborted();
+            if (gone >= limit || signal?.aborted) return { ...removed, markers: 0, failures, progress: 'PARTIAL' };
             const path = join(area, key);
             const size = (await stat(path).catch(() => undefined))?.size ?? 0;
             try {
@@ -86,28 +102,36 @@ export function openFileStore(root: string): ObjectStore {
                 await rm(join(meta, key), { force: true });
               }
             } catch (error) {
-              if (codeOf(error) !== 'ENOENT')
-                failures.push({ key, code: codeOf(error), message: 'The file cannot be removed.' });
+              if (codeOf(error) !== 'ENOENT' && failures.length < MAX_FAILURES)
+                failures.push({ key: keyOf(key), code: codeOf(error), message: 'The file cannot be removed.' });
             }
           }
+        }
+        // What a crash between the two files of an object has left.
+        for await (const key of filesBelow(meta, prefix)) {
+          if (!(await exists(join(objects, key)))) await rm(join(meta, key), { force: true });
         }
         for (const area of [objects, meta, uploads]) await removeEmptyTree(join(area, prefix), area);
         return { ...removed, markers: 0, failures, progress: 'COMPLETE' };
       }),
 
     count: (prefix) =>
-      mapErrors(async () => {
+      mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
         const counted = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
-        for await (const key of keysBelow(objects, prefix, undefined)) {
+        for await (const key of filesBelow(objects, prefix)) {
           counted.versions += 1;
           counted.bytes += (await stat(join(objects, key)).catch(() => undefined))?.size ?? 0;
         }
-        for await (const _ of keysBelow(uploads, prefix, undefined)) counted.uploads += 1;
+        for await (const _ of filesBelow(uploads, prefix)) counted.uploads += 1;
         return counted;
       }),
 
-    check: () => mapErrors(async () => void (await mkdir(objects, { recursive: true }))),
+    check: () =>
+      mapErrors(isStoreError, async () => {
+        await mkdir(objects, { recursive: true });
+        await access(objects, constants.W_OK);
+      }),
     close: () => undefined,
   };
 }
@@ -120,20 +144,67 @@ async function writeBody(
 ): Promise<{ bytes: number; sha256: string }> {
   const hash = createHash('sha256');
   let bytes = 0;
-  const file = await open(path, 'wx');
+  const file = await createFile(path);
   try {
-    for await (const chunk of body) {
+    for await (const chunk of markErrors(body)) {
       signal?.throwIfAborted();
       bytes += chunk.length;
       if (bytes > maxBytes) throw tooLarge(maxBytes);
       hash.update(chunk);
-      await file.write(chunk);
+      await file.writeFile(chunk);
     }
     await file.sync();
   } finally {
     await file.close();
   }
   return { bytes, sha256: hash.digest('hex') };
+}
+
+/** Creates the file and its folders; they may go at any moment, when another upload to the same key ends. */
+async function createFile(path: string): Promise<FileHandle> {
+  for (let attempt = 1; ; attempt += 1) {
+    await mkdir(dirname(path), { recursive: true });
+    try {
+      return await open(path, 'wx');
+    } catch (error) {
+      if (codeOf(error) !== 'ENOENT' || attempt === CREATE_ATTEMPTS) throw error;
+    }
+  }
+}
+
+/** Puts a media type in its place whole: a reader sees the old one or the new one. */
+async function writeMediaType(path: string, contentType: string): Promise<void> {
+  await mkdir(dirname(path), { recursive: true });
+  const fresh = `${dirname(path)}/.${randomUUID()}`;
+  const file = await open(fresh, 'wx');
+  try {
+    await file.writeFile(contentType);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(fresh, path);
+  await syncFolder(dirname(path));
+}
+
+/** Makes a rename in the folder outlast a power cut. */
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r');
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}
+
+/** Keys of the files below a prefix, in no order and one at a time: the folders may be as large as they like. */
+async function* filesBelow(area: string, prefix: string): AsyncGenerator<string> {
+  const folder = await opendir(join(area, prefix)).catch(orUndefined('ENOENT', 'ENOTDIR'));
+  if (!folder) return;
+  for await (const entry of folder) {
+    if (entry.isDirectory()) yield* filesBelow(area, `${prefix}${entry.name}/`);
+    else yield `${prefix}${entry.name}`;
+  }
 }
 
 /** Keys of the files below a prefix, in the order of their bytes. One folder's names are in memory at a time. */
@@ -194,11 +265,5 @@ const exists = (path: string): Promise<boolean> =>
     () => false,
   );
 
-async function mapErrors<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    const isSystemError = error instanceof Error && 'errno' in error;
-    throw error instanceof DomainError || !isSystemError ? error : dependencyUnavailable('object store', error);
-  }
-}
+/** What the file system throws. */
+const isStoreError = (error: Error): boolean => 'errno' in error && 'syscall' in error;

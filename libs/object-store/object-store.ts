@@ -12,6 +12,9 @@ export interface RemovalFailure {
   readonly message: string;
 }
 
+/** How many failures one removal names; there may be more. */
+export const MAX_FAILURES = 1_000;
+
 /** What one call removed below a prefix. */
 export interface Removal {
   /** Object versions, current and old. */
@@ -21,9 +24,9 @@ export interface Removal {
   /** Multipart uploads that were open. */
   readonly uploads: number;
   readonly bytes: number;
-  /** What the store refused, each with its reason. */
+  /** What the store refused, each with its reason; the first MAX_FAILURES of them. */
   readonly failures: readonly RemovalFailure[];
-  /** COMPLETE when everything below the prefix was tried, PARTIAL when the limit came first. */
+  /** COMPLETE when everything below the prefix was tried, PARTIAL when the limit or an outage came first. */
   readonly progress: 'PARTIAL' | 'COMPLETE';
 }
 
@@ -37,13 +40,15 @@ export interface Contents {
 
 /**
  * Where artifacts are kept. Every method throws UNAVAILABLE/DEPENDENCY_UNAVAILABLE when the store does not answer.
- * A key is segments parted by `/`, none of them empty, `.` or `..`; a prefix is the same with a `/` at its end.
+ * A key is segments parted by `/`, none of them empty, `.` or `..`; a prefix is the same with a `/` at its end. No key
+ * may be another key's folder: with `a/b` there cannot be `a`.
  */
 export interface ObjectStore {
   /**
    * Must stream the body to the key without holding it whole, and make the object visible whole or not at all. Must
    * leave nothing when the body breaks off, the signal is aborted, or it is longer than `maxBytes`
-   * (RESOURCE_EXHAUSTED/ARTIFACT_TOO_LARGE). An upload that removePrefix has ended must fail, however late it is.
+   * (RESOURCE_EXHAUSTED/ARTIFACT_TOO_LARGE). An upload that removePrefix has ended must fail, however late it is. The
+   * body's own error must come out as it is. Where the store went away in the very last step, the object may be there.
    */
   put(
     key: string,
@@ -63,8 +68,10 @@ export interface ObjectStore {
     options: { readonly after?: string | undefined; readonly limit: number },
   ): Promise<{ readonly objects: readonly StoredObject[]; readonly next: string | undefined }>;
   /**
-   * Must remove every object version, delete marker and open upload below exactly this prefix, at most about `limit`
-   * a call. A key that fails must be reported and must neither hide nor stop the others.
+   * Must remove every object version, delete marker and open upload below exactly this prefix, at most `limit` items
+   * a call. A key that fails must be reported, must not count towards the limit, and must neither hide nor stop the
+   * others. Must tell what it removed before an outage as PARTIAL, and throw only when nothing was removed. Must leave
+   * no request running behind it.
    */
   removePrefix(prefix: string, options: { readonly limit: number; readonly signal?: AbortSignal }): Promise<Removal>;
   /** Must count by a listing made now. */

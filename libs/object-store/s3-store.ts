@@ -15,9 +15,9 @@ import {
   S3ServiceException,
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
-import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
-import type { ObjectStore, RemovalFailure, StoredObject } from './object-store.ts';
+import { mapBodyErrors, mapErrors, markErrors } from './map-errors.ts';
+import { MAX_FAILURES, type ObjectStore, type RemovalFailure, type StoredObject } from './object-store.ts';
 
 /** Where the bucket is. Credentials come from the AWS SDK's own chain, e.g. AWS_ACCESS_KEY_ID. */
 export interface S3StoreOptions {
@@ -25,12 +25,18 @@ export interface S3StoreOptions {
   readonly region: string;
   readonly bucket: string;
   readonly credentials?: { readonly accessKeyId: string; readonly secretAccessKey: string };
+  /** Entries in one listing, 1 to 1,000; 1,000 unless told. */
+  readonly pageSize?: number;
+  /** How long one attempt may take, and how long a socket may be silent; 30,000 unless told. */
+  readonly requestTimeoutMs?: number;
 }
 
-// The smallest part that S3 takes, but for the last one.
+// The smallest part that S3 takes, but for the last one, and the most parts that an upload may have.
 const PART_BYTES = 5 * 1_024 * 1_024;
-const PAGE = 1_000;
+const MAX_PARTS = 10_000;
+const MAX_PAGE = 1_000;
 const DELETES_AT_A_TIME = 4;
+const ABORTS_AT_A_TIME = 16;
 
 interface Doomed extends ObjectIdentifier {
   readonly Key: string;
@@ -38,8 +44,23 @@ interface Doomed extends ObjectIdentifier {
   readonly isMarker: boolean;
 }
 
+interface OpenUpload {
+  readonly Key: string;
+  readonly UploadId: string;
+}
+
+/** What one request removed, or several of them together. */
+interface Outcome {
+  readonly objects: number;
+  readonly markers: number;
+  readonly uploads: number;
+  readonly bytes: number;
+  readonly failures: readonly RemovalFailure[];
+}
+
 /** Objects in an S3 bucket, versioned or not. Works on AWS and on what speaks its protocol, such as Ceph's gateway. */
-export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOptions): ObjectStore {
+export function openS3Store(options: S3StoreOptions): ObjectStore {
+  const { endpoint, region, bucket, credentials, pageSize = MAX_PAGE, requestTimeoutMs = 30_000 } = options;
   const s3 = new S3Client({
     endpoint,
     region,
@@ -50,7 +71,10 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
     maxAttempts: 3,
     requestHandler: {
       connectionTimeout: 3_000,
-      requestTimeout: 30_000,
+      requestTimeout: requestTimeoutMs,
+      // Without this the SDK only warns, and a server that went silent would hold a deletion for ever.
+      throwOnRequestTimeout: true,
+      socketTimeout: requestTimeoutMs,
       httpAgent: { maxSockets: 64 },
       httpsAgent: { maxSockets: 64 },
     },
@@ -59,16 +83,22 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
   const Bucket = bucket;
   const abortable = (signal: AbortSignal | undefined) => (signal ? { abortSignal: signal } : {});
 
-  async function* versionPages(prefix: string): AsyncGenerator<Doomed[]> {
+  async function* versionPages(prefix: string, MaxKeys: number, signal?: AbortSignal): AsyncGenerator<Doomed[]> {
     let at: { KeyMarker?: string; VersionIdMarker?: string } = {};
     for (;;) {
-      const page = await s3.send(new ListObjectVersionsCommand({ Bucket, Prefix: prefix, MaxKeys: PAGE, ...at }));
+      const page = await s3.send(
+        new ListObjectVersionsCommand({ Bucket, Prefix: prefix, MaxKeys, ...at }),
+        abortable(signal),
+      );
       const doomed: Doomed[] = [];
       for (const { Key, VersionId, Size } of page.Versions ?? []) {
-        if (Key) doomed.push({ Key, ...(VersionId ? { VersionId } : {}), bytes: Size ?? 0, isMarker: false });
+        // The prefix is checked here too: an answer that is not as asked must cost nobody an object.
+        if (Key?.startsWith(prefix))
+          doomed.push({ Key, ...(VersionId ? { VersionId } : {}), bytes: Size ?? 0, isMarker: false });
       }
       for (const { Key, VersionId } of page.DeleteMarkers ?? []) {
-        if (Key) doomed.push({ Key, ...(VersionId ? { VersionId } : {}), bytes: 0, isMarker: true });
+        if (Key?.startsWith(prefix))
+          doomed.push({ Key, ...(VersionId ? { VersionId } : {}), bytes: 0, isMarker: true });
       }
       if (doomed.length > 0) yield doomed;
       if (!page.IsTruncated) return;
@@ -79,14 +109,18 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
     }
   }
 
-  async function* openUploads(prefix: string): AsyncGenerator<{ Key: string; UploadId: string }> {
+  async function* uploadPages(prefix: string, MaxUploads: number, signal?: AbortSignal): AsyncGenerator<OpenUpload[]> {
     let at: { KeyMarker?: string; UploadIdMarker?: string } = {};
     for (;;) {
-      const page = await s3.send(new ListMultipartUploadsCommand({ Bucket, Prefix: prefix, MaxUploads: PAGE, ...at }));
+      const page = await s3.send(
+        new ListMultipartUploadsCommand({ Bucket, Prefix: prefix, MaxUploads, ...at }),
+        abortable(signal),
+      );
+      const uploads: OpenUpload[] = [];
       for (const { Key, UploadId } of page.Uploads ?? []) {
-        // The prefix is checked here too: an answer that is not as asked must cost nobody an upload.
-        if (Key?.startsWith(prefix) && UploadId) yield { Key, UploadId };
+        if (Key?.startsWith(prefix) && UploadId) uploads.push({ Key, UploadId });
       }
+      if (uploads.length > 0) yield uploads;
       if (!page.IsTruncated) return;
       at = {
         ...(page.NextKeyMarker ? { KeyMarker: page.NextKeyMarker } : {}),
@@ -96,7 +130,7 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
   }
 
   /** Deletes one page of versions; a 200 can hold refusals, which are read. */
-  const deletePage = async (doomed: readonly Doomed[]) => {
+  const deleteVersions = async (doomed: readonly Doomed[], signal?: AbortSignal): Promise<Outcome> => {
     const { Errors = [] } = await s3.send(
       new DeleteObjectsCommand({
         Bucket,
@@ -105,6 +139,7 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
           Quiet: true,
         },
       }),
+      abortable(signal),
     );
     const refused = new Set(Errors.map(({ Key, VersionId }) => `${Key}\0${VersionId ?? ''}`));
     // An error without a version id stands for its key, whichever version was meant.
@@ -114,6 +149,7 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
     return {
       objects: gone.filter(({ isMarker }) => !isMarker).length,
       markers: gone.filter(({ isMarker }) => isMarker).length,
+      uploads: 0,
       bytes: gone.reduce((sum, { bytes }) => sum + bytes, 0),
       failures: Errors.map(
         ({ Key = '', Code = 'UNKNOWN' }): RemovalFailure => ({
@@ -125,10 +161,33 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
     };
   };
 
+  /** Ends open uploads, a few at a time; one that is gone already counts for nobody. */
+  const abortUploads = async (uploads: readonly OpenUpload[], signal?: AbortSignal): Promise<Outcome> => {
+    let ended = 0;
+    const failures: RemovalFailure[] = [];
+    const rest = uploads.values();
+    const abortRest = async (): Promise<void> => {
+      for (const { Key, UploadId } of rest) {
+        try {
+          await s3.send(new AbortMultipartUploadCommand({ Bucket, Key, UploadId }), abortable(signal));
+          ended += 1;
+        } catch (error) {
+          // An answer about this upload is its failure; no answer, or one about the server, is the call's.
+          if (!(error instanceof S3ServiceException) || error.$fault !== 'client') throw error;
+          if (error.name === 'NoSuchUpload') continue;
+          failures.push({ key: Key, code: error.name, message: 'The store refused to end the upload.' });
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: ABORTS_AT_A_TIME }, abortRest));
+    return { objects: 0, markers: 0, uploads: ended, bytes: 0, failures };
+  };
+
   return {
     put: (key, body, { contentType, maxBytes, signal }) =>
-      mapErrors(async () => {
+      mapErrors(isStoreError, async () => {
         assertKey(key);
+        const mostBytes = Math.min(maxBytes, PART_BYTES * MAX_PARTS);
         // Always in parts, also when one would do: an upload that was aborted can never be completed, which is what
         // keeps a late writer from leaving an object behind a removal.
         const { UploadId } = await s3.send(
@@ -147,10 +206,10 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
           };
           let pending: Uint8Array[] = [];
           let pendingBytes = 0;
-          for await (const chunk of body) {
+          for await (const chunk of markErrors(body)) {
             signal?.throwIfAborted();
             bytes += chunk.length;
-            if (bytes > maxBytes) throw tooLarge(maxBytes);
+            if (bytes > mostBytes) throw tooLarge(mostBytes);
             hash.update(chunk);
             pending.push(chunk);
             pendingBytes += chunk.length;
@@ -161,9 +220,9 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
           }
           if (pendingBytes > 0 || parts.length === 0) await sendPart(pending);
           signal?.throwIfAborted();
+          // Not abortable: an abort that is late would leave it open whether the object is there.
           await s3.send(
             new CompleteMultipartUploadCommand({ Bucket, Key: key, UploadId, MultipartUpload: { Parts: parts } }),
-            abortable(signal),
           );
         } catch (error) {
           await s3.send(new AbortMultipartUploadCommand({ Bucket, Key: key, UploadId })).catch(() => undefined);
@@ -173,24 +232,24 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
       }),
 
     get: (key, signal) =>
-      mapErrors(async () => {
+      mapErrors(isStoreError, async () => {
         assertKey(key);
         try {
           const found = await s3.send(new GetObjectCommand({ Bucket, Key: key }), abortable(signal));
           const body = found.Body instanceof Readable ? found.Body : Readable.from([]);
           return {
-            body,
+            body: mapBodyErrors(isStoreError, body),
             bytes: found.ContentLength ?? 0,
             contentType: found.ContentType ?? 'application/octet-stream',
           };
         } catch (error) {
-          if (error instanceof S3ServiceException && error.$metadata.httpStatusCode === 404) return undefined;
+          if (error instanceof S3ServiceException && error.name === 'NoSuchKey') return undefined;
           throw error;
         }
       }),
 
     list: (prefix, { after, limit }) =>
-      mapErrors(async () => {
+      mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
         const objects: StoredObject[] = [];
         let token: string | undefined;
@@ -199,7 +258,7 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
             new ListObjectsV2Command({
               Bucket,
               Prefix: prefix,
-              MaxKeys: Math.min(PAGE, limit + 1 - objects.length),
+              MaxKeys: Math.min(pageSize, limit + 1 - objects.length),
               ...(token ? { ContinuationToken: token } : after === undefined ? {} : { StartAfter: after }),
             }),
           );
@@ -215,87 +274,107 @@ export function openS3Store({ endpoint, region, bucket, credentials }: S3StoreOp
       }),
 
     removePrefix: (prefix, { limit, signal }) =>
-      mapErrors(async () => {
+      mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
         const removed = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
         const failures: RemovalFailure[] = [];
+        const add = (outcome: Outcome): void => {
+          removed.objects += outcome.objects;
+          removed.markers += outcome.markers;
+          removed.uploads += outcome.uploads;
+          removed.bytes += outcome.bytes;
+          failures.push(...outcome.failures.slice(0, MAX_FAILURES - failures.length));
+        };
+        const left = () => limit - removed.objects - removed.markers - removed.uploads;
+        const page = Math.min(pageSize, limit);
         // Open uploads first: from here on none of them can become an object.
-        for await (const { Key, UploadId } of openUploads(prefix)) {
-          signal?.throwIfAborted();
-          try {
-            await s3.send(new AbortMultipartUploadCommand({ Bucket, Key, UploadId }));
-            removed.uploads += 1;
-          } catch (error) {
-            if (!(error instanceof S3ServiceException)) throw error;
-            if (error.name !== 'NoSuchUpload')
-              failures.push({ key: Key, code: error.name, message: 'The upload cannot be ended.' });
-          }
+        try {
+          const isDone =
+            (await drain(uploadPages(prefix, page, signal), 1, left, add, (uploads) =>
+              abortUploads(uploads, signal),
+            )) &&
+            (await drain(versionPages(prefix, page, signal), DELETES_AT_A_TIME, left, add, (versions) =>
+              deleteVersions(versions, signal),
+            ));
+          return { ...removed, failures, progress: isDone ? 'COMPLETE' : 'PARTIAL' };
+        } catch (error) {
+          // What is gone is told rather than lost with the error; the next call meets the error again, and throws.
+          if (left() === limit) throw error;
+          return { ...removed, failures, progress: 'PARTIAL' };
         }
-        // The next page is listed while pages before it are deleted; no more than these few are in memory.
-        const deleting = new Set<Promise<void>>();
-        let tried = removed.uploads;
-        let failed: unknown;
-        let isPartial = false;
-        for await (const page of versionPages(prefix)) {
-          signal?.throwIfAborted();
-          const deletion = deletePage(page).then(
-            (outcome) => {
-              removed.objects += outcome.objects;
-              removed.markers += outcome.markers;
-              removed.bytes += outcome.bytes;
-              failures.push(...outcome.failures);
-            },
-            (error: unknown) => {
-              failed ??= error;
-            },
-          );
-          deleting.add(deletion);
-          void deletion.then(() => deleting.delete(deletion));
-          tried += page.length;
-          if (deleting.size >= DELETES_AT_A_TIME) await Promise.race(deleting);
-          if (failed !== undefined) break;
-          if (tried >= limit) {
-            isPartial = true;
-            break;
-          }
-        }
-        await Promise.all(deleting);
-        if (failed !== undefined) throw failed;
-        return { ...removed, failures, progress: isPartial ? 'PARTIAL' : 'COMPLETE' };
       }),
 
     count: (prefix) =>
-      mapErrors(async () => {
+      mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
         const counted = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
-        for await (const page of versionPages(prefix)) {
+        for await (const page of versionPages(prefix, pageSize)) {
           for (const { isMarker, bytes } of page) {
             counted[isMarker ? 'markers' : 'versions'] += 1;
             counted.bytes += bytes;
           }
         }
-        for await (const _ of openUploads(prefix)) counted.uploads += 1;
+        for await (const page of uploadPages(prefix, pageSize)) counted.uploads += page.length;
         return counted;
       }),
 
-    check: () => mapErrors(async () => void (await s3.send(new HeadBucketCommand({ Bucket })))),
+    check: () => mapErrors(isStoreError, async () => void (await s3.send(new HeadBucketCommand({ Bucket })))),
     close: () => s3.destroy(),
   };
 }
 
-async function mapErrors<T>(work: () => Promise<T>): Promise<T> {
+/**
+ * Removes page after page, some at a time, while the next one is listed; no more than these few are in memory. What
+ * is under way never exceeds what is `left`; a refusal gives its place back, so that those who fail cannot keep the
+ * others from their turn. Answers whether everything was tried.
+ */
+async function drain<Item>(
+  pages: AsyncIterable<readonly Item[]>,
+  atATime: number,
+  left: () => number,
+  add: (outcome: Outcome) => void,
+  remove: (items: readonly Item[]) => Promise<Outcome>,
+): Promise<boolean> {
+  const underWay = new Set<Promise<void>>();
+  let itemsUnderWay = 0;
+  const failed: unknown[] = [];
+  const begin = (items: readonly Item[]): void => {
+    itemsUnderWay += items.length;
+    const removal = remove(items)
+      .then(add, (error: unknown) => void failed.push(error))
+      .finally(() => {
+        itemsUnderWay -= items.length;
+        underWay.delete(removal);
+      });
+    underWay.add(removal);
+  };
+  const removePage = async (page: readonly Item[]): Promise<boolean> => {
+    for (let at = 0; at < page.length; ) {
+      const room = left() - itemsUnderWay;
+      if (failed.length > 0 || (room <= 0 && underWay.size === 0)) return false;
+      if (room <= 0 || underWay.size >= atATime) {
+        await Promise.race(underWay);
+        continue;
+      }
+      begin(page.slice(at, at + room));
+      at += room;
+    }
+    return true;
+  };
+  let isDone = true;
   try {
-    return await work();
-  } catch (error) {
-    throw isStoreError(error) ? dependencyUnavailable('object store', error) : error;
+    for await (const page of pages) {
+      isDone = await removePage(page);
+      if (!isDone) break;
+    }
+  } finally {
+    // Nothing is left running behind the answer, not even behind an error.
+    await Promise.all(underWay);
   }
+  if (failed.length > 0) throw failed[0];
+  return isDone;
 }
 
-/** What the SDK or its sockets throw; a DomainError, an abort and a bug of ours pass as they are. */
-function isStoreError(error: unknown): boolean {
-  if (error instanceof DomainError || error instanceof TypeError) return false;
-  if (!(error instanceof Error) || error.name === 'AbortError') return false;
-  return (
-    error instanceof S3ServiceException || 'code' in error || '$metadata' in error || error.name === 'TimeoutError'
-  );
-}
+/** What the SDK or its sockets throw. */
+const isStoreError = (error: Error): boolean =>
+  error instanceof S3ServiceException || 'code' in error || '$metadata' in error || error.name === 'TimeoutError';

@@ -1,8 +1,15 @@
-import { DeleteObjectCommand, PutObjectCommand, PutObjectLegalHoldCommand } from '@aws-sdk/client-s3';
+import { once } from 'node:events';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
+import {
+  DeleteObjectCommand,
+  PutBucketVersioningCommand,
+  PutObjectCommand,
+  PutObjectLegalHoldCommand,
+} from '@aws-sdk/client-s3';
 import anyTest, { type TestFn } from 'ava';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
-import { openS3Store } from '#libs/object-store/s3-store.ts';
+import { openS3Store, type S3StoreOptions } from '#libs/object-store/s3-store.ts';
 import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
 import { testIfFound } from '#test/support/require.ts';
 import { type Declare, objectStoreContract } from './object-store.ts';
@@ -19,6 +26,7 @@ test.before(async () => {
   gateway = await startCephGateway();
   await gateway.createBucket('plain', { versioned: false });
   await gateway.createBucket('versioned', { versioned: true });
+  await gateway.createBucket('turned-on-later', { versioned: false });
   await gateway.createBucket('locked', { versioned: true, objectLock: true });
 });
 test.after.always(async () => {
@@ -26,16 +34,46 @@ test.after.always(async () => {
   await gateway?.stop();
 });
 
-function open(bucket: string): ObjectStore {
+function open(bucket: string, options: Partial<S3StoreOptions> = {}): ObjectStore {
   const { endpoint, region, accessKeyId, secretAccessKey } = gateway;
+  const name = JSON.stringify([bucket, options]);
   const store =
-    stores.get(bucket) ?? openS3Store({ endpoint, region, bucket, credentials: { accessKeyId, secretAccessKey } });
-  stores.set(bucket, store);
+    stores.get(name) ??
+    openS3Store({ endpoint, region, bucket, credentials: { accessKeyId, secretAccessKey }, ...options });
+  stores.set(name, store);
   return store;
 }
 
 objectStoreContract(declare, 'S3, plain bucket', () => open('plain'), false);
 objectStoreContract(declare, 'S3, versioned bucket', () => open('versioned'), true);
+
+// The gateway's own paging: within a key's versions, within a key's uploads, and across keys.
+objectStoreContract(declare, 'S3, versioned bucket, pages of 2', () => open('versioned', { pageSize: 2 }), true);
+
+declare('S3: versions from before versioning, and from after it was suspended, go too', async (t) => {
+  const Bucket = 'turned-on-later';
+  const store = open(Bucket, { pageSize: 2 });
+  const prefix = 'tenants/a/jobs/mixed/';
+  const put = (Body: string) => gateway.s3.send(new PutObjectCommand({ Bucket, Key: `${prefix}x`, Body }));
+  const turn = (Status: 'Enabled' | 'Suspended') =>
+    gateway.s3.send(new PutBucketVersioningCommand({ Bucket, VersioningConfiguration: { Status } }));
+  await put('before');
+  await turn('Enabled');
+  await put('during');
+  await put('during, again');
+  await gateway.s3.send(new DeleteObjectCommand({ Bucket, Key: `${prefix}x` }));
+  await turn('Suspended');
+  await put('suspended');
+  // The last one has taken the place of the first: both are the version named "null".
+  t.like(await store.count(prefix), { versions: 3, markers: 1 });
+  t.like(await store.removePrefix(prefix, { limit: 10 }), {
+    objects: 3,
+    markers: 1,
+    failures: [],
+    progress: 'COMPLETE',
+  });
+  t.deepEqual(await store.count(prefix), { versions: 0, markers: 0, uploads: 0, bytes: 0 });
+});
 
 declare('S3, versioned bucket: delete markers go too', async (t) => {
   const store = open('versioned');
@@ -85,6 +123,66 @@ declare('S3: a version that the store refuses to remove is named, and hides no o
   t.is((await store.count(prefix)).versions, 1);
   await hold('OFF');
   t.like(await store.removePrefix(prefix, { limit: 10 }), { objects: 1, failures: [] });
+});
+
+declare('S3: refused versions at the front, more than a page and the limit, keep none of the others', async (t) => {
+  const store = open('locked', { pageSize: 2 });
+  const prefix = 'tenants/a/jobs/front/';
+  const names = ['a', 'b', 'c', 'd', 'e', 'x', 'y', 'z'];
+  const held = names.slice(0, 5);
+  for (const name of names) {
+    await gateway.s3.send(new PutObjectCommand({ Bucket: 'locked', Key: `${prefix}${name}`, Body: name }));
+  }
+  const hold = async (Status: 'ON' | 'OFF') => {
+    for (const name of held) {
+      const Key = `${prefix}${name}`;
+      await gateway.s3.send(new PutObjectLegalHoldCommand({ Bucket: 'locked', Key, LegalHold: { Status } }));
+    }
+  };
+  await hold('ON');
+  const first = await store.removePrefix(prefix, { limit: 2 });
+  t.like(first, { objects: 2, progress: 'PARTIAL' });
+  const second = await store.removePrefix(prefix, { limit: 2 });
+  t.like(second, { objects: 1, progress: 'COMPLETE' });
+  t.deepEqual(
+    second.failures.map(({ key }) => key).sort(),
+    held.map((name) => `${prefix}${name}`),
+  );
+  // Only refusals are left: it ends, and says so.
+  t.like(await store.removePrefix(prefix, { limit: 2 }), { objects: 0, progress: 'COMPLETE' });
+  await hold('OFF');
+  t.like(await store.removePrefix(prefix, { limit: 10 }), { objects: 5, failures: [], progress: 'COMPLETE' });
+});
+
+declare('S3: a bucket that is not there is UNAVAILABLE, never an absent object', async (t) => {
+  const error = await t.throwsAsync(open('nowhere').get('tenants/a/x'), { instanceOf: DomainError });
+  t.is(error?.reason, 'DEPENDENCY_UNAVAILABLE');
+  await t.throwsAsync(open('nowhere').check(), { instanceOf: DomainError });
+});
+
+test.serial('S3: a server that takes the call and never answers is UNAVAILABLE in bounded time', async (t) => {
+  const sockets = new Set<Socket>();
+  const silent = createServer((socket) => void sockets.add(socket));
+  silent.listen(0, '127.0.0.1');
+  await once(silent, 'listening');
+  const { port } = silent.address() as AddressInfo;
+  const store = openS3Store({
+    endpoint: `http://127.0.0.1:${port}`,
+    region: 'us-east-1',
+    bucket: 'x',
+    credentials: { accessKeyId: 'x', secretAccessKey: 'x' },
+    requestTimeoutMs: 200,
+  });
+  t.teardown(() => {
+    store.close();
+    for (const socket of sockets) socket.destroy();
+    silent.close();
+  });
+  const startedAt = performance.now();
+  const error = await t.throwsAsync(store.removePrefix('tenants/a/', { limit: 1 }), { instanceOf: DomainError });
+  t.is(error?.reason, 'DEPENDENCY_UNAVAILABLE');
+  t.notRegex(error?.message ?? '', /127\.0\.0\.1|S3|timeout/i);
+  t.true(performance.now() - startedAt < 20_000);
 });
 
 declare('S3: a server that is gone is UNAVAILABLE, and what was stored is there when it is back', async (t) => {

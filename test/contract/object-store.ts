@@ -88,6 +88,72 @@ export function objectStoreContract(
     t.deepEqual(await store.count(prefix), empty);
   });
 
+  test("removePrefix ends its own prefix's uploads, within its limit, and not those of a neighbour", async (t) => {
+    const store = open();
+    const root = freshPrefix();
+    const removed = Promise.withResolvers<void>();
+    const begin = (key: string) => {
+      const begun = Promise.withResolvers<void>();
+      const body = (async function* () {
+        yield Buffer.from('x');
+        begun.resolve();
+        await removed.promise;
+        yield Buffer.from('y');
+      })();
+      const put = store.put(key, body, options).then(
+        () => 'stored',
+        () => 'refused',
+      );
+      return { begun: begun.promise, put };
+    };
+    const keys = ['1/a', '1/a', '1/b', '1/c', '1/d', '10/a'];
+    const uploads = keys.map((key) => begin(`${root}${key}`));
+    await Promise.all(uploads.map(({ begun }) => begun));
+    t.is((await store.count(`${root}1/`)).uploads, 5);
+    t.like(await store.removePrefix(`${root}1/`, { limit: 3 }), { uploads: 3, progress: 'PARTIAL' });
+    t.like(await store.removePrefix(`${root}1/`, { limit: 3 }), { uploads: 2, progress: 'COMPLETE' });
+    removed.resolve();
+    t.deepEqual(
+      await Promise.all(uploads.map(({ put }) => put)),
+      keys.map((key) => (key.startsWith('10/') ? 'stored' : 'refused')),
+    );
+    t.deepEqual(await store.count(`${root}1/`), empty);
+    t.is(await read(store, `${root}10/a`), 'xy');
+  });
+
+  test("an error of the body comes out as it is, not as the store's, whatever code it carries", async (t) => {
+    const store = open();
+    const prefix = freshPrefix();
+    const cancelled = Object.assign(new Error('the caller went away'), {
+      code: 'ECONNRESET',
+      errno: -104,
+      syscall: 'read',
+    });
+    const broken = (async function* () {
+      yield Buffer.from('x');
+      throw cancelled;
+    })();
+    t.is(await t.throwsAsync(store.put(`${prefix}input/a`, broken, options)), cancelled);
+    t.deepEqual(await store.count(prefix), empty);
+  });
+
+  test('puts to one key at the same time all succeed, and one of them is what is read', async (t) => {
+    const store = open();
+    const key = `${freshPrefix()}input/a`;
+    const texts = Array.from({ length: 8 }, (_, index) => `text ${index}`);
+    await Promise.all(texts.map((text) => store.put(key, chunks(text), options)));
+    t.true(texts.includes((await read(store, key)) ?? ''));
+  });
+
+  test('a removal whose signal is aborted throws and takes nothing', async (t) => {
+    const store = open();
+    const prefix = freshPrefix();
+    await store.put(`${prefix}input/a`, chunks('x'), options);
+    const error = await t.throwsAsync(store.removePrefix(prefix, { limit: 10, signal: AbortSignal.abort() }));
+    t.is(error?.name, 'AbortError');
+    t.is((await store.count(prefix)).versions, 1);
+  });
+
   test('list goes on after a key, in the order of bytes, and shows each object once', async (t) => {
     const store = open();
     const prefix = freshPrefix();
@@ -127,8 +193,10 @@ export function objectStoreContract(
     const versions = isVersioned ? 10 : 5;
     t.is((await store.count(prefix)).versions, versions);
     let removed = 0;
+    // The limit is a promise: between two calls the caller saves what was done.
     for (let progress = 'PARTIAL'; progress === 'PARTIAL'; ) {
       const removal = await store.removePrefix(prefix, { limit: 3 });
+      t.true(removal.objects <= 3);
       removed += removal.objects;
       progress = removal.progress;
     }
