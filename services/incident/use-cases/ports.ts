@@ -51,6 +51,16 @@ export interface DriftRepository {
   ): Promise<Page<DriftCheck>>;
 }
 
+/** A purge by age as it is asked for. */
+export interface AgePurgeOrder {
+  readonly tenantId: string;
+  readonly operationId: string;
+  readonly retentionDays: number;
+  /** The one at the origin of the call, and the credential's subject, for the audit. */
+  readonly actor: string;
+  readonly subject: string;
+}
+
 /** One purge by age of a tenant, over all its calls. */
 export interface AgePurge {
   readonly cutoff: Temporal.Instant;
@@ -66,12 +76,25 @@ export interface ExpiredCounts {
   readonly population: number;
 }
 
+/** What one batch did. */
+export interface AgePurgeBatch {
+  readonly purge: AgePurge;
+  /** Checks that this batch removed. */
+  readonly deleted: number;
+  /** Whether a read-back after the removal found nothing expired. */
+  readonly isDone: boolean;
+}
+
 /** Purges by age. The database's clock makes the cutoff; a row without an instant is never old. */
 export interface AgePurgeRepository {
   /** Must fix the cutoff at the first call of an operation and answer the same ever after; REQUEST_ID_REUSED. */
-  begin(tenantId: string, operationId: string, retentionDays: number): Promise<AgePurge>;
-  /** Must remove up to `limit` expired checks, children first, and add what went to the operation's sums, in one transaction. */
-  purgeBatch(tenantId: string, operationId: string, limit: number): Promise<{ purge: AgePurge; deleted: number }>;
+  begin(order: AgePurgeOrder): Promise<AgePurge>;
+  /**
+   * Must remove up to `limit` expired checks, children first, add what went to the operation's sums, and write an
+   * audit row when nothing is left, in one transaction. Must say isDone only when nothing expired is left, also
+   * where another operation is removing the same rows.
+   */
+  purgeBatch(order: AgePurgeOrder, limit: number): Promise<AgePurgeBatch>;
   /** Must count by the predicate that purgeBatch uses. */
-  countExpired(tenantId: string, operationId: string | undefined, retentionDays: number): Promise<ExpiredCounts>;
+  countExpired(order: Pick<AgePurgeOrder, 'tenantId' | 'operationId' | 'retentionDays'>): Promise<ExpiredCounts>;
 }

@@ -38,6 +38,8 @@ const FLAG_OF: ReadonlyMap<number, DriftFlag> = new Map(DRIFT_FLAGS.map((flag) =
 const MAX_NAME = 200;
 const MAX_WORKFLOWS = 1_000;
 const MAX_SUMMARY_BYTES = 1_048_576;
+// Escaped, as JSON text has it; jsonb has no room for it. An even number of backslashes before it is another thing.
+const NUL = /(?<!\\)(?:\\\\)*\\u0000/;
 const MAX_RETENTION_DAYS = 36_500;
 const DEFAULT_LIMIT = 10_000;
 const MAX_LIMIT = 100_000;
@@ -83,8 +85,9 @@ export const incidentService = (
       status: () => parseEnum('status', request.status, STATUS_OF),
       checkedAt: () => parseTimestamp('check_time', request.checkTime),
       summary: () => {
-        const bytes = request.summary ? Buffer.byteLength(JSON.stringify(request.summary)) : 0;
-        if (bytes > MAX_SUMMARY_BYTES) throw fieldInvalid('summary', 'must have at most 1 MiB');
+        const text = request.summary ? JSON.stringify(request.summary) : '';
+        if (Buffer.byteLength(text) > MAX_SUMMARY_BYTES) throw fieldInvalid('summary', 'must have at most 1 MiB');
+        if (NUL.test(text)) throw fieldInvalid('summary', 'must not hold the character U+0000');
         return request.summary;
       },
       workflows: () => {
@@ -122,8 +125,8 @@ export const incidentService = (
   },
 
   async purgeDriftChecks(request, context) {
-    const tenantId = tenantOf(callerOf(context));
-    const command = parseFields({
+    const caller = callerOf(context);
+    const { limit, budgetMs, ...window } = parseFields({
       operationId: () => parseId('operation_id', request.operationId),
       retentionDays: () => parseInteger('retention_days', request.retentionDays, { min: 1, max: MAX_RETENTION_DAYS }),
       limit: () => parseInteger('limit', request.limit || DEFAULT_LIMIT, { min: 1, max: MAX_LIMIT }),
@@ -133,11 +136,9 @@ export const incidentService = (
         return ms;
       },
     });
+    const order = { tenantId: tenantOf(caller), actor: caller.actor, subject: caller.subject, ...window };
     if (request.validateOnly) {
-      const { cutoff, expiredChecks, expiredWorkflows, population } = await purgeDriftChecks.preview({
-        tenantId,
-        ...command,
-      });
+      const { cutoff, expiredChecks, expiredWorkflows, population } = await purgeDriftChecks.preview(order);
       return {
         progress: Progress.COMPLETE,
         resourceCounts: [
@@ -148,7 +149,7 @@ export const incidentService = (
         population: BigInt(population),
       };
     }
-    const purge = await purgeDriftChecks.purge({ tenantId, ...command }, context.signal);
+    const purge = await purgeDriftChecks.purge(order, { limit, budgetMs }, context.signal);
     return {
       progress: Progress[purge.progress],
       resourceCounts: [

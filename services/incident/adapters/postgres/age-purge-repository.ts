@@ -2,13 +2,14 @@ import type { Knex } from 'knex';
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
-import type { AgePurge, AgePurgeRepository } from '../../use-cases/ports.ts';
+import type { AgePurge, AgePurgeOrder, AgePurgeRepository } from '../../use-cases/ports.ts';
 
 interface AgePurgeRow {
   readonly retention_days: number;
   readonly cutoff: Temporal.Instant;
   readonly deleted_checks: number;
   readonly deleted_workflows: number;
+  readonly finished_at: Temporal.Instant | null;
 }
 
 // One predicate for counting and removing. A null instant is not smaller than anything: absent means keep.
@@ -16,7 +17,7 @@ const EXPIRED = 'c.tenant_id = :tenantId and c.checked_at < :cutoff';
 
 /** Purges of drift checks by age in Postgres. */
 export const makeAgePurgeRepository = (database: Database): AgePurgeRepository => ({
-  begin: (tenantId, operationId, retentionDays) =>
+  begin: ({ tenantId, operationId, retentionDays }) =>
     database.forTenant(tenantId, async (trx) => {
       await trx.raw(
         `insert into age_purges (tenant_id, operation_id, subject, retention_days, cutoff)
@@ -30,49 +31,60 @@ export const makeAgePurgeRepository = (database: Database): AgePurgeRepository =
       return toAgePurge(row);
     }),
 
-  purgeBatch: (tenantId, operationId, limit) =>
-    database.forTenant(tenantId, async (trx) => {
+  purgeBatch: (order, limit) =>
+    database.forTenant(order.tenantId, async (trx) => {
+      const { tenantId, operationId } = order;
       // The operation's row is locked first: two at once on one operation take turns, and its sums are exact.
       const row = await find(trx, tenantId, operationId, 'for update');
       if (!row) throw requestIdReused(operationId);
-      const outcome = firstOf<{ checks: number; workflows: number }>(
+      const cutoff = row.cutoff.toString();
+      // Not `skip locked`: a row that another operation is about to remove is waited for, not taken for gone.
+      const removed = firstOf<{ ids: string[] | null; workflows: number }>(
         await trx.raw(
           `with expired as materialized (
              select c.tenant_id, c.id from drift_checks c where ${EXPIRED}
-             order by c.checked_at, c.id limit :limit for update skip locked),
+             order by c.checked_at nulls first, c.id limit :limit for update),
            workflows as (
              delete from drift_check_workflows w using expired e
              where w.tenant_id = e.tenant_id and w.check_id = e.id and w.tenant_id = :tenantId returning 1)
-           select (select count(*) from expired) as checks, (select count(*) from workflows) as workflows,
-                  (select array_agg(id) from expired) as ids`,
-          { tenantId, cutoff: row.cutoff.toString(), limit },
+           select (select array_agg(id) from expired) as ids, (select count(*) from workflows) as workflows`,
+          { tenantId, cutoff, limit },
         ),
-      ) as { checks: number; workflows: number; ids: string[] | null } | undefined;
-      const ids = outcome?.ids ?? [];
+      );
+      const ids = removed?.ids ?? [];
       if (ids.length > 0) {
         await trx.raw(`delete from drift_checks c where ${EXPIRED} and c.id = any(cast(:ids as uuid[]))`, {
           tenantId,
-          cutoff: row.cutoff.toString(),
+          cutoff,
           ids,
         });
       }
-      const sums = firstOf<AgePurgeRow>(
+      const after = firstOf<AgePurgeRow & { is_done: boolean }>(
         await trx.raw(
-          `update age_purges set deleted_checks = deleted_checks + :checks,
-                  deleted_workflows = deleted_workflows + :workflows, updated_at = clock_timestamp()
-           where tenant_id = :tenantId and operation_id = :operationId and subject = 'drift_checks' returning *`,
-          { tenantId, operationId, checks: outcome?.checks ?? 0, workflows: outcome?.workflows ?? 0 },
+          `update age_purges p
+           set deleted_checks = p.deleted_checks + :checks, deleted_workflows = p.deleted_workflows + :workflows,
+               updated_at = clock_timestamp(),
+               finished_at = case when d.is_done then coalesce(p.finished_at, clock_timestamp()) else p.finished_at end
+           from (select not exists (select from drift_checks c where ${EXPIRED}) as is_done) d
+           where p.tenant_id = :tenantId and p.operation_id = :operationId and p.subject = 'drift_checks'
+           returning p.*, d.is_done`,
+          { tenantId, operationId, cutoff, checks: ids.length, workflows: removed?.workflows ?? 0 },
         ),
       );
-      return { purge: toAgePurge(sums ?? row), deleted: ids.length };
+      if (!after) throw new Error('the operation’s row was locked and is gone');
+      const purge = toAgePurge(after);
+      // A repetition that removed nothing more has its row already.
+      if (after.is_done && (row.finished_at === null || ids.length > 0)) await audit(trx, order, purge);
+      return { purge, deleted: ids.length, isDone: after.is_done };
     }),
 
-  countExpired: (tenantId, operationId, retentionDays) =>
+  countExpired: ({ tenantId, operationId, retentionDays }) =>
     database.forTenant(tenantId, async (trx) => {
-      const begun = operationId === undefined ? undefined : await find(trx, tenantId, operationId);
+      const begun = await find(trx, tenantId, operationId);
       const now = firstOf<{ cutoff: Temporal.Instant }>(
         await trx.raw("select clock_timestamp() - ? * interval '24 hours' as cutoff", [retentionDays]),
       );
+      if (begun && begun.retention_days !== retentionDays) throw requestIdReused(operationId);
       const cutoff = begun?.cutoff ?? now?.cutoff;
       if (!cutoff) throw new Error('the database told no time');
       const counted = firstOf<{ checks: number; workflows: number; population: number }>(
@@ -84,11 +96,12 @@ export const makeAgePurgeRepository = (database: Database): AgePurgeRepository =
           { tenantId, cutoff: cutoff.toString() },
         ),
       );
+      if (!counted) throw new Error('the count gave no row');
       return {
         cutoff,
-        expiredChecks: counted?.checks ?? 0,
-        expiredWorkflows: counted?.workflows ?? 0,
-        population: counted?.population ?? 0,
+        expiredChecks: counted.checks,
+        expiredWorkflows: counted.workflows,
+        population: counted.population,
       };
     }),
 });
@@ -106,6 +119,25 @@ const find = async (
       { tenantId, operationId },
     ),
   );
+
+const audit = async (
+  trx: Knex.Transaction,
+  { tenantId, operationId, actor, subject }: AgePurgeOrder,
+  { deletedChecks, deletedWorkflows }: AgePurge,
+): Promise<void> => {
+  await trx.raw(
+    `insert into audit_entries (tenant_id, actor, subject, action, target_type, target_id, outcome, counts)
+     values (:tenantId, :actor, :subject, 'purge-drift-checks', 'retention_purge', :operationId, 'COMPLETE',
+             cast(:counts as jsonb))`,
+    {
+      tenantId,
+      actor,
+      subject,
+      operationId,
+      counts: JSON.stringify({ drift_checks: deletedChecks, drift_check_workflows: deletedWorkflows }),
+    },
+  );
+};
 
 const toAgePurge = (row: AgePurgeRow): AgePurge => ({
   cutoff: row.cutoff,

@@ -9,6 +9,7 @@ import {
   countFlags,
   type DriftCheck,
   type DriftStatus,
+  driftCheckNotFound,
   type Environment,
   environmentNotFound,
   type FlaggedWorkflow,
@@ -146,7 +147,9 @@ export const makeDriftRepository = (database: Database): DriftRepository => ({
         }),
       );
       const environment = await EnvironmentRow.query(trx).findOne({ tenant_id: tenantId, id: environmentId });
-      if (!row || !environment) throw environmentNotFound();
+      // The repetition of a request whose check was purged since.
+      if (!row) throw driftCheckNotFound();
+      if (!environment) throw environmentNotFound();
       return { check: toCheck(row), environment: toEnvironment(environment) };
     }),
 
@@ -162,15 +165,16 @@ export const makeDriftRepository = (database: Database): DriftRepository => ({
     const rows = await database.readForTenant<CheckRow>(tenantId, {
       text: `select * from drift_checks
              where tenant_id = $1 and ($2::uuid is null or environment_id = $2) and ($3::text is null or status = $3)
-               and ($4::timestamptz is null or (checked_at, id) < ($4, $5::uuid))
-             order by checked_at desc, id desc limit $6`,
-      values: [tenantId, environmentId ?? null, status ?? null, after?.[0] ?? null, after?.[1] ?? null, limit + 1],
+               and ($5::uuid is null or (checked_at, id) < ($4::timestamptz, $5)
+                    or checked_at is null and ($4 is not null or id < $5))
+             order by checked_at desc nulls last, id desc limit $6`,
+      values: [tenantId, environmentId ?? null, status ?? null, after?.[0] || null, after?.[1] ?? null, limit + 1],
     });
     return pageOf(
       rows,
       limit,
       (row) => ({ ...toCheck(row), summary: undefined, workflows: [] }),
-      (row) => [(row.checked_at ?? row.created_at).toString(), row.id],
+      (row) => [row.checked_at?.toString() ?? '', row.id],
     );
   },
 });
