@@ -13,19 +13,20 @@ import type { ComposedService, ServiceFoundation } from '#libs/service/run-servi
 import { jobService } from './adapters/grpc/job-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
 import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
-import { audit, makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
+import { audit } from './adapters/postgres/audit.ts';
+import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
 import { makeJobRepository } from './adapters/postgres/job-repository.ts';
 import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
 import type { JobSettings } from './config.ts';
 import { type CancelJob, makeCancelJob } from './use-cases/cancel-job.ts';
 import { type CreateJob, makeCreateJob } from './use-cases/create-job.ts';
-import { type DeleteJob, makeDeleteJob } from './use-cases/delete-job.ts';
+import { type DeleteJob, makeDeleteJob, type OnDeletionRefused } from './use-cases/delete-job.ts';
 import { type DownloadArtifact, makeDownloadArtifact } from './use-cases/download-artifact.ts';
 import { makeParticipate, type Participate } from './use-cases/participate.ts';
 import type { ArtifactIndex, DeletionRepository, JobRepository, RunJobs } from './use-cases/ports.ts';
 import { makeReadJobs, type ReadJobs } from './use-cases/read-jobs.ts';
 import { makeRunDeletions, type OnDeletionSettled, type RunDeletions } from './use-cases/run-deletions.ts';
-import { makeSweepOrphans, type OnSwept, type SweepOrphans } from './use-cases/sweep-orphans.ts';
+import { makeSweepOrphans, type OnSweepFailed, type OnSwept, type SweepOrphans } from './use-cases/sweep-orphans.ts';
 import { makeUploadArtifact, type UploadArtifact } from './use-cases/upload-artifact.ts';
 import { makeWorkOnJob, type WorkOnJob } from './use-cases/work-on-job.ts';
 
@@ -37,7 +38,9 @@ const TOKENS = {
   store: token<ObjectStore>('ObjectStore'),
   wake: token<() => void>('Wake'),
   onSettled: token<OnDeletionSettled>('OnDeletionSettled'),
+  onRefused: token<OnDeletionRefused>('OnDeletionRefused'),
   onSwept: token<OnSwept>('OnSwept'),
+  onSweepFailed: token<OnSweepFailed>('OnSweepFailed'),
   jobs: token<JobRepository>('JobRepository'),
   artifacts: token<ArtifactIndex>('ArtifactIndex'),
   deletions: token<DeletionRepository>('DeletionRepository'),
@@ -67,7 +70,9 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.readJobs).toResolvedValue(makeReadJobs, [jobs, artifacts, deletions]).inSingletonScope();
   bind(TOKENS.workOnJob).toResolvedValue(makeWorkOnJob, [jobs]).inSingletonScope();
   bind(TOKENS.cancelJob).toResolvedValue(makeCancelJob, [jobs]).inSingletonScope();
-  bind(TOKENS.deleteJob).toResolvedValue(makeDeleteJob, [jobs, artifacts, deletions, store, wake]).inSingletonScope();
+  bind(TOKENS.deleteJob)
+    .toResolvedValue(makeDeleteJob, [jobs, artifacts, deletions, store, wake, TOKENS.onRefused])
+    .inSingletonScope();
   bind(TOKENS.downloadArtifact)
     .toResolvedValue(makeDownloadArtifact, [TOKENS.readJobs, artifacts, store])
     .inSingletonScope();
@@ -97,7 +102,7 @@ const useCases = new ContainerModule(({ bind }) => {
     )
     .inSingletonScope();
   bind(TOKENS.sweepOrphans)
-    .toResolvedValue(makeSweepOrphans, [jobs, artifacts, store, TOKENS.onSwept])
+    .toResolvedValue(makeSweepOrphans, [jobs, artifacts, store, TOKENS.onSwept, TOKENS.onSweepFailed])
     .inSingletonScope();
   bind(TOKENS.participate)
     .toResolvedValue(
@@ -138,6 +143,16 @@ export function composeJobService(
     if (outcome === 'COMPLETE') log.info({ ...told, outcome }, 'job deleted');
     else log.warn({ ...told, outcome, attempts, failedKeys, err: error }, 'job not deleted yet');
     if (outcome !== 'RETRY') metrics.deletionFinished('job', outcome);
+  });
+  container.bind(TOKENS.onRefused).toConstantValue(({ tenantId, jobId, caller, reason }, outcome) => {
+    log.info(
+      { audit: true, action: 'delete', tenantId, jobId, actor: caller.actor, reason, outcome },
+      'job not deleted',
+    );
+    metrics.deletionFinished('job', 'REFUSED');
+  });
+  container.bind(TOKENS.onSweepFailed).toConstantValue((tenantId, error) => {
+    log.warn({ err: error, tenantId }, 'orphans not swept to the end');
   });
   container.bind(TOKENS.onSwept).toConstantValue(async (caller, sweep, reason) => {
     const { tenantId, deleted, bytes } = sweep;

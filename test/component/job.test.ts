@@ -75,7 +75,7 @@ for (const state of DELETABLE) {
     t.deepEqual(await filesOf(stack, id), []);
     const audit = await queryOnce<{ actor: string; reason: string; outcome: string; counts: Record<string, number> }>(
       stack.superuserUrl('job'),
-      'select * from audit_entries where target_id = $1',
+      "select * from audit_entries where target_id = $1 and action = 'delete'",
       [id],
     );
     t.is(audit.length, 1);

@@ -54,10 +54,6 @@ export interface JobDeletion {
   readonly finishedAt: Temporal.Instant | undefined;
 }
 
-/** Whether the deletion is done with, for good or until a person redrives it. */
-export const isSettled = (state: DeletionState): boolean =>
-  state === 'COMPLETE' || state === 'STUCK' || state === 'CANCELLED';
-
 /** The sum of two counts. */
 export const addCounts = (a: RemovalCounts, b: Partial<RemovalCounts>): RemovalCounts => ({
   objects: a.objects + (b.objects ?? 0),

@@ -49,9 +49,11 @@ export const stateForbidsUpload = (state: string, kind: string): DomainError =>
 export const etagMismatch = (etag: string): DomainError =>
   new DomainError('aborted', 'ETAG_MISMATCH', 'The job has changed since; read it again.', { etag });
 
-/** The run's step was compensated before this effect of it arrived. */
+/** The run was purged, or its step compensated, before this effect of it arrived. */
 export const stepCompensated = (runId: string, step: string): DomainError =>
-  new DomainError('failed-precondition', 'STEP_COMPENSATED', `Step ${step} of run ${runId} was compensated.`, {
-    run_id: runId,
-    step,
-  });
+  new DomainError(
+    'failed-precondition',
+    'STEP_COMPENSATED',
+    step === '' ? `Run ${runId} takes no more jobs.` : `Step ${step} of run ${runId} takes no more jobs.`,
+    { run_id: runId, step },
+  );

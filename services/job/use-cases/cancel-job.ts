@@ -1,18 +1,25 @@
+import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { jobNotFound } from '../domain/errors.ts';
 import { assertEtag, cancel, type Job } from '../domain/job.ts';
-import type { JobRepository } from './ports.ts';
+import type { JobChange, JobRepository } from './ports.ts';
 
 /** Cancels a job: at once while PENDING, by asking its worker to stop while RUNNING. Repeating changes nothing. */
-export type CancelJob = (command: { tenantId: string; jobId: string; etag: string }) => Promise<Job>;
+export type CancelJob = (command: {
+  caller: Caller;
+  jobId: string;
+  etag: string;
+  reason: string | undefined;
+}) => Promise<Job>;
 
 /** Makes CancelJob. */
 export const makeCancelJob =
   (jobs: JobRepository): CancelJob =>
-  async ({ tenantId, jobId, etag }) => {
-    const cancelled = await jobs.update(tenantId, jobId, (job, now) => {
+  async ({ caller, jobId, etag, reason }) => {
+    const change: JobChange = (job, now) => {
       assertEtag(job, etag);
       return cancel(job, now);
-    });
+    };
+    const cancelled = await jobs.update(tenantOf(caller), jobId, change, { caller, action: 'cancel', reason });
     if (!cancelled) throw jobNotFound();
     return cancelled;
   };

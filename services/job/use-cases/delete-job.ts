@@ -1,12 +1,13 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
+import { DomainError, type ErrorKind } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { jobPrefix } from '../domain/artifact.ts';
 import { type JobDeletion, NOTHING_REMOVED } from '../domain/deletion.ts';
 import { deletionFinished, deletionNotFound, jobNotFound } from '../domain/errors.ts';
-import { assertDeletable, assertEtag } from '../domain/job.ts';
-import type { ArtifactIndex, DeletionRepository, JobRepository } from './ports.ts';
+import { assertDeletable, assertEtag, type Job } from '../domain/job.ts';
+import type { ArtifactIndex, DeletionOrder, DeletionRepository, JobRepository } from './ports.ts';
 
 /** What the caller asks for. */
 export interface DeleteJobCommand {
@@ -31,6 +32,12 @@ export interface DeleteJob {
   redrive(caller: Caller, deletionId: string, reason: string | undefined): Promise<JobDeletion>;
 }
 
+// Of a job that is there; what is not found is nobody's, and a store that fails has refused nothing.
+const REFUSALS: ReadonlySet<ErrorKind> = new Set(['failed-precondition', 'aborted']);
+
+/** Told of every order that was refused, with the refusal's reason. */
+export type OnDeletionRefused = (order: DeletionOrder, outcome: string) => void;
+
 /** Makes DeleteJob. `wake` tells the worker that something is due. */
 export const makeDeleteJob = (
   jobs: JobRepository,
@@ -38,6 +45,7 @@ export const makeDeleteJob = (
   deletions: DeletionRepository,
   store: ObjectStore,
   wake: () => void,
+  onRefused: OnDeletionRefused,
 ): DeleteJob => ({
   async order({ caller, jobId, allowMissing, requestId, reason, etag }) {
     const order = {
@@ -48,9 +56,16 @@ export const makeDeleteJob = (
       requestId,
       fingerprint: fingerprint({ rpc: 'DeleteJob', jobId, reason, etag, allowMissing }),
     };
-    const deletion = await deletions.begin(order, (job) => {
+    const check = (job: Job): void => {
       assertEtag(job, etag);
       assertDeletable(job);
+    };
+    const deletion = await deletions.begin(order, check).catch(async (error: unknown) => {
+      if (error instanceof DomainError && REFUSALS.has(error.kind)) {
+        await deletions.recordRefusal(order, error.reason);
+        onRefused(order, error.reason);
+      }
+      throw error;
     });
     if (!deletion) {
       if (allowMissing) return undefined;

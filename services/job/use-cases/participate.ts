@@ -1,10 +1,9 @@
-import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { jobPrefix } from '../domain/artifact.ts';
 import { addCounts, type FailedKey, type RemovalCounts } from '../domain/deletion.ts';
 import { deletionRefusal } from '../domain/job.ts';
-import type { DeletionRepository, RunInventory, RunJobs, RunScope } from './ports.ts';
+import type { CheckUnfinished, DeletionRepository, RunInventory, RunJobs, RunOperation, RunScope } from './ports.ts';
 
 /** What one call of a cascade did, summed over all calls with its key. */
 export interface Participation {
@@ -18,13 +17,13 @@ export interface Participate {
   /** What a purge would take, by the predicates that it uses. */
   preview(scope: RunScope): Promise<{ inventory: RunInventory; stored: RemovalCounts }>;
   /** Hides the run's jobs; how many this operation hid. JOB_NOT_TERMINAL while one still works. */
-  softDelete(scope: RunScope, operationId: string, caller: Caller, reason: string | undefined): Promise<number>;
+  softDelete(scope: RunScope, operation: RunOperation): Promise<number>;
   /** Brings back what the soft delete hid; how many. OPERATION_IN_PROGRESS once a purge has begun. */
-  restore(scope: RunScope, softDeleteId: string): Promise<number>;
-  /** Removes the run's jobs for good. JOB_NOT_TERMINAL before anything is removed. */
-  purge(scope: RunScope, operationId: string, caller: Caller, reason: string, limit: number): Promise<Participation>;
+  restore(scope: RunScope, operation: RunOperation, softDeleteId: string): Promise<number>;
+  /** Removes the run's jobs for good, and refuses those that come later. JOB_NOT_TERMINAL before anything is removed. */
+  purge(scope: RunScope, operation: RunOperation, limit: number): Promise<Participation>;
   /** Removes the jobs of a step whatever their state, and refuses those that come later. */
-  compensate(scope: RunScope, operationId: string, caller: Caller): Promise<Participation>;
+  compensate(scope: RunScope, operation: RunOperation): Promise<Participation>;
   /** What is left, read from the rows and from the store itself. */
   verify(scope: RunScope): Promise<{ jobs: number; objects: number; samples: readonly string[] }>;
 }
@@ -32,6 +31,7 @@ export interface Participate {
 const WAIT_MS = 2_000;
 const POLL_MS = 20;
 const PREFIXES_PER_PAGE = 200;
+const COMPENSATED_JOBS_PER_CALL = 1_000;
 
 /** Makes Participate. `wake` tells the worker of new removals; they go through the one mechanism that DeleteJob has. */
 export function makeParticipate(
@@ -41,9 +41,7 @@ export function makeParticipate(
   wake: () => void,
   sleep: (ms: number) => Promise<void>,
 ): Participate {
-  const assertTerminal = async (scope: RunScope): Promise<void> => {
-    const { unfinishedJobs } = await runJobs.inspect(scope);
-    const job = unfinishedJobs[0];
+  const assertFinished: CheckUnfinished = ([job]) => {
     if (!job) return;
     const message = deletionRefusal(job.state) ?? `The job is ${job.state}.`;
     throw new DomainError('failed-precondition', 'JOB_NOT_TERMINAL', message, { job_id: job.jobId, state: job.state });
@@ -51,7 +49,7 @@ export function makeParticipate(
 
   const remove = async (
     scope: RunScope,
-    order: { operationId: string; caller: Caller; reason: string | undefined; limit: number; force: boolean },
+    order: RunOperation & { limit: number; force: boolean },
   ): Promise<Participation> => {
     const ordered = await runJobs.orderRemoval(scope, order);
     if (ordered.length > 0) wake();
@@ -107,21 +105,18 @@ export function makeParticipate(
       return { inventory, stored };
     },
 
-    async softDelete(scope, operationId, caller, reason) {
-      await assertTerminal(scope);
-      return runJobs.hide(scope, operationId, caller, reason);
+    softDelete: (scope, operation) => runJobs.hide(scope, operation, assertFinished),
+
+    restore: (scope, operation, softDeleteId) => runJobs.restore(scope, operation, softDeleteId),
+
+    async purge(scope, operation, limit) {
+      await runJobs.forbid(scope, operation, assertFinished);
+      return remove(scope, { ...operation, limit, force: false });
     },
 
-    restore: (scope, softDeleteId) => runJobs.restore(scope, softDeleteId),
-
-    async purge(scope, operationId, caller, reason, limit) {
-      await assertTerminal(scope);
-      return remove(scope, { operationId, caller, reason, limit, force: false });
-    },
-
-    async compensate(scope, operationId, caller) {
-      await runJobs.forbid(scope);
-      return remove(scope, { operationId, caller, reason: 'compensation', limit: 1_000, force: true });
+    async compensate(scope, operation) {
+      await runJobs.forbid(scope, operation);
+      return remove(scope, { ...operation, limit: COMPENSATED_JOBS_PER_CALL, force: true });
     },
 
     async verify(scope) {

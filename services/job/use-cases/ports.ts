@@ -38,19 +38,30 @@ export interface JobQuery extends PageQuery {
 /** What a change of a job decides by: the locked job and the database's clock. */
 export type JobChange = (job: Job, now: Temporal.Instant) => Job;
 
+/** Who did something worth a row of the audit, and why. */
+export interface Deed {
+  readonly caller: Caller;
+  readonly action: string;
+  readonly reason: string | undefined;
+}
+
 /** The tenant's jobs. A job that is being removed is not there for any method but `beginDeletion`. */
 export interface JobRepository {
   /**
    * Must create the job PENDING, or answer with the one that this request id created before; REQUEST_ID_REUSED when
-   * its fingerprint was another, STEP_COMPENSATED when the run's step has a tombstone.
+   * its fingerprint was another, JOB_NOT_FOUND when that job is gone, since a late repetition must not bring it back.
+   * STEP_COMPENSATED when the run or its step has a tombstone, or gets one at the same time.
    */
   create(job: NewJob): Promise<Job>;
   /** Must answer undefined for an unknown job, another tenant's, and a hidden one unless `showDeleted`. */
   get(tenantId: string, jobId: string, showDeleted: boolean): Promise<Job | undefined>;
   /** Must list newest first by creation and id. */
   list(tenantId: string, query: JobQuery): Promise<Page<Job>>;
-  /** Must apply `change` to the job under its row's lock and commit what it returned; undefined as for `get`. */
-  update(tenantId: string, jobId: string, change: JobChange): Promise<Job | undefined>;
+  /**
+   * Must apply `change` to the job under its row's lock and commit what it returned, with a row of the audit for the
+   * deed where one is given and something changed; undefined as for `get`.
+   */
+  update(tenantId: string, jobId: string, change: JobChange, deed?: Deed): Promise<Job | undefined>;
   /** Must apply `change` to the oldest claimable job, which no other call can get meanwhile; undefined for none. */
   claimOldest(tenantId: string, change: JobChange): Promise<Job | undefined>;
   /** Must answer the jobs of any tenant that are CANCELLING with a lease that ran out. */
@@ -59,6 +70,8 @@ export interface JobRepository {
   findExisting(tenantId: string, jobIds: readonly string[]): Promise<ReadonlySet<string>>;
   /** Must answer every tenant that has a job. */
   findTenants(): Promise<readonly string[]>;
+  /** Must answer the database's clock, which decides every age. */
+  now(): Promise<Temporal.Instant>;
 }
 
 /** A new upload of one artifact. */
@@ -69,6 +82,8 @@ export interface NewUpload {
   readonly kind: ArtifactKind;
   readonly name: string;
   readonly contentType: string;
+  /** Of the worker that holds the job; undefined for anybody else. */
+  readonly leaseToken: bigint | undefined;
   readonly leaseMs: number;
 }
 
@@ -79,7 +94,7 @@ export interface ArtifactIndex {
    * JOB_NOT_FOUND, what `check` throws, or OPERATION_IN_PROGRESS while another upload of the same artifact lives.
    */
   begin(upload: NewUpload, check: (job: Job, now: Temporal.Instant) => void): Promise<void>;
-  /** Must answer false once the upload's lease ran out, or the job is being removed. */
+  /** Must answer false once the upload's lease or its worker's ran out, or the job is being removed. */
   renew(upload: NewUpload): Promise<boolean>;
   /** Must record the artifact as stored and give up the lease; undefined, changing nothing, as for `renew`. */
   finish(upload: NewUpload, bytes: number, sha256: string): Promise<Artifact | undefined>;
@@ -126,6 +141,8 @@ export interface DeletionRepository {
    * unknown job.
    */
   begin(order: DeletionOrder, check: (job: Job) => void): Promise<JobDeletion | undefined>;
+  /** Must write a row of the audit for an order that was refused, with the refusal's reason as its outcome. */
+  recordRefusal(order: DeletionOrder, outcome: string): Promise<void>;
   /** Must answer undefined for an unknown deletion and another tenant's. */
   get(tenantId: string, deletionId: string): Promise<JobDeletion | undefined>;
   /** Must list newest first. */
@@ -134,6 +151,8 @@ export interface DeletionRepository {
   findDue(limit: number): Promise<readonly { tenantId: string; deletionId: string }[]>;
   /** Must give the deletion to this worker with a new token, unless it is not due or somebody holds it. */
   claim(tenantId: string, deletionId: string, owner: string, leaseMs: number): Promise<DeletionClaim | undefined>;
+  /** Must renew the lease; ABORTED/LEASE_LOST when the token is not the last one, or the claim was given up. */
+  renew(claim: DeletionClaim, leaseMs: number): Promise<void>;
   /** Must save how far it has come and renew the lease; ABORTED/LEASE_LOST when the token is not the last one. */
   saveProgress(claim: DeletionClaim, state: DeletionState, counts: RemovalCounts, leaseMs: number): Promise<void>;
   /**
@@ -181,24 +200,43 @@ export interface RunInventory {
   readonly artifacts: number;
   readonly bytes: number;
   readonly sampleJobIds: readonly string[];
-  readonly unfinishedJobs: readonly { jobId: string; state: JobState }[];
+  readonly unfinishedJobs: UnfinishedJobs;
 }
+
+/** One operation of a cascade, and who stands behind it. */
+export interface RunOperation {
+  readonly operationId: string;
+  readonly caller: Caller;
+  readonly reason: string | undefined;
+}
+
+/** Jobs of a run that are in no terminal state. */
+export type UnfinishedJobs = readonly { jobId: string; state: JobState }[];
+
+/** Throws when the operation may not go on with these unfinished jobs there. */
+export type CheckUnfinished = (unfinished: UnfinishedJobs) => void;
 
 /** The jobs of a run. */
 export interface RunJobs {
-  /** Must count jobs, hidden ones and those being removed included. */
+  /** Must count jobs, hidden ones and those being removed included; only the latter cannot be unfinished. */
   inspect(scope: RunScope): Promise<RunInventory>;
-  /** Must hide the run's jobs and remember by which operation; counts all that this operation hides. */
-  hide(scope: RunScope, operationId: string, caller: Caller, reason: string | undefined): Promise<number>;
-  /** Must bring back what `hiddenBy` hid and leave a tombstone against that operation coming late; counts them. */
-  restore(scope: RunScope, hiddenBy: string): Promise<number>;
-  /** Must commit that no job of this run and step can be created any more. */
-  forbid(scope: RunScope): Promise<void>;
+  /**
+   * Must hide the run's jobs and remember by which operation; counts all that this operation hides. Must pass the
+   * unfinished ones to `check` in the same transaction, in which no job of the run can be created.
+   */
+  hide(scope: RunScope, operation: RunOperation, check: CheckUnfinished): Promise<number>;
+  /**
+   * Must bring back what `hiddenBy` hid and leave a tombstone against that operation coming late; counts them.
+   * OPERATION_IN_PROGRESS once a purge of the run has begun.
+   */
+  restore(scope: RunScope, operation: RunOperation, hiddenBy: string): Promise<number>;
+  /**
+   * Must commit that no job of this run and step can be created any more, one that is being created included: it is
+   * either refused or seen by what follows. With `check`, the unfinished jobs are passed to it in that transaction.
+   */
+  forbid(scope: RunScope, operation: RunOperation, check?: CheckUnfinished): Promise<void>;
   /** Must order the removal of up to `limit` jobs that have none yet, whatever their state when `force`. */
-  orderRemoval(
-    scope: RunScope,
-    order: { operationId: string; caller: Caller; reason: string | undefined; limit: number; force: boolean },
-  ): Promise<readonly string[]>;
+  orderRemoval(scope: RunScope, order: RunOperation & { limit: number; force: boolean }): Promise<readonly string[]>;
   /** Must sum up the removals that this operation ordered. */
   removalProgress(scope: RunScope, operationId: string): Promise<RemovalProgress>;
   /** Must answer the ids of all jobs of the run that exist or were removed by an order, for reading their prefixes. */

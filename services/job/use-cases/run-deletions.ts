@@ -10,6 +10,7 @@ import type { ArtifactIndex, DeletionClaim, DeletionRepository } from './ports.t
 export const DELETION_CRASH_POINTS = [
   'job.delete.after-intent',
   'job.delete.after-claim',
+  'job.delete.after-batch',
   'job.delete.between-batches',
   'job.delete.after-objects',
   'job.delete.after-read-back',
@@ -52,22 +53,31 @@ export function makeRunDeletions(
   const { workerId, leaseMs, objectsPerBatch, retry } = settings;
 
   /** Removes objects, reads the listing back, and then the rows; the claim is given up in every case. */
-  const drive = async (claim: DeletionClaim, signal: AbortSignal): Promise<void> => {
+  const drive = async (claim: DeletionClaim, stopping: AbortSignal): Promise<void> => {
     const { tenantId, jobId, attempts } = claim.deletion;
     const prefix = jobPrefix(tenantId, jobId);
     let counts = claim.deletion.counts;
+    const failedKeys: FailedKey[] = [];
+    const lost = new AbortController();
+    // A batch may take longer than the lease: a slow store must not make two workers take turns on one job.
+    const heartbeat = setInterval(() => {
+      deletions.renew(claim, leaseMs).catch((error: unknown) => hasReason(error, 'LEASE_LOST') && lost.abort(error));
+    }, leaseMs / 3);
+    const signal = AbortSignal.any([stopping, lost.signal]);
     crashPoint('job.delete.after-claim');
     try {
+      // Processes that die at it count as attempts too, or it would take one replica after another with it.
+      if (attempts > retry.maxAttempts) throw new UnfinishedRemoval('CRASHED: Every attempt ended without a word.', 0);
       if ((await artifacts.countLiveUploads(tenantId, jobId)) > 0) {
-        const error = 'An upload to this job is still under way.';
+        const error = 'UPLOAD_IN_PROGRESS: An upload to this job is still under way.';
         const wait = { counts, left: 0, error, failedKeys: [], retryMs: WAIT_FOR_UPLOAD_MS, counted: false };
         await deletions.postpone(claim, wait);
         return;
       }
-      const failedKeys: FailedKey[] = [];
       // Keys that fail do not end the loop: it goes on as long as others go, and a retry comes back for the rest.
       for (let goesOn = true; goesOn; ) {
         const removal = await store.removePrefix(prefix, { limit: objectsPerBatch, signal });
+        crashPoint('job.delete.after-batch');
         counts = addCounts(counts, removal);
         failedKeys.splice(0, MAX_FAILED_KEYS, ...removal.failures.slice(0, MAX_FAILED_KEYS));
         goesOn = removal.progress === 'PARTIAL' && removal.objects + removal.markers + removal.uploads > 0;
@@ -79,12 +89,11 @@ export function makeRunDeletions(
       const left = await store.count(prefix);
       const remaining = left.versions + left.markers + left.uploads;
       if (remaining > 0) {
-        const first = failedKeys[0];
-        const error = first
-          ? `${first.key} could not be removed: ${first.code}`
-          : `${remaining} objects are still there.`;
-        await fail(claim, counts, remaining, error, failedKeys, attempts);
-        return;
+        const [first] = failedKeys;
+        const sentence = first
+          ? `${first.key} could not be removed (${first.code}).`
+          : `${remaining} objects were there when the listing was read back.`;
+        throw new UnfinishedRemoval(`OBJECTS_LEFT: ${sentence}`, remaining);
       }
       crashPoint('job.delete.after-read-back');
       const deletion = await deletions.complete(claim, counts);
@@ -92,25 +101,34 @@ export function makeRunDeletions(
       onSettled(deletion, 'COMPLETE');
     } catch (error) {
       // Another worker has it: whatever this one knew is stale.
-      if (hasReason(error, 'LEASE_LOST')) return;
-      const sentence = error instanceof DomainError ? error.message : 'Something went wrong inside; it was logged.';
-      await fail(claim, counts, 0, sentence, [], attempts, error);
+      if (lost.signal.aborted || hasReason(error, 'LEASE_LOST')) return;
+      await giveUp(claim, counts, failedKeys, error, stopping.aborted);
+    } finally {
+      clearInterval(heartbeat);
     }
   };
 
-  const fail = async (
+  /** Postpones the deletion or parks it. A process that is asked to stop leaves it to the next at once. */
+  const giveUp = async (
     claim: DeletionClaim,
     counts: RemovalCounts,
-    left: number,
-    error: string,
     failedKeys: readonly FailedKey[],
-    attempts: number,
-    cause?: unknown,
+    cause: unknown,
+    isStopping: boolean,
   ): Promise<void> => {
-    const retryMs = attempts >= retry.maxAttempts ? undefined : backoffMs(attempts, retry);
-    await deletions.postpone(claim, { counts, left, error, failedKeys, retryMs, counted: true });
+    const { attempts } = claim.deletion;
+    const left = cause instanceof UnfinishedRemoval ? cause.left : 0;
+    const error = toSentence(cause);
+    const retryMs = isStopping ? 0 : attempts >= retry.maxAttempts ? undefined : backoffMs(attempts, retry);
+    try {
+      await deletions.postpone(claim, { counts, left, error, failedKeys, retryMs, counted: !isStopping });
+    } catch (failure) {
+      if (hasReason(failure, 'LEASE_LOST')) return;
+      throw failure;
+    }
+    if (isStopping) return;
     const deletion = { ...claim.deletion, counts, left, lastError: error, failedKeys };
-    onSettled(deletion, retryMs === undefined ? 'STUCK' : 'RETRY', cause ?? error);
+    onSettled(deletion, retryMs === undefined ? 'STUCK' : 'RETRY', cause);
   };
 
   return async (signal) => {
@@ -122,4 +140,20 @@ export function makeRunDeletions(
     }
     return 0;
   };
+}
+
+/** The attempt came to its end, and something is left. */
+class UnfinishedRemoval extends Error {
+  readonly left: number;
+  constructor(message: string, left: number) {
+    super(message);
+    this.left = left;
+  }
+}
+
+/** What a deletion says of its last attempt, as `REASON: sentence`; nothing of a driver's or a store's own text. */
+function toSentence(cause: unknown): string {
+  if (cause instanceof UnfinishedRemoval) return cause.message;
+  if (cause instanceof DomainError) return `${cause.reason}: ${cause.message}`;
+  return 'INTERNAL: Something went wrong inside; it was logged.';
 }

@@ -29,17 +29,21 @@ export interface TenantSweep {
   readonly orphanKeys: readonly string[];
   readonly jobIds: readonly string[];
   readonly failedKeys: readonly FailedKey[];
-  /** Why the tenant was left alone. */
+  /** Why the tenant was left alone, or not done to its end. */
   readonly error: string | undefined;
 }
 
 /** Compares store and jobs, tenant by tenant. A tenant for which any look-up fails loses nothing. */
 export type SweepOrphans = (command: SweepOrphansCommand, signal: AbortSignal) => AsyncIterable<TenantSweep>;
 
+/** Told of a tenant whose sweep did not come to its end. */
+export type OnSweepFailed = (tenantId: string, error: unknown) => void;
+
 /** Told of every sweep of a tenant that removed something. */
 export type OnSwept = (caller: Caller, sweep: TenantSweep, reason: string | undefined) => Promise<void>;
 
 const PAGE = 1_000;
+const OBJECTS_PER_BATCH = 10_000;
 const MAX_SAMPLES = 100;
 const MAX_FAILED_KEYS = 10;
 
@@ -55,6 +59,7 @@ export function makeSweepOrphans(
   artifacts: ArtifactIndex,
   store: ObjectStore,
   onSwept: OnSwept,
+  onFailed: OnSweepFailed,
 ): SweepOrphans {
   /** Every job id below the tenant's prefix whose job is not there and whose objects are all old enough. */
   const findOrphans = async (
@@ -104,60 +109,80 @@ export function makeSweepOrphans(
     signal: AbortSignal,
   ): Promise<TenantSweep> => {
     const { validateOnly, minAgeMs, caller, reason } = command;
-    const youngerThan = Temporal.Now.instant().subtract({ milliseconds: minAgeMs });
+    const youngerThan = (await jobs.now()).subtract({ milliseconds: minAgeMs });
     const { orphans, keys } = await findOrphans(tenantId, youngerThan);
     const jobIds = await findJobsWithoutObjects(tenantId, minAgeMs);
+    const found: TenantSweep = {
+      ...NOTHING_FOUND,
+      tenantId,
+      found: orphans.reduce((sum, { objects }) => sum + objects, 0),
+      bytes: orphans.reduce((sum, { bytes }) => sum + bytes, 0),
+      jobsWithoutObjects: jobIds.length,
+      orphanKeys: keys.slice(0, MAX_SAMPLES),
+      jobIds: jobIds.slice(0, MAX_SAMPLES),
+    };
+    if (validateOnly) return found;
+    const removed = await removeOrphans(tenantId, orphans, signal);
+    const sweep = { ...found, ...removed };
+    if (sweep.deleted > 0) await onSwept(caller, sweep, reason);
+    return sweep;
+  };
+
+  /** Removes until something fails; what went before that is told all the same. */
+  const removeOrphans = async (
+    tenantId: string,
+    orphans: readonly OrphanedJob[],
+    signal: AbortSignal,
+  ): Promise<Pick<TenantSweep, 'deleted' | 'failedKeys' | 'error'>> => {
     let deleted = 0;
     const failedKeys: FailedKey[] = [];
-    if (!validateOnly) {
+    try {
       for (const { jobId } of orphans) {
         // Asked once more, right before: a job created since the listing keeps its objects.
         if ((await jobs.findExisting(tenantId, [jobId])).size > 0) continue;
         for (let goesOn = true; goesOn; ) {
-          const removal = await store.removePrefix(jobPrefix(tenantId, jobId), { limit: 10_000, signal });
+          const removal = await store.removePrefix(jobPrefix(tenantId, jobId), { limit: OBJECTS_PER_BATCH, signal });
           deleted += removal.objects;
           failedKeys.push(...removal.failures.slice(0, MAX_FAILED_KEYS - failedKeys.length));
           goesOn = removal.progress === 'PARTIAL' && removal.objects + removal.markers + removal.uploads > 0;
         }
       }
+    } catch (error) {
+      onFailed(tenantId, error);
+      return { deleted, failedKeys, error: toSentence(error) };
     }
-    const sweep: TenantSweep = {
-      tenantId,
-      found: orphans.reduce((sum, { objects }) => sum + objects, 0),
-      deleted,
-      bytes: orphans.reduce((sum, { bytes }) => sum + bytes, 0),
-      jobsWithoutObjects: jobIds.length,
-      orphanKeys: keys.slice(0, MAX_SAMPLES),
-      jobIds: jobIds.slice(0, MAX_SAMPLES),
-      failedKeys,
-      error: undefined,
-    };
-    if (deleted > 0) await onSwept(caller, sweep, reason);
-    return sweep;
+    return { deleted, failedKeys, error: undefined };
   };
 
   return async function* (command, signal) {
     const tenantIds = command.tenantIds ?? (await findAllTenants(jobs, store));
     for (const tenantId of tenantIds) {
+      signal.throwIfAborted();
       try {
         yield await sweepTenant(command, tenantId, signal);
       } catch (error) {
-        signal.throwIfAborted();
-        const told = error instanceof DomainError ? `${error.reason}: ${error.message}` : 'INTERNAL: see the log';
-        const nothing = {
-          found: 0,
-          deleted: 0,
-          bytes: 0,
-          jobsWithoutObjects: 0,
-          orphanKeys: [],
-          jobIds: [],
-          failedKeys: [],
-        };
-        yield { tenantId, ...nothing, error: told };
+        onFailed(tenantId, error);
+        yield { ...NOTHING_FOUND, tenantId, error: toSentence(error) };
       }
     }
   };
 }
+
+const NOTHING_FOUND = {
+  found: 0,
+  deleted: 0,
+  bytes: 0,
+  jobsWithoutObjects: 0,
+  orphanKeys: [],
+  jobIds: [],
+  failedKeys: [],
+  error: undefined,
+} satisfies Omit<TenantSweep, 'tenantId'>;
+
+const toSentence = (error: unknown): string =>
+  error instanceof DomainError
+    ? `${error.reason}: ${error.message}`
+    : 'INTERNAL: Something went wrong inside; it was logged.';
 
 /** Tenants with a job, and those that only the store still knows. */
 async function findAllTenants(jobs: JobRepository, store: ObjectStore): Promise<string[]> {

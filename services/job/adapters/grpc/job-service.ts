@@ -22,7 +22,7 @@ import {
 import { parseDurationMs, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
-import { parseId, parseOptionalId, parseTenantId } from '#libs/kernel/id.ts';
+import { isId, parseId, parseOptionalId, parseTenantId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { parseArtifactName } from '../../domain/artifact.ts';
 import type { Job } from '../../domain/job.ts';
@@ -58,9 +58,13 @@ export interface JobUseCases {
 }
 
 const MAX_NAME = 200;
+const MAX_WORKER_NAME = 100;
 const MAX_ERROR = 2_000;
+const MAX_ETAG = 100;
 const MAX_TASKS = 50;
 const MAX_TENANTS = 1_000;
+// As Temporal.Instant writes itself.
+const INSTANT = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$/;
 const TASK_NAME = /^[a-z0-9_-]{1,100}$/;
 const DEFAULT_LEASE_MS = 60_000;
 const MIN_LEASE_MS = 1_000;
@@ -169,7 +173,7 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
 
   async claimJob(request, context) {
     const { workerId, leaseMs } = parseFields({
-      workerId: () => parseText('worker_id', request.workerId, { min: 1, max: MAX_NAME }),
+      workerId: () => parseText('worker_id', request.workerId, { min: 1, max: MAX_WORKER_NAME }),
       leaseMs: () => parseLeaseMs(request.leaseDuration),
     });
     const job = await useCases.workOnJob.claim(tenantOf(callerOf(context)), workerId, leaseMs);
@@ -213,12 +217,12 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
   },
 
   async cancelJob(request, context) {
-    const { jobId } = parseFields({
+    const command = parseFields({
       jobId: () => parseId('job_id', request.jobId),
       reason: () => parseReason(request.reason),
+      etag: () => parseText('etag', request.etag, { max: MAX_ETAG }),
     });
-    const tenantId = tenantOf(callerOf(context));
-    return { job: toJobMessage(await useCases.cancelJob({ tenantId, jobId, etag: request.etag })) };
+    return { job: toJobMessage(await useCases.cancelJob({ ...command, caller: callerOf(context) })) };
   },
 
   async deleteJob(request, context) {
@@ -226,7 +230,7 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
       jobId: () => parseId('job_id', request.jobId),
       requestId: () => parseRequestId(request.requestId),
       reason: () => parseReason(request.reason),
-      etag: () => parseText('etag', request.etag, { max: 100 }),
+      etag: () => parseText('etag', request.etag, { max: MAX_ETAG }),
     });
     const { allowMissing, validateOnly } = request;
     const act = validateOnly ? useCases.deleteJob.preview : useCases.deleteJob.order;
@@ -373,7 +377,11 @@ function parseTenantIds(tenantIds: readonly string[], allTenants: boolean): read
   return tenantIds.map((tenantId, index) => parseTenantId(`tenant_ids[${index}]`, tenantId));
 }
 
-/** The keyset of a list by instant and id; a sealed token whose parts are none is refused like any other. */
+/** The keyset of a list by instant and id. The seal is no secret, so what is in the token is not believed either. */
 function parseInstantKey(scope: PageScope, token: string): readonly string[] | undefined {
-  return decodePageToken(scope, token, 2);
+  const key = decodePageToken(scope, token, 2);
+  const [instant = '', id = ''] = key ?? [];
+  if (key && !(INSTANT.test(instant) && isId(id)))
+    throw fieldInvalid('page_token', 'must be a token that this list gave');
+  return key;
 }

@@ -79,26 +79,30 @@ export const toArtifactMessage = (artifact: Artifact): MessageInitShape<typeof A
   createTime: toTimestamp(artifact.createdAt),
 });
 
-/** Counts per resource type; a type of which there was nothing is left out. */
+/**
+ * Counts per resource type; a type of which there was nothing is left out. `found` counts what is there, `removed` what
+ * has gone, of which the store's last listing still saw `left` more.
+ */
 export function toResourceCounts(
   counts: RemovalCounts,
   shape: 'removed' | 'found',
+  left = 0,
 ): MessageInitShape<typeof ResourceCountSchema>[] {
   const rows = [
-    ['job', counts.jobs, 0],
-    ['job_task', counts.tasks, 0],
-    ['artifact', counts.artifacts, 0],
-    ['object_version', counts.objects, counts.bytes],
-    ['delete_marker', counts.markers, 0],
-    ['open_upload', counts.uploads, 0],
+    ['job', counts.jobs, 0, 0],
+    ['job_task', counts.tasks, 0, 0],
+    ['artifact', counts.artifacts, 0, 0],
+    ['object_version', counts.objects, counts.bytes, left],
+    ['delete_marker', counts.markers, 0, 0],
+    ['open_upload', counts.uploads, 0, 0],
   ] as const;
   return rows
-    .filter(([, count]) => count > 0)
-    .map(([resourceType, count, bytes]) => ({
+    .filter(([, count, , remaining]) => count + remaining > 0)
+    .map(([resourceType, count, bytes, remaining]) => ({
       resourceType,
-      found: BigInt(count),
+      found: BigInt(count + remaining),
       deleted: shape === 'removed' ? BigInt(count) : 0n,
-      left: shape === 'found' ? BigInt(count) : 0n,
+      left: shape === 'found' ? BigInt(count) : BigInt(remaining),
       bytes: BigInt(bytes),
     }));
 }
@@ -109,6 +113,9 @@ export const toFailedItems = (failedKeys: readonly FailedKey[]): MessageInitShap
 
 /** Progress as the contract's number. */
 export const toProgress = (progress: 'PARTIAL' | 'COMPLETE'): Progress => Progress[progress];
+
+// The row counts attempts that began; the contract tells of those that failed.
+const failedAttempts = ({ attempts, lastError }: JobDeletion): number => (lastError === undefined ? 0 : attempts);
 
 /** The removal of a job as a message; JobService is its only participant. */
 export const toDeletionMessage = (deletion: JobDeletion): MessageInitShape<typeof DeletionSchema> => ({
@@ -126,15 +133,15 @@ export const toDeletionMessage = (deletion: JobDeletion): MessageInitShape<typeo
       participant: 'job',
       state: DeletionStateMessage[deletion.state],
       progress: deletion.state === 'COMPLETE' ? Progress.COMPLETE : Progress.PARTIAL,
-      resourceCounts: toResourceCounts(deletion.counts, deletion.id === '' ? 'found' : 'removed'),
-      attempts: deletion.attempts,
+      resourceCounts: toResourceCounts(deletion.counts, deletion.id === '' ? 'found' : 'removed', deletion.left),
+      attempts: failedAttempts(deletion),
       lastError: deletion.lastError ?? '',
       failedItems: toFailedItems(deletion.failedKeys),
       ...optional('nextAttemptTime', toOptionalTimestamp(deletion.nextAttemptAt)),
       ...optional('verifyTime', toOptionalTimestamp(deletion.finishedAt)),
     },
   ],
-  attempts: deletion.attempts,
+  attempts: failedAttempts(deletion),
   lastError: deletion.lastError ?? '',
   createTime: toTimestamp(deletion.createdAt),
   ...optional('startTime', toOptionalTimestamp(deletion.startedAt)),

@@ -1,23 +1,35 @@
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { parseFields, parseInteger, parseReason, parseRequiredReason } from '#libs/grpc/parse.ts';
+import {
+  parseFields,
+  parseInteger,
+  parseOptionalText,
+  parseReason,
+  parseRequiredReason,
+  parseText,
+} from '#libs/grpc/parse.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import { NOTHING_REMOVED } from '../../domain/deletion.ts';
 import { deletionRefusal } from '../../domain/job.ts';
-import type { Participate } from '../../use-cases/participate.ts';
+import type { Participate, Participation } from '../../use-cases/participate.ts';
 import { toFailedItems, toProgress, toResourceCounts } from './messages.ts';
 
 const DEFAULT_LIMIT = 10_000;
 const MAX_LIMIT = 100_000;
 // A job is some ten rows and objects; the contract's limit counts those.
 const ITEMS_PER_JOB = 10;
+const MAX_STEP = 100;
 
 /** JobService as a participant of the deletions of runs. */
 export const participantService = (participate: Participate): Partial<ServiceImpl<typeof ParticipantService>> => ({
   async preview(request, context) {
-    const scope = scopeOf(tenantOf(callerOf(context)), request.runId);
+    const scope = {
+      tenantId: tenantOf(callerOf(context)),
+      runId: parseId('run_id', request.runId),
+      step: undefined,
+    };
     const { inventory, stored } = await participate.preview(scope);
     return {
       resourceCounts: toResourceCounts(stored, 'found'),
@@ -33,21 +45,24 @@ export const participantService = (participate: Participate): Partial<ServiceImp
 
   async compensate(request, context) {
     const caller = callerOf(context);
-    const { operationId, step } = parseKey(request.key);
-    const scope = { ...scopeOf(tenantOf(caller), request.runId), step: step || undefined };
-    const { progress, counts, failedKeys } = await participate.compensate(scope, operationId, caller);
-    return {
-      progress: toProgress(progress),
-      resourceCounts: toResourceCounts(counts, 'removed'),
-      failedItems: toFailedItems(failedKeys),
-    };
+    const { key, runId } = parseFields({
+      key: () => parseKey(request.key),
+      runId: () => parseId('run_id', request.runId),
+    });
+    const scope = { tenantId: tenantOf(caller), runId, step: key.step };
+    const operation = { operationId: key.operationId, caller, reason: 'compensation' };
+    return toParticipationMessage(await participate.compensate(scope, operation));
   },
 
   async softDelete(request, context) {
     const caller = callerOf(context);
-    const { operationId } = parseKey(request.key);
-    const scope = scopeOf(tenantOf(caller), request.runId);
-    const hidden = await participate.softDelete(scope, operationId, caller, parseReason(request.reason));
+    const { key, runId, reason } = parseFields({
+      key: () => parseKey(request.key),
+      runId: () => parseId('run_id', request.runId),
+      reason: () => parseReason(request.reason),
+    });
+    const scope = { tenantId: tenantOf(caller), runId, step: undefined };
+    const hidden = await participate.softDelete(scope, { operationId: key.operationId, caller, reason });
     return {
       progress: toProgress('COMPLETE'),
       resourceCounts: toResourceCounts({ ...NOTHING_REMOVED, jobs: hidden }, 'removed'),
@@ -55,10 +70,15 @@ export const participantService = (participate: Participate): Partial<ServiceImp
   },
 
   async restore(request, context) {
-    parseKey(request.key);
-    const scope = scopeOf(tenantOf(callerOf(context)), request.runId);
-    const softDeleteId = parseId('soft_delete_operation_id', request.softDeleteOperationId);
-    const back = await participate.restore(scope, softDeleteId);
+    const caller = callerOf(context);
+    const { key, runId, softDeleteId, reason } = parseFields({
+      key: () => parseKey(request.key),
+      runId: () => parseId('run_id', request.runId),
+      softDeleteId: () => parseId('soft_delete_operation_id', request.softDeleteOperationId),
+      reason: () => parseReason(request.reason),
+    });
+    const scope = { tenantId: tenantOf(caller), runId, step: undefined };
+    const back = await participate.restore(scope, { operationId: key.operationId, caller, reason }, softDeleteId);
     return {
       progress: toProgress('COMPLETE'),
       resourceCounts: toResourceCounts({ ...NOTHING_REMOVED, jobs: back }, 'removed'),
@@ -67,23 +87,24 @@ export const participantService = (participate: Participate): Partial<ServiceImp
 
   async purge(request, context) {
     const caller = callerOf(context);
-    const { operationId } = parseKey(request.key);
-    const { limit, reason } = parseFields({
+    const { key, runId, limit, reason } = parseFields({
+      key: () => parseKey(request.key),
+      runId: () => parseId('run_id', request.runId),
       limit: () => parseInteger('limit', request.limit || DEFAULT_LIMIT, { min: 1, max: MAX_LIMIT }),
       reason: () => parseRequiredReason(request.reason),
     });
-    const scope = scopeOf(tenantOf(caller), request.runId);
+    const scope = { tenantId: tenantOf(caller), runId, step: undefined };
     const jobs = Math.max(1, Math.floor(limit / ITEMS_PER_JOB));
-    const { progress, counts, failedKeys } = await participate.purge(scope, operationId, caller, reason, jobs);
-    return {
-      progress: toProgress(progress),
-      resourceCounts: toResourceCounts(counts, 'removed'),
-      failedItems: toFailedItems(failedKeys),
-    };
+    const operation = { operationId: key.operationId, caller, reason };
+    return toParticipationMessage(await participate.purge(scope, operation, jobs));
   },
 
   async verify(request, context) {
-    const scope = { ...scopeOf(tenantOf(callerOf(context)), request.runId), step: request.step || undefined };
+    const { runId, step } = parseFields({
+      runId: () => parseId('run_id', request.runId),
+      step: () => parseOptionalText('step', request.step, MAX_STEP),
+    });
+    const scope = { tenantId: tenantOf(callerOf(context)), runId, step };
     const { jobs, objects, samples } = await participate.verify(scope);
     return {
       resourceCounts: toResourceCounts({ ...NOTHING_REMOVED, jobs, objects }, 'found'),
@@ -92,9 +113,15 @@ export const participantService = (participate: Participate): Partial<ServiceImp
   },
 });
 
-const scopeOf = (tenantId: string, runId: string) => ({ tenantId, runId: parseId('run_id', runId), step: undefined });
-
-const parseKey = (key: { operationId: string; step: string } | undefined): { operationId: string; step: string } => ({
-  operationId: parseId('key.operation_id', key?.operationId ?? ''),
-  step: key?.step ?? '',
+const toParticipationMessage = ({ progress, counts, failedKeys }: Participation) => ({
+  progress: toProgress(progress),
+  resourceCounts: toResourceCounts(counts, 'removed'),
+  failedItems: toFailedItems(failedKeys),
 });
+
+/** An absent step would widen a compensation to the whole run, so there is none. */
+const parseKey = (key: { operationId: string; step: string } | undefined): { operationId: string; step: string } =>
+  parseFields({
+    operationId: () => parseId('key.operation_id', key?.operationId ?? ''),
+    step: () => parseText('key.step', key?.step ?? '', { min: 1, max: MAX_STEP }),
+  });

@@ -3,7 +3,7 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { jobNotFound } from '../../domain/errors.ts';
 import type { ArtifactIndex, NewUpload } from '../../use-cases/ports.ts';
-import { lockJob } from './job-repository.ts';
+import { lockJob, VISIBLE } from './job-repository.ts';
 import { type ArtifactRow, toArtifact, toJob } from './rows.ts';
 
 /** The index of objects and open uploads in Postgres. */
@@ -11,7 +11,7 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
   begin: (upload, check) =>
     database.forTenant(upload.tenantId, async (trx) => {
       const { tenantId, jobId } = upload;
-      const job = await lockJob(trx, tenantId, jobId, 'and j.deletion_id is null and j.deleted_at is null');
+      const job = await lockJob(trx, tenantId, jobId, VISIBLE);
       if (!job) throw jobNotFound();
       check(toJob(job.row), job.now);
       const { rowCount } = await trx.raw(
@@ -107,17 +107,20 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
   },
 });
 
-// An upload whose lease ran out, or whose job is being removed, may not write any more.
+// An upload whose lease or whose worker's ran out, or whose job is being removed, may not write any more.
 const OWN_LIVE_UPLOAD = `a.tenant_id = :tenantId and a.job_id = :jobId and a.kind = :kind and a.name = :name
   and a.upload_id = :uploadId and a.upload_expires_at > clock_timestamp()
-  and exists (select from jobs j where j.tenant_id = a.tenant_id and j.id = a.job_id and j.deletion_id is null)`;
+  and exists (select from jobs j where j.tenant_id = a.tenant_id and j.id = a.job_id and j.deletion_id is null
+                and (cast(:leaseToken as bigint) is null
+                     or (j.lease_token = cast(:leaseToken as bigint) and j.lease_expires_at > clock_timestamp())))`;
 
-const bindingsOf = ({ tenantId, jobId, kind, name, contentType, uploadId, leaseMs }: NewUpload) => ({
+const bindingsOf = ({ tenantId, jobId, kind, name, contentType, uploadId, leaseToken, leaseMs }: NewUpload) => ({
   tenantId,
   jobId,
   kind,
   name,
   contentType,
   uploadId,
+  leaseToken: leaseToken?.toString() ?? null,
   leaseMs,
 });

@@ -5,51 +5,63 @@ import { newId } from '#libs/kernel/id.ts';
 import { deleteBatch } from '#libs/postgres/delete-batch.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { NOTHING_REMOVED } from '../../domain/deletion.ts';
 import { leaseLost } from '../../domain/errors.ts';
 import type { DeletionClaim, DeletionRepository } from '../../use-cases/ports.ts';
+import { type AuditEntry, audit } from './audit.ts';
 import { lockJob } from './job-repository.ts';
 import { type DeletionRow, toDeletion, toJob } from './rows.ts';
 
 const ROWS_PER_BATCH = 1_000;
 
-/** What one row of the audit says. */
-export interface AuditEntry {
-  readonly tenantId: string;
-  readonly actor: string;
-  readonly subject: string;
-  readonly action: string;
-  readonly targetType: string;
-  readonly targetId: string;
-  readonly reason?: string | null | undefined;
-  readonly requestId?: string | null | undefined;
-  readonly outcome: string;
-  readonly counts?: object;
-}
-
 /** The durable removals of jobs in Postgres. */
 export const makeDeletionRepository = (database: Database): DeletionRepository => ({
-  begin: (order, check) =>
-    database.forTenant(order.tenantId, async (trx) => {
-      const { tenantId, jobId, requestId } = order;
-      // The job's row is the lock: of two deletions at once, the second sees what the first has committed.
-      const job = await lockJob(trx, tenantId, jobId, '');
-      const known = firstOf<DeletionRow>(
-        await trx.raw(
-          `select * from job_deletions where tenant_id = :tenantId
-             and (job_id = :jobId or request_id = cast(:requestId as uuid)) order by request_id nulls last limit 1`,
-          { tenantId, jobId, requestId: requestId ?? null },
-        ),
-      );
-      if (known && requestId !== undefined && known.request_id === requestId) {
-        if (known.fingerprint !== order.fingerprint) throw requestIdReused(requestId);
-        return toDeletion(known);
-      }
-      if (!job || job.row.deleted_at !== null) return undefined;
-      if (known && job.row.deletion_id !== null) throw operationInProgress(known.id);
-      check(toJob(job.row));
-      return toDeletion(await insertDeletion(trx, { ...order, runId: job.row.run_id, step: job.row.step }));
-    }),
+  begin: async (order, check) => {
+    const { tenantId, jobId, requestId } = order;
+    try {
+      return await database.forTenant(tenantId, async (trx) => {
+        // The job's row is the lock: of two deletions at once, the second sees what the first has committed.
+        const job = await lockJob(trx, tenantId, jobId, '');
+        const known = firstOf<DeletionRow>(
+          await trx.raw(
+            `select * from job_deletions where tenant_id = :tenantId
+               and (job_id = :jobId or request_id = cast(:requestId as uuid))
+             order by (request_id = cast(:requestId as uuid)) desc nulls last limit 1`,
+            { tenantId, jobId, requestId: requestId ?? null },
+          ),
+        );
+        if (known && requestId !== undefined && known.request_id === requestId) {
+          if (known.fingerprint !== order.fingerprint) throw requestIdReused(requestId);
+          return toDeletion(known);
+        }
+        if (!job || job.row.deleted_at !== null) return undefined;
+        if (known && job.row.deletion_id !== null) throw operationInProgress(known.id);
+        check(toJob(job.row));
+        return toDeletion(await insertDeletion(trx, { ...order, runId: job.row.run_id, step: job.row.step }));
+      });
+    } catch (error) {
+      // The same request id for two jobs at once: the row of one is no lock for the other.
+      if (requestId !== undefined && isUniqueViolation(error, 'job_deletions_request'))
+        throw requestIdReused(requestId);
+      throw error;
+    }
+  },
+
+  recordRefusal: ({ caller, tenantId, jobId, reason, requestId }, outcome) =>
+    database.forTenant(tenantId, (trx) =>
+      audit(trx, {
+        tenantId,
+        actor: caller.actor,
+        subject: caller.subject,
+        action: 'delete',
+        targetType: 'job',
+        targetId: jobId,
+        reason,
+        requestId,
+        outcome,
+      }),
+    ),
 
   async get(tenantId, deletionId) {
     const [row] = await database.readForTenant<DeletionRow>(tenantId, {
@@ -98,6 +110,11 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       return row && { deletion: toDeletion(row), token: BigInt(row.lease_token) };
     }),
 
+  renew: (claim, leaseMs) =>
+    database.forTenant(claim.deletion.tenantId, async (trx) => {
+      await updateClaimed(trx, claim, "lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms'", { leaseMs });
+    }),
+
   saveProgress: (claim, state, counts, leaseMs) =>
     database.forTenant(claim.deletion.tenantId, async (trx) => {
       await updateClaimed(
@@ -109,37 +126,48 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       );
     }),
 
-  async complete(claim, counts) {
+  async complete(claim, counted) {
     const { tenantId, jobId } = claim.deletion;
-    let artifacts = counts.artifacts;
-    for await (const batch of deleteBatch(database, {
+    const bindings = { tenantId, jobId };
+    let counts = counted;
+    if (counts.artifacts === 0) {
+      const indexed = await database.readForTenant<{ objects: number; bytes: number }>(tenantId, {
+        text: `select count(*) as objects, coalesce(sum(bytes), 0)::bigint as bytes from artifacts
+               where tenant_id = $1 and job_id = $2 and stored_at is not null`,
+        values: [tenantId, jobId],
+      });
+      // A process that died between a removal and its count has told nobody. What the index says was there, and the
+      // read-back says is not, was removed all the same.
+      counts = {
+        ...counts,
+        objects: Math.max(counts.objects, indexed[0]?.objects ?? 0),
+        bytes: Math.max(counts.bytes, indexed[0]?.bytes ?? 0),
+      };
+    }
+    const batches = deleteBatch(database, {
       table: 'artifacts',
       tenantId,
       where: 'job_id = :jobId',
       bindings: { jobId },
       limit: ROWS_PER_BATCH,
-    })) {
-      artifacts += batch;
-    }
+      async inBatch(trx, deleted) {
+        counts = { ...counts, artifacts: counts.artifacts + deleted };
+        const set = 'counts = cast(:counts as jsonb), updated_at = clock_timestamp()';
+        await updateClaimed(trx, claim, set, { counts: JSON.stringify(counts) });
+      },
+    });
+    for await (const _ of batches);
     return database.forTenant(tenantId, async (trx) => {
-      const tasks = await trx.raw(
-        'select count(*) as count from job_tasks where tenant_id = :tenantId and job_id = :jobId',
-        {
-          tenantId,
-          jobId,
-        },
+      // The tasks, at most 50, go by cascade. A worker that lost its claim rolls all of this back below.
+      const gone = firstOf<{ tasks: number }>(
+        await trx.raw(
+          `with gone as (delete from jobs where tenant_id = :tenantId and id = :jobId returning id)
+           select (select count(*) from job_tasks where tenant_id = :tenantId and job_id in (select id from gone))
+             as tasks from gone`,
+          bindings,
+        ),
       );
-      // The tasks, at most 50, go with it by cascade.
-      const { rowCount } = await trx.raw('delete from jobs where tenant_id = :tenantId and id = :jobId', {
-        tenantId,
-        jobId,
-      });
-      const all = {
-        ...counts,
-        artifacts,
-        tasks: counts.tasks + (firstOf<{ count: number }>(tasks)?.count ?? 0),
-        jobs: counts.jobs + (rowCount ?? 0),
-      };
+      const all = { ...counts, tasks: counts.tasks + (gone?.tasks ?? 0), jobs: counts.jobs + (gone ? 1 : 0) };
       const row = await updateClaimed(
         trx,
         claim,
@@ -253,22 +281,6 @@ export async function insertDeletion(
   );
   if (!row) throw new Error('the deletion was not inserted');
   return row;
-}
-
-/** Writes one row of the audit, in the transaction that commits what it tells of. */
-export async function audit(trx: Knex.Transaction, entry: AuditEntry): Promise<void> {
-  await trx('audit_entries').insert({
-    tenant_id: entry.tenantId,
-    actor: entry.actor,
-    subject: entry.subject,
-    action: entry.action,
-    target_type: entry.targetType,
-    target_id: entry.targetId,
-    reason: entry.reason ?? null,
-    request_id: entry.requestId ?? null,
-    outcome: entry.outcome,
-    counts: JSON.stringify(entry.counts ?? {}),
-  });
 }
 
 const auditOf = (row: DeletionRow, action: string, outcome: string, counts: object): AuditEntry => ({

@@ -3,9 +3,10 @@ import { requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
-import { stepCompensated } from '../../domain/errors.ts';
+import { jobNotFound, stepCompensated } from '../../domain/errors.ts';
 import type { Job, Task } from '../../domain/job.ts';
 import type { JobChange, JobRepository } from '../../use-cases/ports.ts';
+import { audit } from './audit.ts';
 import { JOB_COLUMNS, JobRow, type JobWithTasks, TaskRow, toJob } from './rows.ts';
 
 /** The jobs in Postgres. */
@@ -18,11 +19,15 @@ export const makeJobRepository = (database: Database): JobRepository => ({
         const known = await claimRequest(trx, { tenantId, requestId, fingerprint: job.fingerprint, jobId: id });
         if (known !== undefined) {
           if (known.fingerprint !== job.fingerprint) throw requestIdReused(requestId);
-          const repeated = await lockJob(trx, tenantId, known.job_id, '');
-          if (repeated) return toJob(repeated.row);
+          const repeated = await lockJob(trx, tenantId, known.job_id, VISIBLE);
+          if (!repeated) throw jobNotFound();
+          return toJob(repeated.row);
         }
       }
-      if (runId !== undefined) await assertNotCompensated(trx, tenantId, runId, step ?? '');
+      if (runId !== undefined) {
+        await lockRun(trx, tenantId, runId, 'shared');
+        await assertNotCompensated(trx, tenantId, runId, step ?? '');
+      }
       await JobRow.query(trx).insert({
         tenant_id: tenantId,
         id,
@@ -69,24 +74,34 @@ export const makeJobRepository = (database: Database): JobRepository => ({
     return pageOf(rows, limit, toJob, (row) => [row.created_at.toString(), row.id]);
   },
 
-  update: (tenantId, jobId, change) =>
+  update: (tenantId, jobId, change, deed) =>
     database.forTenant(tenantId, async (trx) => {
-      const found = await lockJob(trx, tenantId, jobId, 'and j.deletion_id is null and j.deleted_at is null');
-      return found && save(trx, toJob(found.row), found.now, change);
+      const found = await lockJob(trx, tenantId, jobId, VISIBLE);
+      if (!found) return undefined;
+      const before = toJob(found.row);
+      const after = await save(trx, before, found.now, change);
+      if (deed && after !== before) {
+        const { caller, action, reason } = deed;
+        const { actor, subject } = caller;
+        const target = { targetType: 'job', targetId: jobId, outcome: after.state };
+        await audit(trx, { tenantId, actor, subject, action, reason, ...target });
+      }
+      return after;
     }),
 
   claimOldest: (tenantId, change) =>
     database.forTenant(tenantId, async (trx) => {
-      const found = firstOf<JobWithTasks & { now: Temporal.Instant }>(
+      const oldest = firstOf<{ id: string }>(
         await trx.raw(
-          `select ${JOB_COLUMNS}, now() as now from jobs j
-           where j.tenant_id = :tenantId and j.deletion_id is null and j.deleted_at is null
+          `select j.id from jobs j
+           where j.tenant_id = :tenantId ${VISIBLE}
              and (j.state = 'PENDING' or (j.state = 'RUNNING' and j.lease_expires_at <= now()))
            order by j.created_at, j.id limit 1 for update of j skip locked`,
           { tenantId },
         ),
       );
-      return found && save(trx, toJob(found), found.now, change);
+      const found = oldest && (await readLocked(trx, tenantId, oldest.id));
+      return found && save(trx, toJob(found.row), found.now, change);
     }),
 
   async findAbandonedCancellations(limit) {
@@ -112,23 +127,65 @@ export const makeJobRepository = (database: Database): JobRepository => ({
     });
     return rows.map((row) => row.tenant_id);
   },
+
+  async now() {
+    const [row] = await database.acrossTenants<{ now: Temporal.Instant }>({
+      text: 'select clock_timestamp() as now',
+      values: [],
+    });
+    if (!row) throw new Error('the database told no time');
+    return row.now;
+  },
 });
 
-/** The job under its row's lock, with the transaction's instant; `condition` narrows what counts as there. */
+/** A job that readers and workers see: neither being removed nor hidden with its run. */
+export const VISIBLE = 'and j.deletion_id is null and j.deleted_at is null';
+
+/** The job under its row's lock, with the database's clock; `condition` narrows what counts as there. */
 export async function lockJob(
   trx: Knex.Transaction,
   tenantId: string,
   jobId: string,
   condition: string,
-): Promise<{ row: JobWithTasks; now: Temporal.Instant } | undefined> {
+): Promise<LockedJob | undefined> {
+  const { rowCount } = await trx.raw(
+    `select from jobs j where j.tenant_id = :tenantId and j.id = :jobId ${condition} for update of j`,
+    { tenantId, jobId },
+  );
+  return rowCount === 0 ? undefined : readLocked(trx, tenantId, jobId);
+}
+
+interface LockedJob {
+  readonly row: JobWithTasks;
+  readonly now: Temporal.Instant;
+}
+
+/**
+ * What a locked job is, read by a statement of its own: one that waits for the lock and reads at once would see the
+ * tasks as they were before it waited.
+ */
+async function readLocked(trx: Knex.Transaction, tenantId: string, jobId: string): Promise<LockedJob | undefined> {
   const row = firstOf<JobWithTasks & { now: Temporal.Instant }>(
     await trx.raw(
-      `select ${JOB_COLUMNS}, clock_timestamp() as now from jobs j
-       where j.tenant_id = :tenantId and j.id = :jobId ${condition} for update of j`,
+      `select ${JOB_COLUMNS}, clock_timestamp() as now from jobs j where j.tenant_id = :tenantId and j.id = :jobId`,
       { tenantId, jobId },
     ),
   );
   return row && { row, now: row.now };
+}
+
+/**
+ * Holds a run until the transaction ends: `shared` by those who create jobs of it, `exclusive` by those who decide
+ * that none may be created any more. A row could not be locked for this, since the jobs to come have none.
+ */
+export async function lockRun(
+  trx: Knex.Transaction,
+  tenantId: string,
+  runId: string,
+  kind: 'shared' | 'exclusive',
+): Promise<void> {
+  const lock = kind === 'shared' ? 'pg_advisory_xact_lock_shared' : 'pg_advisory_xact_lock';
+  await trx.raw(`select ${lock}(hashtextextended(:run, 0))`, { run: `job-run/${tenantId}/${runId}` });
 }
 
 async function save(trx: Knex.Transaction, before: Job, now: Temporal.Instant, change: JobChange): Promise<Job> {
@@ -193,7 +250,8 @@ async function assertNotCompensated(
   const tombstone = firstOf(
     await trx.raw(
       `select 1 from step_tombstones
-       where tenant_id = :tenantId and run_id = :runId and step in (:step, '') and operation = 'compensate'`,
+       where tenant_id = :tenantId and run_id = :runId and step in (:step, '')
+         and (operation = 'compensate' or operation like 'purge:%')`,
       { tenantId, runId, step },
     ),
   );

@@ -1,14 +1,19 @@
+import type { Knex } from 'knex';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { addCounts, type FailedKey, NOTHING_REMOVED } from '../../domain/deletion.ts';
 import type { JobState } from '../../domain/job.ts';
-import type { RunJobs, RunScope } from '../../use-cases/ports.ts';
-import { audit, insertDeletion } from './deletion-repository.ts';
+import type { RunJobs, RunOperation, RunScope, UnfinishedJobs } from '../../use-cases/ports.ts';
+import { audit } from './audit.ts';
+import { insertDeletion } from './deletion-repository.ts';
+import { lockRun } from './job-repository.ts';
 import type { DeletionRow } from './rows.ts';
 
 const MAX_SAMPLES = 100;
 const MAX_FAILED_KEYS = 10;
+// What is being removed is on its way, whatever state it was in.
+const UNFINISHED = "state in ('PENDING', 'RUNNING', 'CANCELLING') and deletion_id is null";
 
 /** The jobs of a run in Postgres. */
 export const makeRunJobs = (database: Database): RunJobs => ({
@@ -30,7 +35,7 @@ export const makeRunJobs = (database: Database): RunJobs => ({
                     (select json_agg(id) from (select id from mine order by id limit ${MAX_SAMPLES}) s) as samples,
                     (select json_agg(json_build_object('jobId', id, 'state', state)) from
                        (select id, state from mine
-                        where state in ('PENDING', 'RUNNING', 'CANCELLING') order by id limit ${MAX_SAMPLES}) u) as unfinished`,
+                        where ${UNFINISHED} order by id limit ${MAX_SAMPLES}) u) as unfinished`,
       values: valuesOf(scope),
     });
     return {
@@ -43,87 +48,52 @@ export const makeRunJobs = (database: Database): RunJobs => ({
     };
   },
 
-  hide: (scope, operationId, caller, reason) =>
+  hide: (scope, operation, check) =>
     database.forTenant(scope.tenantId, async (trx) => {
+      const { operationId, caller, reason } = operation;
       const bindings = { ...bindingsOf(scope), operationId, actor: caller.actor, reason: reason ?? null };
-      // The tombstone of a restore that came first, and the lock against one that comes at the same time.
-      const { rowCount } = await trx.raw(
-        `insert into step_tombstones (tenant_id, run_id, step, operation)
-         values (:tenantId, :runId, '', :operationId) on conflict do nothing`,
-        bindings,
+      await lockRun(trx, scope.tenantId, scope.runId, 'exclusive');
+      const late = firstOf(
+        await trx.raw(
+          `select 1 from step_tombstones where tenant_id = :tenantId and run_id = :runId and step = ''
+             and operation = 'restored:' || :operationId`,
+          bindings,
+        ),
       );
-      if (rowCount === 0) {
-        const late = firstOf<{ restored: boolean }>(
-          await trx.raw(
-            `select exists (select from step_tombstones where tenant_id = :tenantId and run_id = :runId
-               and operation = 'restored:' || :operationId) as restored`,
-            bindings,
-          ),
-        );
-        if (late?.restored) return 0;
-      }
+      if (late) return 0;
+      const purge = await findPurge(trx, scope);
+      if (purge !== undefined) throw operationInProgress(purge);
+      check(await listUnfinished(trx, scope));
       const hidden = await trx.raw(
         `update jobs set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, hidden_by = :operationId,
                 version = version + 1
          where tenant_id = :tenantId and run_id = :runId and deleted_at is null and deletion_id is null`,
         bindings,
       );
-      if (hidden.rowCount) {
-        await audit(trx, {
-          tenantId: scope.tenantId,
-          actor: caller.actor,
-          subject: caller.subject,
-          action: 'soft-delete',
-          targetType: 'run',
-          targetId: scope.runId,
-          reason,
-          outcome: 'COMPLETE',
-          counts: { jobs: hidden.rowCount },
-        });
-      }
-      const all = await trx.raw(
-        `select count(*) as count from jobs
-         where tenant_id = :tenantId and run_id = :runId and hidden_by = :operationId and deleted_at is not null`,
-        bindings,
-      );
-      return firstOf<{ count: number }>(all)?.count ?? 0;
+      if (hidden.rowCount) await auditRun(trx, scope, operation, 'soft-delete', hidden.rowCount);
+      return countHiddenBy(trx, scope, operationId, 'and deleted_at is not null');
     }),
 
-  restore: (scope, hiddenBy) =>
+  restore: (scope, operation, hiddenBy) =>
     database.forTenant(scope.tenantId, async (trx) => {
-      const bindings = { ...bindingsOf(scope), hiddenBy };
-      const purging = firstOf<{ id: string }>(
-        await trx.raw(
-          'select id from job_deletions where tenant_id = :tenantId and run_id = :runId and operation_id is not null limit 1',
-          bindings,
-        ),
-      );
-      if (purging) throw operationInProgress(purging.id);
-      await trx.raw(
-        `insert into step_tombstones (tenant_id, run_id, step, operation)
-         values (:tenantId, :runId, '', :hiddenBy), (:tenantId, :runId, '', 'restored:' || :hiddenBy)
-         on conflict do nothing`,
-        bindings,
-      );
-      await trx.raw(
+      await lockRun(trx, scope.tenantId, scope.runId, 'exclusive');
+      const purge = await findPurge(trx, scope);
+      if (purge !== undefined) throw operationInProgress(purge);
+      await leaveTombstone(trx, { ...scope, step: undefined }, `restored:${hiddenBy}`);
+      const restored = await trx.raw(
         `update jobs set deleted_at = null, deleted_by = null, deleted_reason = null, version = version - 1
          where tenant_id = :tenantId and run_id = :runId and hidden_by = :hiddenBy and deleted_at is not null`,
-        bindings,
+        { ...bindingsOf(scope), hiddenBy },
       );
-      const back = await trx.raw(
-        'select count(*) as count from jobs where tenant_id = :tenantId and run_id = :runId and hidden_by = :hiddenBy',
-        bindings,
-      );
-      return firstOf<{ count: number }>(back)?.count ?? 0;
+      if (restored.rowCount) await auditRun(trx, scope, operation, 'undelete', restored.rowCount);
+      return countHiddenBy(trx, scope, hiddenBy, '');
     }),
 
-  forbid: (scope) =>
+  forbid: (scope, { operationId }, check) =>
     database.forTenant(scope.tenantId, async (trx) => {
-      await trx.raw(
-        `insert into step_tombstones (tenant_id, run_id, step, operation)
-         values (:tenantId, :runId, coalesce(:step, ''), 'compensate') on conflict do nothing`,
-        bindingsOf(scope),
-      );
+      await lockRun(trx, scope.tenantId, scope.runId, 'exclusive');
+      check?.(await listUnfinished(trx, scope));
+      await leaveTombstone(trx, scope, scope.step === undefined ? `purge:${operationId}` : 'compensate');
     }),
 
   orderRemoval: (scope, { operationId, caller, reason, limit, force }) =>
@@ -195,3 +165,67 @@ export const makeRunJobs = (database: Database): RunJobs => ({
 const valuesOf = ({ tenantId, runId, step }: RunScope): unknown[] => [tenantId, runId, step ?? null];
 
 const bindingsOf = ({ tenantId, runId, step }: RunScope) => ({ tenantId, runId, step: step ?? null });
+
+async function listUnfinished(trx: Knex.Transaction, scope: RunScope): Promise<UnfinishedJobs> {
+  return rowsOf(
+    await trx.raw(
+      `select id as "jobId", state from jobs
+       where tenant_id = :tenantId and run_id = :runId and (cast(:step as text) is null or step = :step)
+         and ${UNFINISHED} order by id limit ${MAX_SAMPLES}`,
+      bindingsOf(scope),
+    ),
+  );
+}
+
+/** The operation that purges the run, where one has begun. */
+async function findPurge(trx: Knex.Transaction, scope: RunScope): Promise<string | undefined> {
+  const tombstone = firstOf<{ operation: string }>(
+    await trx.raw(
+      `select operation from step_tombstones
+       where tenant_id = :tenantId and run_id = :runId and step = '' and operation like 'purge:%' limit 1`,
+      bindingsOf(scope),
+    ),
+  );
+  return tombstone?.operation.slice('purge:'.length);
+}
+
+async function leaveTombstone(trx: Knex.Transaction, scope: RunScope, operation: string): Promise<void> {
+  await trx.raw(
+    `insert into step_tombstones (tenant_id, run_id, step, operation)
+     values (:tenantId, :runId, coalesce(cast(:step as text), ''), :operation) on conflict do nothing`,
+    { ...bindingsOf(scope), operation },
+  );
+}
+
+async function countHiddenBy(
+  trx: Knex.Transaction,
+  scope: RunScope,
+  operationId: string,
+  condition: string,
+): Promise<number> {
+  const counted = await trx.raw(
+    `select count(*) as count from jobs
+     where tenant_id = :tenantId and run_id = :runId and hidden_by = :operationId ${condition}`,
+    { ...bindingsOf(scope), operationId },
+  );
+  return firstOf<{ count: number }>(counted)?.count ?? 0;
+}
+
+const auditRun = (
+  trx: Knex.Transaction,
+  { tenantId, runId }: RunScope,
+  { caller, reason }: RunOperation,
+  action: string,
+  jobs: number,
+): Promise<void> =>
+  audit(trx, {
+    tenantId,
+    actor: caller.actor,
+    subject: caller.subject,
+    action,
+    targetType: 'run',
+    targetId: runId,
+    reason,
+    outcome: 'COMPLETE',
+    counts: { jobs },
+  });
