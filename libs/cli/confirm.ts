@@ -1,13 +1,19 @@
-import { input } from '@inquirer/prompts';
-import { UsageError } from './session.ts';
+import type { Terminal } from './context.ts';
+import { UsageError } from './usage-error.ts';
 
 /**
- * Asks to type the id of what cannot be undone. Passes at once with `--yes`; without a terminal it is a UsageError,
- * so that a script never waits for somebody who is not there.
+ * Asks to type a word, as a rule the id, before something that cannot be undone. Passes at once with `--yes`; without
+ * a terminal it is a UsageError, so that a script never waits for somebody who is not there.
  */
-export async function confirmByTyping(what: string, id: string, yes: boolean): Promise<void> {
+export async function confirmByTyping(terminal: Terminal, what: string, word: string, yes: boolean): Promise<void> {
   if (yes) return;
-  if (!process.stdin.isTTY) throw new UsageError(`${what} cannot be undone; add --yes to do it without a terminal`);
-  const typed = await input({ message: `${what} cannot be undone. Type ${id} to go on:` });
-  if (typed.trim() !== id) throw new UsageError('what was typed is not the id; nothing was done');
+  requireTerminalOrYes(terminal, what, yes);
+  const typed = await terminal.ask(`${what} cannot be undone. Type ${word} to go on:`);
+  if (typed.trim() !== word) throw new UsageError(`what was typed is not ${word}; nothing was done`);
+}
+
+/** The UsageError of confirmByTyping alone, for those that have something to show before they ask. */
+export function requireTerminalOrYes(terminal: Terminal, what: string, yes: boolean): void {
+  if (yes || terminal.isInteractive) return;
+  throw new UsageError(`${what} cannot be undone; add --yes to do it without a terminal`);
 }

@@ -1,65 +1,80 @@
+import { createRegistry, isMessage, type JsonValue, toJson as messageToJson } from '@bufbuild/protobuf';
+import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import Table from 'cli-table3';
+import { file_lethe_deletion_v1_deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { file_lethe_job_v1_job } from '#gen/lethe/job/v1/job_pb.ts';
+import { file_lethe_job_v1_job_service } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { file_lethe_retention_v1_retention } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { file_lethe_retention_v1_retention_service } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import { file_lethe_run_v1_run } from '#gen/lethe/run/v1/run_pb.ts';
+import { file_lethe_run_v1_run_service } from '#gen/lethe/run/v1/run_service_pb.ts';
 
-/** The exit codes of `lethe`. */
+/** The exit codes of `lethe`. `usage` promises that nothing was sent, `partial` that something was done. */
 export const EXIT = { ok: 0, failed: 1, usage: 2, partial: 3 } as const;
 
-/** A message as JSON: int64 as text, an instant as ISO 8601. */
-export const toJson = (value: unknown): string => JSON.stringify(value, replacer, 2);
+const MESSAGES = createRegistry(
+  file_lethe_deletion_v1_deletion,
+  file_lethe_job_v1_job,
+  file_lethe_job_v1_job_service,
+  file_lethe_retention_v1_retention,
+  file_lethe_retention_v1_retention_service,
+  file_lethe_run_v1_run,
+  file_lethe_run_v1_run_service,
+);
 
-function replacer(key: string, value: unknown): unknown {
-  if (key === '$typeName' || key === '$unknown') return undefined;
+/** A result as one line of JSON; messages in protobuf's JSON: enums by name, int64 as text, instants as ISO 8601. */
+export const toJson = (value: unknown): string => JSON.stringify(plain(value) ?? null);
+
+function plain(value: unknown): JsonValue | undefined {
+  if (isMessage(value)) {
+    const schema = MESSAGES.getMessage(value.$typeName);
+    if (!schema) throw new Error(`${value.$typeName} is no message that the command line prints`);
+    return messageToJson(schema, value, { alwaysEmitImplicit: true });
+  }
   if (typeof value === 'bigint') return value.toString();
-  if (isTimestamp(value)) return instantOf(value);
-  return value;
+  if (Array.isArray(value)) return value.map((item) => plain(item) ?? null);
+  if (typeof value !== 'object' || value === null) return value as JsonValue | undefined;
+  const entries = Object.entries(value).map(([key, entry]) => [key, plain(entry)] as const);
+  return Object.fromEntries(entries.filter(([, entry]) => entry !== undefined)) as JsonValue;
 }
-
-interface TimestampLike {
-  readonly seconds: bigint;
-  readonly nanos: number;
-}
-
-const isTimestamp = (value: unknown): value is TimestampLike =>
-  typeof value === 'object' &&
-  value !== null &&
-  '$typeName' in value &&
-  value.$typeName === 'google.protobuf.Timestamp';
 
 /** An instant for people; empty for an absent one. */
-export const instantOf = (value: TimestampLike | undefined): string =>
+export const instantOf = (value: Timestamp | undefined): string =>
   value === undefined
     ? ''
     : Temporal.Instant.fromEpochNanoseconds(value.seconds * 1_000_000_000n + BigInt(value.nanos)).toString();
 
+const EMPTY_CHARS = Object.fromEntries(
+  [
+    ...['top', 'top-mid', 'top-left', 'top-right', 'bottom', 'bottom-mid', 'bottom-left', 'bottom-right'],
+    ...['left', 'left-mid', 'mid', 'mid-mid', 'right', 'right-mid'],
+  ].map((name) => [name, '']),
+);
+
 /** Rows as a table without lines. */
 export function toTable(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
-  const none = {
-    top: '',
-    'top-mid': '',
-    'top-left': '',
-    'top-right': '',
-    bottom: '',
-    'bottom-mid': '',
-    'bottom-left': '',
-  };
-  const more = {
-    'bottom-right': '',
-    left: '',
-    'left-mid': '',
-    mid: '',
-    'mid-mid': '',
-    right: '',
-    'right-mid': '',
-    middle: '  ',
-  };
   const table = new Table({
     head: [...head],
-    chars: { ...none, ...more },
+    chars: { ...EMPTY_CHARS, middle: '  ' },
     style: { head: [], border: [], 'padding-left': 0 },
   });
-  for (const row of rows) table.push([...row]);
+  for (const row of rows) table.push(row.map((cell) => toLine(String(cell))));
   return table.toString();
 }
 
+/** A text on one line without control characters: what others wrote must not steer the reader's terminal. */
+export const toLine = (text: string): string => text.replace(/\s+/gu, ' ').replace(/\p{Cc}/gu, '\ufffd');
+
 /** The name of an enum's value, e.g. `COMPLETED`. */
-export const nameOf = (values: Readonly<Record<string, string | number>>, value: number): string =>
-  Object.entries(values).find(([, candidate]) => candidate === value)?.[0] ?? String(value);
+export const nameOf = (values: Readonly<Record<string, string | number>>, value: number | undefined): string =>
+  Object.entries(values).find(([, candidate]) => candidate === (value ?? 0))?.[0] ?? String(value);
+
+/** The first `limit` items; all of them without a limit. */
+export async function firstOf<T>(items: AsyncIterable<T>, limit: number = Number.POSITIVE_INFINITY): Promise<T[]> {
+  const found: T[] = [];
+  for await (const item of items) {
+    found.push(item);
+    if (found.length >= limit) break;
+  }
+  return found;
+}

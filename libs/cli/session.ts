@@ -2,79 +2,140 @@ import { readFile } from 'node:fs/promises';
 import { readSigningKey } from '#libs/auth/keys.ts';
 import { SCOPES } from '#libs/auth/policy.ts';
 import { signToken } from '#libs/auth/sign-token.ts';
-import { createLethe, type Lethe } from '#libs/client/lethe.ts';
+import { type Addresses, SERVICE_NAMES } from '#libs/client/services.ts';
 import type { Role } from '#libs/kernel/caller.ts';
+import type { Environment } from '#libs/kernel/settings.ts';
+import { UsageError } from './usage-error.ts';
 
-/** What a command can be told on the command line about who calls. */
+/** What a command line says about who calls. */
 export interface IdentityOptions {
+  /** A file with addresses and the path of a key, as the local stack writes it. */
   readonly profile?: string;
-  readonly tenant?: string;
+  /** A private JWK that signs tokens. */
+  readonly key?: string;
+  readonly tenant?: string | undefined;
   readonly role?: Role;
   readonly subject?: string;
 }
 
-interface Profile {
-  readonly addresses: Record<'run' | 'job' | 'incident' | 'retention', string>;
-  readonly keyFile?: string;
+/** Where the services are, and how tokens are signed. */
+export interface Profile {
+  readonly addresses: Addresses;
+  readonly keyFile: string | undefined;
   readonly issuer: string;
   readonly audience: string;
 }
 
-/** A mistake in how the command was called, or what it needs is not set: nothing was sent. */
-export class UsageError extends Error {
-  override readonly name = 'UsageError';
+/** What a signed token is for. */
+export interface TokenOptions {
+  readonly scopes?: readonly string[];
+  readonly ttlSeconds?: number;
 }
 
 const TOKEN_SECONDS = 300;
+const TOKEN = /^[\w.~+/=-]+$/;
 const DEFAULT_PROFILE = '.lethe/cli.json';
 
 /**
- * Where the services are and how to sign tokens: LETHE_RUN_ADDRESS and its like, LETHE_SERVICE_KEY for a private key,
- * or else the profile that the local stack writes.
+ * Where the services are and how to sign: the command line before the environment (LETHE_RUN_ADDRESS and its like,
+ * LETHE_SERVICE_KEY, LETHE_JWT_ISSUER, LETHE_JWT_AUDIENCE) before the profile. A UsageError for a profile that was
+ * named and cannot be read, and for one that is no profile.
  */
-export async function readProfile(path: string | undefined, env: NodeJS.ProcessEnv): Promise<Profile> {
-  const file = path ?? DEFAULT_PROFILE;
-  const text = await readFile(file, 'utf8').catch(() => undefined);
-  if (text === undefined && path !== undefined) throw new UsageError(`the profile ${path} cannot be read`);
-  const profile: Partial<Profile> = text === undefined ? {} : JSON.parse(text);
-  const addressOf = (name: keyof Profile['addresses']) =>
-    env[`LETHE_${name.toUpperCase()}_ADDRESS`] ?? profile.addresses?.[name] ?? '';
-  const keyFile = env['LETHE_SERVICE_KEY'] ?? profile.keyFile;
+export async function readProfile(options: IdentityOptions, env: Environment): Promise<Profile> {
+  const { profile: path = DEFAULT_PROFILE } = options;
+  const text = await readFile(path, 'utf8').catch(() => undefined);
+  if (text === undefined && options.profile !== undefined) throw new UsageError(`the profile ${path} cannot be read`);
+  const profile = text === undefined ? {} : parseProfile(path, text);
   return {
-    addresses: {
-      run: addressOf('run'),
-      job: addressOf('job'),
-      incident: addressOf('incident'),
-      retention: addressOf('retention'),
-    },
-    ...(keyFile === undefined ? {} : { keyFile }),
-    issuer: env['LETHE_JWT_ISSUER'] ?? profile.issuer ?? 'lethe',
-    audience: env['LETHE_JWT_AUDIENCE'] ?? profile.audience ?? 'lethe',
+    addresses: Object.fromEntries(
+      SERVICE_NAMES.map((name) => [name, env[`LETHE_${name.toUpperCase()}_ADDRESS`] || profile.addresses?.[name]]),
+    ),
+    keyFile: options.key ?? (env['LETHE_SERVICE_KEY'] || profile.keyFile),
+    issuer: env['LETHE_JWT_ISSUER'] || profile.issuer || 'lethe',
+    audience: env['LETHE_JWT_AUDIENCE'] || profile.audience || 'lethe',
   };
 }
 
-/** Signs a token with the profile's key; a UsageError when there is none. */
-export async function mintToken(
-  profile: Profile,
-  { tenant, role, subject }: IdentityOptions,
-  scopes: readonly string[] = SCOPES,
-  ttlSeconds = TOKEN_SECONDS,
-): Promise<string> {
-  if (profile.keyFile === undefined)
-    throw new UsageError('set LETHE_TOKEN or LETHE_SERVICE_KEY, or start the local stack');
-  const actualRole = role ?? (tenant === undefined ? 'platform' : 'owner');
-  const by = { key: await readSigningKey(profile.keyFile), issuer: profile.issuer, audience: profile.audience };
-  const claims = { subject: subject ?? process.env['USER'] ?? 'lethe-cli', role: actualRole, scopes, tenantId: tenant };
-  return signToken(by, claims, ttlSeconds);
+function parseProfile(path: string, text: string): Partial<Profile> {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === 'object' && value !== null) return value;
+  } catch {
+    // Told below, without the text.
+  }
+  throw new UsageError(`the profile ${path} is no JSON object`);
 }
 
-/** Opens the SDK as the command's caller: with LETHE_TOKEN where it is set, else with tokens signed by the profile's key. */
-export async function openSession(identity: IdentityOptions, env: NodeJS.ProcessEnv): Promise<Lethe> {
-  const profile = await readProfile(identity.profile, env);
-  const given = env['LETHE_TOKEN'];
-  if (given === undefined) await mintToken(profile, identity);
-  return createLethe({
-    addresses: profile.addresses,
-    token: () => (given === undefined ? mintToken(profile, identity) : Promise.resolve(given)),
+/**
+ * Signs a token with the profile's key: as platform, or as the owner of a named tenant, unless a role is given. A
+ * UsageError when there is no key that can be used.
+ */
+export async function mintToken(
+  profile: Profile,
+  identity: IdentityOptions,
+  env: Environment,
+  { scopes = SCOPES, ttlSeconds = TOKEN_SECONDS }: TokenOptions = {},
+): Promise<string> {
+  if (profile.keyFile === undefined) {
+    throw new UsageError('set LETHE_TOKEN, LETHE_TOKEN_FILE or LETHE_SERVICE_KEY, or start the local stack');
+  }
+  const key = await readSigningKey(profile.keyFile).catch((error: Error) => {
+    throw new UsageError(error.message);
   });
+  const { tenant, role = tenant === undefined ? 'platform' : 'owner', subject = env['USER'] || 'lethe-cli' } = identity;
+  if (tenant === undefined && role !== 'platform' && role !== 'service') {
+    throw new UsageError(`the role ${role} is one inside a tenant; add --tenant`);
+  }
+  const issuer = { key, issuer: profile.issuer, audience: profile.audience };
+  return signToken(issuer, { subject, role, scopes, tenantId: tenant }, ttlSeconds);
+}
+
+/**
+ * Who calls: LETHE_TOKEN, or what is in the file LETHE_TOKEN_FILE at each call, or tokens signed with the key. A key
+ * on the command line comes before all of them. A UsageError when there is none, and when a given token would be
+ * contradicted by --tenant, --role or --subject: better than to act as somebody else than was meant.
+ */
+export async function openCredential(
+  profile: Profile,
+  identity: IdentityOptions,
+  env: Environment,
+): Promise<() => Promise<string>> {
+  const given = givenToken(env);
+  if (given === undefined || identity.key !== undefined) return reusing(() => mintToken(profile, identity, env));
+  const contradicted = (['tenant', 'role', 'subject'] as const).find((name) => identity[name] !== undefined);
+  if (contradicted) throw new UsageError(`the given token says who calls; --${contradicted} needs a key to sign with`);
+  await given();
+  return given;
+}
+
+function givenToken(env: Environment): (() => Promise<string>) | undefined {
+  const { LETHE_TOKEN: token, LETHE_TOKEN_FILE: file } = env;
+  if (token) return async () => parseToken('LETHE_TOKEN', token);
+  if (!file) return undefined;
+  return async () => {
+    const text = await readFile(file, 'utf8').catch(() => {
+      throw new UsageError('the file that LETHE_TOKEN_FILE names cannot be read');
+    });
+    return parseToken('the file that LETHE_TOKEN_FILE names', text);
+  };
+}
+
+/** A token in a header that cannot take it would end up in an error message. */
+function parseToken(what: string, text: string): string {
+  const token = text.trim();
+  if (!TOKEN.test(token)) throw new UsageError(`${what} holds no token`);
+  return token;
+}
+
+/** Signs at once, so that a key that cannot be used is told before anything is sent, and anew after a while. */
+async function reusing(mint: () => Promise<string>): Promise<() => Promise<string>> {
+  let token = await mint();
+  let mintedAt = performance.now();
+  return async () => {
+    if (performance.now() - mintedAt > (TOKEN_SECONDS * 1_000) / 2) {
+      token = await mint();
+      mintedAt = performance.now();
+    }
+    return token;
+  };
 }

@@ -68,7 +68,7 @@ test('what cannot be undone is not done without a terminal or --yes', async (t) 
   await lethe('--tenant', 'cli-asks', 'jobs', 'cancel', id);
   const asked = await lethe('--tenant', 'cli-asks', 'jobs', 'delete', id);
   t.is(asked.code, 2);
-  t.regex(asked.err, /^error: USAGE: Deleting a job cannot be undone; add --yes/);
+  t.regex(asked.err, /^error: USAGE: Deleting the job \S+ cannot be undone; add --yes/);
   t.is((await lethe('--tenant', 'cli-asks', 'jobs', 'get', id)).code, 0);
 });
 

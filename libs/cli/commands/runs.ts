@@ -1,107 +1,138 @@
-import { SingleBar } from 'cli-progress';
+import type { JsonObject } from '@bufbuild/protobuf';
+import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { Command } from 'commander';
-import { type Deletion, DeletionMode, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type Run as RunMessage, RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import type { PreviewPurgeRunResponse } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { confirmByTyping } from '../confirm.ts';
-import type { CommandContext, Run } from '../lethe.ts';
-import { EXIT, instantOf, nameOf, toTable } from '../output.ts';
+import type { Run } from '../context.ts';
+import { EXIT, firstOf, instantOf, nameOf, toLine, toTable } from '../output.ts';
+import { enumNames, enumValue, instant, jsonObject, wholeNumber } from '../parse.ts';
+import { countTable, deletionTable, exitOfDeletion, watchDeletion } from './deletions.ts';
 
-const rowOf = (run: RunMessage) => [run.id, nameOf(RunState, run.state), run.workflow, instantOf(run.createTime)];
-const tableOf = (runs: readonly RunMessage[]) => toTable(['RUN', 'STATE', 'WORKFLOW', 'CREATED'], runs.map(rowOf));
-const deletionRow = (deletion: Deletion) => [
-  deletion.id,
-  nameOf(DeletionMode, deletion.mode),
-  nameOf(DeletionState, deletion.state),
-  deletion.targetId,
-  deletion.lastError,
-];
-const deletionTable = (deletions: readonly Deletion[]) =>
-  toTable(['DELETION', 'MODE', 'STATE', 'RUN', 'LAST ERROR'], deletions.map(deletionRow));
-
-/** Watches a deletion to its end, with a bar on a terminal; answers it as it ended. */
-async function watch({ lethe }: CommandContext, deletionId: string): Promise<Deletion | undefined> {
-  const bar = process.stderr.isTTY
-    ? new SingleBar({ format: '{bar} {value}/{total} {state}', stream: process.stderr })
-    : undefined;
-  let last: Deletion | undefined;
-  for await (const { deletion } of lethe.services.run.watchDeletion({ deletionId })) {
-    if (!deletion) continue;
-    const done = deletion.participants.filter(({ state }) => state === DeletionState.COMPLETE).length;
-    const state = nameOf(DeletionState, deletion.state);
-    if (last) bar?.update(done, { state });
-    else bar?.start(deletion.participants.length, done, { state });
-    last = deletion;
-  }
-  bar?.stop();
-  return last;
+interface ListOptions {
+  readonly state?: RunState;
+  readonly workflow?: string;
+  readonly since?: Timestamp;
+  readonly until?: Timestamp;
+  readonly showDeleted: boolean;
+  readonly limit?: number;
 }
 
-const exitOf = (deletion: Deletion | undefined): number =>
-  deletion === undefined || deletion.state === DeletionState.COMPLETE ? EXIT.ok : EXIT.partial;
+interface HideOptions {
+  readonly reason: string;
+  readonly dryRun: boolean;
+  readonly wait: boolean;
+}
 
-/** `lethe runs …` and `lethe deletions …`. */
+interface PurgeOptions extends HideOptions {
+  readonly force: boolean;
+  readonly allowMissing: boolean;
+  readonly yes: boolean;
+}
+
+const rowOf = (run: RunMessage) => [
+  run.id,
+  nameOf(RunState, run.state),
+  run.workflow,
+  run.displayName,
+  instantOf(run.createTime),
+];
+const tableOf = (runs: readonly RunMessage[]) =>
+  toTable(['RUN', 'STATE', 'WORKFLOW', 'NAME', 'CREATED'], runs.map(rowOf));
+
+/** `lethe runs …`. */
 export function addRunCommands(program: Command, run: Run): void {
   const runs = program.command('runs').description('workflow runs');
 
   runs
-    .command('list')
-    .option('--show-deleted', 'also hidden ones', false)
-    .action((options: { showDeleted: boolean }) =>
+    .command('create <workflow>')
+    .description('open a run whose steps are done elsewhere; print its id')
+    .option('--name <name>', 'a name for people', '')
+    .option('--input <json>', 'what it is given', jsonObject)
+    .action((workflow: string, { name: displayName, input }: { name: string; input?: JsonObject }) =>
       run(async ({ lethe, print }) => {
-        const found: RunMessage[] = [];
-        for (let pageToken = '', first = true; first || pageToken !== ''; first = false) {
-          const page = await lethe.services.run.listRuns({
-            pageSize: 200,
-            pageToken,
-            showDeleted: options.showDeleted,
-          });
-          found.push(...page.runs);
-          pageToken = page.nextPageToken;
-        }
+        const created = await lethe.runs.create({ workflow, displayName, ...(input ? { input } : {}) });
+        print(created, () => created.id);
+        return EXIT.ok;
+      }),
+    );
+
+  runs
+    .command('list')
+    .description('newest first')
+    .option('--state <state>', `one of ${enumNames(RunState).join(', ')}`, enumValue(RunState))
+    .option('--workflow <name>', 'only runs of this workflow')
+    .option('--since <instant>', 'only runs created then or later', instant)
+    .option('--until <instant>', 'only runs created before', instant)
+    .option('--show-deleted', 'also hidden ones', false)
+    .option('--limit <count>', 'no more than so many', wholeNumber({ min: 1, max: 1_000_000_000 }))
+    .action(({ state, workflow, since, until, showDeleted, limit }: ListOptions) =>
+      run(async ({ lethe, print }) => {
+        const filter = {
+          showDeleted,
+          ...(state ? { state } : {}),
+          ...(workflow ? { workflow } : {}),
+          ...(since ? { minCreateTime: since } : {}),
+          ...(until ? { maxCreateTime: until } : {}),
+        };
+        const found = await firstOf(lethe.runs.list(filter), limit);
         print(found, () => tableOf(found));
         return EXIT.ok;
       }),
     );
 
-  runs.command('get <run>').action((runId: string) =>
-    run(async ({ lethe, print }) => {
-      const found = (await lethe.services.run.getRun({ runId })).run;
-      print(found, () => tableOf(found ? [found] : []));
-      return EXIT.ok;
-    }),
-  );
+  runs
+    .command('get <run>')
+    .option('--show-deleted', 'also a hidden one', false)
+    .action((runId: string, options: { showDeleted: boolean }) =>
+      run(async ({ lethe, print }) => {
+        const found = await lethe.runs.get(runId, options);
+        print(found, () => tableOf([found]));
+        return EXIT.ok;
+      }),
+    );
+
+  runs
+    .command('finish <run>')
+    .description('end a run whose steps are done elsewhere')
+    .requiredOption('--state <state>', 'COMPLETED, FAILED or CANCELLED', enumValue(RunState))
+    .option('--error <error>', 'why it failed', '')
+    .action((runId: string, end: { state: RunState; error: string }) =>
+      run(async ({ lethe, print }) => {
+        const finished = await lethe.runs.finish(runId, end);
+        print(finished, () => tableOf([finished]));
+        return EXIT.ok;
+      }),
+    );
 
   runs
     .command('preview <run>')
-    .description('what a purge would take')
+    .description('what a purge would take; fails when something forbids it')
     .action((runId: string) =>
       run(async ({ lethe, print }) => {
-        const preview = await lethe.services.run.previewPurgeRun({ runId });
-        const rows = preview.participants.flatMap(({ participant, resourceCounts }) =>
-          resourceCounts.map(({ resourceType, found }) => [participant, resourceType, String(found)]),
-        );
-        print(preview, () => toTable(['SERVICE', 'WHAT', 'COUNT'], rows));
+        const preview = await lethe.runs.preview(runId);
+        print(preview, () => tellPreview(preview));
         return preview.blockers.length > 0 ? EXIT.failed : EXIT.ok;
       }),
     );
 
   for (const [name, description] of [
-    ['delete', 'hide it; reversible'],
-    ['undelete', 'bring it back'],
+    ['delete', 'hide it and what hangs on it; reversible until it is purged'],
+    ['undelete', 'bring back what was hidden'],
   ] as const) {
     runs
       .command(`${name} <run>`)
       .description(description)
-      .option('--reason <reason>', 'why, for the audit', '')
-      .action((runId: string, { reason }: { reason: string }) =>
+      .option('--reason <reason>', 'why, for tombstones and audit', '')
+      .option('--no-wait', 'only until it is committed')
+      .option('--dry-run', 'check everything, change nothing', false)
+      .action((runId: string, { reason, wait, dryRun }: HideOptions) =>
         run(async (context) => {
-          const { run: service } = context.lethe.services;
-          const { deletion } = await (name === 'delete'
-            ? service.deleteRun({ runId, reason })
-            : service.undeleteRun({ runId, reason }));
-          const ended = deletion && (await watch(context, deletion.id));
-          context.print(ended, () => deletionTable(ended ? [ended] : []));
-          return exitOf(ended);
+          const { deletion } = await context.lethe.runs[name](runId, { reason, validateOnly: dryRun });
+          const isWatched = wait && !dryRun && deletion !== undefined;
+          const shown = isWatched ? await watchDeletion(context, deletion.id) : deletion;
+          context.print(shown, () => (shown ? deletionTable([shown]) : 'nothing to do'));
+          return isWatched ? exitOfDeletion(shown) : EXIT.ok;
         }),
       );
   }
@@ -110,55 +141,35 @@ export function addRunCommands(program: Command, run: Run): void {
     .command('purge <run>')
     .description('remove it for good from every service')
     .requiredOption('--reason <reason>', 'why, for the audit')
-    .option('--force', 'also a run that is younger than the operator’s guard', false)
+    .option('--force', "also a run that is younger than the operator's guard", false)
+    .option('--allow-missing', 'do well when there is no such run', false)
     .option('--wait', 'until it is gone', false)
+    .option('--dry-run', 'check everything, show what would go', false)
     .option('--yes', 'do not ask', false)
-    .action((runId: string, options: { reason: string; force: boolean; wait: boolean; yes: boolean }) =>
+    .action((runId: string, { reason, force, allowMissing, wait, dryRun, yes }: PurgeOptions) =>
       run(async (context) => {
-        await confirmByTyping('Purging a run', runId, options.yes);
-        const { reason, force } = options;
-        const { deletion } = await context.lethe.services.run.purgeRun({ runId, reason, force });
-        const shown = options.wait && deletion ? await watch(context, deletion.id) : deletion;
-        context.print(shown, () => deletionTable(shown ? [shown] : []));
-        return options.wait ? exitOf(shown) : EXIT.ok;
+        const { lethe, terminal, print } = context;
+        const order = { reason, force, allowMissing };
+        if (dryRun) {
+          const preview = await lethe.runs.purge(runId, { ...order, validateOnly: true });
+          print(preview, () => (preview ? countTable(preview) : 'nothing to do'));
+          return EXIT.ok;
+        }
+        await confirmByTyping(terminal, `Purging the run ${runId}`, runId, yes);
+        const deletion = await lethe.runs.purge(runId, order);
+        const shown = wait && deletion ? await watchDeletion(context, deletion.id) : deletion;
+        print(shown, () => (shown ? deletionTable([shown]) : 'nothing to do'));
+        return wait ? exitOfDeletion(shown) : EXIT.ok;
       }),
     );
+}
 
-  const deletions = program.command('deletions').description('deletions of runs');
-  deletions.command('list').action(() =>
-    run(async ({ lethe, print }) => {
-      const found: Deletion[] = [];
-      for (let pageToken = '', first = true; first || pageToken !== ''; first = false) {
-        const page = await lethe.services.run.listDeletions({ pageSize: 200, pageToken });
-        found.push(...page.deletions);
-        pageToken = page.nextPageToken;
-      }
-      print(found, () => deletionTable(found));
-      return EXIT.ok;
-    }),
+function tellPreview({ participants, blockers, purgeableTime }: PreviewPurgeRunResponse): string {
+  const rows = participants.flatMap(({ participant, resourceCounts }) =>
+    resourceCounts.map(({ resourceType, found, bytes }) => [participant, resourceType, String(found), String(bytes)]),
   );
-  deletions.command('get <deletion>').action((deletionId: string) =>
-    run(async ({ lethe, print }) => {
-      const { deletion } = await lethe.services.run.getDeletion({ deletionId });
-      print(deletion, () => deletionTable(deletion ? [deletion] : []));
-      return EXIT.ok;
-    }),
-  );
-  deletions.command('watch <deletion>').action((deletionId: string) =>
-    run(async (context) => {
-      const ended = await watch(context, deletionId);
-      context.print(ended, () => deletionTable(ended ? [ended] : []));
-      return exitOf(ended);
-    }),
-  );
-  deletions
-    .command('redrive <deletion>')
-    .option('--reason <reason>', 'why, for the audit', '')
-    .action((deletionId: string, { reason }: { reason: string }) =>
-      run(async ({ lethe, print }) => {
-        const { deletion } = await lethe.services.run.redriveDeletion({ deletionId, reason });
-        print(deletion, () => deletionTable(deletion ? [deletion] : []));
-        return EXIT.ok;
-      }),
-    );
+  const forbidden = blockers.map(({ reason, message }) => `forbidden: ${reason}: ${toLine(message)}`);
+  const guard =
+    purgeableTime && forbidden.length > 0 ? [`the age guard lets it go at ${instantOf(purgeableTime)}`] : [];
+  return [toTable(['SERVICE', 'WHAT', 'COUNT', 'BYTES'], rows), ...forbidden, ...guard].join('\n');
 }

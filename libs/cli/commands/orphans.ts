@@ -1,0 +1,93 @@
+import type { Command } from 'commander';
+import { Progress, type ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import type { SweepSummary, TenantSweep } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { confirmByTyping, requireTerminalOrYes } from '../confirm.ts';
+import type { CommandContext, Run } from '../context.ts';
+import { EXIT, toLine } from '../output.ts';
+import { wholeNumber } from '../parse.ts';
+import { UsageError } from '../usage-error.ts';
+
+interface OrphanOptions {
+  readonly tenants?: readonly string[];
+  readonly sweep: boolean;
+  readonly reason: string;
+  readonly minAgeHours: number;
+  readonly yes: boolean;
+}
+
+const HOUR_SECONDS = 3_600;
+const MAX_AGE_HOURS = 3_650 * 24;
+const WHAT = 'Removing objects that belong to no job';
+
+/** `lethe orphans`. */
+export function addOrphanCommand(program: Command, run: Run): void {
+  program
+    .command('orphans')
+    .description('objects without a job and jobs without objects; shown, and the objects removed with --sweep')
+    .option('--tenants <tenants...>', 'only of these tenants; of all by default')
+    .option('--sweep', 'remove the objects, after showing what would go', false)
+    .option('--reason <reason>', 'why, for the audit; required with --sweep', '')
+    .option('--min-age-hours <hours>', 'pass over what is younger', wholeNumber({ min: 1, max: MAX_AGE_HOURS }), 24)
+    .option('--yes', 'do not ask', false)
+    .action((options: OrphanOptions) => run((context) => sweep(context, options), { asPlatform: true }));
+}
+
+async function sweep(context: CommandContext, options: OrphanOptions): Promise<number> {
+  if (!options.sweep) return exitOf(await go(context, options, true));
+  if (options.reason.trim() === '') throw new UsageError('--sweep needs a --reason');
+  requireTerminalOrYes(context.terminal, WHAT, options.yes);
+  if (!options.yes) {
+    const rehearsal = await go(context, options, true);
+    const found = sumOf(rehearsal?.orphans ?? []);
+    if (found === 0n) return exitOf(rehearsal);
+    context.progress.stop();
+    await confirmByTyping(context.terminal, `${WHAT}, ${found} in all,`, String(found), false);
+  }
+  return exitOf(await go(context, options, false));
+}
+
+async function go(
+  { lethe, tenant, progress, print }: CommandContext,
+  { tenants = tenant === undefined ? undefined : [tenant], minAgeHours, reason }: OrphanOptions,
+  validateOnly: boolean,
+): Promise<SweepSummary | undefined> {
+  const scope = tenants ? { tenantIds: tenants } : {};
+  const request = { ...scope, validateOnly, reason, minAgeSeconds: minAgeHours * HOUR_SECONDS };
+  let done = 0;
+  for await (const { event } of lethe.orphans.sweep(request)) {
+    if (event.case === 'summary') {
+      const summary = event.value;
+      print(summary, () => `${summary.tenantCount} tenants: ${tell(summary, validateOnly)}`);
+      return summary;
+    }
+    if (event.case !== 'tenant') continue;
+    const found = event.value;
+    print(found, () => tellTenant(found, validateOnly));
+    done += 1;
+    progress.update(done, tenants?.length ?? done, 'tenants');
+  }
+  return undefined;
+}
+
+function tellTenant(found: TenantSweep, validateOnly: boolean): string {
+  const head = `${found.tenantId}: ${found.error ? `left alone: ${toLine(found.error)}` : tell(found, validateOnly)}`;
+  const samples = found.samples.map(({ resourceType, resourceId }) => `  ${resourceType} ${toLine(resourceId)}`);
+  return [head, ...samples].join('\n');
+}
+
+function tell(
+  { orphans, jobsWithoutObjects }: Pick<SweepSummary, 'orphans' | 'jobsWithoutObjects'>,
+  validateOnly: boolean,
+): string {
+  const deleted = orphans.reduce((sum, count) => sum + count.deleted, 0n);
+  const removed = validateOnly ? '' : `, ${deleted} removed`;
+  return `${sumOf(orphans)} objects without a job${removed}, ${jobsWithoutObjects} jobs without objects`;
+}
+
+const sumOf = (counts: readonly ResourceCount[]): bigint => counts.reduce((sum, { found }) => sum + found, 0n);
+
+/** A sweep whose summary never came has failed. */
+const exitOf = (summary: SweepSummary | undefined): number => {
+  if (!summary) return EXIT.failed;
+  return summary.progress === Progress.COMPLETE ? EXIT.ok : EXIT.partial;
+};

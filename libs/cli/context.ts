@@ -1,0 +1,43 @@
+import type { Lethe, LetheOptions } from '#libs/client/lethe.ts';
+import type { Environment } from '#libs/kernel/settings.ts';
+import type { Progress } from './progress.ts';
+
+/** What the command line has of the world around it. */
+export interface Terminal {
+  readonly env: Environment;
+  /** One line, or several, on standard output. */
+  out(text: string): void;
+  /** One line on standard error. */
+  err(text: string): void;
+  /** Bytes on standard output; resolves when more can be taken. */
+  outBytes(bytes: Uint8Array): Promise<void>;
+  readonly input: AsyncIterable<Uint8Array>;
+  /** Whether somebody is there to answer a question. */
+  readonly isInteractive: boolean;
+  /** Whether standard error is shown to somebody, who then likes to see how it goes. */
+  readonly showsProgress: boolean;
+  ask(question: string): Promise<string>;
+  /** Opens the SDK. */
+  open(options: LetheOptions): Lethe;
+}
+
+/** What a command works with. */
+export interface CommandContext {
+  readonly lethe: Lethe;
+  /** The tenant of `--tenant`. */
+  readonly tenant: string | undefined;
+  readonly terminal: Terminal;
+  /** How it goes, on standard error; silent where nobody looks. */
+  readonly progress: Progress;
+  /** Prints one result: as one line of JSON with `--json`, else what `text` makes of it. */
+  print(value: unknown, text: () => string): void;
+}
+
+/** How a command calls. */
+export interface RunOptions {
+  /** As platform, whatever tenant is named: the tenant is then what to work on, not who works. */
+  readonly asPlatform?: boolean;
+}
+
+/** Does a command's work with an open SDK and closes it whatever happens. The work answers with the exit code. */
+export type Run = (work: (context: CommandContext) => Promise<number>, options?: RunOptions) => Promise<void>;

@@ -1,0 +1,47 @@
+import { create, type JsonObject } from '@bufbuild/protobuf';
+import { type Timestamp, TimestampSchema } from '@bufbuild/protobuf/wkt';
+import { InvalidArgumentError } from 'commander';
+import { toTimestamp } from '#libs/grpc/timestamp.ts';
+
+/** Reads a whole number within bounds; `5d`, `1e9` and `0x10` are none. */
+export const wholeNumber =
+  ({ min, max }: { min: number; max: number }) =>
+  (text: string): number => {
+    if (/^\d{1,15}$/.test(text) && Number(text) >= min && Number(text) <= max) return Number(text);
+    throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`);
+  };
+
+/** Reads the name of an enum's value in any case; UNSPECIFIED is none. */
+export const enumValue =
+  <T extends number>(values: Readonly<Record<string, string | T>>) =>
+  (text: string): T => {
+    const value = values[text.toUpperCase()];
+    if (typeof value === 'number' && value !== 0) return value;
+    throw new InvalidArgumentError(`It must be one of ${enumNames(values).join(', ')}.`);
+  };
+
+/** The names of an enum's values that can be given, in order. */
+export const enumNames = (values: Readonly<Record<string, string | number>>): string[] =>
+  Object.entries(values)
+    .filter(([, value]) => typeof value === 'number' && value !== 0)
+    .map(([name]) => name);
+
+/** Reads an instant such as 2026-11-21T08:00:00Z. */
+export function instant(text: string): Timestamp {
+  try {
+    return create(TimestampSchema, toTimestamp(Temporal.Instant.from(text)));
+  } catch {
+    throw new InvalidArgumentError('It must be an instant such as 2026-11-21T08:00:00Z.');
+  }
+}
+
+/** Reads a JSON object. */
+export function jsonObject(text: string): JsonObject {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as JsonObject;
+  } catch {
+    // Told below, without the text: it may hold what nobody should read in a log.
+  }
+  throw new InvalidArgumentError('It must be a JSON object.');
+}

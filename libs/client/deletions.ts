@@ -1,0 +1,74 @@
+import { type Deletion, type DeletionMode, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import type { Services } from './services.ts';
+import { everyChange, everyItem, type PollOptions, present, untilLast } from './streams.ts';
+
+/** Whose deletions: each service keeps those of its own targets. */
+export interface DeletionsOf {
+  /** `run` by default. */
+  readonly of?: 'run' | 'job';
+}
+
+/** Durable deletions, the receipts of what went. */
+export interface Deletions {
+  get(deletionId: string, options?: DeletionsOf): Promise<Deletion>;
+  /** Every deletion, newest first. */
+  list(
+    filter?: DeletionsOf & {
+      readonly state?: DeletionState;
+      /** Deletions of runs only. */
+      readonly mode?: DeletionMode;
+      /** The run, or the job, that was deleted. */
+      readonly targetId?: string;
+    },
+  ): AsyncIterable<Deletion>;
+  /** The deletion now and after each change, until it is COMPLETE, STUCK or CANCELLED. Survives a lost connection. */
+  watch(deletionId: string, options?: DeletionsOf & PollOptions): AsyncIterable<Deletion>;
+  /** Gives a STUCK deletion its attempts anew and sets it going at once. */
+  redrive(deletionId: string, options?: DeletionsOf & { readonly reason?: string }): Promise<Deletion>;
+}
+
+const SETTLED: ReadonlySet<DeletionState> = new Set([
+  DeletionState.COMPLETE,
+  DeletionState.STUCK,
+  DeletionState.CANCELLED,
+]);
+
+/** Whether nothing more happens to a deletion by itself. STUCK is no end: it can be redriven. */
+export const hasSettled = (deletion: Deletion): boolean => SETTLED.has(deletion.state);
+
+/** Makes `lethe.deletions`. */
+export function makeDeletions(services: Services): Deletions {
+  const get: Deletions['get'] = async (deletionId, { of = 'run' } = {}) =>
+    present('deletion', (await services[of].getDeletion({ deletionId })).deletion);
+  return {
+    get,
+    list: ({ of = 'run', targetId = '', mode, ...filter } = {}) =>
+      everyItem(async (page) => {
+        const { deletions, nextPageToken } =
+          of === 'run'
+            ? await services.run.listDeletions({ ...filter, ...page, runId: targetId, ...(mode ? { mode } : {}) })
+            : await services.job.listDeletions({ ...filter, ...page, jobId: targetId });
+        return { items: deletions, nextPageToken };
+      }),
+    watch(deletionId, { of = 'run', ...options } = {}) {
+      if (of === 'job') {
+        return everyChange(() => get(deletionId, { of }), versionOf, hasSettled, options);
+      }
+      const { signal } = options;
+      let shown: string | undefined;
+      const open = async function* () {
+        for await (const { deletion } of services.run.watchDeletion({ deletionId }, signal ? { signal } : {})) {
+          if (!deletion || versionOf(deletion) === shown) continue;
+          shown = versionOf(deletion);
+          yield deletion;
+        }
+      };
+      return untilLast(open, hasSettled);
+    },
+    async redrive(deletionId, { of = 'run', reason = '' } = {}) {
+      return present('deletion', (await services[of].redriveDeletion({ deletionId, reason })).deletion);
+    },
+  };
+}
+
+const versionOf = ({ state, updateTime }: Deletion): string => `${state}:${updateTime?.seconds}.${updateTime?.nanos}`;

@@ -1,0 +1,185 @@
+import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { type Artifact, type ArtifactKind, type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
+import type { SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
+import { type Deletions, hasSettled } from './deletions.ts';
+import type { Services } from './services.ts';
+import { everyChange, everyItem, type PollOptions, present } from './streams.ts';
+
+/** What a job is to be. */
+export interface NewJob {
+  readonly displayName?: string;
+  /** The run whose effect the job is: hidden, compensated and purged with it. */
+  readonly runId?: string;
+  readonly step?: string;
+  readonly taskNames?: readonly string[];
+  /** By default one of its own, so that a call that is sent again creates one job. */
+  readonly requestId?: string;
+}
+
+/** How a job is to be deleted. */
+export interface DeleteJobOptions {
+  /** Why, for the audit. */
+  readonly reason?: string;
+  /** By default one of its own. The same one again answers with the same deletion. */
+  readonly requestId?: string;
+  /** Answer undefined where there is no such job, rather than throw JOB_NOT_FOUND. */
+  readonly allowMissing?: boolean;
+  /** Only if the job still has this etag. */
+  readonly etag?: string;
+  /** How long to wait for the removal to end, in milliseconds: 60,000 by default, 0 for not at all. */
+  readonly waitMs?: number;
+}
+
+/** Which artifact of a job. */
+export interface ArtifactName {
+  readonly kind: ArtifactKind;
+  readonly name: string;
+}
+
+/** How an artifact is uploaded. */
+export interface UploadOptions extends ArtifactName {
+  readonly contentType?: string;
+  /** The lease of the worker that uploads; without one only INPUT is taken. */
+  readonly leaseToken?: bigint;
+  /** How long the whole upload may take, in milliseconds; an hour by default. */
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** Transcription jobs and their artifacts. */
+export interface Jobs {
+  create(job?: NewJob): Promise<Job>;
+  get(jobId: string, options?: { readonly showDeleted?: boolean }): Promise<Job>;
+  /** Every job, newest first. */
+  list(filter?: {
+    readonly state?: JobState;
+    readonly runId?: string;
+    readonly showDeleted?: boolean;
+  }): AsyncIterable<Job>;
+  /** The job now and after each change, until it has ended. JOB_NOT_FOUND when it is deleted meanwhile. */
+  watch(jobId: string, options?: PollOptions): AsyncIterable<Job>;
+  cancel(jobId: string, options?: { readonly reason?: string; readonly etag?: string }): Promise<Job>;
+  /** Sends the body as it comes, never whole in memory; the artifact exists when this resolves and not before. */
+  upload(jobId: string, options: UploadOptions, body: AsyncIterable<Uint8Array>): Promise<Artifact>;
+  /** The artifact's description, and its bytes as they come; a body that ends well was whole. */
+  download(
+    jobId: string,
+    options: ArtifactName & { readonly showDeleted?: boolean; readonly signal?: AbortSignal },
+  ): Promise<{ readonly artifact: Artifact; readonly body: AsyncIterable<Uint8Array> }>;
+  /** Every artifact by kind and name. */
+  artifacts(
+    jobId: string,
+    filter?: { readonly kind?: ArtifactKind; readonly showDeleted?: boolean },
+  ): AsyncIterable<Artifact>;
+  /** What a deletion would take. Nothing is changed; the answer has no id. */
+  previewDelete(jobId: string): Promise<Deletion>;
+  /**
+   * Deletes a finished job for good and waits until nothing is left of it. The deletion is the receipt: COMPLETE when
+   * everything is gone, STUCK when something could not be removed, any other state when the wait was over first.
+   */
+  delete(jobId: string, options?: DeleteJobOptions): Promise<Deletion | undefined>;
+}
+
+/** What is to be swept. */
+export interface SweepOptions {
+  /** Absent: every tenant. */
+  readonly tenantIds?: readonly string[];
+  /** Count only, remove nothing. */
+  readonly validateOnly: boolean;
+  /** What is younger is passed over, since an upload may be under way. */
+  readonly minAgeSeconds?: number;
+  /** Why, for the audit; required unless validateOnly. */
+  readonly reason?: string;
+}
+
+const CHUNK_BYTES = 256 * 1_024;
+const UPLOAD_TIMEOUT_MS = 3_600_000;
+const DELETE_WAIT_MS = 60_000;
+const DELETE_POLL_MS = 100;
+const FINAL: ReadonlySet<JobState> = new Set([JobState.CANCELLED, JobState.COMPLETED, JobState.FAILED]);
+
+/** Whether a job has ended. */
+export const hasEnded = (job: Job): boolean => FINAL.has(job.state);
+
+/** Makes `lethe.jobs`. */
+export const makeJobs = (services: Services, deletions: Deletions): Jobs => ({
+  async create({ taskNames = [], ...job } = {}) {
+    const request = { requestId: newId(), ...job, taskNames: [...taskNames] };
+    return present('job', (await services.job.createJob(request)).job);
+  },
+  async get(jobId, options = {}) {
+    return present('job', (await services.job.getJob({ jobId, ...options })).job);
+  },
+  list: (filter = {}) =>
+    everyItem(async (page) => {
+      const { jobs, nextPageToken } = await services.job.listJobs({ ...filter, ...page });
+      return { items: jobs, nextPageToken };
+    }),
+  watch: (jobId, options) =>
+    everyChange(
+      async () => present('job', (await services.job.getJob({ jobId })).job),
+      (job) => job.etag,
+      hasEnded,
+      options,
+    ),
+  async cancel(jobId, options = {}) {
+    return present('job', (await services.job.cancelJob({ jobId, ...options })).job);
+  },
+  async upload(jobId, { timeoutMs = UPLOAD_TIMEOUT_MS, signal, ...header }, body) {
+    const parts = async function* () {
+      yield { part: { case: 'header' as const, value: { jobId, ...header } } };
+      for await (const bytes of body) {
+        for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
+          yield { part: { case: 'chunk' as const, value: bytes.subarray(at, at + CHUNK_BYTES) } };
+        }
+      }
+    };
+    const options = { timeoutMs, ...(signal ? { signal } : {}) };
+    return present('artifact', (await services.job.uploadArtifact(parts(), options)).artifact);
+  },
+  async download(jobId, { signal, ...artifact }) {
+    const stream = services.job.downloadArtifact({ jobId, ...artifact }, signal ? { signal } : {});
+    const parts = stream[Symbol.asyncIterator]();
+    const first = await parts.next();
+    const described = !first.done && first.value.part.case === 'artifact' ? first.value.part.value : undefined;
+    const body = async function* () {
+      for await (const { part } of { [Symbol.asyncIterator]: () => parts }) {
+        if (part.case === 'chunk') yield part.value;
+      }
+    };
+    return { artifact: present('artifact', described), body: body() };
+  },
+  artifacts: (jobId, filter = {}) =>
+    everyItem(async (page) => {
+      const { artifacts, nextPageToken } = await services.job.listArtifacts({ jobId, ...filter, ...page });
+      return { items: artifacts, nextPageToken };
+    }),
+  async previewDelete(jobId) {
+    return present('deletion', (await services.job.deleteJob({ jobId, validateOnly: true })).deletion);
+  },
+  async delete(jobId, { waitMs = DELETE_WAIT_MS, ...options } = {}) {
+    let { deletion } = await services.job.deleteJob({ requestId: newId(), jobId, ...options });
+    if (!deletion || waitMs === 0 || hasSettled(deletion)) return deletion;
+    const signal = AbortSignal.timeout(waitMs);
+    try {
+      for await (deletion of deletions.watch(deletion.id, { of: 'job', pollMs: DELETE_POLL_MS, signal }));
+    } catch (error) {
+      // The wait is over; what was committed goes on, and the deletion says how far it is.
+      if (!signal.aborted) throw error;
+    }
+    return deletion;
+  },
+});
+
+/** Compares store and jobs, tenant by tenant; the summary comes last. */
+export const sweepOrphans = (
+  services: Services,
+  { tenantIds, validateOnly, minAgeSeconds, reason = '' }: SweepOptions,
+): AsyncIterable<SweepOrphansResponse> =>
+  services.job.sweepOrphans({
+    ...(tenantIds ? { tenantIds: [...tenantIds] } : { allTenants: true }),
+    ...(minAgeSeconds === undefined ? {} : { minAge: { seconds: BigInt(minAgeSeconds), nanos: 0 } }),
+    validateOnly,
+    reason,
+  });

@@ -1,0 +1,117 @@
+import type { JsonObject } from '@bufbuild/protobuf';
+import type { Timestamp } from '@bufbuild/protobuf/wkt';
+import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import type { Run, RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import type { PreviewPurgeRunResponse } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
+import type { Deletions } from './deletions.ts';
+import type { Services } from './services.ts';
+import { everyItem, present } from './streams.ts';
+
+/** What a run is to be. */
+export interface NewRun {
+  readonly workflow: string;
+  readonly displayName?: string;
+  readonly input?: JsonObject;
+  /** By default one of its own, so that a call that is sent again opens one run. */
+  readonly requestId?: string;
+}
+
+/** How a run ended. */
+export interface RunEnd {
+  readonly state: RunState;
+  /** Why it failed; required for FAILED. */
+  readonly error?: string;
+  readonly output?: JsonObject;
+  readonly etag?: string;
+}
+
+/** How a run is to be hidden or brought back. */
+export interface HideRunOptions {
+  /** Why, for tombstones and audit. */
+  readonly reason?: string;
+  readonly etag?: string;
+  /** By default one of its own. */
+  readonly requestId?: string;
+  /** Check everything and change nothing; the deletion has no id. */
+  readonly validateOnly?: boolean;
+}
+
+/** How a run is to be purged. */
+export interface PurgeRunOptions extends HideRunOptions {
+  /** Why, for the audit. */
+  readonly reason: string;
+  /** Override the age guard. For owners and platform. */
+  readonly force?: boolean;
+  /** Answer undefined where there is no such run, rather than throw RUN_NOT_FOUND. */
+  readonly allowMissing?: boolean;
+  /** Resolve when the purge is COMPLETE, STUCK or CANCELLED, and not when it is committed. */
+  readonly wait?: boolean;
+}
+
+/** Workflow runs, hidden, brought back and purged across all services. */
+export interface Runs {
+  create(run: NewRun): Promise<Run>;
+  finish(runId: string, end: RunEnd): Promise<Run>;
+  get(runId: string, options?: { readonly showDeleted?: boolean }): Promise<Run>;
+  /** Every run, newest first. */
+  list(filter?: {
+    readonly state?: RunState;
+    readonly workflow?: string;
+    readonly minCreateTime?: Timestamp;
+    readonly maxCreateTime?: Timestamp;
+    readonly showDeleted?: boolean;
+  }): AsyncIterable<Run>;
+  /** Hides the run; the deletion hides the rest and is undefined where allowMissing let a missing run pass. */
+  delete(
+    runId: string,
+    options?: HideRunOptions & { readonly allowMissing?: boolean },
+  ): Promise<{ readonly run: Run | undefined; readonly deletion: Deletion | undefined }>;
+  /** Brings the run back; the deletion is undefined where it was not hidden. */
+  undelete(
+    runId: string,
+    options?: HideRunOptions,
+  ): Promise<{ readonly run: Run; readonly deletion: Deletion | undefined }>;
+  /** What a purge would take in every service, and what forbids it. */
+  preview(runId: string): Promise<PreviewPurgeRunResponse>;
+  /** Removes the run for good from every service. */
+  purge(runId: string, options: PurgeRunOptions): Promise<Deletion | undefined>;
+}
+
+/** Makes `lethe.runs`. */
+export const makeRuns = (services: Services, deletions: Deletions): Runs => ({
+  async create(run) {
+    return present('run', (await services.run.createRun({ requestId: newId(), ...run })).run);
+  },
+  async finish(runId, end) {
+    return present('run', (await services.run.finishRun({ runId, ...end })).run);
+  },
+  async get(runId, options = {}) {
+    return present('run', (await services.run.getRun({ runId, ...options })).run);
+  },
+  list: (filter = {}) =>
+    everyItem(async (page) => {
+      const { runs, nextPageToken } = await services.run.listRuns({ ...filter, ...page });
+      return { items: runs, nextPageToken };
+    }),
+  async delete(runId, options = {}) {
+    const { run, deletion } = await services.run.deleteRun({ ...requestIdOf(options), runId, ...options });
+    return { run, deletion };
+  },
+  async undelete(runId, options = {}) {
+    const { run, deletion } = await services.run.undeleteRun({ ...requestIdOf(options), runId, ...options });
+    return { run: present('run', run), deletion };
+  },
+  async preview(runId) {
+    return services.run.previewPurgeRun({ runId });
+  },
+  async purge(runId, { wait = false, ...options }) {
+    let { deletion } = await services.run.purgeRun({ ...requestIdOf(options), runId, ...options });
+    if (!wait || !deletion?.id) return deletion;
+    for await (deletion of deletions.watch(deletion.id));
+    return deletion;
+  },
+});
+
+/** A rehearsal stores nothing, so it takes no request_id either. */
+const requestIdOf = ({ validateOnly = false }: HideRunOptions) => (validateOnly ? {} : { requestId: newId() });

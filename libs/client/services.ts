@@ -1,0 +1,71 @@
+import type { DescService } from '@bufbuild/protobuf';
+import type { Client } from '@connectrpc/connect';
+import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
+import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { type Connection, connect } from '#libs/grpc/client.ts';
+import { LetheError, withLetheErrors } from './lethe-error.ts';
+
+/** The services that the SDK can call. */
+export const SERVICE_NAMES = ['run', 'job', 'incident', 'retention'] as const;
+
+/** One of SERVICE_NAMES. */
+export type ServiceName = (typeof SERVICE_NAMES)[number];
+
+/** Where the services are: host:port or a grpc target. A service whose address is absent cannot be called. */
+export type Addresses = { readonly [Name in ServiceName]?: string | undefined };
+
+/** Every RPC of every service, typed; errors are LetheError. */
+export interface Services {
+  readonly run: Client<typeof RunService>;
+  readonly job: Client<typeof JobService>;
+  readonly incident: Client<typeof IncidentService>;
+  readonly retention: Client<typeof RetentionService>;
+}
+
+/** Makes the clients, each when it is first asked for; LetheError/ADDRESS_MISSING where the address is not set. */
+export function connectServices(
+  addresses: Addresses,
+  token: () => Promise<string>,
+): { services: Services; close(): void } {
+  const connections: Connection[] = [];
+  const onDemand = <Desc extends DescService>(name: ServiceName, service: Desc): (() => Client<Desc>) => {
+    let client: Client<Desc> | undefined;
+    return () => {
+      if (client) return client;
+      const address = addresses[name];
+      if (!address) {
+        const message = `The address of the ${name} service is not set.`;
+        throw new LetheError('FAILED_PRECONDITION', 'ADDRESS_MISSING', message, { metadata: { service: name } });
+      }
+      const connection = connect({ address, token });
+      connections.push(connection);
+      client = withLetheErrors(service, connection.client(service));
+      return client;
+    };
+  };
+  const run = onDemand('run', RunService);
+  const job = onDemand('job', JobService);
+  const incident = onDemand('incident', IncidentService);
+  const retention = onDemand('retention', RetentionService);
+  return {
+    services: {
+      get run() {
+        return run();
+      },
+      get job() {
+        return job();
+      },
+      get incident() {
+        return incident();
+      },
+      get retention() {
+        return retention();
+      },
+    },
+    close() {
+      for (const connection of connections) connection.close();
+    },
+  };
+}

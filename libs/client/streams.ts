@@ -1,0 +1,87 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { LetheError } from './lethe-error.ts';
+
+/** The largest page that a list gives. */
+const PAGE_SIZE = 200;
+const ATTEMPTS = 5;
+const PAUSE_MS = 1_000;
+
+/** One page of a list, as every List RPC answers. */
+export interface Page<T> {
+  readonly items: readonly T[];
+  readonly nextPageToken: string;
+}
+
+/** Which page an RPC is asked for. */
+export interface PageRequest {
+  readonly pageSize: number;
+  readonly pageToken: string;
+}
+
+/** Every item of a list; the next page is asked for when the one before is used up. */
+export async function* everyItem<T>(page: (request: PageRequest) => Promise<Page<T>>): AsyncIterable<T> {
+  let pageToken = '';
+  do {
+    const { items, nextPageToken } = await page({ pageSize: PAGE_SIZE, pageToken });
+    yield* items;
+    pageToken = nextPageToken;
+  } while (pageToken !== '');
+}
+
+/**
+ * The items of a stream up to its last one. When the connection breaks, or the stream ends without its last item, it
+ * is opened again, up to five times in a row without an item; then the LetheError is thrown. `open` must give a stream
+ * that tells no item twice.
+ */
+export async function* untilLast<T>(
+  open: () => AsyncIterable<T>,
+  isLast: (item: T) => boolean,
+  pauseMs: number = PAUSE_MS,
+): AsyncIterable<T> {
+  for (let failures = 0; ; ) {
+    try {
+      for await (const item of open()) {
+        failures = 0;
+        yield item;
+        if (isLast(item)) return;
+      }
+      throw new LetheError('UNAVAILABLE', 'STREAM_INCOMPLETE', 'The stream ended before everything was told.');
+    } catch (error) {
+      failures += 1;
+      if (!(error instanceof LetheError) || error.code !== 'UNAVAILABLE' || failures === ATTEMPTS) throw error;
+    }
+    await delay(pauseMs);
+  }
+}
+
+/** How a thing is looked at again and again. */
+export interface PollOptions {
+  /** How long between two looks, in milliseconds. */
+  readonly pollMs?: number;
+  /** Ends the watch with an AbortError. */
+  readonly signal?: AbortSignal;
+}
+
+/** A thing as it is now, and again whenever `versionOf` it has changed, up to where it `isFinal`. */
+export async function* everyChange<T>(
+  look: () => Promise<T>,
+  versionOf: (item: T) => string,
+  isFinal: (item: T) => boolean,
+  { pollMs = 500, signal }: PollOptions = {},
+): AsyncIterable<T> {
+  for (let shown: string | undefined; ; ) {
+    signal?.throwIfAborted();
+    const item = await look();
+    const version = versionOf(item);
+    if (version !== shown) yield item;
+    if (isFinal(item)) return;
+    shown = version;
+    await delay(pollMs, undefined, signal ? { signal } : {});
+  }
+}
+
+/** What an answer must hold; LetheError/ANSWER_INCOMPLETE where a service left it out. */
+export function present<T>(what: string, value: T | undefined): T {
+  if (value !== undefined) return value;
+  throw new LetheError('INTERNAL', 'ANSWER_INCOMPLETE', `The answer holds no ${what}.`);
+}
