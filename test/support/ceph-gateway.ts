@@ -132,7 +132,16 @@ mgr initial modules =
     child.once('exit', () => children.delete(child));
     return child;
   };
-  const ceph = (...args: string[]) => run('ceph', ['-c', conf, '--connect-timeout', '10', ...args]);
+  // A monitor that has only just formed its quorum refuses commands for a moment, on a busy machine for longer.
+  const ceph = async (...args: string[]): Promise<string> => {
+    for (const deadline = Date.now() + READY_DEADLINE_MS; ; await delay(200)) {
+      try {
+        return (await run('ceph', ['-c', conf, '--connect-timeout', '10', ...args])).stdout;
+      } catch (error) {
+        if (Date.now() > deadline) throw error;
+      }
+    }
+  };
   const onExit = (): void => {
     for (const child of children) child.kill('SIGKILL');
   };
@@ -154,6 +163,11 @@ mgr initial modules =
     await ceph('osd', 'create', osdUuid);
     await run('ceph-osd', ['-c', conf, '-i', '0', '--mkfs', '--osd-uuid', osdUuid]);
     await start('ceph-osd', '-i', '0');
+    for (const deadline = Date.now() + READY_DEADLINE_MS; ; await delay(200)) {
+      if (JSON.parse(await ceph('osd', 'stat', '--format', 'json')).num_up_osds === 1) break;
+      if (Date.now() > deadline)
+        throw new Error(`the storage daemon does not come up: ${await tail(join(folder, 'ceph-osd.out'))}`);
+    }
     const { stdout } = await run(
       'radosgw-admin',
       ['-c', conf, 'user', 'create', '--uid=lethe', '--display-name=lethe'],

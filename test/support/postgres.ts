@@ -6,7 +6,7 @@ import getPort from 'get-port';
 import pg from 'pg';
 import { startPostgresServer } from '#deploy/local/postgres-server.ts';
 import { type Migration, migrateUp } from '#libs/postgres/migrate.ts';
-import { type Database, openDatabase } from '#libs/postgres/open-database.ts';
+import { type Database, type DatabaseOptions, openDatabase } from '#libs/postgres/open-database.ts';
 import { type ProvisionedDatabase, provisionDatabase } from '#libs/postgres/provision.ts';
 
 /** A throwaway server for the tests of one file. */
@@ -24,7 +24,7 @@ export interface TestDatabase extends ProvisionedDatabase {
   /** As the superuser, inside this database: for evidence that shares nothing with the product. */
   readonly superuserUrl: string;
   /** Opens it as the app role; the test closes it. */
-  open(): Database;
+  open(options?: Partial<DatabaseOptions>): Database;
   /** Rows by hand-written SQL as the superuser. */
   query<Row>(sql: string, values?: readonly unknown[]): Promise<Row[]>;
 }
@@ -59,7 +59,7 @@ export async function startTestPostgres(): Promise<TestPostgres> {
         ...database,
         name,
         superuserUrl,
-        open() {
+        open(options = {}) {
           opened += 1;
           const opening = openDatabase({
             url: database.appUrl,
@@ -67,6 +67,7 @@ export async function startTestPostgres(): Promise<TestPostgres> {
             applicationName: 'test',
             statementTimeoutMs: 10_000,
             lockTimeoutMs: 5_000,
+            ...options,
           });
           return {
             ...opening,

@@ -97,10 +97,13 @@ for (const point of DELETION_CRASH_POINTS) {
         [[neighbour, stranger]],
       );
       t.is(kept[0]?.count, 10);
-      const audit = await queryOnce(stack.superuserUrl('job'), 'select 1 from audit_entries where target_id = $1', [
-        doomed,
-      ]);
+      const audit = await queryOnce<{ counts: object }>(
+        stack.superuserUrl('job'),
+        "select counts from audit_entries where target_id = $1 and action = 'delete'",
+        [doomed],
+      );
       t.is(audit.length, 1);
+      t.like(audit[0]?.counts, { objects: 5, bytes: 5, artifacts: 5, tasks: 1, jobs: 1 }, 'the receipt is exact');
     },
   );
 }
