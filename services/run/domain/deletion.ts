@@ -4,7 +4,7 @@ export const DELETION_MODES = ['SOFT_DELETE', 'UNDELETE', 'PURGE'] as const;
 /** One of DELETION_MODES. */
 export type DeletionMode = (typeof DELETION_MODES)[number];
 
-/** Where a deletion stands. */
+/** Where a deletion, or one participant's part of it, stands. */
 export const DELETION_STATES = ['PENDING', 'CASCADING', 'VERIFYING', 'COMPLETE', 'STUCK', 'CANCELLED'] as const;
 
 /** One of DELETION_STATES. */
@@ -32,13 +32,17 @@ export interface DeletionStep {
   readonly state: DeletionState;
   readonly counts: readonly ResourceCount[];
   readonly failedItems: readonly FailedItem[];
+  /** Calls that failed since the participant last answered well. */
   readonly attempts: number;
   readonly lastError: string | undefined;
+  /** When the next call is due after a failure. */
+  readonly nextAttemptAt: Temporal.Instant | undefined;
   readonly verifiedAt: Temporal.Instant | undefined;
 }
 
 /** A durable operation on one run. It outlives the run: it is the receipt. */
 export interface Deletion {
+  /** Empty for what was only checked. */
   readonly id: string;
   readonly tenantId: string;
   readonly runId: string;
@@ -51,7 +55,9 @@ export interface Deletion {
   readonly force: boolean;
   /** The soft delete that an undelete takes back. */
   readonly undoes: string | undefined;
+  /** In the order of the cascade; RunService's own rows are the last. */
   readonly steps: readonly DeletionStep[];
+  /** Attempts of the step now under way that failed. */
   readonly attempts: number;
   readonly lastError: string | undefined;
   readonly createdAt: Temporal.Instant;
@@ -60,9 +66,127 @@ export interface Deletion {
   readonly finishedAt: Temporal.Instant | undefined;
 }
 
-/** RunService's own rows are the last step of every deletion. */
+/** RunService as a participant of its own cascades. Its rows go last: while they stand, the run can be found. */
 export const OWN_PARTICIPANT = 'run';
 
-/** Whether the deletion is done with, for good or until a person redrives it. */
-export const isSettled = (state: DeletionState): boolean =>
-  state === 'COMPLETE' || state === 'STUCK' || state === 'CANCELLED';
+/** A deletion's mode and how far each participant is: all that decides what comes next. */
+export type Cascade = Pick<Deletion, 'mode' | 'steps'>;
+
+/** What a worker does next of a deletion. */
+export type Move =
+  /** Ask this participant to do its part. */
+  | { readonly kind: 'call'; readonly step: DeletionStep }
+  /** Read back what this participant still holds. */
+  | { readonly kind: 'verify'; readonly step: DeletionStep }
+  /** Everything is done and, where something was removed, read back as gone. */
+  | { readonly kind: 'complete' };
+
+const IS_UNDER_WAY: Readonly<Record<DeletionState, boolean>> = {
+  PENDING: true,
+  CASCADING: true,
+  VERIFYING: true,
+  COMPLETE: false,
+  STUCK: false,
+  CANCELLED: false,
+};
+
+// STUCK here is one participant's: once the deletion is redriven, its part is to be done.
+const IS_TO_BE_CALLED: Readonly<Record<DeletionState, boolean>> = {
+  PENDING: true,
+  CASCADING: true,
+  STUCK: true,
+  VERIFYING: false,
+  COMPLETE: false,
+  CANCELLED: false,
+};
+
+/** Whether workers go on with it. */
+export const isUnderWay = (state: DeletionState): boolean => IS_UNDER_WAY[state];
+
+/** Whether nothing will happen to the deletion, for good or until a person redrives it. */
+export const isSettled = (state: DeletionState): boolean => !IS_UNDER_WAY[state];
+
+/**
+ * The next move: every other service first, each called until it is done and all of them then read back; RunService's
+ * own rows after them, so that a cascade that stops half-way still has its run.
+ */
+export function nextMove({ steps }: Cascade): Move {
+  const own = steps.filter(({ participant }) => participant === OWN_PARTICIPANT);
+  const others = steps.filter(({ participant }) => participant !== OWN_PARTICIPANT);
+  for (const group of [others, own]) {
+    const uncalled = group.find(({ state }) => IS_TO_BE_CALLED[state]);
+    if (uncalled) return { kind: 'call', step: uncalled };
+    const unread = group.find(({ state }) => state === 'VERIFYING');
+    if (unread) return { kind: 'verify', step: unread };
+  }
+  return { kind: 'complete' };
+}
+
+/** Where a deletion under way stands: CASCADING while anybody is still to be called, VERIFYING after that. */
+export const stateOf = ({ steps }: Cascade): 'CASCADING' | 'VERIFYING' =>
+  steps.some(({ state }) => IS_TO_BE_CALLED[state]) ? 'CASCADING' : 'VERIFYING';
+
+/** What a participant told of its part. */
+export interface Answer {
+  readonly progress: 'PARTIAL' | 'COMPLETE';
+  readonly counts: readonly ResourceCount[];
+  readonly failedItems: readonly FailedItem[];
+}
+
+/**
+ * The step after an answer. Only a COMPLETE without failed items ends its calls; what was removed is then to be read
+ * back, what was hidden or brought back is done. Failures are forgotten once something moved or was read back as
+ * gone, and not before: a participant that reports success and keeps its rows has to run out of attempts too.
+ */
+export function afterAnswer(
+  mode: DeletionMode,
+  step: DeletionStep,
+  { progress, counts, failedItems }: Answer,
+): DeletionStep {
+  const told = { ...step, counts, failedItems, lastError: undefined, nextAttemptAt: undefined };
+  const failed = failedItems[0];
+  if (failed) {
+    const lastError = `ITEMS_FAILED: ${failed.key} could not be removed: ${failed.code}.`;
+    return { ...told, state: 'CASCADING', lastError };
+  }
+  if (progress === 'PARTIAL') {
+    return { ...told, state: 'CASCADING', attempts: hasMoved(step.counts, counts) ? 0 : step.attempts };
+  }
+  return mode === 'PURGE' ? { ...told, state: 'VERIFYING' } : { ...told, state: 'COMPLETE', attempts: 0 };
+}
+
+/** The step after a read-back: complete when nothing is left, otherwise to be called again. */
+export function afterReadBack(step: DeletionStep, read: readonly ResourceCount[]): DeletionStep {
+  const counts = withLeft(step.counts, read);
+  const sum = sumLeft(read);
+  if (sum === 0) return { ...step, state: 'COMPLETE', counts, attempts: 0, lastError: undefined };
+  return { ...step, state: 'CASCADING', counts, lastError: `NOT_EMPTY: ${sum} are left after the purge.` };
+}
+
+/** The step after a failed attempt; STUCK when it was the last one. */
+export const afterFailure = (step: DeletionStep, error: string, isLast: boolean): DeletionStep => ({
+  ...step,
+  state: isLast ? 'STUCK' : step.state === 'VERIFYING' ? 'VERIFYING' : 'CASCADING',
+  attempts: step.attempts + 1,
+  lastError: error,
+});
+
+/** The deletion with one of its steps in a new state. */
+export const withStep = <T extends Cascade>(deletion: T, step: DeletionStep): T => ({
+  ...deletion,
+  steps: deletion.steps.map((other) => (other.participant === step.participant ? step : other)),
+});
+
+/** How many are left of anything. */
+export const sumLeft = (counts: readonly ResourceCount[]): number =>
+  counts.reduce((total, { left }) => total + left, 0);
+
+/** Whether a participant's second answer tells of anything that its first did not. */
+export const hasMoved = (before: readonly ResourceCount[], after: readonly ResourceCount[]): boolean =>
+  JSON.stringify(before) !== JSON.stringify(after);
+
+function withLeft(told: readonly ResourceCount[], read: readonly ResourceCount[]): ResourceCount[] {
+  const leftOf = new Map(read.map(({ resourceType, left }) => [resourceType, left]));
+  const unknown = read.filter(({ resourceType }) => !told.some((count) => count.resourceType === resourceType));
+  return [...told.map((count) => ({ ...count, left: leftOf.get(count.resourceType) ?? 0 })), ...unknown];
+}

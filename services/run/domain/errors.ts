@@ -15,6 +15,18 @@ export const runNotTerminal = (state: string): DomainError =>
 export const runNotRunning = (state: string): DomainError =>
   new DomainError('failed-precondition', 'RUN_NOT_RUNNING', `The run is ${state}.`, { state });
 
+/** The step stands where this state cannot follow. */
+export const stepTransitionIllegal = (name: string, from: string, to: string): DomainError =>
+  new DomainError('failed-precondition', 'STEP_TRANSITION_ILLEGAL', `Step ${name} is ${from} and cannot be ${to}.`, {
+    name,
+    from,
+    to,
+  });
+
+/** Nobody of that name takes part in cascades. */
+export const participantUnknown = (name: string): DomainError =>
+  new DomainError('failed-precondition', 'PARTICIPANT_UNKNOWN', `No participant ${name} is configured.`, { name });
+
 /** Somebody changed the run since the etag was read. */
 export const etagMismatch = (etag: string): DomainError =>
   new DomainError('aborted', 'ETAG_MISMATCH', 'The run has changed since; read it again.', { etag });

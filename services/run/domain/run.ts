@@ -11,6 +11,8 @@ export type JsonObject = { readonly [key: string]: unknown };
 
 /** When a run was hidden, by whom and why. */
 export interface Tombstone {
+  /** The soft delete that hid it: only what takes that back brings it back. */
+  readonly deletionId: string;
   readonly at: Temporal.Instant;
   readonly by: string;
   readonly reason: string | undefined;
@@ -26,11 +28,15 @@ export interface Run {
   readonly input: JsonObject | undefined;
   readonly output: JsonObject | undefined;
   readonly error: string | undefined;
+  /** The step that began last and has not ended. */
+  readonly currentStep: string | undefined;
   readonly createdAt: Temporal.Instant;
+  /** When its first step began. */
+  readonly startedAt: Temporal.Instant | undefined;
   readonly updatedAt: Temporal.Instant;
   readonly finishedAt: Temporal.Instant | undefined;
   readonly tombstone: Tombstone | undefined;
-  /** Grows with every change; the etag. */
+  /** Grows with every change of what the run is; hiding and bringing back leave it, as they leave the rest. */
   readonly version: bigint;
 }
 
@@ -46,8 +52,9 @@ const IS_TERMINAL: Readonly<Record<RunState, boolean>> = {
 /** Whether nothing happens to the run any more. */
 export const isTerminal = (state: RunState): boolean => IS_TERMINAL[state];
 
-/** The text that changes with every change of the run. */
-export const etagOf = ({ version }: Pick<Run, 'version'>): string => `"${version}"`;
+/** The text that changes with every change of the run; a run brought back has the one that it was hidden with. */
+export const etagOf = ({ version, tombstone }: Pick<Run, 'version' | 'tombstone'>): string =>
+  tombstone ? `"${version}.${tombstone.deletionId}"` : `"${version}"`;
 
 /** Passes when no etag is given or it is the run's; ABORTED/ETAG_MISMATCH otherwise. */
 export function assertEtag(run: Run, etag: string): void {
@@ -68,7 +75,7 @@ export function finish(
 ): Run {
   if (run.state === to) return run;
   if (run.state !== 'RUNNING') throw runNotRunning(run.state);
-  return { ...run, ...outcome, state: to, finishedAt: now };
+  return { ...run, ...outcome, state: to, currentStep: undefined, finishedAt: now };
 }
 
 /** From when the operator's guard lets a run be purged: so many hours after it was created. */

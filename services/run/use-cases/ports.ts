@@ -1,8 +1,9 @@
 import type { Caller } from '#libs/kernel/caller.ts';
-import type { Deletion, DeletionMode, DeletionState, FailedItem, ResourceCount } from '../domain/deletion.ts';
+import type { Answer, Deletion, DeletionMode, DeletionState, DeletionStep, ResourceCount } from '../domain/deletion.ts';
 import type { JsonObject, Run, RunState } from '../domain/run.ts';
+import type { RunStep } from '../domain/step.ts';
 
-/** One page of a list: at most `limit` rows after the keyset `after`, newest first. */
+/** One page of a list: at most `limit` rows after the keyset `after`. */
 export interface PageQuery {
   readonly limit: number;
   readonly after: readonly string[] | undefined;
@@ -33,16 +34,37 @@ export interface RunQuery extends PageQuery {
   readonly showDeleted: boolean;
 }
 
-/** The tenant's runs. */
+/** The tenant's runs and their steps. */
 export interface RunRepository {
-  /** Must create the run RUNNING, or answer with the one of this request id; REQUEST_ID_REUSED for another body. */
+  /**
+   * Must create the run RUNNING, or answer with the one of this request id: REQUEST_ID_REUSED for another body,
+   * RUN_NOT_FOUND when that run is hidden or gone.
+   */
   create(run: NewRun): Promise<Run>;
   /** Must answer undefined for an unknown run, another tenant's, and a hidden one unless `showDeleted`. */
   get(tenantId: string, runId: string, showDeleted: boolean): Promise<Run | undefined>;
+  /** Must answer the run, hidden or not, with the database's instant; undefined for an unknown one. */
+  inspect(tenantId: string, runId: string): Promise<{ run: Run; now: Temporal.Instant } | undefined>;
   /** Must list newest first by creation and id. */
   list(tenantId: string, query: RunQuery): Promise<Page<Run>>;
   /** Must apply `change` under the row's lock and commit what it returned; undefined for a hidden run too. */
   update(tenantId: string, runId: string, change: (run: Run, now: Temporal.Instant) => Run): Promise<Run | undefined>;
+  /**
+   * Must apply `change` to the step of that name under the lock of its run, and commit what it returned together with
+   * what it means for the run; undefined for an unknown or hidden run.
+   */
+  recordStep(
+    tenantId: string,
+    runId: string,
+    name: string,
+    change: (run: Run, known: RunStep | undefined, nextPosition: number, now: Temporal.Instant) => RunStep,
+  ): Promise<RunStep | undefined>;
+  /** Must list in the order of positions; undefined for an unknown run, and a hidden one unless `showDeleted`. */
+  listSteps(
+    tenantId: string,
+    runId: string,
+    query: PageQuery & { readonly showDeleted: boolean },
+  ): Promise<Page<RunStep> | undefined>;
 }
 
 /** Who wants what of a run, and why. */
@@ -59,6 +81,13 @@ export interface DeletionOrder {
   readonly participants: readonly string[];
 }
 
+/** What came of an order. */
+export interface Ordered {
+  /** `checked`: it would begin; the deletion has no id. `nothing`: there is nothing to do, and no deletion. */
+  readonly outcome: 'begun' | 'known' | 'checked' | 'nothing';
+  readonly deletion: Deletion | undefined;
+}
+
 /** A worker's hold on a deletion. */
 export interface DeletionClaim {
   readonly deletion: Deletion;
@@ -72,42 +101,39 @@ export interface DeletionQuery extends PageQuery {
   readonly runId: string | undefined;
 }
 
-/** What a step came to. */
-export interface StepResult {
-  readonly participant: string;
-  readonly state: DeletionState;
-  readonly counts: readonly ResourceCount[];
-  readonly failedItems: readonly FailedItem[];
-  readonly lastError: string | undefined;
-  readonly verified: boolean;
-}
-
-/** The durable deletions of runs. */
+/**
+ * The durable deletions of runs. A deletion's steps follow one another, so the lease on the deletion is the lease on
+ * the step under way, and its fencing token guards every write of both.
+ */
 export interface DeletionRepository {
   /**
-   * Must lock the run's row, run `check`, and in one transaction commit the deletion with its steps and hide the run
-   * (SOFT_DELETE). Must answer with the earlier deletion for the same request id and fingerprint, also when the run
-   * is gone; REQUEST_ID_REUSED for another fingerprint; the first deletion for a SOFT_DELETE repeated;
-   * OPERATION_IN_PROGRESS while another one is under way; 'nothing' for the UNDELETE of a run that is not hidden;
-   * undefined for an unknown run.
+   * Must lock the run's row, run `check`, and in one transaction commit the deletion with its steps and do what is
+   * done at once: SOFT_DELETE hides the run and its steps, UNDELETE shows what that soft delete hid and cancels it
+   * where it is still under way. With `checkOnly` it must do the same checks and change nothing.
+   *
+   * Must answer with the earlier deletion for the same mode, request id and fingerprint, also when the run is gone,
+   * and for a SOFT_DELETE repeated with the one that hid the run. Must throw REQUEST_ID_REUSED for another
+   * fingerprint, OPERATION_IN_PROGRESS while another deletion is not over, RUN_NOT_FOUND for an unknown run.
    */
-  begin(
-    order: DeletionOrder,
-    check: (run: Run, now: Temporal.Instant) => void,
-  ): Promise<Deletion | 'nothing' | undefined>;
+  begin(order: DeletionOrder, check: (run: Run, now: Temporal.Instant) => void, checkOnly: boolean): Promise<Ordered>;
   get(tenantId: string, deletionId: string): Promise<Deletion | undefined>;
   /** Must list newest first. */
   list(tenantId: string, query: DeletionQuery): Promise<Page<Deletion>>;
   /** Must answer the deletions of any tenant that are due and that nobody holds, the longest due first. */
   findDue(limit: number): Promise<readonly { tenantId: string; deletionId: string }[]>;
-  /** Must give the deletion to this worker with a new token, unless it is not due or somebody holds it. */
+  /**
+   * Must give the deletion to this worker with a new token, unless it is not due or somebody holds it. A holder that
+   * vanished, its lease run out, must count as a failed attempt.
+   */
   claim(tenantId: string, deletionId: string, owner: string, leaseMs: number): Promise<DeletionClaim | undefined>;
-  /** Must save a step and the deletion's state and renew the lease; LEASE_LOST when the token is not the last one. */
-  saveStep(claim: DeletionClaim, state: DeletionState, step: StepResult, leaseMs: number): Promise<void>;
-  /** Must remove or bring back RunService's own rows, mark the deletion COMPLETE and write its audit row. */
+  /** Must save the step and the deletion's state and renew the lease; LEASE_LOST when the token is not the last one. */
+  saveStep(claim: DeletionClaim, state: DeletionState, step: DeletionStep, leaseMs: number): Promise<void>;
+  /** Must give the deletion up unharmed, due again in `pauseMs`; LEASE_LOST. */
+  release(claim: DeletionClaim, pauseMs: number): Promise<void>;
+  /** Must save the failed step and give the deletion up: due in `retryMs`, or STUCK when that is undefined; LEASE_LOST. */
+  fail(claim: DeletionClaim, step: DeletionStep, retryMs: number | undefined): Promise<void>;
+  /** Must mark the deletion COMPLETE and write its audit row; LEASE_LOST. */
   complete(claim: DeletionClaim): Promise<Deletion>;
-  /** Must give the deletion up until `retryMs` from now, or park it as STUCK when that is undefined. */
-  postpone(claim: DeletionClaim, error: string, retryMs: number | undefined, counted: boolean): Promise<void>;
   /** Must give a STUCK deletion its attempts anew and make it due; undefined for an unknown one. */
   redrive(
     tenantId: string,
@@ -115,8 +141,6 @@ export interface DeletionRepository {
     caller: Caller,
     reason: string | undefined,
   ): Promise<Deletion | undefined>;
-  /** Must count the run's own rows by the predicate that `complete` uses. */
-  countOwnRows(tenantId: string, runId: string): Promise<readonly ResourceCount[]>;
   /** Must write one audit row for a refusal. */
   recordRefusal(order: DeletionOrder, refusal: string): Promise<void>;
   oldestUnfinishedSeconds(): Promise<number>;
@@ -127,15 +151,10 @@ export interface ParticipantCall {
   readonly tenantId: string;
   readonly actor: string;
   readonly operationId: string;
+  /** The part of the operation: with `operationId`, the key that makes the call idempotent. */
+  readonly step: string;
   readonly runId: string;
   readonly reason: string | undefined;
-}
-
-/** What a participant answered. */
-export interface ParticipantAnswer {
-  readonly progress: 'PARTIAL' | 'COMPLETE';
-  readonly counts: readonly ResourceCount[];
-  readonly failedItems: readonly FailedItem[];
 }
 
 /** What forbids a purge. */
@@ -152,20 +171,61 @@ export interface ResourceSample {
   readonly resourceId: string;
 }
 
+/** What a purge would take of one participant, and what forbids it. */
+export interface ParticipantPreview {
+  readonly counts: readonly ResourceCount[];
+  readonly blockers: readonly Blocker[];
+  readonly samples: readonly ResourceSample[];
+}
+
 /**
- * A service that owns data reachable from a run. Every method must be idempotent by the operation; it throws
+ * A service that owns data reachable from a run. Every method must be idempotent by the call's key; it throws
  * DEPENDENCY_UNAVAILABLE when the service does not answer in time, and what the service refused otherwise.
  */
 export interface Participant {
   readonly name: string;
-  softDelete(call: ParticipantCall): Promise<ParticipantAnswer>;
-  restore(call: ParticipantCall, softDeleteId: string): Promise<ParticipantAnswer>;
-  purge(call: ParticipantCall): Promise<ParticipantAnswer>;
-  /** Must answer what is left, read back from the stores; empty when nothing is. */
+  softDelete(call: ParticipantCall): Promise<Answer>;
+  restore(call: ParticipantCall, softDeleteId: string): Promise<Answer>;
+  /** Removes at most `limit` rows and objects, or as many as the participant thinks fit. */
+  purge(call: ParticipantCall, limit?: number): Promise<Answer>;
+  /** Must answer what is left, read back from the stores; nothing, or counts of 0, when nothing is. */
   verify(call: ParticipantCall): Promise<readonly ResourceCount[]>;
-  preview(call: ParticipantCall): Promise<{
+  preview(call: ParticipantCall): Promise<ParticipantPreview>;
+}
+
+/** RunService's own rows of a run, for its part in cascades. */
+export interface OwnRows {
+  /** Must answer what there is, hidden or not, and the run itself; by the predicate that `removeBatch` uses. */
+  inspect(
+    tenantId: string,
+    runId: string,
+  ): Promise<{
+    readonly run: Run | undefined;
     readonly counts: readonly ResourceCount[];
-    readonly blockers: readonly Blocker[];
-    readonly samples: readonly ResourceSample[];
+    readonly sampleSteps: readonly string[];
   }>;
+  /**
+   * Must hide what is not hidden yet and remember it under the call's key: the same key again answers the same
+   * counts, and none when its restore came first. RUN_NOT_TERMINAL; OPERATION_IN_PROGRESS when another purge began.
+   */
+  hide(call: ParticipantCall): Promise<readonly ResourceCount[]>;
+  /** Must show exactly what that soft delete hid and refuse the soft delete from now on; OPERATION_IN_PROGRESS. */
+  restore(call: ParticipantCall, softDeleteId: string): Promise<readonly ResourceCount[]>;
+  /**
+   * Must remove up to `limit` rows in one transaction, steps before their run, and add them to what this key has
+   * removed; RUN_NOT_TERMINAL before anything is removed.
+   */
+  removeBatch(call: ParticipantCall, limit: number): Promise<RemovedBatch>;
+  /** As removeBatch, for the effects of the call's step alone, whatever state the run is in; the run stays. */
+  removeStep(call: ParticipantCall, limit: number): Promise<RemovedBatch>;
+  /** Must answer what is left of one step's effects. */
+  countStep(tenantId: string, runId: string, step: string): Promise<readonly ResourceCount[]>;
+}
+
+/** What one batch removed, and what this key has removed so far. */
+export interface RemovedBatch {
+  readonly counts: readonly ResourceCount[];
+  readonly removed: number;
+  /** Whether nothing is left to remove. */
+  readonly isEmpty: boolean;
 }

@@ -1,8 +1,20 @@
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
-import type { Deletion } from '../domain/deletion.ts';
-import type { DeletionClaim, DeletionRepository, Participant, ParticipantAnswer, ParticipantCall } from './ports.ts';
+import {
+  type Answer,
+  afterAnswer,
+  afterFailure,
+  afterReadBack,
+  type Deletion,
+  type DeletionStep,
+  hasMoved,
+  nextMove,
+  stateOf,
+  withStep,
+} from '../domain/deletion.ts';
+import { participantUnknown } from '../domain/errors.ts';
+import type { DeletionClaim, DeletionRepository, Participant, ParticipantCall } from './ports.ts';
 
 /** The persisted points of a cascade, for the tests that kill the process there. */
 export const CASCADE_CRASH_POINTS = [
@@ -11,6 +23,7 @@ export const CASCADE_CRASH_POINTS = [
   'run.delete.after-call',
   'run.delete.after-step',
   'run.delete.after-verify',
+  'run.delete.between-own-batches',
   'run.delete.after-complete',
 ] as const;
 
@@ -22,8 +35,8 @@ export interface CascadeSettings {
   readonly workerId: string;
   /** Longer than one call to a participant may take, in milliseconds. */
   readonly leaseMs: number;
-  /** PARTIAL answers in a row before the others get their turn. */
-  readonly callsPerTurn: number;
+  /** Moves in a row before the others get their turn. */
+  readonly movesPerTurn: number;
   readonly retry: RetryPolicy;
 }
 
@@ -32,110 +45,103 @@ export type OnCascadeSettled = (deletion: Deletion, outcome: 'COMPLETE' | 'STUCK
 
 // More than run side by side, so that losing the race for one claim leaves others to take.
 const CANDIDATES = 64;
-const PARTIAL_PAUSE_MS = 50;
 
-/** Makes RunCascades. */
+/**
+ * Makes RunCascades. What comes next is the domain's to say (`nextMove`); this asks the participants, with no
+ * transaction open, and saves after every answer, so that whoever comes next goes on from there.
+ */
 export function makeRunCascades(
   deletions: DeletionRepository,
   participants: readonly Participant[],
   settings: CascadeSettings,
   onSettled: OnCascadeSettled,
 ): RunCascades {
-  const { workerId, leaseMs, callsPerTurn, retry } = settings;
-  const participantOf = (name: string): Participant => {
+  const { workerId, leaseMs, movesPerTurn, retry } = settings;
+
+  const participantOf = ({ participant: name }: DeletionStep): Participant => {
     const participant = participants.find((candidate) => candidate.name === name);
-    if (participant) return participant;
-    throw new DomainError('failed-precondition', 'PARTICIPANT_UNKNOWN', `No participant ${name} is configured.`, {
-      name,
-    });
+    if (!participant) throw participantUnknown(name);
+    return participant;
   };
 
-  const call = (
-    participant: Participant,
-    { mode, undoes }: Deletion,
-    to: ParticipantCall,
-  ): Promise<ParticipantAnswer> => {
-    switch (mode) {
+  const callOf = (
+    { tenantId, actor, id, runId, reason }: Deletion,
+    { participant }: DeletionStep,
+  ): ParticipantCall => ({
+    tenantId,
+    actor,
+    operationId: id,
+    step: participant,
+    runId,
+    reason,
+  });
+
+  const ask = (deletion: Deletion, step: DeletionStep): Promise<Answer> => {
+    const participant = participantOf(step);
+    const call = callOf(deletion, step);
+    switch (deletion.mode) {
       case 'SOFT_DELETE':
-        return participant.softDelete(to);
+        return participant.softDelete(call);
       case 'UNDELETE':
-        return participant.restore(to, undoes ?? to.operationId);
+        return participant.restore(call, deletion.undoes ?? deletion.id);
       case 'PURGE':
-        return participant.purge(to);
+        return participant.purge(call);
     }
-  };
-
-  /** True when every step is done; false when the turn is over before. */
-  const cascade = async (claim: DeletionClaim, to: ParticipantCall, signal: AbortSignal): Promise<boolean> => {
-    let calls = 0;
-    for (const step of claim.deletion.steps) {
-      if (step.state === 'COMPLETE') continue;
-      const participant = participantOf(step.participant);
-      for (let isDone = false; !isDone; ) {
-        if (signal.aborted || calls >= callsPerTurn) return false;
-        calls += 1;
-        const answer = await call(participant, claim.deletion, to);
-        crashPoint('run.delete.after-call');
-        isDone = answer.progress === 'COMPLETE' && answer.failedItems.length === 0;
-        const failed = answer.failedItems[0];
-        const lastError = failed && `${failed.key} could not be removed: ${failed.code}`;
-        const result = {
-          participant: step.participant,
-          counts: answer.counts,
-          failedItems: answer.failedItems,
-          lastError,
-        };
-        const state = isDone ? ('COMPLETE' as const) : ('CASCADING' as const);
-        await deletions.saveStep(claim, 'CASCADING', { ...result, state, verified: false }, leaseMs);
-        crashPoint('run.delete.after-step');
-        if (failed) throw new DomainError('unavailable', 'ITEMS_FAILED', `${step.participant}: ${lastError}`, {});
-      }
-    }
-    return true;
-  };
-
-  /** Reads every participant back; throws when anything is left, and its step is to be done again. */
-  const verify = async (claim: DeletionClaim, to: ParticipantCall): Promise<void> => {
-    const steps = (await deletions.get(to.tenantId, claim.deletion.id))?.steps ?? [];
-    for (const step of steps) {
-      const left = await participantOf(step.participant).verify(to);
-      const sum = left.reduce((total, count) => total + count.left, 0);
-      const counts = sum === 0 ? step.counts : left;
-      const lastError = sum === 0 ? undefined : `${sum} are left after the purge.`;
-      const state = sum === 0 ? ('COMPLETE' as const) : ('CASCADING' as const);
-      const result = { participant: step.participant, state, counts, failedItems: [], lastError, verified: sum === 0 };
-      await deletions.saveStep(claim, 'VERIFYING', result, leaseMs);
-      if (lastError) throw new DomainError('unavailable', 'NOT_EMPTY', `${step.participant}: ${lastError}`, {});
-    }
-    crashPoint('run.delete.after-verify');
   };
 
   const drive = async (claim: DeletionClaim, signal: AbortSignal): Promise<void> => {
-    const { deletion } = claim;
-    const { tenantId, actor, id: operationId, runId, reason, attempts } = deletion;
-    const to: ParticipantCall = { tenantId, actor, operationId, runId, reason };
+    let { deletion } = claim;
+    let current: DeletionStep | undefined;
+    const save = async (step: DeletionStep): Promise<void> => {
+      deletion = withStep(deletion, step);
+      await deletions.saveStep(claim, stateOf(deletion), step, leaseMs);
+      current = step;
+    };
     crashPoint('run.delete.after-claim');
     try {
-      if (!(await cascade(claim, to, signal))) {
-        await deletions.postpone(claim, 'The cascade goes on.', PARTIAL_PAUSE_MS, false);
-        return;
+      for (let moves = 0; ; moves += 1) {
+        const move = nextMove(deletion);
+        if (move.kind === 'complete') break;
+        // What a worker before this one did not live to report counts too.
+        const step = moves === 0 ? { ...move.step, attempts: deletion.attempts } : move.step;
+        current = step;
+        if (step.attempts >= retry.maxAttempts) throw workerLost();
+        if (signal.aborted || moves >= movesPerTurn) return await deletions.release(claim, 0);
+        if (move.kind === 'verify') {
+          await save(afterReadBack(step, await participantOf(step).verify(callOf(deletion, step))));
+          crashPoint('run.delete.after-verify');
+        } else {
+          const answer = await ask(deletion, step);
+          crashPoint('run.delete.after-call');
+          await save(afterAnswer(deletion.mode, step, answer));
+          crashPoint('run.delete.after-step');
+          const isStalled = answer.progress === 'PARTIAL' && !hasMoved(step.counts, answer.counts);
+          if (isStalled && !current.lastError) return await deletions.release(claim, retry.baseMs);
+        }
+        if (current.lastError) throw new StepFailed(current.lastError);
       }
-      if (deletion.mode === 'PURGE') await verify(claim, to);
       const complete = await deletions.complete(claim);
       crashPoint('run.delete.after-complete');
       onSettled(complete, 'COMPLETE');
     } catch (error) {
-      // Another worker has it: whatever this one knew is stale.
+      // Another worker has it, or it was cancelled: whatever this one knew is stale.
       if (hasReason(error, 'LEASE_LOST')) return;
-      const sentence = error instanceof DomainError ? `${error.reason}: ${error.message}` : 'INTERNAL: see the log.';
+      // Without a step it is the database that failed, and the lease runs out by itself.
+      if (!current) throw error;
+      const attempts = current.attempts + 1;
       const retryMs = attempts >= retry.maxAttempts ? undefined : backoffMs(attempts, retry);
-      await deletions.postpone(claim, sentence, retryMs, true);
-      onSettled({ ...deletion, lastError: sentence }, retryMs === undefined ? 'STUCK' : 'RETRY', error);
+      const failed = afterFailure(current, toSentence(error), retryMs === undefined);
+      await deletions.fail(claim, failed, retryMs);
+      const told = { ...withStep(deletion, failed), attempts, lastError: failed.lastError };
+      onSettled(told, retryMs === undefined ? 'STUCK' : 'RETRY', error instanceof StepFailed ? undefined : error);
     }
   };
 
   return async (signal) => {
-    for (const { tenantId, deletionId } of await deletions.findDue(CANDIDATES)) {
+    const due = await deletions.findDue(CANDIDATES);
+    // Each worker begins elsewhere, or all would race for the first.
+    const first = Math.floor(Math.random() * due.length);
+    for (const { tenantId, deletionId } of [...due.slice(first), ...due.slice(0, first)]) {
       const claim = await deletions.claim(tenantId, deletionId, workerId, leaseMs);
       if (!claim) continue;
       await drive(claim, signal);
@@ -143,4 +149,15 @@ export function makeRunCascades(
     }
     return 0;
   };
+}
+
+/** A step whose answer was no success; its sentence stands in the step already. */
+class StepFailed extends Error {}
+
+const workerLost = (): DomainError =>
+  new DomainError('aborted', 'WORKER_LOST', 'Every worker that took this step up vanished.');
+
+function toSentence(error: unknown): string {
+  if (error instanceof StepFailed) return error.message;
+  return error instanceof DomainError ? `${error.reason}: ${error.message}` : 'INTERNAL: see the log.';
 }

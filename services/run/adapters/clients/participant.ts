@@ -9,14 +9,14 @@ import { ParticipantService } from '#gen/lethe/participant/v1/participant_servic
 import type { ServiceCredential } from '#libs/auth/sign-token.ts';
 import { type Connection, toPeerError } from '#libs/grpc/client.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import type { ResourceCount } from '../../domain/deletion.ts';
-import type { Participant, ParticipantAnswer, ParticipantCall } from '../../use-cases/ports.ts';
+import type { Answer, ResourceCount } from '../../domain/deletion.ts';
+import type { Participant, ParticipantCall } from '../../use-cases/ports.ts';
 
 /** A participant behind gRPC. Every call carries the acting tenant and the actor at the origin in its credential. */
 export function makeParticipant(name: string, connection: Connection, credential: ServiceCredential): Participant {
   const clientFor = ({ tenantId, actor }: ParticipantCall) =>
     connection.client(ParticipantService, () => credential({ tenantId, actor }));
-  const keyOf = ({ operationId }: ParticipantCall) => ({ operationId, step: name });
+  const keyOf = ({ operationId, step }: ParticipantCall) => ({ operationId, step });
   const ask = async <T>(call: Promise<T>): Promise<T> => {
     try {
       return await call;
@@ -35,9 +35,9 @@ export function makeParticipant(name: string, connection: Connection, credential
       const { runId, reason = '' } = to;
       return toAnswer(await ask(clientFor(to).restore({ key: keyOf(to), runId, reason, softDeleteOperationId })));
     },
-    async purge(to) {
+    async purge(to, limit = 0) {
       const { runId, reason = '' } = to;
-      return toAnswer(await ask(clientFor(to).purge({ key: keyOf(to), runId, reason })));
+      return toAnswer(await ask(clientFor(to).purge({ key: keyOf(to), runId, reason, limit })));
     },
     async verify(to) {
       const { resourceCounts } = await ask(clientFor(to).verify({ runId: to.runId }));
@@ -65,7 +65,7 @@ function toAnswer(response: {
   progress: Progress;
   resourceCounts: ResourceCountMessage[];
   failedItems?: FailedItemMessage[];
-}): ParticipantAnswer {
+}): Answer {
   return {
     // Anything but a clear COMPLETE is taken as unfinished.
     progress: response.progress === Progress.COMPLETE ? 'COMPLETE' : 'PARTIAL',

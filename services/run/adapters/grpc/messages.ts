@@ -6,7 +6,13 @@ import {
   Progress,
   type ResourceCountSchema,
 } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { RunDriver, type RunSchema, RunState as RunStateMessage } from '#gen/lethe/run/v1/run_pb.ts';
+import {
+  RunDriver,
+  type RunSchema,
+  RunState as RunStateMessage,
+  type RunStepSchema,
+  StepState as StepStateMessage,
+} from '#gen/lethe/run/v1/run_pb.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import {
   DELETION_MODES,
@@ -17,10 +23,15 @@ import {
   type ResourceCount,
 } from '../../domain/deletion.ts';
 import { etagOf, RUN_STATES, type Run, type RunState } from '../../domain/run.ts';
+import { RECORDED_STATES, type RecordedState, type RunStep } from '../../domain/step.ts';
 
 /** What the numbers of the contract's enums stand for. */
 export const RUN_STATE_OF: ReadonlyMap<number, RunState> = new Map(
   RUN_STATES.map((state) => [RunStateMessage[state], state]),
+);
+/** As RUN_STATE_OF, for what a caller records of a step. */
+export const RECORDED_STATE_OF: ReadonlyMap<number, RecordedState> = new Map(
+  RECORDED_STATES.map((state) => [StepStateMessage[state], state]),
 );
 /** As RUN_STATE_OF, for deletions. */
 export const DELETION_STATE_OF: ReadonlyMap<number, DeletionState> = new Map(
@@ -44,15 +55,32 @@ export const toRunMessage = (run: Run): MessageInitShape<typeof RunSchema> => ({
   state: RunStateMessage[run.state],
   ...optional('input', run.input as ProtoJsonObject | undefined),
   ...optional('output', run.output as ProtoJsonObject | undefined),
+  currentStep: run.currentStep ?? '',
   error: run.error ?? '',
   createTime: toTimestamp(run.createdAt),
-  startTime: toTimestamp(run.createdAt),
+  ...optional('startTime', toOptionalTimestamp(run.startedAt)),
   updateTime: toTimestamp(run.updatedAt),
   ...optional('finishTime', toOptionalTimestamp(run.finishedAt)),
   ...optional('deleteTime', toOptionalTimestamp(run.tombstone?.at)),
   deletedBy: run.tombstone?.by ?? '',
   deleteReason: run.tombstone?.reason ?? '',
   etag: etagOf(run),
+});
+
+/** The step as a message. */
+export const toStepMessage = (step: RunStep): MessageInitShape<typeof RunStepSchema> => ({
+  runId: step.runId,
+  name: step.name,
+  position: step.position,
+  state: StepStateMessage[step.state],
+  participants: [...step.participants],
+  attempts: step.attempts,
+  error: step.error ?? '',
+  ...optional('startTime', toOptionalTimestamp(step.startedAt)),
+  ...optional('finishTime', toOptionalTimestamp(step.finishedAt)),
+  ...optional('deleteTime', toOptionalTimestamp(step.tombstone?.at)),
+  deletedBy: step.tombstone?.by ?? '',
+  deleteReason: step.tombstone?.reason ?? '',
 });
 
 /** Counts as messages. */
@@ -80,11 +108,12 @@ export const toDeletionMessage = (deletion: Deletion): MessageInitShape<typeof D
   participants: deletion.steps.map((step) => ({
     participant: step.participant,
     state: DeletionStateMessage[step.state],
-    progress: step.state === 'COMPLETE' ? Progress.COMPLETE : Progress.PARTIAL,
+    progress: toProgress(step),
     resourceCounts: toCountMessages(step.counts),
     attempts: step.attempts,
     lastError: step.lastError ?? '',
-    failedItems: [...step.failedItems],
+    failedItems: step.failedItems.map((item) => ({ ...item })),
+    ...optional('nextAttemptTime', toOptionalTimestamp(step.nextAttemptAt)),
     ...optional('verifyTime', toOptionalTimestamp(step.verifiedAt)),
   })),
   attempts: deletion.attempts,
@@ -94,3 +123,9 @@ export const toDeletionMessage = (deletion: Deletion): MessageInitShape<typeof D
   updateTime: toTimestamp(deletion.updatedAt),
   ...optional('finishTime', toOptionalTimestamp(deletion.finishedAt)),
 });
+
+/** VERIFYING and COMPLETE come after a participant's COMPLETE; PENDING has no answer yet. */
+const toProgress = ({ state, counts, failedItems }: Deletion['steps'][number]): Progress => {
+  if (state === 'COMPLETE' || state === 'VERIFYING') return Progress.COMPLETE;
+  return counts.length + failedItems.length > 0 ? Progress.PARTIAL : Progress.UNSPECIFIED;
+};

@@ -19,17 +19,39 @@ import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { type DeletionMode, isSettled } from '../../domain/deletion.ts';
-import type { EndRuns } from '../../use-cases/end-runs.ts';
-import type { KeepRuns } from '../../use-cases/keep-runs.ts';
+import type { CreateRun } from '../../use-cases/create-run.ts';
+import type { FinishRun } from '../../use-cases/finish-run.ts';
+import type { OrderDeletion } from '../../use-cases/order-deletion.ts';
+import type { PreviewPurge } from '../../use-cases/preview-purge.ts';
+import type { ReadDeletions } from '../../use-cases/read-deletions.ts';
+import type { ReadRuns } from '../../use-cases/read-runs.ts';
+import type { RecordStep } from '../../use-cases/record-step.ts';
+import type { RedriveDeletion } from '../../use-cases/redrive-deletion.ts';
 import {
   DELETION_MODE_OF,
   DELETION_STATE_OF,
+  RECORDED_STATE_OF,
   RUN_STATE_OF,
   toCountMessages,
   toDeletionMessage,
   toRunMessage,
+  toStepMessage,
 } from './messages.ts';
 
+/** What RunService does for its callers. */
+export interface RunUseCases {
+  readonly createRun: CreateRun;
+  readonly recordStep: RecordStep;
+  readonly finishRun: FinishRun;
+  readonly readRuns: ReadRuns;
+  readonly orderDeletion: OrderDeletion;
+  readonly previewPurge: PreviewPurge;
+  readonly readDeletions: ReadDeletions;
+  readonly redriveDeletion: RedriveDeletion;
+}
+
+const STEP = /^[a-z0-9_-]{1,100}$/;
+const MAX_PARTICIPANTS = 10;
 const WORKFLOW = /^[A-Za-z0-9_.-]{1,100}$/;
 const MAX_NAME = 200;
 const MAX_ERROR = 2_000;
@@ -42,7 +64,16 @@ const CALLERS_ENDS = new Map(
 );
 
 /** RunService over gRPC: a request becomes a command, its outcome a message. */
-export const runService = (keepRuns: KeepRuns, endRuns: EndRuns): Partial<ServiceImpl<typeof RunService>> => ({
+export const runService = ({
+  createRun,
+  recordStep,
+  finishRun,
+  readRuns,
+  orderDeletion,
+  previewPurge,
+  readDeletions,
+  redriveDeletion,
+}: RunUseCases): Partial<ServiceImpl<typeof RunService>> => ({
   async createRun(request, context) {
     const command = parseFields({
       requestId: () => parseRequestId(request.requestId),
@@ -50,7 +81,41 @@ export const runService = (keepRuns: KeepRuns, endRuns: EndRuns): Partial<Servic
       displayName: () => parseText('display_name', request.displayName, { max: MAX_NAME }),
       input: () => parseJson('input', request.input),
     });
-    return { run: toRunMessage(await keepRuns.create({ tenantId: tenantOf(callerOf(context)), ...command })) };
+    return { run: toRunMessage(await createRun({ tenantId: tenantOf(callerOf(context)), ...command })) };
+  },
+
+  async recordStep(request, context) {
+    const command = parseFields({
+      runId: () => parseId('run_id', request.runId),
+      name: () => {
+        if (!STEP.test(request.name)) throw fieldInvalid('name', 'must be 1 to 100 of a-z, 0-9, _ and -');
+        return request.name;
+      },
+      state: () => parseEnum('state', request.state, RECORDED_STATE_OF),
+      participants: () => {
+        if (request.participants.length > MAX_PARTICIPANTS) throw fieldInvalid('participants', 'must be at most 10');
+        return request.participants;
+      },
+      error: () => {
+        if (request.error !== '' && RECORDED_STATE_OF.get(request.state) !== 'FAILED')
+          throw fieldInvalid('error', 'goes with FAILED only');
+        return parseOptionalText('error', request.error, MAX_ERROR);
+      },
+    });
+    return { step: toStepMessage(await recordStep({ tenantId: tenantOf(callerOf(context)), ...command })) };
+  },
+
+  async listRunSteps(request, context) {
+    const caller = callerOf(context);
+    const { runId, limit } = parseFields({
+      runId: () => parseId('run_id', request.runId),
+      limit: () => parsePageSize(request.pageSize),
+    });
+    const { showDeleted } = request;
+    const scope: PageScope = { rpc: 'ListRunSteps', tenantId: tenantOf(caller), filter: { runId, showDeleted } };
+    const after = decodePageToken(scope, request.pageToken, 1);
+    const page = await readRuns.listSteps(caller, runId, { limit, after, showDeleted });
+    return { steps: page.items.map(toStepMessage), nextPageToken: page.next ? encodePageToken(scope, page.next) : '' };
   },
 
   async finishRun(request, context) {
@@ -69,12 +134,12 @@ export const runService = (keepRuns: KeepRuns, endRuns: EndRuns): Partial<Servic
       },
       etag: () => parseEtag(request.etag),
     });
-    return { run: toRunMessage(await keepRuns.finish({ tenantId: tenantOf(callerOf(context)), ...command })) };
+    return { run: toRunMessage(await finishRun({ tenantId: tenantOf(callerOf(context)), ...command })) };
   },
 
   async getRun(request, context) {
     const runId = parseId('run_id', request.runId);
-    return { run: toRunMessage(await keepRuns.get(callerOf(context), runId, request.showDeleted)) };
+    return { run: toRunMessage(await readRuns.get(callerOf(context), runId, request.showDeleted)) };
   },
 
   async listRuns(request, context) {
@@ -91,17 +156,17 @@ export const runService = (keepRuns: KeepRuns, endRuns: EndRuns): Partial<Servic
     const filter = { state, workflow, min: minCreatedAt?.toString(), max: maxCreatedAt?.toString(), showDeleted };
     const scope: PageScope = { rpc: 'ListRuns', tenantId: tenantOf(caller), filter };
     const after = decodePageToken(scope, request.pageToken, 2);
-    const page = await keepRuns.list(caller, { ...query, showDeleted, limit, after });
+    const page = await readRuns.list(caller, { ...query, showDeleted, limit, after });
     return { runs: page.items.map(toRunMessage), nextPageToken: page.next ? encodePageToken(scope, page.next) : '' };
   },
 
   async deleteRun(request, context) {
-    return order(endRuns, 'SOFT_DELETE', { force: false, ...request }, context, parseReason(request.reason));
+    return order(orderDeletion, 'SOFT_DELETE', { force: false, ...request }, context, parseReason(request.reason));
   },
 
   async undeleteRun(request, context) {
     return order(
-      endRuns,
+      orderDeletion,
       'UNDELETE',
       { force: false, allowMissing: false, ...request },
       context,
@@ -110,12 +175,12 @@ export const runService = (keepRuns: KeepRuns, endRuns: EndRuns): Partial<Servic
   },
 
   async purgeRun(request, context) {
-    const { deletion } = await order(endRuns, 'PURGE', request, context, parseRequiredReason(request.reason));
+    const { deletion } = await order(orderDeletion, 'PURGE', request, context, parseRequiredReason(request.reason));
     return deletion ? { deletion } : {};
   },
 
   async previewPurgeRun(request, context) {
-    const preview = await endRuns.preview(callerOf(context), parseId('run_id', request.runId));
+    const preview = await previewPurge(callerOf(context), parseId('run_id', request.runId));
     const bytes = preview.participants.flatMap(({ counts }) => counts).reduce((sum, count) => sum + count.bytes, 0);
     return {
       participants: preview.participants.map(({ participant, counts, samples }) => ({
@@ -124,14 +189,14 @@ export const runService = (keepRuns: KeepRuns, endRuns: EndRuns): Partial<Servic
         samples: samples.slice(0, 100).map((sample) => ({ ...sample })),
       })),
       blockers: preview.blockers.map((blocker) => ({ ...blocker })),
-      purgeableTime: toTimestamp(preview.purgeableAt),
+      ...(preview.purgeableAt ? { purgeableTime: toTimestamp(preview.purgeableAt) } : {}),
       totalBytes: BigInt(bytes),
     };
   },
 
   async getDeletion(request, context) {
     const deletionId = parseId('deletion_id', request.deletionId);
-    return { deletion: toDeletionMessage(await endRuns.get(callerOf(context), deletionId)) };
+    return { deletion: toDeletionMessage(await readDeletions.get(callerOf(context), deletionId)) };
   },
 
   async listDeletions(request, context) {
@@ -144,7 +209,7 @@ export const runService = (keepRuns: KeepRuns, endRuns: EndRuns): Partial<Servic
     });
     const scope: PageScope = { rpc: 'run.ListDeletions', tenantId: tenantOf(caller), filter: query };
     const after = decodePageToken(scope, request.pageToken, 2);
-    const page = await endRuns.list(caller, { ...query, limit, after });
+    const page = await readDeletions.list(caller, { ...query, limit, after });
     const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
     return { deletions: page.items.map(toDeletionMessage), nextPageToken };
   },
@@ -152,7 +217,7 @@ export const runService = (keepRuns: KeepRuns, endRuns: EndRuns): Partial<Servic
   async *watchDeletion(request, context) {
     const deletionId = parseId('deletion_id', request.deletionId);
     for (let shown = ''; ; ) {
-      const deletion = await endRuns.get(callerOf(context), deletionId);
+      const deletion = await readDeletions.get(callerOf(context), deletionId);
       const state = `${deletion.updatedAt}${deletion.state}`;
       if (state !== shown) {
         yield create(WatchDeletionResponseSchema, { deletion: toDeletionMessage(deletion) });
@@ -168,7 +233,7 @@ export const runService = (keepRuns: KeepRuns, endRuns: EndRuns): Partial<Servic
       deletionId: () => parseId('deletion_id', request.deletionId),
       reason: () => parseReason(request.reason),
     });
-    return { deletion: toDeletionMessage(await endRuns.redrive(callerOf(context), deletionId, reason)) };
+    return { deletion: toDeletionMessage(await redriveDeletion(callerOf(context), deletionId, reason)) };
   },
 });
 
@@ -182,7 +247,7 @@ interface EndRunRequest {
 }
 
 async function order(
-  endRuns: EndRuns,
+  orderDeletion: OrderDeletion,
   mode: DeletionMode,
   request: EndRunRequest,
   context: HandlerContext,
@@ -194,7 +259,7 @@ async function order(
     etag: () => parseEtag(request.etag),
   });
   const { allowMissing, validateOnly, force } = request;
-  const { run, deletion } = await endRuns.order({
+  const { run, deletion } = await orderDeletion({
     ...command,
     caller: callerOf(context),
     mode,

@@ -1,9 +1,8 @@
 import type { Knex } from 'knex';
-import { operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
+import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { deleteBatch } from '#libs/postgres/delete-batch.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
+import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import {
   type Deletion,
   type DeletionMode,
@@ -13,11 +12,12 @@ import {
   OWN_PARTICIPANT,
   type ResourceCount,
 } from '../../domain/deletion.ts';
-import { leaseLost } from '../../domain/errors.ts';
-import type { DeletionClaim, DeletionOrder, DeletionRepository } from '../../use-cases/ports.ts';
-import { lockRun, toRun } from './run-repository.ts';
-
-const ROWS_PER_BATCH = 1_000;
+import { leaseLost, runNotFound } from '../../domain/errors.ts';
+import type { DeletionClaim, DeletionOrder, DeletionRepository, Ordered } from '../../use-cases/ports.ts';
+import { audit } from './audit.ts';
+import { hideRows, showRows } from './own-rows.ts';
+import { findRequest, type IdentifiedRequest, rememberRequest } from './request-ids.ts';
+import { lockRun, type RunColumns, toRun } from './run-repository.ts';
 
 interface DeletionRow {
   readonly tenant_id: string;
@@ -29,7 +29,6 @@ interface DeletionRow {
   readonly subject: string;
   readonly reason: string | null;
   readonly request_id: string | null;
-  readonly fingerprint: string;
   readonly force: boolean;
   readonly undoes: string | null;
   readonly attempts: number;
@@ -49,97 +48,52 @@ interface StepJson {
   readonly failed_items: readonly FailedItem[];
   readonly attempts: number;
   readonly last_error: string | null;
+  readonly next_attempt_at: string | null;
   readonly verified_at: string | null;
 }
 
 const COLUMNS = `d.*, coalesce((
   select json_agg(json_build_object('participant', s.participant, 'state', s.state, 'counts', s.counts,
     'failed_items', s.failed_items, 'attempts', s.attempts, 'last_error', s.last_error,
-    'verified_at', s.verified_at) order by s.position)
+    'next_attempt_at', s.next_attempt_at, 'verified_at', s.verified_at) order by s.position)
   from deletion_steps s where s.tenant_id = d.tenant_id and s.deletion_id = d.id), '[]') as steps`;
+
+const UNDER_WAY = "d.tenant_id = :tenantId and d.run_id = :runId and d.state not in ('COMPLETE', 'CANCELLED')";
+const BY_ID = 'd.tenant_id = :tenantId and d.id = :deletionId';
 
 /** The durable deletions of runs in Postgres. */
 export const makeDeletionRepository = (database: Database): DeletionRepository => ({
-  begin: (order, check) =>
+  begin: (order, check, checkOnly) =>
     database.forTenant(order.tenantId, async (trx) => {
-      const { tenantId, runId, requestId, mode } = order;
+      const { tenantId, runId, mode } = order;
       // The run's row is the lock: of two orders at once, the second sees what the first has committed.
       const run = await lockRun(trx, tenantId, runId);
-      if (requestId !== undefined) {
-        const known = await findOne(trx, 'd.tenant_id = :tenantId and d.request_id = :requestId', {
-          tenantId,
-          requestId,
-        });
-        if (known) {
-          if (known.fingerprint !== order.fingerprint) throw requestIdReused(requestId);
-          return toDeletion(known);
-        }
+      const request = toRequest(order);
+      const known = request && (await findRequest(trx, request));
+      if (known) return toOrdered(await findById(trx, tenantId, known.resultId), 'known');
+      if (!run) throw runNotFound();
+
+      const underWay = await findOne(trx, UNDER_WAY, { tenantId, runId });
+      const hiddenBy = run.row.deletion_id ?? undefined;
+      const hides = underWay?.id === hiddenBy ? underWay : undefined;
+      if (underWay && !(hides && mode !== 'PURGE') && !(mode === 'UNDELETE' && underWay.mode === 'UNDELETE')) {
+        throw operationInProgress(underWay.id);
       }
-      if (!run) return undefined;
-      const underWay = await findOne(
-        trx,
-        "d.tenant_id = :tenantId and d.run_id = :runId and d.state not in ('COMPLETE', 'CANCELLED')",
-        { tenantId, runId },
-      );
-      const hiddenBy = run.row.deletion_id;
-      if (
-        mode === 'SOFT_DELETE' &&
-        run.row.deleted_at !== null &&
-        hiddenBy !== null &&
-        (!underWay || underWay.id === hiddenBy)
-      ) {
-        const first = await findOne(trx, 'd.tenant_id = :tenantId and d.id = :hiddenBy', { tenantId, hiddenBy });
-        if (first) return toDeletion(first);
+      const isRepetition = mode === 'SOFT_DELETE' && hiddenBy !== undefined;
+      if (isRepetition || (mode === 'UNDELETE' && hiddenBy === undefined)) {
+        if (request && !checkOnly) await rememberRequest(trx, request, isRepetition ? hiddenBy : undefined);
+        return toOrdered(await findById(trx, tenantId, isRepetition ? hiddenBy : undefined), 'known');
       }
-      if (underWay) throw operationInProgress(underWay.id);
-      if (mode === 'UNDELETE' && run.row.deleted_at === null) return 'nothing';
+
       check(toRun(run.row), run.now);
-      const id = newId();
-      await trx.raw(
-        `insert into deletions
-           (tenant_id, id, run_id, mode, state, actor, subject, reason, request_id, fingerprint, force, undoes)
-         values (:tenantId, :id, :runId, :mode, 'PENDING', :actor, :subject, :reason, :requestId, :fingerprint, :force, :undoes)`,
-        {
-          tenantId,
-          id,
-          runId,
-          mode,
-          actor: order.caller.actor,
-          subject: order.caller.subject,
-          reason: order.reason ?? null,
-          requestId: requestId ?? null,
-          fingerprint: order.fingerprint,
-          force: order.force,
-          undoes: mode === 'UNDELETE' ? hiddenBy : null,
-        },
-      );
-      for (const [position, participant] of order.participants.entries()) {
-        await trx.raw(
-          `insert into deletion_steps (tenant_id, deletion_id, position, participant, state)
-           values (:tenantId, :id, :position, :participant, 'PENDING')`,
-          { tenantId, id, position, participant },
-        );
-      }
-      if (mode === 'SOFT_DELETE') {
-        const bindings = { tenantId, runId, id, actor: order.caller.actor, reason: order.reason ?? null };
-        await trx.raw(
-          `update workflow_runs set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason,
-                  deletion_id = :id, version = version + 1
-           where tenant_id = :tenantId and id = :runId`,
-          bindings,
-        );
-        await trx.raw(
-          `update workflow_run_steps set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason
-           where tenant_id = :tenantId and run_id = :runId and deleted_at is null`,
-          bindings,
-        );
-      }
-      const begun = await findOne(trx, 'd.tenant_id = :tenantId and d.id = :id', { tenantId, id });
-      return begun && toDeletion(begun);
+      if (checkOnly) return { outcome: 'checked', deletion: toChecked(order, run.now, hiddenBy) };
+      if (hides) await cancel(trx, hides);
+      return { outcome: 'begun', deletion: await insert(trx, order, request, run.row) };
     }),
 
   async get(tenantId, deletionId) {
     const [row] = await database.readForTenant<DeletionRow>(tenantId, {
+      name: 'get-deletion',
       text: `select ${COLUMNS} from deletions d where d.tenant_id = $1 and d.id = $2`,
       values: [tenantId, deletionId],
     });
@@ -168,10 +122,13 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
 
   claim: (tenantId, deletionId, owner, leaseMs) =>
     database.forTenant(tenantId, async (trx) => {
-      const claimed = firstOf<DeletionRow>(
+      // An owner that is still written there is one that vanished: whoever gives up a claim takes its name away.
+      const claimed = firstOf<{ lease_token: number }>(
         await trx.raw(
           `update deletions d
-           set state = 'CASCADING', lease_owner = :owner, lease_token = d.lease_token + 1, attempts = d.attempts + 1,
+           set state = case d.state when 'PENDING' then 'CASCADING' else d.state end,
+               attempts = d.attempts + case when d.lease_owner is null then 0 else 1 end,
+               lease_owner = :owner, lease_token = d.lease_token + 1,
                lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms',
                started_at = coalesce(d.started_at, clock_timestamp()), updated_at = clock_timestamp()
            from (select tenant_id, id from deletions
@@ -184,169 +141,94 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
         ),
       );
       if (!claimed) return undefined;
-      const row = await findOne(trx, 'd.tenant_id = :tenantId and d.id = :deletionId', { tenantId, deletionId });
+      const row = await findOne(trx, BY_ID, { tenantId, deletionId });
       return row && { deletion: toDeletion(row), token: BigInt(claimed.lease_token) };
     }),
 
   saveStep: (claim, state, step, leaseMs) =>
-    database.forTenant(claim.deletion.tenantId, async (trx) => {
-      await updateClaimed(
+    database.forTenant(claim.deletion.tenantId, (trx) =>
+      saveClaimed(trx, claim, step, undefined, {
+        set: `state = :state, lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms'`,
+        bindings: { state, leaseMs },
+      }),
+    ),
+
+  release: (claim, pauseMs) =>
+    database.forTenant(claim.deletion.tenantId, (trx) =>
+      updateClaimed(
         trx,
         claim,
-        `state = :state, updated_at = clock_timestamp(), lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms'`,
-        { state, leaseMs },
-      );
-      await trx.raw(
-        `update deletion_steps
-         set state = :stepState, counts = cast(:counts as jsonb), failed_items = cast(:failedItems as jsonb),
-             last_error = :lastError, attempts = attempts + 1,
-             verified_at = case when :verified then clock_timestamp() else verified_at end
-         where tenant_id = :tenantId and deletion_id = :deletionId and participant = :participant`,
-        {
-          tenantId: claim.deletion.tenantId,
-          deletionId: claim.deletion.id,
-          participant: step.participant,
-          stepState: step.state,
-          counts: JSON.stringify(step.counts),
-          failedItems: JSON.stringify(step.failedItems),
-          lastError: step.lastError ?? null,
-          verified: step.verified,
-        },
-      );
+        `lease_owner = null, lease_expires_at = null, updated_at = clock_timestamp(),
+         next_attempt_at = clock_timestamp() + :pauseMs * interval '1 ms'`,
+        { pauseMs },
+      ),
+    ),
+
+  fail: (claim, step, retryMs) =>
+    database.forTenant(claim.deletion.tenantId, async (trx) => {
+      await saveClaimed(trx, claim, step, retryMs, {
+        set: `state = case when cast(:retryMs as bigint) is not null then d.state else 'STUCK' end,
+              lease_owner = null, lease_expires_at = null,
+              next_attempt_at = clock_timestamp() + cast(:retryMs as bigint) * interval '1 ms'`,
+        bindings: { retryMs: retryMs ?? null },
+      });
+      if (retryMs === undefined) await auditOutcome(trx, claim.deletion, 'STUCK');
     }),
 
-  async complete(claim) {
-    const { tenantId, runId, id, mode, actor, subject, reason, requestId, undoes } = claim.deletion;
-    let steps = 0;
-    if (mode === 'PURGE') {
-      const batch = { table: 'workflow_run_steps', tenantId, where: 'run_id = :runId', bindings: { runId } };
-      for await (const count of deleteBatch(database, { ...batch, limit: ROWS_PER_BATCH })) steps += count;
-    }
-    return database.forTenant(tenantId, async (trx) => {
-      const bindings = { tenantId, runId, undoes: undoes ?? null };
-      let runs = 0;
-      if (mode === 'PURGE') {
-        const purged = await trx.raw('delete from workflow_runs where tenant_id = :tenantId and id = :runId', bindings);
-        runs = purged.rowCount ?? 0;
-      }
-      if (mode === 'UNDELETE') {
-        const back = await trx.raw(
-          `update workflow_runs set deleted_at = null, deleted_by = null, deleted_reason = null, deletion_id = null,
-                  version = version - 1
-           where tenant_id = :tenantId and id = :runId and deletion_id = :undoes`,
-          bindings,
-        );
-        runs = back.rowCount ?? 0;
-        await trx.raw(
-          `update workflow_run_steps set deleted_at = null, deleted_by = null, deleted_reason = null
-           where tenant_id = :tenantId and run_id = :runId`,
-          bindings,
-        );
-      }
-      const own = [count('run', runs), count('run_step', steps)].filter(({ found }) => found > 0);
-      await trx.raw(
-        `insert into deletion_steps (tenant_id, deletion_id, position, participant, state, counts, attempts, verified_at)
-         select :tenantId, :id, count(*), :participant, 'COMPLETE', cast(:counts as jsonb), 1, clock_timestamp()
-         from deletion_steps where tenant_id = :tenantId and deletion_id = :id`,
-        { tenantId, id, participant: OWN_PARTICIPANT, counts: JSON.stringify(own) },
-      );
-      await updateClaimed(
-        trx,
-        claim,
-        `state = 'COMPLETE', last_error = null, next_attempt_at = null, lease_owner = null, lease_expires_at = null,
-         updated_at = clock_timestamp(), finished_at = clock_timestamp()`,
-        {},
-      );
-      const row = await findOne(trx, 'd.tenant_id = :tenantId and d.id = :id', { tenantId, id });
-      if (!row) throw leaseLost();
-      const deletion = toDeletion(row);
-      const counts = Object.fromEntries(deletion.steps.map((step) => [step.participant, step.counts]));
-      await audit(trx, {
-        tenantId,
-        runId,
-        actor,
-        subject,
-        action: mode,
-        reason,
-        requestId,
-        outcome: 'COMPLETE',
-        counts,
-      });
-      return deletion;
-    });
-  },
-
-  postpone: (claim, error, retryMs, counted) =>
+  complete: (claim) =>
     database.forTenant(claim.deletion.tenantId, async (trx) => {
       await updateClaimed(
         trx,
         claim,
-        `state = case when cast(:retryMs as bigint) is null then 'STUCK' else 'CASCADING' end, last_error = :error,
-         attempts = attempts - :refund, lease_owner = null, lease_expires_at = null, updated_at = clock_timestamp(),
-         next_attempt_at = clock_timestamp() + cast(:retryMs as bigint) * interval '1 ms'`,
-        { retryMs: retryMs ?? null, error: counted ? error : null, refund: counted ? 0 : 1 },
+        `state = 'COMPLETE', attempts = 0, last_error = null, next_attempt_at = null, lease_owner = null,
+         lease_expires_at = null, updated_at = clock_timestamp(), finished_at = clock_timestamp()`,
+        {},
       );
-      if (retryMs !== undefined) return;
-      const { tenantId, runId, actor, subject, mode, reason, requestId } = claim.deletion;
-      await audit(trx, {
-        tenantId,
-        runId,
-        actor,
-        subject,
-        action: mode,
-        reason,
-        requestId,
-        outcome: 'STUCK',
-        counts: {},
-      });
+      const { tenantId, id: deletionId } = claim.deletion;
+      const row = await findOne(trx, BY_ID, { tenantId, deletionId });
+      if (!row) throw leaseLost();
+      const deletion = toDeletion(row);
+      await auditOutcome(trx, deletion, 'COMPLETE');
+      return deletion;
     }),
 
   redrive: (tenantId, deletionId, caller, reason) =>
     database.forTenant(tenantId, async (trx) => {
       const bindings = { tenantId, deletionId };
       const { rowCount } = await trx.raw(
-        `update deletions
-         set state = 'PENDING', attempts = 0, next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()
-         where tenant_id = :tenantId and id = :deletionId and state = 'STUCK'`,
+        `with redriven as (
+           update deletions
+           set state = 'CASCADING', attempts = 0, last_error = null, next_attempt_at = clock_timestamp(),
+               updated_at = clock_timestamp()
+           where tenant_id = :tenantId and id = :deletionId and state = 'STUCK' returning tenant_id, id)
+         update deletion_steps s
+         set state = case s.state when 'STUCK' then 'CASCADING' else s.state end, attempts = 0, last_error = null,
+             next_attempt_at = null
+         from redriven r where s.tenant_id = r.tenant_id and s.deletion_id = r.id and s.state <> 'COMPLETE'`,
         bindings,
       );
-      const row = await findOne(trx, 'd.tenant_id = :tenantId and d.id = :deletionId', bindings);
+      const row = await findOne(trx, BY_ID, bindings);
       if (!row) return undefined;
-      if (rowCount === 1) {
+      if (rowCount) {
         const { actor, subject } = caller;
-        const requestId = undefined;
-        const entry = { tenantId, runId: row.run_id, actor, subject, action: 'REDRIVE', reason, requestId };
-        await audit(trx, { ...entry, outcome: 'PENDING', counts: {} });
+        await audit(trx, {
+          tenantId,
+          runId: row.run_id,
+          actor,
+          subject,
+          action: 'REDRIVE',
+          reason,
+          outcome: 'PENDING',
+        });
       }
       return toDeletion(row);
     }),
-
-  async countOwnRows(tenantId, runId) {
-    const [row] = await database.readForTenant<{ runs: number; steps: number }>(tenantId, {
-      text: `select (select count(*) from workflow_runs where tenant_id = $1 and id = $2) as runs,
-                    (select count(*) from workflow_run_steps where tenant_id = $1 and run_id = $2) as steps`,
-      values: [tenantId, runId],
-    });
-    return [count('run', row?.runs ?? 0), count('run_step', row?.steps ?? 0)]
-      .filter(({ found }) => found > 0)
-      .map((counted) => ({ ...counted, deleted: 0, left: counted.found }));
-  },
 
   recordRefusal: (order, refusal) =>
     database.forTenant(order.tenantId, (trx) => {
       const { tenantId, runId, mode, reason, requestId, caller } = order;
       const { actor, subject } = caller;
-      return audit(trx, {
-        tenantId,
-        runId,
-        actor,
-        subject,
-        action: mode,
-        reason,
-        requestId,
-        outcome: refusal,
-        counts: {},
-      });
+      return audit(trx, { tenantId, runId, actor, subject, action: mode, reason, requestId, outcome: refusal });
     }),
 
   async oldestUnfinishedSeconds() {
@@ -358,23 +240,86 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
   },
 });
 
-const count = (resourceType: string, found: number): ResourceCount => ({
-  resourceType,
-  found,
-  deleted: found,
-  left: 0,
-  bytes: 0,
+const toRequest = ({ tenantId, mode, requestId, fingerprint }: DeletionOrder): IdentifiedRequest | undefined =>
+  requestId === undefined ? undefined : { tenantId, method: mode, requestId, fingerprint };
+
+const toOrdered = (deletion: Deletion | undefined, outcome: 'known'): Ordered => ({
+  outcome: deletion ? outcome : 'nothing',
+  deletion,
 });
+
+/** Commits the intent, its steps, and what is done at once: the run's own rows hidden or shown. */
+async function insert(
+  trx: Knex.Transaction,
+  order: DeletionOrder,
+  request: IdentifiedRequest | undefined,
+  run: RunColumns,
+): Promise<Deletion> {
+  const { tenantId, runId, mode, caller, reason, requestId, fingerprint, force, participants } = order;
+  const id = newId();
+  if (request) await rememberRequest(trx, request, id);
+  await trx.raw(
+    `with begun as (
+       insert into deletions
+         (tenant_id, id, run_id, mode, state, actor, subject, reason, request_id, fingerprint, force, undoes)
+       values (:tenantId, :id, :runId, :mode, 'PENDING', :actor, :subject, :reason, :requestId, :fingerprint, :force, :undoes)
+       returning tenant_id, id)
+     insert into deletion_steps (tenant_id, deletion_id, position, participant, state)
+     select b.tenant_id, b.id, p.position - 1, p.name, 'PENDING'
+     from begun b, unnest(cast(:participants as text[])) with ordinality as p(name, position)`,
+    {
+      tenantId,
+      id,
+      runId,
+      mode,
+      actor: caller.actor,
+      subject: caller.subject,
+      reason: reason ?? null,
+      requestId: requestId ?? null,
+      fingerprint,
+      force,
+      undoes: mode === 'UNDELETE' ? run.deletion_id : null,
+      participants: [...participants, OWN_PARTICIPANT],
+    },
+  );
+  const call = { tenantId, runId, operationId: id, step: OWN_PARTICIPANT, actor: caller.actor, reason };
+  if (mode === 'SOFT_DELETE') await hideRows(trx, call);
+  if (mode === 'UNDELETE' && run.deletion_id !== null) await showRows(trx, call, run.deletion_id);
+  const begun = await findById(trx, tenantId, id);
+  if (!begun) throw new Error('the deletion just inserted is not there');
+  return begun;
+}
+
+/** Gives up a soft delete that is taken back while it is under way; the new token ends whoever works on it. */
+async function cancel(trx: Knex.Transaction, row: DeletionRow): Promise<void> {
+  await trx.raw(
+    `with cancelled as (
+       update deletions
+       set state = 'CANCELLED', next_attempt_at = null, lease_owner = null, lease_expires_at = null,
+           lease_token = lease_token + 1, updated_at = clock_timestamp(), finished_at = clock_timestamp()
+       where tenant_id = :tenantId and id = :deletionId returning tenant_id, id)
+     update deletion_steps s set state = 'CANCELLED', next_attempt_at = null
+     from cancelled c where s.tenant_id = c.tenant_id and s.deletion_id = c.id and s.state <> 'COMPLETE'`,
+    { tenantId: row.tenant_id, deletionId: row.id },
+  );
+  await auditOutcome(trx, toDeletion(row), 'CANCELLED');
+}
 
 async function findOne(
   trx: Knex.Transaction,
   where: string,
   bindings: Record<string, string>,
 ): Promise<DeletionRow | undefined> {
-  const rows = rowsOf<DeletionRow>(
-    await trx.raw(`select ${COLUMNS} from deletions d where ${where} limit 1`, bindings),
-  );
-  return rows[0];
+  return firstOf<DeletionRow>(await trx.raw(`select ${COLUMNS} from deletions d where ${where} limit 1`, bindings));
+}
+
+async function findById(
+  trx: Knex.Transaction,
+  tenantId: string,
+  deletionId: string | undefined,
+): Promise<Deletion | undefined> {
+  const row = deletionId === undefined ? undefined : await findOne(trx, BY_ID, { tenantId, deletionId });
+  return row && toDeletion(row);
 }
 
 async function updateClaimed(
@@ -391,29 +336,87 @@ async function updateClaimed(
   if (rowCount !== 1) throw leaseLost();
 }
 
-async function audit(
+/** Saves a step and its deletion in one statement, if the claim still holds. */
+async function saveClaimed(
   trx: Knex.Transaction,
-  entry: Pick<DeletionOrder, 'tenantId' | 'runId' | 'reason' | 'requestId'> & {
-    readonly actor: string;
-    readonly subject: string;
-    readonly action: string;
-    readonly outcome: string;
-    readonly counts: object;
-  },
+  { deletion, token }: DeletionClaim,
+  step: DeletionStep,
+  retryMs: number | undefined,
+  { set, bindings }: { readonly set: string; readonly bindings: Record<string, string | number | null> },
 ): Promise<void> {
-  await trx('audit_entries').insert({
-    tenant_id: entry.tenantId,
-    actor: entry.actor,
-    subject: entry.subject,
-    action: entry.action,
-    target_type: 'run',
-    target_id: entry.runId,
-    reason: entry.reason ?? null,
-    request_id: entry.requestId ?? null,
-    outcome: entry.outcome,
-    counts: JSON.stringify(entry.counts),
-  });
+  const { rowCount } = await trx.raw(
+    `with held as (
+       update deletions d
+       set ${set}, attempts = :attempts, last_error = :lastError, updated_at = clock_timestamp()
+       where d.tenant_id = :tenantId and d.id = :deletionId and d.lease_token = :token and d.lease_owner is not null
+       returning d.tenant_id, d.id)
+     update deletion_steps s
+     set state = :stepState, counts = cast(:counts as jsonb), failed_items = cast(:failedItems as jsonb),
+         attempts = :attempts, last_error = :lastError,
+         next_attempt_at = clock_timestamp() + cast(:retryMs as bigint) * interval '1 ms',
+         verified_at = case when :stepState = 'COMPLETE' and :mode = 'PURGE' then clock_timestamp() else s.verified_at end
+     from held h where s.tenant_id = h.tenant_id and s.deletion_id = h.id and s.participant = :participant`,
+    {
+      ...bindings,
+      tenantId: deletion.tenantId,
+      deletionId: deletion.id,
+      token: String(token),
+      mode: deletion.mode,
+      participant: step.participant,
+      stepState: step.state,
+      counts: JSON.stringify(step.counts),
+      failedItems: JSON.stringify(step.failedItems),
+      attempts: step.attempts,
+      lastError: step.lastError ?? null,
+      retryMs: retryMs ?? null,
+    },
+  );
+  if (rowCount !== 1) throw leaseLost();
 }
+
+const auditOutcome = (trx: Knex.Transaction, deletion: Deletion, outcome: DeletionState): Promise<void> =>
+  audit(trx, {
+    tenantId: deletion.tenantId,
+    runId: deletion.runId,
+    actor: deletion.actor,
+    subject: deletion.subject,
+    action: deletion.mode,
+    reason: deletion.reason,
+    requestId: deletion.requestId,
+    outcome,
+    counts: Object.fromEntries(deletion.steps.map(({ participant, counts }) => [participant, counts])),
+  });
+
+/** The deletion as it would begin; it has no id, since nothing is stored. */
+const toChecked = (order: DeletionOrder, now: Temporal.Instant, undoes: string | undefined): Deletion => ({
+  id: '',
+  tenantId: order.tenantId,
+  runId: order.runId,
+  mode: order.mode,
+  state: 'PENDING',
+  actor: order.caller.actor,
+  subject: order.caller.subject,
+  reason: order.reason,
+  requestId: order.requestId,
+  force: order.force,
+  undoes: order.mode === 'UNDELETE' ? undoes : undefined,
+  steps: [...order.participants, OWN_PARTICIPANT].map((participant) => ({
+    participant,
+    state: 'PENDING',
+    counts: [],
+    failedItems: [],
+    attempts: 0,
+    lastError: undefined,
+    nextAttemptAt: undefined,
+    verifiedAt: undefined,
+  })),
+  attempts: 0,
+  lastError: undefined,
+  createdAt: now,
+  startedAt: undefined,
+  updatedAt: now,
+  finishedAt: undefined,
+});
 
 const toDeletion = (row: DeletionRow): Deletion => ({
   id: row.id,
@@ -443,5 +446,9 @@ const toStep = (step: StepJson): DeletionStep => ({
   failedItems: step.failed_items,
   attempts: step.attempts,
   lastError: step.last_error ?? undefined,
-  verifiedAt: step.verified_at === null ? undefined : Temporal.Instant.from(step.verified_at),
+  nextAttemptAt: toInstant(step.next_attempt_at),
+  verifiedAt: toInstant(step.verified_at),
 });
+
+const toInstant = (text: string | null): Temporal.Instant | undefined =>
+  text === null ? undefined : Temporal.Instant.from(text);

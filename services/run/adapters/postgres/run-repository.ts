@@ -1,11 +1,13 @@
 import type { Knex } from 'knex';
 import { Model } from 'objection';
-import { requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
-import type { JsonObject, Run, RunState } from '../../domain/run.ts';
+import { runNotFound } from '../../domain/errors.ts';
+import type { JsonObject, Run, RunState, Tombstone } from '../../domain/run.ts';
+import type { RunStep, StepState } from '../../domain/step.ts';
 import type { RunRepository } from '../../use-cases/ports.ts';
+import { rememberRequest } from './request-ids.ts';
 
 /** A row of `workflow_runs`. */
 export class RunRow extends Model {
@@ -20,7 +22,9 @@ export class RunRow extends Model {
   declare input: JsonObject | null;
   declare output: JsonObject | null;
   declare error: string | null;
+  declare current_step: string | null;
   declare created_at: Temporal.Instant;
+  declare started_at: Temporal.Instant | null;
   declare updated_at: Temporal.Instant;
   declare finished_at: Temporal.Instant | null;
   declare deleted_at: Temporal.Instant | null;
@@ -33,41 +37,45 @@ export class RunRow extends Model {
 /** The columns of a run, without the model's methods. */
 export type RunColumns = Omit<RunRow, keyof Model>;
 
+interface StepColumns {
+  readonly run_id: string;
+  readonly name: string;
+  readonly position: number;
+  readonly state: StepState;
+  readonly participants: readonly string[];
+  readonly attempts: number;
+  readonly error: string | null;
+  readonly started_at: Temporal.Instant | null;
+  readonly finished_at: Temporal.Instant | null;
+  readonly deleted_at: Temporal.Instant | null;
+  readonly deleted_by: string | null;
+  readonly deleted_reason: string | null;
+  readonly deletion_id: string | null;
+}
+
 /** The runs in Postgres. */
 export const makeRunRepository = (database: Database): RunRepository => ({
-  create: (run) =>
-    database.forTenant(run.tenantId, async (trx) => {
-      const { tenantId, requestId, fingerprint } = run;
+  create: ({ tenantId, workflow, displayName, input, requestId, fingerprint }) =>
+    database.forTenant(tenantId, async (trx) => {
       const id = newId();
       if (requestId !== undefined) {
-        // The second of two at once waits here for the first, and then sees what it did.
-        const inserted = await trx.raw(
-          `insert into run_requests (tenant_id, request_id, fingerprint, run_id)
-           values (:tenantId, :requestId, :fingerprint, :id) on conflict do nothing`,
-          { tenantId, requestId, fingerprint, id },
-        );
-        if (inserted.rowCount === 0) {
-          const known = firstOf<{ fingerprint: string; run_id: string }>(
-            await trx.raw('select * from run_requests where tenant_id = :tenantId and request_id = :requestId', {
-              tenantId,
-              requestId,
-            }),
-          );
-          if (known?.fingerprint !== fingerprint) throw requestIdReused(requestId);
-          const repeated = await RunRow.query(trx).findOne({ tenant_id: tenantId, id: known.run_id });
-          if (repeated) return toRun(repeated);
+        const known = await rememberRequest(trx, { tenantId, method: 'CreateRun', requestId, fingerprint }, id);
+        if (known) {
+          const [repeated] = await RunRow.query(trx)
+            .where({ tenant_id: tenantId, id: known.resultId ?? null })
+            .whereNull('deleted_at');
+          if (!repeated) throw runNotFound();
+          return toRun(repeated);
         }
       }
-      await RunRow.query(trx).insert({
-        tenant_id: tenantId,
-        id,
-        workflow: run.workflow,
-        display_name: run.displayName,
-        state: 'RUNNING',
-        input: run.input ?? null,
-      });
-      const created = await RunRow.query(trx).findOne({ tenant_id: tenantId, id });
-      if (!created) throw new Error('the run just inserted is not there');
+      const created = firstOf<RunColumns>(
+        await trx.raw(
+          `insert into workflow_runs (tenant_id, id, workflow, display_name, state, input)
+           values (:tenantId, :id, :workflow, :displayName, 'RUNNING', cast(:input as jsonb)) returning *`,
+          { tenantId, id, workflow, displayName, input: input === undefined ? null : JSON.stringify(input) },
+        ),
+      );
+      if (!created) throw new Error('the insert answered with no row');
       return toRun(created);
     }),
 
@@ -78,6 +86,15 @@ export const makeRunRepository = (database: Database): RunRepository => ({
       values: [tenantId, runId, showDeleted],
     });
     return row && toRun(row);
+  },
+
+  async inspect(tenantId, runId) {
+    const [row] = await database.readForTenant<RunColumns & { now: Temporal.Instant }>(tenantId, {
+      name: 'inspect-run',
+      text: 'select *, clock_timestamp() as now from workflow_runs where tenant_id = $1 and id = $2',
+      values: [tenantId, runId],
+    });
+    return row && { run: toRun(row), now: row.now };
   },
 
   async list(tenantId, { state, workflow, minCreatedAt, maxCreatedAt, showDeleted, limit, after }) {
@@ -100,7 +117,9 @@ export const makeRunRepository = (database: Database): RunRepository => ({
         limit + 1,
       ],
     });
-    return pageOf(rows, limit, toRun, (row) => [row.created_at.toString(), row.id]);
+    // What a run was given and gave may be large: a list leaves it out.
+    const toListed = (row: RunColumns): Run => toRun({ ...row, input: null, output: null });
+    return pageOf(rows, limit, toListed, (row) => [row.created_at.toString(), row.id]);
   },
 
   update: (tenantId, runId, change) =>
@@ -117,12 +136,78 @@ export const makeRunRepository = (database: Database): RunRepository => ({
           state: after.state,
           error: after.error ?? null,
           output: after.output === undefined ? null : JSON.stringify(after.output),
+          current_step: after.currentStep ?? null,
           finished_at: after.finishedAt?.toString() ?? null,
           updated_at: found.now.toString(),
           version: String(after.version),
         });
       return after;
     }),
+
+  recordStep: (tenantId, runId, name, change) =>
+    database.forTenant(tenantId, async (trx) => {
+      const found = await lockRun(trx, tenantId, runId);
+      if (!found || found.row.deleted_at !== null) return undefined;
+      const run = toRun(found.row);
+      const bindings = { tenantId, runId, name };
+      const row = firstOf<StepColumns & { next_position: number }>(
+        await trx.raw(
+          `select s.*, coalesce((select max(position) from workflow_run_steps
+                                 where tenant_id = :tenantId and run_id = :runId), 0) + 1 as next_position
+           from (select 1) one left join workflow_run_steps s
+             on s.tenant_id = :tenantId and s.run_id = :runId and s.name = :name`,
+          bindings,
+        ),
+      );
+      if (!row) throw new Error('a query without a predicate answered with no row');
+      const known = row.name === null ? undefined : toStep(row);
+      const step = change(run, known, row.next_position, found.now);
+      if (step === known) return known;
+      await trx.raw(
+        `with recorded as (
+           insert into workflow_run_steps
+             (tenant_id, run_id, name, position, state, participants, attempts, error, started_at, finished_at)
+           values (:tenantId, :runId, :name, :position, :state, :participants, :attempts, :error, :startedAt, :finishedAt)
+           on conflict (tenant_id, run_id, name) do update
+             set state = excluded.state, participants = excluded.participants, attempts = excluded.attempts,
+                 error = excluded.error, started_at = excluded.started_at, finished_at = excluded.finished_at)
+         update workflow_runs
+         set current_step = case when :state = 'RUNNING' then :name when current_step = :name then null else current_step end,
+             started_at = coalesce(started_at, :startedAt), updated_at = :now, version = version + 1
+         where tenant_id = :tenantId and id = :runId`,
+        {
+          ...bindings,
+          position: step.position,
+          state: step.state,
+          participants: [...step.participants],
+          attempts: step.attempts,
+          error: step.error ?? null,
+          startedAt: step.startedAt?.toString() ?? null,
+          finishedAt: step.finishedAt?.toString() ?? null,
+          now: found.now.toString(),
+        },
+      );
+      return step;
+    }),
+
+  async listSteps(tenantId, runId, { limit, after, showDeleted }) {
+    const rows = await database.readForTenant<StepColumns>(tenantId, {
+      // The run's own row comes with every page, so that no steps and no run are told apart in one statement.
+      text: `select s.* from workflow_runs r left join lateral (
+               select * from workflow_run_steps
+               where tenant_id = r.tenant_id and run_id = r.id and ($3 or deleted_at is null)
+                 and ($4::int is null or position > $4) order by position limit $5) s on true
+             where r.tenant_id = $1 and r.id = $2 and ($3 or r.deleted_at is null) order by s.position`,
+      values: [tenantId, runId, showDeleted, after?.[0] ?? null, limit + 1],
+    });
+    if (rows.length === 0) return undefined;
+    return pageOf(
+      rows.filter(({ name }) => name !== null),
+      limit,
+      toStep,
+      (row) => [String(row.position)],
+    );
+  },
 });
 
 /** The run under its row's lock, hidden or not, with the database's instant. */
@@ -151,12 +236,36 @@ export const toRun = (row: RunColumns): Run => ({
   input: row.input ?? undefined,
   output: row.output ?? undefined,
   error: row.error ?? undefined,
+  currentStep: row.current_step ?? undefined,
   createdAt: row.created_at,
+  startedAt: row.started_at ?? undefined,
   updatedAt: row.updated_at,
   finishedAt: row.finished_at ?? undefined,
-  tombstone:
-    row.deleted_at === null
-      ? undefined
-      : { at: row.deleted_at, by: row.deleted_by ?? '', reason: row.deleted_reason ?? undefined },
+  tombstone: toTombstone(row),
   version: BigInt(row.version),
 });
+
+const toStep = (row: StepColumns): RunStep => ({
+  runId: row.run_id,
+  name: row.name,
+  position: row.position,
+  state: row.state,
+  participants: row.participants,
+  attempts: row.attempts,
+  error: row.error ?? undefined,
+  startedAt: row.started_at ?? undefined,
+  finishedAt: row.finished_at ?? undefined,
+  tombstone: toTombstone(row),
+});
+
+const toTombstone = (
+  row: Pick<StepColumns, 'deleted_at' | 'deleted_by' | 'deleted_reason' | 'deletion_id'>,
+): Tombstone | undefined =>
+  row.deleted_at === null
+    ? undefined
+    : {
+        deletionId: row.deletion_id ?? '',
+        at: row.deleted_at,
+        by: row.deleted_by ?? '',
+        reason: row.deleted_reason ?? undefined,
+      };

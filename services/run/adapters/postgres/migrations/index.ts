@@ -1,5 +1,6 @@
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { runs } from './001-runs.ts';
+import { ownPart } from './002-own-part.ts';
 
 /** RunService's schema, in order. */
-export const runMigrations: readonly Migration[] = [runs];
+export const runMigrations: readonly Migration[] = [runs, ownPart];

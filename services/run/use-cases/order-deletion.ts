@@ -1,0 +1,133 @@
+import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
+import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
+import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
+import { type Deletion, type DeletionMode, OWN_PARTICIPANT } from '../domain/deletion.ts';
+import { assertEtag, assertPurgeable, assertTerminal, type Run } from '../domain/run.ts';
+import type { DeletionOrder, DeletionRepository, Participant, RunRepository } from './ports.ts';
+import { askForPreviews, type PurgePreview } from './preview-purge.ts';
+
+/** What a caller asks for; `force` skips the age guard. */
+export interface OrderDeletionCommand {
+  readonly caller: Caller;
+  readonly runId: string;
+  readonly mode: DeletionMode;
+  readonly reason: string | undefined;
+  readonly requestId: string | undefined;
+  readonly etag: string;
+  readonly allowMissing: boolean;
+  readonly validateOnly: boolean;
+  readonly force: boolean;
+}
+
+/**
+ * Hides a run, brings it back or purges it: the intent at once, the cascade by whichever replica comes first. Answers
+ * with the deletion and the run as it is now; without a deletion when there is nothing to do. RUN_NOT_FOUND,
+ * RUN_NOT_TERMINAL, RETENTION_GUARD, ETAG_MISMATCH, OPERATION_IN_PROGRESS, REQUEST_ID_REUSED, ROLE_TOO_LOW for
+ * `force`, and what the participants forbid, JOB_NOT_TERMINAL and its like.
+ */
+export type OrderDeletion = (
+  command: OrderDeletionCommand,
+) => Promise<{ readonly run: Run | undefined; readonly deletion: Deletion | undefined }>;
+
+/** Told of everything that was ordered, and of everything that was refused, with the refusal's reason. */
+export type OnOrdered = (order: DeletionOrder, outcome: 'ORDERED' | 'REFUSED', reason: string) => void;
+
+/** Makes OrderDeletion. `participants` end with RunService's own; `wake` tells the workers that something is due. */
+export function makeOrderDeletion(
+  runs: RunRepository,
+  deletions: DeletionRepository,
+  participants: readonly Participant[],
+  minPurgeAgeHours: number,
+  wake: () => void,
+  onOrdered: OnOrdered,
+): OrderDeletion {
+  const others = participants.map(({ name }) => name).filter((name) => name !== OWN_PARTICIPANT);
+
+  const checkOf =
+    ({ mode, etag, force }: OrderDeletionCommand) =>
+    (run: Run, now: Temporal.Instant): void => {
+      assertEtag(run, etag);
+      if (mode === 'SOFT_DELETE') assertTerminal(run);
+      if (mode === 'PURGE') assertPurgeable(run, now, minPurgeAgeHours, force);
+    };
+
+  /** Asks the participants before anything is committed: what cannot end must not begin. */
+  const askParticipants = async (order: DeletionOrder): Promise<PurgePreview['participants']> => {
+    try {
+      const { participants: asked, blockers } = await askForPreviews(
+        participants,
+        order.caller,
+        order.tenantId,
+        order.runId,
+      );
+      const blocker = blockers[0];
+      if (!blocker) return asked;
+      const { reason, message, resourceType, resourceId } = blocker;
+      throw new DomainError('failed-precondition', reason, message, { [`${resourceType}_id`]: resourceId });
+    } catch (error) {
+      // Hiding is reversible and waits for whoever is down; a purge that nobody could check does not begin.
+      if (order.mode === 'SOFT_DELETE' && hasReason(error, 'DEPENDENCY_UNAVAILABLE')) return [];
+      throw error;
+    }
+  };
+
+  const carryOut = async (command: OrderDeletionCommand, order: DeletionOrder): ReturnType<OrderDeletion> => {
+    const { runId, mode, validateOnly } = command;
+    const { tenantId } = order;
+    const check = checkOf(command);
+    let ordered = await deletions.begin(order, check, true);
+    if (ordered.outcome === 'checked') {
+      const asked = mode === 'UNDELETE' ? [] : await askParticipants(order);
+      if (validateOnly)
+        return { run: await runs.get(tenantId, runId, true), deletion: foretell(ordered.deletion, asked) };
+      ordered = await deletions.begin(order, check, false);
+      crashPoint('run.delete.after-intent');
+      wake();
+      onOrdered(order, 'ORDERED', mode);
+    }
+    return { run: await runs.get(tenantId, runId, true), deletion: ordered.deletion };
+  };
+
+  return async (command) => {
+    const { caller, runId, mode, reason, requestId, etag, allowMissing, validateOnly, force } = command;
+    const order: DeletionOrder = {
+      caller,
+      tenantId: tenantOf(caller),
+      runId,
+      mode,
+      reason,
+      requestId,
+      force,
+      fingerprint: fingerprint({ runId, reason, etag, allowMissing, force }),
+      participants: others,
+    };
+    try {
+      if (force && !hasRole(caller, 'owner')) {
+        throw new DomainError('permission-denied', 'ROLE_TOO_LOW', 'Only an owner may force a purge.', {
+          role: 'owner',
+        });
+      }
+      return await carryOut(command, order);
+    } catch (error) {
+      if (allowMissing && hasReason(error, 'RUN_NOT_FOUND')) return { run: undefined, deletion: undefined };
+      if (error instanceof DomainError && !validateOnly && error.kind !== 'unavailable') {
+        onOrdered(order, 'REFUSED', error.reason);
+        await deletions.recordRefusal(order, error.reason);
+      }
+      throw error;
+    }
+  };
+}
+
+/** The deletion that was only checked, with what it would take. */
+const foretell = (deletion: Deletion | undefined, asked: PurgePreview['participants']): Deletion | undefined =>
+  deletion?.mode !== 'PURGE'
+    ? deletion
+    : {
+        ...deletion,
+        steps: deletion.steps.map((step) => ({
+          ...step,
+          counts: asked.find(({ participant }) => participant === step.participant)?.counts ?? [],
+        })),
+      };
