@@ -75,7 +75,7 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
 
   'lethe.retention.v1.RetentionService/SetTenantPlan': { scope: 'retention:write', platform: true },
   'lethe.retention.v1.RetentionService/GetTenantPlan': { ...reads('retention:read'), platform: true },
-  'lethe.retention.v1.RetentionService/ListTenantPlans': { scope: 'retention:read', platform: true },
+  'lethe.retention.v1.RetentionService/ListTenantPlans': { ...reads('retention:read'), platform: true },
   'lethe.retention.v1.RetentionService/ResolveRetention': { ...reads('retention:read'), platform: true },
   'lethe.retention.v1.RetentionService/UpsertExecutionPolicy': { ...ends('retention:write'), platform: true },
   'lethe.retention.v1.RetentionService/GetExecutionPolicy': { ...reads('retention:read'), platform: true },

@@ -12,7 +12,7 @@ export const readRetentionSettings = (env: Environment) =>
     workerId: `${hostname()}:${process.pid}`,
     serviceKey: reader.text('LETHE_SERVICE_KEY'),
     incidentAddress: reader.parsed('LETHE_INCIDENT_ADDRESS', parseAddress),
-    graceDays: reader.integer('LETHE_RETENTION_GRACE_DAYS', { min: 0, max: 365 }, 7),
+    graceDays: reader.integer('LETHE_RETENTION_GRACE_DAYS', { min: 1, max: 365 }, 7),
     ownerTimeoutMs: reader.integer('LETHE_OWNER_TIMEOUT_MS', { min: 1_000, max: 600_000 }, 20_000),
     purgeWorkers: reader.integer('LETHE_PURGE_WORKERS', { min: 1, max: 100 }, 4),
     purgeAttempts: reader.integer('LETHE_PURGE_ATTEMPTS', { min: 1, max: 100 }, 3),

@@ -88,4 +88,16 @@ export function addPlanCommands(program: Command, run: Run): void {
         { asPlatform: true },
       ),
     );
+
+  plans
+    .command('history [tenant]')
+    .description("every plan of a tenant's, past and to come, newest first")
+    .action((tenantId?: string) =>
+      run(async ({ lethe, print }) => {
+        const filter = { showHistory: true, ...(tenantId === undefined ? {} : { tenantId }) };
+        const found = await Array.fromAsync(lethe.retention.listPlans(filter));
+        print(found, () => tableOf(found));
+        return EXIT.ok;
+      }),
+    );
 }

@@ -1,27 +1,51 @@
+import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { tenantPlanNotFound } from '../domain/purge.ts';
-import { type Resolution, resolveWindows, type TenantPlan } from '../domain/windows.ts';
-import type { NewTenantPlan, PlanRepository } from './ports.ts';
+import { type Plan, type Resolution, resolveWindows, type TenantPlan } from '../domain/windows.ts';
+import type { NewTenantPlan, Page, PageQuery, PlanRepository } from './ports.ts';
+
+/** Which plans to list: those in force of all tenants, or of one tenant the one in force or all there ever were. */
+export type PlanFilter =
+  | { readonly tenantId: undefined; readonly plan: Plan | undefined }
+  | { readonly tenantId: string; readonly plan: Plan | undefined; readonly showHistory: boolean };
 
 /** Tenants' plans, and the windows that follow from them. */
 export interface KeepPlans {
-  set(plan: NewTenantPlan): Promise<TenantPlan>;
+  set(plan: Omit<NewTenantPlan, 'fingerprint'>): Promise<TenantPlan>;
   /** The plan in force; TENANT_PLAN_NOT_FOUND. */
   get(tenantId: string): Promise<TenantPlan>;
+  /** By tenant, and newest first within one. */
+  list(filter: PlanFilter, page: PageQuery): Promise<Page<TenantPlan>>;
   /** What holds at an instant, the database's now by default. The purge uses the very same. */
   resolve(tenantId: string, at: Temporal.Instant | undefined): Promise<Resolution & { readonly at: Temporal.Instant }>;
 }
 
 /** Makes KeepPlans; `graceDays` is how long a longer window holds after a downgrade. */
-export const makeKeepPlans = (plans: PlanRepository, graceDays: number): KeepPlans => ({
-  set: plans.set,
-  async get(tenantId) {
+export function makeKeepPlans(plans: PlanRepository, graceDays: number): KeepPlans {
+  const inForce = async (tenantId: string): Promise<TenantPlan | undefined> => {
     const { entries, now } = await plans.history(tenantId);
-    const { current } = resolveWindows(entries, now, graceDays);
-    if (!current) throw tenantPlanNotFound();
-    return current;
-  },
-  async resolve(tenantId, at) {
-    const { entries, now } = await plans.history(tenantId);
-    return { ...resolveWindows(entries, at ?? now, graceDays), at: at ?? now };
-  },
-});
+    return resolveWindows(entries, now, graceDays).current;
+  };
+  return {
+    set: ({ requestId, ...plan }) => {
+      const { tenantId, plan: bought, effectiveAt, reason, etag } = plan;
+      const body = fingerprint({ tenantId, bought, effectiveAt: effectiveAt?.toString(), reason, etag });
+      return plans.set({ ...plan, requestId, fingerprint: body });
+    },
+    async get(tenantId) {
+      const current = await inForce(tenantId);
+      if (!current) throw tenantPlanNotFound();
+      return current;
+    },
+    async list(filter, page) {
+      if (filter.tenantId === undefined) return plans.listInForce(filter.plan, page);
+      const current = await inForce(filter.tenantId);
+      if (filter.plan !== undefined && filter.plan !== current?.plan) return { items: [], next: undefined };
+      if (filter.showHistory) return plans.listHistory(filter.tenantId, page);
+      return { items: current ? [current] : [], next: undefined };
+    },
+    async resolve(tenantId, at) {
+      const { entries, now } = await plans.history(tenantId);
+      return { ...resolveWindows(entries, at ?? now, graceDays), at: at ?? now };
+    },
+  };
+}

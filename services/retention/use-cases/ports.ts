@@ -20,17 +20,28 @@ export interface NewTenantPlan {
   /** Undefined: the database's now. */
   readonly effectiveAt: Temporal.Instant | undefined;
   readonly actor: string;
+  readonly subject: string;
   readonly reason: string | undefined;
   readonly etag: string;
+  readonly requestId: string | undefined;
+  readonly fingerprint: string;
 }
 
 /** What plans tenants are and were on. */
 export interface PlanRepository {
-  /** Must add to the history, or answer the newest entry when it says the same; ETAG_MISMATCH. */
+  /**
+   * Must add to the history with a row of the audit in one transaction, or answer the newest entry when it says the
+   * same, or what this request id was answered with; ETAG_MISMATCH, REQUEST_ID_REUSED, and FIELD_INVALID on
+   * `effective_time` when it lies before the newest entry's.
+   */
   set(plan: NewTenantPlan): Promise<TenantPlan>;
   /** Must answer the whole history and the database's now. */
   history(tenantId: string): Promise<{ entries: readonly TenantPlan[]; now: Temporal.Instant }>;
-  /** Must answer every tenant that has an entry, in order. */
+  /** Must list one tenant's entries, newest first. */
+  listHistory(tenantId: string, page: PageQuery): Promise<Page<TenantPlan>>;
+  /** Must list by tenant the entries in force at the database's now. */
+  listInForce(plan: Plan | undefined, page: PageQuery): Promise<Page<TenantPlan>>;
+  /** Must answer every tenant that has a plan or an execution policy, in order. */
   findTenants(): Promise<readonly string[]>;
 }
 

@@ -16,13 +16,25 @@ import {
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { PurgeProgressSchema, type RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { parseEnum, parseFields, parseOptionalText, parseReason, parseRequestId } from '#libs/grpc/parse.ts';
+import {
+  parseEnum,
+  parseFields,
+  parseOptionalEnum,
+  parseOptionalText,
+  parseReason,
+  parseRequestId,
+} from '#libs/grpc/parse.ts';
 import { parseTimestamp, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseTenantId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
-import type { ResourceCount, RetentionPurge, RetentionPurgeItem } from '../../domain/purge.ts';
+import {
+  type ResourceCount,
+  type RetentionPurge,
+  type RetentionPurgeItem,
+  tenantPlanNotFound,
+} from '../../domain/purge.ts';
 import { PLANS, type Plan, type ResolvedWindow, type TenantPlan } from '../../domain/windows.ts';
 import type { KeepPlans } from '../../use-cases/keep-plans.ts';
 import type { OrderPurge, PurgeEvent } from '../../use-cases/order-purge.ts';
@@ -44,11 +56,37 @@ export const retentionService = (
       etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
       requestId: () => parseRequestId(request.requestId),
     });
-    return { tenantPlan: toPlanMessage(await keepPlans.set({ ...command, actor: callerOf(context).actor })) };
+    const { actor, subject } = callerOf(context);
+    return { tenantPlan: toPlanMessage(await keepPlans.set({ ...command, actor, subject })) };
   },
 
   async getTenantPlan(request, context) {
     return { tenantPlan: toPlanMessage(await keepPlans.get(ownTenant(callerOf(context), request.tenantId))) };
+  },
+
+  async listTenantPlans(request, context) {
+    const caller = callerOf(context);
+    const { limit, plan, tenantId, showHistory } = parseFields({
+      limit: () => parsePageSize(request.pageSize),
+      plan: () => parseOptionalEnum('plan', request.plan, PLAN_OF),
+      tenantId: () => wantedTenant(caller, request.tenantId),
+      showHistory: () => {
+        const isOne = caller.tenantId !== undefined || request.tenantId !== '';
+        if (request.showHistory && !isOne) throw fieldInvalid('show_history', 'is for one tenant; name it');
+        return request.showHistory;
+      },
+    });
+    // Of a tenant that is not the caller's nothing is told, not even whether there is one.
+    if (tenantId !== undefined && !mayName(caller, tenantId)) return { tenantPlans: [], nextPageToken: '' };
+    const filter = { tenantId: tenantId ?? '', plan, showHistory };
+    const scope: PageScope = { rpc: 'ListTenantPlans', tenantId: caller.tenantId ?? '', filter };
+    const after = decodePageToken(scope, request.pageToken, 1);
+    const page = await keepPlans.list(tenantId === undefined ? { tenantId, plan } : { tenantId, plan, showHistory }, {
+      limit,
+      after,
+    });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { tenantPlans: page.items.map(toPlanMessage), nextPageToken };
   },
 
   async resolveRetention(request, context) {
@@ -122,12 +160,22 @@ export const retentionService = (
   },
 });
 
-/** Platform names a tenant; everybody else has their own, and naming another is as if there were none. */
+/** The tenant a request names, or the credential's; undefined for platform that has and names none. */
+const wantedTenant = (caller: Caller, tenantId: string): string | undefined =>
+  tenantId === ''
+    ? caller.kind === 'platform'
+      ? caller.tenantId
+      : tenantOf(caller)
+    : parseTenantId('tenant_id', tenantId);
+
+const mayName = (caller: Caller, tenantId: string): boolean =>
+  caller.kind === 'platform' || caller.tenantId === tenantId;
+
+/** As wantedTenant, and there must be one. Another's is answered as one that does not exist: TENANT_PLAN_NOT_FOUND. */
 function ownTenant(caller: Caller, tenantId: string): string {
-  if (caller.kind === 'platform' && caller.tenantId === undefined) return parseTenantId('tenant_id', tenantId);
-  const own = tenantOf(caller);
-  if (tenantId !== '' && tenantId !== own) throw fieldInvalid('tenant_id', 'must be your own tenant or empty');
-  return own;
+  const wanted = wantedTenant(caller, tenantId) ?? parseTenantId('tenant_id', tenantId);
+  if (!mayName(caller, wanted)) throw tenantPlanNotFound();
+  return wanted;
 }
 
 const toPlanMessage = (entry: TenantPlan): MessageInitShape<typeof TenantPlanSchema> => ({

@@ -1,5 +1,6 @@
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { retention } from './001-retention.ts';
+import { planHistory } from './002-plan-history.ts';
 
 /** RetentionService's schema, in order. */
-export const retentionMigrations: readonly Migration[] = [retention];
+export const retentionMigrations: readonly Migration[] = [retention, planHistory];

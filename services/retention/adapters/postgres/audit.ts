@@ -1,0 +1,31 @@
+import type { Knex } from 'knex';
+
+/** What one row of the audit says. */
+export interface AuditEntry {
+  readonly tenantId: string;
+  readonly actor: string;
+  readonly subject: string;
+  readonly action: string;
+  readonly targetType: string;
+  readonly targetId: string;
+  readonly reason?: string | null | undefined;
+  readonly requestId?: string | null | undefined;
+  readonly outcome: string;
+  readonly counts?: object;
+}
+
+/** Writes one row of the audit, in the transaction that commits what it tells of. */
+export async function audit(trx: Knex.Transaction, entry: AuditEntry): Promise<void> {
+  await trx('audit_entries').insert({
+    tenant_id: entry.tenantId,
+    actor: entry.actor,
+    subject: entry.subject,
+    action: entry.action,
+    target_type: entry.targetType,
+    target_id: entry.targetId,
+    reason: entry.reason ?? null,
+    request_id: entry.requestId ?? null,
+    outcome: entry.outcome,
+    counts: JSON.stringify(entry.counts ?? {}),
+  });
+}
