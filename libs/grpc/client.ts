@@ -1,27 +1,12 @@
-import {
-  create,
-  type DescMessage,
-  type DescMethod,
-  type DescMethodStreaming,
-  type DescMethodUnary,
-  type DescService,
-  fromBinary,
-  type MessageInitShape,
-  toBinary,
-} from '@bufbuild/protobuf';
-import {
-  type Client,
-  Code,
-  ConnectError,
-  createClient,
-  type StreamResponse,
-  type Transport,
-  type UnaryResponse,
-} from '@connectrpc/connect';
+import { once } from 'node:events';
+import type { Readable, Writable } from 'node:stream';
+import { create, type DescMethod, type DescService, fromBinary, toBinary } from '@bufbuild/protobuf';
+import { type CallOptions, type Client, Code, ConnectError, makeAnyClient } from '@connectrpc/connect';
 import { credentials, Client as GrpcClient, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { StatusSchema } from '#gen/google/rpc/status_pb.ts';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
+import { makeInterruptible } from './interruptible.ts';
 
 /** Where a service is, and who calls it. */
 export interface ClientOptions {
@@ -35,12 +20,13 @@ export interface ClientOptions {
 
 /** A connection to one service, and the typed clients on it. */
 export interface Connection {
-  /** A client; its calls carry the connection's token, or the one that `token` gives. */
+  /**
+   * A client; its calls carry the connection's token, or the one that `token` gives. Of the options of a call it takes
+   * `signal`, `timeoutMs` and `headers`. A stream's call begins at once and ends when nobody reads on.
+   */
   client<Desc extends DescService>(service: Desc, token?: () => Promise<string>): Client<Desc>;
   close(): void;
 }
-
-type HeaderEntries = ConstructorParameters<typeof Headers>[0];
 
 const DEFAULT_DEADLINE_MS = 30_000;
 
@@ -74,7 +60,8 @@ export function connect({ address, token, deadlineMs = DEFAULT_DEADLINE_MS }: Cl
     'grpc.use_local_subchannel_pool': 1,
   });
   return {
-    client: (service, ownToken = token) => createClient(service, makeTransport(grpc, ownToken, deadlineMs)),
+    client: <Desc extends DescService>(service: Desc, ownToken = token) =>
+      makeAnyClient(service, (method) => makeCall(method, { grpc, token: ownToken, deadlineMs })) as Client<Desc>,
     close: () => grpc.close(),
   };
 }
@@ -94,113 +81,160 @@ export function toPeerError(peer: string, error: unknown): unknown {
   return passing ? dependencyUnavailable(peer, error) : error;
 }
 
-function makeTransport(grpc: GrpcClient, token: () => Promise<string>, deadlineMs: number): Transport {
-  const open = async (header: HeaderEntries | undefined, signal: AbortSignal | undefined) => {
-    signal?.throwIfAborted();
-    const metadata = new Metadata();
-    for (const [key, value] of new Headers(header)) metadata.set(key, value);
-    metadata.set('authorization', `Bearer ${await token()}`);
-    return metadata;
-  };
-  const deadlineOf = (timeoutMs: number | undefined) =>
-    timeoutMs === undefined ? {} : { deadline: Date.now() + timeoutMs };
-
-  return {
-    async unary<I extends DescMessage, O extends DescMessage>(
-      method: DescMethodUnary<I, O>,
-      signal: AbortSignal | undefined,
-      timeoutMs: number | undefined,
-      header: HeaderEntries | undefined,
-      input: MessageInitShape<I>,
-    ): Promise<UnaryResponse<I, O>> {
-      const metadata = await open(header, signal);
-      const bytes = await new Promise<Buffer>((resolve, reject) => {
-        const call = grpc.makeUnaryRequest<Buffer, Buffer>(
-          pathOf(method),
-          identity,
-          identity,
-          encode(method.input, input),
-          metadata,
-          deadlineOf(timeoutMs ?? deadlineMs),
-          (error, value) => (error ? reject(toConnectError(error)) : resolve(value as Buffer)),
-        );
-        cancelOn(signal, call);
-      });
-      return { ...responseOf(method), stream: false, method, message: fromBinary(method.output, bytes) };
-    },
-
-    async stream<I extends DescMessage, O extends DescMessage>(
-      method: DescMethodStreaming<I, O>,
-      signal: AbortSignal | undefined,
-      timeoutMs: number | undefined,
-      header: HeaderEntries | undefined,
-      input: AsyncIterable<MessageInitShape<I>>,
-    ): Promise<StreamResponse<I, O>> {
-      const metadata = await open(header, signal);
-      const options = deadlineOf(timeoutMs);
-      if (method.methodKind === 'client_streaming') {
-        const bytes = await new Promise<Buffer>((resolve, reject) => {
-          const call = grpc.makeClientStreamRequest<Buffer, Buffer>(
-            pathOf(method),
-            identity,
-            identity,
-            metadata,
-            options,
-            (error, value) => (error ? reject(toConnectError(error)) : resolve(value as Buffer)),
-          );
-          cancelOn(signal, call);
-          const over = new Promise<void>((done) => call.once('close', done).once('error', () => done()));
-          (async () => {
-            for await (const message of input) {
-              if (call.destroyed) return;
-              const drained = new Promise<void>((done) => call.once('drain', done));
-              if (!call.write(encode(method.input, message))) await Promise.race([drained, over]);
-            }
-            call.end();
-          })().catch((error: unknown) => {
-            call.cancel();
-            reject(error);
-          });
-        });
-        const message = fromBinary(method.output, bytes);
-        return { ...responseOf(method), stream: true, method, message: once(message) };
-      }
-      const request = await firstOf(input);
-      const call = grpc.makeServerStreamRequest<Buffer, Buffer>(
-        pathOf(method),
-        identity,
-        identity,
-        encode(method.input, request),
-        metadata,
-        options,
-      );
-      cancelOn(signal, call);
-      const messages = async function* () {
-        try {
-          for await (const bytes of call as AsyncIterable<Buffer>) yield fromBinary(method.output, bytes);
-        } catch (error) {
-          throw toConnectError(error as ServiceError);
-        } finally {
-          call.cancel();
-        }
-      };
-      return { ...responseOf(method), stream: true, method, message: messages() };
-    },
-  };
+/** How the calls of one client are made. */
+interface Calling {
+  readonly grpc: GrpcClient;
+  readonly token: () => Promise<string>;
+  readonly deadlineMs: number;
 }
 
-const identity = (bytes: Buffer): Buffer => bytes;
+// biome-ignore lint/suspicious/noExplicitAny: the message types of a method are known to its descriptor only.
+type AnyMessage = any;
+type Requests = AsyncIterable<AnyMessage>;
 
-const pathOf = (method: DescMethod): string => `/${method.parent.typeName}/${method.name}`;
+/** One RPC as a function of the client; Client gives it its types. */
+function makeCall(method: DescMethod, { grpc, token, deadlineMs }: Calling): (...args: AnyMessage[]) => AnyMessage {
+  const path = `/${method.parent.typeName}/${method.name}`;
+  const encode = (message: AnyMessage): Buffer => Buffer.from(toBinary(method.input, create(method.input, message)));
+  const decode = (bytes: Buffer): AnyMessage => fromBinary(method.output, bytes);
+  /** Starts a call when there is a token for it; the time for that counts too. */
+  const open = async <T extends Call>(
+    { signal, headers, timeoutMs }: CallOptions,
+    defaultMs: number,
+    start: (metadata: Metadata, options: { deadline: number }) => T,
+  ): Promise<T> => {
+    const deadline = Date.now() + (timeoutMs ?? defaultMs);
+    const metadata = new Metadata();
+    for (const [key, value] of new Headers(headers)) metadata.set(key, value);
+    metadata.set('authorization', `Bearer ${await abortable(token, signal)}`);
+    const call = start(metadata, { deadline });
+    cancelOn(signal, call);
+    return call;
+  };
 
-const encode = <Desc extends DescMessage>(schema: Desc, message: MessageInitShape<Desc>): Buffer =>
-  Buffer.from(toBinary(schema, create(schema, message)));
+  switch (method.methodKind) {
+    case 'unary':
+      return (request: AnyMessage, options: CallOptions = {}) =>
+        new Promise((resolve, reject) => {
+          open(options, deadlineMs, (metadata, within) =>
+            grpc.makeUnaryRequest(path, encode, decode, request, metadata, within, answering(resolve, reject)),
+          ).catch(reject);
+        });
+    case 'client_streaming':
+      return (requests: Requests, options: CallOptions = {}) =>
+        new Promise((resolve, reject) => {
+          open(options, Number.POSITIVE_INFINITY, (metadata, within) =>
+            grpc.makeClientStreamRequest(path, encode, decode, metadata, within, answering(resolve, reject)),
+          )
+            .then((call) => send(call, requests))
+            .catch(reject);
+        });
+    case 'server_streaming':
+      return (request: AnyMessage, options: CallOptions = {}) =>
+        receive(
+          open(options, Number.POSITIVE_INFINITY, (metadata, within) =>
+            watched(grpc.makeServerStreamRequest(path, encode, decode, request, metadata, within)),
+          ),
+        );
+    case 'bidi_streaming':
+      return (requests: Requests, options: CallOptions = {}) =>
+        receive(
+          open(options, Number.POSITIVE_INFINITY, (metadata, within) => {
+            const call = watched(grpc.makeBidiStreamRequest(path, encode, decode, metadata, within));
+            send(call, requests).catch(call.fail);
+            return call;
+          }),
+        );
+  }
+}
 
-const responseOf = (method: DescMethod) => ({ service: method.parent, header: new Headers(), trailer: new Headers() });
+/** What every kind of client call has in common. */
+interface Call {
+  cancel(): void;
+  once(event: 'status', listener: () => void): unknown;
+}
 
-function cancelOn(signal: AbortSignal | undefined, call: { cancel(): void }): void {
-  if (signal?.aborted) call.cancel();
-  else signal?.addEventListener('abort', () => call.cancel(), { once: true });
+/** The callback of a call with one answer. */
+const answering =
+  (resolve: (message: AnyMessage) => void, reject: (error: ConnectError) => void) =>
+  (error: ServiceError | null, message?: AnyMessage): void =>
+    error ? reject(toConnectError(error)) : resolve(message);
+
+/** Sends what the source gives until it ends or the call is over, and closes it. A source that fails cancels the call. */
+async function send(call: Writable & Call, source: Requests): Promise<void> {
+  const iterator = source[Symbol.asyncIterator]();
+  const waiting = makeInterruptible();
+  const over = new Error('the call is over');
+  call.once('status', () => waiting.interrupt(over));
+  try {
+    for (;;) {
+      const { done, value } = await waiting.wait(iterator.next());
+      if (done) break;
+      if (!call.write(value)) await waiting.wait(once(call, 'drain'));
+    }
+    call.end();
+  } catch (error) {
+    // Not awaited: a source that waits for something may take its time.
+    iterator.return?.().catch(() => undefined);
+    // How a call ended is told by its status.
+    if (error === over) return;
+    call.cancel();
+    throw error;
+  }
+}
+
+/**
+ * A stream that remembers why it failed. grpc-js tells it in an `error` event, which ends the process when nobody
+ * listens and is lost on a reader who comes later: to him the stream would look whole.
+ */
+function watched<T extends Readable & Call>(stream: T) {
+  let failure: unknown;
+  const fail = (error: unknown): void => {
+    failure ??= error;
+  };
+  stream.on('error', (error) => fail(toConnectError(error as ServiceError)));
+  return Object.assign(stream, { fail, failure: () => failure });
+}
+
+/** The messages of a stream, then its failure if it has one. Who stops reading cancels the call. */
+function receive(opening: Promise<ReturnType<typeof watched>>): AsyncIterable<AnyMessage> {
+  // Told to whoever reads; nobody has to.
+  opening.catch(() => undefined);
+  return (async function* () {
+    const stream = await opening;
+    try {
+      yield* stream;
+    } catch (error) {
+      stream.fail(error);
+    } finally {
+      stream.cancel();
+    }
+    if (stream.failure() !== undefined) throw stream.failure();
+  })();
+}
+
+/** What `work` gives; CANCELLED instead once the signal is aborted. */
+async function abortable<T>(work: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work();
+  const cancelled = new ConnectError('The call was cancelled.', Code.Canceled);
+  if (signal.aborted) throw cancelled;
+  const waiting = makeInterruptible();
+  const onAbort = (): void => waiting.interrupt(cancelled);
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await waiting.wait(work());
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Cancels the call when the signal is aborted; the signal may outlive many calls and keeps nothing of them. */
+function cancelOn(signal: AbortSignal | undefined, call: Call): void {
+  if (!signal) return;
+  const cancel = (): void => call.cancel();
+  signal.addEventListener('abort', cancel, { once: true });
+  call.once('status', () => signal.removeEventListener('abort', cancel));
+  if (signal.aborted) cancel();
 }
 
 function toConnectError(error: ServiceError): ConnectError {
@@ -214,13 +248,4 @@ function toConnectError(error: ServiceError): ConnectError {
     }));
   }
   return result;
-}
-
-async function firstOf<T>(items: AsyncIterable<T>): Promise<T> {
-  for await (const item of items) return item;
-  throw new ConnectError('The call has no request.', Code.InvalidArgument);
-}
-
-async function* once<T>(item: T): AsyncIterable<T> {
-  yield item;
 }

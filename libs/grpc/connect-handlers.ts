@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream';
 import {
   create,
   type DescMethod,
@@ -16,21 +17,27 @@ import {
   type ServiceImpl,
 } from '@connectrpc/connect';
 import type {
+  handleBidiStreamingCall,
   handleClientStreamingCall,
   handleServerStreamingCall,
   handleUnaryCall,
   Metadata,
+  ServerDuplexStream,
+  ServerWritableStream,
   ServiceDefinition,
+  StatusObject,
   UntypedServiceImplementation,
 } from '@grpc/grpc-js';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { CALLER } from './caller.ts';
+import { makeInterruptible } from './interruptible.ts';
 import { type OnInternalError, toStatus } from './status.ts';
 
 /** What every kind of server call has in common. */
 interface ServerCall {
   readonly metadata: Metadata;
+  readonly cancelled: boolean;
   getDeadline(): Date | number;
   getPath(): string;
   on(event: 'cancelled', listener: () => void): unknown;
@@ -96,88 +103,89 @@ export function connectHandlers(
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: the message types of a method are known to its descriptor only.
-type Implement = ((request: any, context: HandlerContext) => any) | undefined;
+type Implement = (request: any, context: HandlerContext) => any;
 
-function handlerOf(method: DescMethod, implement: Implement, guard: CallGuard): UntypedServiceImplementation[string] {
+function handlerOf(
+  method: DescMethod,
+  implement: Implement | undefined,
+  guard: CallGuard,
+): UntypedServiceImplementation[string] {
   const rpc = `${method.parent.typeName}/${method.name}`;
   const encode = (message: MessageInitShape<typeof method.output>): Buffer =>
     Buffer.from(toBinary(method.output, create(method.output, message)));
-  const open = async (call: ServerCall) => {
-    const caller = await guard.admit(rpc, call.metadata.get('authorization')[0]?.toString());
-    if (!implement) throw new ConnectError(`${rpc} is not implemented yet.`, Code.Unimplemented);
-    return { context: new ServerCallContext(method, call, caller, guard), implement };
+
+  /** One call, from its admission to its status: `work` answers it, `refuse` sends the status of what went wrong. */
+  const serve = async (
+    call: ServerCall,
+    refuse: (status: Partial<StatusObject>) => unknown,
+    work: (run: Implement, context: ServerCallContext) => Promise<void>,
+  ): Promise<void> => {
+    const startedAt = performance.now();
+    let context: ServerCallContext | undefined;
+    let code = 0;
+    try {
+      const caller = await guard.admit(rpc, call.metadata.get('authorization')[0]?.toString());
+      if (!implement) throw new ConnectError(`${rpc} is not implemented yet.`, Code.Unimplemented);
+      // While its caller was verified nobody listened.
+      if (call.cancelled) throw cancelled();
+      context = new ServerCallContext(method, call, caller, guard);
+      await work(implement, context);
+    } catch (error) {
+      const status = toStatus(error, guard.onInternalError);
+      refuse(status);
+      code = status.code ?? Code.Unknown;
+    }
+    guard.onFinished(rpc, code, performance.now() - startedAt);
+    context?.end();
+  };
+  const received = async function* (call: Readable) {
+    // The end of the requests is not the end of the call: by default the answers' half would be destroyed with them.
+    for await (const bytes of call.iterator({ destroyOnReturn: false })) yield decode(method, bytes);
+  };
+  const sendAll = async (
+    call: ServerWritableStream<Buffer, Buffer> | ServerDuplexStream<Buffer, Buffer>,
+    context: ServerCallContext,
+    answers: AsyncIterable<MessageInitShape<typeof method.output>>,
+  ): Promise<void> => {
+    for await (const message of context.through(answers)) {
+      if (!call.write(encode(message))) await context.race(drained(call));
+    }
+    call.end();
   };
 
   switch (method.methodKind) {
     case 'unary': {
-      const handler: handleUnaryCall<Buffer, Buffer> = async (call, respond) => {
-        const finish = finisher(rpc, guard);
-        let scope: ServerCallContext | undefined;
-        try {
-          const { context, implement: run } = await open(call);
-          scope = context;
-          const answer = await context.race(run(decode(method, call.request), context));
-          respond(null, encode(answer));
-          finish(0);
-        } catch (error) {
-          const status = toStatus(error, guard.onInternalError);
-          respond(status);
-          finish(status.code ?? 2);
-        } finally {
-          scope?.end();
-        }
-      };
+      const handler: handleUnaryCall<Buffer, Buffer> = (call, respond) =>
+        serve(call, respond, async (run, context) =>
+          respond(null, encode(await context.race(run(decode(method, call.request), context)))),
+        );
       return handler;
     }
     case 'client_streaming': {
-      const handler: handleClientStreamingCall<Buffer, Buffer> = async (call, respond) => {
-        const finish = finisher(rpc, guard);
-        let scope: ServerCallContext | undefined;
-        try {
-          const { context, implement: run } = await open(call);
-          scope = context;
-          const requests = (async function* () {
-            for await (const bytes of call as AsyncIterable<Buffer>) yield decode(method, bytes);
-          })();
-          const answer = await context.race(run(requests, context));
-          respond(null, encode(answer));
-          finish(0);
-        } catch (error) {
-          const status = toStatus(error, guard.onInternalError);
-          respond(status);
-          finish(status.code ?? 2);
-        } finally {
-          scope?.end();
-        }
-      };
+      const handler: handleClientStreamingCall<Buffer, Buffer> = (call, respond) =>
+        serve(call, respond, async (run, context) =>
+          respond(null, encode(await context.race(run(received(call), context)))),
+        );
       return handler;
     }
     case 'server_streaming': {
-      const handler: handleServerStreamingCall<Buffer, Buffer> = async (call) => {
-        const finish = finisher(rpc, guard);
-        let scope: ServerCallContext | undefined;
-        try {
-          const { context, implement: run } = await open(call);
-          scope = context;
-          for await (const message of context.through<MessageInitShape<typeof method.output>>(
-            run(decode(method, call.request), context),
-          )) {
-            if (!call.write(encode(message))) await context.race(drained(call));
-          }
-          call.end();
-          finish(0);
-        } catch (error) {
-          const status = toStatus(error, guard.onInternalError);
-          call.emit('error', status);
-          finish(status.code ?? 2);
-        } finally {
-          scope?.end();
-        }
-      };
+      const handler: handleServerStreamingCall<Buffer, Buffer> = (call) =>
+        serve(
+          call,
+          (status) => call.emit('error', status),
+          (run, context) => sendAll(call, context, run(decode(method, call.request), context)),
+        );
       return handler;
     }
-    case 'bidi_streaming':
-      throw new Error(`${rpc} streams both ways, which no RPC of Lethe does`);
+    case 'bidi_streaming': {
+      const handler: handleBidiStreamingCall<Buffer, Buffer> = (call) =>
+        serve(
+          call,
+          (status) => call.emit('error', status),
+          (run, context) => sendAll(call, context, run(received(call), context)),
+        );
+      return handler;
+    }
   }
 }
 
@@ -199,7 +207,7 @@ class ServerCallContext implements HandlerContext {
   readonly #metadata: Metadata;
   readonly #deadlineAt: number | undefined;
   readonly #guard: CallGuard;
-  readonly #ended = Promise.withResolvers<never>();
+  readonly #waiting = makeInterruptible();
   readonly #onShutdown = (): void =>
     this.#stop(new DomainError('unavailable', 'SHUTTING_DOWN', 'The server is stopping; try again.'));
   #timer: NodeJS.Timeout | undefined;
@@ -216,8 +224,7 @@ class ServerCallContext implements HandlerContext {
     this.values = createContextValues().set(CALLER, caller);
     this.#metadata = call.metadata;
     this.#guard = guard;
-    this.#ended.promise.catch(() => undefined);
-    call.on('cancelled', () => this.#stop(new ConnectError('The call was cancelled.', Code.Canceled)));
+    call.on('cancelled', () => this.#stop(cancelled()));
     guard.shutdownSignal.addEventListener('abort', this.#onShutdown, { once: true });
     const requested = remainingMs(call.getDeadline());
     const timeoutMs = requested ?? (method.methodKind === 'server_streaming' ? undefined : guard.defaultDeadlineMs);
@@ -251,8 +258,9 @@ class ServerCallContext implements HandlerContext {
   readonly timeoutMs = (): number | undefined =>
     this.#deadlineAt === undefined ? undefined : Math.max(0, this.#deadlineAt - performance.now());
 
+  /** What `work` gives, or how the call ended where that comes first. */
   race<T>(work: Promise<T> | T): Promise<T> {
-    return Promise.race([work, this.#ended.promise]);
+    return this.#waiting.wait(work);
   }
 
   /** The items until the call ends; the source is told to stop then. */
@@ -279,7 +287,7 @@ class ServerCallContext implements HandlerContext {
 
   #stop(reason: Error): void {
     this.#reason ??= reason;
-    this.#ended.reject(reason);
+    this.#waiting.interrupt(reason);
     this.#controller?.abort(reason);
   }
 }
@@ -306,10 +314,7 @@ function decode(method: DescMethod, bytes: Buffer): Message {
   }
 }
 
-function finisher(rpc: string, guard: CallGuard): (code: number) => void {
-  const startedAt = performance.now();
-  return (code) => guard.onFinished(rpc, code, performance.now() - startedAt);
-}
+const cancelled = (): ConnectError => new ConnectError('The call was cancelled.', Code.Canceled);
 
 const drained = (call: { once(event: 'drain', listener: () => void): unknown }): Promise<void> =>
   new Promise((resolve) => call.once('drain', resolve));

@@ -11,8 +11,9 @@ export function makeRateLimit(perSecond: number, now: () => number = () => perfo
     const at = now();
     let bucket = buckets.get(key);
     if (!bucket) {
-      // Those who fill the map with new keys lose only their own history.
-      if (buckets.size >= MAX_KEPT) buckets.clear();
+      // The oldest of so many has most likely been full again for long.
+      const oldest = buckets.size >= MAX_KEPT ? buckets.keys().next().value : undefined;
+      if (oldest !== undefined) buckets.delete(oldest);
       bucket = { level: perSecond * BURST_SECONDS, at };
       buckets.set(key, bucket);
     }
