@@ -17,15 +17,18 @@ import { audit } from './adapters/postgres/audit.ts';
 import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
 import { makeJobRepository } from './adapters/postgres/job-repository.ts';
 import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
+import { makeStepActions } from './adapters/postgres/step-actions.ts';
 import type { JobSettings } from './config.ts';
 import { type CancelJob, makeCancelJob } from './use-cases/cancel-job.ts';
 import { type CreateJob, makeCreateJob } from './use-cases/create-job.ts';
 import { type DeleteJob, makeDeleteJob, type OnDeletionRefused } from './use-cases/delete-job.ts';
 import { type DownloadArtifact, makeDownloadArtifact } from './use-cases/download-artifact.ts';
+import { type ExecuteStep, makeExecuteStep } from './use-cases/execute-step.ts';
 import { makeParticipate, type Participate } from './use-cases/participate.ts';
-import type { ArtifactIndex, DeletionRepository, JobRepository, RunJobs } from './use-cases/ports.ts';
+import type { ArtifactIndex, DeletionRepository, JobRepository, RunJobs, StepActions } from './use-cases/ports.ts';
 import { makeReadJobs, type ReadJobs } from './use-cases/read-jobs.ts';
 import { makeRunDeletions, type OnDeletionSettled, type RunDeletions } from './use-cases/run-deletions.ts';
+import { makeStoreArtifact, type StoreArtifact } from './use-cases/store-artifact.ts';
 import { makeSweepOrphans, type OnSweepFailed, type OnSwept, type SweepOrphans } from './use-cases/sweep-orphans.ts';
 import { makeUploadArtifact, type UploadArtifact } from './use-cases/upload-artifact.ts';
 import { makeWorkOnJob, type WorkOnJob } from './use-cases/work-on-job.ts';
@@ -45,8 +48,10 @@ const TOKENS = {
   artifacts: token<ArtifactIndex>('ArtifactIndex'),
   deletions: token<DeletionRepository>('DeletionRepository'),
   runJobs: token<RunJobs>('RunJobs'),
+  stepActions: token<StepActions>('StepActions'),
   createJob: token<CreateJob>('CreateJob'),
   readJobs: token<ReadJobs>('ReadJobs'),
+  storeArtifact: token<StoreArtifact>('StoreArtifact'),
   uploadArtifact: token<UploadArtifact>('UploadArtifact'),
   downloadArtifact: token<DownloadArtifact>('DownloadArtifact'),
   workOnJob: token<WorkOnJob>('WorkOnJob'),
@@ -55,6 +60,7 @@ const TOKENS = {
   runDeletions: token<RunDeletions>('RunDeletions'),
   sweepOrphans: token<SweepOrphans>('SweepOrphans'),
   participate: token<Participate>('Participate'),
+  executeStep: token<ExecuteStep>('ExecuteStep'),
 };
 
 const adapters = new ContainerModule(({ bind }) => {
@@ -62,6 +68,7 @@ const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.artifacts).toResolvedValue(makeArtifactIndex, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.runJobs).toResolvedValue(makeRunJobs, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.stepActions).toResolvedValue(makeStepActions, [TOKENS.database]).inSingletonScope();
 });
 
 const useCases = new ContainerModule(({ bind }) => {
@@ -76,10 +83,11 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.downloadArtifact)
     .toResolvedValue(makeDownloadArtifact, [TOKENS.readJobs, artifacts, store])
     .inSingletonScope();
-  bind(TOKENS.uploadArtifact)
+  bind(TOKENS.uploadArtifact).toResolvedValue(makeUploadArtifact, [TOKENS.storeArtifact]).inSingletonScope();
+  bind(TOKENS.storeArtifact)
     .toResolvedValue(
       (j: JobRepository, a: ArtifactIndex, s: ObjectStore, { maxArtifactBytes, uploadLeaseMs: leaseMs }: JobSettings) =>
-        makeUploadArtifact(j, a, s, maxArtifactBytes, { leaseMs, heartbeatMs: leaseMs / 10 }),
+        makeStoreArtifact(j, a, s, maxArtifactBytes, { leaseMs, heartbeatMs: leaseMs / 10 }),
       [jobs, artifacts, store, settings],
     )
     .inSingletonScope();
@@ -109,6 +117,13 @@ const useCases = new ContainerModule(({ bind }) => {
       (r: RunJobs, d: DeletionRepository, s: ObjectStore, w: () => void) =>
         makeParticipate(r, d, s, w, (ms) => delay(ms)),
       [runJobs, deletions, store, wake],
+    )
+    .inSingletonScope();
+  bind(TOKENS.executeStep)
+    .toResolvedValue(
+      (steps: StepActions, index: ArtifactIndex, storeArtifact: StoreArtifact, { maxArtifactBytes }: JobSettings) =>
+        makeExecuteStep(steps, index, storeArtifact, maxArtifactBytes, (ms) => delay(ms)),
+      [TOKENS.stepActions, artifacts, TOKENS.storeArtifact, settings],
     )
     .inSingletonScope();
 });
@@ -193,7 +208,7 @@ export function composeJobService(
           sweepOrphans: get(TOKENS.sweepOrphans),
         }),
       ),
-      bindService(ParticipantService, participantService(get(TOKENS.participate))),
+      bindService(ParticipantService, participantService(get(TOKENS.participate), get(TOKENS.executeStep))),
     ],
     startWorkers() {
       const { pollMs, deletionWorkers } = settings;

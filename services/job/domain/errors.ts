@@ -57,3 +57,17 @@ export const stepCompensated = (runId: string, step: string): DomainError =>
     step === '' ? `Run ${runId} takes no more jobs.` : `Step ${step} of run ${runId} takes no more jobs.`,
     { run_id: runId, step },
   );
+
+/** The action of a step can never succeed; it fails the step. */
+export const actionRefused = (message: string): DomainError =>
+  new DomainError('failed-precondition', 'ACTION_REFUSED', message);
+
+/** The step has had another action, or the same with another input. */
+export const stepKeyReused = (runId: string, step: string): DomainError =>
+  new DomainError(
+    'invalid-argument',
+    'REQUEST_ID_REUSED',
+    `Step ${step} of run ${runId} was used before with another action or input.`,
+    { run_id: runId, step },
+    { violations: [{ field: 'key', description: 'was used before with another action or input' }] },
+  );

@@ -2,6 +2,7 @@ import type { Caller } from '#libs/kernel/caller.ts';
 import type { Artifact, ArtifactKind } from '../domain/artifact.ts';
 import type { DeletionState, FailedKey, JobDeletion, RemovalCounts } from '../domain/deletion.ts';
 import type { Job, JobState } from '../domain/job.ts';
+import type { StepOutcome } from '../domain/step-action.ts';
 
 /** One page of a list: at most `limit` rows after the keyset `after`, newest first. */
 export interface PageQuery {
@@ -251,4 +252,31 @@ export interface RemovalProgress {
   readonly failedKeys: readonly FailedKey[];
   readonly stuck: readonly { deletionId: string; lastError: string | undefined }[];
   readonly openDeletionIds: readonly string[];
+}
+
+/** The action of one step of a run, keyed by both. */
+export interface StepAction {
+  readonly tenantId: string;
+  readonly runId: string;
+  readonly step: string;
+  readonly displayName: string;
+  readonly taskNames: readonly string[];
+  /** Of the action and its whole input. */
+  readonly fingerprint: string;
+}
+
+/** The actions of steps, and what they came to. */
+export interface StepActions {
+  /**
+   * Must remember the action and create its job PENDING in one transaction, in which the step cannot be compensated,
+   * or answer with the job that this key created before. No worker gets the job before `finish`. STEP_COMPENSATED
+   * where the run or its step has a tombstone; REQUEST_ID_REUSED for another fingerprint. Of a job that was created
+   * before and is no longer there, or that `check` refuses, and that has no outcome yet, ACTION_REFUSED.
+   */
+  begin(action: StepAction, check: (job: Job) => void): Promise<{ jobId: string; outcome: StepOutcome | undefined }>;
+  /**
+   * Must apply `change` to the job under its row's lock and remember the outcome in the same transaction; the earlier
+   * outcome, changing nothing, where there is one. Errors as of `begin`.
+   */
+  finish(action: StepAction, change: JobChange, outcome: StepOutcome): Promise<StepOutcome>;
 }

@@ -34,6 +34,7 @@ import type { ReadJobs } from '../../use-cases/read-jobs.ts';
 import type { SweepOrphans, TenantSweep } from '../../use-cases/sweep-orphans.ts';
 import type { UploadArtifact } from '../../use-cases/upload-artifact.ts';
 import type { WorkOnJob } from '../../use-cases/work-on-job.ts';
+import { parseDisplayName, parseMediaType, parseTaskName, parseTaskNames } from './fields.ts';
 import {
   ARTIFACT_KIND_OF,
   DELETION_STATE_OF,
@@ -57,15 +58,12 @@ export interface JobUseCases {
   readonly sweepOrphans: SweepOrphans;
 }
 
-const MAX_NAME = 200;
 const MAX_WORKER_NAME = 100;
 const MAX_ERROR = 2_000;
 const MAX_ETAG = 100;
-const MAX_TASKS = 50;
 const MAX_TENANTS = 1_000;
 // As Temporal.Instant writes itself.
 const INSTANT = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$/;
-const TASK_NAME = /^[a-z0-9_-]{1,100}$/;
 const DEFAULT_LEASE_MS = 60_000;
 const MIN_LEASE_MS = 1_000;
 const MAX_LEASE_MS = 900_000;
@@ -82,10 +80,10 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
     const tenantId = tenantOf(callerOf(context));
     const command = parseFields({
       requestId: () => parseRequestId(request.requestId),
-      displayName: () => parseText('display_name', request.displayName, { max: MAX_NAME }),
+      displayName: () => parseDisplayName('display_name', request.displayName),
       runId: () => parseOptionalId('run_id', request.runId),
       step: () => parseStep(request.step, request.runId),
-      taskNames: () => parseTaskNames(request.taskNames),
+      taskNames: () => parseTaskNames('task_names', request.taskNames),
     });
     return { job: toJobMessage(await useCases.createJob({ tenantId, ...command })) };
   },
@@ -120,8 +118,7 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
       jobId: () => parseId('header.job_id', header.jobId),
       kind: () => parseEnum('header.kind', header.kind, ARTIFACT_KIND_OF),
       name: () => parseArtifactName('header.name', header.name),
-      contentType: () =>
-        parseText('header.content_type', header.contentType, { max: 100 }) || 'application/octet-stream',
+      contentType: () => parseMediaType('header.content_type', header.contentType),
     });
     const body = chunksOf({ [Symbol.asyncIterator]: () => iterator });
     const artifact = await useCases.uploadArtifact({
@@ -356,17 +353,6 @@ function parseStep(step: string, runId: string): string | undefined {
   const parsed = parseOptionalText('step', step, 100);
   if (parsed !== undefined && runId === '') throw fieldInvalid('step', 'goes with run_id only');
   return parsed;
-}
-
-function parseTaskName(field: string, name: string): string {
-  if (!TASK_NAME.test(name)) throw fieldInvalid(field, 'must be 1 to 100 of a-z, 0-9, _ and -');
-  return name;
-}
-
-function parseTaskNames(names: readonly string[]): readonly string[] {
-  if (names.length > MAX_TASKS) throw fieldInvalid('task_names', `must be at most ${MAX_TASKS}`);
-  if (new Set(names).size !== names.length) throw fieldInvalid('task_names', 'must not hold a name twice');
-  return names.map((name, index) => parseTaskName(`task_names[${index}]`, name));
 }
 
 function parseTenantIds(tenantIds: readonly string[], allTenants: boolean): readonly string[] | undefined {

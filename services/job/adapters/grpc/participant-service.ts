@@ -10,11 +10,14 @@ import {
   parseText,
 } from '#libs/grpc/parse.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import { NOTHING_REMOVED } from '../../domain/deletion.ts';
 import { deletionRefusal } from '../../domain/job.ts';
+import type { ExecuteStep } from '../../use-cases/execute-step.ts';
 import type { Participate, Participation } from '../../use-cases/participate.ts';
 import { toFailedItems, toProgress, toResourceCounts } from './messages.ts';
+import { parseCreateJobAction } from './parse-action.ts';
 
 const DEFAULT_LIMIT = 10_000;
 const MAX_LIMIT = 100_000;
@@ -22,8 +25,11 @@ const MAX_LIMIT = 100_000;
 const ITEMS_PER_JOB = 10;
 const MAX_STEP = 100;
 
-/** JobService as a participant of the deletions of runs. */
-export const participantService = (participate: Participate): Partial<ServiceImpl<typeof ParticipantService>> => ({
+/** JobService as a participant of runs: the actions of their steps, and the deletions. */
+export const participantService = (
+  participate: Participate,
+  executeStep: ExecuteStep,
+): Partial<ServiceImpl<typeof ParticipantService>> => ({
   async preview(request, context) {
     const scope = {
       tenantId: tenantOf(callerOf(context)),
@@ -43,12 +49,35 @@ export const participantService = (participate: Participate): Partial<ServiceImp
     };
   },
 
+  async execute(request, context) {
+    const tenantId = tenantOf(callerOf(context));
+    const { key, action } = parseFields({
+      key: () => parseStepKey(request.key, request.runId),
+      action: () => {
+        if (request.action !== 'create-job') throw fieldInvalid('action', 'must be create-job');
+        return parseCreateJobAction(request.input);
+      },
+    });
+    const { operationId: runId, step } = key;
+    const outcome = await executeStep({ tenantId, runId, step, action, signal: context.signal });
+    if (!outcome) return { progress: toProgress('PARTIAL') };
+    const { jobId, state, tasks, assets } = outcome;
+    const bytes = assets.reduce((sum, asset) => sum + asset.bytes, 0);
+    const { length } = assets;
+    return {
+      progress: toProgress('COMPLETE'),
+      output: { job_id: jobId, state, assets: assets.map((asset) => ({ name: asset.name, size_bytes: asset.bytes })) },
+      resourceCounts: toResourceCounts(
+        { ...NOTHING_REMOVED, jobs: 1, tasks, artifacts: length, objects: length, bytes },
+        'found',
+      ),
+    };
+  },
+
   async compensate(request, context) {
     const caller = callerOf(context);
-    const { key, runId } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-    });
+    const key = parseStepKey(request.key, request.runId);
+    const { operationId: runId } = key;
     const scope = { tenantId: tenantOf(caller), runId, step: key.step };
     const operation = { operationId: key.operationId, caller, reason: 'compensation' };
     return toParticipationMessage(await participate.compensate(scope, operation));
@@ -118,6 +147,13 @@ const toParticipationMessage = ({ progress, counts, failedKeys }: Participation)
   resourceCounts: toResourceCounts(counts, 'removed'),
   failedItems: toFailedItems(failedKeys),
 });
+
+/** The key of a step's action and of its compensation: the run itself, and the step. */
+function parseStepKey(key: { operationId: string; step: string } | undefined, runId: string) {
+  const parsed = parseFields({ key: () => parseKey(key), runId: () => parseId('run_id', runId) });
+  if (parsed.key.operationId !== parsed.runId) throw fieldInvalid('key.operation_id', 'must be the run_id');
+  return parsed.key;
+}
 
 /** An absent step would widen a compensation to the whole run, so there is none. */
 const parseKey = (key: { operationId: string; step: string } | undefined): { operationId: string; step: string } =>

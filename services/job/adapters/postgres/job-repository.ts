@@ -5,7 +5,7 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { jobNotFound, stepCompensated } from '../../domain/errors.ts';
 import type { Job, Task } from '../../domain/job.ts';
-import type { JobChange, JobRepository } from '../../use-cases/ports.ts';
+import type { JobChange, JobRepository, NewJob } from '../../use-cases/ports.ts';
 import { audit } from './audit.ts';
 import { JOB_COLUMNS, JobRow, type JobWithTasks, TaskRow, toJob } from './rows.ts';
 
@@ -28,25 +28,7 @@ export const makeJobRepository = (database: Database): JobRepository => ({
         await lockRun(trx, tenantId, runId, 'shared');
         await assertNotCompensated(trx, tenantId, runId, step ?? '');
       }
-      await JobRow.query(trx).insert({
-        tenant_id: tenantId,
-        id,
-        run_id: runId ?? null,
-        step: step ?? null,
-        display_name: job.displayName,
-        state: 'PENDING',
-      });
-      if (job.taskNames.length > 0) {
-        await TaskRow.query(trx).insert(
-          job.taskNames.map((name, position) => ({
-            tenant_id: tenantId,
-            job_id: id,
-            name,
-            position,
-            state: 'PENDING' as const,
-          })),
-        );
-      }
+      await insertJob(trx, { ...job, id });
       const created = await lockJob(trx, tenantId, id, '');
       if (!created) throw new Error('the job just inserted is not there');
       return toJob(created.row);
@@ -79,7 +61,7 @@ export const makeJobRepository = (database: Database): JobRepository => ({
       const found = await lockJob(trx, tenantId, jobId, VISIBLE);
       if (!found) return undefined;
       const before = toJob(found.row);
-      const after = await save(trx, before, found.now, change);
+      const after = await saveJob(trx, before, found.now, change);
       if (deed && after !== before) {
         const { caller, action, reason } = deed;
         const { actor, subject } = caller;
@@ -96,12 +78,14 @@ export const makeJobRepository = (database: Database): JobRepository => ({
           `select j.id from jobs j
            where j.tenant_id = :tenantId ${VISIBLE}
              and (j.state = 'PENDING' or (j.state = 'RUNNING' and j.lease_expires_at <= now()))
+             and not exists (select from step_actions a where a.tenant_id = j.tenant_id and a.run_id = j.run_id
+                               and a.step = j.step and a.job_id = j.id and a.outcome is null)
            order by j.created_at, j.id limit 1 for update of j skip locked`,
           { tenantId },
         ),
       );
       const found = oldest && (await readLocked(trx, tenantId, oldest.id));
-      return found && save(trx, toJob(found.row), found.now, change);
+      return found && saveJob(trx, toJob(found.row), found.now, change);
     }),
 
   async findAbandonedCancellations(limit) {
@@ -137,6 +121,32 @@ export const makeJobRepository = (database: Database): JobRepository => ({
     return row.now;
   },
 });
+
+/** Inserts a PENDING job and its tasks, in their order. */
+export async function insertJob(
+  trx: Knex.Transaction,
+  job: Pick<NewJob, 'tenantId' | 'displayName' | 'runId' | 'step' | 'taskNames'> & { readonly id: string },
+): Promise<void> {
+  const { tenantId, id, runId, step, displayName, taskNames } = job;
+  await JobRow.query(trx).insert({
+    tenant_id: tenantId,
+    id,
+    run_id: runId ?? null,
+    step: step ?? null,
+    display_name: displayName,
+    state: 'PENDING',
+  });
+  if (taskNames.length === 0) return;
+  await TaskRow.query(trx).insert(
+    taskNames.map((name, position) => ({
+      tenant_id: tenantId,
+      job_id: id,
+      name,
+      position,
+      state: 'PENDING' as const,
+    })),
+  );
+}
 
 /** A job that readers and workers see: neither being removed nor hidden with its run. */
 export const VISIBLE = 'and j.deletion_id is null and j.deleted_at is null';
@@ -188,7 +198,13 @@ export async function lockRun(
   await trx.raw(`select ${lock}(hashtextextended(:run, 0))`, { run: `job-run/${tenantId}/${runId}` });
 }
 
-async function save(trx: Knex.Transaction, before: Job, now: Temporal.Instant, change: JobChange): Promise<Job> {
+/** Commits what `change` makes of the locked job, where it makes anything. */
+export async function saveJob(
+  trx: Knex.Transaction,
+  before: Job,
+  now: Temporal.Instant,
+  change: JobChange,
+): Promise<Job> {
   const changed = change(before, now);
   if (changed === before) return before;
   const after: Job = { ...changed, version: before.version + 1n, updatedAt: now };
@@ -241,7 +257,8 @@ async function claimRequest(
   );
 }
 
-async function assertNotCompensated(
+/** Passes unless the run or its step has a tombstone; STEP_COMPENSATED otherwise. Needs the run's lock. */
+export async function assertNotCompensated(
   trx: Knex.Transaction,
   tenantId: string,
   runId: string,

@@ -79,14 +79,30 @@ export const makeRunJobs = (database: Database): RunJobs => ({
       await lockRun(trx, scope.tenantId, scope.runId, 'exclusive');
       const purge = await findPurge(trx, scope);
       if (purge !== undefined) throw operationInProgress(purge);
-      await leaveTombstone(trx, { ...scope, step: undefined }, `restored:${hiddenBy}`);
-      const restored = await trx.raw(
-        `update jobs set deleted_at = null, deleted_by = null, deleted_reason = null, version = version - 1
-         where tenant_id = :tenantId and run_id = :runId and hidden_by = :hiddenBy and deleted_at is not null`,
-        { ...bindingsOf(scope), hiddenBy },
+      const bindings = { ...bindingsOf(scope), hiddenBy };
+      const { rowCount } = await trx.raw(
+        `insert into step_tombstones (tenant_id, run_id, step, operation, restored)
+         select :tenantId, :runId, '', 'restored:' || :hiddenBy, count(*) from jobs
+         where tenant_id = :tenantId and run_id = :runId and hidden_by = :hiddenBy and deleted_at is not null
+         on conflict do nothing`,
+        bindings,
       );
-      if (restored.rowCount) await auditRun(trx, scope, operation, 'undelete', restored.rowCount);
-      return countHiddenBy(trx, scope, hiddenBy, '');
+      if (rowCount === 1) {
+        const restored = await trx.raw(
+          `update jobs set deleted_at = null, deleted_by = null, deleted_reason = null, version = version - 1
+           where tenant_id = :tenantId and run_id = :runId and hidden_by = :hiddenBy and deleted_at is not null`,
+          bindings,
+        );
+        if (restored.rowCount) await auditRun(trx, scope, operation, 'undelete', restored.rowCount);
+      }
+      const tombstone = firstOf<{ restored: number | null }>(
+        await trx.raw(
+          `select restored from step_tombstones
+           where tenant_id = :tenantId and run_id = :runId and step = '' and operation = 'restored:' || :hiddenBy`,
+          bindings,
+        ),
+      );
+      return tombstone?.restored ?? 0;
     }),
 
   forbid: (scope, { operationId }, check) =>
@@ -94,6 +110,12 @@ export const makeRunJobs = (database: Database): RunJobs => ({
       await lockRun(trx, scope.tenantId, scope.runId, 'exclusive');
       check?.(await listUnfinished(trx, scope));
       await leaveTombstone(trx, scope, scope.step === undefined ? `purge:${operationId}` : 'compensate');
+      // The tombstone answers for them from here on.
+      await trx.raw(
+        `delete from step_actions
+         where tenant_id = :tenantId and run_id = :runId and (cast(:step as text) is null or step = :step)`,
+        bindingsOf(scope),
+      );
     }),
 
   orderRemoval: (scope, { operationId, caller, reason, limit, force }) =>

@@ -1,5 +1,6 @@
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { jobs } from './001-jobs.ts';
+import { stepActions } from './002-step-actions.ts';
 
 /** JobService's schema, in order. */
-export const jobMigrations: readonly Migration[] = [jobs];
+export const jobMigrations: readonly Migration[] = [jobs, stepActions];

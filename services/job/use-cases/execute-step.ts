@@ -1,0 +1,114 @@
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
+import { actionRefused } from '../domain/errors.ts';
+import {
+  type Asset,
+  assertActionGoesOn,
+  type CreateJobAction,
+  finishAction,
+  type StepOutcome,
+} from '../domain/step-action.ts';
+import type { ArtifactIndex, StepAction, StepActions } from './ports.ts';
+import type { StoreArtifact } from './store-artifact.ts';
+
+/** The persisted points of a step's action, for the tests that kill the process there. */
+export const EXECUTE_CRASH_POINTS = [
+  'job.execute.after-intent',
+  'upload.after-intent',
+  'upload.after-put',
+  'job.execute.between-objects',
+  'job.execute.after-objects',
+  'job.execute.after-outcome',
+] as const;
+
+/** Which step acts, and how. */
+export interface ExecuteStepCommand {
+  readonly tenantId: string;
+  readonly runId: string;
+  readonly step: string;
+  readonly action: CreateJobAction;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Does the action `create-job` of a step once, however often it is asked for; undefined when it is not done yet and
+ * must be asked for again. STEP_COMPENSATED, REQUEST_ID_REUSED, ACTION_REFUSED.
+ */
+export type ExecuteStep = (command: ExecuteStepCommand) => Promise<StepOutcome | undefined>;
+
+const WAIT_MS = 2_000;
+const POLL_MS = 50;
+const MAY_BE_ANOTHERS_DOING = new Set(['ACTION_REFUSED', 'JOB_NOT_FOUND', 'OPERATION_IN_PROGRESS', 'LEASE_LOST']);
+
+/** Makes ExecuteStep. `maxBytes` bounds one asset. */
+export const makeExecuteStep =
+  (
+    actions: StepActions,
+    artifacts: ArtifactIndex,
+    storeArtifact: StoreArtifact,
+    maxBytes: number,
+    sleep: (ms: number) => Promise<void>,
+  ): ExecuteStep =>
+  async ({ tenantId, runId, step, action, signal }) => {
+    const { displayName, taskNames, assets, state } = action;
+    const tooLarge = assets.find(({ content }) => content.length > maxBytes);
+    if (tooLarge) throw actionRefused(`Asset ${tooLarge.name} has more than the ${maxBytes} bytes of an artifact.`);
+    const order: StepAction = { tenantId, runId, step, displayName, taskNames, fingerprint: fingerprintOf(action) };
+    const begun = await actions.begin(order, assertActionGoesOn);
+    crashPoint('job.execute.after-intent');
+    if (begun.outcome) return begun.outcome;
+    const { jobId } = begun;
+
+    const storeAsset = async ({ name, contentType, content }: Asset): Promise<void> => {
+      if (await artifacts.get(tenantId, jobId, 'OUTPUT', name)) return;
+      await storeArtifact({
+        tenantId,
+        jobId,
+        kind: 'OUTPUT',
+        name,
+        contentType,
+        leaseToken: undefined,
+        body: once(content),
+        signal,
+        check: assertActionGoesOn,
+      });
+    };
+    for (const asset of assets) {
+      // Another call with this key may be at it, or one that died: its lease tells when it is this one's turn.
+      for (let waited = 0; ; waited += POLL_MS) {
+        try {
+          await storeAsset(asset);
+          break;
+        } catch (error) {
+          if (!(error instanceof DomainError && MAY_BE_ANOTHERS_DOING.has(error.reason))) throw error;
+          // Done by another, removed, compensated: the beginning of a repetition tells which, or that it goes on.
+          const again = await actions.begin(order, assertActionGoesOn);
+          if (again.outcome) return again.outcome;
+          if (waited >= WAIT_MS) return undefined;
+          await sleep(POLL_MS);
+        }
+      }
+      crashPoint('job.execute.between-objects');
+    }
+    crashPoint('job.execute.after-objects');
+    const outcome = await actions.finish(order, (job, now) => finishAction(job, state, now), {
+      jobId,
+      state,
+      tasks: taskNames.length,
+      assets: assets.map(({ name, content }) => ({ name, bytes: content.length })),
+    });
+    crashPoint('job.execute.after-outcome');
+    return outcome;
+  };
+
+const fingerprintOf = ({ assets, ...rest }: CreateJobAction): string =>
+  fingerprint({
+    action: 'create-job',
+    ...rest,
+    assets: assets.map(({ content, ...asset }) => ({ ...asset, content: Buffer.from(content).toString('base64') })),
+  });
+
+async function* once(content: Uint8Array): AsyncIterable<Uint8Array> {
+  yield content;
+}
