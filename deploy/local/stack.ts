@@ -37,6 +37,8 @@ export interface StackOptions {
   readonly envOf?: Partial<Readonly<Record<ServiceName, Readonly<Record<string, string>>>>>;
   /** Which services to start; all of them by default. */
   readonly services?: readonly ServiceName[];
+  /** Services outside of the stack that take part in the deletions of runs, by name: host:port. */
+  readonly foreignParticipants?: Readonly<Record<string, string>>;
 }
 
 /** Who calls. */
@@ -72,6 +74,7 @@ export interface Stack {
   stop(): Promise<void>;
 }
 
+const PARTICIPANTS = ['job'] as const satisfies readonly ServiceName[];
 const FIRST_PORT = 7_400;
 const READY_DEADLINE_MS = 30_000;
 const TOKEN_SECONDS = 3_600;
@@ -270,11 +273,20 @@ function environmentOf(
     LETHE_RETENTION_ADDRESS: addresses.retention,
     LETHE_OBJECT_STORE: 'file',
     LETHE_FILE_STORE_ROOT: objectFolder,
-    LETHE_PARTICIPANTS: `job=${addresses.job}`,
+    LETHE_PARTICIPANTS: participantsOf(addresses, options),
     LETHE_POLL_MS: '200',
     ...options.env,
     ...options.envOf?.[name],
   };
+}
+
+/** Those of the stack's own services that are started, then the foreign ones. */
+function participantsOf(
+  addresses: Record<ServiceName, string>,
+  { services = SERVICE_NAMES, foreignParticipants = {} }: StackOptions,
+): string {
+  const own = PARTICIPANTS.filter((name) => services.includes(name)).map((name) => [name, addresses[name]] as const);
+  return [...own, ...Object.entries(foreignParticipants)].map(([name, address]) => `${name}=${address}`).join(',');
 }
 
 /** `/ready` answers well from the moment that a service takes calls. */

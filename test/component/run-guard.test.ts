@@ -1,0 +1,70 @@
+import { Code } from '@connectrpc/connect';
+import anyTest, { type TestFn } from 'ava';
+import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
+import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack }>;
+
+test.before(async (t) => {
+  t.context.stack = await startTestStack({
+    services: ['run', 'job'],
+    envOf: { run: { WORKFLOW_MIN_PURGE_AGE_HOURS: '24' } },
+  });
+});
+test.after.always((t) => t.context.stack.dispose());
+
+test('a run younger than the guard is not purged, and the refusal tells from when it can be', async (t) => {
+  const { stack } = t.context;
+  const { runs } = stack.clients({ tenantId: 'young', role: 'admin' });
+  const graph = await makeRunGraph(stack, 'young', { jobs: 1 });
+  const before = await evidenceOf(stack, graph);
+  const refusal = await refusalOf(runs.purgeRun({ runId: graph.runId, reason: 'too early' }));
+  t.like(refusal, { code: Code.FailedPrecondition, reason: 'RETENTION_GUARD' });
+  const { run } = await runs.getRun({ runId: graph.runId });
+  const created = Temporal.Instant.fromEpochMilliseconds(Number(run?.createTime?.seconds ?? 0n) * 1_000);
+  const purgeable = Temporal.Instant.from(refusal.metadata['purgeable_time'] ?? '');
+  t.is(Math.round(purgeable.since(created).total('hours')), 24);
+  const preview = await runs.previewPurgeRun({ runId: graph.runId });
+  t.is(preview.blockers[0]?.reason, 'RETENTION_GUARD');
+  t.truthy(preview.purgeableTime);
+  t.deepEqual(await evidenceOf(stack, graph), before);
+  // Hiding is reversible, so no guard stands before it.
+  const { deletion } = await runs.deleteRun({ runId: graph.runId });
+  t.is((await settled(stack, 'young', deletion?.id)).state, DeletionState.COMPLETE);
+});
+
+test("an owner's force overrides the guard, and the receipt says so", async (t) => {
+  const { stack } = t.context;
+  const { runs } = stack.clients({ tenantId: 'forced', role: 'owner' });
+  const graph = await makeRunGraph(stack, 'forced', { jobs: 1 });
+  const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'now', force: true });
+  t.true((await settled(stack, 'forced', deletion?.id)).force);
+  t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+});
+
+test("the platform's force overrides the guard in the tenant that its credential names", async (t) => {
+  const { stack } = t.context;
+  const { runs } = stack.clients({ tenantId: 'operated', role: 'platform' });
+  const graph = await makeRunGraph(stack, 'operated', { jobs: 0 });
+  const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'now', force: true });
+  t.is((await settled(stack, 'operated', deletion?.id)).state, DeletionState.COMPLETE);
+});
+
+test('a run that has come of age is purged without force: the age is by the database, to the microsecond', async (t) => {
+  const { stack } = t.context;
+  const { runs } = stack.clients({ tenantId: 'aged', role: 'admin' });
+  const graph = await makeRunGraph(stack, 'aged', { jobs: 1 });
+  const age = (interval: string) =>
+    queryOnce(
+      stack.superuserUrl('run'),
+      "update workflow_runs set created_at = clock_timestamp() - cast($2 as interval) where tenant_id = 'aged' and id = $1",
+      [graph.runId, interval],
+    );
+  await age('23 hours 59 minutes');
+  t.is((await refusalOf(runs.purgeRun({ runId: graph.runId, reason: 'early' }))).reason, 'RETENTION_GUARD');
+  await age('24 hours');
+  const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'of age' });
+  t.is((await settled(stack, 'aged', deletion?.id)).state, DeletionState.COMPLETE);
+});

@@ -1,0 +1,112 @@
+import { access, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import anyTest, { type TestFn } from 'ava';
+import type { ServiceName } from '#deploy/local/stack.ts';
+import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
+import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
+import { CASCADE_CRASH_POINTS } from '#services/run/use-cases/run-cascades.ts';
+import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
+import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack; crashFile: string }>;
+
+test.before(async (t) => {
+  t.context.crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
+  const LETHE_CRASH_FILE = t.context.crashFile;
+  t.context.stack = await startTestStack({
+    services: ['run', 'job'],
+    envOf: {
+      // A lease that a crash leaves behind runs out soon, so that the test does not wait.
+      run: { LETHE_CRASH_FILE, LETHE_PARTICIPANT_TIMEOUT_MS: '400', LETHE_DELETION_BACKOFF_MS: '50' },
+      job: { LETHE_CRASH_FILE, LETHE_DELETION_LEASE_MS: '500', LETHE_DELETION_OBJECTS_PER_BATCH: '2' },
+    },
+  });
+});
+test.after.always(async (t) => {
+  await t.context.stack?.dispose();
+  for (const file of [t.context.crashFile, `${t.context.crashFile}.struck`]) await rm(file, { force: true });
+});
+
+/** Arms the point, orders until the order is taken, and waits until another process stands where one was killed. */
+async function orderThroughCrash(
+  { stack, crashFile }: { stack: TestStack; crashFile: string },
+  service: ServiceName,
+  point: string,
+  order: () => Promise<string | undefined>,
+): Promise<string | undefined> {
+  await rm(`${crashFile}.struck`, { force: true });
+  const pid = stack.pid(service);
+  await writeFile(crashFile, point);
+  await order().catch(() => undefined);
+  await until('the process was killed', () => access(`${crashFile}.struck`).then(() => true));
+  let deletionId: string | undefined;
+  await until('another one is there', async () => {
+    const now = stack.pid(service);
+    if (now === pid || now === undefined) return false;
+    deletionId = await order();
+    return true;
+  });
+  return deletionId;
+}
+
+const POINTS = [
+  ...CASCADE_CRASH_POINTS.map((point) => ['run', point] as const),
+  // The first one is DeleteJob's own: a cascade commits its intent to delete jobs otherwise.
+  ...DELETION_CRASH_POINTS.filter((point) => point !== 'job.delete.after-intent').map(
+    (point) => ['job', point] as const,
+  ),
+];
+
+for (const [service, point] of POINTS) {
+  test.serial(
+    `a run's purge that is killed at ${point} ends complete, exact, and with its neighbours untouched`,
+    async (t) => {
+      const { stack } = t.context;
+      const { runs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+      const graph = await makeRunGraph(stack, 'acme', { steps: 5, jobs: 2, objectsPerJob: 3 });
+      const neighbour = await makeRunGraph(stack, 'acme');
+      const stranger = await makeRunGraph(stack, 'acme-2');
+      const near = await evidenceOf(stack, neighbour);
+      const far = await evidenceOf(stack, stranger);
+      const order = { runId: graph.runId, requestId: newId(), reason: 'crash test' };
+      const deletionId = await orderThroughCrash(t.context, service, point, async () => {
+        return (await runs.purgeRun(order)).deletion?.id;
+      });
+      const receipt = await settled(stack, 'acme', deletionId);
+      t.is(receipt.state, DeletionState.COMPLETE, receipt.lastError);
+      t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+      t.deepEqual(await evidenceOf(stack, neighbour), near);
+      t.deepEqual(await evidenceOf(stack, stranger), far);
+      const told = Object.fromEntries(
+        receipt.participants.flatMap(({ resourceCounts }) =>
+          resourceCounts.map(({ resourceType, deleted }) => [resourceType, Number(deleted)]),
+        ),
+      );
+      t.like(told, { run: 1, run_step: 5, job: 2, object_version: 6 }, 'the receipt is exact');
+    },
+  );
+}
+
+for (const point of CASCADE_CRASH_POINTS.filter((name) => !/verify|own-batches/.test(name))) {
+  test.serial(`a run is hidden whole and brought back whole when its cascades are killed at ${point}`, async (t) => {
+    const { stack } = t.context;
+    const { runs } = stack.clients({ tenantId: 'globex', role: 'admin' });
+    const graph = await makeRunGraph(stack, 'globex', { steps: 2, jobs: 2, objectsPerJob: 1 });
+    const { runId } = graph;
+    const before = await evidenceOf(stack, graph);
+    const hide = { runId, requestId: newId() };
+    const hidden = await orderThroughCrash(t.context, 'run', point, async () => {
+      return (await runs.deleteRun(hide)).deletion?.id;
+    });
+    t.is((await settled(stack, 'globex', hidden)).state, DeletionState.COMPLETE);
+    t.deepEqual(await evidenceOf(stack, graph), { ...before, hiddenRuns: 1, hiddenSteps: 2, hiddenJobs: 2 });
+    const show = { runId, requestId: newId() };
+    const shown = await orderThroughCrash(t.context, 'run', point, async () => {
+      return (await runs.undeleteRun(show)).deletion?.id;
+    });
+    t.is((await settled(stack, 'globex', shown)).state, DeletionState.COMPLETE);
+    t.deepEqual(await evidenceOf(stack, graph), before);
+  });
+}

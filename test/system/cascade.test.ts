@@ -1,0 +1,168 @@
+import anyTest, { type TestFn } from 'ava';
+import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
+import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+
+const PARTICIPANT_TIMEOUT_MS = 500;
+
+const test = anyTest as TestFn<{ stack: TestStack; foreign: ForeignParticipant }>;
+
+test.before(async (t) => {
+  const foreign = await startForeignParticipant(PARTICIPANT_TIMEOUT_MS * 2);
+  t.context.foreign = foreign;
+  t.context.stack = await startTestStack({
+    services: ['run', 'job'],
+    foreignParticipants: { notes: foreign.address },
+    envOf: {
+      run: {
+        LETHE_PARTICIPANT_TIMEOUT_MS: String(PARTICIPANT_TIMEOUT_MS),
+        LETHE_DELETION_ATTEMPTS: '4',
+        LETHE_DELETION_BACKOFF_MS: '50',
+        LETHE_DELETION_BACKOFF_MAX_MS: '200',
+      },
+    },
+  });
+});
+test.after.always(async (t) => {
+  await t.context.stack?.dispose();
+  await t.context.foreign.close();
+});
+
+const runsOf = (stack: TestStack, tenantId: string) => stack.clients({ tenantId, role: 'admin' }).runs;
+
+const noteCounts = (deletion: Awaited<ReturnType<typeof settled>>) =>
+  deletion.participants
+    .find(({ participant }) => participant === 'notes')
+    ?.resourceCounts.map(({ found, deleted, left }) => `${found} ${deleted} ${left}`);
+
+test.serial(
+  'a deletion that always fails at one participant is parked with the reason, a hundred others complete meanwhile, and a redrive completes it',
+  async (t) => {
+    const { stack, foreign } = t.context;
+    const runs = runsOf(stack, 'parks');
+    const bad = await makeRunGraph(stack, 'parks', { jobs: 1, objectsPerJob: 1 });
+    foreign.put(bad.runId, 3);
+    foreign.treat(bad.runId, 'fails');
+    const others = await Promise.all(
+      Array.from({ length: 100 }, () => makeRunGraph(stack, 'parks', { steps: 1, jobs: 1, objectsPerJob: 1 })),
+    );
+    const { deletion } = await runs.purgeRun({ runId: bad.runId, reason: 'stuck' });
+    const begun = await Promise.all(others.map(({ runId }) => runs.purgeRun({ runId, reason: 'meanwhile' })));
+    for (const other of begun) {
+      t.is((await settled(stack, 'parks', other.deletion?.id, 60_000)).state, DeletionState.COMPLETE);
+    }
+    for (const graph of others) t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+
+    const parked = await settled(stack, 'parks', deletion?.id);
+    t.is(parked.state, DeletionState.STUCK);
+    t.regex(parked.lastError, /^DEPENDENCY_UNAVAILABLE: /);
+    t.is(foreign.callsOf(bad.runId), 4, 'the attempts are bounded');
+    t.is(parked.attempts, 4);
+    const states = parked.participants.map(({ participant, state }) => [participant, state]);
+    t.deepEqual(states, [
+      ['job', DeletionState.VERIFYING],
+      ['notes', DeletionState.STUCK],
+      ['run', DeletionState.PENDING],
+    ]);
+    t.is((await evidenceOf(stack, bad)).runs, 1, 'the run stands while something of it is left');
+    t.is((await refusalOf(runs.purgeRun({ runId: bad.runId, reason: 'again' }))).reason, 'OPERATION_IN_PROGRESS');
+    t.is((await refusalOf(runs.undeleteRun({ runId: bad.runId }))).reason, 'OPERATION_IN_PROGRESS');
+
+    foreign.treat(bad.runId, 'well');
+    const redriven = await runs.redriveDeletion({ deletionId: deletion?.id ?? '', reason: 'unlocked' });
+    t.is(redriven.deletion?.attempts, 0);
+    const complete = await settled(stack, 'parks', deletion?.id);
+    t.is(complete.state, DeletionState.COMPLETE);
+    t.is(complete.lastError, '');
+    t.deepEqual(noteCounts(complete), ['3 3 0']);
+    t.deepEqual(await evidenceOf(stack, bad), NOTHING);
+    t.is(foreign.countOf(bad.runId), 0);
+    t.is((await refusalOf(runs.redriveDeletion({ deletionId: deletion?.id ?? '' }))).reason, 'DELETION_FINISHED');
+  },
+);
+
+test.serial('a participant that says it is done and is not is never called complete', async (t) => {
+  const { stack, foreign } = t.context;
+  const graph = await makeRunGraph(stack, 'lies', { jobs: 1, objectsPerJob: 1 });
+  foreign.put(graph.runId, 2);
+  foreign.treat(graph.runId, 'keeps');
+  const { deletion } = await runsOf(stack, 'lies').purgeRun({ runId: graph.runId, reason: 'lies' });
+  const parked = await settled(stack, 'lies', deletion?.id);
+  t.is(parked.state, DeletionState.STUCK);
+  t.regex(parked.lastError, /^NOT_EMPTY: 2 are left/);
+  t.deepEqual(noteCounts(parked), ['2 2 2']);
+  t.is((await evidenceOf(stack, graph)).runs, 1);
+});
+
+test.serial('a participant that answers after its deadline is asked again, and counts once', async (t) => {
+  const { stack, foreign } = t.context;
+  const graph = await makeRunGraph(stack, 'late', { jobs: 1, objectsPerJob: 1 });
+  foreign.put(graph.runId, 5);
+  foreign.treat(graph.runId, 'late');
+  const { deletion } = await runsOf(stack, 'late').purgeRun({ runId: graph.runId, reason: 'late' });
+  await until('it was called', async () => foreign.callsOf(graph.runId) >= 2);
+  foreign.treat(graph.runId, 'well');
+  const complete = await settled(stack, 'late', deletion?.id);
+  t.is(complete.state, DeletionState.COMPLETE);
+  t.deepEqual(noteCounts(complete), ['5 5 0']);
+  t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+});
+
+test.serial('a purge waits for a participant that is down, and a preview without it is refused', async (t) => {
+  const { stack, foreign } = t.context;
+  const runs = runsOf(stack, 'down');
+  const graph = await makeRunGraph(stack, 'down', { jobs: 1, objectsPerJob: 1 });
+  const hidden = await makeRunGraph(stack, 'down', { jobs: 1, objectsPerJob: 0 });
+  foreign.put(graph.runId, 1);
+  const { deletion } = await (async () => {
+    const begun = await runs.purgeRun({ runId: graph.runId, reason: 'soon down' });
+    await foreign.down();
+    return begun;
+  })();
+  t.is((await refusalOf(runs.previewPurgeRun({ runId: hidden.runId }))).reason, 'DEPENDENCY_UNAVAILABLE');
+  t.is((await refusalOf(runs.purgeRun({ runId: hidden.runId, reason: 'no' }))).reason, 'DEPENDENCY_UNAVAILABLE');
+  const hide = await runs.deleteRun({ runId: hidden.runId });
+  t.truthy(hide.run?.deleteTime, 'hiding does not wait for anybody');
+  await foreign.up();
+  const deletions = [deletion?.id, hide.deletion?.id];
+  for (const deletionId of deletions) {
+    let state = (await settled(stack, 'down', deletionId)).state;
+    if (state === DeletionState.STUCK) {
+      await runs.redriveDeletion({ deletionId: deletionId ?? '' });
+      state = (await settled(stack, 'down', deletionId)).state;
+    }
+    t.is(state, DeletionState.COMPLETE);
+  }
+  t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+});
+
+test.serial(
+  'a JobService that stands still for longer than its deadline loses nothing and removes nothing twice',
+  async (t) => {
+    const { stack } = t.context;
+    const runs = runsOf(stack, 'still');
+    const graph = await makeRunGraph(stack, 'still', { jobs: 3, objectsPerJob: 2 });
+    const neighbour = await makeRunGraph(stack, 'still');
+    const near = await evidenceOf(stack, neighbour);
+    const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'still' });
+    const pid = stack.pid('job') ?? 0;
+    process.kill(pid, 'SIGSTOP');
+    try {
+      await until('an attempt has failed or the purge was faster', async () => {
+        const { deletion: now } = await runs.getDeletion({ deletionId: deletion?.id ?? '' });
+        return (now?.attempts ?? 0) > 0 || now?.state === DeletionState.COMPLETE;
+      });
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    const complete = await settled(stack, 'still', deletion?.id);
+    t.is(complete.state, DeletionState.COMPLETE);
+    const objects = complete.participants[0]?.resourceCounts.find(
+      ({ resourceType }) => resourceType === 'object_version',
+    );
+    t.is(objects?.deleted, 6n);
+    t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+    t.deepEqual(await evidenceOf(stack, neighbour), near);
+  },
+);
