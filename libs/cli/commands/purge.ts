@@ -16,6 +16,7 @@ interface PurgeOptions {
   readonly wait: boolean;
   readonly dryRun: boolean;
   readonly reason: string;
+  readonly requestId?: string;
 }
 
 /** `lethe purge`, the nightly CronJob's command. */
@@ -28,18 +29,20 @@ export function addPurgeCommand(program: Command, run: Run): void {
     .option('--wait', 'until every tenant has ended; 3 when one is anything but complete', false)
     .option('--dry-run', 'count, remove nothing', false)
     .option('--reason <reason>', 'why, for receipt and audit', '')
+    .option('--request-id <uuid>', 'the same one, given again, joins the same purge')
     .action((options: PurgeOptions) => run((context) => purge(context, options), { asPlatform: true }));
 }
 
 async function purge(
   { lethe, tenant, progress, print }: CommandContext,
-  { all, tenants = tenant === undefined ? [] : [tenant], wait, dryRun: validateOnly, reason }: PurgeOptions,
+  { all, tenants = tenant === undefined ? [] : [tenant], wait, dryRun: validateOnly, reason, requestId }: PurgeOptions,
 ): Promise<number> {
   if (all !== (tenants.length === 0)) throw new UsageError('give either --all or the tenants, with --tenants');
   const scope = all ? {} : { tenantIds: tenants };
+  const request = { ...scope, validateOnly, reason, ...(requestId === undefined ? {} : { requestId }) };
   let begun: RetentionPurge | undefined;
   let done = 0;
-  for await (const { event } of lethe.retention.purge({ ...scope, validateOnly, reason })) {
+  for await (const { event } of lethe.retention.purge(request)) {
     switch (event.case) {
       case 'started':
         begun = event.value.purge;
