@@ -6,49 +6,81 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { incidentService } from './adapters/grpc/incident-service.ts';
 import { makeAgePurgeRepository } from './adapters/postgres/age-purge-repository.ts';
+import { makeApprovalRepository } from './adapters/postgres/approval-repository.ts';
+import { makeReadDashboard } from './adapters/postgres/dashboard.ts';
 import { makeDriftRepository } from './adapters/postgres/drift-repository.ts';
+import { makeIncidentRepository } from './adapters/postgres/incident-repository.ts';
+import { type KeepApprovals, makeKeepApprovals } from './use-cases/keep-approvals.ts';
 import { type KeepDrift, makeKeepDrift } from './use-cases/keep-drift.ts';
-import type { AgePurgeRepository, DriftRepository } from './use-cases/ports.ts';
-import { makePurgeDriftChecks, type OnPurged, type PurgeDriftChecks } from './use-cases/purge-drift-checks.ts';
+import { type KeepIncidents, makeKeepIncidents } from './use-cases/keep-incidents.ts';
+import type {
+  AgePurgeRepository,
+  ApprovalRepository,
+  DriftRepository,
+  IncidentRepository,
+  ReadDashboard,
+} from './use-cases/ports.ts';
+import { makePurgeByAge, type OnPurged, type PurgeByAge } from './use-cases/purge-by-age.ts';
 
 const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 
 const TOKENS = {
   database: token<Database>('Database'),
-  drift: token<DriftRepository>('DriftRepository'),
   onPurged: token<OnPurged>('OnPurged'),
+  drift: token<DriftRepository>('DriftRepository'),
+  incidents: token<IncidentRepository>('IncidentRepository'),
+  approvals: token<ApprovalRepository>('ApprovalRepository'),
   agePurges: token<AgePurgeRepository>('AgePurgeRepository'),
   keepDrift: token<KeepDrift>('KeepDrift'),
-  purgeDriftChecks: token<PurgeDriftChecks>('PurgeDriftChecks'),
+  keepIncidents: token<KeepIncidents>('KeepIncidents'),
+  keepApprovals: token<KeepApprovals>('KeepApprovals'),
+  readDashboard: token<ReadDashboard>('ReadDashboard'),
+  purgeByAge: token<PurgeByAge>('PurgeByAge'),
 };
 
 const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.drift).toResolvedValue(makeDriftRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.incidents).toResolvedValue(makeIncidentRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.approvals).toResolvedValue(makeApprovalRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.readDashboard).toResolvedValue(makeReadDashboard, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.agePurges).toResolvedValue(makeAgePurgeRepository, [TOKENS.database]).inSingletonScope();
 });
 
 const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.keepDrift).toResolvedValue(makeKeepDrift, [TOKENS.drift]).inSingletonScope();
-  bind(TOKENS.purgeDriftChecks)
-    .toResolvedValue(makePurgeDriftChecks, [TOKENS.agePurges, TOKENS.onPurged])
-    .inSingletonScope();
+  bind(TOKENS.keepIncidents).toResolvedValue(makeKeepIncidents, [TOKENS.incidents]).inSingletonScope();
+  bind(TOKENS.keepApprovals).toResolvedValue(makeKeepApprovals, [TOKENS.approvals]).inSingletonScope();
+  bind(TOKENS.purgeByAge).toResolvedValue(makePurgeByAge, [TOKENS.agePurges, TOKENS.onPurged]).inSingletonScope();
 });
 
 /** IncidentService, composed. */
 export function composeIncidentService({ database, log, metrics }: ServiceFoundation): ComposedService {
   const container = new Container();
   container.bind(TOKENS.database).toConstantValue(database);
-  container.bind(TOKENS.onPurged).toConstantValue(({ tenantId, operationId, actor, subject }, purge) => {
-    const { cutoff, deletedChecks, deletedWorkflows } = purge;
-    const counts = { drift_checks: deletedChecks, drift_check_workflows: deletedWorkflows };
-    const told = { audit: true, action: 'purge-drift-checks', tenantId, operationId, actor, subject, counts };
-    log.info({ ...told, cutoff: cutoff.toString(), outcome: 'COMPLETE' }, 'drift checks purged');
-    metrics.deletionFinished('drift-checks', 'COMPLETE');
-  });
+  container
+    .bind(TOKENS.onPurged)
+    .toConstantValue(({ subject: what, tenantId, operationId, caller }, { cutoff, deleted, dependents }) => {
+      const kind = what.replaceAll('_', '-');
+      const { actor, subject } = caller;
+      const told = { audit: true, action: `purge-${kind}`, tenantId, operationId, actor, subject, deleted, dependents };
+      log.info({ ...told, cutoff: cutoff.toString(), outcome: 'COMPLETE' }, 'purged by age');
+      metrics.deletionFinished(kind, 'COMPLETE');
+    });
   container.load(adapters, useCases);
-  const implementation = incidentService(container.get(TOKENS.keepDrift), container.get(TOKENS.purgeDriftChecks));
+  const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   return {
-    services: [bindService(IncidentService, implementation)],
+    services: [
+      bindService(
+        IncidentService,
+        incidentService({
+          keepDrift: get(TOKENS.keepDrift),
+          keepIncidents: get(TOKENS.keepIncidents),
+          keepApprovals: get(TOKENS.keepApprovals),
+          readDashboard: get(TOKENS.readDashboard),
+          purgeByAge: get(TOKENS.purgeByAge),
+        }),
+      ),
+    ],
     startWorkers: () => [],
     close: () => undefined,
   };

@@ -389,22 +389,3 @@ test('only a service and the platform purge by age, and only in the tenant of th
   const platform = stack.clients({ tenantId: 'somebody', role: 'platform' }).incidents;
   t.is((await platform.purgeDriftChecks(request)).progress, Progress.COMPLETE);
 });
-
-test('what is not built yet answers UNIMPLEMENTED and nothing else', async (t) => {
-  const incidents = t.context.stack.clients({ tenantId: 'early', role: 'owner' }).incidents;
-  const purger = purgerOf(t, 'early');
-  for (const call of [
-    incidents.openIncident({}),
-    incidents.getIncident({}),
-    incidents.listIncidents({}),
-    incidents.transitionIncident({}),
-    incidents.requestApproval({}),
-    incidents.decideApproval({}),
-    incidents.listApprovals({}),
-    incidents.getDriftDashboard({}),
-    purger.purgeIncidentPayloads({}),
-    purger.purgeApprovals({}),
-  ]) {
-    t.is((await refusalOf(call)).code, Code.Unimplemented);
-  }
-});

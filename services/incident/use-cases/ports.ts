@@ -1,4 +1,7 @@
+import type { Caller } from '#libs/kernel/caller.ts';
+import type { Approval, ApprovalState } from '../domain/approval.ts';
 import type { DriftCheck, DriftStatus, Environment, FlaggedWorkflow, JsonObject } from '../domain/drift.ts';
+import type { Incident, IncidentState } from '../domain/incident.ts';
 
 /** One page of a list: at most `limit` rows after the keyset `after`. */
 export interface PageQuery {
@@ -51,35 +54,137 @@ export interface DriftRepository {
   ): Promise<Page<DriftCheck>>;
 }
 
+/** An incident to open. */
+export interface NewIncident extends Repeatable {
+  readonly tenantId: string;
+  readonly environmentId: string;
+  readonly driftCheckId: string | undefined;
+  readonly title: string;
+  readonly payload: JsonObject | undefined;
+  readonly runId: string | undefined;
+  readonly step: string | undefined;
+  readonly actor: string;
+}
+
+/** Which incidents of a tenant. */
+export interface IncidentFilter {
+  readonly state: IncidentState | undefined;
+  readonly environmentId: string | undefined;
+  readonly runId: string | undefined;
+  /** Also those that are hidden with their run. */
+  readonly showDeleted: boolean;
+}
+
+/** What a change of an incident decides by: the locked incident and the database's clock. */
+export type IncidentChange = (incident: Incident, now: Temporal.Instant) => Incident;
+
+/** The tenant's incidents. */
+export interface IncidentRepository {
+  /**
+   * Must open the incident with its payload and the first entry of its timeline in one transaction, or answer with
+   * the one that this request id opened before; REQUEST_ID_REUSED, ENVIRONMENT_NOT_FOUND, DRIFT_CHECK_NOT_FOUND also
+   * for another environment's check. STEP_COMPENSATED when the run or its step has a tombstone, or gets one at the
+   * same time.
+   */
+  open(incident: NewIncident): Promise<Incident>;
+  /** Must answer undefined for an unknown incident, another tenant's, and a hidden one unless `showDeleted`. */
+  get(tenantId: string, incidentId: string, showDeleted: boolean): Promise<Incident | undefined>;
+  /** Must list newest first, without payloads and timelines. */
+  list(tenantId: string, filter: IncidentFilter, page: PageQuery): Promise<Page<Incident>>;
+  /**
+   * Must apply `change` to the incident under its row's lock and commit what it returned; a new state goes into the
+   * timeline with the entry's words in the same transaction. Undefined for what `get` does not show.
+   */
+  update(
+    tenantId: string,
+    incidentId: string,
+    change: IncidentChange,
+    entry: { readonly actor: string; readonly note: string | undefined },
+  ): Promise<Incident | undefined>;
+}
+
+/** An approval to ask for. */
+export interface NewApproval extends Repeatable {
+  readonly tenantId: string;
+  readonly incidentId: string;
+  readonly requestedState: IncidentState;
+  readonly notes: string | undefined;
+  readonly actor: string;
+}
+
+/** Which approvals of a tenant. */
+export interface ApprovalFilter {
+  readonly state: ApprovalState | undefined;
+  readonly incidentId: string | undefined;
+}
+
+/** The approvals of incidents. Those of a hidden incident are not there for any method. */
+export interface ApprovalRepository {
+  /**
+   * Must pass the incident to `check` under its row's lock and commit the approval PENDING, or answer with the one
+   * that this request id asked for before; INCIDENT_NOT_FOUND, REQUEST_ID_REUSED, and APPROVAL_NOT_FOUND for a
+   * repetition after the purge.
+   */
+  request(approval: NewApproval, check: (incident: Pick<Incident, 'state'>) => void): Promise<Approval>;
+  /** Must apply `change` to the approval under its row's lock; undefined for an unknown one and another tenant's. */
+  update(
+    tenantId: string,
+    approvalId: string,
+    change: (approval: Approval, now: Temporal.Instant) => Approval,
+  ): Promise<Approval | undefined>;
+  /** Must list newest first. */
+  list(tenantId: string, filter: ApprovalFilter, page: PageQuery): Promise<Page<Approval>>;
+}
+
+/** A tenant's figures on drift, from environments and incidents that are not hidden. */
+export interface DriftDashboard {
+  readonly environments: Readonly<Record<DriftStatus, number>>;
+  readonly incidents: Readonly<Record<IncidentState, number>>;
+  /** Of those closed as RESOLVED; undefined where there are none. */
+  readonly meanMsToClose: number | undefined;
+  readonly lastCheckedAt: Temporal.Instant | undefined;
+}
+
+/** Must read nothing that a purge removes. */
+export type ReadDashboard = (tenantId: string) => Promise<DriftDashboard>;
+
+/** What is purged by age. */
+export const PURGE_SUBJECTS = ['drift_checks', 'incident_payloads', 'approvals'] as const;
+
+/** One of PURGE_SUBJECTS. */
+export type PurgeSubject = (typeof PURGE_SUBJECTS)[number];
+
 /** A purge by age as it is asked for. */
 export interface AgePurgeOrder {
+  readonly subject: PurgeSubject;
   readonly tenantId: string;
   readonly operationId: string;
   readonly retentionDays: number;
-  /** The one at the origin of the call, and the credential's subject, for the audit. */
-  readonly actor: string;
-  readonly subject: string;
+  /** Who stands behind it, for the audit. */
+  readonly caller: Pick<Caller, 'actor' | 'subject'>;
 }
 
 /** One purge by age of a tenant, over all its calls. */
 export interface AgePurge {
   readonly cutoff: Temporal.Instant;
-  readonly deletedChecks: number;
-  readonly deletedWorkflows: number;
+  /** Rows of the subject that are gone. */
+  readonly deleted: number;
+  /** Rows that went with them: the workflows of drift checks. */
+  readonly dependents: number;
 }
 
 /** What is expired at the moment, and of how many. */
 export interface ExpiredCounts {
   readonly cutoff: Temporal.Instant;
-  readonly expiredChecks: number;
-  readonly expiredWorkflows: number;
+  readonly expired: number;
+  readonly dependents: number;
   readonly population: number;
 }
 
 /** What one batch did. */
 export interface AgePurgeBatch {
   readonly purge: AgePurge;
-  /** Checks that this batch removed. */
+  /** Rows of the subject that this batch removed. */
   readonly deleted: number;
   /** Whether a read-back after the removal found nothing expired. */
   readonly isDone: boolean;
@@ -90,11 +195,11 @@ export interface AgePurgeRepository {
   /** Must fix the cutoff at the first call of an operation and answer the same ever after; REQUEST_ID_REUSED. */
   begin(order: AgePurgeOrder): Promise<AgePurge>;
   /**
-   * Must remove up to `limit` expired checks, children first, add what went to the operation's sums, and write an
-   * audit row when nothing is left, in one transaction. Must say isDone only when nothing expired is left, also
-   * where another operation is removing the same rows.
+   * Must remove up to `limit` expired rows, children first, add what went to the operation's sums, and write an
+   * audit row when nothing is left, in one transaction; the shell of a payload is stamped in it too. Must say isDone
+   * only when nothing expired is left, also where another operation is removing the same rows.
    */
   purgeBatch(order: AgePurgeOrder, limit: number): Promise<AgePurgeBatch>;
   /** Must count by the predicate that purgeBatch uses. */
-  countExpired(order: Pick<AgePurgeOrder, 'tenantId' | 'operationId' | 'retentionDays'>): Promise<ExpiredCounts>;
+  countExpired(order: AgePurgeOrder): Promise<ExpiredCounts>;
 }

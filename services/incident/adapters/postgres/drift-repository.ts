@@ -1,6 +1,5 @@
-import type { Knex } from 'knex';
 import { Model } from 'objection';
-import { fieldInvalid, requestIdReused } from '#libs/kernel/domain-error.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
@@ -17,6 +16,7 @@ import {
   nameTaken,
 } from '../../domain/drift.ts';
 import type { DriftRepository } from '../../use-cases/ports.ts';
+import { repeatedTarget } from './requests.ts';
 
 interface Flags {
   readonly modified_count: number;
@@ -178,30 +178,6 @@ export const makeDriftRepository = (database: Database): DriftRepository => ({
     );
   },
 });
-
-async function repeatedTarget(
-  trx: Knex.Transaction,
-  {
-    tenantId,
-    requestId,
-    fingerprint,
-    id,
-  }: { tenantId: string; requestId: string | undefined; fingerprint: string; id: string },
-): Promise<string | undefined> {
-  if (requestId === undefined) return undefined;
-  const bindings = { tenantId, requestId, fingerprint, id };
-  const inserted = await trx.raw(
-    `insert into incident_requests (tenant_id, request_id, fingerprint, target_id)
-     values (:tenantId, :requestId, :fingerprint, :id) on conflict do nothing`,
-    bindings,
-  );
-  if (inserted.rowCount === 1) return undefined;
-  const known = firstOf<{ fingerprint: string; target_id: string }>(
-    await trx.raw('select * from incident_requests where tenant_id = :tenantId and request_id = :requestId', bindings),
-  );
-  if (known?.fingerprint !== fingerprint) throw requestIdReused(requestId);
-  return known.target_id;
-}
 
 const toCounts = (row: Flags) => ({
   modified: row.modified_count,

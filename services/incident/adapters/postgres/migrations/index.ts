@@ -1,6 +1,17 @@
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { drift } from './001-drift.ts';
 import { purgeReceipts } from './002-purge-receipts.ts';
+import { incidents } from './003-incidents.ts';
+import { incidentPayloads } from './004-incident-payloads.ts';
+import { purgeSums } from './005-purge-sums.ts';
+import { runEffects } from './006-run-effects.ts';
 
 /** IncidentService's schema, in order. */
-export const incidentMigrations: readonly Migration[] = [drift, purgeReceipts];
+export const incidentMigrations: readonly Migration[] = [
+  drift,
+  purgeReceipts,
+  incidents,
+  incidentPayloads,
+  purgeSums,
+  runEffects,
+];

@@ -1,13 +1,13 @@
 import test from 'ava';
 import type { AgePurgeOrder, AgePurgeRepository } from './ports.ts';
-import { makePurgeDriftChecks } from './purge-drift-checks.ts';
+import { makePurgeByAge } from './purge-by-age.ts';
 
 const ORDER: AgePurgeOrder = {
+  subject: 'drift_checks',
   tenantId: 'acme',
   operationId: '01890000-0000-7000-8000-000000000000',
   retentionDays: 7,
-  actor: 'cron',
-  subject: 'service:retention',
+  caller: { actor: 'cron', subject: 'service:retention' },
 };
 
 /** A tenant's expired rows; another operation may hold some of them for a while. */
@@ -16,8 +16,8 @@ function fixture({ expired, heldBatches = 0 }: { expired: number; heldBatches?: 
   const told: number[] = [];
   let left = expired;
   let held = heldBatches;
-  let deletedChecks = 0;
-  const purge = () => ({ cutoff: Temporal.Instant.fromEpochMilliseconds(0), deletedChecks, deletedWorkflows: 0 });
+  let removed = 0;
+  const purge = () => ({ cutoff: Temporal.Instant.fromEpochMilliseconds(0), deleted: removed, dependents: 0 });
   const repository: AgePurgeRepository = {
     begin: async () => purge(),
     async purgeBatch(_, limit) {
@@ -28,12 +28,12 @@ function fixture({ expired, heldBatches = 0 }: { expired: number; heldBatches?: 
       }
       const deleted = Math.min(limit, left);
       left -= deleted;
-      deletedChecks += deleted;
+      removed += deleted;
       return { purge: purge(), deleted, isDone: left === 0 };
     },
     countExpired: async () => Promise.reject(new Error('not asked')),
   };
-  const { purge: run } = makePurgeDriftChecks(repository, (_, { deletedChecks: all }) => told.push(all));
+  const { purge: run } = makePurgeByAge(repository, (_, { deleted: all }) => told.push(all));
   return { run, sizes, told };
 }
 
@@ -42,31 +42,31 @@ const PLENTY = { limit: 100_000, budgetMs: 60_000 };
 
 test('nothing expired is COMPLETE at once', async (t) => {
   const { run, told } = fixture({ expired: 0 });
-  t.like(await run(ORDER, PLENTY, NO_SIGNAL), { progress: 'COMPLETE', deletedChecks: 0 });
+  t.like(await run(ORDER, PLENTY, NO_SIGNAL), { progress: 'COMPLETE', deleted: 0 });
   t.deepEqual(told, [0]);
 });
 
 test('it goes on in batches of 1,000 until nothing is left', async (t) => {
   const { run, sizes } = fixture({ expired: 3_500 });
-  t.like(await run(ORDER, PLENTY, NO_SIGNAL), { progress: 'COMPLETE', deletedChecks: 3_500 });
+  t.like(await run(ORDER, PLENTY, NO_SIGNAL), { progress: 'COMPLETE', deleted: 3_500 });
   t.deepEqual(sizes, [1_000, 1_000, 1_000, 1_000]);
 });
 
 test('the limit is never exceeded, and what is left then is PARTIAL', async (t) => {
   const { run, sizes, told } = fixture({ expired: 3_500 });
-  t.like(await run(ORDER, { ...PLENTY, limit: 2_300 }, NO_SIGNAL), { progress: 'PARTIAL', deletedChecks: 2_300 });
+  t.like(await run(ORDER, { ...PLENTY, limit: 2_300 }, NO_SIGNAL), { progress: 'PARTIAL', deleted: 2_300 });
   t.deepEqual(sizes, [1_000, 1_000, 300]);
   t.deepEqual(told, []);
 });
 
 test('an empty batch is not taken for the end while another operation holds expired rows', async (t) => {
   const { run } = fixture({ expired: 10, heldBatches: 2 });
-  t.like(await run(ORDER, PLENTY, NO_SIGNAL), { progress: 'COMPLETE', deletedChecks: 10 });
+  t.like(await run(ORDER, PLENTY, NO_SIGNAL), { progress: 'COMPLETE', deleted: 10 });
 });
 
 test('a spent budget or an aborted call ends after the batch at hand', async (t) => {
   const spent = fixture({ expired: 3_500 });
-  t.like(await spent.run(ORDER, { ...PLENTY, budgetMs: -1 }, NO_SIGNAL), { progress: 'PARTIAL', deletedChecks: 1_000 });
+  t.like(await spent.run(ORDER, { ...PLENTY, budgetMs: -1 }, NO_SIGNAL), { progress: 'PARTIAL', deleted: 1_000 });
   const aborted = fixture({ expired: 3_500 });
-  t.like(await aborted.run(ORDER, PLENTY, AbortSignal.abort()), { progress: 'PARTIAL', deletedChecks: 1_000 });
+  t.like(await aborted.run(ORDER, PLENTY, AbortSignal.abort()), { progress: 'PARTIAL', deleted: 1_000 });
 });

@@ -3,13 +3,13 @@ import type { AgePurge, AgePurgeOrder, AgePurgeRepository, ExpiredCounts } from 
 
 /** How much one call may do. */
 export interface PurgeLimits {
-  /** Checks this call may remove. */
+  /** Rows this call may remove, those that go with them not counted. */
   readonly limit: number;
   readonly budgetMs: number;
 }
 
-/** Removes a tenant's expired drift checks in small committed batches. */
-export interface PurgeDriftChecks {
+/** Removes what a tenant's windows no longer keep, in small committed batches. */
+export interface PurgeByAge {
   /** Goes on until nothing is expired, the limit or the budget is reached, or the signal is aborted. */
   purge(
     order: AgePurgeOrder,
@@ -17,23 +17,23 @@ export interface PurgeDriftChecks {
     signal: AbortSignal,
   ): Promise<AgePurge & { readonly progress: 'PARTIAL' | 'COMPLETE' }>;
   /** Counts by the same predicate and changes nothing. */
-  preview(order: Pick<AgePurgeOrder, 'tenantId' | 'operationId' | 'retentionDays'>): Promise<ExpiredCounts>;
+  preview(order: AgePurgeOrder): Promise<ExpiredCounts>;
 }
 
 /** Told when a call found nothing left to remove. */
 export type OnPurged = (order: AgePurgeOrder, purge: AgePurge) => void;
 
-// So many checks with their workflows are gone well within a second.
-const CHECKS_PER_BATCH = 1_000;
+// So many rows with what hangs on them are gone well within a second.
+const ROWS_PER_BATCH = 1_000;
 
-/** Makes PurgeDriftChecks. */
-export const makePurgeDriftChecks = (purges: AgePurgeRepository, onPurged: OnPurged): PurgeDriftChecks => ({
+/** Makes PurgeByAge. */
+export const makePurgeByAge = (purges: AgePurgeRepository, onPurged: OnPurged): PurgeByAge => ({
   async purge(order, { limit, budgetMs }, signal) {
     const startedAt = performance.now();
     let purge = await purges.begin(order);
     crashPoint('incident.purge.after-intent');
     for (let left = limit; left > 0; ) {
-      const batch = await purges.purgeBatch(order, Math.min(left, CHECKS_PER_BATCH));
+      const batch = await purges.purgeBatch(order, Math.min(left, ROWS_PER_BATCH));
       crashPoint('incident.purge.after-batch');
       purge = batch.purge;
       left -= batch.deleted;

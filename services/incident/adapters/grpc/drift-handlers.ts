@@ -1,0 +1,95 @@
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
+import { callerOf } from '#libs/grpc/caller.ts';
+import { parseEnum, parseFields, parseOptionalEnum, parseRequestId, parseText } from '#libs/grpc/parse.ts';
+import { parseTimestamp } from '#libs/grpc/timestamp.ts';
+import { tenantOf } from '#libs/kernel/caller.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
+import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import type { KeepDrift } from '../../use-cases/keep-drift.ts';
+import type { ReadDashboard } from '../../use-cases/ports.ts';
+import { FLAG_OF, STATUS_OF, toCheckMessage, toDashboardMessage, toEnvironmentMessage } from './messages.ts';
+import { parseJsonObject } from './parse-json.ts';
+
+const MAX_NAME = 200;
+const MAX_WORKFLOWS = 1_000;
+
+/** Environments, their drift checks and the figures on them. */
+export const driftHandlers = (
+  keepDrift: KeepDrift,
+  readDashboard: ReadDashboard,
+): Partial<ServiceImpl<typeof IncidentService>> => ({
+  async createEnvironment(request, context) {
+    const command = parseFields({
+      requestId: () => parseRequestId(request.requestId),
+      displayName: () => parseText('display_name', request.displayName, { min: 1, max: MAX_NAME }),
+    });
+    const tenantId = tenantOf(callerOf(context));
+    return { environment: toEnvironmentMessage(await keepDrift.createEnvironment({ tenantId, ...command })) };
+  },
+
+  async getEnvironment(request, context) {
+    const environmentId = parseId('environment_id', request.environmentId);
+    const environment = await keepDrift.getEnvironment(tenantOf(callerOf(context)), environmentId);
+    return { environment: toEnvironmentMessage(environment) };
+  },
+
+  async listEnvironments(request, context) {
+    const tenantId = tenantOf(callerOf(context));
+    const { status, limit } = parseFields({
+      status: () => parseOptionalEnum('drift_status', request.driftStatus, STATUS_OF),
+      limit: () => parsePageSize(request.pageSize),
+    });
+    const scope: PageScope = { rpc: 'ListEnvironments', tenantId, filter: { status } };
+    const after = decodePageToken(scope, request.pageToken, 1);
+    const page = await keepDrift.listEnvironments(tenantId, status, { limit, after });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { environments: page.items.map(toEnvironmentMessage), nextPageToken };
+  },
+
+  async recordDriftCheck(request, context) {
+    const command = parseFields({
+      requestId: () => parseRequestId(request.requestId),
+      environmentId: () => parseId('environment_id', request.environmentId),
+      status: () => parseEnum('status', request.status, STATUS_OF),
+      checkedAt: () => parseTimestamp('check_time', request.checkTime),
+      summary: () => parseJsonObject('summary', request.summary),
+      workflows: () => {
+        if (request.workflows.length > MAX_WORKFLOWS)
+          throw fieldInvalid('workflows', `must be at most ${MAX_WORKFLOWS}`);
+        const names = new Set(request.workflows.map(({ workflow }) => workflow));
+        if (names.size !== request.workflows.length) throw fieldInvalid('workflows', 'must not name a workflow twice');
+        return request.workflows.map(({ workflow, flag }, index) => ({
+          workflow: parseText(`workflows[${index}].workflow`, workflow, { min: 1, max: MAX_NAME }),
+          flag: parseEnum(`workflows[${index}].flag`, flag, FLAG_OF),
+        }));
+      },
+    });
+    const { check, environment } = await keepDrift.recordCheck({ tenantId: tenantOf(callerOf(context)), ...command });
+    return { driftCheck: toCheckMessage(check), environment: toEnvironmentMessage(environment) };
+  },
+
+  async getDriftCheck(request, context) {
+    const checkId = parseId('drift_check_id', request.driftCheckId);
+    return { driftCheck: toCheckMessage(await keepDrift.getCheck(tenantOf(callerOf(context)), checkId)) };
+  },
+
+  async listDriftChecks(request, context) {
+    const tenantId = tenantOf(callerOf(context));
+    const { limit, ...filter } = parseFields({
+      environmentId: () => parseOptionalId('environment_id', request.environmentId),
+      status: () => parseOptionalEnum('status', request.status, STATUS_OF),
+      limit: () => parsePageSize(request.pageSize),
+    });
+    const scope: PageScope = { rpc: 'ListDriftChecks', tenantId, filter };
+    const after = decodePageToken(scope, request.pageToken, 2);
+    const page = await keepDrift.listChecks(tenantId, filter, { limit, after });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { driftChecks: page.items.map(toCheckMessage), nextPageToken };
+  },
+
+  async getDriftDashboard(_, context) {
+    return toDashboardMessage(await readDashboard(tenantOf(callerOf(context))));
+  },
+});

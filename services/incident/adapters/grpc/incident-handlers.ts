@@ -1,0 +1,122 @@
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
+import { callerOf } from '#libs/grpc/caller.ts';
+import {
+  parseEnum,
+  parseFields,
+  parseOptionalEnum,
+  parseOptionalText,
+  parseRequestId,
+  parseText,
+} from '#libs/grpc/parse.ts';
+import { tenantOf } from '#libs/kernel/caller.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
+import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import type { KeepApprovals } from '../../use-cases/keep-approvals.ts';
+import type { KeepIncidents } from '../../use-cases/keep-incidents.ts';
+import { APPROVAL_STATE_OF, DECISION_OF, INCIDENT_STATE_OF, toApprovalMessage, toIncidentMessage } from './messages.ts';
+import { parseJsonObject } from './parse-json.ts';
+
+/** A title is 1 to so many characters. */
+export const MAX_TITLE = 200;
+/** The name of a run's step has at most so many characters. */
+export const MAX_STEP = 100;
+const MAX_NOTE = 500;
+const MAX_NOTES = 2_000;
+
+/** Incidents and the approvals of their transitions. */
+export const incidentHandlers = (
+  keepIncidents: KeepIncidents,
+  keepApprovals: KeepApprovals,
+): Partial<ServiceImpl<typeof IncidentService>> => ({
+  async openIncident(request, context) {
+    const command = parseFields({
+      requestId: () => parseRequestId(request.requestId),
+      environmentId: () => parseId('environment_id', request.environmentId),
+      driftCheckId: () => parseOptionalId('drift_check_id', request.driftCheckId),
+      title: () => parseText('title', request.title, { min: 1, max: MAX_TITLE }),
+      payload: () => parseJsonObject('drift_summary', request.driftSummary),
+      runId: () => parseOptionalId('run_id', request.runId),
+      step: () => {
+        if (request.step !== '' && request.runId === '') throw fieldInvalid('step', 'needs a run_id');
+        return parseOptionalText('step', request.step, MAX_STEP);
+      },
+    });
+    return { incident: toIncidentMessage(await keepIncidents.open(callerOf(context), command)) };
+  },
+
+  async getIncident(request, context) {
+    const incidentId = parseId('incident_id', request.incidentId);
+    const incident = await keepIncidents.get(callerOf(context), incidentId, request.showDeleted);
+    return { incident: toIncidentMessage(incident) };
+  },
+
+  async listIncidents(request, context) {
+    const caller = callerOf(context);
+    const { showDeleted } = request;
+    const { limit, ...filter } = parseFields({
+      state: () => parseOptionalEnum('state', request.state, INCIDENT_STATE_OF),
+      environmentId: () => parseOptionalId('environment_id', request.environmentId),
+      runId: () => parseOptionalId('run_id', request.runId),
+      limit: () => parsePageSize(request.pageSize),
+    });
+    const scope: PageScope = {
+      rpc: 'ListIncidents',
+      tenantId: tenantOf(caller),
+      filter: { ...filter, showDeleted },
+    };
+    const after = decodePageToken(scope, request.pageToken, 2);
+    const page = await keepIncidents.list(caller, { ...filter, showDeleted }, { limit, after });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { incidents: page.items.map(toIncidentMessage), nextPageToken };
+  },
+
+  async transitionIncident(request, context) {
+    const command = parseFields({
+      incidentId: () => parseId('incident_id', request.incidentId),
+      state: () => {
+        const state = parseEnum('state', request.state, INCIDENT_STATE_OF);
+        if (state === 'DETECTED') throw fieldInvalid('state', 'must be one that an incident can come into');
+        return state;
+      },
+      note: () => parseOptionalText('note', request.note, MAX_NOTE),
+    });
+    const incident = await keepIncidents.transition(callerOf(context), { ...command, etag: request.etag });
+    return { incident: toIncidentMessage(incident) };
+  },
+
+  async requestApproval(request, context) {
+    const command = parseFields({
+      requestId: () => parseRequestId(request.requestId),
+      incidentId: () => parseId('incident_id', request.incidentId),
+      requestedState: () => parseEnum('requested_state', request.requestedState, INCIDENT_STATE_OF),
+      notes: () => parseOptionalText('notes', request.notes, MAX_NOTES),
+    });
+    return { approval: toApprovalMessage(await keepApprovals.request(callerOf(context), command)) };
+  },
+
+  async decideApproval(request, context) {
+    const command = parseFields({
+      approvalId: () => parseId('approval_id', request.approvalId),
+      decision: () => parseEnum('decision', request.decision, DECISION_OF),
+      notes: () => parseOptionalText('notes', request.notes, MAX_NOTES),
+    });
+    const approval = await keepApprovals.decide(callerOf(context), { ...command, etag: request.etag });
+    return { approval: toApprovalMessage(approval) };
+  },
+
+  async listApprovals(request, context) {
+    const caller = callerOf(context);
+    const { limit, ...filter } = parseFields({
+      state: () => parseOptionalEnum('state', request.state, APPROVAL_STATE_OF),
+      incidentId: () => parseOptionalId('incident_id', request.incidentId),
+      limit: () => parsePageSize(request.pageSize),
+    });
+    const scope: PageScope = { rpc: 'ListApprovals', tenantId: tenantOf(caller), filter };
+    const after = decodePageToken(scope, request.pageToken, 2);
+    const page = await keepApprovals.list(caller, filter, { limit, after });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { approvals: page.items.map(toApprovalMessage), nextPageToken };
+  },
+});

@@ -1,0 +1,35 @@
+import type { Knex } from 'knex';
+import { firstOf } from '#libs/postgres/rows.ts';
+import { stepCompensated } from '../../domain/incident.ts';
+
+/**
+ * Orders what happens to a run's incidents: whoever opens one shares the lock, whoever ends them has it alone, until
+ * the transaction is over.
+ */
+export async function lockRun(
+  trx: Knex.Transaction,
+  tenantId: string,
+  runId: string,
+  kind: 'shared' | 'exclusive',
+): Promise<void> {
+  const lock = kind === 'shared' ? 'pg_advisory_xact_lock_shared' : 'pg_advisory_xact_lock';
+  await trx.raw(`select ${lock}(hashtextextended(:run, 0))`, { run: `incident-run/${tenantId}/${runId}` });
+}
+
+/** Passes unless the run was purged or its step compensated; STEP_COMPENSATED otherwise. Needs the run's lock. */
+export async function assertNotCompensated(
+  trx: Knex.Transaction,
+  tenantId: string,
+  runId: string,
+  step: string,
+): Promise<void> {
+  const tombstone = firstOf(
+    await trx.raw(
+      `select 1 from step_tombstones
+       where tenant_id = :tenantId and run_id = :runId and step in (:step, '')
+         and (operation = 'compensate' or operation like 'purge:%')`,
+      { tenantId, runId, step },
+    ),
+  );
+  if (tombstone) throw stepCompensated(runId, step);
+}

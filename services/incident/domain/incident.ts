@@ -1,0 +1,120 @@
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import type { JsonObject } from './drift.ts';
+
+/** Where an incident stands, in the order of its life. */
+export const INCIDENT_STATES = ['DETECTED', 'ACKNOWLEDGED', 'STABILIZED', 'RECONCILED', 'CLOSED'] as const;
+
+/** One of INCIDENT_STATES. */
+export type IncidentState = (typeof INCIDENT_STATES)[number];
+
+/** Why an incident was closed: it went all its way, or the step that opened it was compensated. */
+export type CloseCause = 'RESOLVED' | 'COMPENSATED';
+
+/** What has become of a payload. */
+export type PayloadState = 'PRESENT' | 'PURGED' | 'ABSENT';
+
+/** One step in an incident's life. */
+export interface IncidentTransition {
+  readonly state: IncidentState;
+  readonly actor: string;
+  readonly note: string | undefined;
+  readonly at: Temporal.Instant;
+}
+
+/** One incident: a shell that is never removed, and a payload that may be. */
+export interface Incident {
+  readonly id: string;
+  readonly tenantId: string;
+  readonly environmentId: string;
+  readonly driftCheckId: string | undefined;
+  /** The run whose effect it is, and the step of it. */
+  readonly runId: string | undefined;
+  readonly step: string | undefined;
+  readonly title: string;
+  readonly state: IncidentState;
+  readonly closeCause: CloseCause | undefined;
+  /** Undefined unless it is present, and in lists. */
+  readonly payload: JsonObject | undefined;
+  readonly payloadState: PayloadState;
+  /** Oldest first; empty in lists. */
+  readonly timeline: readonly IncidentTransition[];
+  readonly createdAt: Temporal.Instant;
+  readonly updatedAt: Temporal.Instant;
+  readonly closedAt: Temporal.Instant | undefined;
+  readonly payloadPurgedAt: Temporal.Instant | undefined;
+  /** Hidden with its run since then. */
+  readonly deletedAt: Temporal.Instant | undefined;
+  /** Grows with every change; half of the etag. */
+  readonly version: bigint;
+}
+
+/** Every legal step of an incident; what is not here is refused. */
+export const INCIDENT_TRANSITIONS: Readonly<Record<IncidentState, readonly IncidentState[]>> = {
+  DETECTED: ['ACKNOWLEDGED'],
+  ACKNOWLEDGED: ['STABILIZED'],
+  STABILIZED: ['RECONCILED'],
+  RECONCILED: ['CLOSED'],
+  CLOSED: [],
+};
+
+/**
+ * What a purge by age does with the payload and the approvals of an incident in each state: whatever their dates, it
+ * keeps them while the incident is open. A new state does not compile until it is decided here.
+ */
+export const AGE_DECISIONS: Readonly<Record<IncidentState, 'KEEP' | 'EXPIRE'>> = {
+  DETECTED: 'KEEP',
+  ACKNOWLEDGED: 'KEEP',
+  STABILIZED: 'KEEP',
+  RECONCILED: 'KEEP',
+  CLOSED: 'EXPIRE',
+};
+
+/** The states that count as open. */
+export const OPEN_STATES = INCIDENT_STATES.filter((state) => INCIDENT_TRANSITIONS[state].length > 0);
+
+/** The sentence that stands in a purged payload's place, in the words of the seed; empty for the others. */
+export const payloadNotice = (state: PayloadState): string =>
+  state === 'PURGED' ? 'Incident drift details were purged per retention policy.' : '';
+
+/** Unknown, hidden, or another tenant's. */
+export const incidentNotFound = (): DomainError =>
+  new DomainError('not-found', 'INCIDENT_NOT_FOUND', 'Incident not found.');
+
+/** The table of transitions has no such step. */
+export const incidentTransitionIllegal = (from: IncidentState, to: IncidentState): DomainError =>
+  new DomainError('failed-precondition', 'INCIDENT_TRANSITION_ILLEGAL', `A ${from} incident cannot become ${to}.`, {
+    from,
+    to,
+  });
+
+/** The run was purged, or its step compensated, before this effect of it arrived. */
+export const stepCompensated = (runId: string, step: string): DomainError =>
+  new DomainError(
+    'failed-precondition',
+    'STEP_COMPENSATED',
+    step === '' ? `Run ${runId} takes no more incidents.` : `Step ${step} of run ${runId} takes no more incidents.`,
+    { run_id: runId, step },
+  );
+
+/** The text that changes with every change of the incident. Hiding is undone without a trace, so it is told apart. */
+export const etagOf = ({ version, deletedAt }: Pick<Incident, 'version' | 'deletedAt'>): string =>
+  `"${version}${deletedAt ? '-deleted' : ''}"`;
+
+/** Passes when the incident may go into the state now; INCIDENT_TRANSITION_ILLEGAL otherwise. */
+export function assertTransition({ state }: Pick<Incident, 'state'>, to: IncidentState): void {
+  if (!INCIDENT_TRANSITIONS[state].includes(to)) throw incidentTransitionIllegal(state, to);
+}
+
+/**
+ * The incident in its next state; the very same one where it is there already, so that a repetition is safe.
+ * INCIDENT_TRANSITION_ILLEGAL, or ABORTED/ETAG_MISMATCH for another etag than the incident's. `now` is the database's.
+ */
+export function transition(incident: Incident, to: IncidentState, now: Temporal.Instant, etag = ''): Incident {
+  if (incident.state === to) return incident;
+  if (etag !== '' && etag !== etagOf(incident)) {
+    throw new DomainError('aborted', 'ETAG_MISMATCH', 'The incident has changed since; read it again.', { etag });
+  }
+  assertTransition(incident, to);
+  const isOver = INCIDENT_TRANSITIONS[to].length === 0;
+  return { ...incident, state: to, ...(isOver ? { closedAt: now, closeCause: 'RESOLVED' } : {}) };
+}
