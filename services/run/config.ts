@@ -24,6 +24,7 @@ export const readRunSettings = (env: Environment) =>
     deletionAttempts: reader.integer('LETHE_DELETION_ATTEMPTS', { min: 1, max: 1_000 }, 10),
     deletionBackoffMs: reader.integer('LETHE_DELETION_BACKOFF_MS', { min: 1, max: 3_600_000 }, 500),
     deletionBackoffMaxMs: reader.integer('LETHE_DELETION_BACKOFF_MAX_MS', { min: 1, max: 86_400_000 }, 300_000),
+    purgeLimit: reader.integer('LETHE_PURGE_LIMIT', { min: 1, max: 100_000 }, 10_000),
     pollMs: reader.integer('LETHE_POLL_MS', { min: 10, max: 60_000 }, 1_000),
   }));
 

@@ -116,6 +116,7 @@ const useCases = new ContainerModule(({ bind }) => {
             workerId: of.workerId,
             leaseMs: of.participantTimeoutMs * 2,
             movesPerTurn: 50,
+            purgeLimit: of.purgeLimit,
             retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
           },
           o,

@@ -37,6 +37,8 @@ export interface CascadeSettings {
   readonly leaseMs: number;
   /** Moves in a row before the others get their turn. */
   readonly movesPerTurn: number;
+  /** Rows and objects that one call to a participant may remove. */
+  readonly purgeLimit: number;
   readonly retry: RetryPolicy;
 }
 
@@ -56,7 +58,7 @@ export function makeRunCascades(
   settings: CascadeSettings,
   onSettled: OnCascadeSettled,
 ): RunCascades {
-  const { workerId, leaseMs, movesPerTurn, retry } = settings;
+  const { workerId, leaseMs, movesPerTurn, purgeLimit, retry } = settings;
 
   const participantOf = ({ participant: name }: DeletionStep): Participant => {
     const participant = participants.find((candidate) => candidate.name === name);
@@ -85,7 +87,7 @@ export function makeRunCascades(
       case 'UNDELETE':
         return participant.restore(call, deletion.undoes ?? deletion.id);
       case 'PURGE':
-        return participant.purge(call);
+        return participant.purge(call, purgeLimit);
     }
   };
 
