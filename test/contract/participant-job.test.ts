@@ -43,12 +43,19 @@ participantContract(test, 'JobService', () => ({
     );
   },
   forger: () => connection.client(ParticipantService),
-  async seed(tenantId, runId, step) {
-    const claim = await makeJob(tenantId, runId, step);
-    await stack.clients({ tenantId, role: 'member' }).jobs.finishJob({ ...claim, state: JobState.COMPLETED });
+  hasEffects: true,
+  async seed(tenantId, runId, steps) {
+    for (const step of steps) {
+      const claim = await makeJob(tenantId, runId, step);
+      await stack.clients({ tenantId, role: 'member' }).jobs.finishJob({ ...claim, state: JobState.COMPLETED });
+    }
   },
-  async seedUnfinished(tenantId, runId, step) {
-    await makeJob(tenantId, runId, step);
+  async seedUnfinished(tenantId, runId, steps) {
+    for (const [index, step] of steps.entries()) {
+      const claim = await makeJob(tenantId, runId, step);
+      if (index === 0) continue;
+      await stack.clients({ tenantId, role: 'member' }).jobs.finishJob({ ...claim, state: JobState.COMPLETED });
+    }
   },
   async read(tenantId, runId) {
     const { jobs } = stack.clients({ tenantId, role: 'viewer' });
