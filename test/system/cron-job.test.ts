@@ -1,0 +1,179 @@
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { mkdir, readFile, symlink } from 'node:fs/promises';
+import { delimiter, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import { Plan } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { commandOf, environmentOf, render, renderer, workloadNamed } from '#test/support/manifests.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { hasProgram, testIfFound } from '#test/support/require.ts';
+import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+
+const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
+const OLD_CHECKS = 25;
+
+interface Night {
+  readonly child: ChildProcess;
+  readonly ended: Promise<{ code: number | null; output: string }>;
+}
+
+interface Context {
+  readonly stack: TestStack;
+  /** Runs the CronJob's container as it is written, against this stack. */
+  night(uid?: string, env?: Readonly<Record<string, string>>): Night;
+}
+
+const test = anyTest as TestFn<Context>;
+
+test.before(async (t) => {
+  if (!renderer) return;
+  const stack = await startTestStack({
+    services: ['incident', 'retention'],
+    envOf: { retention: { LETHE_PURGE_ATTEMPTS: '2', LETHE_PURGE_BACKOFF_MS: '50' } },
+  });
+  // Where the image has its own.
+  const bin = join(stack.folder, 'bin');
+  await mkdir(bin);
+  await symlink(join(REPOSITORY, 'libs/cli/lethe.ts'), join(bin, 'lethe'));
+  const manifests = await render('overlays/prod');
+  const workload = workloadNamed(manifests, 'CronJob', 'retention-purge');
+  const night: Context['night'] = (uid = randomUUID(), more = {}) => {
+    const written = environmentOf(manifests, workload, (source) => {
+      if (source === "field/metadata.labels['batch.kubernetes.io/controller-uid']") return uid;
+      throw new Error(`${source} is not known here`);
+    });
+    const mapped: Readonly<Record<string, string>> = {
+      'retention:7400': stack.addresses.retention,
+      '/etc/lethe/key/key.json': stack.userKeyFile,
+    };
+    const given = Object.entries(written).map(([name, value]) => [name, mapped[value] ?? value]);
+    const env = { ...Object.fromEntries(given), ...more };
+    const [program = '', ...args] = commandOf(workload, env);
+    const child = spawn(program, args, {
+      cwd: stack.folder,
+      env: { ...env, PATH: [bin, dirname(process.execPath), '/usr/bin', '/bin'].join(delimiter) },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.on('data', (chunk) => {
+        output += chunk;
+      });
+    }
+    const ended = new Promise<{ code: number | null; output: string }>((resolve, reject) => {
+      child.once('error', reject).once('close', (code) => resolve({ code, output }));
+    });
+    return { child, ended };
+  };
+  Object.assign(t.context, { stack, night });
+});
+
+test.after.always((t) => t.context.stack?.dispose());
+
+const testNight = (title: string, body: (t: ExecutionContext<Context>) => Promise<void>) =>
+  testIfFound(test.serial, renderer !== undefined, 'kustomize', title, body);
+
+/** A tenant on the plan Free with checks that the plan no longer keeps, and one that it does. */
+async function addTenant(stack: TestStack, tenantId: string): Promise<void> {
+  await stack.clients({ role: 'platform' }).retention.setTenantPlan({ tenantId, plan: Plan.FREE });
+  const { incidents } = stack.clients({ tenantId, role: 'member' });
+  const { environment } = await incidents.createEnvironment({ displayName: 'production' });
+  await queryOnce(
+    stack.superuserUrl('incident'),
+    `insert into drift_checks (tenant_id, id, environment_id, status, checked_at)
+     select $1, gen_random_uuid(), $2, 'IN_SYNC', now() - interval '1 day' * age
+     from (select 1 as age union all select 30 from generate_series(1, $3::int)) ages`,
+    [tenantId, environment?.id, OLD_CHECKS],
+  );
+}
+
+const checksOf = async (stack: TestStack, tenantId: string): Promise<number | undefined> => {
+  const sql = 'select count(*)::int as count from drift_checks where tenant_id = $1';
+  return (await queryOnce<{ count: number }>(stack.superuserUrl('incident'), sql, [tenantId]))[0]?.count;
+};
+
+const purgesOf = (stack: TestStack, requestId: string) =>
+  queryOnce<{ subject: string; actor: string }>(
+    stack.superuserUrl('retention'),
+    'select subject, actor from retention_purges where request_id = $1',
+    [requestId],
+  );
+
+testNight('the command of the CronJob purges every tenant and ends with 0', async (t) => {
+  const { stack, night } = t.context;
+  for (const tenantId of ['acme', 'bolt']) await addTenant(stack, tenantId);
+  const uid = randomUUID();
+  const { code, output } = await night(uid).ended;
+  t.is(code, 0, output);
+  t.regex(output, /COMPLETE: 2 of 2 tenants$/m);
+  for (const tenantId of ['acme', 'bolt']) t.is(await checksOf(stack, tenantId), 1);
+  t.deepEqual(await purgesOf(stack, uid), [{ subject: 'retention-purge', actor: 'retention-purge' }]);
+});
+
+testNight('a pod that takes over from a killed one joins its purge and ends with 0', async (t) => {
+  const { stack, night } = t.context;
+  await addTenant(stack, 'carried');
+  const uid = randomUUID();
+  const first = night(uid);
+  await until('the purge is committed', async () => (await purgesOf(stack, uid)).length === 1);
+  first.child.kill('SIGKILL');
+  await first.ended;
+  const { code, output } = await night(uid).ended;
+  t.is(code, 0, output);
+  t.is((await purgesOf(stack, uid)).length, 1);
+  t.is(await checksOf(stack, 'carried'), 1);
+});
+
+testNight('a tenant that cannot be purged ends it with 3, and the others are done', async (t) => {
+  const { stack, night } = t.context;
+  for (const tenantId of ['broken', 'whole']) await addTenant(stack, tenantId);
+  await queryOnce(
+    stack.superuserUrl('incident'),
+    `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'broken disk'; end $$;
+     create trigger refuse before delete on drift_checks for each row when (old.tenant_id = 'broken')
+       execute function refuse()`,
+  );
+  const { code, output } = await night().ended;
+  t.is(code, 3, output);
+  t.regex(output, /^broken (FAILED|PARTIAL) /m);
+  t.regex(output, /PARTIAL: (\d+) of (\d+) tenants$/m);
+  t.is(await checksOf(stack, 'broken'), OLD_CHECKS + 1);
+  t.is(await checksOf(stack, 'whole'), 1);
+
+  await queryOnce(stack.superuserUrl('incident'), 'drop trigger refuse on drift_checks');
+  t.is((await night().ended).code, 0, 'the next night takes up what was left');
+  t.is(await checksOf(stack, 'broken'), 1);
+});
+
+testNight(
+  'a service that is not there ends it with 1, to be tried again; a key that is not there with 2',
+  async (t) => {
+    const { night } = t.context;
+    t.is((await night(undefined, { LETHE_RETENTION_ADDRESS: '127.0.0.1:1' }).ended).code, 1);
+    t.is((await night(undefined, { LETHE_SERVICE_KEY: '/nowhere/key.json' }).ended).code, 2);
+  },
+);
+
+testIfFound(
+  test.serial,
+  renderer !== undefined && hasProgram('grpcurl'),
+  'kustomize and grpcurl',
+  "the README's grpcurl does the same",
+  async (t) => {
+    const { stack } = t.context;
+    await addTenant(stack, 'by-hand');
+    const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+    const [line = 'false'] = /^grpcurl .*RetentionService\/Purge$/m.exec(readme) ?? [];
+    const { stdout } = await promisify(execFile)(
+      'bash',
+      ['-c', line.replace('127.0.0.1:7404', stack.addresses.retention)],
+      {
+        env: { ...process.env, TOKEN: await stack.token({ role: 'platform' }) },
+      },
+    );
+    t.regex(stdout, /"summary": \{/);
+    t.is(await checksOf(stack, 'by-hand'), 1);
+  },
+);
