@@ -2,11 +2,11 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
-import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { type Deletion, DeletionState, type ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { DriftFlag, DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { Plan, PurgeState, type RetentionPurge } from '#gen/lethe/retention/v1/retention_pb.ts';
-import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import { RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { Stack, StackClients } from '../stack.ts';
 import { type Counts, countFiles, countRows, type EvidenceRow } from './evidence.ts';
 import { uploadArtifact, workThrough } from './speech-worker.ts';
@@ -27,13 +27,14 @@ const PLAN_TENANTS = [
   { tenantId: 'concern', plan: Plan.ENTERPRISE, keepDays: 180 },
 ] as const;
 const CHECK_AGES_DAYS = [1, 6, 8, 29, 31, 89, 91, 179, 181] as const;
+const RUN_JOBS = 2;
 const DAY_MS = 86_400_000;
 
 const recording = (name: string) => readFile(new URL(`../../../test/data/audio/${name}.wav`, import.meta.url));
 
 /**
  * Runs Lethe's main job once, as its callers would, over gRPC: jobs of two tenants are worked, cancelled, failed and
- * deleted; a run with jobs is hidden and purged; the retention purge goes over aged drift checks of four plans.
+ * deleted; a run with jobs is hidden, brought back and purged; the retention purge goes over aged drift checks of four plans.
  * Counts come from SQL and from the store's folder, which the services have no hand in.
  */
 export async function runMainJob(stack: Stack, tell: (line: string) => void): Promise<MainJobReport> {
@@ -81,8 +82,11 @@ async function fillJobs(stack: Stack, say: (line: string) => void): Promise<Samp
     return jobId;
   };
   const startRun = async (tenantId: string): Promise<string> => {
-    const { run } = await stack.clients({ tenantId, role: 'member' }).runs.createRun({ workflow: 'call-review' });
-    return run?.id ?? '';
+    const { runs } = stack.clients({ tenantId, role: 'member' });
+    const { run } = await runs.createRun({ workflow: 'call-review' });
+    const runId = run?.id ?? '';
+    await runs.recordStep({ runId, name: 'transcribe', state: StepState.RUNNING, participants: ['job'] });
+    return runId;
   };
 
   const acmeRun = await startRun('acme');
@@ -109,6 +113,7 @@ async function fillJobs(stack: Stack, say: (line: string) => void): Promise<Samp
     ['globex', globexRun],
   ] as const) {
     const { runs } = stack.clients({ tenantId, role: 'member' });
+    await runs.recordStep({ runId, name: 'transcribe', state: StepState.COMPLETED });
     await runs.finishRun({ runId, state: RunState.COMPLETED });
   }
   return { runId: acmeRun, jobToDelete };
@@ -156,13 +161,31 @@ async function endJobs(stack: Stack, sample: SampleRun, say: (line: string) => v
   if (!isRemoved) mistakes.push('the deletion of a job did not end');
   say('acme deleted a job, which globex could not');
 
-  const hidden = await runs.deleteRun({ runId, reason: 'ended' });
+  const isShown = async (): Promise<boolean> =>
+    !(await isNotFound(runs.getRun({ runId }))) && (await jobs.listJobs({ runId })).jobs.length === RUN_JOBS;
+  const hidden = await runs.deleteRun({ runId, reason: 'by mistake' });
   await watchUntilSettled(runs, hidden.deletion?.id ?? '');
-  if (!(await isNotFound(runs.getRun({ runId })))) mistakes.push('a soft-deleted run is still found');
+  if (await isShown()) mistakes.push('a soft-deleted run is still found');
+  const shown = await runs.undeleteRun({ runId, reason: 'it was needed' });
+  await watchUntilSettled(runs, shown.deletion?.id ?? '');
+  if (!(await isShown())) mistakes.push('an undeleted run is not back with its jobs');
+  say('acme hid a run with its jobs, and brought it back');
+
+  const preview = await runs.previewPurgeRun({ runId });
+  const foretold = totalsOf(
+    preview.participants.flatMap(({ resourceCounts }) => resourceCounts),
+    'found',
+  );
+  say(`a purge of it would take ${foretold}`);
   const { deletion } = await runs.purgeRun({ runId, reason: 'contract ended' });
   const last = await watchUntilSettled(runs, deletion?.id ?? '');
-  if (last !== DeletionState.COMPLETE) mistakes.push(`the purge of a run ended as ${last}`);
-  say(`acme hid and purged a run with its jobs: deletion ${deletion?.id} is COMPLETE`);
+  if (last?.state !== DeletionState.COMPLETE) mistakes.push(`the purge of a run ended as ${last?.state}`);
+  const taken = totalsOf(
+    (last?.participants ?? []).flatMap(({ resourceCounts }) => resourceCounts),
+    'deleted',
+  );
+  if (taken !== foretold) mistakes.push(`the purge took ${taken}`);
+  say(`it was purged: deletion ${deletion?.id} is COMPLETE and took exactly that`);
   return mistakes;
 }
 
@@ -178,11 +201,14 @@ async function purgeByAge(stack: Stack, say: (line: string) => void): Promise<st
   return [];
 }
 
-async function watchUntilSettled(runs: StackClients['runs'], deletionId: string): Promise<DeletionState | undefined> {
-  let last: DeletionState | undefined;
-  for await (const update of runs.watchDeletion({ deletionId })) last = update.deletion?.state;
+async function watchUntilSettled(runs: StackClients['runs'], deletionId: string): Promise<Deletion | undefined> {
+  let last: Deletion | undefined;
+  for await (const { deletion } of runs.watchDeletion({ deletionId })) last = deletion;
   return last;
 }
+
+const totalsOf = (counts: readonly ResourceCount[], which: 'found' | 'deleted'): string =>
+  counts.map((count) => `${count[which]} ${count.resourceType}`).join(', ');
 
 async function eventually(isTrue: () => Promise<boolean>, deadlineMs = 10_000): Promise<boolean> {
   for (const deadline = performance.now() + deadlineMs; performance.now() < deadline; ) {
@@ -210,7 +236,7 @@ async function takeEvidence(stack: Stack): Promise<Counts> {
       for (const [table, count] of Object.entries(rows)) counts[`${tenantId}: rows in ${table}`] = count;
     }
   };
-  await tables('run', ['workflow_runs'], JOB_TENANTS);
+  await tables('run', ['workflow_runs', 'workflow_run_steps'], JOB_TENANTS);
   await tables('job', ['jobs', 'job_tasks', 'artifacts'], JOB_TENANTS);
   for (const tenantId of JOB_TENANTS) {
     counts[`${tenantId}: objects in the store`] = await countFiles(`${stack.objectFolder}/objects`, [tenantId]);
@@ -229,11 +255,13 @@ function expectedCounts(): Counts {
   // globex keeps two completed jobs and a failed one (its input).
   const counts: Record<string, number> = {
     'acme: rows in workflow_runs': 0,
+    'acme: rows in workflow_run_steps': 0,
     'acme: rows in jobs': 2,
     'acme: rows in job_tasks': 2,
     'acme: rows in artifacts': 4,
     'acme: objects in the store': 4,
     'globex: rows in workflow_runs': 1,
+    'globex: rows in workflow_run_steps': 1,
     'globex: rows in jobs': 3,
     'globex: rows in job_tasks': 3,
     'globex: rows in artifacts': 7,
