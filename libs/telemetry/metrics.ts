@@ -10,6 +10,12 @@ export interface Metrics {
   deletionFinished(kind: string, outcome: string): void;
   /** Tells the age in seconds of the oldest unfinished deletion when it is asked; 0 where there is none. */
   observeOldestDeletion(ageSeconds: () => Promise<number>): void;
+  /** Tells when asked how many deletions are parked as STUCK until a person redrives them. */
+  observeStuckDeletions(count: () => Promise<number>): void;
+  /** Tells when asked at which second since 1970 the last retention purge ended, whatever its outcome. */
+  observeLastPurge(epochSeconds: () => Promise<number>): void;
+  /** Tells when asked how many tenants' purges are held until a person approves them. */
+  observeHeldPurges(count: () => Promise<number>): void;
 }
 
 /** Makes the figures of a service, all labelled with its name. */
@@ -30,20 +36,30 @@ export function makeMetrics(service: string): Metrics {
     labelNames: ['kind', 'outcome'],
     registers: [registry],
   });
+  const observe = (name: string, help: string) => (read: () => Promise<number>) => {
+    new Gauge({
+      name,
+      help,
+      registers: [registry],
+      async collect() {
+        this.set(await read());
+      },
+    });
+  };
   return {
     registry,
     rpcFinished: (rpc, code, durationMs) => rpcs.observe({ rpc, code: String(code) }, durationMs / 1_000),
     deletionFinished: (kind, outcome) => deletions.inc({ kind, outcome }),
-    observeOldestDeletion: (ageSeconds) => {
-      new Gauge({
-        name: 'lethe_oldest_unfinished_deletion_seconds',
-        help: 'Age of the oldest deletion that is neither complete nor cancelled.',
-        registers: [registry],
-        async collect() {
-          this.set(await ageSeconds());
-        },
-      });
-    },
+    observeOldestDeletion: observe(
+      'lethe_oldest_unfinished_deletion_seconds',
+      'Age of the oldest deletion that is neither complete nor cancelled.',
+    ),
+    observeStuckDeletions: observe('lethe_stuck_deletions', 'Deletions that wait for a person to redrive them.'),
+    observeLastPurge: observe(
+      'lethe_last_purge_timestamp_seconds',
+      'When the last retention purge ended; of the schema while there was none.',
+    ),
+    observeHeldPurges: observe('lethe_held_purges', 'Tenants whose purge waits for a person to approve it.'),
   };
 }
 

@@ -192,6 +192,7 @@ export function composeJobService(
   container.load(adapters, useCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
+  metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
 
   return {
     services: [

@@ -177,6 +177,7 @@ export async function composeRunService(
   container.load(adapters, useCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
+  metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
 
   return {
     services: [

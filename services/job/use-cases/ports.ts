@@ -172,6 +172,8 @@ export interface DeletionRepository {
   ): Promise<JobDeletion | undefined>;
   /** Must answer the age in seconds of the oldest deletion that is not COMPLETE, 0 for none. */
   oldestUnfinishedSeconds(): Promise<number>;
+  /** Must count those of all tenants that are STUCK. */
+  stuckCount(): Promise<number>;
 }
 
 /** Why a deletion did not come to its end this time. */

@@ -144,6 +144,8 @@ export interface DeletionRepository {
   /** Must write one audit row for a refusal. */
   recordRefusal(order: DeletionOrder, refusal: string): Promise<void>;
   oldestUnfinishedSeconds(): Promise<number>;
+  /** Must count those of all tenants that are STUCK. */
+  stuckCount(): Promise<number>;
 }
 
 /** For whom, and under which key, a participant is called. */

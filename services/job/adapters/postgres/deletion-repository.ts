@@ -234,6 +234,14 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
     });
     return row?.seconds ?? 0;
   },
+
+  async stuckCount() {
+    const [row] = await database.acrossTenants<{ count: string }>({
+      text: 'select stuck_deletions() as count',
+      values: [],
+    });
+    return Number(row?.count ?? 0);
+  },
 });
 
 /** Commits the intent: the deletion's row, and the mark that hides the job from every reader. */

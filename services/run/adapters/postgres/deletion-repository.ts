@@ -238,6 +238,14 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
     });
     return row?.seconds ?? 0;
   },
+
+  async stuckCount() {
+    const [row] = await database.acrossTenants<{ count: string }>({
+      text: 'select stuck_deletions() as count',
+      values: [],
+    });
+    return Number(row?.count ?? 0);
+  },
 });
 
 const toRequest = ({ tenantId, mode, requestId, fingerprint }: DeletionOrder): IdentifiedRequest | undefined =>

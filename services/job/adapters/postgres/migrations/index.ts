@@ -1,6 +1,7 @@
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { jobs } from './001-jobs.ts';
 import { stepActions } from './002-step-actions.ts';
+import { stuckDeletions } from './003-stuck-deletions.ts';
 
 /** JobService's schema, in order. */
-export const jobMigrations: readonly Migration[] = [jobs, stepActions];
+export const jobMigrations: readonly Migration[] = [jobs, stepActions, stuckDeletions];

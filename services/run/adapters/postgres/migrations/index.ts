@@ -1,6 +1,7 @@
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { runs } from './001-runs.ts';
 import { ownPart } from './002-own-part.ts';
+import { stuckDeletions } from './004-stuck-deletions.ts';
 
 /** RunService's schema, in order. */
-export const runMigrations: readonly Migration[] = [runs, ownPart];
+export const runMigrations: readonly Migration[] = [runs, ownPart, stuckDeletions];
