@@ -218,8 +218,8 @@ export function participantContract(declare: Declare, name: string, open: () => 
     await untilComplete(t, () => run.softDelete(hiding));
     const first = await run.purge(id, 1);
     t.is(first.progress, Progress.PARTIAL);
-    for (const call of [run.softDelete(randomUUID()), run.restore(randomUUID(), hiding)]) {
-      t.like(await refusalOf(call), { code: Code.Aborted, reason: 'OPERATION_IN_PROGRESS' });
+    for (const call of [() => run.softDelete(randomUUID()), () => run.restore(randomUUID(), hiding)]) {
+      t.like(await refusalOf(call()), { code: Code.Aborted, reason: 'OPERATION_IN_PROGRESS' });
     }
     const answers = await untilComplete(t, () => run.purge(id, 1));
     const counts = byType(answers.at(-1)?.resourceCounts ?? []);
@@ -260,19 +260,19 @@ export function participantContract(declare: Declare, name: string, open: () => 
   test('a malformed request gets FIELD_INVALID with every bad field, and a purge without a reason REASON_REQUIRED', async (t) => {
     const participant = open().participant(newTenant());
     const [runId, key] = [randomUUID(), { operationId: randomUUID(), step }];
-    const cases: [string, Promise<unknown>][] = [
-      ['run_id', participant.preview({ runId: 'x' })],
-      ['run_id', participant.verify({ runId: '' })],
-      ['key.operation_id', participant.softDelete({ runId, key: { operationId: 'x', step } })],
-      ['key.operation_id', participant.compensate({ runId })],
-      ['key.step', participant.compensate({ runId, key: { operationId: runId, step: '' } })],
-      ['key.step', participant.purge({ runId, reason: 'r', key: { operationId: runId, step: 's'.repeat(101) } })],
-      ['soft_delete_operation_id', participant.restore({ runId, key, softDeleteOperationId: 'x' })],
-      ['limit', participant.purge({ runId, key, reason: 'r', limit: -1 })],
-      ['limit', participant.purge({ runId, key, reason: 'r', limit: 100_001 })],
+    const cases: [string, () => Promise<unknown>][] = [
+      ['run_id', () => participant.preview({ runId: 'x' })],
+      ['run_id', () => participant.verify({ runId: '' })],
+      ['key.operation_id', () => participant.softDelete({ runId, key: { operationId: 'x', step } })],
+      ['key.operation_id', () => participant.compensate({ runId })],
+      ['key.step', () => participant.compensate({ runId, key: { operationId: runId, step: '' } })],
+      ['key.step', () => participant.purge({ runId, reason: 'r', key: { operationId: runId, step: 's'.repeat(101) } })],
+      ['soft_delete_operation_id', () => participant.restore({ runId, key, softDeleteOperationId: 'x' })],
+      ['limit', () => participant.purge({ runId, key, reason: 'r', limit: -1 })],
+      ['limit', () => participant.purge({ runId, key, reason: 'r', limit: 100_001 })],
     ];
     for (const [field, call] of cases) {
-      const refusal = await refusalOf(call);
+      const refusal = await refusalOf(call());
       t.like(refusal, { code: Code.InvalidArgument, reason: 'FIELD_INVALID' }, field);
       t.true(refusal.metadata['fields']?.split(',').includes(field), `${field} in ${refusal.metadata['fields']}`);
     }
@@ -314,8 +314,8 @@ export function participantContract(declare: Declare, name: string, open: () => 
       const [before, found] = [await run.read(), await run.found()];
       const { blockers } = await run.participant.preview({ runId: run.runId });
       t.true(blockers.length > 0 && blockers.length <= 100);
-      for (const call of [run.softDelete(randomUUID()), run.purge(randomUUID())]) {
-        t.like(await refusalOf(call), { code: Code.FailedPrecondition, reason: blockers[0]?.reason });
+      for (const call of [() => run.softDelete(randomUUID()), () => run.purge(randomUUID())]) {
+        t.like(await refusalOf(call()), { code: Code.FailedPrecondition, reason: blockers[0]?.reason });
       }
       t.deepEqual(await run.read(), before);
       t.deepEqual(await run.found(), found);
