@@ -5,7 +5,7 @@ import { addDeletionCommands } from './commands/deletions.ts';
 import { addJobCommands } from './commands/jobs.ts';
 import { addOrphanCommand } from './commands/orphans.ts';
 import { addPlanCommands } from './commands/plans.ts';
-import { addPurgeCommand } from './commands/purge.ts';
+import { addPurgeCommand, addPurgesCommands } from './commands/purge.ts';
 import { addRunCommands } from './commands/runs.ts';
 import { addTokenCommand } from './commands/token.ts';
 import type { Run, Terminal } from './context.ts';
@@ -73,6 +73,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   addDeletionCommands(program, run);
   addPlanCommands(program, run);
   addPurgeCommand(program, run);
+  addPurgesCommands(program, run);
   addTokenCommand(program, terminal);
 
   try {

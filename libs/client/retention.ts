@@ -62,6 +62,12 @@ export interface Retention {
   }): Promise<{ readonly purge: RetentionPurge; readonly item: RetentionPurgeItem | undefined }>;
   /** One purge, and every tenant's part in it. */
   getPurge(purgeId: string): Promise<{ readonly purge: RetentionPurge; readonly items: readonly RetentionPurgeItem[] }>;
+  /** Releases a tenant's purge that the blast-radius ceiling held. */
+  approveHeld(approval: {
+    readonly purgeId: string;
+    readonly tenantId: string;
+    readonly reason: string;
+  }): Promise<RetentionPurgeItem>;
   /** Every purge, newest first. */
   listPurges(filter?: { readonly tenantId?: string; readonly state?: PurgeState }): AsyncIterable<RetentionPurge>;
 }
@@ -110,6 +116,9 @@ export const makeRetention = (services: Services): Retention => ({
       }),
     );
     return { purge: present('purge', purge), items };
+  },
+  async approveHeld(approval) {
+    return present('item', (await services.retention.approveHeldPurge(approval)).item);
   },
   listPurges: (filter = {}) =>
     everyItem(async (page) => {

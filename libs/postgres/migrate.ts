@@ -3,6 +3,8 @@ import knexOf, { type Knex } from 'knex';
 /** One reversible step of a schema. Its name never changes once it has landed. */
 export interface Migration {
   readonly name: string;
+  /** For what brings migrations of its own: runs before `up`, outside of its transaction, and must be repeatable. */
+  prepare?(ownerUrl: string): Promise<void>;
   up(knex: Knex, appRole: string): Promise<void>;
   down(knex: Knex, appRole: string): Promise<void>;
 }
@@ -54,14 +56,17 @@ async function underLock({ ownerUrl, appRole }: MigrateOptions, work: (knex: Kne
   }
 }
 
-const settingsOf = ({ migrations, appRole }: MigrateOptions): Knex.MigratorConfig => ({
+const settingsOf = ({ migrations, appRole, ownerUrl }: MigrateOptions): Knex.MigratorConfig => ({
   tableName: 'lethe_migrations',
   disableMigrationsListValidation: false,
   migrationSource: {
     getMigrations: async () => [...migrations],
     getMigrationName: (migration: Migration) => migration.name,
     getMigration: async (migration: Migration) => ({
-      up: (knex: Knex) => migration.up(knex, appRole),
+      up: async (knex: Knex) => {
+        await migration.prepare?.(ownerUrl);
+        await migration.up(knex, appRole);
+      },
       down: (knex: Knex) => migration.down(knex, appRole),
     }),
   },

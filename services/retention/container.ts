@@ -7,17 +7,23 @@ import { makeServiceCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { startWorkerLoop, type WorkerLoop } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { makeIncidentOwner } from './adapters/clients/incident-owner.ts';
 import { retentionService } from './adapters/grpc/retention-service.ts';
 import { makePlanRepository } from './adapters/postgres/plan-repository.ts';
 import { makePurgeRepository } from './adapters/postgres/purge-repository.ts';
+import { startPurgeQueue } from './adapters/queue/purge-queue.ts';
 import type { RetentionSettings } from './config.ts';
 import { type KeepPlans, makeKeepPlans } from './use-cases/keep-plans.ts';
-import { makeOrderPurge, type OrderPurge } from './use-cases/order-purge.ts';
+import { makeOrderPurge, type OnPurgeRefused, type OrderPurge } from './use-cases/order-purge.ts';
 import type { DataOwner, PlanRepository, PurgeRepository } from './use-cases/ports.ts';
-import { makeRunPurges, type OnItemFinished, type RunPurges } from './use-cases/run-purges.ts';
+import {
+  countsOf,
+  makeRunPurges,
+  type OnItemError,
+  type OnItemFinished,
+  type RunPurges,
+} from './use-cases/run-purges.ts';
 
 const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 
@@ -25,8 +31,9 @@ const TOKENS = {
   settings: token<RetentionSettings>('RetentionSettings'),
   database: token<Database>('Database'),
   owner: token<DataOwner>('DataOwner'),
-  wake: token<() => void>('Wake'),
+  onRefused: token<OnPurgeRefused>('OnPurgeRefused'),
   onFinished: token<OnItemFinished>('OnItemFinished'),
+  onError: token<OnItemError>('OnItemError'),
   plans: token<PlanRepository>('PlanRepository'),
   purges: token<PurgeRepository>('PurgeRepository'),
   keepPlans: token<KeepPlans>('KeepPlans'),
@@ -40,7 +47,7 @@ const adapters = new ContainerModule(({ bind }) => {
 });
 
 const useCases = new ContainerModule(({ bind }) => {
-  const { plans, purges, keepPlans, owner, settings, wake, onFinished } = TOKENS;
+  const { plans, purges, keepPlans, owner, settings, onRefused, onFinished, onError } = TOKENS;
   bind(keepPlans)
     .toResolvedValue(
       (p: PlanRepository, { graceDays }: RetentionSettings) => makeKeepPlans(p, graceDays),
@@ -49,14 +56,21 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
   bind(TOKENS.orderPurge)
     .toResolvedValue(
-      (p: PurgeRepository, l: PlanRepository, w: () => void) =>
-        makeOrderPurge(p, l, w, (ms, signal) => delay(ms, undefined, { signal })),
-      [purges, plans, wake],
+      (p: PurgeRepository, l: PlanRepository, refused: OnPurgeRefused) =>
+        makeOrderPurge(p, l, (ms, signal) => delay(ms, undefined, { signal }), refused),
+      [purges, plans, onRefused],
     )
     .inSingletonScope();
   bind(TOKENS.runPurges)
     .toResolvedValue(
-      (p: PurgeRepository, k: KeepPlans, o: DataOwner, of: RetentionSettings, done: OnItemFinished) =>
+      (
+        p: PurgeRepository,
+        k: KeepPlans,
+        o: DataOwner,
+        of: RetentionSettings,
+        finished: OnItemFinished,
+        failed: OnItemError,
+      ) =>
         makeRunPurges(
           p,
           k,
@@ -65,20 +79,24 @@ const useCases = new ContainerModule(({ bind }) => {
             workerId: of.workerId,
             leaseMs: of.ownerTimeoutMs * 2,
             retry: { maxAttempts: of.purgeAttempts, baseMs: of.purgeBackoffMs, maxMs: 60_000 },
+            ceiling: { maxShare: of.ceilingShare, maxCount: of.ceilingRows, shareFrom: of.ceilingShareFrom },
           },
-          done,
+          finished,
+          failed,
         ),
-      [purges, keepPlans, owner, settings, onFinished],
+      [purges, keepPlans, owner, settings, onFinished, onError],
     )
     .inSingletonScope();
 });
+
+/** Who orders what the schedule does. */
+const SCHEDULER = 'service:retention';
 
 /** RetentionService, composed. */
 export async function composeRetentionService(
   settings: RetentionSettings,
   { database, log, metrics }: ServiceFoundation,
 ): Promise<ComposedService> {
-  let workers: readonly WorkerLoop[] = [];
   const issuer = {
     key: await readSigningKey(settings.serviceKey),
     issuer: settings.jwtIssuer,
@@ -88,31 +106,25 @@ export async function composeRetentionService(
   const connection = connect({
     address: settings.incidentAddress,
     deadlineMs: settings.ownerTimeoutMs,
-    token: () => credential({ actor: 'service:retention' }),
+    token: () => credential({ actor: SCHEDULER }),
   });
   const container = new Container();
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
   container.bind(TOKENS.owner).toConstantValue(makeIncidentOwner(connection, credential));
-  container.bind(TOKENS.wake).toConstantValue(() => {
-    for (const worker of workers) worker.wake();
+  container.bind(TOKENS.onRefused).toConstantValue((tenantId, { actor, reason, trigger }, outcome) => {
+    log.warn({ audit: true, action: 'retention-purge', tenantId, actor, reason, trigger, outcome }, 'purge refused');
+    metrics.deletionFinished('retention', 'REFUSED');
   });
-  container.bind(TOKENS.onFinished).toConstantValue(({ purgeId, tenantId, actor, validateOnly }, progress, error) => {
-    const { state, plan, counts } = progress;
-    const told = {
-      audit: true,
-      action: 'retention-purge',
-      purgeId,
-      tenantId,
-      actor,
-      validateOnly,
-      plan,
-      counts,
-      outcome: state,
-    };
-    if (state === 'COMPLETE') log.info(told, 'tenant purged');
-    else log.warn({ ...told, err: error }, 'tenant not purged whole');
-    metrics.deletionFinished('retention', state);
+  container.bind(TOKENS.onError).toConstantValue(({ purgeId, tenantId, attempts }, error) => {
+    log.warn({ err: error, purgeId, tenantId, attempts }, 'a tenant could not be purged whole');
+  });
+  container.bind(TOKENS.onFinished).toConstantValue(({ purgeId, tenantId, actor, validateOnly }, progress) => {
+    const { state: outcome, plan, planVersion, error } = progress;
+    const counts = countsOf(progress);
+    const told = { audit: !validateOnly, action: 'retention-purge', purgeId, tenantId, actor, validateOnly, outcome };
+    log[outcome === 'COMPLETE' ? 'info' : 'warn']({ ...told, plan, planVersion, counts, error }, 'tenant purged');
+    if (!validateOnly) metrics.deletionFinished('retention', outcome);
   });
   container.load(adapters, useCases);
 
@@ -123,15 +135,34 @@ export async function composeRetentionService(
         retentionService(container.get(TOKENS.keepPlans), container.get(TOKENS.orderPurge)),
       ),
     ],
-    startWorkers() {
-      const work = container.get(TOKENS.runPurges);
-      const onError = (name: string, error: unknown) =>
-        log.error({ err: error, loop: name }, 'a background pass failed');
-      workers = Array.from({ length: settings.purgeWorkers }, (_, index) =>
-        startWorkerLoop({ name: `purges-${index}`, pollMs: settings.pollMs, work, onError }),
-      );
-      return workers;
-    },
+    startWorkers: () => [
+      startPurgeQueue({
+        database,
+        databaseUrl: settings.databaseUrl,
+        concurrency: settings.purgeWorkers,
+        pollMs: settings.pollMs,
+        runPurge: container.get(TOKENS.runPurges),
+        schedule:
+          settings.purgeSchedule === undefined
+            ? undefined
+            : {
+                pattern: settings.purgeSchedule,
+                async order(requestId) {
+                  const caller = { actor: SCHEDULER, subject: SCHEDULER };
+                  const order = {
+                    caller,
+                    trigger: 'SCHEDULE',
+                    validateOnly: false,
+                    requestId,
+                    reason: undefined,
+                  } as const;
+                  const { id } = await container.get(TOKENS.orderPurge).order({ ...order, tenantIds: undefined });
+                  log.info({ purgeId: id }, 'the schedule ordered a purge');
+                },
+              },
+        log,
+      }),
+    ],
     close: () => connection.close(),
   };
 }

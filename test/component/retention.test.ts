@@ -12,7 +12,7 @@ const test = anyTest as TestFn<{ stack: TestStack }>;
 test.before(async (t) => {
   t.context.stack = await startTestStack({
     services: ['incident', 'retention'],
-    env: { LETHE_PURGE_BACKOFF_MS: '50' },
+    env: { LETHE_PURGE_BACKOFF_MS: '50', LETHE_PURGE_CEILING_SHARE: 'off' },
   });
 });
 test.after.always((t) => t.context.stack.dispose());

@@ -1,13 +1,17 @@
 import type { Command } from 'commander';
 import type { ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import {
+  Plan,
   PurgeItemState,
   PurgeState,
+  PurgeTrigger,
   type RetentionPurge,
   type RetentionPurgeItem,
+  RetentionSubject,
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { CommandContext, Run } from '../context.ts';
-import { EXIT, nameOf, toLine } from '../output.ts';
+import { EXIT, firstOf, instantOf, nameOf, toLine, toTable } from '../output.ts';
+import { enumNames, enumValue, wholeNumber } from '../parse.ts';
 import { UsageError } from '../usage-error.ts';
 
 interface PurgeOptions {
@@ -71,12 +75,89 @@ async function purge(
   return EXIT.failed;
 }
 
+const purgeRow = (purge: RetentionPurge) => [
+  purge.id,
+  nameOf(PurgeState, purge.state),
+  nameOf(PurgeTrigger, purge.trigger),
+  purge.validateOnly ? 'dry run' : '',
+  `${purge.completeTenantCount}/${purge.tenantCount}`,
+  instantOf(purge.createTime),
+  purge.actor,
+  purge.reason,
+];
+const purgeTable = (purges: readonly RetentionPurge[]): string =>
+  toTable(['PURGE', 'STATE', 'BY', '', 'TENANTS', 'CREATED', 'ACTOR', 'REASON'], purges.map(purgeRow));
+
+function itemRow(item: RetentionPurgeItem): string[] {
+  const counts = item.resourceCounts.map(({ resourceType, deleted }) => `${resourceType} ${deleted}`).join(', ');
+  return [item.tenantId, nameOf(PurgeItemState, item.state), nameOf(Plan, item.plan), counts, whyOf(item)];
+}
+
+/** `lethe purges …`: receipts of retention purges, and the release of what the ceiling held. */
+export function addPurgesCommands(program: Command, run: Run): void {
+  const purges = program.command('purges').description('retention purges: what went, what is held');
+
+  purges
+    .command('list')
+    .description('retention purges, newest first')
+    .option('--state <state>', `one of ${enumNames(PurgeState).join(', ')}`, enumValue(PurgeState))
+    .option('--limit <count>', 'so many at most', wholeNumber({ min: 1, max: 10_000 }), 50)
+    .action(({ state, limit }: { state?: PurgeState; limit: number }) =>
+      run(async ({ lethe, print }) => {
+        const found = await firstOf(lethe.retention.listPurges(state ? { state } : {}), limit);
+        print(found, () => purgeTable(found));
+        return EXIT.ok;
+      }),
+    );
+
+  purges
+    .command('get')
+    .description('one retention purge with its tenants')
+    .argument('<purge>')
+    .action((purgeId: string) =>
+      run(async ({ lethe, print }) => {
+        const found = await lethe.retention.getPurge(purgeId);
+        print(found, () => {
+          const items = toTable(['TENANT', 'STATE', 'PLAN', 'REMOVED', 'WHY'], found.items.map(itemRow));
+          return `${purgeTable([found.purge])}\n\n${items}`;
+        });
+        return EXIT.ok;
+      }),
+    );
+
+  purges
+    .command('approve')
+    .description("release a tenant's purge that the ceiling held")
+    .argument('<purge>')
+    .argument('<tenant>')
+    .requiredOption('--reason <reason>', 'why, for receipt and audit')
+    .action((purgeId: string, tenantId: string, { reason }: { reason: string }) =>
+      run(
+        async ({ lethe, print }) => {
+          const item = await lethe.retention.approveHeld({ purgeId, tenantId, reason });
+          print(item, () => tellItem(item, false));
+          return EXIT.ok;
+        },
+        { asPlatform: true },
+      ),
+    );
+}
+
 function tellItem(item: RetentionPurgeItem | undefined, validateOnly: boolean): string {
   const tellCount = ({ resourceType, found, deleted }: ResourceCount): string =>
     `${resourceType} ${validateOnly ? found : deleted}`;
   const counts = item?.resourceCounts.map(tellCount).join(', ') ?? '';
-  return toLine(`${item?.tenantId} ${nameOf(PurgeItemState, item?.state)} ${counts} ${item?.error}`).trim();
+  return toLine(`${item?.tenantId} ${nameOf(PurgeItemState, item?.state)} ${counts} ${item ? whyOf(item) : ''}`).trim();
 }
 
 const tellPurge = (purge: RetentionPurge | undefined): string =>
   `purge ${purge?.id} ${nameOf(PurgeState, purge?.state)}: ${purge?.completeTenantCount} of ${purge?.tenantCount} tenants`;
+
+/** Why a tenant's part is not COMPLETE, for people. */
+function whyOf({ state, error, hold, runningPurgeId }: RetentionPurgeItem): string {
+  if (state === PurgeItemState.SKIPPED) return `left to purge ${runningPurgeId}`;
+  if (state !== PurgeItemState.HELD || !hold) return error;
+  const count = (value: bigint | undefined): string => (value === undefined ? 'an unknown number' : String(value));
+  const subject = nameOf(RetentionSubject, hold.subject).toLowerCase().replaceAll('_', ' ');
+  return `${count(hold.expiredCount)} of ${count(hold.totalCount)} ${subject} would go`;
+}

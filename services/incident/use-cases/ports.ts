@@ -179,6 +179,8 @@ export interface ExpiredCounts {
   readonly expired: number;
   readonly dependents: number;
   readonly population: number;
+  /** What the operation has removed so far; undefined when it has not begun. */
+  readonly begun: AgePurge | undefined;
 }
 
 /** What one batch did. */

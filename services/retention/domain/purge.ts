@@ -1,5 +1,6 @@
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import type { RetentionSubject } from './windows.ts';
+import type { Hold } from './ceiling.ts';
+import type { Plan, ResolvedWindow, RetentionSubject } from './windows.ts';
 
 /** Where one tenant's part of a retention purge stands. */
 export const ITEM_STATES = ['PENDING', 'RUNNING', 'COMPLETE', 'PARTIAL', 'FAILED', 'HELD', 'SKIPPED'] as const;
@@ -8,7 +9,13 @@ export const ITEM_STATES = ['PENDING', 'RUNNING', 'COMPLETE', 'PARTIAL', 'FAILED
 export type ItemState = (typeof ITEM_STATES)[number];
 
 /** Where a whole retention purge stands: it follows from its items. */
-export type PurgeState = 'PENDING' | 'RUNNING' | 'COMPLETE' | 'PARTIAL';
+export const PURGE_STATES = ['PENDING', 'RUNNING', 'COMPLETE', 'PARTIAL'] as const;
+
+/** One of PURGE_STATES. */
+export type PurgeState = (typeof PURGE_STATES)[number];
+
+/** Who set a purge going: a call of Purge, a tenant's PurgeNow, or the service's own schedule. */
+export type PurgeTrigger = 'PURGE' | 'PURGE_NOW' | 'SCHEDULE';
 
 /** Counts of one kind of resource. */
 export interface ResourceCount {
@@ -21,7 +28,7 @@ export interface ResourceCount {
 /** One run of the retention job. */
 export interface RetentionPurge {
   readonly id: string;
-  readonly trigger: 'PURGE' | 'PURGE_NOW';
+  readonly trigger: PurgeTrigger;
   readonly validateOnly: boolean;
   readonly actor: string;
   readonly reason: string | undefined;
@@ -31,12 +38,28 @@ export interface RetentionPurge {
     readonly all: number;
     readonly complete: number;
     readonly failed: number;
+    readonly held: number;
     readonly skipped: number;
   };
   readonly counts: readonly ResourceCount[];
   readonly createdAt: Temporal.Instant;
   readonly startedAt: Temporal.Instant | undefined;
   readonly finishedAt: Temporal.Instant | undefined;
+}
+
+/**
+ * The removal of one subject by one window, as the owner of the data knows it by its id. A purge whose window grew
+ * while it was under way goes on with another operation, and the first keeps what it counted.
+ */
+export interface PurgeOperation {
+  readonly subject: RetentionSubject;
+  readonly operationId: string;
+  readonly retentionDays: number;
+  /** By the owner's database, as ISO 8601; undefined before its first answer. */
+  readonly cutoff: string | undefined;
+  readonly counts: readonly ResourceCount[];
+  /** Whether nothing more is to be done under this id. */
+  readonly isDone: boolean;
 }
 
 /** One tenant's part of it. */
@@ -46,13 +69,20 @@ export interface RetentionPurgeItem {
   readonly state: ItemState;
   readonly validateOnly: boolean;
   readonly actor: string;
-  readonly plan: string | undefined;
+  readonly plan: Plan | undefined;
   readonly planVersion: number | undefined;
-  readonly cutoffs: readonly { readonly subject: RetentionSubject; readonly cutoff: string }[];
-  readonly counts: readonly ResourceCount[];
+  /** What was resolved when it was last worked on. */
+  readonly windows: readonly ResolvedWindow[];
+  readonly operations: readonly PurgeOperation[];
+  /** What is being removed. */
+  readonly subject: RetentionSubject | undefined;
   readonly error: string | undefined;
+  readonly hold: Hold | undefined;
   readonly runningPurgeId: string | undefined;
+  /** How often a worker took it up. */
   readonly attempts: number;
+  /** How many of those ended with an error. */
+  readonly failures: number;
   readonly startedAt: Temporal.Instant | undefined;
   readonly finishedAt: Temporal.Instant | undefined;
   readonly updatedAt: Temporal.Instant;
@@ -68,19 +98,38 @@ const IS_FINISHED: Readonly<Record<ItemState, boolean>> = {
   SKIPPED: true,
 };
 
-/** Whether this purge does nothing more for the tenant. */
+/** Whether this purge does nothing more for the tenant by itself. */
 export const isFinished = (state: ItemState): boolean => IS_FINISHED[state];
 
-/** A purge is COMPLETE only when every tenant is; anything else that has ended is PARTIAL. */
-export function purgeStateOf(count: Readonly<Record<ItemState, number>>): PurgeState {
-  if (count.PENDING + count.RUNNING > 0)
-    return count.RUNNING + count.COMPLETE + count.FAILED > 0 ? 'RUNNING' : 'PENDING';
-  return count.PARTIAL + count.FAILED + count.HELD + count.SKIPPED > 0 ? 'PARTIAL' : 'COMPLETE';
+/** Whether the purge has ended, but for what is held. */
+export const hasEnded = ({ state }: RetentionPurge): boolean => state === 'COMPLETE' || state === 'PARTIAL';
+
+/** Sums of operations by resource type. `left` is what the last one told, since it alone looked last. */
+export function sumCounts(operations: readonly PurgeOperation[]): readonly ResourceCount[] {
+  const sums = new Map<string, ResourceCount>();
+  for (const { counts } of operations) {
+    for (const { resourceType, found, deleted, left } of counts) {
+      const sum = sums.get(resourceType);
+      sums.set(resourceType, {
+        resourceType,
+        found: (sum?.found ?? 0) + found,
+        deleted: (sum?.deleted ?? 0) + deleted,
+        left,
+      });
+    }
+  }
+  return [...sums.values()];
 }
 
 /** Unknown, or nothing that this caller's tenant is part of. */
 export const purgeNotFound = (): DomainError =>
   new DomainError('not-found', 'PURGE_NOT_FOUND', 'Retention purge not found.');
+
+/** It goes on by itself, has ended, or was never held. */
+export const purgeNotHeld = (state: ItemState): DomainError =>
+  new DomainError('failed-precondition', 'PURGE_NOT_HELD', `The tenant's purge is not held: it is ${state}.`, {
+    state,
+  });
 
 /** The tenant has no plan in force. */
 export const tenantPlanNotFound = (): DomainError =>

@@ -50,7 +50,7 @@ export interface ResolvedWindow {
   readonly window: Window;
   readonly source: WindowSource;
   /** The entry of the history that it comes from. */
-  readonly from: TenantPlan | undefined;
+  readonly from: Pick<TenantPlan, 'plan' | 'version'> | undefined;
   /** When it changes by what is known now, and to what. */
   readonly change: { readonly at: Temporal.Instant; readonly to: Window } | undefined;
 }
@@ -79,7 +79,8 @@ export function resolveWindows(history: readonly TenantPlan[], at: Temporal.Inst
       .toSorted(Temporal.Instant.compare)
       .find((instant) => !isSame(windowAt(ordered, instant, graceDays, subject).window, now.window));
     const change = changeAt && { at: changeAt, to: windowAt(ordered, changeAt, graceDays, subject).window };
-    return { subject, ...now, change };
+    const from = now.from && { plan: now.from.plan, version: now.from.version };
+    return { subject, window: now.window, source: now.source, from, change };
   });
   return { current, windows };
 }

@@ -1,19 +1,35 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
-import { operationInProgress } from '#libs/kernel/domain-error.ts';
+import { DomainError } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
-import { isFinished, purgeNotFound, type RetentionPurge, type RetentionPurgeItem } from '../domain/purge.ts';
-import type { Page, PageQuery, PlanRepository, PurgeRepository } from './ports.ts';
+import {
+  hasEnded,
+  isFinished,
+  type PurgeState,
+  type PurgeTrigger,
+  purgeNotFound,
+  type RetentionPurge,
+  type RetentionPurgeItem,
+} from '../domain/purge.ts';
+import type { NewPurge, Page, PageQuery, PlanRepository, PurgeRepository } from './ports.ts';
 
 /** What the caller asks for. */
 export interface OrderPurgeCommand {
-  readonly caller: Caller;
-  /** Undefined: every tenant that has a plan. */
+  readonly caller: Pick<Caller, 'actor' | 'subject'>;
+  /** Undefined: every tenant that has a plan or an execution policy. */
   readonly tenantIds: readonly string[] | undefined;
-  readonly trigger: 'PURGE' | 'PURGE_NOW';
+  readonly trigger: PurgeTrigger;
   readonly validateOnly: boolean;
   readonly reason: string | undefined;
   readonly requestId: string | undefined;
+}
+
+/** A held purge to release. */
+export interface ApproveHeldCommand {
+  readonly caller: Caller;
+  readonly purgeId: string;
+  readonly tenantId: string;
+  readonly reason: string;
 }
 
 /** What a watcher is told. */
@@ -25,7 +41,10 @@ export type PurgeEvent =
 export interface OrderPurge {
   /** Commits the purge and its items; OPERATION_IN_PROGRESS for PURGE_NOW while another works on the tenant. */
   order(command: OrderPurgeCommand): Promise<RetentionPurge>;
-  /** Tells of a purge until it has ended. Whether anybody watches changes nothing for the purge. */
+  /**
+   * Tells of a purge until it has ended, which is not before those have that some of its tenants were left to.
+   * Whether anybody watches changes nothing for the purge.
+   */
   watch(purgeId: string, signal: AbortSignal): AsyncIterable<PurgeEvent>;
   /** PURGE_NOT_FOUND; people of a tenant see their own part alone. */
   get(
@@ -33,18 +52,28 @@ export interface OrderPurge {
     purgeId: string,
     page: PageQuery,
   ): Promise<{ purge: RetentionPurge; items: Page<RetentionPurgeItem> }>;
-  list(caller: Caller, page: PageQuery): Promise<Page<RetentionPurge>>;
+  /** All for platform, else those that went over the caller's tenant, each as `get` tells it. */
+  list(
+    caller: Caller,
+    filter: { tenantId: string | undefined; state: PurgeState | undefined },
+    page: PageQuery,
+  ): Promise<Page<RetentionPurge>>;
+  /** Releases what the ceiling held; PURGE_NOT_FOUND, PURGE_NOT_HELD, OPERATION_IN_PROGRESS. */
+  approve(command: ApproveHeldCommand): Promise<RetentionPurgeItem>;
 }
+
+/** Told of every order that was refused, with the refusal's reason. */
+export type OnPurgeRefused = (tenantId: string, order: NewPurge, outcome: string) => void;
 
 const POLL_MS = 100;
 const ITEMS_PER_PAGE = 1_000;
 
-/** Makes OrderPurge. `wake` tells the worker that something is due. */
+/** Makes OrderPurge. */
 export function makeOrderPurge(
   purges: PurgeRepository,
   plans: PlanRepository,
-  wake: () => void,
   sleep: (ms: number, signal: AbortSignal) => Promise<void>,
+  onRefused: OnPurgeRefused,
 ): OrderPurge {
   const mustGet = async (purgeId: string): Promise<RetentionPurge> => {
     const purge = await purges.get(purgeId);
@@ -54,11 +83,8 @@ export function makeOrderPurge(
 
   return {
     async order({ caller, tenantIds, trigger, validateOnly, reason, requestId }) {
-      if (trigger === 'PURGE_NOW' && !validateOnly && tenantIds?.[0] !== undefined && requestId === undefined) {
-        const running = await purges.findRunning(tenantIds[0]);
-        if (running !== undefined) throw operationInProgress(running);
-      }
-      const purgeId = await purges.create({
+      const [tenantId] = tenantIds ?? [];
+      const order: NewPurge = {
         tenantIds: tenantIds ?? (await plans.findTenants()),
         trigger,
         validateOnly,
@@ -66,10 +92,19 @@ export function makeOrderPurge(
         subject: caller.subject,
         reason,
         requestId,
+        requestScope: trigger === 'PURGE_NOW' ? tenantId : undefined,
         fingerprint: fingerprint({ trigger, tenantIds: tenantIds ?? 'all', validateOnly, reason }),
+      };
+      const purgeId = await purges.create(order).catch(async (error: unknown) => {
+        if (trigger === 'PURGE_NOW' && tenantId !== undefined && error instanceof DomainError) {
+          if (error.kind === 'aborted') {
+            await purges.recordRefusal(tenantId, order, error.reason);
+            onRefused(tenantId, order, error.reason);
+          }
+        }
+        throw error;
       });
       crashPoint('retention.purge.after-intent');
-      wake();
       return mustGet(purgeId);
     },
 
@@ -90,10 +125,13 @@ export function makeOrderPurge(
           }
           after = page.next;
         }
-        if (unfinished === 0) break;
+        const purge = unfinished === 0 ? await mustGet(purgeId) : undefined;
+        if (purge && hasEnded(purge)) {
+          yield { kind: 'summary', purge };
+          return;
+        }
         await sleep(POLL_MS, signal);
       }
-      yield { kind: 'summary', purge: await mustGet(purgeId) };
     },
 
     async get(caller, purgeId, page) {
@@ -103,19 +141,18 @@ export function makeOrderPurge(
         const items = await Promise.all(found.items.map(({ tenantId }) => purges.getItem(tenantId, purgeId)));
         return { purge, items: { items: items.filter((item) => item !== undefined), next: found.next } };
       }
-      const item = await purges.getItem(tenantOf(caller), purgeId);
-      if (!item) throw purgeNotFound();
-      const purge = await mustGet(purgeId);
       // Of a purge over many tenants, a tenant's people get what concerns them.
-      const own = {
-        all: 1,
-        complete: item.state === 'COMPLETE' ? 1 : 0,
-        failed: item.state === 'FAILED' || item.state === 'PARTIAL' ? 1 : 0,
-        skipped: item.state === 'SKIPPED' ? 1 : 0,
-      };
-      return { purge: { ...purge, tenants: own, counts: item.counts }, items: { items: [item], next: undefined } };
+      const own = tenantOf(caller);
+      const [purge, item] = await Promise.all([purges.getPart(own, purgeId), purges.getItem(own, purgeId)]);
+      if (!purge || !item) throw purgeNotFound();
+      return { purge, items: { items: [item], next: undefined } };
     },
 
-    list: (caller, page) => purges.list(caller.kind === 'platform' ? caller.tenantId : tenantOf(caller), page),
+    list: (caller, { tenantId, state }, page) =>
+      caller.kind === 'platform' && caller.tenantId === undefined
+        ? purges.list({ tenantId, state }, page)
+        : purges.listParts(tenantOf(caller), state, page),
+
+    approve: ({ caller, ...approval }) => purges.approve({ ...approval, actor: caller.actor, subject: caller.subject }),
   };
 }

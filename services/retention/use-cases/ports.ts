@@ -1,4 +1,12 @@
-import type { ItemState, ResourceCount, RetentionPurge, RetentionPurgeItem } from '../domain/purge.ts';
+import type { Hold } from '../domain/ceiling.ts';
+import type {
+  ItemState,
+  PurgeState,
+  PurgeTrigger,
+  ResourceCount,
+  RetentionPurge,
+  RetentionPurgeItem,
+} from '../domain/purge.ts';
 import type { Plan, RetentionSubject, TenantPlan } from '../domain/windows.ts';
 
 /** One page of a list: at most `limit` rows after the keyset `after`. */
@@ -48,12 +56,14 @@ export interface PlanRepository {
 /** A purge to order. */
 export interface NewPurge {
   readonly tenantIds: readonly string[];
-  readonly trigger: 'PURGE' | 'PURGE_NOW';
+  readonly trigger: PurgeTrigger;
   readonly validateOnly: boolean;
   readonly actor: string;
   readonly subject: string;
   readonly reason: string | undefined;
   readonly requestId: string | undefined;
+  /** Whose request id it is: a tenant, or undefined for platform. */
+  readonly requestScope: string | undefined;
   readonly fingerprint: string;
 }
 
@@ -64,52 +74,91 @@ export interface ItemClaim {
 }
 
 /** What is known of a tenant's part so far. */
-export interface ItemProgress {
-  readonly state: ItemState;
-  readonly plan: string | undefined;
-  readonly planVersion: number | undefined;
-  readonly cutoffs: RetentionPurgeItem['cutoffs'];
-  readonly counts: readonly ResourceCount[];
-  readonly error: string | undefined;
+export type ItemProgress = Pick<
+  RetentionPurgeItem,
+  'state' | 'plan' | 'planVersion' | 'windows' | 'operations' | 'subject' | 'error' | 'failures'
+> & {
+  /** Why it is held; its time is the database's now. */
+  readonly hold: Omit<Hold, 'heldAt' | 'approval'> | undefined;
+};
+
+/** Which purges to list. */
+export interface PurgeFilter {
+  /** Only those that went over this tenant. */
+  readonly tenantId: string | undefined;
+  readonly state: PurgeState | undefined;
 }
 
-/** Retention purges and their items. */
+/** A held purge to release. */
+export interface HoldApproval {
+  readonly purgeId: string;
+  readonly tenantId: string;
+  readonly actor: string;
+  readonly subject: string;
+  readonly reason: string;
+}
+
+/**
+ * Retention purges and their items. An item that a worker has to take up is a job in the queue from the transaction
+ * on that says so, and the end of a lease is a job too: whoever is alive then gets it.
+ */
 export interface PurgeRepository {
   /**
-   * Must commit the purge with an item for each tenant in one transaction. A tenant that another purge is working on
-   * gets a SKIPPED item that names it. Must answer the purge of this request id; REQUEST_ID_REUSED.
+   * Must commit the purge with an item for each tenant in one transaction, to be worked on most overdue first. A
+   * tenant that another purge is working on must get a SKIPPED item that names that one; for PURGE_NOW it is
+   * OPERATION_IN_PROGRESS and nothing is committed. Must answer the purge of this request id; REQUEST_ID_REUSED.
    */
   create(purge: NewPurge): Promise<string>;
   /** Must sum the purge up from its items; undefined for an unknown one. */
   get(purgeId: string): Promise<RetentionPurge | undefined>;
-  /** Must list newest first; a tenant's own are those that have an item of it. */
-  list(tenantId: string | undefined, page: PageQuery): Promise<Page<RetentionPurge>>;
+  /** Must list newest first. */
+  list(filter: PurgeFilter, page: PageQuery): Promise<Page<RetentionPurge>>;
+  /** Must answer a purge as if this tenant were all that it went over; undefined where it was not. */
+  getPart(tenantId: string, purgeId: string): Promise<RetentionPurge | undefined>;
+  /** Must list the tenant's parts as getPart tells them, newest first, by the state of the part. */
+  listParts(tenantId: string, state: PurgeState | undefined, page: PageQuery): Promise<Page<RetentionPurge>>;
   getItem(tenantId: string, purgeId: string): Promise<RetentionPurgeItem | undefined>;
   /** Must answer tenant and time of the last change of every item, in the order of tenants. */
   findItems(
     purgeId: string,
     page: PageQuery,
   ): Promise<Page<{ tenantId: string; state: ItemState; updatedAt: Temporal.Instant }>>;
-  /** Must answer the purge that is working on the tenant; undefined for none. */
-  findRunning(tenantId: string): Promise<string | undefined>;
-  findDue(limit: number): Promise<readonly { tenantId: string; purgeId: string }[]>;
+  /** Must give the item to one worker for `leaseMs` under a token that grows; undefined when it is not due. */
   claim(tenantId: string, purgeId: string, owner: string, leaseMs: number): Promise<ItemClaim | undefined>;
-  /** Must save and renew the lease, or give it up when the state is final; LEASE_LOST when the token is old. */
+  /**
+   * Must save and renew the lease, or give it up when the state is final and write a row of the audit in the same
+   * transaction, but for a dry run; LEASE_LOST when the token is old.
+   */
   save(claim: ItemClaim, progress: ItemProgress, leaseMs: number): Promise<void>;
-  /** Must give the item up until `retryMs` from now. */
-  postpone(claim: ItemClaim, error: string, retryMs: number): Promise<void>;
+  /** Must save and give the item up until `retryMs` from now; LEASE_LOST. */
+  postpone(claim: ItemClaim, progress: ItemProgress, retryMs: number): Promise<void>;
+  /** Must give the item up at once as if this worker had never had it; LEASE_LOST. */
+  release(claim: ItemClaim): Promise<void>;
+  /**
+   * Must set a held item going again with a row of the audit, or answer it as it is when it was approved before;
+   * PURGE_NOT_FOUND, PURGE_NOT_HELD, OPERATION_IN_PROGRESS.
+   */
+  approve(approval: HoldApproval): Promise<RetentionPurgeItem>;
+  /** Must write a row of the audit for an order that was refused, with the refusal's reason as its outcome. */
+  recordRefusal(tenantId: string, order: NewPurge, outcome: string): Promise<void>;
 }
 
 /** What one call to the owner of the data did, summed over all calls of one operation. */
 export interface AgePurgeAnswer {
   readonly progress: 'PARTIAL' | 'COMPLETE';
   readonly counts: readonly ResourceCount[];
+  /** As ISO 8601. */
   readonly cutoff: string;
+  /** How many rows of the subject there are, expired or not; undefined unless it was counted. */
+  readonly population: number | undefined;
 }
 
 /** The service that owns what is purged by age. */
 export interface DataOwner {
-  /** Must purge, or count for `validateOnly`, one tenant's expired rows; DEPENDENCY_UNAVAILABLE when it is silent. */
+  /**
+   * Must purge, or count for `validateOnly`, one tenant's expired rows; DEPENDENCY_UNAVAILABLE when it is silent, and
+   * a DomainError with the owner's reason when it refuses.
+   */
   purge(call: {
     tenantId: string;
     actor: string;

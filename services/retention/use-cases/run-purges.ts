@@ -1,12 +1,15 @@
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
+import { newId } from '#libs/kernel/id.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
-import type { ResourceCount, RetentionPurgeItem } from '../domain/purge.ts';
+import { type Blast, type Ceiling, exceedsCeiling, isSwitchedOff } from '../domain/ceiling.ts';
+import { type PurgeOperation, type RetentionPurgeItem, sumCounts } from '../domain/purge.ts';
+import { RETENTION_SUBJECTS, type RetentionSubject } from '../domain/windows.ts';
 import type { KeepPlans } from './keep-plans.ts';
-import type { DataOwner, ItemClaim, ItemProgress, PurgeRepository } from './ports.ts';
+import type { AgePurgeAnswer, DataOwner, ItemClaim, ItemProgress, PurgeRepository } from './ports.ts';
 
-/** Purges one due tenant; answers how many it took up, 0 or 1. Many run side by side. */
-export type RunPurges = (signal: AbortSignal) => Promise<number>;
+/** Purges one tenant as one purge wants it, if that is due and no other worker has it. */
+export type RunPurges = (tenantId: string, purgeId: string, signal: AbortSignal) => Promise<void>;
 
 /** How purges are driven. */
 export interface PurgeSettings {
@@ -14,83 +17,249 @@ export interface PurgeSettings {
   /** Longer than one call to an owner of data may take, in milliseconds. */
   readonly leaseMs: number;
   readonly retry: RetryPolicy;
+  readonly ceiling: Ceiling;
 }
 
-/** Told when a tenant's part has ended. */
-export type OnItemFinished = (item: RetentionPurgeItem, progress: ItemProgress, error?: unknown) => void;
+/** Told when a tenant's part has ended or is held. */
+export type OnItemFinished = (item: RetentionPurgeItem, progress: ItemProgress) => void;
 
-const CANDIDATES = 32;
+/** Told of an error that a tenant's part met, also when it will be tried again. */
+export type OnItemError = (item: RetentionPurgeItem, error: unknown) => void;
+
+/** The persisted points of a tenant's purge. */
+export const PURGE_CRASH_POINTS = [
+  'retention.purge.after-claim',
+  'retention.purge.after-operation',
+  'retention.purge.before-save',
+  'retention.purge.after-batch',
+  'retention.purge.after-tenant',
+] as const;
+
+/** The rows that a subject's window is about; what hangs on them goes with them and is not asked for. */
+const TYPE_OF: Readonly<Record<RetentionSubject, string>> = {
+  DRIFT_CHECKS: 'drift_check',
+  INCIDENT_PAYLOADS: 'incident_payload',
+  APPROVALS: 'approval',
+};
+
+// So many workers in a row that took a tenant up and were never heard of again: it kills them.
+const MAX_ATTEMPTS = 50;
+
+/** The purge must stop here, and somebody else goes on. */
+class Stopping extends Error {}
 
 /** Makes RunPurges. */
 export function makeRunPurges(
   purges: PurgeRepository,
   plans: KeepPlans,
   owner: DataOwner,
-  { workerId, leaseMs, retry }: PurgeSettings,
+  settings: PurgeSettings,
   onFinished: OnItemFinished,
+  onError: OnItemError,
 ): RunPurges {
-  const drive = async (claim: ItemClaim, signal: AbortSignal): Promise<void> => {
-    const { purgeId, tenantId, actor, validateOnly, attempts } = claim.item;
-    let progress: ItemProgress = { ...claim.item, state: 'RUNNING', error: undefined };
+  const { workerId, leaseMs, retry, ceiling } = settings;
+
+  return async (tenantId, purgeId, signal) => {
+    const claim = await purges.claim(tenantId, purgeId, workerId, leaseMs);
+    if (!claim) return;
+    crashPoint('retention.purge.after-claim');
+    const { item } = claim;
+    const work = new TenantPurge({ purges, plans, owner, leaseMs, ceiling, claim, signal });
+    const errors: unknown[] = [];
     try {
-      // The windows are read when the work is done, not when it was ordered: a plan may have changed since.
-      const { current, windows } = await plans.resolve(tenantId, undefined);
-      progress = { ...progress, plan: current?.plan, planVersion: current?.version };
-      for (const { subject, window } of windows) {
-        if (subject !== 'DRIFT_CHECKS' || window.kind !== 'DAYS') continue;
-        for (let isDone = false; !isDone; ) {
-          if (signal.aborted) {
-            await purges.postpone(claim, 'The service is stopping.', 0);
-            return;
-          }
-          const answer = await owner.purge({
-            tenantId,
-            actor,
-            operationId: purgeId,
-            subject,
-            retentionDays: window.days,
-            validateOnly,
-          });
-          isDone = answer.progress === 'COMPLETE';
-          const cutoffs = [
-            ...progress.cutoffs.filter((other) => other.subject !== subject),
-            { subject, cutoff: answer.cutoff },
-          ];
-          progress = { ...progress, cutoffs, counts: mergeCounts(progress.counts, answer.counts) };
-          await purges.save(claim, progress, leaseMs);
-          crashPoint('retention.purge.after-batch');
-        }
-      }
-      progress = { ...progress, state: 'COMPLETE' };
-      await purges.save(claim, progress, leaseMs);
-      crashPoint('retention.purge.after-tenant');
-      onFinished(claim.item, progress);
+      if (item.attempts > MAX_ATTEMPTS) throw workersLost(item.attempts);
+      await work.resolve();
+      if (!(await work.isHeld(errors))) await work.purgeAll(errors);
     } catch (error) {
       if (hasReason(error, 'LEASE_LOST')) return;
-      const sentence = error instanceof DomainError ? `${error.reason}: ${error.message}` : 'INTERNAL: see the log.';
-      if (attempts < retry.maxAttempts) {
-        await purges.postpone(claim, sentence, backoffMs(attempts, retry));
+      if (error instanceof Stopping) return purges.release(claim);
+      errors.push(error);
+    }
+    for (const error of errors) onError(item, error);
+    const failures = errors.length > 0 ? item.failures + 1 : item.failures;
+    const progress = work.end(errors, failures);
+    const isWorthARetry = item.attempts <= MAX_ATTEMPTS && failures < retry.maxAttempts;
+    try {
+      if (errors.length > 0 && isWorthARetry) {
+        await purges.postpone(claim, { ...progress, state: 'RUNNING' }, backoffMs(failures, retry));
         return;
       }
-      progress = { ...progress, state: progress.counts.length > 0 ? 'PARTIAL' : 'FAILED', error: sentence };
       await purges.save(claim, progress, leaseMs);
-      onFinished(claim.item, progress, error);
+    } catch (error) {
+      if (hasReason(error, 'LEASE_LOST')) return;
+      throw error;
     }
-  };
-
-  return async (signal) => {
-    for (const { tenantId, purgeId } of await purges.findDue(CANDIDATES)) {
-      const claim = await purges.claim(tenantId, purgeId, workerId, leaseMs);
-      if (!claim) continue;
-      await drive(claim, signal);
-      return 1;
-    }
-    return 0;
+    crashPoint('retention.purge.after-tenant');
+    onFinished(item, progress);
   };
 }
 
-/** The newest count of each type: an answer sums over all calls of the operation already. */
-function mergeCounts(known: readonly ResourceCount[], told: readonly ResourceCount[]): readonly ResourceCount[] {
-  const types = new Set(told.map(({ resourceType }) => resourceType));
-  return [...known.filter(({ resourceType }) => !types.has(resourceType)), ...told];
+interface TenantPurgeOptions {
+  readonly purges: PurgeRepository;
+  readonly plans: KeepPlans;
+  readonly owner: DataOwner;
+  readonly leaseMs: number;
+  readonly ceiling: Ceiling;
+  readonly claim: ItemClaim;
+  readonly signal: AbortSignal;
 }
+
+/** One worker's turn with one tenant. What it knows is saved before and after each call to the owner. */
+class TenantPurge {
+  readonly #options: TenantPurgeOptions;
+  readonly #item: RetentionPurgeItem;
+  #progress: ItemProgress;
+  readonly #unsafe = new Set<RetentionSubject>();
+
+  constructor(options: TenantPurgeOptions) {
+    this.#options = options;
+    this.#item = options.claim.item;
+    this.#progress = { ...this.#item, state: 'RUNNING', error: undefined, hold: undefined };
+  }
+
+  /** Reads the windows as they are now: the plan may have changed since the purge was ordered, or a moment ago. */
+  async resolve(): Promise<void> {
+    const { current, windows } = await this.#options.plans.resolve(this.#item.tenantId, undefined);
+    this.#progress = { ...this.#progress, plan: current?.plan, planVersion: current?.version, windows };
+  }
+
+  /**
+   * Whether the tenant has to wait for a person, since some subject's removal would exceed the ceiling. A subject
+   * whose owner does not answer is not touched in this turn, and the error is told.
+   */
+  async isHeld(errors: unknown[]): Promise<boolean> {
+    const { ceiling } = this.#options;
+    if (this.#item.validateOnly || this.#item.hold?.approval || isSwitchedOff(ceiling)) return false;
+    for (const subject of RETENTION_SUBJECTS) {
+      const days = this.#daysOf(subject);
+      // What has begun was looked at before it began.
+      if (days === undefined || this.#operationsOf(subject).length > 0) continue;
+      const blast = await this.#blastOf(subject, days).catch((error: unknown) => {
+        errors.push(error);
+        this.#unsafe.add(subject);
+      });
+      if (!blast || !exceedsCeiling(blast, ceiling)) continue;
+      const { maxShare, maxCount } = ceiling;
+      this.#progress = { ...this.#progress, state: 'HELD', subject, hold: { subject, ...blast, maxShare, maxCount } };
+      errors.length = 0;
+      return true;
+    }
+    return false;
+  }
+
+  /** Removes, or counts, every subject that has a window in days; what fails does not stop the others. */
+  async purgeAll(errors: unknown[]): Promise<void> {
+    for (const subject of RETENTION_SUBJECTS) {
+      if (this.#unsafe.has(subject)) continue;
+      try {
+        if (this.#item.validateOnly) await this.#count(subject);
+        else await this.#purge(subject);
+      } catch (error) {
+        if (error instanceof Stopping || hasReason(error, 'LEASE_LOST')) throw error;
+        errors.push(error);
+      }
+    }
+  }
+
+  /** How it ended, as far as this turn knows. */
+  end(errors: readonly unknown[], failures: number): ItemProgress {
+    if (this.#progress.state === 'HELD') return { ...this.#progress, error: undefined, failures };
+    if (errors.length === 0) {
+      return { ...this.#progress, state: 'COMPLETE', subject: undefined, error: undefined, failures };
+    }
+    const error = [...new Set(errors.map(toSentence))].join('; ');
+    const hasWindows = this.#progress.windows.length > 0;
+    return { ...this.#progress, state: hasWindows ? 'PARTIAL' : 'FAILED', subject: undefined, error, failures };
+  }
+
+  async #count(subject: RetentionSubject): Promise<void> {
+    const retentionDays = this.#daysOf(subject);
+    if (retentionDays === undefined || this.#operationsOf(subject).at(-1)?.isDone) return;
+    const operation = { subject, operationId: this.#item.purgeId, retentionDays };
+    const { counts, cutoff } = await this.#call(operation, true);
+    await this.#save(subject, { ...operation, counts, cutoff, isDone: true });
+  }
+
+  async #purge(subject: RetentionSubject): Promise<void> {
+    for (;;) {
+      let operation = this.#operationsOf(subject).at(-1);
+      if (operation?.isDone) return;
+      const days = this.#daysOf(subject);
+      if (operation && (days === undefined || days > operation.retentionDays)) {
+        // More is to be kept now than when it began. A window that shrank waits for the next purge.
+        await this.#settle(operation);
+        if (days === undefined) return;
+        operation = undefined;
+      }
+      if (days === undefined) return;
+      if (!operation) {
+        const isFirst = this.#operationsOf(subject).length === 0;
+        const operationId = isFirst ? this.#item.purgeId : newId();
+        operation = { subject, operationId, retentionDays: days, counts: [], cutoff: undefined, isDone: false };
+        await this.#save(subject, operation);
+        crashPoint('retention.purge.after-operation');
+      }
+      const { counts, cutoff, progress } = await this.#call(operation, false);
+      crashPoint('retention.purge.before-save');
+      await this.#save(subject, { ...operation, counts, cutoff, isDone: progress === 'COMPLETE' });
+      crashPoint('retention.purge.after-batch');
+      if (progress === 'COMPLETE') return;
+      await this.resolve();
+    }
+  }
+
+  /** Ends an operation without removing more, and takes over what it has removed, answered or not. */
+  async #settle(operation: PurgeOperation): Promise<void> {
+    const { counts } = await this.#call(operation, true);
+    const removed = counts.map(({ resourceType, deleted }) => {
+      const known = operation.counts.find((count) => count.resourceType === resourceType)?.deleted ?? 0;
+      const sum = Math.max(known, deleted);
+      return { resourceType, found: sum, deleted: sum, left: 0 };
+    });
+    await this.#save(operation.subject, { ...operation, counts: removed, isDone: true });
+  }
+
+  async #blastOf(subject: RetentionSubject, retentionDays: number): Promise<Blast> {
+    const { counts, population } = await this.#call({ subject, operationId: this.#item.purgeId, retentionDays }, true);
+    const expired = counts.find(({ resourceType }) => resourceType === TYPE_OF[subject])?.found;
+    return { expired, total: population };
+  }
+
+  #call(
+    { subject, operationId, retentionDays }: Pick<PurgeOperation, 'subject' | 'operationId' | 'retentionDays'>,
+    validateOnly: boolean,
+  ): Promise<AgePurgeAnswer> {
+    if (this.#options.signal.aborted) throw new Stopping();
+    const { tenantId, actor } = this.#item;
+    return this.#options.owner.purge({ tenantId, actor, subject, operationId, retentionDays, validateOnly });
+  }
+
+  async #save(subject: RetentionSubject, operation: PurgeOperation): Promise<void> {
+    const others = this.#progress.operations.filter(
+      (other) => other.subject !== subject || other.operationId !== operation.operationId,
+    );
+    this.#progress = { ...this.#progress, subject, operations: [...others, operation] };
+    await this.#options.purges.save(this.#options.claim, this.#progress, this.#options.leaseMs);
+  }
+
+  #operationsOf(subject: RetentionSubject): readonly PurgeOperation[] {
+    return this.#progress.operations.filter((operation) => operation.subject === subject);
+  }
+
+  /** The days of the window in force; undefined where nothing is to go. */
+  #daysOf(subject: RetentionSubject): number | undefined {
+    const window = this.#progress.windows.find((resolved) => resolved.subject === subject)?.window;
+    return window?.kind === 'DAYS' ? window.days : undefined;
+  }
+}
+
+/** What a tenant's part has removed, or would remove, so far. */
+export const countsOf = ({ operations }: Pick<ItemProgress, 'operations'>) => sumCounts(operations);
+
+const toSentence = (error: unknown): string =>
+  error instanceof DomainError ? `${error.reason}: ${error.message}` : 'INTERNAL: Something failed; see the log.';
+
+const workersLost = (attempts: number): DomainError =>
+  new DomainError('failed-precondition', 'WORKERS_LOST', `${attempts - 1} workers took it up and did not end it.`, {
+    attempts: String(attempts - 1),
+  });

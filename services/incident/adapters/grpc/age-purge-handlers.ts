@@ -28,6 +28,11 @@ const RESOURCE_TYPES: Readonly<Record<PurgeSubject, { readonly row: string; read
   approvals: { row: 'approval' },
 };
 
+interface RowCounts {
+  readonly rows: number;
+  readonly dependents: number;
+}
+
 /** The purges by age. */
 export const agePurgeHandlers = (purgeByAge: PurgeByAge): Partial<ServiceImpl<typeof IncidentService>> => {
   const purge = async (subject: PurgeSubject, request: PurgeRequest, context: HandlerContext) => {
@@ -44,16 +49,20 @@ export const agePurgeHandlers = (purgeByAge: PurgeByAge): Partial<ServiceImpl<ty
     });
     const order = { subject, tenantId: tenantOf(caller), caller, ...window };
     const { row, dependent } = RESOURCE_TYPES[subject];
-    const countsOf = (rows: number, dependents: number, shape: 'found' | 'removed') => {
-      const toCount = (type: string, n: number) =>
-        toResourceCount(type, { found: n, deleted: shape === 'removed' ? n : 0, left: shape === 'found' ? n : 0 });
-      return [toCount(row, rows), ...(dependent === undefined ? [] : [toCount(dependent, dependents)])];
+    // What a purge found is what it removed so far and what is left of it.
+    const countsOf = (left: RowCounts, removed: RowCounts) => {
+      const toCount = (type: string, part: keyof RowCounts) =>
+        toResourceCount(type, { found: left[part] + removed[part], deleted: removed[part], left: left[part] });
+      return [toCount(row, 'rows'), ...(dependent === undefined ? [] : [toCount(dependent, 'dependents')])];
     };
     if (request.validateOnly) {
-      const { cutoff, expired, dependents, population } = await purgeByAge.preview(order);
+      const { cutoff, expired, dependents, population, begun } = await purgeByAge.preview(order);
       return {
         progress: Progress.COMPLETE,
-        resourceCounts: countsOf(expired, dependents, 'found'),
+        resourceCounts: countsOf(
+          { rows: expired, dependents },
+          { rows: begun?.deleted ?? 0, dependents: begun?.dependents ?? 0 },
+        ),
         cutoffTime: toTimestamp(cutoff),
         population: BigInt(population),
       };
@@ -65,7 +74,7 @@ export const agePurgeHandlers = (purgeByAge: PurgeByAge): Partial<ServiceImpl<ty
     );
     return {
       progress: Progress[progress],
-      resourceCounts: countsOf(deleted, dependents, 'removed'),
+      resourceCounts: countsOf({ rows: 0, dependents: 0 }, { rows: deleted, dependents }),
       cutoffTime: toTimestamp(cutoff),
     };
   };

@@ -186,7 +186,7 @@ export const makeAgePurgeRepository = (database: Database): AgePurgeRepository =
         ),
       );
       if (!counted) throw new Error('the count gave no row');
-      return { cutoff, ...counted };
+      return { cutoff, ...counted, begun: begun && toAgePurge(begun) };
     }),
 });
 

@@ -1,20 +1,38 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { durationFromMs } from '@bufbuild/protobuf/wkt';
+import { Code, ConnectError } from '@connectrpc/connect';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
+import { IncidentService, type PurgeDriftChecksRequestSchema } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import type { ServiceCredential } from '#libs/auth/sign-token.ts';
-import { type Connection, toPeerError } from '#libs/grpc/client.ts';
+import { type Connection, reasonOf, toPeerError } from '#libs/grpc/client.ts';
 import { parseTimestamp } from '#libs/grpc/timestamp.ts';
+import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { DataOwner } from '../../use-cases/ports.ts';
 
-/** IncidentService as the owner of drift checks. */
+const PEER = 'incident service';
+// Few calls, none of them long: a replica that is to stop waits for the one under way.
+const ROWS_PER_CALL = 50_000;
+const BUDGET_MS = 5_000;
+
+/** IncidentService as the owner of drift checks, incident payloads and approvals. */
 export const makeIncidentOwner = (connection: Connection, credential: ServiceCredential): DataOwner => ({
-  async purge({ tenantId, actor, operationId, retentionDays, validateOnly }) {
+  async purge({ tenantId, actor, subject, operationId, retentionDays, validateOnly }) {
     const client = connection.client(IncidentService, () => credential({ tenantId, actor }));
+    const purge = {
+      DRIFT_CHECKS: client.purgeDriftChecks,
+      INCIDENT_PAYLOADS: client.purgeIncidentPayloads,
+      APPROVALS: client.purgeApprovals,
+    }[subject];
+    // The three requests are alike, field by field.
+    const request: MessageInitShape<typeof PurgeDriftChecksRequestSchema> = {
+      operationId,
+      retentionDays,
+      validateOnly,
+      limit: ROWS_PER_CALL,
+      timeBudget: durationFromMs(BUDGET_MS),
+    };
     try {
-      const { progress, resourceCounts, cutoffTime } = await client.purgeDriftChecks({
-        operationId,
-        retentionDays,
-        validateOnly,
-      });
+      const { progress, resourceCounts, cutoffTime, population } = await purge(request as never);
       return {
         // Anything but a clear COMPLETE is taken as unfinished.
         progress: progress === Progress.COMPLETE ? 'COMPLETE' : 'PARTIAL',
@@ -25,9 +43,24 @@ export const makeIncidentOwner = (connection: Connection, credential: ServiceCre
           left: Number(left),
         })),
         cutoff: parseTimestamp('cutoff_time', cutoffTime)?.toString() ?? '',
+        population: population === undefined ? undefined : Number(population),
       };
     } catch (error) {
-      throw toPeerError('incident service', error);
+      throw toOwnerError(error);
     }
   },
 });
+
+/** What a receipt can say of why the owner did not do it. */
+function toOwnerError(error: unknown): unknown {
+  const peerError = toPeerError(PEER, error);
+  if (peerError instanceof DomainError) return peerError;
+  const code = Code[ConnectError.from(error).code];
+  return new DomainError(
+    'failed-precondition',
+    reasonOf(error) ?? 'OWNER_FAILED',
+    `The ${PEER} did not do it (${code}).`,
+    { dependency: PEER, code },
+    { cause: error },
+  );
+}

@@ -2,6 +2,7 @@ import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import {
+  type HoldSchema,
   Plan as PlanMessage,
   PurgeItemState,
   PurgeState,
@@ -23,16 +24,21 @@ import {
   parseOptionalText,
   parseReason,
   parseRequestId,
+  parseRequiredReason,
 } from '#libs/grpc/parse.ts';
 import { parseTimestamp, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseTenantId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import type { Hold } from '../../domain/ceiling.ts';
 import {
+  PURGE_STATES,
+  type PurgeState as PurgeStateName,
   type ResourceCount,
   type RetentionPurge,
   type RetentionPurgeItem,
+  sumCounts,
   tenantPlanNotFound,
 } from '../../domain/purge.ts';
 import { PLANS, type Plan, type ResolvedWindow, type TenantPlan } from '../../domain/windows.ts';
@@ -40,7 +46,8 @@ import type { KeepPlans } from '../../use-cases/keep-plans.ts';
 import type { OrderPurge, PurgeEvent } from '../../use-cases/order-purge.ts';
 
 const PLAN_OF: ReadonlyMap<number, Plan> = new Map(PLANS.map((plan) => [PlanMessage[plan], plan]));
-const MAX_TENANTS = 10_000;
+const STATE_OF: ReadonlyMap<number, PurgeStateName> = new Map(PURGE_STATES.map((state) => [PurgeState[state], state]));
+const MAX_TENANTS = 1_000;
 
 /** RetentionService over gRPC: a request becomes a command, its outcome a message. */
 export const retentionService = (
@@ -151,12 +158,27 @@ export const retentionService = (
 
   async listPurges(request, context) {
     const caller = callerOf(context);
-    const limit = parsePageSize(request.pageSize);
-    const scope: PageScope = { rpc: 'ListPurges', tenantId: caller.tenantId ?? '', filter: {} };
+    const { limit, state, tenantId } = parseFields({
+      limit: () => parsePageSize(request.pageSize),
+      state: () => parseOptionalEnum('state', request.state, STATE_OF),
+      tenantId: () => wantedTenant(caller, request.tenantId),
+    });
+    if (tenantId !== undefined && !mayName(caller, tenantId)) return { purges: [], nextPageToken: '' };
+    const filter = { state, tenantId };
+    const scope: PageScope = { rpc: 'ListPurges', tenantId: caller.tenantId ?? '', filter };
     const after = decodePageToken(scope, request.pageToken, 2);
-    const page = await orderPurge.list(caller, { limit, after });
+    const page = await orderPurge.list(caller, filter, { limit, after });
     const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
     return { purges: page.items.map(toPurgeMessage), nextPageToken };
+  },
+
+  async approveHeldPurge(request, context) {
+    const approval = parseFields({
+      purgeId: () => parseId('purge_id', request.purgeId),
+      tenantId: () => parseTenantId('tenant_id', request.tenantId),
+    });
+    const reason = parseRequiredReason(request.reason);
+    return { item: toItemMessage(await orderPurge.approve({ ...approval, reason, caller: callerOf(context) })) };
   },
 });
 
@@ -230,6 +252,7 @@ function toPurgeMessage(purge: RetentionPurge): MessageInitShape<typeof Retentio
     tenantCount: purge.tenants.all,
     completeTenantCount: purge.tenants.complete,
     failedTenantCount: purge.tenants.failed,
+    heldTenantCount: purge.tenants.held,
     skippedTenantCount: purge.tenants.skipped,
     resourceCounts: toCountMessages(purge.counts),
     createTime: toTimestamp(purge.createdAt),
@@ -241,25 +264,41 @@ function toPurgeMessage(purge: RetentionPurge): MessageInitShape<typeof Retentio
 function toItemMessage(item: RetentionPurgeItem): MessageInitShape<typeof RetentionPurgeItemSchema> {
   const startTime = toOptionalTimestamp(item.startedAt);
   const finishTime = toOptionalTimestamp(item.finishedAt);
-  const plan = PLANS.find((candidate) => candidate === item.plan);
   return {
     purgeId: item.purgeId,
     tenantId: item.tenantId,
     state: PurgeItemState[item.state],
-    ...(plan ? { plan: PlanMessage[plan] } : {}),
+    ...(item.plan ? { plan: PlanMessage[item.plan] } : {}),
     ...(item.planVersion === undefined ? {} : { planVersion: BigInt(item.planVersion) }),
-    cutoffs: item.cutoffs.map(({ subject, cutoff }) => ({
-      subject: SubjectMessage[subject],
-      cutoffTime: toTimestamp(Temporal.Instant.from(cutoff)),
-    })),
-    resourceCounts: toCountMessages(item.counts),
+    windows: item.windows.map(toWindowMessage),
+    cutoffs: item.operations.flatMap(({ subject, cutoff }) =>
+      cutoff ? [{ subject: SubjectMessage[subject], cutoffTime: toTimestamp(Temporal.Instant.from(cutoff)) }] : [],
+    ),
+    resourceCounts: toCountMessages(sumCounts(item.operations)),
     error: item.error ?? '',
+    ...(item.hold ? { hold: toHoldMessage(item.hold) } : {}),
     runningPurgeId: item.runningPurgeId ?? '',
     attempts: item.attempts,
     ...(startTime ? { startTime } : {}),
     ...(finishTime ? { finishTime } : {}),
   };
 }
+
+const toHoldMessage = (hold: Hold): MessageInitShape<typeof HoldSchema> => ({
+  subject: SubjectMessage[hold.subject],
+  ...(hold.expired === undefined ? {} : { expiredCount: BigInt(hold.expired) }),
+  ...(hold.total === undefined ? {} : { totalCount: BigInt(hold.total) }),
+  ...(hold.maxShare === undefined ? {} : { maxShare: hold.maxShare }),
+  ...(hold.maxCount === undefined ? {} : { maxCount: BigInt(hold.maxCount) }),
+  holdTime: toTimestamp(hold.heldAt),
+  ...(hold.approval
+    ? {
+        approveTime: toTimestamp(hold.approval.at),
+        approvedBy: hold.approval.actor,
+        approveReason: hold.approval.reason,
+      }
+    : {}),
+});
 
 function toProgressMessage(event: PurgeEvent) {
   switch (event.kind) {
@@ -272,11 +311,11 @@ function toProgressMessage(event: PurgeEvent) {
         event: { case: 'summary', value: { purge: toPurgeMessage(event.purge) } as never },
       });
     case 'progress': {
-      const { tenantId, counts } = event.item;
+      const { tenantId, subject, operations } = event.item;
       const value = {
         tenantId,
-        subject: SubjectMessage.DRIFT_CHECKS,
-        resourceCounts: toCountMessages(counts),
+        subject: SubjectMessage[subject ?? 'UNSPECIFIED'],
+        resourceCounts: toCountMessages(sumCounts(operations)),
       } as never;
       return create(PurgeProgressSchema, { event: { case: 'tenantProgress', value } });
     }
