@@ -1,24 +1,31 @@
 import 'reflect-metadata';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
+import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { incidentService } from './adapters/grpc/incident-service.ts';
+import { participantService } from './adapters/grpc/participant-service.ts';
 import { makeAgePurgeRepository } from './adapters/postgres/age-purge-repository.ts';
 import { makeApprovalRepository } from './adapters/postgres/approval-repository.ts';
 import { makeReadDashboard } from './adapters/postgres/dashboard.ts';
 import { makeDriftRepository } from './adapters/postgres/drift-repository.ts';
 import { makeIncidentRepository } from './adapters/postgres/incident-repository.ts';
+import { makeRunIncidents } from './adapters/postgres/run-incidents.ts';
+import { makeStepActions } from './adapters/postgres/step-actions.ts';
 import { type KeepApprovals, makeKeepApprovals } from './use-cases/keep-approvals.ts';
 import { type KeepDrift, makeKeepDrift } from './use-cases/keep-drift.ts';
 import { type KeepIncidents, makeKeepIncidents } from './use-cases/keep-incidents.ts';
+import { makeParticipate, type OnRunTouched, type Participate } from './use-cases/participate.ts';
 import type {
   AgePurgeRepository,
   ApprovalRepository,
   DriftRepository,
   IncidentRepository,
   ReadDashboard,
+  RunIncidents,
+  StepActions,
 } from './use-cases/ports.ts';
 import { makePurgeByAge, type OnPurged, type PurgeByAge } from './use-cases/purge-by-age.ts';
 
@@ -27,15 +34,19 @@ const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 const TOKENS = {
   database: token<Database>('Database'),
   onPurged: token<OnPurged>('OnPurged'),
+  onRunTouched: token<OnRunTouched>('OnRunTouched'),
   drift: token<DriftRepository>('DriftRepository'),
   incidents: token<IncidentRepository>('IncidentRepository'),
   approvals: token<ApprovalRepository>('ApprovalRepository'),
   agePurges: token<AgePurgeRepository>('AgePurgeRepository'),
+  runIncidents: token<RunIncidents>('RunIncidents'),
+  stepActions: token<StepActions>('StepActions'),
   keepDrift: token<KeepDrift>('KeepDrift'),
   keepIncidents: token<KeepIncidents>('KeepIncidents'),
   keepApprovals: token<KeepApprovals>('KeepApprovals'),
   readDashboard: token<ReadDashboard>('ReadDashboard'),
   purgeByAge: token<PurgeByAge>('PurgeByAge'),
+  participate: token<Participate>('Participate'),
 };
 
 const adapters = new ContainerModule(({ bind }) => {
@@ -43,6 +54,8 @@ const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.incidents).toResolvedValue(makeIncidentRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.approvals).toResolvedValue(makeApprovalRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.readDashboard).toResolvedValue(makeReadDashboard, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.runIncidents).toResolvedValue(makeRunIncidents, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.stepActions).toResolvedValue(makeStepActions, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.agePurges).toResolvedValue(makeAgePurgeRepository, [TOKENS.database]).inSingletonScope();
 });
 
@@ -51,6 +64,9 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.keepIncidents).toResolvedValue(makeKeepIncidents, [TOKENS.incidents]).inSingletonScope();
   bind(TOKENS.keepApprovals).toResolvedValue(makeKeepApprovals, [TOKENS.approvals]).inSingletonScope();
   bind(TOKENS.purgeByAge).toResolvedValue(makePurgeByAge, [TOKENS.agePurges, TOKENS.onPurged]).inSingletonScope();
+  bind(TOKENS.participate)
+    .toResolvedValue(makeParticipate, [TOKENS.runIncidents, TOKENS.stepActions, TOKENS.onRunTouched])
+    .inSingletonScope();
 });
 
 /** IncidentService, composed. */
@@ -66,6 +82,13 @@ export function composeIncidentService({ database, log, metrics }: ServiceFounda
       log.info({ ...told, cutoff: cutoff.toString(), outcome: 'COMPLETE' }, 'purged by age');
       metrics.deletionFinished(kind, 'COMPLETE');
     });
+  container.bind(TOKENS.onRunTouched).toConstantValue((action, { tenantId, runId, step }, operation, counts) => {
+    const { operationId, caller, reason } = operation;
+    const { actor, subject } = caller;
+    const told = { audit: true, action, tenantId, runId, step, operationId, actor, subject, reason, counts };
+    log.info({ ...told, outcome: 'COMPLETE' }, 'incidents of a run touched');
+    metrics.deletionFinished(`incident-${action}`, 'COMPLETE');
+  });
   container.load(adapters, useCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   return {
@@ -80,6 +103,7 @@ export function composeIncidentService({ database, log, metrics }: ServiceFounda
           purgeByAge: get(TOKENS.purgeByAge),
         }),
       ),
+      bindService(ParticipantService, participantService(get(TOKENS.participate))),
     ],
     startWorkers: () => [],
     close: () => undefined,

@@ -96,6 +96,20 @@ export const stepCompensated = (runId: string, step: string): DomainError =>
     { run_id: runId, step },
   );
 
+/** The action of a step can never succeed; it fails the step. */
+export const actionRefused = (cause: DomainError): DomainError =>
+  new DomainError('failed-precondition', 'ACTION_REFUSED', cause.message, { cause: cause.reason }, { cause });
+
+/** The step has had another action, or the same with another input. */
+export const stepKeyReused = (runId: string, step: string): DomainError =>
+  new DomainError(
+    'invalid-argument',
+    'REQUEST_ID_REUSED',
+    `Step ${step} of run ${runId} was used before with another action or input.`,
+    { run_id: runId, step },
+    { violations: [{ field: 'key', description: 'was used before with another action or input' }] },
+  );
+
 /** The text that changes with every change of the incident. Hiding is undone without a trace, so it is told apart. */
 export const etagOf = ({ version, deletedAt }: Pick<Incident, 'version' | 'deletedAt'>): string =>
   `"${version}${deletedAt ? '-deleted' : ''}"`;

@@ -50,7 +50,14 @@ export const makeIncidentRepository = (database: Database): IncidentRepository =
       const { tenantId } = incident;
       const id = newId();
       const known = await repeatedTarget(trx, { ...incident, id });
-      if (known === undefined) await openIncident(trx, { ...incident, id });
+      if (known === undefined) {
+        const { runId, step = '' } = incident;
+        if (runId !== undefined) {
+          await lockRun(trx, tenantId, runId, 'shared');
+          await assertNotCompensated(trx, tenantId, runId, step);
+        }
+        await insertIncident(trx, { ...incident, id });
+      }
       const row = await readIncident(trx, tenantId, known ?? id);
       // The repetition of a request whose incident was hidden since.
       if (!row) throw incidentNotFound();
@@ -124,18 +131,14 @@ export const makeIncidentRepository = (database: Database): IncidentRepository =
 });
 
 /**
- * Opens the incident in the caller's transaction, under the lock of its run. ENVIRONMENT_NOT_FOUND,
- * DRIFT_CHECK_NOT_FOUND, STEP_COMPENSATED.
+ * Inserts the incident with its payload and the first entry of its timeline. ENVIRONMENT_NOT_FOUND,
+ * DRIFT_CHECK_NOT_FOUND. Needs the lock of its run.
  */
-export async function openIncident(
+export async function insertIncident(
   trx: Knex.Transaction,
   incident: Omit<NewIncident, 'requestId' | 'fingerprint'> & { readonly id: string },
 ): Promise<void> {
   const { tenantId, id, environmentId, driftCheckId, runId, step, title, payload, actor } = incident;
-  if (runId !== undefined) {
-    await lockRun(trx, tenantId, runId, 'shared');
-    await assertNotCompensated(trx, tenantId, runId, step ?? '');
-  }
   const bindings = {
     tenantId,
     id,

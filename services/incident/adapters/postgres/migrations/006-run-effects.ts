@@ -12,11 +12,10 @@ export const runEffects: Migration = {
         tenant_id text not null,
         run_id uuid not null,
         step text not null,
-        operation_id uuid not null,
         fingerprint text not null,
         incident_id uuid not null,
         created_at timestamptz not null default now(),
-        primary key (tenant_id, operation_id, step)
+        primary key (tenant_id, run_id, step)
       );
 
       create table step_tombstones (

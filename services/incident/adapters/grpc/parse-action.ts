@@ -1,0 +1,47 @@
+import type { JsonObject, JsonValue } from '@bufbuild/protobuf';
+import { parseFields, parseText } from '#libs/grpc/parse.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
+import type { StepAction } from '../../use-cases/ports.ts';
+import { MAX_TITLE } from './incident-handlers.ts';
+import { parseJsonObject } from './parse-json.ts';
+
+const FIELDS = ['environment_id', 'drift_check_id', 'title', 'drift_summary'];
+
+/**
+ * The input of the action `open-incident`; FIELD_INVALID naming every bad field by its path, as `input.title`.
+ *
+ * `environment_id` and `title`: as of OpenIncident. `drift_check_id`, `drift_summary`: as of OpenIncident, may be
+ * left out. The incident belongs to the run and the step of the key.
+ */
+export function parseOpenIncidentAction(
+  input: JsonObject | undefined,
+): Pick<StepAction, 'environmentId' | 'driftCheckId' | 'title' | 'payload'> {
+  const given = input ?? {};
+  return parseFields({
+    // A misspelt field would be an input that silently does something else.
+    _: () => {
+      const unknown = Object.keys(given).find((name) => !FIELDS.includes(name));
+      if (unknown !== undefined) throw fieldInvalid('input', `has a field that is not one of ${FIELDS.join(', ')}`);
+      parseJsonObject('input', given);
+    },
+    environmentId: () => parseId('input.environment_id', parseString('input.environment_id', given['environment_id'])),
+    driftCheckId: () =>
+      parseOptionalId('input.drift_check_id', parseString('input.drift_check_id', given['drift_check_id'])),
+    title: () => parseText('input.title', parseString('input.title', given['title']), { min: 1, max: MAX_TITLE }),
+    payload: () => parsePayload('input.drift_summary', given['drift_summary']),
+  });
+}
+
+/** The text, empty where there is none. */
+function parseString(field: string, value: JsonValue | undefined): string {
+  if (value === undefined || value === null) return '';
+  if (typeof value !== 'string') throw fieldInvalid(field, 'must be a text');
+  return value;
+}
+
+function parsePayload(field: string, value: JsonValue | undefined): JsonObject | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (typeof value !== 'object' || Array.isArray(value)) throw fieldInvalid(field, 'must be an object');
+  return value;
+}

@@ -1,0 +1,164 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import { Progress, type ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import type { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { callerOf } from '#libs/grpc/caller.ts';
+import {
+  parseFields,
+  parseInteger,
+  parseOptionalText,
+  parseReason,
+  parseRequiredReason,
+  parseText,
+} from '#libs/grpc/parse.ts';
+import { tenantOf } from '#libs/kernel/caller.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { parseId } from '#libs/kernel/id.ts';
+import type { Participate, Participation } from '../../use-cases/participate.ts';
+import type { EndingCounts } from '../../use-cases/ports.ts';
+import { MAX_STEP } from './incident-handlers.ts';
+import { toResourceCount } from './messages.ts';
+import { parseOpenIncidentAction } from './parse-action.ts';
+
+const DEFAULT_LIMIT = 10_000;
+const MAX_LIMIT = 100_000;
+const NOTHING: EndingCounts = { incidents: 0, payloads: 0, payloadBytes: 0 };
+
+/** IncidentService as a participant of runs: the actions of their steps, and the deletions. */
+export const participantService = (participate: Participate): Partial<ServiceImpl<typeof ParticipantService>> => ({
+  async preview(request, context) {
+    const runId = parseId('run_id', request.runId);
+    const scope = { tenantId: tenantOf(callerOf(context)), runId, step: undefined };
+    const { sampleIds, ...left } = await participate.inspect(scope);
+    return { resourceCounts: toResourceCounts(NOTHING, left), samples: sampleIds.map(toSample) };
+  },
+
+  async execute(request, context) {
+    const caller = callerOf(context);
+    const { key, input } = parseFields({
+      key: () => parseStepKey(request.key, request.runId),
+      input: () => {
+        if (request.action !== 'open-incident') throw fieldInvalid('action', 'must be open-incident');
+        return parseOpenIncidentAction(request.input);
+      },
+    });
+    const { operationId: runId, step } = key;
+    const { incidentId, hasPayload } = await participate.execute({
+      tenantId: tenantOf(caller),
+      actor: caller.actor,
+      runId,
+      step,
+      ...input,
+    });
+    const one = { found: 1, deleted: 0, left: 1 };
+    return {
+      progress: Progress.COMPLETE,
+      output: { incident_id: incidentId },
+      resourceCounts: [
+        toResourceCount('incident', one),
+        ...(hasPayload ? [toResourceCount('incident_payload', one)] : []),
+      ],
+    };
+  },
+
+  async compensate(request, context) {
+    const caller = callerOf(context);
+    const { operationId: runId, step } = parseStepKey(request.key, request.runId);
+    const scope = { tenantId: tenantOf(caller), runId, step };
+    return toParticipationMessage(
+      await participate.compensate(scope, { operationId: runId, caller, reason: 'compensation' }),
+    );
+  },
+
+  async softDelete(request, context) {
+    const caller = callerOf(context);
+    const { key, runId, reason } = parseFields({
+      key: () => parseKey(request.key),
+      runId: () => parseId('run_id', request.runId),
+      reason: () => parseReason(request.reason),
+    });
+    const scope = { tenantId: tenantOf(caller), runId, step: undefined };
+    const incidents = await participate.softDelete(scope, { operationId: key.operationId, caller, reason });
+    return { progress: Progress.COMPLETE, resourceCounts: toResourceCounts({ ...NOTHING, incidents }, NOTHING) };
+  },
+
+  async restore(request, context) {
+    const caller = callerOf(context);
+    const { key, runId, softDeleteId, reason } = parseFields({
+      key: () => parseKey(request.key),
+      runId: () => parseId('run_id', request.runId),
+      softDeleteId: () => parseId('soft_delete_operation_id', request.softDeleteOperationId),
+      reason: () => parseReason(request.reason),
+    });
+    const scope = { tenantId: tenantOf(caller), runId, step: undefined };
+    const operation = { operationId: key.operationId, caller, reason };
+    const incidents = await participate.restore(scope, operation, softDeleteId);
+    return { progress: Progress.COMPLETE, resourceCounts: toResourceCounts({ ...NOTHING, incidents }, NOTHING) };
+  },
+
+  async purge(request, context) {
+    const caller = callerOf(context);
+    const { key, runId, limit, reason } = parseFields({
+      key: () => parseKey(request.key),
+      runId: () => parseId('run_id', request.runId),
+      limit: () => parseInteger('limit', request.limit || DEFAULT_LIMIT, { min: 1, max: MAX_LIMIT }),
+      reason: () => parseRequiredReason(request.reason),
+    });
+    const scope = { tenantId: tenantOf(caller), runId, step: undefined };
+    const operation = { operationId: key.operationId, caller, reason };
+    return toParticipationMessage(await participate.purge(scope, operation, limit));
+  },
+
+  async verify(request, context) {
+    const { runId, step } = parseFields({
+      runId: () => parseId('run_id', request.runId),
+      step: () => parseOptionalText('step', request.step, MAX_STEP),
+    });
+    const { sampleIds, ...left } = await participate.inspect({ tenantId: tenantOf(callerOf(context)), runId, step });
+    return { resourceCounts: toResourceCounts(NOTHING, left), samples: sampleIds.map(toSample) };
+  },
+});
+
+const toParticipationMessage = ({ progress, sums, left }: Participation) => ({
+  progress: Progress[progress],
+  resourceCounts: toResourceCounts(sums, left),
+});
+
+/** What there was is what went and what is left. */
+function toResourceCounts(went: EndingCounts, left: EndingCounts): MessageInitShape<typeof ResourceCountSchema>[] {
+  const rows = [
+    { type: 'incident', went: went.incidents, left: left.incidents, bytes: 0 },
+    {
+      type: 'incident_payload',
+      went: went.payloads,
+      left: left.payloads,
+      bytes: went.payloadBytes + left.payloadBytes,
+    },
+  ];
+  return rows
+    .filter((row) => row.went + row.left > 0)
+    .map((row) =>
+      toResourceCount(row.type, {
+        found: row.went + row.left,
+        deleted: row.went,
+        left: row.left,
+        bytes: row.bytes,
+      }),
+    );
+}
+
+const toSample = (resourceId: string) => ({ resourceType: 'incident', resourceId });
+
+/** The key of a step's action and of its compensation: the run itself, and the step. */
+function parseStepKey(key: { operationId: string; step: string } | undefined, runId: string) {
+  const parsed = parseFields({ key: () => parseKey(key), runId: () => parseId('run_id', runId) });
+  if (parsed.key.operationId !== parsed.runId) throw fieldInvalid('key.operation_id', 'must be the run_id');
+  return parsed.key;
+}
+
+/** An absent step would widen a compensation to the whole run, so there is none. */
+const parseKey = (key: { operationId: string; step: string } | undefined): { operationId: string; step: string } =>
+  parseFields({
+    operationId: () => parseId('key.operation_id', key?.operationId ?? ''),
+    step: () => parseText('key.step', key?.step ?? '', { min: 1, max: MAX_STEP }),
+  });
