@@ -8,6 +8,8 @@ export interface Metrics {
   rpcFinished(rpc: string, code: number, durationMs: number): void;
   /** One more deletion, undelete, purge or refusal came to its end. */
   deletionFinished(kind: string, outcome: string): void;
+  /** Shows these outcomes as 0 until there is one: Prometheus sees no increase in a count that begins with 1. */
+  expectDeletions(kind: string, outcomes: readonly string[]): void;
   /** Tells the age in seconds of the oldest unfinished deletion when it is asked; 0 where there is none. */
   observeOldestDeletion(ageSeconds: () => Promise<number>): void;
   /** Tells when asked how many deletions are parked as STUCK until a person redrives them. */
@@ -50,6 +52,9 @@ export function makeMetrics(service: string): Metrics {
     registry,
     rpcFinished: (rpc, code, durationMs) => rpcs.observe({ rpc, code: String(code) }, durationMs / 1_000),
     deletionFinished: (kind, outcome) => deletions.inc({ kind, outcome }),
+    expectDeletions(kind, outcomes) {
+      for (const outcome of outcomes) deletions.inc({ kind, outcome }, 0);
+    },
     observeOldestDeletion: observe(
       'lethe_oldest_unfinished_deletion_seconds',
       'Age of the oldest deletion that is neither complete nor cancelled.',

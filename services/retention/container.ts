@@ -11,6 +11,7 @@ import type { ComposedService, ServiceFoundation } from '#libs/service/run-servi
 import { makeIncidentOwner } from './adapters/clients/incident-owner.ts';
 import { retentionService } from './adapters/grpc/retention-service.ts';
 import { makePlanRepository } from './adapters/postgres/plan-repository.ts';
+import { makePurgeHealth } from './adapters/postgres/purge-health.ts';
 import { makePurgeRepository } from './adapters/postgres/purge-repository.ts';
 import { startPurgeQueue } from './adapters/queue/purge-queue.ts';
 import type { RetentionSettings } from './config.ts';
@@ -127,6 +128,10 @@ export async function composeRetentionService(
     if (!validateOnly) metrics.deletionFinished('retention', outcome);
   });
   container.load(adapters, useCases);
+  const health = makePurgeHealth(database);
+  metrics.observeLastPurge(health.lastPurgeSeconds);
+  metrics.observeHeldPurges(health.heldPurges);
+  metrics.expectDeletions('retention', ['COMPLETE', 'PARTIAL', 'FAILED', 'HELD']);
 
   return {
     services: [

@@ -2,6 +2,7 @@ import type { Migration } from '#libs/postgres/migrate.ts';
 import { retention } from './001-retention.ts';
 import { planHistory } from './002-plan-history.ts';
 import { purgeQueue } from './003-purge-queue.ts';
+import { purgeHealth } from './004-purge-health.ts';
 
 /** RetentionService's schema, in order. */
-export const retentionMigrations: readonly Migration[] = [retention, planHistory, purgeQueue];
+export const retentionMigrations: readonly Migration[] = [retention, planHistory, purgeQueue, purgeHealth];
