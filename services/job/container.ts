@@ -13,7 +13,7 @@ import type { ComposedService, ServiceFoundation } from '#libs/service/run-servi
 import { jobService } from './adapters/grpc/job-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
 import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
-import { audit } from './adapters/postgres/audit.ts';
+import { makeSweepAudit } from './adapters/postgres/audit.ts';
 import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
 import { makeJobRepository } from './adapters/postgres/job-repository.ts';
 import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
@@ -25,11 +25,18 @@ import { type DeleteJob, makeDeleteJob, type OnDeletionRefused } from './use-cas
 import { type DownloadArtifact, makeDownloadArtifact } from './use-cases/download-artifact.ts';
 import { type ExecuteStep, makeExecuteStep } from './use-cases/execute-step.ts';
 import { makeParticipate, type Participate } from './use-cases/participate.ts';
-import type { ArtifactIndex, DeletionRepository, JobRepository, RunJobs, StepActions } from './use-cases/ports.ts';
+import type {
+  ArtifactIndex,
+  DeletionRepository,
+  JobRepository,
+  RunJobs,
+  StepActions,
+  SweepAudit,
+} from './use-cases/ports.ts';
 import { makeReadJobs, type ReadJobs } from './use-cases/read-jobs.ts';
 import { makeRunDeletions, type OnDeletionSettled, type RunDeletions } from './use-cases/run-deletions.ts';
 import { makeStoreArtifact, type StoreArtifact } from './use-cases/store-artifact.ts';
-import { makeSweepOrphans, type OnSweepFailed, type OnSwept, type SweepOrphans } from './use-cases/sweep-orphans.ts';
+import { makeSweepOrphans, type OnSweepFailed, type SweepOrphans } from './use-cases/sweep-orphans.ts';
 import { makeUploadArtifact, type UploadArtifact } from './use-cases/upload-artifact.ts';
 import { makeWorkOnJob, type WorkOnJob } from './use-cases/work-on-job.ts';
 
@@ -42,12 +49,12 @@ const TOKENS = {
   wake: token<() => void>('Wake'),
   onSettled: token<OnDeletionSettled>('OnDeletionSettled'),
   onRefused: token<OnDeletionRefused>('OnDeletionRefused'),
-  onSwept: token<OnSwept>('OnSwept'),
   onSweepFailed: token<OnSweepFailed>('OnSweepFailed'),
   jobs: token<JobRepository>('JobRepository'),
   artifacts: token<ArtifactIndex>('ArtifactIndex'),
   deletions: token<DeletionRepository>('DeletionRepository'),
   runJobs: token<RunJobs>('RunJobs'),
+  sweepAudit: token<SweepAudit>('SweepAudit'),
   stepActions: token<StepActions>('StepActions'),
   createJob: token<CreateJob>('CreateJob'),
   readJobs: token<ReadJobs>('ReadJobs'),
@@ -110,7 +117,7 @@ const useCases = new ContainerModule(({ bind }) => {
     )
     .inSingletonScope();
   bind(TOKENS.sweepOrphans)
-    .toResolvedValue(makeSweepOrphans, [jobs, artifacts, store, TOKENS.onSwept, TOKENS.onSweepFailed])
+    .toResolvedValue(makeSweepOrphans, [jobs, artifacts, store, TOKENS.sweepAudit, TOKENS.onSweepFailed])
     .inSingletonScope();
   bind(TOKENS.participate)
     .toResolvedValue(
@@ -169,25 +176,15 @@ export function composeJobService(
   container.bind(TOKENS.onSweepFailed).toConstantValue((tenantId, error) => {
     log.warn({ err: error, tenantId }, 'orphans not swept to the end');
   });
-  container.bind(TOKENS.onSwept).toConstantValue(async (caller, sweep, reason) => {
-    const { tenantId, deleted, bytes } = sweep;
-    await database.forTenant(tenantId, (trx) =>
-      audit(trx, {
-        tenantId,
-        actor: caller.actor,
-        subject: caller.subject,
-        action: 'sweep-orphans',
-        targetType: 'tenant',
-        targetId: tenantId,
-        reason,
-        outcome: 'COMPLETE',
-        counts: { objects: deleted, bytes },
-      }),
-    );
-    log.info(
-      { audit: true, action: 'sweep-orphans', tenantId, actor: caller.actor, reason, deleted, bytes },
-      'orphans swept',
-    );
+  const sweeps = makeSweepAudit(database);
+  container.bind(TOKENS.sweepAudit).toConstantValue({
+    begin: sweeps.begin,
+    async end(caller, sweep, reason) {
+      const { tenantId, deleted, left, error } = sweep;
+      const told = { audit: true, action: 'sweep-orphans', tenantId, actor: caller.actor, reason, deleted, left };
+      log.info({ ...told, outcome: error ?? 'COMPLETE' }, 'orphans swept');
+      await sweeps.end(caller, sweep, reason);
+    },
   });
   container.load(adapters, useCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);

@@ -74,7 +74,7 @@ test('a dry run finds old objects without a job in every tenant, and removes not
   const before = await files(stack);
   const { tenants, summary } = await sweep(stack, { validateOnly: true });
   t.deepEqual([...tenants.keys()], ['acme', 'forgotten']);
-  t.like(tenants.get('acme')?.orphans[0], { resourceType: 'object', found: 2n, deleted: 0n });
+  t.like(tenants.get('acme')?.orphans[0], { resourceType: 'object_version', found: 2n, deleted: 0n, left: 2n });
   t.true(tenants.get('acme')?.samples[0]?.resourceId.includes(orphan));
   t.is(summary?.orphans[0]?.found, 3n);
   t.deepEqual(await files(stack), before);
@@ -90,11 +90,17 @@ test('a sweep removes what the dry run found, keeps what is young or has a job, 
   t.is(summary?.progress, Progress.COMPLETE);
   t.like(summary?.orphans[0], { found: 1n, deleted: 1n, left: 0n });
   t.deepEqual(await files(stack), [pathOf(stack, 'acme', kept, 'a'), pathOf(stack, 'acme', young, 'a')].toSorted());
-  const audit = await queryOnce<{ actor: string; reason: string; counts: object }>(
+  const audit = await queryOnce<{ actor: string; reason: string; outcome: string; counts: object }>(
     stack.superuserUrl('job'),
-    "select actor, reason, counts from audit_entries where action = 'sweep-orphans'",
+    "select actor, reason, outcome, counts from audit_entries where action = 'sweep-orphans' order by at",
   );
-  t.deepEqual(audit, [{ actor: 'platform@platform', reason: 'monthly', counts: { bytes: 6, objects: 1 } }]);
+  const told = { actor: 'platform@platform', reason: 'monthly' };
+  const one = { objects: 1, markers: 0, uploads: 0, bytes: 6 };
+  const none = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
+  t.deepEqual(audit, [
+    { ...told, outcome: 'STARTED', counts: { found: one } },
+    { ...told, outcome: 'COMPLETE', counts: { deleted: one, left: none } },
+  ]);
 });
 
 test('a job whose objects are missing is reported and stays', async (t) => {

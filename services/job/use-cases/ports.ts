@@ -1,4 +1,5 @@
 import type { Caller } from '#libs/kernel/caller.ts';
+import type { Contents } from '#libs/object-store/object-store.ts';
 import type { Artifact, ArtifactKind } from '../domain/artifact.ts';
 import type { DeletionState, FailedKey, JobDeletion, RemovalCounts } from '../domain/deletion.ts';
 import type { Job, JobState } from '../domain/job.ts';
@@ -73,6 +74,32 @@ export interface JobRepository {
   findTenants(): Promise<readonly string[]>;
   /** Must answer the database's clock, which decides every age. */
   now(): Promise<Temporal.Instant>;
+}
+
+/** What was found with one tenant. */
+export interface TenantSweep {
+  readonly tenantId: string;
+  /** What the store holds of jobs that are not there. */
+  readonly found: Contents;
+  /** What was removed of it. */
+  readonly deleted: Contents;
+  /** What the store still held when it was asked again; what was not tried included. */
+  readonly left: Contents;
+  readonly jobsWithoutObjects: number;
+  /** Up to 100 keys of orphaned objects and ids of jobs without objects. */
+  readonly orphanKeys: readonly string[];
+  readonly jobIds: readonly string[];
+  readonly failedKeys: readonly FailedKey[];
+  /** Why the tenant was left alone, or not done to its end. */
+  readonly error: string | undefined;
+}
+
+/** What is written down of the sweep of a tenant's orphans. */
+export interface SweepAudit {
+  /** Must commit that these orphans are going to be removed. */
+  begin(caller: Caller, sweep: TenantSweep, reason: string | undefined): Promise<void>;
+  /** Must commit what was removed, what is left, and whether that is everything. */
+  end(caller: Caller, sweep: TenantSweep, reason: string | undefined): Promise<void>;
 }
 
 /** A new upload of one artifact. */

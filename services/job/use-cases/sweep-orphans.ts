@@ -1,10 +1,10 @@
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { isId, isTenantId } from '#libs/kernel/id.ts';
-import type { ObjectStore } from '#libs/object-store/object-store.ts';
+import type { Contents, ObjectStore } from '#libs/object-store/object-store.ts';
 import { artifactKey, jobPrefix, tenantPrefix } from '../domain/artifact.ts';
 import type { FailedKey } from '../domain/deletion.ts';
-import type { ArtifactIndex, JobRepository } from './ports.ts';
+import type { ArtifactIndex, JobRepository, SweepAudit, TenantSweep } from './ports.ts';
 
 /** What to sweep. */
 export interface SweepOrphansCommand {
@@ -17,40 +17,23 @@ export interface SweepOrphansCommand {
   readonly reason: string | undefined;
 }
 
-/** What was found with one tenant. */
-export interface TenantSweep {
-  readonly tenantId: string;
-  /** Orphaned objects found, by current listing. */
-  readonly found: number;
-  readonly deleted: number;
-  readonly bytes: number;
-  readonly jobsWithoutObjects: number;
-  /** Up to 100 keys of orphaned objects and ids of jobs without objects. */
-  readonly orphanKeys: readonly string[];
-  readonly jobIds: readonly string[];
-  readonly failedKeys: readonly FailedKey[];
-  /** Why the tenant was left alone, or not done to its end. */
-  readonly error: string | undefined;
-}
-
 /** Compares store and jobs, tenant by tenant. A tenant for which any look-up fails loses nothing. */
 export type SweepOrphans = (command: SweepOrphansCommand, signal: AbortSignal) => AsyncIterable<TenantSweep>;
 
 /** Told of a tenant whose sweep did not come to its end. */
 export type OnSweepFailed = (tenantId: string, error: unknown) => void;
 
-/** Told of every sweep of a tenant that removed something. */
-export type OnSwept = (caller: Caller, sweep: TenantSweep, reason: string | undefined) => Promise<void>;
-
 const PAGE = 1_000;
 const OBJECTS_PER_BATCH = 10_000;
 const MAX_SAMPLES = 100;
 const MAX_FAILED_KEYS = 10;
+const NOTHING: Contents = Object.freeze({ versions: 0, markers: 0, uploads: 0, bytes: 0 });
 
 interface OrphanedJob {
   readonly jobId: string;
-  objects: number;
-  bytes: number;
+  readonly prefix: string;
+  readonly firstKey: string;
+  readonly contents: Contents;
 }
 
 /** Makes SweepOrphans. */
@@ -58,24 +41,19 @@ export function makeSweepOrphans(
   jobs: JobRepository,
   artifacts: ArtifactIndex,
   store: ObjectStore,
-  onSwept: OnSwept,
+  audit: SweepAudit,
   onFailed: OnSweepFailed,
 ): SweepOrphans {
   /** Every job id below the tenant's prefix whose job is not there and whose objects are all old enough. */
-  const findOrphans = async (
-    tenantId: string,
-    youngerThan: Temporal.Instant,
-  ): Promise<{ orphans: OrphanedJob[]; keys: string[] }> => {
-    const prefix = tenantPrefix(tenantId);
-    const seen = new Map<string, OrphanedJob & { young: boolean; firstKey: string }>();
+  const findOrphans = async (tenantId: string, youngerThan: Temporal.Instant): Promise<OrphanedJob[]> => {
+    const tenant = tenantPrefix(tenantId);
+    const seen = new Map<string, { readonly firstKey: string; young: boolean }>();
     for (let after: string | undefined, first = true; first || after; first = false) {
-      const page = await store.list(prefix, { after, limit: PAGE });
-      for (const { key, bytes, modifiedAt } of page.objects) {
-        const jobId = key.slice(prefix.length).split('/')[0] ?? '';
+      const page = await store.list(tenant, { after, limit: PAGE });
+      for (const { key, modifiedAt } of page.objects) {
+        const jobId = key.slice(tenant.length).split('/')[0] ?? '';
         if (!isId(jobId)) continue; // Not a key that Lethe makes: not Lethe's to remove.
-        const job = seen.get(jobId) ?? { jobId, objects: 0, bytes: 0, young: false, firstKey: key };
-        job.objects += 1;
-        job.bytes += bytes;
+        const job = seen.get(jobId) ?? { firstKey: key, young: false };
         job.young ||= Temporal.Instant.compare(modifiedAt, youngerThan) > 0;
         seen.set(jobId, job);
       }
@@ -84,8 +62,14 @@ export function makeSweepOrphans(
       for (const jobId of existing) seen.delete(jobId);
       after = page.next;
     }
-    const orphans = [...seen.values()].filter(({ young }) => !young);
-    return { orphans, keys: orphans.map(({ firstKey }) => firstKey) };
+    const orphans: OrphanedJob[] = [];
+    for (const [jobId, { firstKey, young }] of seen) {
+      if (young) continue;
+      const prefix = jobPrefix(tenantId, jobId);
+      // The listing shows current objects; what a removal takes is more than that in a versioned bucket.
+      orphans.push({ jobId, prefix, firstKey, contents: await store.count(prefix) });
+    }
+    return orphans;
   };
 
   const findJobsWithoutObjects = async (tenantId: string, minAgeMs: number): Promise<string[]> => {
@@ -110,48 +94,69 @@ export function makeSweepOrphans(
   ): Promise<TenantSweep> => {
     const { validateOnly, minAgeMs, caller, reason } = command;
     const youngerThan = (await jobs.now()).subtract({ milliseconds: minAgeMs });
-    const { orphans, keys } = await findOrphans(tenantId, youngerThan);
+    const orphans = await findOrphans(tenantId, youngerThan);
     const jobIds = await findJobsWithoutObjects(tenantId, minAgeMs);
-    const found: TenantSweep = {
+    const found = orphans.reduce((sum, { contents }) => add(sum, contents), NOTHING);
+    const sweep: TenantSweep = {
       ...NOTHING_FOUND,
       tenantId,
-      found: orphans.reduce((sum, { objects }) => sum + objects, 0),
-      bytes: orphans.reduce((sum, { bytes }) => sum + bytes, 0),
+      found,
+      left: found,
       jobsWithoutObjects: jobIds.length,
-      orphanKeys: keys.slice(0, MAX_SAMPLES),
+      orphanKeys: orphans.slice(0, MAX_SAMPLES).map(({ firstKey }) => firstKey),
       jobIds: jobIds.slice(0, MAX_SAMPLES),
     };
-    if (validateOnly) return found;
-    const removed = await removeOrphans(tenantId, orphans, signal);
-    const sweep = { ...found, ...removed };
-    if (sweep.deleted > 0) await onSwept(caller, sweep, reason);
-    return sweep;
+    if (validateOnly || orphans.length === 0) return sweep;
+    await audit.begin(caller, sweep, reason);
+    const swept = { ...sweep, ...(await removeOrphans(tenantId, orphans, signal)) };
+    try {
+      await audit.end(caller, swept, reason);
+    } catch (error) {
+      // What is gone is told all the same; that it was to go is in the audit since before.
+      onFailed(tenantId, error);
+      return { ...swept, error: swept.error ?? toSentence(error) };
+    }
+    return swept;
   };
 
-  /** Removes until something fails; what went before that is told all the same. */
+  /** Removes orphan after orphan until something fails; what went before that is told all the same. */
   const removeOrphans = async (
     tenantId: string,
     orphans: readonly OrphanedJob[],
     signal: AbortSignal,
-  ): Promise<Pick<TenantSweep, 'deleted' | 'failedKeys' | 'error'>> => {
-    let deleted = 0;
+  ): Promise<Pick<TenantSweep, 'found' | 'deleted' | 'left' | 'failedKeys' | 'error'>> => {
+    let found = orphans.reduce((sum, { contents }) => add(sum, contents), NOTHING);
+    let [deleted, left] = [NOTHING, found];
     const failedKeys: FailedKey[] = [];
     try {
-      for (const { jobId } of orphans) {
-        // Asked once more, right before: a job created since the listing keeps its objects.
-        if ((await jobs.findExisting(tenantId, [jobId])).size > 0) continue;
-        for (let goesOn = true; goesOn; ) {
-          const removal = await store.removePrefix(jobPrefix(tenantId, jobId), { limit: OBJECTS_PER_BATCH, signal });
-          deleted += removal.objects;
-          failedKeys.push(...removal.failures.slice(0, MAX_FAILED_KEYS - failedKeys.length));
-          goesOn = removal.progress === 'PARTIAL' && removal.objects + removal.markers + removal.uploads > 0;
+      for (const { jobId, prefix, contents } of orphans) {
+        // Asked once more, right before: objects that have a job by now are no orphans.
+        if ((await jobs.findExisting(tenantId, [jobId])).size > 0) {
+          [found, left] = [subtract(found, contents), subtract(left, contents)];
+          continue;
         }
+        let failures: readonly FailedKey[] = [];
+        for (let goesOn = true; goesOn; ) {
+          const removal = await store.removePrefix(prefix, { limit: OBJECTS_PER_BATCH, signal });
+          const { objects: versions, markers, uploads, bytes } = removal;
+          const gone = { versions, markers, uploads, bytes };
+          [deleted, left] = [add(deleted, gone), subtract(left, gone)];
+          // Each pass meets again what the one before could not remove.
+          failures = removal.failures;
+          goesOn = removal.progress === 'PARTIAL' && versions + markers + uploads > 0;
+        }
+        failedKeys.push(...failures.slice(0, MAX_FAILED_KEYS - failedKeys.length));
+      }
+      // Read back rather than believed.
+      left = NOTHING;
+      for (const { jobId, prefix } of orphans) {
+        if ((await jobs.findExisting(tenantId, [jobId])).size === 0) left = add(left, await store.count(prefix));
       }
     } catch (error) {
       onFailed(tenantId, error);
-      return { deleted, failedKeys, error: toSentence(error) };
+      return { found, deleted, left, failedKeys, error: toSentence(error) };
     }
-    return { deleted, failedKeys, error: undefined };
+    return { found, deleted, left, failedKeys, error: undefined };
   };
 
   return async function* (command, signal) {
@@ -168,10 +173,25 @@ export function makeSweepOrphans(
   };
 }
 
+const add = (a: Contents, b: Contents): Contents => ({
+  versions: a.versions + b.versions,
+  markers: a.markers + b.markers,
+  uploads: a.uploads + b.uploads,
+  bytes: a.bytes + b.bytes,
+});
+
+/** Never below nothing: between the two countings something may have come. */
+const subtract = (a: Contents, b: Contents): Contents => ({
+  versions: Math.max(0, a.versions - b.versions),
+  markers: Math.max(0, a.markers - b.markers),
+  uploads: Math.max(0, a.uploads - b.uploads),
+  bytes: Math.max(0, a.bytes - b.bytes),
+});
+
 const NOTHING_FOUND = {
-  found: 0,
-  deleted: 0,
-  bytes: 0,
+  found: NOTHING,
+  deleted: NOTHING,
+  left: NOTHING,
   jobsWithoutObjects: 0,
   orphanKeys: [],
   jobIds: [],

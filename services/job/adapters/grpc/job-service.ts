@@ -24,14 +24,17 @@ import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { isId, parseId, parseOptionalId, parseTenantId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import type { Contents } from '#libs/object-store/object-store.ts';
 import { parseArtifactName } from '../../domain/artifact.ts';
+import { addCounts, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
 import type { Job } from '../../domain/job.ts';
 import type { CancelJob } from '../../use-cases/cancel-job.ts';
 import type { CreateJob } from '../../use-cases/create-job.ts';
 import type { DeleteJob } from '../../use-cases/delete-job.ts';
 import type { DownloadArtifact } from '../../use-cases/download-artifact.ts';
+import type { TenantSweep } from '../../use-cases/ports.ts';
 import type { ReadJobs } from '../../use-cases/read-jobs.ts';
-import type { SweepOrphans, TenantSweep } from '../../use-cases/sweep-orphans.ts';
+import type { SweepOrphans } from '../../use-cases/sweep-orphans.ts';
 import type { UploadArtifact } from '../../use-cases/upload-artifact.ts';
 import type { WorkOnJob } from '../../use-cases/work-on-job.ts';
 import { parseDisplayName, parseMediaType, parseTaskName, parseTaskNames } from './fields.ts';
@@ -44,6 +47,7 @@ import {
   toDeletionMessage,
   toFailedItems,
   toJobMessage,
+  toOrphanCounts,
 } from './messages.ts';
 
 /** What the RPCs are made of. */
@@ -273,29 +277,38 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
       },
       reason: () => (validateOnly ? parseReason(request.reason) : parseRequiredReason(request.reason)),
     });
-    const sum = { tenants: 0, failed: 0, found: 0, deleted: 0, bytes: 0, jobs: 0, partial: false };
+    let [tenantCount, failedTenantCount, jobsWithoutObjects, isPartial] = [0, 0, 0, false];
+    let sum = { found: NOTHING_REMOVED, deleted: NOTHING_REMOVED, left: NOTHING_REMOVED };
     for await (const sweep of useCases.sweepOrphans(
       { ...command, caller: callerOf(context), validateOnly },
       context.signal,
     )) {
-      sum.tenants += 1;
-      sum.failed += sweep.error === undefined ? 0 : 1;
-      sum.found += sweep.found;
-      sum.deleted += sweep.deleted;
-      sum.bytes += sweep.bytes;
-      sum.jobs += sweep.jobsWithoutObjects;
-      sum.partial ||= sweep.error !== undefined || sweep.failedKeys.length > 0;
-      yield toSweepMessage(sweep);
+      const counts = {
+        found: toRemovalCounts(sweep.found),
+        deleted: toRemovalCounts(sweep.deleted),
+        left: toRemovalCounts(sweep.left),
+      };
+      tenantCount += 1;
+      failedTenantCount += sweep.error === undefined ? 0 : 1;
+      jobsWithoutObjects += sweep.jobsWithoutObjects;
+      isPartial ||= sweep.error !== undefined || sweep.failedKeys.length > 0;
+      isPartial ||= !validateOnly && toOrphanCounts(counts).some(({ left }) => left !== 0n);
+      sum = {
+        found: addCounts(sum.found, counts.found),
+        deleted: addCounts(sum.deleted, counts.deleted),
+        left: addCounts(sum.left, counts.left),
+      };
+      yield toSweepMessage(sweep, toOrphanCounts(counts));
     }
     yield create(SweepOrphansResponseSchema, {
       event: {
         case: 'summary',
         value: {
-          progress: sum.partial ? Progress.PARTIAL : Progress.COMPLETE,
-          tenantCount: sum.tenants,
-          failedTenantCount: sum.failed,
-          orphans: orphanCounts(sum),
-          jobsWithoutObjects: BigInt(sum.jobs),
+          progress: isPartial ? Progress.PARTIAL : Progress.COMPLETE,
+          tenantCount,
+          failedTenantCount,
+          orphans: toOrphanCounts(sum),
+          jobsWithoutObjects: BigInt(jobsWithoutObjects),
         } as never,
       },
     });
@@ -310,13 +323,13 @@ async function* chunksOf(requests: AsyncIterable<UploadArtifactRequest>): AsyncI
   }
 }
 
-const toSweepMessage = (sweep: TenantSweep): SweepOrphansResponse =>
+const toSweepMessage = (sweep: TenantSweep, orphans: ReturnType<typeof toOrphanCounts>): SweepOrphansResponse =>
   create(SweepOrphansResponseSchema, {
     event: {
       case: 'tenant',
       value: {
         tenantId: sweep.tenantId,
-        orphans: orphanCounts(sweep),
+        orphans,
         jobsWithoutObjects: BigInt(sweep.jobsWithoutObjects),
         samples: [
           ...sweep.orphanKeys.map((resourceId) => ({ resourceType: 'object', resourceId })),
@@ -328,18 +341,13 @@ const toSweepMessage = (sweep: TenantSweep): SweepOrphansResponse =>
     },
   });
 
-const orphanCounts = ({ found, deleted, bytes }: { found: number; deleted: number; bytes: number }) =>
-  found === 0
-    ? []
-    : [
-        {
-          resourceType: 'object',
-          found: BigInt(found),
-          deleted: BigInt(deleted),
-          left: BigInt(Math.max(0, found - deleted)),
-          bytes: BigInt(bytes),
-        },
-      ];
+const toRemovalCounts = ({ versions: objects, markers, uploads, bytes }: Contents): RemovalCounts => ({
+  ...NOTHING_REMOVED,
+  objects,
+  markers,
+  uploads,
+  bytes,
+});
 
 const leaseOf = ({ lease }: Job) => (lease ? { leaseExpireTime: toTimestamp(lease.expiresAt) } : {});
 

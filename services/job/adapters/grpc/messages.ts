@@ -107,6 +107,28 @@ export function toResourceCounts(
     }));
 }
 
+/** Counts of what the store holds without a job: found, removed, and left by a listing made afterwards. */
+export const toOrphanCounts = (counts: {
+  readonly found: RemovalCounts;
+  readonly deleted: RemovalCounts;
+  readonly left: RemovalCounts;
+}) =>
+  (
+    [
+      ['object_version', 'objects'],
+      ['delete_marker', 'markers'],
+      ['open_upload', 'uploads'],
+    ] as const
+  )
+    .map(([resourceType, kind]) => ({
+      resourceType,
+      found: BigInt(counts.found[kind]),
+      deleted: BigInt(counts.deleted[kind]),
+      left: BigInt(counts.left[kind]),
+      bytes: kind === 'objects' ? BigInt(counts.found.bytes) : 0n,
+    }))
+    .filter(({ found, deleted, left }) => found + deleted + left > 0n);
+
 /** Failed objects as messages. */
 export const toFailedItems = (failedKeys: readonly FailedKey[]): MessageInitShape<typeof FailedItemSchema>[] =>
   failedKeys.map(({ key, code, message }) => ({ key, code, message }));
