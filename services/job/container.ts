@@ -13,7 +13,7 @@ import type { ComposedService, ServiceFoundation } from '#libs/service/run-servi
 import { jobService } from './adapters/grpc/job-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
 import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
-import { makeSweepAudit } from './adapters/postgres/audit.ts';
+import { makeRefusalAudit, makeSweepAudit } from './adapters/postgres/audit.ts';
 import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
 import { makeJobRepository } from './adapters/postgres/job-repository.ts';
 import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
@@ -21,7 +21,7 @@ import { makeStepActions } from './adapters/postgres/step-actions.ts';
 import type { JobSettings } from './config.ts';
 import { type CancelJob, makeCancelJob } from './use-cases/cancel-job.ts';
 import { type CreateJob, makeCreateJob } from './use-cases/create-job.ts';
-import { type DeleteJob, makeDeleteJob, type OnDeletionRefused } from './use-cases/delete-job.ts';
+import { type DeleteJob, makeDeleteJob } from './use-cases/delete-job.ts';
 import { type DownloadArtifact, makeDownloadArtifact } from './use-cases/download-artifact.ts';
 import { type ExecuteStep, makeExecuteStep } from './use-cases/execute-step.ts';
 import { makeParticipate, type Participate } from './use-cases/participate.ts';
@@ -29,11 +29,13 @@ import type {
   ArtifactIndex,
   DeletionRepository,
   JobRepository,
+  RefusalAudit,
   RunJobs,
   StepActions,
   SweepAudit,
 } from './use-cases/ports.ts';
 import { makeReadJobs, type ReadJobs } from './use-cases/read-jobs.ts';
+import { makeRecordRefusal, type RecordRefusal } from './use-cases/record-refusal.ts';
 import { makeRunDeletions, type OnDeletionSettled, type RunDeletions } from './use-cases/run-deletions.ts';
 import { makeStoreArtifact, type StoreArtifact } from './use-cases/store-artifact.ts';
 import { makeSweepOrphans, type OnSweepFailed, type SweepOrphans } from './use-cases/sweep-orphans.ts';
@@ -48,7 +50,8 @@ const TOKENS = {
   store: token<ObjectStore>('ObjectStore'),
   wake: token<() => void>('Wake'),
   onSettled: token<OnDeletionSettled>('OnDeletionSettled'),
-  onRefused: token<OnDeletionRefused>('OnDeletionRefused'),
+  refusals: token<RefusalAudit>('RefusalAudit'),
+  recordRefusal: token<RecordRefusal>('RecordRefusal'),
   onSweepFailed: token<OnSweepFailed>('OnSweepFailed'),
   jobs: token<JobRepository>('JobRepository'),
   artifacts: token<ArtifactIndex>('ArtifactIndex'),
@@ -80,12 +83,13 @@ const adapters = new ContainerModule(({ bind }) => {
 
 const useCases = new ContainerModule(({ bind }) => {
   const { jobs, artifacts, deletions, runJobs, store, settings, wake } = TOKENS;
+  bind(TOKENS.recordRefusal).toResolvedValue(makeRecordRefusal, [TOKENS.refusals]).inSingletonScope();
   bind(TOKENS.createJob).toResolvedValue(makeCreateJob, [jobs]).inSingletonScope();
   bind(TOKENS.readJobs).toResolvedValue(makeReadJobs, [jobs, artifacts, deletions]).inSingletonScope();
   bind(TOKENS.workOnJob).toResolvedValue(makeWorkOnJob, [jobs]).inSingletonScope();
   bind(TOKENS.cancelJob).toResolvedValue(makeCancelJob, [jobs]).inSingletonScope();
   bind(TOKENS.deleteJob)
-    .toResolvedValue(makeDeleteJob, [jobs, artifacts, deletions, store, wake, TOKENS.onRefused])
+    .toResolvedValue(makeDeleteJob, [jobs, artifacts, deletions, store, wake, TOKENS.recordRefusal])
     .inSingletonScope();
   bind(TOKENS.downloadArtifact)
     .toResolvedValue(makeDownloadArtifact, [TOKENS.readJobs, artifacts, store])
@@ -121,9 +125,9 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
   bind(TOKENS.participate)
     .toResolvedValue(
-      (r: RunJobs, d: DeletionRepository, s: ObjectStore, w: () => void) =>
-        makeParticipate(r, d, s, w, (ms) => delay(ms)),
-      [runJobs, deletions, store, wake],
+      (r: RunJobs, d: DeletionRepository, s: ObjectStore, record: RecordRefusal, w: () => void) =>
+        makeParticipate(r, d, s, record, w, (ms) => delay(ms)),
+      [runJobs, deletions, store, TOKENS.recordRefusal, wake],
     )
     .inSingletonScope();
   bind(TOKENS.executeStep)
@@ -166,12 +170,14 @@ export function composeJobService(
     else log.warn({ ...told, outcome, attempts, failedKeys, err: error }, 'job not deleted yet');
     if (outcome !== 'RETRY') metrics.deletionFinished('job', outcome);
   });
-  container.bind(TOKENS.onRefused).toConstantValue(({ tenantId, jobId, caller, reason }, outcome) => {
-    log.info(
-      { audit: true, action: 'delete', tenantId, jobId, actor: caller.actor, reason, outcome },
-      'job not deleted',
-    );
-    metrics.deletionFinished('job', 'REFUSED');
+  const refusals = makeRefusalAudit(database);
+  container.bind(TOKENS.refusals).toConstantValue({
+    async record(refusal) {
+      const { caller, ...told } = refusal;
+      log.info({ audit: true, ...told, actor: caller.actor }, 'refused');
+      metrics.deletionFinished(refusal.targetType === 'run' ? 'run' : 'job', 'REFUSED');
+      await refusals.record(refusal);
+    },
   });
   container.bind(TOKENS.onSweepFailed).toConstantValue((tenantId, error) => {
     log.warn({ err: error, tenantId }, 'orphans not swept to the end');

@@ -7,6 +7,8 @@ import type { StackClients } from '#deploy/local/stack.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind, JobState, TaskState } from '#gen/lethe/job/v1/job_pb.ts';
 import { UploadArtifactRequestSchema } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -52,6 +54,13 @@ const rowsOf = (stack: TestStack, table: string, jobId: string) =>
 const filesOf = async (stack: TestStack, jobId: string): Promise<string[]> =>
   (await readdir(stack.objectFolder, { recursive: true })).filter((path) => path.includes(jobId));
 
+const auditOf = (stack: TestStack, targetId: string) =>
+  queryOnce<{ action: string; outcome: string; reason: string | null }>(
+    stack.superuserUrl('job'),
+    'select action, outcome, reason from audit_entries where target_id = $1 order by at',
+    [targetId],
+  );
+
 const DELETABLE = ['COMPLETED', 'FAILED', 'CANCELLED'] as const;
 const REFUSED = [
   ['PENDING', 'Cannot delete pending job. Use cancel instead.'],
@@ -88,8 +97,10 @@ for (const [state, message] of REFUSED) {
     const { stack } = t.context;
     const jobs = jobsOf(stack, `keep-${state.toLowerCase()}`);
     const { id } = await jobIn(jobs, state);
-    const refusal = await refusalOf(jobs.deleteJob({ jobId: id }));
+    const refusal = await refusalOf(jobs.deleteJob({ jobId: id, reason: 'too early' }));
     t.like(refusal, { code: Code.FailedPrecondition, reason: 'JOB_NOT_TERMINAL', message, metadata: { state } });
+    const refused = { action: 'delete', outcome: 'JOB_NOT_TERMINAL', reason: 'too early' };
+    t.deepEqual((await auditOf(stack, id)).at(-1), refused);
     t.is((await jobs.getJob({ jobId: id })).job?.state, JobState[state]);
     t.is(await rowsOf(stack, 'job_deletions', id), 0);
   });
@@ -142,6 +153,38 @@ test('a request id makes a deletion repeatable, also after the job is gone, and 
   t.is((await refusalOf(jobs.deleteJob({ ...order, reason: 'twice' }))).reason, 'REQUEST_ID_REUSED');
   t.is((await refusalOf(jobs.deleteJob({ jobId: id }))).reason, 'JOB_NOT_FOUND');
   t.is((await jobs.deleteJob({ jobId: id, allowMissing: true })).deletion, undefined);
+});
+
+test('what is refused to a person or to a cascade is in the audit with its reason', async (t) => {
+  const { stack } = t.context;
+  const tenantId = 'refused';
+  const jobs = jobsOf(stack, tenantId);
+  const { id } = await jobIn(jobs, 'COMPLETED');
+  const deletionId = (await jobs.deleteJob({ jobId: id })).deletion?.id ?? '';
+  await until('gone', async () => (await jobs.getDeletion({ deletionId })).deletion?.state === DeletionState.COMPLETE);
+  t.is((await refusalOf(jobs.redriveDeletion({ deletionId, reason: 'again' }))).reason, 'DELETION_FINISHED');
+  t.deepEqual(await auditOf(stack, deletionId), [{ action: 'redrive', outcome: 'DELETION_FINISHED', reason: 'again' }]);
+
+  const connection = connect({
+    address: stack.addresses.job,
+    token: () => stack.token({ role: 'service', subject: 'service:run', tenantId }),
+  });
+  t.teardown(() => connection.close());
+  const participant = connection.client(ParticipantService);
+  const runId = newId();
+  const jobId = (await jobs.createJob({ runId })).job?.id ?? '';
+  const order = () => ({ key: { operationId: newId(), step: 's' }, runId, reason: 'asked for' });
+  t.is((await refusalOf(participant.softDelete(order()))).reason, 'JOB_NOT_TERMINAL');
+  t.is((await refusalOf(participant.purge(order()))).reason, 'JOB_NOT_TERMINAL');
+  await jobs.cancelJob({ jobId });
+  await participant.purge(order());
+  const restore = { ...order(), softDeleteOperationId: newId() };
+  t.is((await refusalOf(participant.restore(restore))).reason, 'OPERATION_IN_PROGRESS');
+  t.deepEqual(await auditOf(stack, runId), [
+    { action: 'soft-delete', outcome: 'JOB_NOT_TERMINAL', reason: 'asked for' },
+    { action: 'purge', outcome: 'JOB_NOT_TERMINAL', reason: 'asked for' },
+    { action: 'undelete', outcome: 'OPERATION_IN_PROGRESS', reason: 'asked for' },
+  ]);
 });
 
 test('validate_only counts what would go and changes nothing', async (t) => {

@@ -1,5 +1,4 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
-import { DomainError, type ErrorKind } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
@@ -7,7 +6,8 @@ import { jobPrefix } from '../domain/artifact.ts';
 import { type JobDeletion, NOTHING_REMOVED } from '../domain/deletion.ts';
 import { deletionFinished, deletionNotFound, jobNotFound } from '../domain/errors.ts';
 import { assertDeletable, assertEtag, type Job } from '../domain/job.ts';
-import type { ArtifactIndex, DeletionOrder, DeletionRepository, JobRepository } from './ports.ts';
+import type { ArtifactIndex, DeletionRepository, JobRepository } from './ports.ts';
+import type { RecordRefusal } from './record-refusal.ts';
 
 /** What the caller asks for. */
 export interface DeleteJobCommand {
@@ -32,12 +32,6 @@ export interface DeleteJob {
   redrive(caller: Caller, deletionId: string, reason: string | undefined): Promise<JobDeletion>;
 }
 
-// Of a job that is there; what is not found is nobody's, and a store that fails has refused nothing.
-const REFUSALS: ReadonlySet<ErrorKind> = new Set(['failed-precondition', 'aborted']);
-
-/** Told of every order that was refused, with the refusal's reason. */
-export type OnDeletionRefused = (order: DeletionOrder, outcome: string) => void;
-
 /** Makes DeleteJob. `wake` tells the worker that something is due. */
 export const makeDeleteJob = (
   jobs: JobRepository,
@@ -45,7 +39,7 @@ export const makeDeleteJob = (
   deletions: DeletionRepository,
   store: ObjectStore,
   wake: () => void,
-  onRefused: OnDeletionRefused,
+  recordRefusal: RecordRefusal,
 ): DeleteJob => ({
   async order({ caller, jobId, allowMissing, requestId, reason, etag }) {
     const order = {
@@ -60,13 +54,10 @@ export const makeDeleteJob = (
       assertEtag(job, etag);
       assertDeletable(job);
     };
-    const deletion = await deletions.begin(order, check).catch(async (error: unknown) => {
-      if (error instanceof DomainError && REFUSALS.has(error.kind)) {
-        await deletions.recordRefusal(order, error.reason);
-        onRefused(order, error.reason);
-      }
-      throw error;
-    });
+    const deletion = await recordRefusal(
+      { caller, tenantId: order.tenantId, action: 'delete', targetType: 'job', targetId: jobId, reason, requestId },
+      () => deletions.begin(order, check),
+    );
     if (!deletion) {
       if (allowMissing) return undefined;
       throw jobNotFound();
@@ -123,9 +114,16 @@ export const makeDeleteJob = (
   },
 
   async redrive(caller, deletionId, reason) {
-    const deletion = await deletions.redrive(tenantOf(caller), deletionId, caller, reason);
-    if (!deletion) throw deletionNotFound();
-    if (deletion.state === 'COMPLETE' || deletion.state === 'CANCELLED') throw deletionFinished(deletion.state);
+    const tenantId = tenantOf(caller);
+    const deletion = await recordRefusal(
+      { caller, tenantId, action: 'redrive', targetType: 'deletion', targetId: deletionId, reason },
+      async () => {
+        const driven = await deletions.redrive(tenantId, deletionId, caller, reason);
+        if (!driven) throw deletionNotFound();
+        if (driven.state === 'COMPLETE' || driven.state === 'CANCELLED') throw deletionFinished(driven.state);
+        return driven;
+      },
+    );
     wake();
     return deletion;
   },

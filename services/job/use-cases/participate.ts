@@ -3,7 +3,16 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { jobPrefix } from '../domain/artifact.ts';
 import { addCounts, type FailedKey, type RemovalCounts } from '../domain/deletion.ts';
 import { deletionRefusal } from '../domain/job.ts';
-import type { CheckUnfinished, DeletionRepository, RunInventory, RunJobs, RunOperation, RunScope } from './ports.ts';
+import type {
+  CheckUnfinished,
+  DeletionRepository,
+  Refusal,
+  RunInventory,
+  RunJobs,
+  RunOperation,
+  RunScope,
+} from './ports.ts';
+import type { RecordRefusal } from './record-refusal.ts';
 
 /** What one call of a cascade did, summed over all calls with its key. */
 export interface Participation {
@@ -38,6 +47,7 @@ export function makeParticipate(
   runJobs: RunJobs,
   deletions: DeletionRepository,
   store: ObjectStore,
+  recordRefusal: RecordRefusal,
   wake: () => void,
   sleep: (ms: number) => Promise<void>,
 ): Participate {
@@ -105,12 +115,14 @@ export function makeParticipate(
       return { inventory, stored };
     },
 
-    softDelete: (scope, operation) => runJobs.hide(scope, operation, assertFinished),
+    softDelete: (scope, operation) =>
+      recordRefusal(orderOf('soft-delete', scope, operation), () => runJobs.hide(scope, operation, assertFinished)),
 
-    restore: (scope, operation, softDeleteId) => runJobs.restore(scope, operation, softDeleteId),
+    restore: (scope, operation, softDeleteId) =>
+      recordRefusal(orderOf('undelete', scope, operation), () => runJobs.restore(scope, operation, softDeleteId)),
 
     async purge(scope, operation, limit) {
-      await runJobs.forbid(scope, operation, assertFinished);
+      await recordRefusal(orderOf('purge', scope, operation), () => runJobs.forbid(scope, operation, assertFinished));
       return remove(scope, { ...operation, limit, force: false });
     },
 
@@ -132,3 +144,9 @@ export function makeParticipate(
     },
   };
 }
+
+const orderOf = (
+  action: Refusal['action'],
+  { tenantId, runId }: RunScope,
+  { caller, reason }: RunOperation,
+): Omit<Refusal, 'outcome'> => ({ caller, tenantId, action, targetType: 'run', targetId: runId, reason });

@@ -148,6 +148,24 @@ export interface DeletionOrder {
   readonly fingerprint: string;
 }
 
+/** An order to end, hide or bring back something, and the reason it was refused with. */
+export interface Refusal {
+  readonly caller: Caller;
+  readonly tenantId: string;
+  readonly action: 'delete' | 'redrive' | 'soft-delete' | 'undelete' | 'purge';
+  readonly targetType: 'job' | 'run' | 'deletion';
+  readonly targetId: string;
+  readonly reason: string | undefined;
+  readonly requestId?: string | undefined;
+  readonly outcome: string;
+}
+
+/** What is written down of refusals. */
+export interface RefusalAudit {
+  /** Must commit a row of the audit. */
+  record(refusal: Refusal): Promise<void>;
+}
+
 /** A worker's hold on a deletion. Every write by it is refused once another has claimed the deletion. */
 export interface DeletionClaim {
   readonly deletion: JobDeletion;
@@ -169,8 +187,6 @@ export interface DeletionRepository {
    * unknown job.
    */
   begin(order: DeletionOrder, check: (job: Job) => void): Promise<JobDeletion | undefined>;
-  /** Must write a row of the audit for an order that was refused, with the refusal's reason as its outcome. */
-  recordRefusal(order: DeletionOrder, outcome: string): Promise<void>;
   /** Must answer undefined for an unknown deletion and another tenant's. */
   get(tenantId: string, deletionId: string): Promise<JobDeletion | undefined>;
   /** Must list newest first. */

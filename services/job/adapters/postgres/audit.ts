@@ -2,7 +2,7 @@ import type { Knex } from 'knex';
 import type { Caller } from '#libs/kernel/caller.ts';
 import type { Contents } from '#libs/object-store/object-store.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import type { SweepAudit, TenantSweep } from '../../use-cases/ports.ts';
+import type { RefusalAudit, SweepAudit, TenantSweep } from '../../use-cases/ports.ts';
 
 /** What one row of the audit says. */
 export interface AuditEntry {
@@ -33,6 +33,12 @@ export async function audit(trx: Knex.Transaction, entry: AuditEntry): Promise<v
     counts: JSON.stringify(entry.counts ?? {}),
   });
 }
+
+/** The audit of refusals in Postgres. */
+export const makeRefusalAudit = (database: Database): RefusalAudit => ({
+  record: ({ caller: { actor, subject }, ...refusal }) =>
+    database.forTenant(refusal.tenantId, (trx) => audit(trx, { ...refusal, actor, subject })),
+});
 
 /** The audit of sweeps in Postgres. */
 export function makeSweepAudit(database: Database): SweepAudit {

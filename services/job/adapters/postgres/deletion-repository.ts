@@ -48,21 +48,6 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
     }
   },
 
-  recordRefusal: ({ caller, tenantId, jobId, reason, requestId }, outcome) =>
-    database.forTenant(tenantId, (trx) =>
-      audit(trx, {
-        tenantId,
-        actor: caller.actor,
-        subject: caller.subject,
-        action: 'delete',
-        targetType: 'job',
-        targetId: jobId,
-        reason,
-        requestId,
-        outcome,
-      }),
-    ),
-
   async get(tenantId, deletionId) {
     const [row] = await database.readForTenant<DeletionRow>(tenantId, {
       text: 'select * from job_deletions where tenant_id = $1 and id = $2',
