@@ -1,11 +1,12 @@
+import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { Plan, PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
-import type { PurgeProgress } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { addChecks, addEnvironment, purge, removedBy, rowsOf } from '#test/support/aged-data.ts';
 import { queryOnce } from '#test/support/postgres.ts';
-import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
 
@@ -26,59 +27,19 @@ async function environmentOf(stack: TestStack, tenantId: string): Promise<string
   return environment?.id ?? '';
 }
 
-/** Checks of given ages put in as the superuser, with two workflows each; ages are SQL intervals before now. */
-async function addAged(
-  stack: TestStack,
-  tenantId: string,
-  environmentId: string,
-  ages: readonly string[],
-): Promise<void> {
-  for (const age of ages) {
-    const id = newId();
-    const values = [tenantId, id, environmentId, age];
-    await queryOnce(
-      stack.superuserUrl('incident'),
-      `insert into drift_checks (tenant_id, id, environment_id, status, checked_at)
-       values ($1, $2, $3, 'DRIFT', case when $4 = 'null' then null else now() - cast(nullif($4, 'null') as interval) end)`,
-      values,
-    );
-    await queryOnce(
-      stack.superuserUrl('incident'),
-      "insert into drift_check_workflows values ($1, $2, 'a', 'MODIFIED'), ($1, $2, 'b', 'UNKNOWN')",
-      [tenantId, id],
-    );
-  }
-}
-
-const countOf = async (stack: TestStack, table: string, tenantId: string): Promise<number> => {
-  const sql = `select count(*)::int as count from ${table} where tenant_id = $1`;
-  return (await queryOnce<{ count: number }>(stack.superuserUrl('incident'), sql, [tenantId]))[0]?.count ?? -1;
-};
-
-async function purge(stack: TestStack, request: Parameters<ReturnType<typeof platformOf>['purge']>[0]) {
-  const events: PurgeProgress['event'][] = [];
-  for await (const { event } of platformOf(stack).purge(request)) events.push(event);
-  const last = events.at(-1);
-  if (last?.case !== 'summary') throw new Error('the stream ended without a summary');
-  const items = events.flatMap((event) =>
-    event.case === 'tenantFinished' && event.value.item ? [event.value.item] : [],
-  );
-  return { summary: last.value.purge, items };
-}
-
 test.serial('only what is strictly older than the window goes, over many batches, and the badge stays', async (t) => {
   const { stack } = t.context;
   const tenantId = 'many';
   await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
   const environmentId = await environmentOf(stack, tenantId);
-  await addAged(stack, tenantId, environmentId, ['6 days 23 hours 59 minutes', '7 days 1 second', '400 days', 'null']);
+  await addChecks(stack, tenantId, environmentId, ['6 days 23 hours 59 minutes', '7 days 1 second', '400 days', null]);
   await queryOnce(
     stack.superuserUrl('incident'),
     `insert into drift_checks (tenant_id, id, environment_id, status, checked_at)
      select $1, gen_random_uuid(), $2, 'IN_SYNC', now() - interval '30 days' from generate_series(1, 3500)`,
     [tenantId, environmentId],
   );
-  await environmentOf(stack, 'bystander').then((id) => addAged(stack, 'bystander', id, ['900 days']));
+  await environmentOf(stack, 'bystander').then((id) => addChecks(stack, 'bystander', id, ['900 days']));
   const rehearsal = await purge(stack, { tenantIds: [tenantId], validateOnly: true });
   const told = (counts: { resourceType: string; found: bigint }[] = []) =>
     counts.map((c) => [c.resourceType, Number(c.found)]);
@@ -86,14 +47,14 @@ test.serial('only what is strictly older than the window goes, over many batches
     ['drift_check', 3_502],
     ['drift_check_workflow', 4],
   ]);
-  t.is(await countOf(stack, 'drift_checks', tenantId), 3_505);
+  t.is(await rowsOf(stack, 'drift_checks', tenantId), 3_505);
 
   const real = await purge(stack, { tenantIds: [tenantId], reason: 'night' });
   t.is(real.summary?.state, PurgeState.COMPLETE);
   t.deepEqual(told(real.summary?.resourceCounts), told(rehearsal.summary?.resourceCounts));
-  t.is(await countOf(stack, 'drift_checks', tenantId), 3);
-  t.is(await countOf(stack, 'drift_check_workflows', tenantId), 4);
-  t.is(await countOf(stack, 'drift_checks', 'bystander'), 2);
+  t.is(await rowsOf(stack, 'drift_checks', tenantId), 3);
+  t.is(await rowsOf(stack, 'drift_check_workflows', tenantId), 4);
+  t.is(await rowsOf(stack, 'drift_checks', 'bystander'), 2);
   const { environments } = await stack.clients({ tenantId, role: 'viewer' }).incidents.listEnvironments({});
   t.is(environments[0]?.driftStatus, DriftStatus.DRIFT);
   t.truthy(environments[0]?.lastCheckTime);
@@ -101,16 +62,215 @@ test.serial('only what is strictly older than the window goes, over many batches
 
 test.serial('a tenant without a plan keeps everything', async (t) => {
   const { stack } = t.context;
-  await environmentOf(stack, 'planless').then((id) => addAged(stack, 'planless', id, ['4000 days']));
+  await environmentOf(stack, 'planless').then((id) => addChecks(stack, 'planless', id, ['4000 days']));
   const { summary } = await purge(stack, { tenantIds: ['planless'] });
   t.is(summary?.state, PurgeState.COMPLETE);
-  t.is(await countOf(stack, 'drift_checks', 'planless'), 2);
+  t.is(await rowsOf(stack, 'drift_checks', 'planless'), 2);
 });
+
+/** A purge that some replica has and does not end. */
+async function addRunning(
+  stack: TestStack,
+  tenantId: string,
+): Promise<{ purgeId: string; end(state: string): Promise<unknown> }> {
+  const purgeId = newId();
+  await queryOnce(
+    stack.superuserUrl('retention'),
+    `with p as (insert into retention_purges (id, trigger, validate_only, actor, subject, fingerprint)
+                values ($1, 'PURGE', false, 'a', 'a', '') returning id)
+     insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, lease_expires_at)
+     select $2, id, 'RUNNING', false, 'a', now() + interval '1 hour' from p`,
+    [purgeId, tenantId],
+  );
+  return {
+    purgeId,
+    end: (state) =>
+      queryOnce(
+        stack.superuserUrl('retention'),
+        'update retention_purge_items set state = $2, finished_at = now(), error = $2 where purge_id = $1',
+        [purgeId, state],
+      ),
+  };
+}
+
+for (const [ending, expected] of [
+  ['COMPLETE', PurgeState.COMPLETE],
+  ['PARTIAL', PurgeState.PARTIAL],
+] as const) {
+  test.serial(
+    `a tenant that another purge works on is left to it, and stands as well as that one: ${ending}`,
+    async (t) => {
+      const { stack } = t.context;
+      const tenantId = `left-${ending.toLowerCase()}`;
+      await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
+      await platformOf(stack).setTenantPlan({ tenantId: 'not-left', plan: Plan.FREE });
+      const running = await addRunning(stack, tenantId);
+      let hasSummary = false;
+      const whole = purge(stack, { tenantIds: [tenantId, 'not-left'] }).then((outcome) => {
+        hasSummary = true;
+        return outcome;
+      });
+      const item = async () => (await platformOf(stack).listPurges({ tenantId: 'not-left', pageSize: 1 })).purges[0];
+      await until('the other tenant is done', async () => (await item())?.completeTenantCount === 1);
+      t.like(await item(), { state: PurgeState.RUNNING, skippedTenantCount: 1 });
+      t.false(hasSummary, 'a purge has not ended before what it was left to');
+      await running.end(ending);
+      const { summary, items } = await whole;
+      t.like(summary, { state: expected, skippedTenantCount: 1, completeTenantCount: 1, failedTenantCount: 0 });
+      const skipped = items.find((candidate) => candidate.tenantId === tenantId);
+      t.like(skipped, { state: PurgeItemState.SKIPPED, runningPurgeId: running.purgeId });
+    },
+  );
+}
+
+test.serial(
+  'a second PurgeNow is told which purge is running, in the audit too, and a dry run is not in the way',
+  async (t) => {
+    const { stack } = t.context;
+    const tenantId = 'in-progress';
+    await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
+    const running = await addRunning(stack, tenantId);
+    const admin = stack.clients({ tenantId, role: 'admin' }).retention;
+    for (const requestId of ['', newId()]) {
+      const refusal = await refusalOf(admin.purgeNow({ requestId, reason: 'now' }));
+      t.like(refusal, { code: Code.Aborted, reason: 'OPERATION_IN_PROGRESS' });
+      t.deepEqual(refusal.metadata, { operation_id: running.purgeId });
+    }
+    const refusals = await queryOnce<{ outcome: string; reason: string }>(
+      stack.superuserUrl('retention'),
+      "select outcome, reason from audit_entries where tenant_id = $1 and action = 'retention-purge'",
+      [tenantId],
+    );
+    t.deepEqual(refusals, Array(2).fill({ outcome: 'OPERATION_IN_PROGRESS', reason: 'now' }));
+    t.truthy((await admin.purgeNow({ validateOnly: true })).purge);
+    await running.end('COMPLETE');
+  },
+);
+
+test.serial(
+  'a request id is one’s own: another tenant, another method and the platform may use the same',
+  async (t) => {
+    const { stack } = t.context;
+    const requestId = newId();
+    const ids = new Set<string | undefined>();
+    for (const tenantId of ['mine', 'yours']) {
+      await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
+      const admin = stack.clients({ tenantId, role: 'admin' }).retention;
+      const first = await admin.purgeNow({ requestId });
+      await until('it is done', async () => {
+        const { purge: now } = await admin.getPurge({ purgeId: first.purge?.id ?? '' });
+        return now?.state === PurgeState.COMPLETE;
+      });
+      t.is((await admin.purgeNow({ requestId })).purge?.id, first.purge?.id, 'a repetition is the same purge');
+      t.is((await refusalOf(admin.purgeNow({ requestId, reason: 'other' }))).reason, 'REQUEST_ID_REUSED');
+      ids.add(first.purge?.id);
+    }
+    ids.add((await purge(stack, { tenantIds: ['mine'], requestId })).summary.id);
+    t.is(ids.size, 3);
+  },
+);
+
+test.serial('purges are listed newest first, by state and tenant, each to whom it concerns', async (t) => {
+  const { stack } = t.context;
+  for (const tenantId of ['listed-a', 'listed-b']) await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
+  const both = (await purge(stack, { tenantIds: ['listed-a', 'listed-b'] })).summary.id;
+  const own = (await purge(stack, { tenantIds: ['listed-a'] })).summary.id;
+  const listed = async (request: Parameters<ReturnType<typeof platformOf>['listPurges']>[0]) =>
+    (await platformOf(stack).listPurges(request)).purges.map(({ id }) => id);
+  t.deepEqual(await listed({ tenantId: 'listed-a' }), [own, both]);
+  t.deepEqual(await listed({ tenantId: 'listed-b' }), [both]);
+  t.deepEqual(await listed({ tenantId: 'listed-a', state: PurgeState.PARTIAL }), []);
+  const first = await platformOf(stack).listPurges({ tenantId: 'listed-a', pageSize: 1 });
+  t.deepEqual(await listed({ tenantId: 'listed-a', pageSize: 1, pageToken: first.nextPageToken }), [both]);
+  const viewer = stack.clients({ tenantId: 'listed-b', role: 'viewer' }).retention;
+  const { purges } = await viewer.listPurges({ state: PurgeState.COMPLETE });
+  t.deepEqual(
+    purges.map(({ id, tenantCount }) => [id, tenantCount]),
+    [[both, 1]],
+    'of a purge over two tenants they see their part',
+  );
+  t.deepEqual((await viewer.listPurges({ tenantId: 'listed-a' })).purges, []);
+  t.is((await refusalOf(viewer.getPurge({ purgeId: own }))).reason, 'PURGE_NOT_FOUND');
+  const { items } = await viewer.getPurge({ purgeId: both });
+  t.deepEqual(
+    items.map(({ tenantId }) => tenantId),
+    ['listed-b'],
+  );
+});
+
+const DAYS_AGO = (days: number) => timestampFromDate(new Date(Date.now() - days * 86_400_000));
+
+// Of checks that are 1, 10, 40, 100 and 200 days old, so many go.
+for (const [tenantId, what, history, gone] of [
+  [
+    'up',
+    'an upgrade before the purge keeps',
+    [
+      [Plan.FREE, 300],
+      [Plan.PRO, 0],
+    ],
+    3,
+  ],
+  [
+    'graced',
+    'a downgrade purges nothing more before grace ends',
+    [
+      [Plan.AGENCY, 300],
+      [Plan.FREE, 6],
+    ],
+    2,
+  ],
+  [
+    'over',
+    'a downgrade purges by the new plan when grace is over',
+    [
+      [Plan.AGENCY, 300],
+      [Plan.FREE, 8],
+    ],
+    4,
+  ],
+  [
+    'back',
+    'a return within grace restores',
+    [
+      [Plan.AGENCY, 300],
+      [Plan.FREE, 6],
+      [Plan.AGENCY, 1],
+    ],
+    2,
+  ],
+  [
+    'coming',
+    'a plan that is to come purges nothing yet',
+    [
+      [Plan.ENTERPRISE, 300],
+      [Plan.FREE, -1],
+    ],
+    1,
+  ],
+] as const) {
+  test.serial(`${what}, and the dry run of the day says the same`, async (t) => {
+    const { stack } = t.context;
+    for (const [plan, days] of history) {
+      await platformOf(stack).setTenantPlan({ tenantId, plan, effectiveTime: DAYS_AGO(days) });
+    }
+    const ages = ['1 day', '10 days', '40 days', '100 days', '200 days'];
+    await addChecks(stack, tenantId, await addEnvironment(stack, tenantId), ages);
+    const rehearsal = await purge(stack, { tenantIds: [tenantId], validateOnly: true });
+    const real = await purge(stack, { tenantIds: [tenantId] });
+    const found = ({ summary }: typeof real) =>
+      summary.resourceCounts.map(({ resourceType, found: count }) => [resourceType, Number(count)]);
+    t.deepEqual(found(real), found(rehearsal));
+    t.is(removedBy(real.summary.resourceCounts)['drift_check'], gone);
+    t.is(await rowsOf(stack, 'drift_checks', tenantId), ages.length - gone);
+    t.is(real.items[0]?.planVersion, BigInt(tenantId === 'coming' ? 1 : history.length));
+  });
+}
 
 test.serial('two purges at once count each row once', async (t) => {
   const { stack } = t.context;
   await platformOf(stack).setTenantPlan({ tenantId: 'raced', plan: Plan.PRO });
-  await environmentOf(stack, 'raced').then((id) => addAged(stack, 'raced', id, Array(20).fill('31 days')));
+  await environmentOf(stack, 'raced').then((id) => addChecks(stack, 'raced', id, Array(20).fill('31 days')));
   const outcomes = await Promise.all([1, 2, 3].map(() => purge(stack, { tenantIds: ['raced'] })));
   const items = outcomes.flatMap((outcome) => outcome.items);
   const deleted = items.flatMap((item) => item.resourceCounts.filter((c) => c.resourceType === 'drift_check'));
@@ -118,7 +278,7 @@ test.serial('two purges at once count each row once', async (t) => {
     deleted.reduce((sum, c) => sum + Number(c.deleted), 0),
     20,
   );
-  t.is(await countOf(stack, 'drift_checks', 'raced'), 1);
+  t.is(await rowsOf(stack, 'drift_checks', 'raced'), 1);
   for (const item of items) t.true(item.state === PurgeItemState.COMPLETE || item.state === PurgeItemState.SKIPPED);
 });
 
@@ -153,6 +313,6 @@ for (const retentionDays of [0, -1, 36_501, 2_147_483_647]) {
     const { incidents } = stack.clients({ tenantId: 'bystander', role: 'platform' });
     const refusal = await refusalOf(incidents.purgeDriftChecks({ operationId: newId(), retentionDays }));
     t.is(refusal.reason, 'FIELD_INVALID');
-    t.is(await countOf(stack, 'drift_checks', 'bystander'), 2);
+    t.is(await rowsOf(stack, 'drift_checks', 'bystander'), 2);
   });
 }

@@ -117,11 +117,12 @@ export function makeOrderPurge(
           const page = await purges.findItems(purgeId, { limit: ITEMS_PER_PAGE, after });
           for (const { tenantId, state, updatedAt } of page.items) {
             if (!isFinished(state)) unfinished += 1;
-            const seen = `${state}${updatedAt}`;
-            if (state === 'PENDING' || told.get(tenantId) === seen) continue;
-            told.set(tenantId, seen);
+            if (state === 'PENDING' || told.get(tenantId) === `${state}${updatedAt}`) continue;
             const item = await purges.getItem(tenantId, purgeId);
-            if (item) yield { kind: isFinished(item.state) ? 'finished' : 'progress', item };
+            if (!item) continue;
+            // It may have come further since the page was read.
+            told.set(tenantId, `${item.state}${item.updatedAt}`);
+            yield { kind: isFinished(item.state) ? 'finished' : 'progress', item };
           }
           after = page.next;
         }
