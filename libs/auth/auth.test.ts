@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import test from 'ava';
 import { importJWK, SignJWT, UnsecuredJWT } from 'jose';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
@@ -152,4 +153,20 @@ test('every bad token is refused without a word on why', async (t) => {
   };
   for (const [name, [authorization, reason]] of Object.entries(cases))
     t.is(await reasonOf(authorization), reason, name);
+});
+
+test('a token of a key that was withdrawn passes no longer than it is kept', async (t) => {
+  const changing = join(folder, 'changing.json');
+  writeFileSync(changing, JSON.stringify({ keys: [pair.publicJwk] }));
+  const verifyKept = makeTokenVerifier({ jwks: changing, issuer: 'lethe', audience: 'lethe', keepMs: 100 });
+  const authorization = `Bearer ${await signToken(by, claims, 60)}`;
+  t.is(await verifyKept(authorization), await verifyKept(authorization));
+  writeFileSync(changing, JSON.stringify({ keys: [(await makeKeyPair()).publicJwk] }));
+  let refused: unknown;
+  for (const deadline = performance.now() + 10_000; !refused && performance.now() < deadline; await delay(50)) {
+    await verifyKept(authorization).catch((error: unknown) => {
+      refused = error;
+    });
+  }
+  t.like(refused as DomainError, { reason: 'TOKEN_INVALID' });
 });

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { createLocalJWKSet, createRemoteJWKSet, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose';
 import type { Caller, Role } from '#libs/kernel/caller.ts';
@@ -12,6 +12,8 @@ export interface VerifierOptions {
   readonly jwks: string;
   readonly issuer: string;
   readonly audience: string;
+  /** For how long a verified token is believed again unseen, in milliseconds; a minute by default. */
+  readonly keepMs?: number;
 }
 
 /**
@@ -28,8 +30,11 @@ const MAX_KEPT = 10_000;
 const KEEP_MS = 60_000;
 const RECHECK_MS = 1_000;
 
-/** Makes the verifier. A verified token is believed again for up to a minute, never past its expiry. */
-export function makeTokenVerifier({ jwks, issuer, audience }: VerifierOptions): VerifyToken {
+/**
+ * Makes the verifier. A verified token is believed again for `keepMs`, never past its expiry: so long may a token of a
+ * key that was withdrawn still pass. What is kept is a digest, of so many tokens at most.
+ */
+export function makeTokenVerifier({ jwks, issuer, audience, keepMs = KEEP_MS }: VerifierOptions): VerifyToken {
   const keys = /^https?:/.test(jwks) ? createRemoteJWKSet(new URL(jwks)) : fileJwks(jwks);
   const kept = new Map<string, { caller: Caller; until: number }>();
 
@@ -39,7 +44,7 @@ export function makeTokenVerifier({ jwks, issuer, audience }: VerifierOptions): 
     if (scheme?.toLowerCase() !== 'bearer' || !token || rest.length > 0 || token.length > MAX_TOKEN_LENGTH) {
       throw tokenInvalid();
     }
-    const digest = createHash('sha256').update(token).digest('base64');
+    const digest = hash('sha256', token, 'base64');
     const now = Date.now();
     const known = kept.get(digest);
     if (known && known.until > now) return known.caller;
@@ -47,7 +52,7 @@ export function makeTokenVerifier({ jwks, issuer, audience }: VerifierOptions): 
     const payload = await verified(token, keys, { issuer, audience });
     const caller = toCaller(payload);
     if (kept.size >= MAX_KEPT) kept.clear();
-    kept.set(digest, { caller, until: Math.min(now + KEEP_MS, (payload.exp ?? 0) * 1_000) });
+    kept.set(digest, { caller, until: Math.min(now + keepMs, (payload.exp ?? 0) * 1_000) });
     return caller;
   };
 }

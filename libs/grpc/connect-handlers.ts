@@ -211,6 +211,7 @@ class ServerCallContext implements HandlerContext {
   readonly #onShutdown = (): void =>
     this.#stop(new DomainError('unavailable', 'SHUTTING_DOWN', 'The server is stopping; try again.'));
   #timer: NodeJS.Timeout | undefined;
+  #isOver = false;
   #reason: Error | undefined;
   #controller: AbortController | undefined;
   #requestHeader: Headers | undefined;
@@ -224,7 +225,8 @@ class ServerCallContext implements HandlerContext {
     this.values = createContextValues().set(CALLER, caller);
     this.#metadata = call.metadata;
     this.#guard = guard;
-    call.on('cancelled', () => this.#stop(cancelled()));
+    // grpc-js tells it of every call, also of one that ended well: then there is nothing to stop.
+    call.on('cancelled', () => this.#isOver || this.#stop(cancelled()));
     guard.shutdownSignal.addEventListener('abort', this.#onShutdown, { once: true });
     const requested = remainingMs(call.getDeadline());
     const timeoutMs = requested ?? (method.methodKind === 'server_streaming' ? undefined : guard.defaultDeadlineMs);
@@ -280,6 +282,7 @@ class ServerCallContext implements HandlerContext {
 
   /** The call is answered: whatever still works for it is told to stop. */
   end(): void {
+    this.#isOver = true;
     clearTimeout(this.#timer);
     this.#guard.shutdownSignal.removeEventListener('abort', this.#onShutdown);
     this.#controller?.abort(new ConnectError('The call is over.', Code.Canceled));

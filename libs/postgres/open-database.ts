@@ -1,8 +1,10 @@
-import type { Duplex } from 'node:stream';
 import knexOf, { type Knex } from 'knex';
 import pg from 'pg';
 import { isTenantId } from '#libs/kernel/id.ts';
+import { readInBatches, type Statement } from './read-in-batches.ts';
 import { toDomainError } from './sql-errors.ts';
+
+export type { Statement } from './read-in-batches.ts';
 
 /** How a service reaches its database. */
 export interface DatabaseOptions {
@@ -17,14 +19,6 @@ export interface DatabaseOptions {
   readonly lockTimeoutMs: number;
 }
 
-/** A statement with positional parameters ($1, $2, …). */
-export interface Statement {
-  readonly text: string;
-  readonly values: readonly unknown[];
-  /** Prepared once a connection under this name. */
-  readonly name?: string;
-}
-
 /** A service's database. Every row that it shows belongs to the one tenant that was named. */
 export interface Database {
   /**
@@ -32,7 +26,7 @@ export interface Database {
    * error rolls everything back. Must not be open during a call to another service or store.
    */
   forTenant<T>(tenantId: string, work: (trx: Knex.Transaction) => Promise<T>): Promise<T>;
-  /** One reading statement under the tenant's row-level security, in a single round trip. */
+  /** One reading statement under the tenant's row-level security, in a round trip shared as readInBatches says. */
   readForTenant<Row>(tenantId: string, statement: Statement): Promise<Row[]>;
   /**
    * One statement outside of any tenant. Tables are blind here (a query on one raises); it is for the narrow
@@ -82,12 +76,14 @@ export function openDatabase(options: DatabaseOptions): Database {
       idle_in_transaction_session_timeout: statementTimeoutMs,
       connectionTimeoutMillis: 5_000,
       keepAlive: true,
-      // Statements are sent without waiting for the answer to the one before: see readForTenant.
+      // Statements are sent without waiting for the answer to the one before: see readInBatches.
       pipeline: true,
     } as Knex.PgConnectionConfig,
     pool: { min: 0, max: poolSize },
     acquireConnectionTimeout: 10_000,
     asyncStackTraces: false,
+    // Knex would print, past the service's log, what it also throws.
+    log: { warn: ignore, error: ignore, deprecate: ignore, debug: ignore },
   });
 
   const onConnection = async <T>(work: (client: pg.Client) => Promise<T>): Promise<T> => {
@@ -99,6 +95,8 @@ export function openDatabase(options: DatabaseOptions): Database {
     }
   };
 
+  const read = readInBatches(onConnection);
+
   return {
     forTenant: (tenantId, work) =>
       mapErrors(() =>
@@ -107,30 +105,8 @@ export function openDatabase(options: DatabaseOptions): Database {
           return work(trx);
         }),
       ),
-    readForTenant: <Row>(tenantId: string, { text, values, name }: Statement) =>
-      mapErrors(() =>
-        onConnection(async (client) => {
-          const begin = `begin read only; ${tenantSetting(tenantId)}`;
-          // One write to the socket for all three: the system calls would cost more than the statements.
-          const { stream } = (client as unknown as { connection: { stream: Duplex } }).connection;
-          stream.cork();
-          let sent: [Promise<unknown>, Promise<pg.QueryResult>, Promise<unknown>];
-          try {
-            sent = [
-              client.query(begin),
-              client.query({ text, values: [...values], ...(name === undefined ? {} : { name }) }),
-              // After a failed statement this commit is a rollback: the connection is clean either way.
-              client.query('commit'),
-            ];
-          } finally {
-            // Whatever throws, a connection that stays corked would never answer again.
-            stream.uncork();
-          }
-          const outcomes = await Promise.allSettled(sent);
-          for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
-          return (await sent[1]).rows as Row[];
-        }),
-      ),
+    readForTenant: <Row>(tenantId: string, statement: Statement) =>
+      mapErrors(async () => (await read(tenantSetting(tenantId), statement)) as Row[]),
     acrossTenants: <Row>({ text, values }: Statement) =>
       mapErrors(() => onConnection(async (client) => (await client.query(text, [...values])).rows as Row[])),
     check: () => mapErrors(() => onConnection(async (client) => void (await client.query('select 1')))),
@@ -138,11 +114,13 @@ export function openDatabase(options: DatabaseOptions): Database {
   };
 }
 
+const ignore = (): void => undefined;
+
 /** The statement that names the tenant for the rest of the transaction. */
 function tenantSetting(tenantId: string): string {
   // It goes into the SQL text, so that it can share a round trip; nothing but a slug gets in.
   if (!isTenantId(tenantId)) throw new TypeError('not a tenant id');
-  return `select set_config('lethe.tenant', '${tenantId}', true)`;
+  return `set local lethe.tenant = '${tenantId}'`;
 }
 
 const mapErrors = async <T>(work: () => Promise<T>): Promise<T> => {

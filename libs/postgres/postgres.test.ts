@@ -72,6 +72,63 @@ test('a failed reading statement leaves a clean connection behind', async (t) =>
   await t.throwsAsync(database.readForTenant('acme', { text: "insert into notes values ('acme', 1)", values: [] }));
 });
 
+test('reads that share a round trip share nothing else: neither a tenant nor an error', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const database = created.open({ poolSize: 2 });
+  t.teardown(() => database.close());
+  const tenants = Array.from({ length: 50 }, (_, index) => `tenant-${index}`);
+  for (const tenant of tenants) {
+    await database.forTenant(tenant, (trx) => trx.raw('insert into notes values (?, 1, now())', [tenant]));
+  }
+  const text = 'select tenant_id, 1 / (1 - $1::int) as one from notes where pg_sleep(0) is not null';
+  const outcomes = await Promise.allSettled(
+    tenants.map((tenant, index) =>
+      database.readForTenant(tenant, { name: 'shared', text, values: [index % 7 === 3 ? 1 : 0] }),
+    ),
+  );
+  for (const [index, outcome] of outcomes.entries()) {
+    if (index % 7 === 3) t.is(outcome.status, 'rejected');
+    else t.deepEqual(outcome, { status: 'fulfilled', value: [{ tenant_id: tenants[index], one: 1 }] });
+  }
+  const writes = database.readForTenant('acme', {
+    name: 'writes',
+    text: "insert into notes values ('acme', 2)",
+    values: [],
+  });
+  const reads = database.readForTenant('tenant-0', { name: 'shared', text, values: [0] });
+  await t.throwsAsync(writes, { message: /read-only/ });
+  t.is((await reads).length, 1);
+  t.is((await created.query<{ count: string }>('select count(*) from notes'))[0]?.count, '50');
+});
+
+test('a statement without a name may be slow: nothing waits behind it', async (t) => {
+  const database = (await t.context.postgres.createDatabase([notes])).open({ poolSize: 2 });
+  t.teardown(() => database.close());
+  const order: string[] = [];
+  const slow = database
+    .readForTenant('acme', { text: 'select pg_sleep(1)', values: [] })
+    .then(() => order.push('slow'));
+  const quick = database
+    .readForTenant('acme', { name: 'quick', text: 'select 1', values: [] })
+    .then(() => order.push('quick'));
+  await Promise.all([slow, quick]);
+  t.deepEqual(order, ['quick', 'slow']);
+});
+
+test('reads whose connection is lost are all UNAVAILABLE, and the next one gets a new connection', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const database = created.open({ poolSize: 1 });
+  t.teardown(() => database.close());
+  const text = 'select pg_terminate_backend(pg_backend_pid()), $1::int';
+  const outcomes = await Promise.allSettled(
+    [1, 2, 3].map((value) => database.readForTenant('acme', { name: 'last', text, values: [value] })),
+  );
+  for (const outcome of outcomes) {
+    t.like(outcome, { status: 'rejected', reason: { reason: 'DEPENDENCY_UNAVAILABLE' } });
+  }
+  t.deepEqual(await database.readForTenant('acme', { name: 'one', text: 'select 1 as one', values: [] }), [{ one: 1 }]);
+});
+
 test('a tenant that is no slug is refused, and costs no connection', async (t) => {
   const database = (await t.context.postgres.createDatabase([notes])).open({ poolSize: 1 });
   t.teardown(() => database.close());
