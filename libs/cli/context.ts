@@ -14,8 +14,8 @@ export interface Terminal {
   readonly input: AsyncIterable<Uint8Array>;
   /** Whether somebody is there to answer a question. */
   readonly isInteractive: boolean;
-  /** Whether standard error is shown to somebody, who then likes to see how it goes. */
-  readonly showsProgress: boolean;
+  /** Standard error where it is shown to somebody, who then likes to see how it goes. */
+  readonly screen: NodeJS.WritableStream | undefined;
   ask(question: string): Promise<string>;
   /** Opens the SDK. */
   open(options: LetheOptions): Lethe;

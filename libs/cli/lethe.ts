@@ -19,7 +19,7 @@ process.exitCode = await runCli(process.argv.slice(2), {
   },
   input: process.stdin,
   isInteractive: process.stdin.isTTY === true && process.stderr.isTTY === true,
-  showsProgress: process.stderr.isTTY === true,
+  screen: process.stderr.isTTY === true ? process.stderr : undefined,
   ask: (message) => input({ message }, { output: process.stderr }),
   open: createLethe,
 });

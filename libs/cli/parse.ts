@@ -2,6 +2,7 @@ import { create, type JsonObject } from '@bufbuild/protobuf';
 import { type Timestamp, TimestampSchema } from '@bufbuild/protobuf/wkt';
 import { InvalidArgumentError } from 'commander';
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
+import { UsageError } from './usage-error.ts';
 
 /** Reads a whole number within bounds; `5d`, `1e9` and `0x10` are none. */
 export const wholeNumber =
@@ -41,7 +42,8 @@ export function jsonObject(text: string): JsonObject {
     const value: unknown = JSON.parse(text);
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as JsonObject;
   } catch {
-    // Told below, without the text: it may hold what nobody should read in a log.
+    // Told below.
   }
-  throw new InvalidArgumentError('It must be a JSON object.');
+  // No InvalidArgumentError: Commander would repeat the text, which may hold what nobody should read in a log.
+  throw new UsageError('what should be a JSON object is none');
 }

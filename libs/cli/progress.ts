@@ -6,12 +6,12 @@ export interface Progress {
   stop(): void;
 }
 
-/** A bar on standard error; nothing at all unless it is `shown`. */
-export function makeProgress(shown: boolean): Progress {
-  if (!shown) return { update: () => undefined, stop: () => undefined };
+/** A bar on the screen; nothing at all without one. */
+export function makeProgress(screen: NodeJS.WritableStream | undefined): Progress {
+  if (!screen) return { update: () => undefined, stop: () => undefined };
   const bar = new SingleBar({
     format: '{bar} {value}/{total} {what}',
-    stream: process.stderr,
+    stream: screen,
     clearOnComplete: true,
     hideCursor: true,
   });

@@ -55,7 +55,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
     const profile = await readProfile(identity, terminal.env);
     const credential = await openCredential(profile, caller, terminal.env);
     const lethe = terminal.open({ ...profile.addresses, credential });
-    const progress = makeProgress(terminal.showsProgress && !json);
+    const progress = makeProgress(json ? undefined : terminal.screen);
     const print = (value: unknown, text: () => string): void => {
       progress.stop();
       terminal.out(json ? toJson(value) : text());
