@@ -1,0 +1,162 @@
+import test from 'ava';
+import { DomainError, operationInProgress } from '#libs/kernel/domain-error.ts';
+import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
+import { type FailedKey, NOTHING_REMOVED } from '../domain/deletion.ts';
+import { CALLER, DELETION, deletionOf, makeRefusals, partOf } from './fakes.fixture.ts';
+import { makeParticipate } from './participate.ts';
+import type { DeletionRepository, RemovalProgress, RunJobs, RunScope, UnfinishedJobs } from './ports.ts';
+
+const RUN = '01890000-0000-7000-8000-00000000000a';
+const SCOPE: RunScope = { tenantId: 'acme', runId: RUN, step: undefined };
+const OPERATION = { operationId: DELETION, caller: CALLER, reason: 'asked for' };
+const ids = Array.from({ length: 450 }, (_, n) => `01890000-0000-7000-8000-${String(n).padStart(12, '0')}`);
+const prefixOf = (id: string): string => `tenants/acme/jobs/${id}/`;
+
+const DONE: RemovalProgress = {
+  ordered: 0,
+  complete: 0,
+  counts: { ...NOTHING_REMOVED, jobs: 2, objects: 3 },
+  failedKeys: [],
+  stuck: [],
+  openDeletionIds: [],
+};
+
+/** A run whose removal comes as far as `steps` says, look by look; the last one stays. */
+function fixture({
+  unfinished = [] as UnfinishedJobs,
+  steps = [DONE] as readonly RemovalProgress[],
+  ordered = 2,
+  jobs = [] as readonly string[],
+} = {}) {
+  const store = makeMemoryObjectStore();
+  const calls: string[] = [];
+  const slept: number[] = [];
+  const { recorded, recordRefusal } = makeRefusals();
+  let looks = 0;
+  const runJobs = partOf<RunJobs>({
+    async hide(_, __, check) {
+      check(unfinished);
+      return 2;
+    },
+    restore: async () => {
+      throw operationInProgress('a purge');
+    },
+    async forbid(_, __, check) {
+      check?.(unfinished);
+      calls.push('forbid');
+    },
+    async orderRemoval(_, { limit, force }) {
+      calls.push(`order up to ${limit}${force ? ' by force' : ''}`);
+      return ids.slice(0, Math.min(limit, ordered));
+    },
+    async removalProgress() {
+      looks += 1;
+      return steps[Math.min(looks, steps.length) - 1] ?? DONE;
+    },
+    inspect: async () => ({
+      jobs: jobs.length,
+      tasks: 5,
+      artifacts: 7,
+      bytes: 1,
+      sampleJobIds: jobs.slice(0, 100),
+      unfinishedJobs: unfinished,
+    }),
+    async listPrefixes(_, { limit, after }) {
+      const rest = jobs.filter((id) => after === undefined || id > (after[0] ?? ''));
+      const items = rest.slice(0, limit);
+      return { items, next: rest.length > limit ? [items.at(-1) ?? ''] : undefined };
+    },
+  });
+  const deletions = partOf<DeletionRepository>({
+    async redrive(_, deletionId) {
+      calls.push(`redrive ${deletionId}`);
+      return deletionOf();
+    },
+  });
+  const wake = (): void => void calls.push('wake');
+  const sleep = async (ms: number): Promise<void> => void slept.push(ms);
+  const participate = makeParticipate(runJobs, deletions, store, recordRefusal, wake, sleep);
+  return { participate, store, calls, slept, recorded };
+}
+
+const reasonOf = (work: Promise<unknown>): Promise<string> =>
+  work.then(
+    () => 'OK',
+    (error) => (error instanceof DomainError ? error.reason : String(error)),
+  );
+
+test('a purge forbids new jobs, orders the removal, wakes the worker and waits for it', async (t) => {
+  const open = { ...DONE, openDeletionIds: [DELETION] };
+  const { participate, calls, slept } = fixture({ steps: [open, open, DONE] });
+  t.deepEqual(await participate.purge(SCOPE, OPERATION, 10), {
+    progress: 'COMPLETE',
+    counts: DONE.counts,
+    failedKeys: [],
+  });
+  t.deepEqual(calls, ['forbid', 'order up to 10', 'wake']);
+  t.is(slept.length, 2);
+});
+
+test('what takes longer than a call may is PARTIAL, with the counts so far', async (t) => {
+  const { participate, slept } = fixture({ steps: [{ ...DONE, openDeletionIds: [DELETION] }] });
+  t.like(await participate.purge(SCOPE, OPERATION, 10), { progress: 'PARTIAL', counts: DONE.counts });
+  t.is(
+    slept.reduce((sum, ms) => sum + ms, 0),
+    2_000,
+  );
+});
+
+test('a purge that ordered as many as it may is PARTIAL, since there may be more', async (t) => {
+  const { participate } = fixture({ ordered: 10 });
+  t.is((await participate.purge(SCOPE, OPERATION, 10)).progress, 'PARTIAL');
+});
+
+test('nothing to remove wakes nobody and is COMPLETE', async (t) => {
+  const { participate, calls } = fixture({ ordered: 0 });
+  t.is((await participate.purge(SCOPE, OPERATION, 10)).progress, 'COMPLETE');
+  t.deepEqual(calls, ['forbid', 'order up to 10']);
+});
+
+test('a parked removal is tried anew by the call, and named', async (t) => {
+  const failedKey: FailedKey = { key: 'k', code: 'AccessDenied', message: 'm' };
+  const stuck = [{ deletionId: DELETION, lastError: 'OBJECTS_LEFT: k' }];
+  const named = fixture({ steps: [{ ...DONE, stuck, failedKeys: [failedKey] }] });
+  t.like(await named.participate.purge(SCOPE, OPERATION, 10), { progress: 'PARTIAL', failedKeys: [failedKey] });
+  t.deepEqual(named.calls.slice(-2), [`redrive ${DELETION}`, 'wake']);
+  const unnamed = fixture({ steps: [{ ...DONE, stuck }] });
+  const { failedKeys } = await unnamed.participate.purge(SCOPE, OPERATION, 10);
+  t.deepEqual(failedKeys, [{ key: DELETION, code: 'STUCK', message: 'OBJECTS_LEFT: k' }]);
+});
+
+test('what still works refuses a soft delete and a purge, which is written down, and not a compensation', async (t) => {
+  const { participate, calls, recorded } = fixture({ unfinished: [{ jobId: 'j', state: 'RUNNING' }] });
+  t.is(await reasonOf(participate.softDelete(SCOPE, OPERATION)), 'JOB_NOT_TERMINAL');
+  t.is(await reasonOf(participate.purge(SCOPE, OPERATION, 10)), 'JOB_NOT_TERMINAL');
+  t.deepEqual(calls, []);
+  t.is((await participate.compensate({ ...SCOPE, step: 'draft' }, OPERATION)).progress, 'COMPLETE');
+  t.deepEqual(calls, ['forbid', 'order up to 1000 by force', 'wake']);
+  t.is(await reasonOf(participate.restore(SCOPE, OPERATION, DELETION)), 'OPERATION_IN_PROGRESS');
+  t.deepEqual(
+    recorded.map(({ action, targetType, targetId, outcome }) => [action, targetType, targetId, outcome]),
+    [
+      ['soft-delete', 'run', RUN, 'JOB_NOT_TERMINAL'],
+      ['purge', 'run', RUN, 'JOB_NOT_TERMINAL'],
+      ['undelete', 'run', RUN, 'OPERATION_IN_PROGRESS'],
+    ],
+  );
+});
+
+test('a preview sums the store over every job of the run, page after page', async (t) => {
+  const { participate, store } = fixture({ jobs: ids });
+  for (const id of ids) store.write(`${prefixOf(id)}input/a`, 'xy');
+  const { stored } = await participate.preview(SCOPE);
+  t.deepEqual(stored, { objects: 450, markers: 0, uploads: 0, bytes: 900, tasks: 5, artifacts: 7, jobs: 450 });
+});
+
+test('a verification asks the store itself, also for jobs whose row has gone', async (t) => {
+  const { participate, store } = fixture({ jobs: ids.slice(0, 3) });
+  store.write(`${prefixOf(ids[1] ?? '')}input/a`, 'xy');
+  const { objects, samples } = await participate.verify(SCOPE);
+  t.is(objects, 1);
+  t.true(samples.includes(ids[1] ?? ''));
+});

@@ -1,0 +1,231 @@
+import test from 'ava';
+import { type MemoryObjectStore, makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
+import type { JobDeletion, RemovalCounts } from '../domain/deletion.ts';
+import { leaseLost } from '../domain/errors.ts';
+import { DELETION, deletionOf, PREFIX, partOf, TENANT } from './fakes.fixture.ts';
+import type { ArtifactIndex, DeletionFailure, DeletionRepository } from './ports.ts';
+import { makeRunDeletions } from './run-deletions.ts';
+
+interface Fixture {
+  readonly store: MemoryObjectStore;
+  /** What was written to the deletion, in order. */
+  readonly writes: string[];
+  readonly saved: RemovalCounts[];
+  readonly postponed: DeletionFailure[];
+  readonly completed: RemovalCounts[];
+  readonly told: { outcome: string; error: unknown }[];
+  /** Called when everything is removed and nothing is read back yet. */
+  readonly before: { verifying: () => void };
+  run(signal?: AbortSignal): Promise<number>;
+}
+
+/** One due deletion, held by whoever asks first; `loseAt` is the write that finds the lease lost. */
+function fixture({
+  deletion = deletionOf({ attempts: 1 }),
+  liveUploads = 0,
+  loseAt = Number.POSITIVE_INFINITY,
+  taken = [] as string[],
+}: {
+  deletion?: JobDeletion;
+  liveUploads?: number;
+  loseAt?: number;
+  taken?: string[];
+} = {}): Fixture {
+  const store = makeMemoryObjectStore();
+  const writes: string[] = [];
+  const saved: RemovalCounts[] = [];
+  const postponed: DeletionFailure[] = [];
+  const completed: RemovalCounts[] = [];
+  const told: Fixture['told'] = [];
+  const before = { verifying: () => {} };
+  const write = (what: string): void => {
+    if (writes.length + 1 >= loseAt) throw leaseLost();
+    writes.push(what);
+  };
+  const due = [...taken, DELETION].map((deletionId) => ({ tenantId: TENANT, deletionId }));
+  const deletions = partOf<DeletionRepository>({
+    findDue: async () => (completed.length > 0 ? [] : due),
+    claim: async (_, deletionId) => (taken.includes(deletionId) ? undefined : { deletion, token: 7n }),
+    renew: async () => write('renew'),
+    async saveProgress(_, state, counts) {
+      write(state);
+      saved.push(counts);
+      if (state === 'VERIFYING') before.verifying();
+    },
+    async complete(_, counts) {
+      write('COMPLETE');
+      completed.push(counts);
+      return { ...deletion, state: 'COMPLETE', counts };
+    },
+    async postpone(_, failure) {
+      write('postpone');
+      postponed.push(failure);
+    },
+  });
+  const settings = {
+    workerId: 'w',
+    leaseMs: 60_000,
+    objectsPerBatch: 2,
+    retry: { maxAttempts: 3, baseMs: 100, maxMs: 1_000 },
+  };
+  const artifacts = partOf<ArtifactIndex>({ countLiveUploads: async () => liveUploads });
+  const run = makeRunDeletions(deletions, artifacts, store, settings, (_, outcome, error) =>
+    told.push({ outcome, error }),
+  );
+  return {
+    store,
+    writes,
+    saved,
+    postponed,
+    completed,
+    told,
+    before,
+    run: (signal = new AbortController().signal) => run(signal),
+  };
+}
+
+const fill = ({ store }: Fixture, names: string): void => {
+  for (const name of names) store.write(`${PREFIX}output/${name}`, 'xy');
+};
+
+test('objects go in batches whose counts are saved, the listing is read back, then the rows go', async (t) => {
+  const f = fixture();
+  fill(f, 'abcde');
+  f.store.write(`${PREFIX.slice(0, -1)}0/output/a`, 'a neighbour whose id begins the same');
+  t.is(await f.run(), 1);
+  t.deepEqual(
+    f.saved.map(({ objects }) => objects),
+    [2, 4, 5, 5],
+  );
+  t.deepEqual(f.writes, ['CASCADING', 'CASCADING', 'CASCADING', 'VERIFYING', 'COMPLETE']);
+  t.like(f.completed[0], { objects: 5, bytes: 10 });
+  t.is(f.store.keys().length, 1);
+  t.deepEqual(
+    f.told.map(({ outcome }) => outcome),
+    ['COMPLETE'],
+  );
+  t.is(await f.run(), 0);
+});
+
+test('counts go on from where the last attempt ended', async (t) => {
+  const counts = { ...deletionOf().counts, objects: 40, bytes: 400 };
+  const f = fixture({ deletion: deletionOf({ attempts: 2, counts }) });
+  fill(f, 'a');
+  await f.run();
+  t.like(f.completed[0], { objects: 41, bytes: 402 });
+});
+
+test('a key that the store refuses is named, the others go, and the job waits for a retry', async (t) => {
+  const f = fixture();
+  fill(f, 'abcde');
+  f.store.refused.set(`${PREFIX}output/b`, 'AccessDenied');
+  await f.run();
+  t.deepEqual(f.store.keys(), [`${PREFIX}output/b`]);
+  const [failure] = f.postponed;
+  t.like(failure, {
+    left: 1,
+    counted: true,
+    error: `OBJECTS_LEFT: ${PREFIX}output/b could not be removed (AccessDenied).`,
+  });
+  t.deepEqual(
+    failure?.failedKeys.map(({ key, code }) => [key, code]),
+    [[`${PREFIX}output/b`, 'AccessDenied']],
+  );
+  t.true((failure?.retryMs ?? 0) >= 50 && (failure?.retryMs ?? 0) <= 100);
+  t.deepEqual(f.completed, []);
+});
+
+test('at most ten refused keys are kept, however many there are', async (t) => {
+  const f = fixture();
+  fill(f, 'abcdefghijklmno');
+  for (const key of f.store.keys()) f.store.refused.set(key, 'AccessDenied');
+  await f.run();
+  t.is(f.postponed[0]?.failedKeys.length, 10);
+  t.is(f.postponed[0]?.left, 15);
+});
+
+test('the last attempt parks it as STUCK with the reason', async (t) => {
+  const f = fixture({ deletion: deletionOf({ attempts: 3 }) });
+  fill(f, 'a');
+  f.store.refused.set(`${PREFIX}output/a`, 'AccessDenied');
+  await f.run();
+  t.is(f.postponed[0]?.retryMs, undefined);
+  t.is(f.told[0]?.outcome, 'STUCK');
+});
+
+test('one whose attempts all ended without a word is parked without another look', async (t) => {
+  const f = fixture({ deletion: deletionOf({ attempts: 4 }) });
+  f.store.callsBeforeOutage = 0;
+  await f.run();
+  t.like(f.postponed[0], { retryMs: undefined, error: 'CRASHED: Every attempt ended without a word.' });
+});
+
+test('what comes between the removal and the read-back is seen', async (t) => {
+  const f = fixture();
+  fill(f, 'a');
+  f.before.verifying = () => f.store.write(`${PREFIX}output/late`, 'x');
+  await f.run();
+  t.like(f.postponed[0], { left: 1, error: 'OBJECTS_LEFT: 1 objects were there when the listing was read back.' });
+  t.deepEqual(f.completed, []);
+});
+
+test('a living upload is waited for, and waiting is no failed attempt', async (t) => {
+  const f = fixture({ liveUploads: 1 });
+  fill(f, 'a');
+  await f.run();
+  t.like(f.postponed[0], { counted: false, retryMs: 500 });
+  t.is(f.store.keys().length, 1);
+  t.deepEqual(f.told, []);
+});
+
+for (const [loseAt, what] of [
+  [1, 'the first batch'],
+  [2, 'the second batch'],
+  [3, 'the read-back'],
+  [4, 'the rows'],
+] as const) {
+  test(`a worker that has lost its lease at ${what} writes nothing more`, async (t) => {
+    const f = fixture({ loseAt });
+    fill(f, 'abc');
+    await f.run();
+    t.is(f.writes.length, loseAt - 1);
+    t.deepEqual([f.completed, f.postponed, f.told], [[], [], []]);
+  });
+}
+
+test('a store that is down costs an attempt and is told in our words', async (t) => {
+  const f = fixture();
+  f.store.callsBeforeOutage = 0;
+  await f.run();
+  t.like(f.postponed[0], {
+    counted: true,
+    error: 'DEPENDENCY_UNAVAILABLE: The object store is unavailable; try again later.',
+  });
+});
+
+test("nothing of a driver's own text gets into the deletion", async (t) => {
+  const f = fixture();
+  f.store.onRemoval = () => {
+    throw new Error('password=hunter2');
+  };
+  await f.run();
+  t.is(f.postponed[0]?.error, 'INTERNAL: Something went wrong inside; it was logged.');
+  t.like(f.told[0], { outcome: 'RETRY', error: { message: 'password=hunter2' } });
+});
+
+test('a process that is asked to stop leaves the deletion to the next at once, and it is no failed attempt', async (t) => {
+  const f = fixture();
+  fill(f, 'abc');
+  const stopping = new AbortController();
+  f.store.onRemoval = () => stopping.abort();
+  await f.run(stopping.signal);
+  t.like(f.postponed[0], { counted: false, retryMs: 0, counts: { objects: 2 } });
+  t.deepEqual(f.told, []);
+});
+
+test('whoever loses the race for one takes the next that is due', async (t) => {
+  const f = fixture({ taken: ['taken-1', 'taken-2'] });
+  fill(f, 'a');
+  t.is(await f.run(), 1);
+  t.is(f.completed.length, 1);
+});

@@ -1,0 +1,145 @@
+import test from 'ava';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
+import { JOB, jobIn, NOW, PREFIX, partOf, TENANT } from './fakes.fixture.ts';
+import type { ArtifactIndex, JobRepository } from './ports.ts';
+import { makeStoreArtifact, type StoreArtifactCommand } from './store-artifact.ts';
+import { makeUploadArtifact } from './upload-artifact.ts';
+
+const KEY = `${PREFIX}input/a.wav`;
+
+/** A PENDING job that takes an upload; what becomes of it meanwhile is the test's. */
+function fixture(leaseMs = 60_000) {
+  const store = makeMemoryObjectStore();
+  const calls: string[] = [];
+  /** Whether the lease still holds, the job can be seen, and its row is there. */
+  const world = { leased: true, seen: true, row: true };
+  const artifacts = partOf<ArtifactIndex>({
+    async begin(_, check) {
+      check(jobIn('PENDING'), NOW);
+      calls.push('begin');
+    },
+    renew: async () => world.leased,
+    async finish({ jobId, kind, name, contentType }, bytes) {
+      calls.push('finish');
+      return world.leased ? { jobId, kind, name, contentType, bytes, createdAt: NOW } : undefined;
+    },
+    async abandon() {
+      calls.push('abandon');
+    },
+  });
+  const jobs = partOf<JobRepository>({
+    get: async () => (world.seen ? jobIn('PENDING') : undefined),
+    findExisting: async (_, ids) => new Set(world.row ? ids : []),
+  });
+  const storeArtifact = makeStoreArtifact(jobs, artifacts, store, 10, { leaseMs, heartbeatMs: leaseMs / 10 });
+  const command = (body: AsyncIterable<Uint8Array>): StoreArtifactCommand => ({
+    tenantId: TENANT,
+    jobId: JOB,
+    kind: 'INPUT',
+    name: 'a.wav',
+    contentType: 'audio/wav',
+    leaseToken: undefined,
+    body,
+    signal: new AbortController().signal,
+    check: () => undefined,
+  });
+  return { store, calls, world, storeArtifact, command };
+}
+
+async function* chunks(...parts: (string | (() => void))[]): AsyncIterable<Uint8Array> {
+  for (const part of parts) {
+    if (typeof part === 'string') yield Buffer.from(part);
+    else part();
+  }
+}
+
+const reasonOf = async (work: Promise<unknown>): Promise<string> => {
+  try {
+    await work;
+    return 'OK';
+  } catch (error) {
+    return error instanceof DomainError ? error.reason : String(error);
+  }
+};
+
+test('the intent comes before the first byte, and the artifact exists when it resolves', async (t) => {
+  const { store, calls, storeArtifact, command } = fixture();
+  const body = chunks(() => calls.push('first byte'), 'ab', 'cd');
+  t.like(await storeArtifact(command(body)), { name: 'a.wav', bytes: 4 });
+  t.deepEqual(calls, ['begin', 'first byte', 'finish']);
+  t.deepEqual(store.keys(), [KEY]);
+});
+
+test('what the job does not take is refused before a byte is read', async (t) => {
+  const { store, calls, storeArtifact, command } = fixture();
+  const upload = makeUploadArtifact(storeArtifact);
+  const body = chunks(() => calls.push('first byte'), 'ab');
+  t.is(await reasonOf(upload({ ...command(body), kind: 'OUTPUT' })), 'JOB_STATE_FORBIDS_UPLOAD');
+  t.deepEqual([calls, store.keys()], [[], []]);
+});
+
+for (const [what, body, reason] of [
+  [
+    'breaks off',
+    () =>
+      chunks('ab', () => {
+        throw new Error('gone');
+      }),
+    'Error: gone',
+  ],
+  ['is longer than an artifact may be', () => chunks('x'.repeat(11)), 'ARTIFACT_TOO_LARGE'],
+] as const) {
+  test(`a body that ${what} leaves nothing, and its lease is given up`, async (t) => {
+    const { store, calls, storeArtifact, command } = fixture();
+    t.is(await reasonOf(storeArtifact(command(body()))), reason);
+    t.deepEqual(calls, ['begin', 'abandon']);
+    t.deepEqual(store.keys(), []);
+  });
+}
+
+test('a lease that is lost before the last byte makes no object at all', async (t) => {
+  const { store, world, storeArtifact, command } = fixture();
+  const body = chunks('ab', () => (world.leased = false));
+  t.is(await reasonOf(storeArtifact(command(body))), 'LEASE_LOST');
+  t.deepEqual(store.keys(), []);
+});
+
+test('a silent sender whose lease is lost is ended', async (t) => {
+  const { store, world, storeArtifact, command } = fixture(50);
+  const body: AsyncIterable<Uint8Array> = {
+    [Symbol.asyncIterator]: () => ({
+      next: () => {
+        world.leased = false;
+        return new Promise(() => undefined);
+      },
+    }),
+  };
+  t.is(await reasonOf(storeArtifact(command(body))), 'LEASE_LOST');
+  t.deepEqual(store.keys(), []);
+});
+
+test('a job that is being removed meanwhile is JOB_NOT_FOUND, and its removal takes what was stored', async (t) => {
+  const { store, world, storeArtifact, command } = fixture();
+  const put = store.put;
+  store.put = async (...args) => {
+    const stored = await put(...args);
+    Object.assign(world, { leased: false, seen: false });
+    return stored;
+  };
+  t.is(await reasonOf(storeArtifact(command(chunks('ab')))), 'JOB_NOT_FOUND');
+  t.deepEqual(store.keys(), [KEY], 'the removal will count it');
+});
+
+test('an object that was stored when the job’s row had gone is taken away, since nobody looks again', async (t) => {
+  const { store, world, storeArtifact, command } = fixture();
+  store.write(`tenants/${TENANT}/jobs/another/input/a`, 'x');
+  const put = store.put;
+  store.put = async (...args) => {
+    const stored = await put(...args);
+    Object.assign(world, { leased: false, seen: false, row: false });
+    return stored;
+  };
+  t.is(await reasonOf(storeArtifact(command(chunks('ab')))), 'JOB_NOT_FOUND');
+  t.deepEqual(store.keys(), [`tenants/${TENANT}/jobs/another/input/a`]);
+});
