@@ -29,7 +29,7 @@ export interface Participate {
   softDelete(scope: RunScope, operation: RunOperation): Promise<number>;
   /** Brings back what the soft delete hid; how many. OPERATION_IN_PROGRESS once a purge has begun. */
   restore(scope: RunScope, operation: RunOperation, softDeleteId: string): Promise<number>;
-  /** Removes the run's jobs for good, and refuses those that come later. JOB_NOT_TERMINAL before anything is removed. */
+  /** Removes the run's jobs for good, `limit` rows and objects a call or one job, and refuses those that come later. JOB_NOT_TERMINAL before anything is removed. */
   purge(scope: RunScope, operation: RunOperation, limit: number): Promise<Participation>;
   /** Removes the jobs of a step whatever their state, and refuses those that come later. */
   compensate(scope: RunScope, operation: RunOperation): Promise<Participation>;
@@ -40,7 +40,7 @@ export interface Participate {
 const WAIT_MS = 2_000;
 const POLL_MS = 20;
 const PREFIXES_PER_PAGE = 200;
-const COMPENSATED_JOBS_PER_CALL = 1_000;
+const COMPENSATED_PER_CALL = 10_000;
 
 /** Makes Participate. `wake` tells the worker of new removals; they go through the one mechanism that DeleteJob has. */
 export function makeParticipate(
@@ -61,8 +61,8 @@ export function makeParticipate(
     scope: RunScope,
     order: RunOperation & { limit: number; force: boolean },
   ): Promise<Participation> => {
-    const ordered = await runJobs.orderRemoval(scope, order);
-    if (ordered.length > 0) wake();
+    const { ordered, more } = await runJobs.orderRemoval(scope, order);
+    if (ordered > 0) wake();
     // A short wait spares the caller most of its polling; what takes longer answers PARTIAL.
     for (let waited = 0; ; waited += POLL_MS) {
       const { counts, failedKeys, stuck, openDeletionIds } = await runJobs.removalProgress(scope, order.operationId);
@@ -77,7 +77,6 @@ export function makeParticipate(
         return { progress: 'PARTIAL', counts, failedKeys: failedKeys.length > 0 ? failedKeys : [key] };
       }
       if (openDeletionIds.length === 0) {
-        const more = ordered.length === order.limit;
         return { progress: more ? 'PARTIAL' : 'COMPLETE', counts, failedKeys };
       }
       if (waited >= WAIT_MS) return { progress: 'PARTIAL', counts, failedKeys };
@@ -128,7 +127,7 @@ export function makeParticipate(
 
     async compensate(scope, operation) {
       await runJobs.forbid(scope, operation);
-      return remove(scope, { ...operation, limit: COMPENSATED_JOBS_PER_CALL, force: true });
+      return remove(scope, { ...operation, limit: COMPENSATED_PER_CALL, force: true });
     },
 
     async verify(scope) {

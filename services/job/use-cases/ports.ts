@@ -281,8 +281,14 @@ export interface RunJobs {
    * either refused or seen by what follows. With `check`, the unfinished jobs are passed to it in that transaction.
    */
   forbid(scope: RunScope, operation: RunOperation, check?: CheckUnfinished): Promise<void>;
-  /** Must order the removal of up to `limit` jobs that have none yet, whatever their state when `force`. */
-  orderRemoval(scope: RunScope, order: RunOperation & { limit: number; force: boolean }): Promise<readonly string[]>;
+  /**
+   * Must order the removal of jobs that have none yet, whatever their state when `force`, until their rows and objects
+   * reach `limit`, of one job at least; answers how many, and whether there are more.
+   */
+  orderRemoval(
+    scope: RunScope,
+    order: RunOperation & { limit: number; force: boolean },
+  ): Promise<{ readonly ordered: number; readonly more: boolean }>;
   /** Must sum up the removals that this operation ordered. */
   removalProgress(scope: RunScope, operationId: string): Promise<RemovalProgress>;
   /** Must answer the ids of all jobs of the run that exist or were removed by an order, for reading their prefixes. */

@@ -21,8 +21,6 @@ import { parseCreateJobAction } from './parse-action.ts';
 
 const DEFAULT_LIMIT = 10_000;
 const MAX_LIMIT = 100_000;
-// A job is some ten rows and objects; the contract's limit counts those.
-const ITEMS_PER_JOB = 10;
 const MAX_STEP = 100;
 
 /** JobService as a participant of runs: the actions of their steps, and the deletions. */
@@ -123,9 +121,8 @@ export const participantService = (
       reason: () => parseRequiredReason(request.reason),
     });
     const scope = { tenantId: tenantOf(caller), runId, step: undefined };
-    const jobs = Math.max(1, Math.floor(limit / ITEMS_PER_JOB));
     const operation = { operationId: key.operationId, caller, reason };
-    return toParticipationMessage(await participate.purge(scope, operation, jobs));
+    return toParticipationMessage(await participate.purge(scope, operation, limit));
   },
 
   async verify(request, context) {

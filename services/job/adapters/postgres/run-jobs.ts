@@ -11,6 +11,8 @@ import { lockRun } from './job-repository.ts';
 import type { DeletionRow } from './rows.ts';
 
 const MAX_SAMPLES = 100;
+// So that the transaction is over in a second.
+const MAX_JOBS_PER_ORDER = 1_000;
 const MAX_FAILED_KEYS = 10;
 // What is being removed is on its way, whatever state it was in.
 const UNFINISHED = "state in ('PENDING', 'RUNNING', 'CANCELLING') and deletion_id is null";
@@ -120,29 +122,28 @@ export const makeRunJobs = (database: Database): RunJobs => ({
 
   orderRemoval: (scope, { operationId, caller, reason, limit, force }) =>
     database.forTenant(scope.tenantId, async (trx) => {
+      const removable = `tenant_id = :tenantId and run_id = :runId and (cast(:step as text) is null or step = :step)
+             and deletion_id is null and (:force or state in ('CANCELLED', 'COMPLETED', 'FAILED'))`;
+      const bindings = { ...bindingsOf(scope), limit, force };
       const jobs = rowsOf<{ id: string; run_id: string; step: string | null }>(
         await trx.raw(
-          `select id, run_id, step from jobs
-           where tenant_id = :tenantId and run_id = :runId and (cast(:step as text) is null or step = :step)
-             and deletion_id is null and (:force or state in ('CANCELLED', 'COMPLETED', 'FAILED'))
-           order by id limit :limit for update`,
-          { ...bindingsOf(scope), limit, force },
+          // Each has its own row, its tasks, and for every artifact a row and an object.
+          `with candidates as (select * from jobs where ${removable} order by id limit least(:limit, ${MAX_JOBS_PER_ORDER})),
+                weighed as (
+                  select id, 1 + (select count(*) from job_tasks t where t.tenant_id = c.tenant_id and t.job_id = c.id)
+                    + 2 * (select count(*) from artifacts a where a.tenant_id = c.tenant_id and a.job_id = c.id) as items
+                  from candidates c),
+                summed as (select id, sum(items) over (order by id) - items as before from weighed)
+           select id, run_id, step from jobs
+           where ${removable} and id in (select id from summed where before < :limit) order by id for update`,
+          bindings,
         ),
       );
-      const ids: string[] = [];
-      for (const job of jobs) {
-        const order = {
-          caller,
-          tenantId: scope.tenantId,
-          jobId: job.id,
-          runId: job.run_id,
-          step: job.step,
-          operationId,
-          reason,
-        };
-        ids.push((await insertDeletion(trx, order)).id);
+      for (const { id: jobId, run_id: runId, step } of jobs) {
+        await insertDeletion(trx, { caller, tenantId: scope.tenantId, jobId, runId, step, operationId, reason });
       }
-      return ids;
+      const left = await trx.raw(`select from jobs where ${removable} limit 1`, bindings);
+      return { ordered: jobs.length, more: left.rowCount > 0 };
     }),
 
   async removalProgress(scope, operationId) {
