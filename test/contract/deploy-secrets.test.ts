@@ -102,6 +102,19 @@ test('the databases are such that the owner can migrate and the app can only wor
   }
 });
 
+// What Citus asks of a table that is distributed by tenant_id, and what keeps a tenant's rows together anyway.
+const KEYS_WITHOUT_TENANT = `select i.indexrelid::regclass::text as key from pg_index i
+  join pg_class c on c.oid = i.indrelid and c.relnamespace = 'public'::regnamespace
+  join pg_attribute t on t.attrelid = c.oid and t.attname = 'tenant_id'
+  where i.indisunique and i.indkey[0] <> t.attnum`;
+
+test("tenant_id leads every key of a tenant's table", async (t) => {
+  for (const migrations of Object.values(MIGRATIONS)) {
+    const { query } = await t.context.postgres.createDatabase(migrations);
+    t.deepEqual(await query(KEYS_WITHOUT_TENANT), []);
+  }
+});
+
 test('what was made once is not made anew over it', async (t) => {
   const { folder, postgres } = t.context;
   for (const args of [
