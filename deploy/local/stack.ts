@@ -74,7 +74,7 @@ export interface Stack {
   stop(): Promise<void>;
 }
 
-const PARTICIPANTS = ['job'] as const satisfies readonly ServiceName[];
+const PARTICIPANTS = ['job', 'incident'] as const satisfies readonly ServiceName[];
 const FIRST_PORT = 7_400;
 const READY_DEADLINE_MS = 30_000;
 const TOKEN_SECONDS = 3_600;

@@ -3,6 +3,7 @@ import pg from 'pg';
 import { isTenantId } from '#libs/kernel/id.ts';
 import { readInBatches, type Statement } from './read-in-batches.ts';
 import { toDomainError } from './sql-errors.ts';
+import { sendBatch } from './tenant-batch.ts';
 
 export type { Statement } from './read-in-batches.ts';
 
@@ -28,6 +29,11 @@ export interface Database {
   forTenant<T>(tenantId: string, work: (trx: Knex.Transaction) => Promise<T>): Promise<T>;
   /** One reading statement under the tenant's row-level security, in a round trip shared as readInBatches says. */
   readForTenant<Row>(tenantId: string, statement: Statement): Promise<Row[]>;
+  /**
+   * Statements under the tenant's row-level security, in one transaction and a single round trip; the rows of each.
+   * None can depend on what another answers, but each sees what those before it did. An error rolls back all of them.
+   */
+  writeForTenant(tenantId: string, statements: readonly Statement[]): Promise<readonly (readonly unknown[])[]>;
   /**
    * One statement outside of any tenant. Tables are blind here (a query on one raises); it is for the narrow
    * functions that tell whose work is due.
@@ -107,6 +113,11 @@ export function openDatabase(options: DatabaseOptions): Database {
       ),
     readForTenant: <Row>(tenantId: string, statement: Statement) =>
       mapErrors(async () => (await read(tenantSetting(tenantId), statement)) as Row[]),
+    writeForTenant: (tenantId, statements) =>
+      mapErrors(async () => {
+        if (!isTenantId(tenantId)) throw new TypeError('not a tenant id');
+        return onConnection((client) => sendBatch(client, tenantId, statements, typeParsers));
+      }),
     acrossTenants: <Row>({ text, values }: Statement) =>
       mapErrors(() => onConnection(async (client) => (await client.query(text, [...values])).rows as Row[])),
     check: () => mapErrors(() => onConnection(async (client) => void (await client.query('select 1')))),

@@ -25,6 +25,12 @@ export const readRunSettings = (env: Environment) =>
     deletionBackoffMs: reader.integer('LETHE_DELETION_BACKOFF_MS', { min: 1, max: 3_600_000 }, 500),
     deletionBackoffMaxMs: reader.integer('LETHE_DELETION_BACKOFF_MAX_MS', { min: 1, max: 86_400_000 }, 300_000),
     purgeLimit: reader.integer('LETHE_PURGE_LIMIT', { min: 1, max: 100_000 }, 10_000),
+    runWorkers: reader.integer('LETHE_RUN_WORKERS', { min: 1, max: 100 }, 4),
+    runSlots: reader.integer('LETHE_RUN_SLOTS', { min: 1, max: 10_000 }, 64),
+    runLeaseMs: reader.integer('LETHE_RUN_LEASE_MS', { min: 100, max: 3_600_000 }, 30_000),
+    runAttempts: reader.integer('LETHE_RUN_ATTEMPTS', { min: 1, max: 1_000 }, 10),
+    runBackoffMs: reader.integer('LETHE_RUN_BACKOFF_MS', { min: 1, max: 3_600_000 }, 200),
+    runBackoffMaxMs: reader.integer('LETHE_RUN_BACKOFF_MAX_MS', { min: 1, max: 86_400_000 }, 60_000),
     pollMs: reader.integer('LETHE_POLL_MS', { min: 10, max: 60_000 }, 1_000),
   }));
 

@@ -1,4 +1,5 @@
 import 'reflect-metadata';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
@@ -12,11 +13,20 @@ import type { ComposedService, ServiceFoundation } from '#libs/service/run-servi
 import { makeParticipant } from './adapters/clients/participant.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
 import { runService } from './adapters/grpc/run-service.ts';
+import { sagaService } from './adapters/grpc/saga-service.ts';
 import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
 import { makeOwnRows } from './adapters/postgres/own-rows.ts';
 import { makeRunRepository } from './adapters/postgres/run-repository.ts';
+import { makeSagaRepository } from './adapters/postgres/saga-repository.ts';
 import type { RunSettings } from './config.ts';
+import { OWN_PARTICIPANT } from './domain/deletion.ts';
+import { actionUnknown } from './domain/errors.ts';
+import { sumRemoved } from './domain/saga.ts';
+import { deletionOrder, type Workflow } from './domain/workflow.ts';
+import { type AdvanceRuns, makeAdvanceRuns, type OnSagaSettled } from './use-cases/advance-runs.ts';
+import { type CancelRun, makeCancelRun } from './use-cases/cancel-run.ts';
 import { type CreateRun, makeCreateRun } from './use-cases/create-run.ts';
+import { type FailRun, makeFailRun } from './use-cases/fail-run.ts';
 import { type FinishRun, makeFinishRun } from './use-cases/finish-run.ts';
 import { makeOrderDeletion, type OnOrdered, type OrderDeletion } from './use-cases/order-deletion.ts';
 import { makeOwnParticipant, type OwnParticipant } from './use-cases/participate.ts';
@@ -26,14 +36,21 @@ import { makeReadDeletions, type ReadDeletions } from './use-cases/read-deletion
 import { makeReadRuns, type ReadRuns } from './use-cases/read-runs.ts';
 import { makeRecordStep, type RecordStep } from './use-cases/record-step.ts';
 import { makeRedriveDeletion, type RedriveDeletion } from './use-cases/redrive-deletion.ts';
+import { makeRetryRun, type RetryRun } from './use-cases/retry-run.ts';
 import { makeRunCascades, type OnCascadeSettled, type RunCascades } from './use-cases/run-cascades.ts';
+import { makeOwnRuns, type OwnRuns } from './use-cases/run-slots.ts';
+import type { SagaRepository, StepParticipant } from './use-cases/saga-ports.ts';
+import { makeStartRun, type StartRun } from './use-cases/start-run.ts';
+import { makeRunChanges, makeWatchRun, type RunChanges, type WatchRun } from './use-cases/watch-run.ts';
+import { clientToDelivery } from './workflows/client-to-delivery/workflow.ts';
 
 const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 
 const TOKENS = {
   settings: token<RunSettings>('RunSettings'),
   database: token<Database>('Database'),
-  peers: token<readonly Participant[]>('Peers'),
+  workflows: token<readonly Workflow[]>('Workflows'),
+  peers: token<readonly (Participant & StepParticipant)[]>('Peers'),
   participants: token<readonly Participant[]>('Participants'),
   wake: token<() => void>('Wake'),
   onOrdered: token<OnOrdered>('OnOrdered'),
@@ -51,13 +68,41 @@ const TOKENS = {
   readDeletions: token<ReadDeletions>('ReadDeletions'),
   redriveDeletion: token<RedriveDeletion>('RedriveDeletion'),
   runCascades: token<RunCascades>('RunCascades'),
+  sagas: token<SagaRepository>('SagaRepository'),
+  changes: token<RunChanges>('RunChanges'),
+  onSagaSettled: token<OnSagaSettled>('OnSagaSettled'),
+  onLostRun: token<(error: unknown) => void>('OnLostRun'),
+  advanceRuns: token<AdvanceRuns>('AdvanceRuns'),
+  ownRuns: token<OwnRuns>('OwnRuns'),
+  startRun: token<StartRun>('StartRun'),
+  watchRun: token<WatchRun>('WatchRun'),
+  cancelRun: token<CancelRun>('CancelRun'),
+  retryRun: token<RetryRun>('RetryRun'),
+  failRun: token<FailRun>('FailRun'),
 };
 
 const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.runs).toResolvedValue(makeRunRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.ownRows)
-    .toResolvedValue((database: Database) => makeOwnRows(database, []), [TOKENS.database])
+    .toResolvedValue(
+      (database: Database, workflows: readonly Workflow[]) =>
+        makeOwnRows(
+          database,
+          workflows.flatMap(deletionOrder).map((table) => ({ table, resourceType: table })),
+        ),
+      [TOKENS.database, TOKENS.workflows],
+    )
+    .inSingletonScope();
+  bind(TOKENS.sagas)
+    .toResolvedValue(
+      (database: Database, workflows: readonly Workflow[]) =>
+        makeSagaRepository(
+          database,
+          workflows.flatMap(({ types }) => types),
+        ),
+      [TOKENS.database, TOKENS.workflows],
+    )
     .inSingletonScope();
 });
 
@@ -126,6 +171,58 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
 });
 
+const sagaUseCases = new ContainerModule(({ bind }) => {
+  const { sagas, workflows, settings, advanceRuns, ownRuns, readRuns, changes, wake } = TOKENS;
+  bind(advanceRuns)
+    .toResolvedValue(
+      (
+        s: SagaRepository,
+        w: readonly Workflow[],
+        peers: readonly StepParticipant[],
+        own: OwnParticipant,
+        of: RunSettings,
+        c: RunChanges,
+        o: OnSagaSettled,
+      ) =>
+        makeAdvanceRuns(
+          s,
+          w,
+          [...peers, ownStepParticipant(own)],
+          {
+            workerId: of.workerId,
+            leaseMs: of.runLeaseMs,
+            retry: { maxAttempts: of.runAttempts, baseMs: of.runBackoffMs, maxMs: of.runBackoffMaxMs },
+          },
+          ({ runId }) => c.tell(runId),
+          o,
+        ),
+      [sagas, workflows, TOKENS.peers, TOKENS.ownParticipant, settings, changes, TOKENS.onSagaSettled],
+    )
+    .inSingletonScope();
+  bind(ownRuns)
+    .toResolvedValue(
+      (a: AdvanceRuns, of: RunSettings, onLost: (error: unknown) => void) =>
+        makeOwnRuns(a, { owner: of.workerId, leaseMs: of.runLeaseMs, size: of.runSlots }, onLost),
+      [advanceRuns, settings, TOKENS.onLostRun],
+    )
+    .inSingletonScope();
+  bind(TOKENS.startRun)
+    .toResolvedValue(makeStartRun, [sagas, workflows, advanceRuns, ownRuns, wake])
+    .inSingletonScope();
+  bind(TOKENS.watchRun).toResolvedValue(makeWatchRun, [readRuns, changes]).inSingletonScope();
+  bind(TOKENS.cancelRun).toResolvedValue(makeCancelRun, [sagas, wake]).inSingletonScope();
+  bind(TOKENS.retryRun).toResolvedValue(makeRetryRun, [sagas, wake]).inSingletonScope();
+  bind(TOKENS.failRun).toResolvedValue(makeFailRun, [sagas, wake]).inSingletonScope();
+});
+
+/** RunService as a participant of steps that callers record with it: it can take back, and does nothing new. */
+const ownStepParticipant = (own: OwnParticipant): StepParticipant => ({
+  name: OWN_PARTICIPANT,
+  execute: (_, action) => Promise.reject(actionUnknown(action)),
+  compensate: (call) => own.compensate(call),
+  verifyStep: (call) => own.verify(call, call.step),
+});
+
 /** RunService, composed. */
 export async function composeRunService(
   settings: RunSettings,
@@ -174,16 +271,28 @@ export async function composeRunService(
     else log.warn({ ...told, attempts, lastError, err: error }, 'cascade not complete yet');
     if (outcome !== 'RETRY') metrics.deletionFinished(mode, outcome);
   });
-  container.load(adapters, useCases);
+  container.bind(TOKENS.workflows).toConstantValue([clientToDelivery]);
+  container.bind(TOKENS.changes).toConstantValue(makeRunChanges((ms, signal) => delay(ms, undefined, { signal })));
+  container.bind(TOKENS.onLostRun).toConstantValue((error) => log.error({ err: error }, 'a run was given up'));
+  container.bind(TOKENS.onSagaSettled).toConstantValue((run, outcome, error) => {
+    const { tenantId, runId, workflow, actor, currentStep, attempts, error: why, parkedReason, steps } = run;
+    const told = { tenantId, runId, workflow, actor, outcome };
+    if (outcome === 'COMPLETED') return log.info(told, 'run completed');
+    if (outcome === 'RETRY') return log.warn({ ...told, currentStep, attempts, err: error }, 'a step failed');
+    const end = { ...told, audit: true, action: 'COMPENSATION', why, parkedReason, counts: sumRemoved(steps) };
+    if (outcome === 'FAILED') log.error({ ...end, currentStep, err: error }, 'run parked');
+    else log.info(end, 'run compensated');
+    metrics.deletionFinished('COMPENSATION', outcome === 'FAILED' ? 'STUCK' : 'COMPLETE');
+  });
+  container.load(adapters, useCases, sagaUseCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
 
   return {
     services: [
-      bindService(
-        RunService,
-        runService({
+      bindService(RunService, {
+        ...runService({
           createRun: get(TOKENS.createRun),
           recordStep: get(TOKENS.recordStep),
           finishRun: get(TOKENS.finishRun),
@@ -193,16 +302,28 @@ export async function composeRunService(
           readDeletions: get(TOKENS.readDeletions),
           redriveDeletion: get(TOKENS.redriveDeletion),
         }),
-      ),
+        ...sagaService({
+          startRun: get(TOKENS.startRun),
+          watchRun: get(TOKENS.watchRun),
+          cancelRun: get(TOKENS.cancelRun),
+          retryRun: get(TOKENS.retryRun),
+          failRun: get(TOKENS.failRun),
+        }),
+      }),
       bindService(ParticipantService, participantService(get(TOKENS.ownParticipant))),
     ],
     startWorkers() {
-      const work = get(TOKENS.runCascades);
       const onError = (name: string, error: unknown) =>
         log.error({ err: error, loop: name }, 'a background pass failed');
-      workers = Array.from({ length: settings.deletionWorkers }, (_, index) =>
-        startWorkerLoop({ name: `cascades-${index}`, pollMs: settings.pollMs, work, onError }),
-      );
+      const loops = (name: string, count: number, work: (signal: AbortSignal) => Promise<number>) =>
+        Array.from({ length: count }, (_, index) =>
+          startWorkerLoop({ name: `${name}-${index}`, pollMs: settings.pollMs, work, onError }),
+        );
+      workers = [
+        ...loops('cascades', settings.deletionWorkers, get(TOKENS.runCascades)),
+        ...loops('runs', settings.runWorkers, get(TOKENS.advanceRuns).due),
+        { wake: () => undefined, stop: get(TOKENS.ownRuns).stop },
+      ];
       return workers;
     },
     close() {

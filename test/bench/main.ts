@@ -1,10 +1,11 @@
 import { benchArtifacts } from './artifacts.ts';
 import { benchRpc } from './rpc.ts';
+import { benchSaga } from './saga.ts';
 
 /** A benchmark: what it measured, by name. Ratios are of figures from the same run. */
 export type Bench = () => Promise<Readonly<Record<string, number>>>;
 
-const BENCHES: Readonly<Record<string, Bench>> = { rpc: benchRpc, artifacts: benchArtifacts };
+const BENCHES: Readonly<Record<string, Bench>> = { rpc: benchRpc, artifacts: benchArtifacts, saga: benchSaga };
 
 const [name = '', ...flags] = process.argv.slice(2);
 const bench = BENCHES[name];

@@ -47,6 +47,11 @@ const RULES: readonly { file: string; may: readonly string[]; mayNot: readonly s
     mayNot: ['../use-cases/b.ts', '#libs/grpc/b.ts', 'knex', '@connectrpc/connect', 'node:fs', '#gen/lethe/b.ts'],
   },
   {
+    file: 'services/run/workflows/x/a.ts',
+    may: ['#libs/kernel/b.ts', './b.ts', '../../domain/b.ts'],
+    mayNot: ['../../use-cases/b.ts', '../../adapters/postgres/b.ts', '#libs/grpc/b.ts', 'knex', 'node:fs'],
+  },
+  {
     file: 'services/run/use-cases/a.ts',
     may: ['#libs/kernel/b.ts', '../domain/b.ts', './ports.ts', '#libs/saga/b.ts'],
     mayNot: ['../adapters/grpc/b.ts', '../../job/domain/b.ts', 'knex', '#libs/object-store/s3-store.ts', '#gen/b.ts'],

@@ -45,9 +45,9 @@ test.serial('a call without a credential, with a malformed message and with an o
 test.serial('an RPC that is not built yet answers UNIMPLEMENTED, and only to those who might call it', async (t) => {
   const { stack } = t.context;
   const { runs } = stack.clients({ tenantId: 'acme', role: 'admin' });
-  t.is((await refusalOf(runs.startRun({ workflow: 'client_to_delivery' }))).code, Code.Unimplemented);
+  t.is((await refusalOf(runs.recordExecutions({}))).code, Code.Unimplemented);
   const viewer = stack.clients({ tenantId: 'acme', role: 'viewer' }).runs;
-  t.is((await refusalOf(viewer.startRun({ workflow: 'client_to_delivery' }))).code, Code.PermissionDenied);
+  t.is((await refusalOf(viewer.recordExecutions({}))).code, Code.PermissionDenied);
 });
 
 test.serial('a caller who asks too often is told how long to wait', async (t) => {

@@ -1,4 +1,4 @@
-import { DomainError } from '#libs/kernel/domain-error.ts';
+import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 
 /** Unknown, purged, hidden or another tenant's: one answer, so that nobody learns which. */
 export const runNotFound = (): DomainError => new DomainError('not-found', 'RUN_NOT_FOUND', 'Run not found.');
@@ -44,3 +44,29 @@ export const deletionFinished = (state: string): DomainError =>
 /** Another worker has claimed the deletion. */
 export const leaseLost = (): DomainError =>
   new DomainError('aborted', 'LEASE_LOST', 'The lease on this deletion is another worker’s.');
+
+/** The run is not parked, so there is nothing to drive. */
+export const runNotParked = (state: string): DomainError =>
+  new DomainError('failed-precondition', 'RUN_NOT_PARKED', `The run is ${state} and not parked.`, { state });
+
+/** Lethe does no workflow of that name. */
+export const workflowNotFound = (name: string): DomainError =>
+  new DomainError('not-found', 'WORKFLOW_NOT_FOUND', `There is no workflow ${name}.`, { name });
+
+/** Lethe does the run itself, so its caller has no say in its steps. */
+export const runDrivenByEngine = (): DomainError =>
+  new DomainError('failed-precondition', 'RUN_DRIVEN_BY_ENGINE', 'Lethe does this run itself; cancel it instead.');
+
+/** A step of another version of the workflow than this one; a replica of that version can do it. */
+export const stepUnknown = (workflow: string, step: string): DomainError =>
+  new DomainError('unavailable', 'STEP_UNKNOWN', `This version has no step ${step} of workflow ${workflow}.`, {
+    workflow,
+    step,
+  });
+
+/** Every worker that took a step up vanished without a word. */
+export const workerLost = (): DomainError =>
+  new DomainError('aborted', 'WORKER_LOST', 'Every worker that took this step up vanished.');
+
+/** The participant has no action of that name. */
+export const actionUnknown = (action: string): DomainError => fieldInvalid('action', `is not ${action} here`);

@@ -1,10 +1,13 @@
-import { etagMismatch, retentionGuard, runNotRunning, runNotTerminal } from './errors.ts';
+import { etagMismatch, retentionGuard, runDrivenByEngine, runNotRunning, runNotTerminal } from './errors.ts';
 
 /** Where a run stands. */
 export const RUN_STATES = ['RUNNING', 'COMPENSATING', 'COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELLED'] as const;
 
 /** One of RUN_STATES. */
 export type RunState = (typeof RUN_STATES)[number];
+
+/** Who advances a run: Lethe itself, or the caller that opened it. */
+export type RunDriver = 'ENGINE' | 'CALLER';
 
 /** JSON as the caller gave it. */
 export type JsonObject = { readonly [key: string]: unknown };
@@ -24,10 +27,15 @@ export interface Run {
   readonly tenantId: string;
   readonly workflow: string;
   readonly displayName: string;
+  readonly driver: RunDriver;
   readonly state: RunState;
   readonly input: JsonObject | undefined;
   readonly output: JsonObject | undefined;
   readonly error: string | undefined;
+  /** Why its compensation cannot finish. Set exactly when it is FAILED and parked. */
+  readonly parkedReason: string | undefined;
+  /** Attempts of the current step that failed. */
+  readonly attempts: number;
   /** The step that began last and has not ended. */
   readonly currentStep: string | undefined;
   readonly createdAt: Temporal.Instant;
@@ -73,6 +81,7 @@ export function finish(
   now: Temporal.Instant,
   outcome: { readonly error: string | undefined; readonly output: JsonObject | undefined },
 ): Run {
+  if (run.driver === 'ENGINE') throw runDrivenByEngine();
   if (run.state === to) return run;
   if (run.state !== 'RUNNING') throw runNotRunning(run.state);
   return { ...run, ...outcome, state: to, currentStep: undefined, finishedAt: now };

@@ -1,4 +1,4 @@
-import { runNotRunning, stepTransitionIllegal } from './errors.ts';
+import { runDrivenByEngine, runNotRunning, stepTransitionIllegal } from './errors.ts';
 import type { Run, Tombstone } from './run.ts';
 
 /** Where a step of a run stands. */
@@ -28,6 +28,8 @@ export interface RunStep {
   readonly error: string | undefined;
   readonly startedAt: Temporal.Instant | undefined;
   readonly finishedAt: Temporal.Instant | undefined;
+  /** When its effects were gone. */
+  readonly compensatedAt: Temporal.Instant | undefined;
   readonly tombstone: Tombstone | undefined;
 }
 
@@ -54,12 +56,13 @@ const NEXT: Readonly<Record<StepState, readonly RecordedState[]>> = {
  * STEP_TRANSITION_ILLEGAL for a state that cannot follow. A participant once recorded stays: its effects may exist.
  */
 export function recordStep(
-  run: Pick<Run, 'id' | 'state'>,
+  run: Pick<Run, 'id' | 'state' | 'driver'>,
   known: RunStep | undefined,
   { name, state, participants, error }: StepRecord,
   nextPosition: number,
   now: Temporal.Instant,
 ): RunStep {
+  if (run.driver === 'ENGINE') throw runDrivenByEngine();
   if (run.state !== 'RUNNING') throw runNotRunning(run.state);
   const before: RunStep = known ?? {
     runId: run.id,
@@ -71,6 +74,7 @@ export function recordStep(
     error: undefined,
     startedAt: undefined,
     finishedAt: undefined,
+    compensatedAt: undefined,
     tombstone: undefined,
   };
   const all = [...new Set([...before.participants, ...participants])];

@@ -13,7 +13,7 @@ import {
   stateOf,
   withStep,
 } from '../domain/deletion.ts';
-import { participantUnknown } from '../domain/errors.ts';
+import { participantUnknown, workerLost } from '../domain/errors.ts';
 import type { DeletionClaim, DeletionRepository, Participant, ParticipantCall } from './ports.ts';
 
 /** The persisted points of a cascade, for the tests that kill the process there. */
@@ -155,9 +155,6 @@ export function makeRunCascades(
 
 /** A step whose answer was no success; its sentence stands in the step already. */
 class StepFailed extends Error {}
-
-const workerLost = (): DomainError =>
-  new DomainError('aborted', 'WORKER_LOST', 'Every worker that took this step up vanished.');
 
 function toSentence(error: unknown): string {
   if (error instanceof StepFailed) return error.message;

@@ -1,3 +1,4 @@
+import type { JsonObject } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import {
@@ -8,12 +9,17 @@ import {
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import type { ServiceCredential } from '#libs/auth/sign-token.ts';
 import { type Connection, toPeerError } from '#libs/grpc/client.ts';
-import { DomainError } from '#libs/kernel/domain-error.ts';
+import { DomainError, type ErrorKind } from '#libs/kernel/domain-error.ts';
 import type { Answer, ResourceCount } from '../../domain/deletion.ts';
 import type { Participant, ParticipantCall } from '../../use-cases/ports.ts';
+import type { StepParticipant } from '../../use-cases/saga-ports.ts';
 
 /** A participant behind gRPC. Every call carries the acting tenant and the actor at the origin in its credential. */
-export function makeParticipant(name: string, connection: Connection, credential: ServiceCredential): Participant {
+export function makeParticipant(
+  name: string,
+  connection: Connection,
+  credential: ServiceCredential,
+): Participant & StepParticipant {
   const clientFor = ({ tenantId, actor }: ParticipantCall) =>
     connection.client(ParticipantService, () => credential({ tenantId, actor }));
   const keyOf = ({ operationId, step }: ParticipantCall) => ({ operationId, step });
@@ -43,6 +49,18 @@ export function makeParticipant(name: string, connection: Connection, credential
       const { resourceCounts } = await ask(clientFor(to).verify({ runId: to.runId }));
       return resourceCounts.map(toCount);
     },
+    async execute(to, action, input) {
+      const request = { key: keyOf(to), runId: to.runId, action, input: input as JsonObject };
+      const { progress, output = {} } = await ask(clientFor(to).execute(request));
+      return { progress: progress === Progress.COMPLETE ? 'COMPLETE' : 'PARTIAL', output };
+    },
+    async compensate(to) {
+      return toAnswer(await ask(clientFor(to).compensate({ key: keyOf(to), runId: to.runId })));
+    },
+    async verifyStep(to) {
+      const { resourceCounts } = await ask(clientFor(to).verify({ runId: to.runId, step: to.step }));
+      return resourceCounts.map(toCount);
+    },
     async preview(to) {
       const { resourceCounts, blockers, samples } = await ask(clientFor(to).preview({ runId: to.runId }));
       return { counts: resourceCounts.map(toCount), blockers, samples };
@@ -50,14 +68,20 @@ export function makeParticipant(name: string, connection: Connection, credential
   };
 }
 
+const KIND_OF: ReadonlyMap<Code, ErrorKind> = new Map([
+  [Code.Aborted, 'aborted'],
+  [Code.FailedPrecondition, 'failed-precondition'],
+  [Code.InvalidArgument, 'invalid-argument'],
+]);
+
 /** A refusal keeps its reason; silence and everything that passes is DEPENDENCY_UNAVAILABLE. */
 function toParticipantError(name: string, error: unknown): unknown {
   const peerError = toPeerError(name, error);
   if (peerError instanceof DomainError) return peerError;
   const refusal = ConnectError.from(error);
   const info = refusal.findDetails(ErrorInfoSchema)[0];
-  if (!info || (refusal.code !== Code.FailedPrecondition && refusal.code !== Code.Aborted)) return error;
-  const kind = refusal.code === Code.Aborted ? 'aborted' : 'failed-precondition';
+  const kind = KIND_OF.get(refusal.code);
+  if (!info || !kind) return error;
   return new DomainError(kind, info.reason, refusal.rawMessage, info.metadata, { cause: error });
 }
 

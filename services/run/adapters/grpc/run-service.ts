@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { create, type JsonObject } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
 import { type RunService, WatchDeletionResponseSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
@@ -37,6 +37,7 @@ import {
   toRunMessage,
   toStepMessage,
 } from './messages.ts';
+import { MAX_ERROR, MAX_NAME, parseEtag, parseJson, parseWorkflow } from './parse.ts';
 
 /** What RunService does for its callers. */
 export interface RunUseCases {
@@ -52,10 +53,6 @@ export interface RunUseCases {
 
 const STEP = /^[a-z0-9_-]{1,100}$/;
 const MAX_PARTICIPANTS = 10;
-const WORKFLOW = /^[A-Za-z0-9_.-]{1,100}$/;
-const MAX_NAME = 200;
-const MAX_ERROR = 2_000;
-const MAX_JSON_BYTES = 1_048_576;
 const WATCH_POLL_MS = 100;
 const CALLERS_ENDS = new Map(
   [...RUN_STATE_OF].flatMap(([value, state]) =>
@@ -272,17 +269,4 @@ async function order(
     ...(run ? { run: toRunMessage(run) } : {}),
     ...(deletion ? { deletion: toDeletionMessage(deletion) } : {}),
   };
-}
-
-const parseEtag = (etag: string): string => parseOptionalText('etag', etag, 100) ?? '';
-
-function parseWorkflow(workflow: string): string {
-  if (!WORKFLOW.test(workflow)) throw fieldInvalid('workflow', 'must be 1 to 100 of letters, digits, _, - and .');
-  return workflow;
-}
-
-function parseJson(field: string, json: JsonObject | undefined): JsonObject | undefined {
-  if (json && Buffer.byteLength(JSON.stringify(json)) > MAX_JSON_BYTES)
-    throw fieldInvalid(field, 'must have at most 1 MiB');
-  return json;
 }

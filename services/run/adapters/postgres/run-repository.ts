@@ -4,7 +4,7 @@ import { newId } from '#libs/kernel/id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { runNotFound } from '../../domain/errors.ts';
-import type { JsonObject, Run, RunState, Tombstone } from '../../domain/run.ts';
+import type { JsonObject, Run, RunDriver, RunState, Tombstone } from '../../domain/run.ts';
 import type { RunStep, StepState } from '../../domain/step.ts';
 import type { RunRepository } from '../../use-cases/ports.ts';
 import { rememberRequest } from './request-ids.ts';
@@ -18,10 +18,13 @@ export class RunRow extends Model {
   declare id: string;
   declare workflow: string;
   declare display_name: string;
+  declare driver: RunDriver;
   declare state: RunState;
   declare input: JsonObject | null;
   declare output: JsonObject | null;
   declare error: string | null;
+  declare parked_reason: string | null;
+  declare attempts: number;
   declare current_step: string | null;
   declare created_at: Temporal.Instant;
   declare started_at: Temporal.Instant | null;
@@ -47,6 +50,7 @@ interface StepColumns {
   readonly error: string | null;
   readonly started_at: Temporal.Instant | null;
   readonly finished_at: Temporal.Instant | null;
+  readonly compensated_at: Temporal.Instant | null;
   readonly deleted_at: Temporal.Instant | null;
   readonly deleted_by: string | null;
   readonly deleted_reason: string | null;
@@ -232,10 +236,13 @@ export const toRun = (row: RunColumns): Run => ({
   tenantId: row.tenant_id,
   workflow: row.workflow,
   displayName: row.display_name,
+  driver: row.driver,
   state: row.state,
   input: row.input ?? undefined,
   output: row.output ?? undefined,
   error: row.error ?? undefined,
+  parkedReason: row.parked_reason ?? undefined,
+  attempts: row.attempts,
   currentStep: row.current_step ?? undefined,
   createdAt: row.created_at,
   startedAt: row.started_at ?? undefined,
@@ -255,6 +262,7 @@ const toStep = (row: StepColumns): RunStep => ({
   error: row.error ?? undefined,
   startedAt: row.started_at ?? undefined,
   finishedAt: row.finished_at ?? undefined,
+  compensatedAt: row.compensated_at ?? undefined,
   tombstone: toTombstone(row),
 });
 

@@ -1,7 +1,8 @@
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { runs } from './001-runs.ts';
 import { ownPart } from './002-own-part.ts';
+import { saga } from './003-saga.ts';
 import { stuckDeletions } from './004-stuck-deletions.ts';
 
 /** RunService's schema, in order. */
-export const runMigrations: readonly Migration[] = [runs, ownPart, stuckDeletions];
+export const runMigrations: readonly Migration[] = [runs, ownPart, saga, stuckDeletions];

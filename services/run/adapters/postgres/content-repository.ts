@@ -1,0 +1,86 @@
+import type { ColumnType, Effects, ResourceType } from '../../domain/workflow.ts';
+
+/** A piece of one statement: common table expressions, each with a name of its own, and the values that they bind. */
+export interface EffectClauses {
+  readonly ctes: readonly string[];
+  readonly values: readonly unknown[];
+}
+
+/** The rows of effects as SQL. Every clause stands in a statement whose `held` has a row only for the run's holder. */
+export interface ContentStatements {
+  /** Inserts a step's rows; `$1` is the tenant, `$2` the run, `$3` the step, and `firstValue` the first free number. */
+  insert(effects: Effects, firstValue: number): EffectClauses;
+  /** Selects one row by tenant and id. */
+  select(type: string): string;
+}
+
+const IDENTIFIER = /^[a-z][a-z0-9_]{0,62}$/;
+
+/** Makes the statements for these types; names come from declarations, and get into SQL only when they are names. */
+export function makeContentStatements(types: readonly ResourceType[]): ContentStatements {
+  const shapes = new Map(
+    types.map((type) => [type.name, { isShared: type.isShared === true, columns: columnsOf(type) }]),
+  );
+  const shapeOf = (name: string) => {
+    const shape = shapes.get(name);
+    if (!shape) throw new Error(`no workflow declares the type ${name}`);
+    return shape;
+  };
+  return {
+    insert(effects, firstValue) {
+      const made = Object.entries(effects).filter(([, rows]) => rows.length > 0);
+      const ctes = made.map(([type, rows], index) => {
+        const { columns, isShared } = shapeOf(type);
+        const names = columns.map(([name]) => name).join(', ');
+        const shape = columns.map(([name, sqlType]) => `${name} ${sqlType}`).join(', ');
+        const value = `$${firstValue + index}::jsonb`;
+        const source = rows.length === 1 ? `jsonb_to_record(${value})` : `jsonb_to_recordset(${value})`;
+        // Whoever comes first makes what is shared.
+        const conflict = isShared ? ' on conflict do nothing' : '';
+        return `made_${index} as (
+          insert into ${type} (tenant_id, run_id, step, ${names})
+          select $1, $2, $3, ${columns.map(([name]) => `row.${name}`).join(', ')} from held, ${source} as row(${shape})${conflict})`;
+      });
+      return { ctes, values: made.map(([, rows]) => JSON.stringify(rows.length === 1 ? rows[0] : rows)) };
+    },
+    select(type) {
+      shapeOf(type);
+      return `select * from ${type} where tenant_id = $1 and id = $2`;
+    },
+  };
+}
+
+/** Removes the step's rows of these tables, in this order; `$1` is the tenant, `$2` the run, `$3` the step. */
+export const removeClauses = (
+  tables: readonly string[],
+): { readonly ctes: readonly string[]; readonly counts: string } => ({
+  ctes: tables.map(
+    (table, index) => `gone_${index} as (
+      delete from ${toIdentifier(table)} t using held where t.tenant_id = $1 and t.run_id = $2 and t.step = $3 returning 1)`,
+  ),
+  counts:
+    tables.length === 0
+      ? `'{}'::jsonb`
+      : `jsonb_build_object(${tables.map((table, index) => `'${toIdentifier(table)}', (select count(*) from gone_${index})`).join(', ')})`,
+});
+
+/**
+ * Locks the step's rows that hang on what other runs share. It has to be a statement of its own, before the one that
+ * removes: only so does that one see what was passed on to this run in the meantime.
+ */
+export const lockStatement = (table: string): string =>
+  `select 1 from ${toIdentifier(table)} where tenant_id = $1 and run_id = $2 and step = $3 for update`;
+
+function columnsOf({ parents, columns }: ResourceType): readonly (readonly [string, ColumnType])[] {
+  return [
+    ['id', 'uuid'] as const,
+    ...Object.keys(parents).map((name) => [name, 'uuid'] as const),
+    ...Object.entries(columns),
+  ];
+}
+
+/** The name as it stands; an Error for what is none. A stored declaration is not trusted with SQL. */
+function toIdentifier(name: string): string {
+  if (!IDENTIFIER.test(name)) throw new Error('not a name of a table');
+  return name;
+}

@@ -1,0 +1,313 @@
+import { DomainError, requestIdReused } from '#libs/kernel/domain-error.ts';
+import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import type { Database, Statement } from '#libs/postgres/open-database.ts';
+import { codeOf } from '#libs/postgres/sql-errors.ts';
+import { leaseLost, runNotFound } from '../../domain/errors.ts';
+import { isTerminal, type JsonObject, type RunState } from '../../domain/run.ts';
+import { type Ending, type RemovedCounts, type Saga, type SagaStep, sumRemoved } from '../../domain/saga.ts';
+import type { StepState } from '../../domain/step.ts';
+import { type Declaration, digestOf, type ResourceType } from '../../domain/workflow.ts';
+import type { SagaClaim, SagaRepository, SagaRun, SagaWrite } from '../../use-cases/saga-ports.ts';
+import { audit } from './audit.ts';
+import { lockStatement, makeContentStatements, removeClauses } from './content-repository.ts';
+import { lockRun, type RunColumns, toRun } from './run-repository.ts';
+
+const FOREIGN_KEY_VIOLATION = '23503';
+
+/** The columns of a run that only its saga has. */
+interface SagaColumns {
+  readonly declaration: Declaration | null;
+  readonly ending: Ending;
+  readonly attempts: number;
+  readonly parked_reason: string | null;
+  readonly actor: string;
+  readonly claim_token: number;
+}
+
+interface StepColumns {
+  readonly name: string;
+  readonly position: number;
+  readonly state: StepState;
+  readonly participants: readonly string[];
+  readonly attempts: number;
+  readonly error: string | null;
+  readonly output: JsonObject | null;
+  readonly removed: RemovedCounts;
+}
+
+const STEPS = `select name, position, state, participants, attempts, error, output, removed
+  from workflow_run_steps where tenant_id = $1 and run_id = $2 order by position`;
+
+/** The runs as sagas in Postgres; `types` are those of all workflows. */
+export function makeSagaRepository(database: Database, types: readonly ResourceType[]): SagaRepository {
+  const content = makeContentStatements(types);
+  const nameOf = makeStatementNames();
+  const digests = new WeakMap<Declaration, string>();
+  const digestFor = (declaration: Declaration): string => {
+    const digest = digests.get(declaration) ?? digestOf(declaration);
+    digests.set(declaration, digest);
+    return digest;
+  };
+
+  const one = async <Row>(tenantId: string, text: string, values: readonly unknown[], before: Statement[] = []) => {
+    const rows = await database.writeForTenant(tenantId, [...before, { text, values, name: nameOf(text) }]);
+    return rows.at(-1)?.[0] as Row | undefined;
+  };
+
+  return {
+    async keepDeclaration(declaration) {
+      await database.acrossTenants({
+        text: 'insert into workflow_declarations (digest, declaration) values ($1, $2::jsonb) on conflict do nothing',
+        values: [digestFor(declaration), JSON.stringify(declaration)],
+      });
+    },
+
+    async begin({ run, displayName, requestId, fingerprint }, hold) {
+      const { tenantId, runId, workflow, declaration, input, actor } = run;
+      const first = run.steps[0];
+      if (!first || !declaration) throw new Error('a run begins with its declaration and a first step');
+      const values = [
+        ...[tenantId, runId, workflow, displayName, JSON.stringify(input), digestFor(declaration), actor],
+        ...[hold?.owner ?? null, hold?.leaseMs ?? 0, first.name, first.participants],
+        ...(requestId === undefined ? [] : [requestId, fingerprint]),
+      ];
+      const request = `request as (
+        insert into request_ids (tenant_id, method, request_id, fingerprint, result_id)
+        values ($1, 'StartRun', $12, $13, $2::uuid) on conflict do nothing returning 1),`;
+      const row = await one<RunColumns>(
+        tenantId,
+        `with ${requestId === undefined ? '' : request} run as (
+           insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, input, declaration, actor,
+             current_step, started_at, claim_owner, claim_token, due_at)
+           select $1, $2::uuid, $3, $4, 'RUNNING', 'ENGINE', $5::jsonb, $6, $7, $10, clock_timestamp(), $8::text,
+                  case when $8::text is null then 0 else 1 end, clock_timestamp() + $9 * interval '1 ms'
+           ${requestId === undefined ? '' : 'from request'} returning *),
+         step as (
+           insert into workflow_run_steps (tenant_id, run_id, name, position, state, participants, started_at)
+           select $1, $2::uuid, $10, 1, 'RUNNING', $11::text[], clock_timestamp() from run)
+         select * from run`,
+        values,
+      );
+      if (row) return { run: toRun(row), claim: hold && { run, token: 1, isAfterLoss: false } };
+      const [known] = await database.readForTenant<RunColumns & { fingerprint: string }>(tenantId, {
+        text: `select r.*, q.fingerprint from request_ids q
+               left join workflow_runs r on r.tenant_id = q.tenant_id and r.id = q.result_id and r.deleted_at is null
+               where q.tenant_id = $1 and q.method = 'StartRun' and q.request_id = $2`,
+        values: [tenantId, requestId],
+      });
+      if (known && known.fingerprint !== fingerprint) throw requestIdReused(requestId ?? '');
+      if (!known?.id) throw runNotFound();
+      return { run: toRun(known), claim: undefined };
+    },
+
+    async findDue(limit) {
+      const rows = await database.acrossTenants<{ tenant_id: string; id: string }>({
+        text: 'select tenant_id, id from due_runs($1)',
+        values: [limit],
+      });
+      return rows.map(({ tenant_id, id }) => ({ tenantId: tenant_id, runId: id }));
+    },
+
+    async claim({ tenantId, runId }, owner, leaseMs) {
+      // The steps are read by a statement of their own: it sees what the holder before committed last.
+      const claimText = `with due as (
+          select tenant_id, id, claim_owner as before from workflow_runs
+          where tenant_id = $1 and id = $2 and due_at <= clock_timestamp() for update skip locked)
+        update workflow_runs r set claim_owner = $3, claim_token = r.claim_token + 1,
+               -- A holder that let its lease run out has vanished: that is an attempt too.
+               attempts = r.attempts + case when due.before is null then 0 else 1 end,
+               due_at = clock_timestamp() + $4 * interval '1 ms'
+        from due where r.tenant_id = due.tenant_id and r.id = due.id
+        returning r.workflow, r.state, r.ending, r.current_step, r.attempts, r.error, r.parked_reason, r.output, r.input,
+                  r.actor, r.claim_token, due.before,
+                  (select declaration from workflow_declarations d where d.digest = r.declaration) as declaration`;
+      const [claimed = [], steps = []] = await database.writeForTenant(tenantId, [
+        { text: claimText, values: [tenantId, runId, owner, leaseMs], name: nameOf(claimText) },
+        { text: STEPS, values: [tenantId, runId], name: nameOf(STEPS) },
+      ]);
+      const row = claimed[0] as (RunColumns & SagaColumns & { before: string | null }) | undefined;
+      if (!row) return undefined;
+      const run: SagaRun = {
+        ...toSaga(row, steps as StepColumns[]),
+        tenantId,
+        runId,
+        workflow: row.workflow,
+        declaration: row.declaration ?? undefined,
+        input: row.input ?? {},
+        actor: row.actor,
+      };
+      return { run, token: row.claim_token, isAfterLoss: row.before !== null };
+    },
+
+    async write(claim, write) {
+      const { tenantId, runId } = claim.run;
+      const { text, values } = toWriteStatement(claim, write, content);
+      const before: Statement[] = [];
+      if (write.rows?.kind === 'remove') {
+        for (const table of declarationOf(claim.run, write.rows.step)?.sharing ?? []) {
+          const lock = lockStatement(table);
+          before.push({ text: lock, values: [tenantId, runId, write.rows.step], name: nameOf(lock) });
+        }
+      }
+      const row = await one<{ held: boolean; removed: RemovedCounts }>(tenantId, text, values, before).catch(
+        (error: unknown) => {
+          // What this step hangs its rows on has just gone with another run.
+          throw codeOf(error) === FOREIGN_KEY_VIOLATION ? concurrentUpdate(error) : error;
+        },
+      );
+      if (!row?.held) throw leaseLost();
+      return row.removed;
+    },
+
+    async findEffect(tenantId, type, id) {
+      const text = content.select(type);
+      const [row] = await database.readForTenant<JsonObject>(tenantId, {
+        text,
+        values: [tenantId, id],
+        name: nameOf(text),
+      });
+      return row;
+    },
+
+    order: ({ tenantId, runId, action, actor, subject, reason }, change) =>
+      database.forTenant(tenantId, async (trx) => {
+        const found = await lockRun(trx, tenantId, runId);
+        if (!found || found.row.deleted_at !== null) return undefined;
+        const { rows: steps } = await trx.raw(STEPS.replace('$1', ':tenantId').replace('$2', ':runId'), {
+          tenantId,
+          runId,
+        });
+        const row = found.row as RunColumns & SagaColumns;
+        const run = toRun(row);
+        const before = toSaga(row, steps as StepColumns[]);
+        const after = change(run, before);
+        if (after === before) return run;
+        const { rows } = await trx.raw(
+          `update workflow_runs
+           set state = :state, ending = :ending, current_step = :currentStep, attempts = :attempts, error = :error,
+               parked_reason = :parkedReason, finished_at = null, due_at = clock_timestamp(), claim_owner = null,
+               claim_token = claim_token + 1, version = version + 1, updated_at = clock_timestamp()
+           where tenant_id = :tenantId and id = :runId returning *`,
+          {
+            tenantId,
+            runId,
+            state: after.state,
+            ending: after.ending,
+            currentStep: after.currentStep ?? null,
+            attempts: after.attempts,
+            error: after.error ?? null,
+            parkedReason: after.parkedReason ?? null,
+          },
+        );
+        await audit(trx, { tenantId, runId, actor, subject, action, reason, outcome: after.state });
+        return toRun(rows[0] as RunColumns);
+      }),
+  };
+}
+
+/** The one statement of a write. */
+function toWriteStatement(
+  { run: before, token }: SagaClaim,
+  { after, rows, hold }: SagaWrite,
+  content: ReturnType<typeof makeContentStatements>,
+): Statement {
+  const { tenantId, runId } = before;
+  const changed = after.steps.find((step) => before.steps.some((known) => known.name === step.name && known !== step));
+  const begun = after.steps.find((step) => !before.steps.some((known) => known.name === step.name));
+  const isOver = isTerminal(after.state);
+  const isEndOfCompensation = isOver && after.state !== 'COMPLETED';
+  const values: unknown[] = [tenantId, runId, ...(rows ? [rows.step] : [])];
+  const bind = (value: unknown): string => `$${values.push(value)}`;
+
+  const dueIn = hold.kind === 'renew' ? hold.leaseMs : hold.kind === 'release' ? hold.pauseMs : undefined;
+  const lease = isOver
+    ? 'due_at = null, claim_owner = null, finished_at = clock_timestamp(),'
+    : dueIn === undefined
+      ? ''
+      : `due_at = clock_timestamp() + ${bind(dueIn)} * interval '1 ms', ${hold.kind === 'release' ? 'claim_owner = null,' : ''}`;
+  const ctes = [
+    `held as (
+       update workflow_runs
+       set state = ${bind(after.state)}, current_step = ${bind(after.currentStep ?? null)},
+           attempts = ${bind(after.attempts)}, error = ${bind(after.error ?? null)},
+           parked_reason = ${bind(after.parkedReason ?? null)}, ${lease}
+           ${after.output === before.output ? '' : `output = ${bind(JSON.stringify(after.output))}::jsonb,`}
+           version = version + 1, updated_at = clock_timestamp()
+       where tenant_id = $1 and id = $2 and claim_token = ${bind(token)} returning 1)`,
+  ];
+  const removing = rows?.kind === 'remove' ? removeClauses(declarationOf(before, rows.step)?.removes ?? []) : undefined;
+  ctes.push(...(removing?.ctes ?? []));
+  if (changed) {
+    const removed = removing && `removed = ${bind(JSON.stringify(changed.removed))}::jsonb || ${removing.counts},`;
+    const ended = changed.state === 'COMPLETED' || changed.state === 'FAILED' ? 'finished_at' : undefined;
+    const at = changed.state === 'COMPENSATED' ? 'compensated_at' : ended;
+    ctes.push(`step as (
+       update workflow_run_steps s
+       set state = ${bind(changed.state)}, attempts = ${bind(changed.attempts)}, error = ${bind(changed.error ?? null)},
+           ${removed ?? ''} ${at ? `${at} = clock_timestamp(),` : ''}
+           output = ${bind(changed.output === undefined ? null : JSON.stringify(changed.output))}::jsonb
+       from held where s.tenant_id = $1 and s.run_id = $2 and s.name = ${rows ? '$3' : bind(changed.name)} returning s.removed)`);
+  }
+  if (begun) {
+    ctes.push(`begun as (
+       insert into workflow_run_steps (tenant_id, run_id, name, position, state, participants, started_at)
+       select $1, $2, ${bind(begun.name)}, ${bind(begun.position)}::int, ${bind(begun.state)},
+              ${bind(begun.participants)}::text[], clock_timestamp() from held)`);
+  }
+  if (rows?.kind === 'make') {
+    const making = content.insert(rows.effects, values.length + 1);
+    values.push(...making.values);
+    ctes.push(...making.ctes);
+  }
+  if (isEndOfCompensation) {
+    const known = sumRemoved(after.steps.filter((step) => step !== changed));
+    ctes.push(`audited as (
+       insert into audit_entries (tenant_id, actor, subject, action, target_type, target_id, reason, outcome, counts)
+       select $1, ${bind(after.actor)}, 'service:run', 'compensation', 'run', $2::text,
+              ${bind(after.parkedReason ?? after.error ?? null)}, ${bind(after.state)},
+              ${bind(JSON.stringify(known))}::jsonb || coalesce((select removed from ${changed ? 'step' : "(select '{}'::jsonb as removed) none"}), '{}')
+       from held)`);
+  }
+  const text = `with ${ctes.join(',\n')}
+    select exists (select from held) as held, coalesce(${removing?.counts ?? "'{}'::jsonb"}, '{}') as removed`;
+  return { text, values };
+}
+
+const concurrentUpdate = (cause: unknown): DomainError =>
+  new DomainError('aborted', 'CONCURRENT_UPDATE', 'Another run changed what this one uses.', {}, { cause });
+
+const declarationOf = ({ declaration }: SagaRun, step: string) => declaration?.steps.find(({ name }) => name === step);
+
+const toSaga = (row: RunColumns & SagaColumns, steps: readonly StepColumns[]): Saga => ({
+  state: row.state as RunState,
+  ending: row.ending,
+  currentStep: row.current_step ?? undefined,
+  attempts: row.attempts,
+  error: row.error ?? undefined,
+  parkedReason: row.parked_reason ?? undefined,
+  output: row.output ?? undefined,
+  steps: steps.map(
+    (step): SagaStep => ({
+      name: step.name,
+      position: step.position,
+      state: step.state,
+      participants: step.participants,
+      attempts: step.attempts,
+      error: step.error ?? undefined,
+      output: step.output ?? undefined,
+      removed: step.removed,
+    }),
+  ),
+});
+
+/** A name for each text, by what it says, so that a connection prepares it once. They are few: one a shape of write. */
+function makeStatementNames(): (text: string) => string {
+  const names = new Map<string, string>();
+  return (text) => {
+    const known = names.get(text);
+    if (known !== undefined) return known;
+    const name = `saga-${fingerprint({ text }).slice(0, 24)}`;
+    names.set(text, name);
+    return name;
+  };
+}

@@ -1,0 +1,193 @@
+import { runNotParked, runNotRunning } from './errors.ts';
+import type { JsonObject, RunState } from './run.ts';
+import type { StepState } from './step.ts';
+
+/** How many rows or things of each type a compensation removed. */
+export type RemovedCounts = Readonly<Record<string, number>>;
+
+/** One step of a saga as the ledger has it. */
+export interface SagaStep {
+  readonly name: string;
+  /** Its place in the order in which steps began, from 1. */
+  readonly position: number;
+  readonly state: StepState;
+  /** Who may hold effects of it besides RunService: exactly those that its intent names. */
+  readonly participants: readonly string[];
+  /** Attempts of its action or compensation that failed. */
+  readonly attempts: number;
+  readonly error: string | undefined;
+  readonly output: JsonObject | undefined;
+  /** What its compensation removed, once it did. */
+  readonly removed: RemovedCounts;
+}
+
+/** How a run ends whose effects are removed. */
+export type Ending = 'COMPENSATED' | 'CANCELLED';
+
+/** A run as a saga: all that decides what comes next. */
+export interface Saga {
+  readonly state: RunState;
+  readonly ending: Ending;
+  readonly currentStep: string | undefined;
+  /** Attempts of the step under way that failed. */
+  readonly attempts: number;
+  /** Why the run failed. */
+  readonly error: string | undefined;
+  /** Why its compensation cannot finish. Set exactly when it is FAILED and parked. */
+  readonly parkedReason: string | undefined;
+  readonly output: JsonObject | undefined;
+  /** In the order in which they began. */
+  readonly steps: readonly SagaStep[];
+}
+
+/** A step about to begin. */
+export type Intent = Pick<SagaStep, 'name' | 'participants'>;
+
+/** What a worker does next of a saga. */
+export type SagaMove =
+  | { readonly kind: 'act'; readonly step: SagaStep }
+  | { readonly kind: 'compensate'; readonly step: SagaStep }
+  /** Nothing is left to compensate, but the run does not say so yet. */
+  | { readonly kind: 'end' }
+  /** It is over, for good or until a person redrives it. */
+  | { readonly kind: 'none' };
+
+// What may have effects. A step that is only known has none.
+const MAY_HAVE_EFFECTS: Readonly<Record<StepState, boolean>> = {
+  PENDING: false,
+  RUNNING: true,
+  COMPLETED: true,
+  FAILED: true,
+  COMPENSATING: true,
+  COMPENSATED: false,
+};
+
+/** A saga whose first step's intent is known. */
+export const beginSaga = (first: Intent): Saga => ({
+  state: 'RUNNING',
+  ending: 'COMPENSATED',
+  currentStep: first.name,
+  attempts: 0,
+  error: undefined,
+  parkedReason: undefined,
+  output: undefined,
+  steps: [toStep(first, 1)],
+});
+
+/** The next move: the step that has begun acts; when compensating, the newest that may have effects gives them up. */
+export function nextMove({ state, steps }: Saga): SagaMove {
+  switch (state) {
+    case 'RUNNING': {
+      const step = steps.findLast((each) => each.state === 'RUNNING');
+      return step ? { kind: 'act', step } : { kind: 'none' };
+    }
+    case 'COMPENSATING': {
+      const step = newestWithEffects(steps);
+      return step ? { kind: 'compensate', step } : { kind: 'end' };
+    }
+    case 'COMPLETED':
+    case 'COMPENSATED':
+    case 'FAILED':
+    case 'CANCELLED':
+      return { kind: 'none' };
+  }
+}
+
+/** The saga after a step has done well: the next step has begun, or the run is COMPLETED with its output. */
+export function afterAction(
+  saga: Saga,
+  step: SagaStep,
+  output: JsonObject,
+  next: { readonly intent: Intent } | { readonly output: JsonObject },
+): Saga {
+  const done = withStep(saga, { ...step, state: 'COMPLETED', error: undefined, output });
+  if ('output' in next)
+    return { ...done, state: 'COMPLETED', currentStep: undefined, attempts: 0, output: next.output };
+  const steps = [...done.steps, toStep(next.intent, step.position + 1)];
+  return { ...done, currentStep: next.intent.name, attempts: 0, steps };
+}
+
+/** The saga after a step has failed for good: everything that was done is to be undone, this step first. */
+export const afterFailedAction = (saga: Saga, step: SagaStep, error: string): Saga => ({
+  ...withStep(saga, { ...step, state: 'FAILED', attempts: step.attempts + 1, error }),
+  state: 'COMPENSATING',
+  attempts: 0,
+  error,
+});
+
+/** The saga after an attempt that may be repeated; after the last one the step has failed, or the run is parked. */
+export function afterAttempt(saga: Saga, step: SagaStep, error: string, isLast: boolean): Saga {
+  if (isLast && saga.state === 'RUNNING') return afterFailedAction(saga, step, error);
+  const state = saga.state === 'COMPENSATING' ? 'COMPENSATING' : step.state;
+  const tried = withStep(saga, { ...step, state, attempts: step.attempts + 1, error });
+  const attempts = saga.attempts + 1;
+  return isLast ? { ...tried, state: 'FAILED', attempts, parkedReason: error } : { ...tried, attempts };
+}
+
+/** The saga after a step's effects are gone. It ends only when no other step may have any. */
+export function afterCompensation(saga: Saga, step: SagaStep, removed: RemovedCounts): Saga {
+  const undone = withStep(saga, { ...step, state: 'COMPENSATED', error: step.error, removed });
+  const next = newestWithEffects(undone.steps);
+  return next ? { ...undone, currentStep: next.name, attempts: 0 } : end(undone);
+}
+
+/** The saga at the end of its compensation; only for one of which nothing is left. */
+export const end = (saga: Saga): Saga => ({ ...saga, state: saga.ending, currentStep: undefined, attempts: 0 });
+
+/**
+ * A run that its caller drives and says has failed. The very same when that is known already; RUN_NOT_RUNNING when it
+ * has ended otherwise.
+ */
+export function failSaga(saga: Saga, error: string): Saga {
+  const isKnown = (saga.state === 'COMPENSATING' && saga.ending === 'COMPENSATED') || saga.state === 'COMPENSATED';
+  if (isKnown) return saga;
+  if (saga.state !== 'RUNNING') throw runNotRunning(saga.state);
+  return toCompensating(saga, 'COMPENSATED', error);
+}
+
+/** A run that is given up; the very same when it is already. RUN_NOT_RUNNING when it has ended or failed. */
+export function cancelSaga(saga: Saga): Saga {
+  const isKnown = (saga.state === 'COMPENSATING' && saga.ending === 'CANCELLED') || saga.state === 'CANCELLED';
+  if (isKnown) return saga;
+  if (saga.state !== 'RUNNING') throw runNotRunning(saga.state);
+  return toCompensating(saga, 'CANCELLED', undefined);
+}
+
+/** A parked run with its attempts anew; the very same while it compensates, RUN_NOT_PARKED otherwise. */
+export function retrySaga(saga: Saga): Saga {
+  if (saga.state === 'COMPENSATING') return saga;
+  if (saga.state !== 'FAILED' || saga.parkedReason === undefined) throw runNotParked(saga.state);
+  return { ...saga, state: 'COMPENSATING', attempts: 0, parkedReason: undefined };
+}
+
+/** All that compensation removed so far, by type. */
+export function sumRemoved(steps: readonly SagaStep[]): RemovedCounts {
+  const sum: Record<string, number> = {};
+  for (const { removed } of steps)
+    for (const [type, count] of Object.entries(removed)) sum[type] = (sum[type] ?? 0) + count;
+  return sum;
+}
+
+function toCompensating(saga: Saga, ending: Ending, error: string | undefined): Saga {
+  const newest = newestWithEffects(saga.steps);
+  return { ...saga, state: 'COMPENSATING', ending, error, attempts: 0, currentStep: newest?.name };
+}
+
+const newestWithEffects = (steps: readonly SagaStep[]): SagaStep | undefined =>
+  steps.findLast((step) => MAY_HAVE_EFFECTS[step.state]);
+
+const toStep = ({ name, participants }: Intent, position: number): SagaStep => ({
+  name,
+  position,
+  state: 'RUNNING',
+  participants,
+  attempts: 0,
+  error: undefined,
+  output: undefined,
+  removed: {},
+});
+
+const withStep = (saga: Saga, step: SagaStep): Saga => ({
+  ...saga,
+  steps: saga.steps.map((other) => (other.name === step.name ? step : other)),
+});

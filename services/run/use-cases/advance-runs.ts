@@ -1,0 +1,317 @@
+import { DomainError, dependencyUnavailable, hasReason } from '#libs/kernel/domain-error.ts';
+import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
+import { afterAnswer, afterReadBack, type DeletionStep, hasMoved } from '../domain/deletion.ts';
+import { participantUnknown, stepUnknown, workerLost } from '../domain/errors.ts';
+import type { JsonObject } from '../domain/run.ts';
+import {
+  afterAction,
+  afterAttempt,
+  afterCompensation,
+  afterFailedAction,
+  end,
+  type Intent,
+  nextMove,
+  type RemovedCounts,
+  type SagaStep,
+} from '../domain/saga.ts';
+import type { StepAction, StepContext, StepOutcome, Workflow } from '../domain/workflow.ts';
+import type { ParticipantCall } from './ports.ts';
+import type { Hold, SagaClaim, SagaRepository, SagaRun, SagaWrite, StepParticipant } from './saga-ports.ts';
+
+/** The persisted points of a run, for the tests that kill the process there; each is followed by `:` and the step. */
+export const SAGA_CRASH_POINTS = [
+  'run.step.before-action',
+  'run.step.after-call',
+  'run.step.after-outcome',
+  'run.step.before-compensation',
+  'run.step.after-compensate-call',
+  'run.step.after-compensation',
+] as const;
+
+/** Drives runs. */
+export interface AdvanceRuns {
+  /** Drives one due run as far as it goes; answers how many it took up, 0 or 1. Many run side by side. */
+  due(signal: AbortSignal): Promise<number>;
+  /** Drives a run that is held already, as far as it goes. */
+  held(claim: SagaClaim, signal: AbortSignal): Promise<void>;
+  /** The step with which a run begins: its intent names whom it will ask. Throws what the workflow refuses. */
+  firstIntent(workflow: Workflow, run: Pick<SagaRun, 'tenantId' | 'runId' | 'input'>): Promise<Intent>;
+}
+
+/** How runs are driven. */
+export interface SagaSettings {
+  readonly workerId: string;
+  /** Longer than one call to a participant may take, in milliseconds. */
+  readonly leaseMs: number;
+  readonly retry: RetryPolicy;
+}
+
+/** Told of every change of a run that this replica made. */
+export type OnRunChanged = (run: SagaRun) => void;
+
+/** Told when a run came to its end, or an attempt failed that will be repeated. */
+export type OnSagaSettled = (run: SagaRun, outcome: SagaRun['state'] | 'RETRY', error?: unknown) => void;
+
+// More than run side by side, so that losing the race for one claim leaves others to take.
+const CANDIDATES = 64;
+// Calls to one participant in a row that brought it on, before the run counts an attempt.
+const MAX_PARTIAL_CALLS = 100;
+
+/**
+ * Makes AdvanceRuns. What comes next is the domain's to say (`nextMove`); this asks the participants, with no
+ * transaction open, and writes what came of it in one statement, so that whoever comes next goes on from there.
+ */
+export function makeAdvanceRuns(
+  sagas: SagaRepository,
+  workflows: readonly Workflow[],
+  participants: readonly StepParticipant[],
+  settings: SagaSettings,
+  onChanged: OnRunChanged,
+  onSettled: OnSagaSettled,
+): AdvanceRuns {
+  const { workerId, leaseMs, retry } = settings;
+
+  const participantNamed = (name: string): StepParticipant => {
+    const participant = participants.find((candidate) => candidate.name === name);
+    if (!participant) throw participantUnknown(name);
+    return participant;
+  };
+
+  const workflowOf = (run: SagaRun): Workflow => {
+    const name = run.workflow;
+    const workflow = workflows.find((candidate) => candidate.name === name);
+    if (!workflow) throw stepUnknown(name, run.currentStep ?? '');
+    return workflow;
+  };
+
+  const plan = async (workflow: Workflow, name: string, context: StepContext): Promise<StepAction> => {
+    const step = workflow.steps.find((candidate) => candidate.name === name);
+    if (!step) throw stepUnknown(workflow.name, name);
+    const wanted = step.lookUp?.(context);
+    const found = wanted && (await sagas.findEffect(context.tenantId, wanted.type, wanted.id));
+    return step.act({ ...context, found });
+  };
+
+  const callOf = ({ tenantId, actor, runId }: SagaRun, step: SagaStep): ParticipantCall => ({
+    tenantId,
+    actor,
+    operationId: runId,
+    step: step.name,
+    runId,
+    reason: undefined,
+  });
+
+  const askRemote = async (run: SagaRun, step: SagaStep, { remote }: StepAction): Promise<JsonObject> => {
+    if (!remote) return {};
+    const { participant, action, input } = remote;
+    // What the intent does not name, a compensation would not find.
+    if (!step.participants.includes(participant)) throw participantUnknown(participant);
+    for (let calls = 0; calls < MAX_PARTIAL_CALLS; calls += 1) {
+      const { progress, output } = await participantNamed(participant).execute(callOf(run, step), action, input);
+      crashPoint(`run.step.after-call:${step.name}`);
+      if (progress === 'COMPLETE') return output;
+    }
+    throw dependencyUnavailable(participant);
+  };
+
+  /** Has everybody remove what they hold of a step, and reads back that it is gone. */
+  const compensateRemote = async (run: SagaRun, step: SagaStep): Promise<RemovedCounts> => {
+    const removed: Record<string, number> = {};
+    for (const name of step.participants) {
+      const participant = participantNamed(name);
+      const call = callOf(run, step);
+      let part: DeletionStep = toPart(name);
+      for (let calls = 0; part.state !== 'COMPLETE'; calls += 1) {
+        if (part.lastError) throw new PartFailed(part.lastError);
+        if (calls >= MAX_PARTIAL_CALLS) throw dependencyUnavailable(name);
+        if (part.state === 'VERIFYING') {
+          part = afterReadBack(part, await participant.verifyStep(call));
+          continue;
+        }
+        const answer = await participant.compensate(call);
+        crashPoint(`run.step.after-compensate-call:${step.name}`);
+        const isStalled = answer.progress === 'PARTIAL' && calls > 0 && !hasMoved(part.counts, answer.counts);
+        part = afterAnswer('PURGE', part, answer);
+        if (isStalled && !part.lastError) throw dependencyUnavailable(name);
+      }
+      for (const { resourceType, deleted } of part.counts)
+        removed[resourceType] = (removed[resourceType] ?? 0) + deleted;
+    }
+    return removed;
+  };
+
+  const drive = async (claim: SagaClaim, signal: AbortSignal): Promise<void> => {
+    let { run } = claim;
+    let renewedAt = performance.now();
+    // What the next step will do is known with its intent.
+    let planned: { readonly step: string; readonly action: StepAction } | undefined;
+
+    const write = async (after: SagaRun, rows?: SagaWrite['rows'], hold?: Hold): Promise<RemovedCounts> => {
+      const isOld = performance.now() - renewedAt > leaseMs / 3;
+      const held: Hold = hold ?? (isOld ? { kind: 'renew', leaseMs } : { kind: 'keep' });
+      const removed = await sagas.write({ ...claim, run }, { after, hold: held, ...(rows ? { rows } : {}) });
+      if (isOld) renewedAt = performance.now();
+      run = after;
+      onChanged(run);
+      return removed;
+    };
+
+    const act = async (step: SagaStep): Promise<void> => {
+      crashPoint(`run.step.before-action:${step.name}`);
+      const workflow = workflowOf(run);
+      const action = planned?.step === step.name ? planned.action : await plan(workflow, step.name, contextOf(run));
+      planned = undefined;
+      const outcome = action.finish(await askRemote(run, step, action));
+      const rows = { kind: 'make', step: step.name, effects: outcome.effects } as const;
+      await write(await afterOutcome(workflow, step, outcome), rows);
+      crashPoint(`run.step.after-outcome:${step.name}`);
+    };
+
+    const afterOutcome = async (workflow: Workflow, step: SagaStep, outcome: StepOutcome): Promise<SagaRun> => {
+      if (outcome.failure !== undefined) return { ...run, ...afterFailedAction(run, step, outcome.failure) };
+      const context = contextOf(run, step, outcome.output);
+      const steps = run.declaration?.steps ?? [];
+      const next = steps[steps.findIndex(({ name }) => name === step.name) + 1];
+      if (!next)
+        return { ...run, ...afterAction(run, step, outcome.output, { output: workflow.output(context.outputs) }) };
+      const { intent, action } = await prepare(workflow, next.name, context);
+      planned = action && { step: next.name, action };
+      return { ...run, ...afterAction(run, step, outcome.output, { intent }) };
+    };
+
+    const compensate = async (step: SagaStep): Promise<void> => {
+      crashPoint(`run.step.before-compensation:${step.name}`);
+      const removed = await compensateRemote(run, step);
+      const after = { ...run, ...afterCompensation(run, step, removed) };
+      const local = await write(after, { kind: 'remove', step: step.name });
+      run = {
+        ...run,
+        steps: run.steps.map((each) =>
+          each.name === step.name ? { ...each, removed: { ...removed, ...local } } : each,
+        ),
+      };
+      crashPoint(`run.step.after-compensation:${step.name}`);
+    };
+
+    /** An attempt has failed: it is repeated later, or it was the last one. */
+    const giveWay = async (step: SagaStep, error: unknown): Promise<void> => {
+      const isFinal = run.state === 'RUNNING' && isRefusal(error);
+      const isLast = isFinal || run.attempts + 1 >= retry.maxAttempts;
+      const after = { ...run, ...afterAttempt(run, step, toSentence(error), isLast) };
+      const wasRunning = run.state === 'RUNNING';
+      const hold: Hold = isLast ? { kind: 'keep' } : { kind: 'release', pauseMs: backoffMs(run.attempts + 1, retry) };
+      await write(after, undefined, hold);
+      if (!isLast) onSettled(run, 'RETRY', error);
+      else if (wasRunning) await go();
+      else onSettled(run, run.state, error);
+    };
+
+    const go = async (): Promise<void> => {
+      for (;;) {
+        const move = nextMove(run);
+        if (move.kind === 'none') return onSettled(run, run.state);
+        if (move.kind === 'end') {
+          await write({ ...run, ...end(run) });
+          continue;
+        }
+        if (signal.aborted) return void (await write(run, undefined, { kind: 'release', pauseMs: 0 }));
+        try {
+          await (move.kind === 'act' ? act(move.step) : compensate(move.step));
+        } catch (error) {
+          if (hasReason(error, 'LEASE_LOST')) throw error;
+          return giveWay(move.step, error);
+        }
+      }
+    };
+
+    try {
+      const move = nextMove(run);
+      const isStep = move.kind === 'act' || move.kind === 'compensate';
+      // The loss of the worker before this one is counted already.
+      if (isStep && claim.isAfterLoss && run.attempts >= retry.maxAttempts) {
+        run = { ...run, attempts: run.attempts - 1 };
+        return await giveWay(move.step, workerLost());
+      }
+      await go();
+    } catch (error) {
+      // Another worker has it, or it was cancelled: whatever this one knew is stale.
+      if (!hasReason(error, 'LEASE_LOST')) throw error;
+    }
+  };
+
+  const prepare = async (
+    workflow: Workflow,
+    name: string,
+    context: StepContext,
+  ): Promise<{ readonly intent: Intent; readonly action: StepAction | undefined }> => {
+    try {
+      const action = await plan(workflow, name, context);
+      return { intent: { name, participants: action.remote ? [action.remote.participant] : [] }, action };
+    } catch (error) {
+      // The step says so itself, once it is its turn: until then nobody is asked.
+      if (error instanceof DomainError) return { intent: { name, participants: [] }, action: undefined };
+      throw error;
+    }
+  };
+
+  return {
+    async due(signal) {
+      const due = await sagas.findDue(CANDIDATES);
+      // Each worker begins elsewhere, or all would race for the first.
+      const first = Math.floor(Math.random() * due.length);
+      for (const key of [...due.slice(first), ...due.slice(0, first)]) {
+        const claim = await sagas.claim(key, workerId, leaseMs);
+        if (!claim) continue;
+        crashPoint('run.step.after-claim');
+        await drive(claim, signal);
+        return 1;
+      }
+      return 0;
+    },
+    held: drive,
+    async firstIntent(workflow, run) {
+      const name = workflow.steps[0]?.name ?? '';
+      return (await prepare(workflow, name, { ...run, outputs: {}, found: undefined })).intent;
+    },
+  };
+}
+
+/** What a step may know: what it was given, and what those before it left. */
+function contextOf(run: SagaRun, done?: SagaStep, output?: JsonObject): StepContext {
+  const { tenantId, runId, input, steps } = run;
+  const outputs: Record<string, JsonObject> = {};
+  for (const step of steps) if (step.output) outputs[step.name] = step.output;
+  if (done && output) outputs[done.name] = output;
+  return { tenantId, runId, input, outputs, found: undefined };
+}
+
+/** A participant's part in a compensation: the rules for its answers are those of every deletion. */
+const toPart = (participant: string): DeletionStep => ({
+  participant,
+  state: 'PENDING',
+  counts: [],
+  failedItems: [],
+  attempts: 0,
+  lastError: undefined,
+  nextAttemptAt: undefined,
+  verifiedAt: undefined,
+});
+
+/** A participant that answered, and did not do it. */
+class PartFailed extends Error {}
+
+// What no repetition can change.
+const REFUSALS: ReadonlySet<string> = new Set([
+  'invalid-argument',
+  'failed-precondition',
+  'not-found',
+  'unimplemented',
+]);
+
+const isRefusal = (error: unknown): boolean => error instanceof DomainError && REFUSALS.has(error.kind);
+
+function toSentence(error: unknown): string {
+  if (error instanceof PartFailed) return error.message;
+  return error instanceof DomainError ? `${error.reason}: ${error.message}` : 'INTERNAL: see the log.';
+}

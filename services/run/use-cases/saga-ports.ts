@@ -1,0 +1,116 @@
+import type { Answer, ResourceCount } from '../domain/deletion.ts';
+import type { JsonObject, Run } from '../domain/run.ts';
+import type { RemovedCounts, Saga } from '../domain/saga.ts';
+import type { Declaration, Effects } from '../domain/workflow.ts';
+import type { ParticipantCall } from './ports.ts';
+
+/** What a participant's action has come to. */
+export interface Executed {
+  readonly progress: 'PARTIAL' | 'COMPLETE';
+  readonly output: JsonObject;
+}
+
+/**
+ * What a participant does for single steps of a run. The key of a call is (run, step), for the action and for its
+ * compensation alike. As of every participant: DEPENDENCY_UNAVAILABLE when it does not answer in time, and what it
+ * refused otherwise.
+ */
+export interface StepParticipant {
+  readonly name: string;
+  /** Must do the action once; STEP_COMPENSATED, REQUEST_ID_REUSED, ACTION_REFUSED. */
+  execute(call: ParticipantCall, action: string, input: JsonObject): Promise<Executed>;
+  /** Must remove the step's effects, and refuse its action from now on. */
+  compensate(call: ParticipantCall): Promise<Answer>;
+  /** Must answer what is left of the step's effects, read back from the stores. */
+  verifyStep(call: ParticipantCall): Promise<readonly ResourceCount[]>;
+}
+
+/** Which run of whom. */
+export interface RunKey {
+  readonly tenantId: string;
+  readonly runId: string;
+}
+
+/** A run as workers know it. */
+export interface SagaRun extends RunKey, Saga {
+  readonly workflow: string;
+  /** What it began with; undefined for a run that its caller drives. */
+  readonly declaration: Declaration | undefined;
+  readonly input: JsonObject;
+  /** On whose behalf it goes on. */
+  readonly actor: string;
+}
+
+/** A worker's hold on a run. Its token guards every write: who has lost the run writes nothing any more. */
+export interface SagaClaim {
+  readonly run: SagaRun;
+  readonly token: number;
+  /** Whether the worker before this one vanished without a word. */
+  readonly isAfterLoss: boolean;
+}
+
+/** A run to begin; its saga has the intent of its first step. */
+export interface NewSaga {
+  readonly run: SagaRun;
+  readonly displayName: string;
+  readonly requestId: string | undefined;
+  readonly fingerprint: string;
+}
+
+/** How a worker holds a run after a write: as before, for so long from now, or no longer. */
+export type Hold =
+  | { readonly kind: 'keep' }
+  | { readonly kind: 'renew'; readonly leaseMs: number }
+  | { readonly kind: 'release'; readonly pauseMs: number };
+
+/** One write of a worker: the run as it becomes, and what happens to the rows of the step under way. */
+export interface SagaWrite {
+  readonly after: SagaRun;
+  readonly rows?:
+    | { readonly kind: 'make'; readonly step: string; readonly effects: Effects }
+    | { readonly kind: 'remove'; readonly step: string };
+  readonly hold: Hold;
+}
+
+/** What a caller changes of a run, and why. */
+export interface SagaOrder extends RunKey {
+  readonly action: 'cancel' | 'retry' | 'fail';
+  readonly actor: string;
+  readonly subject: string;
+  readonly reason: string | undefined;
+}
+
+/**
+ * The runs as sagas. What a worker does to one is one statement: effects, the step's outcome, the next step's intent
+ * and the lease are committed together or not at all.
+ */
+export interface SagaRepository {
+  /** Must keep what runs begin with, before the first of them. */
+  keepDeclaration(declaration: Declaration): Promise<void>;
+  /**
+   * Must commit the run with its first step: held as long as `hold` says, or due at once. A request id that is known
+   * must change nothing and answer its run, without a claim; REQUEST_ID_REUSED, RUN_NOT_FOUND when that run is hidden
+   * or gone.
+   */
+  begin(
+    saga: NewSaga,
+    hold: { readonly owner: string; readonly leaseMs: number } | undefined,
+  ): Promise<{ readonly run: Run; readonly claim: SagaClaim | undefined }>;
+  /** Must answer runs of any tenant that are due, the longest due first. */
+  findDue(limit: number): Promise<readonly RunKey[]>;
+  /** Must give the run to this worker with a new token, unless it is not due. */
+  claim(key: RunKey, owner: string, leaseMs: number): Promise<SagaClaim | undefined>;
+  /**
+   * Must write all of it at once, and answer how many rows of each type went; LEASE_LOST, with nothing written, when
+   * the token is not the last one. A run whose compensation ends, well or parked, must leave a row in the audit.
+   */
+  write(claim: SagaClaim, write: SagaWrite): Promise<RemovedCounts>;
+  /** Must answer the row of a type, whoever made it; undefined for none. */
+  findEffect(tenantId: string, type: string, id: string): Promise<JsonObject | undefined>;
+  /**
+   * Must run `change` under the run's lock. What it returns must be committed with a row in the audit, taken from
+   * whoever holds the run, and due at once where it is to go on; the very same saga changes nothing. Undefined for an
+   * unknown or hidden run.
+   */
+  order(order: SagaOrder, change: (run: Run, saga: Saga) => Saga): Promise<Run | undefined>;
+}

@@ -1,0 +1,84 @@
+import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
+import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import { newId } from '#libs/kernel/id.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
+import { workflowNotFound } from '../domain/errors.ts';
+import type { JsonObject, Run } from '../domain/run.ts';
+import { beginSaga } from '../domain/saga.ts';
+import { type Declaration, toDeclaration, type Workflow } from '../domain/workflow.ts';
+import type { AdvanceRuns } from './advance-runs.ts';
+import type { SagaClaim, SagaRepository } from './saga-ports.ts';
+
+/** What to begin. */
+export interface StartRunCommand {
+  readonly caller: Caller;
+  readonly workflow: string;
+  readonly displayName: string;
+  readonly input: JsonObject;
+  readonly requestId: string | undefined;
+}
+
+/** Begins a run of a workflow that Lethe does itself. WORKFLOW_NOT_FOUND, FIELD_INVALID, REQUEST_ID_REUSED. */
+export type StartRun = (command: StartRunCommand) => Promise<Run>;
+
+/** Whoever has room for one more run in this process. */
+export interface RunSlots {
+  readonly owner: string;
+  readonly leaseMs: number;
+  /** Takes a slot; false when there is none. */
+  take(): boolean;
+  /** Gives a slot back unused. */
+  giveBack(): void;
+  /** Drives the run in the slot that was taken. */
+  drive(claim: SagaClaim): void;
+}
+
+/** Makes StartRun. A run is driven in this process from the first, as long as a slot is free; `wake` tells the others. */
+export function makeStartRun(
+  sagas: SagaRepository,
+  workflows: readonly Workflow[],
+  advance: Pick<AdvanceRuns, 'firstIntent'>,
+  slots: RunSlots,
+  wake: () => void,
+): StartRun {
+  const declarations = new Map<string, Promise<Declaration>>();
+  const declarationOf = (workflow: Workflow): Promise<Declaration> => {
+    const known = declarations.get(workflow.name);
+    if (known) return known;
+    const declaration = toDeclaration(workflow);
+    const kept = sagas.keepDeclaration(declaration).then(() => declaration);
+    declarations.set(workflow.name, kept);
+    kept.catch(() => declarations.delete(workflow.name));
+    return kept;
+  };
+
+  return async ({ caller, workflow: name, displayName, input, requestId }) => {
+    const workflow = workflows.find((candidate) => candidate.name === name);
+    if (!workflow) throw workflowNotFound(name);
+    workflow.checkInput(input);
+    const key = { tenantId: tenantOf(caller), runId: newId(), input };
+    const [declaration, intent] = await Promise.all([declarationOf(workflow), advance.firstIntent(workflow, key)]);
+    const isTaken = slots.take();
+    try {
+      const { run, claim } = await sagas.begin(
+        {
+          run: { ...key, ...beginSaga(intent), workflow: name, declaration, actor: caller.actor },
+          displayName,
+          requestId,
+          fingerprint: fingerprint({ workflow: name, displayName, input }),
+        },
+        isTaken ? slots : undefined,
+      );
+      crashPoint('run.start.after-commit');
+      if (claim) slots.drive(claim);
+      else {
+        if (isTaken) slots.giveBack();
+        wake();
+      }
+      return run;
+    } catch (error) {
+      if (isTaken) slots.giveBack();
+      throw error;
+    }
+  };
+}

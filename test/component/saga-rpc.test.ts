@@ -1,0 +1,188 @@
+import { readdir } from 'node:fs/promises';
+import { Code } from '@connectrpc/connect';
+import anyTest, { type TestFn } from 'ava';
+import type { StackClients } from '#deploy/local/stack.ts';
+import { RunDriver, RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { COMPLETE, countTen, inputOf, NOTHING } from '#test/support/saga-harness.ts';
+import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack }>;
+
+test.before(async (t) => {
+  t.context.stack = await startTestStack({ services: ['run', 'job', 'incident'] });
+});
+test.after.always((t) => t.context.stack.dispose());
+
+const tenOf = (stack: TestStack, tenantId: string, runId?: string) =>
+  countTen({ query: (sql, values) => queryOnce(stack.superuserUrl('run'), sql, values) }, tenantId, runId);
+
+const countOf = async (stack: TestStack, service: 'job' | 'incident', sql: string, runId: string): Promise<number> => {
+  const [row] = await queryOnce<{ count: number }>(stack.superuserUrl(service), sql, [runId]);
+  return row?.count ?? Number.NaN;
+};
+
+const jobsOf = (stack: TestStack, runId: string) =>
+  countOf(stack, 'job', 'select count(*)::int as count from jobs where run_id = $1', runId);
+
+const filesOf = async (stack: TestStack, tenantId: string): Promise<number> => {
+  const entries = await readdir(`${stack.objectFolder}/objects`, { recursive: true, withFileTypes: true }).catch(
+    () => [],
+  );
+  return entries.filter((entry) => entry.isFile() && entry.parentPath.split('/').includes(tenantId)).length;
+};
+
+async function environmentIn({ incidents }: StackClients): Promise<string> {
+  const { environment } = await incidents.createEnvironment({ displayName: 'production' });
+  return environment?.id ?? '';
+}
+
+/** Begins a run and watches it to its end. */
+async function follow({ runs }: StackClients, input: ReturnType<typeof inputOf>) {
+  const { run } = await runs.startRun({ workflow: 'client_to_delivery', input: input as never });
+  const steps = new Map<string, StepState>();
+  let last = run;
+  for await (const sighting of runs.watchRun({ runId: run?.id ?? '' })) {
+    last = sighting.run;
+    for (const step of sighting.steps) steps.set(step.name, step.state);
+  }
+  return { runId: run?.id ?? '', begun: run, last, steps };
+}
+
+test('a run goes through the services to its end, and is watched on its way', async (t) => {
+  const { stack } = t.context;
+  const clients = stack.clients({ tenantId: 'well', role: 'member' });
+  const environmentId = await environmentIn(clients);
+  const { runId, begun, last, steps } = await follow(clients, inputOf({ environment_id: environmentId }));
+  t.like(begun, { state: RunState.RUNNING, driver: RunDriver.ENGINE, currentStep: 'brief' });
+  t.is(last?.state, RunState.COMPLETED, last?.error);
+  t.deepEqual(
+    [...steps.values()],
+    Array.from({ length: 5 }, () => StepState.COMPLETED),
+  );
+  t.deepEqual(await tenOf(stack, 'well', runId), COMPLETE);
+  t.is(await jobsOf(stack, runId), 1);
+  t.is(await filesOf(stack, 'well'), 3);
+  t.is(String(last?.output?.['job_id']).length, 36);
+});
+
+test('a run that fails quality control leaves no row, no job, no object and no payload; the incident stays as a shell', async (t) => {
+  const { stack } = t.context;
+  const clients = stack.clients({ tenantId: 'qc', role: 'member' });
+  const environmentId = await environmentIn(clients);
+  const { runId, last, steps } = await follow(clients, inputOf({ environment_id: environmentId, force_qc_fail: true }));
+  t.is(last?.state, RunState.COMPENSATED, last?.parkedReason);
+  t.is(last?.error, 'QC_FAILED: 1 blocking issues.');
+  t.deepEqual(
+    [...steps.entries()],
+    ['brief', 'strategy', 'draft', 'qc'].map((name) => [name, StepState.COMPENSATED]),
+  );
+  t.deepEqual(await tenOf(stack, 'qc'), NOTHING);
+  t.is(await jobsOf(stack, runId), 0);
+  t.is(await filesOf(stack, 'qc'), 0);
+  t.is(await countOf(stack, 'incident', 'select count(*)::int as count from incidents where run_id = $1', runId), 1);
+  const payloads = `select count(*)::int as count from incident_payloads p join incidents i
+    on i.tenant_id = p.tenant_id and i.id = p.incident_id where i.run_id = $1`;
+  t.is(await countOf(stack, 'incident', payloads, runId), 0);
+  const { incidents } = await clients.incidents.listIncidents({});
+  t.is(incidents.length, 1);
+});
+
+test('a run whose delivery fails leaves no row, no job and no object', async (t) => {
+  const { stack } = t.context;
+  const clients = stack.clients({ tenantId: 'delivery', role: 'member' });
+  const environmentId = await environmentIn(clients);
+  const { runId, last } = await follow(clients, inputOf({ environment_id: environmentId, force_delivery_fail: true }));
+  t.is(last?.state, RunState.COMPENSATED, last?.parkedReason);
+  t.deepEqual(await tenOf(stack, 'delivery'), NOTHING);
+  t.is(await jobsOf(stack, runId), 0);
+  t.is(await filesOf(stack, 'delivery'), 0);
+});
+
+test('a run of a caller that fails is compensated through the participants that its steps name', async (t) => {
+  const { stack } = t.context;
+  const clients = stack.clients({ tenantId: 'external', role: 'admin' });
+  const { runs, jobs } = clients;
+  const { run } = await runs.createRun({ workflow: 'made-elsewhere' });
+  const runId = run?.id ?? '';
+  await jobs.createJob({ runId, step: 'render', taskNames: ['transcribe'] });
+  await jobs.createJob({ runId, step: 'other', taskNames: ['transcribe'] });
+  await runs.recordStep({ runId, name: 'prepare', state: StepState.COMPLETED });
+  await runs.recordStep({ runId, name: 'render', state: StepState.RUNNING, participants: ['job'] });
+  const failing = await runs.failRun({ runId, error: 'it broke elsewhere' });
+  t.is(failing.run?.state, RunState.COMPENSATING);
+  let last = failing.run;
+  for await (const sighting of runs.watchRun({ runId })) last = sighting.run;
+  t.is(last?.parkedReason, '');
+  t.like(last, { state: RunState.COMPENSATED, error: 'it broke elsewhere', driver: RunDriver.CALLER });
+  t.is(await jobsOf(stack, runId), 1, 'what another step made, of which nobody told, stays');
+  t.is((await runs.failRun({ runId, error: 'again' })).run?.error, 'it broke elsewhere');
+});
+
+test('each RPC of the saga refuses what it must, with its reason', async (t) => {
+  const { stack } = t.context;
+  const clients = stack.clients({ tenantId: 'refusals', role: 'admin' });
+  const { runs } = clients;
+  const environmentId = await environmentIn(clients);
+  const input = inputOf({ environment_id: environmentId }) as never;
+  const unknown = await refusalOf(runs.startRun({ workflow: 'nobody_knows' }));
+  t.like(unknown, { code: Code.NotFound, reason: 'WORKFLOW_NOT_FOUND' });
+  t.like(await refusalOf(runs.startRun({ workflow: 'client_to_delivery' })), {
+    code: Code.InvalidArgument,
+    reason: 'FIELD_INVALID',
+  });
+  const requestId = newId();
+  const first = await runs.startRun({ requestId, workflow: 'client_to_delivery', input });
+  t.is((await runs.startRun({ requestId, workflow: 'client_to_delivery', input })).run?.id, first.run?.id);
+  t.like(await refusalOf(runs.startRun({ requestId, workflow: 'client_to_delivery', input, displayName: 'x' })), {
+    code: Code.InvalidArgument,
+    reason: 'REQUEST_ID_REUSED',
+  });
+  const runId = first.run?.id ?? '';
+  for await (const _ of runs.watchRun({ runId }));
+  const driven = { code: Code.FailedPrecondition, reason: 'RUN_DRIVEN_BY_ENGINE' };
+  t.like(await refusalOf(runs.failRun({ runId, error: 'x' })), driven);
+  t.like(await refusalOf(runs.finishRun({ runId, state: RunState.COMPLETED })), driven);
+  t.like(await refusalOf(runs.recordStep({ runId, name: 'a', state: StepState.RUNNING })), driven);
+  t.like(await refusalOf(runs.cancelRun({ runId })), { code: Code.FailedPrecondition, reason: 'RUN_NOT_RUNNING' });
+  t.like(await refusalOf(runs.retryRun({ runId })), { code: Code.FailedPrecondition, reason: 'RUN_NOT_PARKED' });
+  const { run } = await runs.createRun({ workflow: 'x' });
+  t.like(await refusalOf(runs.cancelRun({ runId: run?.id ?? '', etag: '"7"' })), {
+    code: Code.Aborted,
+    reason: 'ETAG_MISMATCH',
+  });
+  const stranger = stack.clients({ tenantId: 'stranger', role: 'admin' }).runs;
+  for (const call of [
+    (id: string) => stranger.cancelRun({ runId: id }),
+    (id: string) => stranger.retryRun({ runId: id }),
+    (id: string) => stranger.failRun({ runId: id, error: 'x' }),
+    async (id: string) => {
+      for await (const _ of stranger.watchRun({ runId: id }));
+    },
+  ]) {
+    t.deepEqual(await refusalOf(call(runId)), await refusalOf(call(newId())));
+  }
+});
+
+test('a purged run leaves nothing of its content, and a brief that another run shares', async (t) => {
+  const { stack } = t.context;
+  const clients = stack.clients({ tenantId: 'purge', role: 'admin' });
+  const environmentId = await environmentIn(clients);
+  const briefId = newId();
+  const first = await follow(clients, inputOf({ environment_id: environmentId, brief_id: briefId }));
+  const second = await follow(clients, inputOf({ environment_id: environmentId, brief_id: briefId }));
+  const purge = async (runId: string) => {
+    const { deletion } = await clients.runs.purgeRun({ runId, reason: 'asked for' });
+    let state = 0;
+    for await (const told of clients.runs.watchDeletion({ deletionId: deletion?.id ?? '' }))
+      state = told.deletion?.state ?? 0;
+    return state;
+  };
+  t.is(await purge(first.runId), 4);
+  t.deepEqual(await tenOf(stack, 'purge', first.runId), NOTHING);
+  t.deepEqual(await tenOf(stack, 'purge', second.runId), COMPLETE);
+  t.is(await purge(second.runId), 4);
+  t.deepEqual(await tenOf(stack, 'purge'), NOTHING);
+  t.is(await filesOf(stack, 'purge'), 0);
+});

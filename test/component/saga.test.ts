@@ -1,0 +1,357 @@
+import anyTest, { type TestFn } from 'ava';
+import { newId } from '#libs/kernel/id.ts';
+import type { Database } from '#libs/postgres/open-database.ts';
+import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
+import type { Workflow } from '#services/run/domain/workflow.ts';
+import { clientToDelivery } from '#services/run/workflows/client-to-delivery/workflow.ts';
+import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
+import {
+  COMPLETE,
+  callerIn,
+  countTen,
+  inputOf,
+  makeEngine,
+  makeFakeParticipant,
+  NOTHING,
+  TEN_TABLES,
+} from '#test/support/saga-harness.ts';
+
+const test = anyTest as TestFn<{ postgres: TestPostgres; created: TestDatabase; database: Database }>;
+
+test.before(async (t) => {
+  t.context.postgres = await startTestPostgres();
+  t.context.created = await t.context.postgres.createDatabase(runMigrations);
+  t.context.database = t.context.created.open({ poolSize: 20 });
+});
+test.after.always(async (t) => {
+  await t.context.database.close();
+  await t.context.postgres.stop();
+});
+
+/** What each step makes, three channels given and quality control passed. */
+const MADE_BY = {
+  brief: { onboarding_intake: 1, onboarding_brief: 1 },
+  strategy: { strategy_document: 1 },
+  draft: { production_bundle_assets: 3, production_bundles: 1, production_drafts: 1, job: 1 },
+  qc: { qc_issues: 0, qc_results: 1 },
+  delivery: { delivery_artifacts: 3, delivery_packages: 1 },
+} as const;
+
+/** The workflow whose step of that name fails once its effects are there. */
+const failingAt = (name: string): Workflow => ({
+  ...clientToDelivery,
+  steps: clientToDelivery.steps.map((step) => ({
+    ...step,
+    act: (context) => {
+      const action = step.act(context);
+      if (step.name !== name) return action;
+      return { ...action, finish: (answer) => ({ ...action.finish(answer), failure: 'TOLD: to fail.' }) };
+    },
+  })),
+});
+
+const ledgerOf = (created: TestDatabase, runId: string) =>
+  created.query<{ name: string; state: string; removed: Record<string, number>; compensated_at: unknown }>(
+    'select name, state, removed, compensated_at from workflow_run_steps where run_id = $1 order by position',
+    [runId],
+  );
+
+const participants = () => [makeFakeParticipant('job'), makeFakeParticipant('incident')] as const;
+
+test('a run completes with all its rows, its job, and what it resulted in', async (t) => {
+  const { created, database } = t.context;
+  const [job, incident] = participants();
+  const run = await makeEngine(database, [job, incident], { tenantId: 'well' }).run(inputOf());
+  t.is(run.state, 'COMPLETED');
+  t.deepEqual(await countTen(created, 'well', run.runId), COMPLETE);
+  t.deepEqual([...job.effects.keys()], [`${run.runId}/draft`]);
+  t.is(incident.effects.size, 0);
+  t.like(run.output, { job_id: run.runId, files: 3 });
+  const [row] = await created.query(
+    'select state, driver, due_at, claim_owner, output from workflow_runs where id = $1',
+    [run.runId],
+  );
+  t.like(row, { state: 'COMPLETED', driver: 'ENGINE', due_at: null, claim_owner: null, output: { files: 3 } });
+});
+
+for (const [position, [name, made]] of Object.entries(MADE_BY).entries()) {
+  test(`step ${name}: what it made is removed, counted in the ledger, and nothing else is left either`, async (t) => {
+    const { created, database } = t.context;
+    const [job, incident] = participants();
+    const tenantId = `alone-${name}`;
+    const engine = makeEngine(database, [job, incident], { tenantId, workflow: failingAt(name) });
+    const run = await engine.run(inputOf());
+    t.is(run.state, 'COMPENSATED');
+    t.is(run.error, 'TOLD: to fail.');
+    const ledger = await ledgerOf(created, run.runId);
+    t.is(ledger.length, position + 1);
+    t.deepEqual(ledger.at(-1)?.removed, made);
+    t.true(ledger.every(({ state, compensated_at }) => state === 'COMPENSATED' && compensated_at !== null));
+    t.deepEqual(await countTen(created, tenantId), NOTHING);
+    t.is(job.effects.size, 0);
+  });
+}
+
+test('a run that fails quality control opens an incident, and leaves nothing', async (t) => {
+  const { created, database } = t.context;
+  const [job, incident] = participants();
+  const run = await makeEngine(database, [job, incident], { tenantId: 'qc' }).run(inputOf({ force_qc_fail: true }));
+  t.is(run.state, 'COMPENSATED');
+  t.is(run.error, 'QC_FAILED: 1 blocking issues.');
+  t.deepEqual(incident.calls, ['execute qc', 'compensate qc']);
+  t.deepEqual(job.calls, ['execute draft', 'compensate draft']);
+  t.is(job.effects.size + incident.effects.size, 0);
+  t.deepEqual(await countTen(created, 'qc'), NOTHING);
+});
+
+test('a run whose delivery fails leaves nothing', async (t) => {
+  const { created, database } = t.context;
+  const [job, incident] = participants();
+  const engine = makeEngine(database, [job, incident], { tenantId: 'delivery' });
+  const run = await engine.run(inputOf({ force_delivery_fail: true }));
+  t.is(run.state, 'COMPENSATED');
+  t.deepEqual(incident.calls, [], 'nobody who was not asked is asked to take back');
+  t.is(job.effects.size, 0);
+  t.deepEqual(await countTen(created, 'delivery'), NOTHING);
+});
+
+test('the whole workflow twice back to back on one database: each way, each time, the same', async (t) => {
+  const { created, database } = t.context;
+  const engine = makeEngine(database, participants(), { tenantId: 'twice' });
+  for (const times of [1, 2]) {
+    t.is((await engine.run(inputOf())).state, 'COMPLETED');
+    t.is((await engine.run(inputOf({ force_qc_fail: true }))).state, 'COMPENSATED');
+    t.is((await engine.run(inputOf({ force_delivery_fail: true }))).state, 'COMPENSATED');
+    const all = Object.fromEntries(Object.entries(COMPLETE).map(([table, count]) => [table, count * times]));
+    t.deepEqual(await countTen(created, 'twice'), all);
+  }
+});
+
+test('a compensation takes nothing of another run, byte for byte', async (t) => {
+  const { created, database } = t.context;
+  const engine = makeEngine(database, participants(), { tenantId: 'negative' });
+  const kept = await engine.run(inputOf());
+  const stranger = await makeEngine(database, participants(), { tenantId: 'negative-2' }).run(inputOf());
+  const dump = async () => {
+    const rows: unknown[] = [];
+    for (const table of TEN_TABLES) {
+      rows.push(
+        await created.query(`select * from ${table} where run_id = any($1) order by id`, [
+          [kept.runId, stranger.runId],
+        ]),
+      );
+    }
+    return rows;
+  };
+  const before = await dump();
+  await engine.run(inputOf({ force_qc_fail: true }));
+  await engine.run(inputOf({ force_delivery_fail: true }));
+  t.deepEqual(await dump(), before);
+});
+
+test('a compensation leaves its trace in the audit, with what it removed', async (t) => {
+  const { created, database } = t.context;
+  const run = await makeEngine(database, participants(), { tenantId: 'audit' }).run(
+    inputOf({ force_delivery_fail: true }),
+  );
+  const audit = await created.query(
+    'select actor, action, outcome, reason, counts from audit_entries where target_id = $1',
+    [run.runId],
+  );
+  t.deepEqual(audit, [
+    {
+      actor: 'ana',
+      action: 'compensation',
+      outcome: 'COMPENSATED',
+      reason: 'DELIVERY_FAILED: The run was told to fail its delivery.',
+      counts: { ...COMPLETE, job: 1 },
+    },
+  ]);
+});
+
+test('a brief that was there before the runs survives them, and counts for more than what they bring', async (t) => {
+  const { created, database } = t.context;
+  const tenantId = 'before';
+  const briefId = newId();
+  await created.query(
+    `insert into onboarding_brief (tenant_id, id, client, product, audience, tone, goals, channels)
+     values ($1, $2, 'Old', 'Tram', 'everybody', 'plain', '["stay"]', '["web"]')`,
+    [tenantId, briefId],
+  );
+  const engine = makeEngine(database, participants(), { tenantId });
+  const failed = await engine.run(inputOf({ brief_id: briefId, force_qc_fail: true }));
+  t.is(failed.state, 'COMPENSATED');
+  t.deepEqual(await countTen(created, tenantId), { ...NOTHING, onboarding_brief: 1 });
+  const { brief: _, ...bare } = inputOf({ brief_id: briefId });
+  const run = await engine.run(bare);
+  t.is(run.state, 'COMPLETED');
+  t.like(await countTen(created, tenantId, run.runId), {
+    onboarding_brief: 0,
+    onboarding_intake: 1,
+    delivery_artifacts: 1,
+  });
+  const [document] = await created.query<{ title: string }>('select title from strategy_document where run_id = $1', [
+    run.runId,
+  ]);
+  t.is(document?.title, 'How Tram reaches everybody');
+});
+
+test('a brief that is neither there nor given fails the run', async (t) => {
+  const { created, database } = t.context;
+  const { brief: _, ...bare } = inputOf({ brief_id: newId() });
+  const run = await makeEngine(database, participants(), { tenantId: 'no-brief' }).run(bare);
+  t.is(run.state, 'COMPENSATED');
+  t.is(run.error, 'BRIEF_NOT_FOUND: The brief does not exist.');
+  t.deepEqual(await countTen(created, 'no-brief'), NOTHING);
+});
+
+test('a brief passes to a run that shares it when its maker is compensated, and goes with the last', async (t) => {
+  const { created, database } = t.context;
+  const tenantId = 'heirs';
+  const briefId = newId();
+  // The maker stops before its delivery until the other has begun to share.
+  const [job, incident] = participants();
+  const gate = Promise.withResolvers<void>();
+  const reached = Promise.withResolvers<void>();
+  job.afterExecute = async () => {
+    reached.resolve();
+    await gate.promise;
+  };
+  const maker = makeEngine(database, [job, incident], { tenantId });
+  const making = maker.run(inputOf({ brief_id: briefId, force_delivery_fail: true }));
+  await reached.promise;
+  const sharer = await makeEngine(database, participants(), { tenantId }).run(inputOf({ brief_id: briefId }));
+  t.is(sharer.state, 'COMPLETED');
+  gate.resolve();
+  const made = await making;
+  t.is(made.state, 'COMPENSATED');
+  t.deepEqual(await countTen(created, tenantId, made.runId), NOTHING);
+  t.deepEqual(await countTen(created, tenantId, sharer.runId), COMPLETE, 'the brief is the other run’s now');
+});
+
+test('200 runs at once on 20 shared briefs, half of them failing: the others are complete, the briefs are there', async (t) => {
+  const { created, database } = t.context;
+  const tenantId = 'crowd';
+  const existing = Array.from({ length: 10 }, () => newId());
+  for (const id of existing) {
+    await created.query(
+      `insert into onboarding_brief (tenant_id, id, client, product, audience, tone, goals, channels)
+       values ($1, $2, 'Old', 'Tram', 'everybody', 'plain', '["stay"]', '["web"]')`,
+      [tenantId, id],
+    );
+  }
+  const briefs = [...existing, ...Array.from({ length: 10 }, () => newId())];
+  const engine = makeEngine(database, participants(), { tenantId, maxAttempts: 50 });
+  const inputs = Array.from({ length: 200 }, (_, index) =>
+    inputOf({
+      brief_id: briefs[index % briefs.length],
+      ...(index % 4 === 1 ? { force_qc_fail: true } : {}),
+      ...(index % 4 === 3 ? { force_delivery_fail: true } : {}),
+    }),
+  );
+  const begun = await Promise.all(
+    inputs.map((input) =>
+      engine.startRun({
+        caller: callerIn(tenantId),
+        workflow: 'client_to_delivery',
+        displayName: '',
+        input,
+        requestId: undefined,
+      }),
+    ),
+  );
+  await engine.idle();
+  await engine.drain();
+  const states = await created.query<{ id: string; state: string }>(
+    'select id, state from workflow_runs where tenant_id = $1',
+    [tenantId],
+  );
+  const stateOf = new Map(states.map(({ id, state }) => [id, state]));
+  const survivors = begun.filter((_, index) => index % 2 === 0).map(({ id }) => id);
+  const failed = begun.filter((_, index) => index % 2 === 1).map(({ id }) => id);
+  t.deepEqual(new Set(survivors.map((id) => stateOf.get(id))), new Set(['COMPLETED']));
+  t.deepEqual(new Set(failed.map((id) => stateOf.get(id))), new Set(['COMPENSATED']));
+  for (const table of TEN_TABLES) {
+    const left = await created.query(`select 1 from ${table} where run_id = any($1)`, [failed]);
+    t.deepEqual(left, [], table);
+    if (table === 'onboarding_brief' || table === 'qc_issues') continue;
+    const whole = await created.query(`select distinct run_id from ${table} where run_id = any($1)`, [survivors]);
+    t.is(whole.length, survivors.length, table);
+  }
+  const kept = await created.query<{ id: string; run_id: string | null }>(
+    'select id, run_id from onboarding_brief where tenant_id = $1',
+    [tenantId],
+  );
+  const used = new Set(inputs.filter((_, index) => index % 2 === 0).map((input) => input['brief_id']));
+  t.deepEqual(kept.map(({ id }) => id).toSorted(), [...new Set([...existing, ...used])].toSorted());
+  for (const { id, run_id } of kept) t.is(run_id === null, existing.includes(id), 'what was there before is nobody’s');
+});
+
+test('the same request begins one run, another body under its id none', async (t) => {
+  const { created, database } = t.context;
+  const engine = makeEngine(database, participants(), { tenantId: 'request' });
+  const command = {
+    caller: callerIn('request'),
+    workflow: 'client_to_delivery',
+    displayName: '',
+    input: inputOf(),
+    requestId: newId(),
+  };
+  const runs = await Promise.all(Array.from({ length: 8 }, () => engine.startRun(command)));
+  t.is(new Set(runs.map(({ id }) => id)).size, 1);
+  await t.throwsAsync(engine.startRun({ ...command, displayName: 'other' }), {
+    message: /used before with another body/,
+  });
+  await engine.idle();
+  t.deepEqual(await countTen(created, 'request'), COMPLETE);
+});
+
+test('a workflow that is not known, and an input that no step can work with, begin nothing', async (t) => {
+  const { created, database } = t.context;
+  const engine = makeEngine(database, participants(), { tenantId: 'refused' });
+  const command = { caller: callerIn('refused'), displayName: '', requestId: undefined };
+  await t.throwsAsync(engine.startRun({ ...command, workflow: 'x', input: inputOf() }), {
+    message: 'There is no workflow x.',
+  });
+  for (const [input, message] of [
+    [{}, /input.brief is required.*input.environment_id must be a UUID/],
+    [inputOf({ force_qc_fail: 'yes' }), /input.force_qc_fail must be true or false/],
+    [
+      inputOf({ brief: { client: '', goals: [], channels: ['a/b'] } }),
+      /brief.client.*brief.product.*brief.goals.*brief.channels/,
+    ],
+    [inputOf({ colour: 1 }), /input.colour is not known/],
+  ] as const) {
+    await t.throwsAsync(engine.startRun({ ...command, workflow: 'client_to_delivery', input }), { message });
+  }
+  t.deepEqual(await created.query('select 1 from workflow_runs where tenant_id = $1', ['refused']), []);
+});
+
+test('every table of effects is declared, and its foreign keys are the edges of the declaration', async (t) => {
+  const { created } = t.context;
+  const tables = await created.query<{ table: string }>(
+    `select c.relname as table from pg_class c
+     where c.relkind = 'r' and c.relnamespace = 'public'::regnamespace
+       and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'run_id')
+       and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'step')
+       and c.relname <> 'participant_operations'
+     order by 1`,
+  );
+  t.deepEqual(
+    tables.map(({ table }) => table),
+    clientToDelivery.types.map(({ name }) => name).toSorted(),
+  );
+  const keys = await created.query<{ child: string; column: string; parent: string }>(
+    `select k.conrelid::regclass::text as child, a.attname as column, k.confrelid::regclass::text as parent
+     from pg_constraint k join pg_attribute a on a.attrelid = k.conrelid and a.attnum = k.conkey[2]
+     where k.contype = 'f' and k.conrelid::regclass::text = any($1) order by 1, 2`,
+    [tables.map(({ table }) => table)],
+  );
+  const edges = clientToDelivery.types.flatMap(({ name, parents }) =>
+    Object.entries(parents).map(([column, parent]) => ({ child: name, column, parent })),
+  );
+  t.deepEqual(
+    keys,
+    edges.toSorted((a, b) => (a.child < b.child ? -1 : 1)),
+  );
+});
