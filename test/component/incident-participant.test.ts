@@ -461,6 +461,12 @@ async function killAt(t: T, point: string, call: () => Promise<unknown>): Promis
   await call().catch(() => undefined);
   await until(`the process was killed at ${point}`, () => access(`${crashFile}.struck`).then(() => true));
   await until('another one is there', async () => ![pid, undefined].includes(stack.pid('incident')));
+  // Each client has a channel of its own, which has to notice.
+  await until('it answers', async () => {
+    await as(t, 'viewer', 'nobody').getDriftDashboard({});
+    await participantOf(t, 'nobody').verify({ runId: newId() });
+    return true;
+  });
 }
 
 /** Repeats one call with one key, through refusals of a process that is not there, until it is COMPLETE. */

@@ -19,21 +19,19 @@ interface Removed {
   readonly dependents: number;
 }
 
-interface BatchBindings {
-  readonly tenantId: string;
-  readonly operationId: string;
-  readonly cutoff: string;
-  readonly limit: number;
-}
-
 /** How the rows of one subject are found and removed. */
 interface Expiry {
   /** The one predicate for counting, removing and reading back. A null instant is not smaller than anything. */
   readonly expired: string;
+  /** The order of the index that leads to them; without it a plan may walk everything that a tenant has. */
+  readonly oldestFirst: string;
   /** Counts what goes with the expired rows, where something does. */
   readonly dependents?: string;
-  /** Must remove up to `limit` expired rows, those first that have been expired longest. */
-  remove(trx: Knex.Transaction, bindings: BatchBindings): Promise<Removed>;
+  /**
+   * Removes those first that have been expired longest, and tells how many and what went with them. The ids reach the
+   * deletes as arrays, so that a batch costs what it removes and not what the tenant has.
+   */
+  readonly remove: string;
   /** What the audit calls the sums. */
   toCounts(purge: AgePurge): Readonly<Record<string, number>>;
 }
@@ -50,72 +48,56 @@ const APPROVALS = `from approvals a where a.tenant_id = :tenantId and a.state <>
   and exists (select from incidents i where i.tenant_id = a.tenant_id and i.id = a.incident_id
                 and i.state in (${EXPIRING_STATES}))`;
 
+const OLDEST_CHECKS_FIRST = 'order by c.checked_at nulls first, c.id';
+const OLDEST_PAYLOADS_FIRST = 'order by i.closed_at, i.id';
+const OLDEST_APPROVALS_FIRST = 'order by a.decided_at, a.id';
+
 // Nowhere `skip locked`: a row that another operation is about to remove is waited for, not taken for gone.
 const EXPIRIES: Readonly<Record<PurgeSubject, Expiry>> = {
   drift_checks: {
     expired: CHECKS,
-    dependents: `from drift_check_workflows w join drift_checks d on d.tenant_id = w.tenant_id and d.id = w.check_id
-      where w.tenant_id = :tenantId and d.id in (select c.id ${CHECKS})`,
-    async remove(trx, bindings) {
-      const removed = firstOf<{ ids: string[] | null; workflows: number }>(
-        await trx.raw(
-          `with expired as materialized (
-             select c.tenant_id, c.id ${CHECKS} order by c.checked_at nulls first, c.id limit :limit for update),
-           workflows as (
-             delete from drift_check_workflows w using expired e
-             where w.tenant_id = e.tenant_id and w.check_id = e.id and w.tenant_id = :tenantId returning 1)
-           select (select array_agg(id) from expired) as ids, (select count(*) from workflows) as workflows`,
-          { ...bindings },
-        ),
-      );
-      const ids = removed?.ids ?? [];
-      if (ids.length > 0) await trx.raw(`delete ${CHECKS} and c.id = any(cast(:ids as uuid[]))`, { ...bindings, ids });
-      return { deleted: ids.length, dependents: removed?.workflows ?? 0 };
-    },
+    oldestFirst: OLDEST_CHECKS_FIRST,
+    dependents: `from drift_check_workflows w
+      where w.tenant_id = :tenantId and w.check_id in (select c.id ${CHECKS})`,
+    remove: `with expired as materialized (
+        select c.id ${CHECKS} ${OLDEST_CHECKS_FIRST} limit :limit for update),
+      workflows as (
+        delete from drift_check_workflows w
+        where w.tenant_id = :tenantId and w.check_id = any(array(select id from expired)) returning 1),
+      checks as (
+        delete from drift_checks c
+        where c.tenant_id = :tenantId and c.id = any(array(select id from expired)) returning 1)
+      select (select count(*) from checks) as deleted, (select count(*) from workflows) as dependents`,
     toCounts: ({ deleted, dependents }) => ({ drift_checks: deleted, drift_check_workflows: dependents }),
   },
   incident_payloads: {
     expired: PAYLOADS,
-    remove: async (trx, bindings) =>
-      sumOf(
-        await trx.raw(
-          `with expired as materialized (
-             select i.tenant_id, i.id ${PAYLOADS} order by i.closed_at, i.id limit :limit for update of i),
-           payloads as (
-             delete from incident_payloads p using expired e
-             where p.tenant_id = e.tenant_id and p.incident_id = e.id and p.tenant_id = :tenantId
-             returning p.incident_id),
-           shells as (
-             update incidents i
-             set payload_purged_at = clock_timestamp(), updated_at = clock_timestamp(), version = i.version + 1
-             from payloads p where i.tenant_id = :tenantId and i.id = p.incident_id)
-           select count(*) as deleted from payloads`,
-          { ...bindings },
-        ),
-      ),
+    oldestFirst: OLDEST_PAYLOADS_FIRST,
+    remove: `with expired as materialized (
+        select i.id ${PAYLOADS} ${OLDEST_PAYLOADS_FIRST} limit :limit for update of i),
+      payloads as (
+        delete from incident_payloads p
+        where p.tenant_id = :tenantId and p.incident_id = any(array(select id from expired))
+        returning p.incident_id),
+      shells as (
+        update incidents i
+        set payload_purged_at = clock_timestamp(), updated_at = clock_timestamp(), version = i.version + 1
+        where i.tenant_id = :tenantId and i.id = any(array(select incident_id from payloads)))
+      select count(*) as deleted, 0 as dependents from payloads`,
     toCounts: ({ deleted }) => ({ incident_payloads: deleted }),
   },
   approvals: {
     expired: APPROVALS,
-    remove: async (trx, bindings) =>
-      sumOf(
-        await trx.raw(
-          `with expired as materialized (
-             select a.id ${APPROVALS} order by a.decided_at, a.id limit :limit for update of a),
-           gone as (
-             delete from approvals a using expired e where a.tenant_id = :tenantId and a.id = e.id returning 1)
-           select count(*) as deleted from gone`,
-          { ...bindings },
-        ),
-      ),
+    oldestFirst: OLDEST_APPROVALS_FIRST,
+    remove: `with expired as materialized (
+        select a.id ${APPROVALS} ${OLDEST_APPROVALS_FIRST} limit :limit for update of a),
+      gone as (
+        delete from approvals a
+        where a.tenant_id = :tenantId and a.id = any(array(select id from expired)) returning 1)
+      select count(*) as deleted, 0 as dependents from gone`,
     toCounts: ({ deleted }) => ({ approvals: deleted }),
   },
 };
-
-const sumOf = (result: { readonly rows: readonly { deleted: number }[] }): Removed => ({
-  deleted: firstOf(result)?.deleted ?? 0,
-  dependents: 0,
-});
 
 /** Purges by age in Postgres. */
 export const makeAgePurgeRepository = (database: Database): AgePurgeRepository => ({
@@ -137,19 +119,21 @@ export const makeAgePurgeRepository = (database: Database): AgePurgeRepository =
   purgeBatch: (order, limit) =>
     database.forTenant(order.tenantId, async (trx) => {
       const { tenantId, operationId, subject } = order;
-      const { expired, remove, toCounts } = EXPIRIES[subject];
+      const { expired, oldestFirst, remove, toCounts } = EXPIRIES[subject];
       // The operation's row is locked first: two at once on one operation take turns, and its sums are exact.
       const row = await find(trx, order, 'for update');
       if (!row) throw requestIdReused(operationId);
       const cutoff = row.cutoff.toString();
-      const { deleted, dependents } = await remove(trx, { tenantId, operationId, cutoff, limit });
+      const removed = firstOf<Removed>(await trx.raw(remove, { tenantId, cutoff, limit }));
+      if (!removed) throw new Error('the removal gave no row');
+      const { deleted, dependents } = removed;
       const after = firstOf<AgePurgeRow & { is_done: boolean }>(
         await trx.raw(
           `update age_purges p
            set deleted = p.deleted + :deleted, deleted_dependents = p.deleted_dependents + :dependents,
                updated_at = clock_timestamp(),
                finished_at = case when d.is_done then coalesce(p.finished_at, clock_timestamp()) else p.finished_at end
-           from (select not exists (select ${expired}) as is_done) d
+           from (select (select true ${expired} ${oldestFirst} limit 1) is null as is_done) d
            where p.tenant_id = :tenantId and p.operation_id = :operationId and p.subject = :subject
            returning p.*, d.is_done`,
           { tenantId, operationId, subject, cutoff, deleted, dependents },
