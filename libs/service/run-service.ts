@@ -21,7 +21,7 @@ export interface ServiceFoundation {
 export interface ComposedService {
   readonly services: readonly ServiceBinding[];
   /** Starts the background work; called when the schema is known to be right. */
-  startWorkers(): readonly WorkerLoop[];
+  startWorkers(): readonly Pick<WorkerLoop, 'stop'>[];
   /** Gives up what only this service has: clients, stores. */
   close(): void;
 }

@@ -8,7 +8,7 @@ import { openFileStore } from '#libs/object-store/file-store.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { openS3Store } from '#libs/object-store/s3-store.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { startWorkerLoop, type WorkerLoop } from '#libs/saga/worker-loop.ts';
+import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { jobService } from './adapters/grpc/job-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
@@ -33,6 +33,7 @@ import type {
   RunJobs,
   StepActions,
   SweepAudit,
+  Wake,
 } from './use-cases/ports.ts';
 import { makeReadJobs, type ReadJobs } from './use-cases/read-jobs.ts';
 import { makeRecordRefusal, type RecordRefusal } from './use-cases/record-refusal.ts';
@@ -48,7 +49,7 @@ const TOKENS = {
   settings: token<JobSettings>('JobSettings'),
   database: token<Database>('Database'),
   store: token<ObjectStore>('ObjectStore'),
-  wake: token<() => void>('Wake'),
+  wake: token<Wake>('Wake'),
   onSettled: token<OnDeletionSettled>('OnDeletionSettled'),
   refusals: token<RefusalAudit>('RefusalAudit'),
   recordRefusal: token<RecordRefusal>('RecordRefusal'),
@@ -125,7 +126,7 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
   bind(TOKENS.participate)
     .toResolvedValue(
-      (r: RunJobs, d: DeletionRepository, s: ObjectStore, record: RecordRefusal, w: () => void) =>
+      (r: RunJobs, d: DeletionRepository, s: ObjectStore, record: RecordRefusal, w: Wake) =>
         makeParticipate(r, d, s, record, w, (ms) => delay(ms)),
       [runJobs, deletions, store, TOKENS.recordRefusal, wake],
     )
@@ -144,16 +145,14 @@ export function composeJobService(
   settings: JobSettings,
   { database, log, metrics }: ServiceFoundation,
 ): ComposedService {
-  let workers: readonly WorkerLoop[] = [];
+  let workers: WorkerLoops | undefined;
   const { objectStore } = settings;
   const store = objectStore.kind === 'file' ? openFileStore(objectStore.root) : openS3Store(objectStore);
   const container = new Container();
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
   container.bind(TOKENS.store).toConstantValue(store);
-  container.bind(TOKENS.wake).toConstantValue(() => {
-    for (const worker of workers) worker.wake();
-  });
+  container.bind(TOKENS.wake).toConstantValue((items) => workers?.wake(items));
   container.bind(TOKENS.onSettled).toConstantValue((deletion, outcome, error) => {
     const { tenantId, id, jobId, actor, reason, counts, attempts, failedKeys } = deletion;
     const told = {
@@ -220,11 +219,9 @@ export function composeJobService(
         log.error({ err: error, loop: name }, 'a background pass failed');
       const runDeletions = get(TOKENS.runDeletions);
       const { endAbandonedCancellations } = get(TOKENS.workOnJob);
-      workers = Array.from({ length: deletionWorkers }, (_, index) =>
-        startWorkerLoop({ name: `deletions-${index}`, pollMs, work: runDeletions, onError }),
-      );
+      workers = startWorkerLoops(deletionWorkers, { name: 'deletions', pollMs, work: runDeletions, onError });
       return [
-        ...workers,
+        workers,
         startWorkerLoop({ name: 'cancellations', pollMs, work: () => endAbandonedCancellations(), onError }),
       ];
     },

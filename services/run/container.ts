@@ -8,7 +8,7 @@ import { makeServiceCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { startWorkerLoop, type WorkerLoop } from '#libs/saga/worker-loop.ts';
+import { startWorkerLoops, type WorkerLoops } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { makeParticipant } from './adapters/clients/participant.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
@@ -228,7 +228,7 @@ export async function composeRunService(
   settings: RunSettings,
   { database, log, metrics }: ServiceFoundation,
 ): Promise<ComposedService> {
-  let workers: readonly WorkerLoop[] = [];
+  let workers: readonly WorkerLoops[] = [];
   const issuer = {
     key: await readSigningKey(settings.serviceKey),
     issuer: settings.jwtIssuer,
@@ -250,7 +250,7 @@ export async function composeRunService(
     .bind(TOKENS.peers)
     .toConstantValue(connections.map(({ name, connection }) => makeParticipant(name, connection, credential)));
   container.bind(TOKENS.wake).toConstantValue(() => {
-    for (const worker of workers) worker.wake();
+    for (const group of workers) group.wake();
   });
   container.bind(TOKENS.onOrdered).toConstantValue(({ tenantId, runId, mode, caller, reason }, outcome, why) => {
     const { actor, subject } = caller;
@@ -315,16 +315,14 @@ export async function composeRunService(
     startWorkers() {
       const onError = (name: string, error: unknown) =>
         log.error({ err: error, loop: name }, 'a background pass failed');
-      const loops = (name: string, count: number, work: (signal: AbortSignal) => Promise<number>) =>
-        Array.from({ length: count }, (_, index) =>
-          startWorkerLoop({ name: `${name}-${index}`, pollMs: settings.pollMs, work, onError }),
-        );
+      const { deletionWorkers, runWorkers, pollMs } = settings;
+      const { due } = get(TOKENS.advanceRuns);
+      const cascades = get(TOKENS.runCascades);
       workers = [
-        ...loops('cascades', settings.deletionWorkers, get(TOKENS.runCascades)),
-        ...loops('runs', settings.runWorkers, get(TOKENS.advanceRuns).due),
-        { wake: () => undefined, stop: get(TOKENS.ownRuns).stop },
+        startWorkerLoops(deletionWorkers, { name: 'cascades', pollMs, work: cascades, onError }),
+        startWorkerLoops(runWorkers, { name: 'runs', pollMs, work: due, onError }),
       ];
-      return workers;
+      return [...workers, { stop: get(TOKENS.ownRuns).stop }];
     },
     close() {
       for (const { connection } of connections) connection.close();

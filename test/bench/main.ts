@@ -1,11 +1,17 @@
 import { benchArtifacts } from './artifacts.ts';
+import { benchCascade } from './cascade.ts';
 import { benchRpc } from './rpc.ts';
 import { benchSaga } from './saga.ts';
 
 /** A benchmark: what it measured, by name. Ratios are of figures from the same run. */
 export type Bench = () => Promise<Readonly<Record<string, number>>>;
 
-const BENCHES: Readonly<Record<string, Bench>> = { rpc: benchRpc, artifacts: benchArtifacts, saga: benchSaga };
+const BENCHES: Readonly<Record<string, Bench>> = {
+  rpc: benchRpc,
+  artifacts: benchArtifacts,
+  cascade: benchCascade,
+  saga: benchSaga,
+};
 
 const [name = '', ...flags] = process.argv.slice(2);
 const bench = BENCHES[name];

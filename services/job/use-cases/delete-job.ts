@@ -6,7 +6,7 @@ import { jobPrefix } from '../domain/artifact.ts';
 import { type JobDeletion, NOTHING_REMOVED } from '../domain/deletion.ts';
 import { deletionFinished, deletionNotFound, jobNotFound } from '../domain/errors.ts';
 import { assertDeletable, assertEtag, type Job } from '../domain/job.ts';
-import type { ArtifactIndex, DeletionRepository, JobRepository } from './ports.ts';
+import type { ArtifactIndex, DeletionRepository, JobRepository, Wake } from './ports.ts';
 import type { RecordRefusal } from './record-refusal.ts';
 
 /** What the caller asks for. */
@@ -38,7 +38,7 @@ export const makeDeleteJob = (
   artifacts: ArtifactIndex,
   deletions: DeletionRepository,
   store: ObjectStore,
-  wake: () => void,
+  wake: Wake,
   recordRefusal: RecordRefusal,
 ): DeleteJob => ({
   async order({ caller, jobId, allowMissing, requestId, reason, etag }) {

@@ -11,6 +11,7 @@ import type {
   RunJobs,
   RunOperation,
   RunScope,
+  Wake,
 } from './ports.ts';
 import type { RecordRefusal } from './record-refusal.ts';
 
@@ -48,7 +49,7 @@ export function makeParticipate(
   deletions: DeletionRepository,
   store: ObjectStore,
   recordRefusal: RecordRefusal,
-  wake: () => void,
+  wake: Wake,
   sleep: (ms: number) => Promise<void>,
 ): Participate {
   const assertFinished: CheckUnfinished = ([job]) => {
@@ -62,7 +63,7 @@ export function makeParticipate(
     order: RunOperation & { limit: number; force: boolean },
   ): Promise<Participation> => {
     const { ordered, more } = await runJobs.orderRemoval(scope, order);
-    if (ordered > 0) wake();
+    if (ordered > 0) wake(ordered);
     // A short wait spares the caller most of its polling; what takes longer answers PARTIAL.
     for (let waited = 0; ; waited += POLL_MS) {
       const { counts, failedKeys, stuck, openDeletionIds } = await runJobs.removalProgress(scope, order.operationId);
@@ -72,7 +73,7 @@ export function makeParticipate(
         await Promise.all(
           stuck.map(({ deletionId }) => deletions.redrive(scope.tenantId, deletionId, order.caller, order.reason)),
         );
-        wake();
+        wake(stuck.length);
         const key = failedKeys[0] ?? { key: parked.deletionId, code: 'STUCK', message: parked.lastError ?? '' };
         return { progress: 'PARTIAL', counts, failedKeys: failedKeys.length > 0 ? failedKeys : [key] };
       }

@@ -331,3 +331,6 @@ export interface StepActions {
    */
   finish(action: StepAction, change: JobChange, outcome: StepOutcome): Promise<StepOutcome>;
 }
+
+/** Tells the workers that so many deletions, one by default, have become due. */
+export type Wake = (items?: number) => void;

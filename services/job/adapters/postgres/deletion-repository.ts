@@ -83,12 +83,13 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
            set state = 'CASCADING', lease_owner = :owner, lease_token = d.lease_token + 1, attempts = d.attempts + 1,
                lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms',
                started_at = coalesce(d.started_at, clock_timestamp()), updated_at = clock_timestamp()
-           from (select tenant_id, id from job_deletions
+           where d.tenant_id = :tenantId and d.ctid = (
+                 select ctid from job_deletions
                  where tenant_id = :tenantId and id = :deletionId and state in ('PENDING', 'CASCADING', 'VERIFYING')
                    and next_attempt_at <= clock_timestamp()
                    and (lease_expires_at is null or lease_expires_at <= clock_timestamp())
-                 for update skip locked) due
-           where d.tenant_id = due.tenant_id and d.id = due.id returning d.*`,
+                 for update skip locked)
+           returning d.*`,
           { tenantId, deletionId, owner, leaseMs },
         ),
       );

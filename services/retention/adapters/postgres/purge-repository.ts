@@ -196,12 +196,13 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
            set state = 'RUNNING', lease_owner = :owner, lease_token = i.lease_token + 1, attempts = i.attempts + 1,
                lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms',
                started_at = coalesce(i.started_at, clock_timestamp()), updated_at = clock_timestamp()
-           from (select tenant_id, purge_id from retention_purge_items
+           where i.tenant_id = :tenantId and i.ctid = (
+                 select ctid from retention_purge_items
                  where tenant_id = :tenantId and purge_id = :purgeId and state in ('PENDING', 'RUNNING')
                    and next_attempt_at <= clock_timestamp()
                    and (lease_expires_at is null or lease_expires_at <= clock_timestamp())
-                 for update skip locked) due
-           where i.tenant_id = due.tenant_id and i.purge_id = due.purge_id returning i.*`,
+                 for update skip locked)
+           returning i.*`,
           { tenantId, purgeId, owner, leaseMs },
         ),
       );

@@ -41,7 +41,7 @@ const nextOf = (pattern: string, now: Temporal.Instant): Temporal.Instant | unde
  * due by the database's clock and one at a time for all replicas, so that a replica whose clock is wrong changes
  * nothing.
  */
-export function startPurgeQueue(options: PurgeQueueOptions): WorkerLoop {
+export function startPurgeQueue(options: PurgeQueueOptions): Pick<WorkerLoop, 'stop'> {
   const { database, databaseUrl, concurrency, pollMs, runPurge, schedule, log } = options;
   const stopping = new AbortController();
   const pool = new pg.Pool({
@@ -101,8 +101,6 @@ export function startPurgeQueue(options: PurgeQueueOptions): WorkerLoop {
     process.exit(1);
   });
   return {
-    // Those who order tell the queue in their own transaction.
-    wake: () => undefined,
     async stop() {
       stopping.abort();
       const runner = await starting;

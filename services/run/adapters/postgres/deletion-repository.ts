@@ -122,6 +122,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
 
   claim: (tenantId, deletionId, owner, leaseMs) =>
     database.forTenant(tenantId, async (trx) => {
+      // By ctid: a join of the table with itself is planned badly behind row-level security.
       // An owner that is still written there is one that vanished: whoever gives up a claim takes its name away.
       const claimed = firstOf<{ lease_token: number }>(
         await trx.raw(
@@ -131,12 +132,13 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
                lease_owner = :owner, lease_token = d.lease_token + 1,
                lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms',
                started_at = coalesce(d.started_at, clock_timestamp()), updated_at = clock_timestamp()
-           from (select tenant_id, id from deletions
+           where d.tenant_id = :tenantId and d.ctid = (
+                 select ctid from deletions
                  where tenant_id = :tenantId and id = :deletionId and state in ('PENDING', 'CASCADING', 'VERIFYING')
                    and next_attempt_at <= clock_timestamp()
                    and (lease_expires_at is null or lease_expires_at <= clock_timestamp())
-                 for update skip locked) due
-           where d.tenant_id = due.tenant_id and d.id = due.id returning d.lease_token`,
+                 for update skip locked)
+           returning d.lease_token`,
           { tenantId, deletionId, owner, leaseMs },
         ),
       );
@@ -357,13 +359,14 @@ async function saveClaimed(
        update deletions d
        set ${set}, attempts = :attempts, last_error = :lastError, updated_at = clock_timestamp()
        where d.tenant_id = :tenantId and d.id = :deletionId and d.lease_token = :token and d.lease_owner is not null
-       returning d.tenant_id, d.id)
+       returning 1)
      update deletion_steps s
      set state = :stepState, counts = cast(:counts as jsonb), failed_items = cast(:failedItems as jsonb),
          attempts = :attempts, last_error = :lastError,
          next_attempt_at = clock_timestamp() + cast(:retryMs as bigint) * interval '1 ms',
          verified_at = case when :stepState = 'COMPLETE' and :mode = 'PURGE' then clock_timestamp() else s.verified_at end
-     from held h where s.tenant_id = h.tenant_id and s.deletion_id = h.id and s.participant = :participant`,
+     where s.tenant_id = :tenantId and s.deletion_id = :deletionId and s.participant = :participant
+       and exists (select from held)`,
     {
       ...bindings,
       tenantId: deletion.tenantId,

@@ -1,0 +1,90 @@
+import test from 'ava';
+import { startWorkerLoop, startWorkerLoops } from './worker-loop.ts';
+
+const HOUR_MS = 3_600_000;
+const onError = (_: string, error: unknown) => {
+  throw error;
+};
+
+/** Resolves once it is true; the test's own timeout is the deadline. */
+async function until(isTrue: () => boolean): Promise<void> {
+  while (!isTrue()) await new Promise((resolve) => setImmediate(resolve));
+}
+
+test('a loop looks at once, sleeps when there is nothing, and looks again when it is woken', async (t) => {
+  let looks = 0;
+  const loop = startWorkerLoop({
+    name: 'one',
+    pollMs: HOUR_MS,
+    onError,
+    work: async () => {
+      looks += 1;
+      return looks === 1 ? 1 : 0;
+    },
+  });
+  await until(() => looks === 2);
+  await until(() => loop.wake());
+  await until(() => looks === 3);
+  await loop.stop();
+  t.is(looks, 3);
+});
+
+test('as many loops are woken as there are new items, and no more', async (t) => {
+  let looks = 0;
+  const loops = startWorkerLoops(8, {
+    name: 'many',
+    pollMs: HOUR_MS,
+    onError,
+    work: async () => {
+      looks += 1;
+      return 0;
+    },
+  });
+  await until(() => looks === 8);
+  await new Promise((resolve) => setImmediate(resolve));
+  loops.wake(3);
+  await until(() => looks === 11);
+  for (let turn = 0; turn < 20; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+  await loops.stop();
+  t.is(looks, 11);
+});
+
+test('a wake that comes while a loop looks is not lost', async (t) => {
+  let looks = 0;
+  const gate = Promise.withResolvers<void>();
+  const loop = startWorkerLoop({
+    name: 'busy',
+    pollMs: HOUR_MS,
+    onError,
+    work: async () => {
+      looks += 1;
+      if (looks === 1) await gate.promise;
+      return 0;
+    },
+  });
+  await until(() => looks === 1);
+  t.false(loop.wake());
+  gate.resolve();
+  await until(() => looks === 2);
+  await loop.stop();
+  t.is(looks, 2);
+});
+
+test('an error in a pass is told and the loop goes on; stop ends a pass by its signal', async (t) => {
+  const told: unknown[] = [];
+  let looks = 0;
+  const loop = startWorkerLoop({
+    name: 'fails',
+    pollMs: 1,
+    onError: (name, error) => told.push([name, (error as Error).message]),
+    work: async (signal) => {
+      looks += 1;
+      if (looks === 1) throw new Error('once');
+      await new Promise((resolve) => signal.addEventListener('abort', resolve));
+      return 0;
+    },
+  });
+  await until(() => looks === 2);
+  await loop.stop();
+  t.deepEqual(told, [['fails', 'once']]);
+});
