@@ -39,7 +39,9 @@ export interface Participate {
 }
 
 const WAIT_MS = 2_000;
-const POLL_MS = 20;
+// Looks that grow apart: a small removal is seen at once, and a large one is not slowed by being looked at.
+const FIRST_POLL_MS = 20;
+const MAX_POLL_MS = 320;
 const PREFIXES_PER_PAGE = 200;
 const COMPENSATED_PER_CALL = 10_000;
 
@@ -65,7 +67,7 @@ export function makeParticipate(
     const { ordered, more } = await runJobs.orderRemoval(scope, order);
     if (ordered > 0) wake(ordered);
     // A short wait spares the caller most of its polling; what takes longer answers PARTIAL.
-    for (let waited = 0; ; waited += POLL_MS) {
+    for (let waited = 0, pollMs = FIRST_POLL_MS; ; waited += pollMs, pollMs = Math.min(MAX_POLL_MS, pollMs * 2)) {
       const { counts, failedKeys, stuck, openDeletionIds } = await runJobs.removalProgress(scope, order.operationId);
       const parked = stuck[0];
       if (parked) {
@@ -81,7 +83,7 @@ export function makeParticipate(
         return { progress: more ? 'PARTIAL' : 'COMPLETE', counts, failedKeys };
       }
       if (waited >= WAIT_MS) return { progress: 'PARTIAL', counts, failedKeys };
-      await sleep(POLL_MS);
+      await sleep(pollMs);
     }
   };
 

@@ -53,7 +53,8 @@ export interface RunUseCases {
 
 const STEP = /^[a-z0-9_-]{1,100}$/;
 const MAX_PARTICIPANTS = 10;
-const WATCH_POLL_MS = 100;
+const FIRST_WATCH_POLL_MS = 50;
+const MAX_WATCH_POLL_MS = 1_000;
 const CALLERS_ENDS = new Map(
   [...RUN_STATE_OF].flatMap(([value, state]) =>
     state === 'COMPLETED' || state === 'FAILED' || state === 'CANCELLED' ? [[value, state] as const] : [],
@@ -213,15 +214,16 @@ export const runService = ({
 
   async *watchDeletion(request, context) {
     const deletionId = parseId('deletion_id', request.deletionId);
-    for (let shown = ''; ; ) {
+    for (let shown = '', pollMs = FIRST_WATCH_POLL_MS; ; pollMs = Math.min(MAX_WATCH_POLL_MS, pollMs * 1.5)) {
       const deletion = await readDeletions.get(callerOf(context), deletionId);
       const state = `${deletion.updatedAt}${deletion.state}`;
       if (state !== shown) {
         yield create(WatchDeletionResponseSchema, { deletion: toDeletionMessage(deletion) });
+        pollMs = FIRST_WATCH_POLL_MS;
       }
       if (isSettled(deletion.state)) return;
       shown = state;
-      await delay(WATCH_POLL_MS, undefined, { signal: context.signal });
+      await delay(pollMs, undefined, { signal: context.signal });
     }
   },
 
