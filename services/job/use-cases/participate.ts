@@ -83,7 +83,7 @@ export function makeParticipate(
         return { progress: more ? 'PARTIAL' : 'COMPLETE', counts, failedKeys };
       }
       if (waited >= WAIT_MS) return { progress: 'PARTIAL', counts, failedKeys };
-      await sleep(pollMs);
+      await sleep(Math.min(pollMs, WAIT_MS - waited));
     }
   };
 
