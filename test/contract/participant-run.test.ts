@@ -3,6 +3,7 @@ import test from 'ava';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { RunSchema, RunStepSchema } from '#gen/lethe/run/v1/run_pb.ts';
 import { type Connection, connect, reasonOf } from '#libs/grpc/client.ts';
+import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 import { participantContract } from './participant.ts';
@@ -19,7 +20,7 @@ test.after.always(async () => {
   await stack?.dispose();
 });
 
-/** A run under an id that the suite has chosen, which no RPC would let it. */
+/** A run under an id that the suite has chosen, which no RPC would let it; each step has made a brief and its intake. */
 async function insertRun(tenantId: string, runId: string, steps: readonly string[], state: string): Promise<void> {
   const url = stack.superuserUrl('run');
   await queryOnce(
@@ -34,6 +35,20 @@ async function insertRun(tenantId: string, runId: string, steps: readonly string
      from unnest($3::text[]) with ordinality as step (name, position)`,
     [tenantId, runId, steps],
   );
+  for (const step of steps) {
+    const [briefId, intakeId] = [newId(), newId()];
+    await queryOnce(
+      url,
+      `insert into onboarding_brief (tenant_id, run_id, step, id, client, product, audience, tone, goals, channels)
+       values ($1, $2, $3, $4, '', '', '', '', '[]', '[]')`,
+      [tenantId, runId, step, briefId],
+    );
+    await queryOnce(
+      url,
+      `insert into onboarding_intake (tenant_id, run_id, step, id, brief_id, summary) values ($1, $2, $3, $4, $5, '')`,
+      [tenantId, runId, step, intakeId, briefId],
+    );
+  }
 }
 
 participantContract(test, 'RunService', () => ({
@@ -44,7 +59,8 @@ participantContract(test, 'RunService', () => ({
     );
   },
   forger: () => connection.client(ParticipantService),
-  hasEffects: false,
+  hasEffects: true,
+  holdsMore: true,
   seed: (tenantId, runId, steps) => insertRun(tenantId, runId, steps, 'COMPLETED'),
   seedUnfinished: (tenantId, runId, steps) => insertRun(tenantId, runId, steps, 'RUNNING'),
   async read(tenantId, runId) {
@@ -62,7 +78,9 @@ participantContract(test, 'RunService', () => ({
     queryOnce(
       stack.superuserUrl('run'),
       `select 'run', id::text from workflow_runs where tenant_id = $1 and id = $2
-       union all select 'step', name from workflow_run_steps where tenant_id = $1 and run_id = $2 order by 1, 2`,
+       union all select 'step', name from workflow_run_steps where tenant_id = $1 and run_id = $2
+       union all select 'brief', id::text from onboarding_brief where tenant_id = $1 and run_id = $2
+       union all select 'intake', id::text from onboarding_intake where tenant_id = $1 and run_id = $2 order by 1, 2`,
       [tenantId, runId],
     ),
 }));
