@@ -59,7 +59,7 @@ export function toTable(head: readonly string[], rows: readonly (readonly (strin
     style: { head: [], border: [], 'padding-left': 0 },
   });
   for (const row of rows) table.push(row.map((cell) => toLine(String(cell))));
-  return table.toString();
+  return table.toString().replaceAll(/ +$/gm, '');
 }
 
 /** A text on one line without control characters: what others wrote must not steer the reader's terminal. */

@@ -1,44 +1,22 @@
-import { spawn } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import anyTest, { type TestFn } from 'ava';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { Plan } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { type CommandLine, makeCommandLine } from '#test/support/command-line.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
-const test = anyTest as TestFn<{ stack: TestStack; lethe: (...args: string[]) => Promise<Outcome> }>;
-
-interface Outcome {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
+const test = anyTest as TestFn<{ stack: TestStack; lethe: CommandLine }>;
 
 const PROGRAM = fileURLToPath(new URL('../../libs/cli/lethe.ts', import.meta.url));
 
 test.before(async (t) => {
-  const stack = await startTestStack();
-  t.context.stack = stack;
-  const profile = join(stack.folder, 'cli.json');
-  await writeFile(profile, JSON.stringify({ addresses: stack.addresses, keyFile: stack.userKeyFile }));
-  t.context.lethe = (...args) =>
-    new Promise((resolve, reject) => {
-      const child = spawn(process.execPath, [PROGRAM, '--profile', profile, ...args], {
-        stdio: ['ignore', 'pipe', 'pipe'],
-      });
-      let out = '';
-      let err = '';
-      child.stdout.on('data', (chunk) => {
-        out += chunk;
-      });
-      child.stderr.on('data', (chunk) => {
-        err += chunk;
-      });
-      child.once('error', reject).once('close', (code) => resolve({ code, out: out.trim(), err: err.trim() }));
-    });
+  t.context.stack = await startTestStack();
+  t.context.lethe = await makeCommandLine(t.context.stack);
 });
 test.after.always((t) => t.context.stack.dispose());
 
@@ -56,7 +34,7 @@ test('a job is created, shown, cancelled and deleted', async (t) => {
   t.is((await lethe(...as, 'jobs', 'watch', id)).code, 0);
   const preview = await lethe(...as, '--json', 'jobs', 'delete', id, '--dry-run');
   t.is(JSON.parse(preview.out).participants[0].resourceCounts[0].resourceType, 'job');
-  t.deepEqual(await lethe(...as, 'jobs', 'delete', id, '--yes'), { code: 0, out: `${id} COMPLETE`, err: '' });
+  t.like(await lethe(...as, 'jobs', 'delete', id, '--yes'), { code: 0, out: `${id} COMPLETE`, err: '' });
   const gone = await lethe(...as, '--json', 'jobs', 'get', id);
   t.is(gone.code, 1);
   t.is(JSON.parse(gone.out).error.reason, 'JOB_NOT_FOUND');
@@ -134,4 +112,37 @@ test('a run with a job is hidden, previewed and purged', async (t) => {
   t.regex(purged.out, /PURGE +COMPLETE/);
   t.deepEqual(await queryOnce(stack.superuserUrl('job'), 'select 1 from jobs where id = $1', [job]), []);
   t.deepEqual(await queryOnce(stack.superuserUrl('run'), 'select 1 from workflow_runs where id = $1', [runId]), []);
+});
+
+test('the program itself prints, ends with its code, and does not mind a reader that has seen enough', async (t) => {
+  const { stack } = t.context;
+  const run = async (args: readonly string[], onLine: (child: ChildProcess) => void = () => undefined) => {
+    const child = spawn(process.execPath, [PROGRAM, '--profile', join(stack.folder, 'cli.json'), ...args]);
+    let out = '';
+    let err = '';
+    child.stdout.on('data', (chunk) => {
+      out += chunk;
+      onLine(child);
+    });
+    child.stderr.on('data', (chunk) => {
+      err += chunk;
+    });
+    const [code] = await once(child, 'close');
+    return { code, out, err };
+  };
+  const as = ['--tenant', 'cli-program'];
+  const created = await run([...as, 'jobs', 'create']);
+  t.deepEqual([created.code, created.err], [0, '']);
+  t.regex(created.out, /^[0-9a-f-]{36}\n$/);
+  const missing = await run([...as, 'jobs', 'get', '018f6b1e-7c1a-7000-8000-000000000001']);
+  t.deepEqual([missing.code, missing.out], [1, '']);
+  t.regex(missing.err, /^error: JOB_NOT_FOUND: /);
+  const watched = await run(['--json', ...as, 'jobs', 'watch', created.out.trim()], (child) => {
+    child.stdout?.destroy();
+    void stack
+      .clients({ tenantId: 'cli-program', role: 'member' })
+      .jobs.cancelJob({ jobId: created.out.trim() })
+      .catch(() => undefined);
+  });
+  t.deepEqual([watched.code, watched.err], [0, '']);
 });

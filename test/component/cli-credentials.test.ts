@@ -1,0 +1,122 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import anyTest, { type TestFn } from 'ava';
+import { decodeJwt } from 'jose';
+import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
+import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack; lethe: CommandLine }>;
+
+test.before(async (t) => {
+  t.context.stack = await startTestStack({ services: ['job'] });
+  t.context.lethe = await makeCommandLine(t.context.stack);
+});
+test.after.always((t) => t.context.stack?.dispose());
+
+test('a token says who calls, for how long and what for', async (t) => {
+  const { lethe } = t.context;
+  const { out } = await lethe('--tenant', 'acme', '--subject', 'ada', 'token', '--ttl', '60', '--scope', 'jobs:read');
+  const claims = decodeJwt(out);
+  t.like(claims, { sub: 'ada', tenant: 'acme', role: 'owner', scope: 'jobs:read', aud: 'lethe', iss: 'lethe' });
+  t.is((claims.exp ?? 0) - (claims.iat ?? 0), 60);
+  const platform = decodeJwt(parsedLine((await lethe('--json', 'token')).out).token);
+  t.like(platform, { role: 'platform' });
+  t.is(platform['tenant'], undefined);
+  t.is(decodeJwt((await lethe('--tenant', 'acme', '--role', 'viewer', 'token')).out)['role'], 'viewer');
+  for (const args of [
+    ['--ttl', '0'],
+    ['--ttl', '5d'],
+    ['--ttl', '99999999'],
+    ['--scope', 'everything'],
+  ]) {
+    t.is((await lethe('token', ...args)).code, 2, args.join(' '));
+  }
+  t.is((await lethe('--role', 'god', 'token')).code, 2);
+});
+
+test('a given token calls as it says, and is never contradicted nor shown', async (t) => {
+  const { lethe, stack } = t.context;
+  const token = await stack.token({ tenantId: 'given', role: 'member' });
+  const given = lethe.with({ env: { LETHE_TOKEN: token } });
+  const created = await given('jobs', 'create');
+  t.is(created.code, 0, created.err);
+  t.is((await lethe('--tenant', 'given', 'jobs', 'get', created.out)).code, 0);
+  for (const option of ['--tenant', '--role', '--subject']) {
+    const contradicted = await given(option, 'owner', 'jobs', 'list');
+    t.is(contradicted.code, 2);
+    t.regex(contradicted.err, new RegExp(`the given token says who calls; ${option}`));
+  }
+  const low = await given('jobs', 'delete', created.out, '--yes');
+  t.is(low.code, 1);
+  t.regex(low.err, /^error: ROLE_TOO_LOW: /);
+  const expired = await lethe.with({ env: { LETHE_TOKEN: `${token.slice(0, -4)}AAAA` } })('jobs', 'list');
+  t.regex(expired.err, /^error: TOKEN_INVALID: The bearer token is not valid here\.$/);
+});
+
+test('a token file is read at each call, and one without a token is told without its content', async (t) => {
+  const { lethe, stack } = t.context;
+  const file = join(stack.folder, 'token');
+  await writeFile(file, `${await stack.token({ tenantId: 'filed', role: 'member' })}\n`);
+  t.is((await lethe.with({ env: { LETHE_TOKEN_FILE: file } })('jobs', 'list')).code, 0);
+  await writeFile(file, 'hunter2 is no token');
+  const bad = await lethe.with({ env: { LETHE_TOKEN_FILE: file } })('jobs', 'list');
+  t.is(bad.code, 2);
+  t.false(bad.err.includes('hunter2'));
+  t.is((await lethe.with({ env: { LETHE_TOKEN_FILE: '/no/such/file' } })('jobs', 'list')).code, 2);
+  t.is((await lethe.with({ env: { LETHE_TOKEN: 'two words' } })('jobs', 'list')).code, 2);
+});
+
+test('a key or a profile that cannot be used is told without its content', async (t) => {
+  const { lethe, stack } = t.context;
+  const file = join(stack.folder, 'odd.json');
+  await writeFile(file, '{"kid": "hunter2"');
+  for (const args of [
+    ['--key', file, 'jobs', 'list'],
+    ['--key', '/no/such/key', 'jobs', 'list'],
+    ['--profile', file, 'jobs', 'list'],
+    ['--profile', '/no/such/profile', 'jobs', 'list'],
+  ]) {
+    const { code, err } = await lethe(...args);
+    t.is(code, 2, args.join(' '));
+    t.false(err.includes('hunter2'));
+  }
+});
+
+test('a service whose address is not set, or that is not there, is told', async (t) => {
+  const { lethe } = t.context;
+  const away = lethe.with({ env: { LETHE_JOB_ADDRESS: '127.0.0.1:1' } });
+  const gone = await away('--tenant', 'acme', 'jobs', 'list');
+  t.is(gone.code, 1);
+  t.regex(gone.err, /^error: UNAVAILABLE: /);
+  const file = join(t.context.stack.folder, 'keyless.json');
+  await writeFile(file, '{"addresses": {}}');
+  const nowhere = await lethe('--profile', file, '--key', t.context.stack.userKeyFile, '--tenant', 'a', 'jobs', 'list');
+  t.deepEqual([nowhere.code, nowhere.err], [2, 'error: ADDRESS_MISSING: The address of the job service is not set.']);
+});
+
+/** Command and verbs as help tells them: two spaces, the name, its arguments, two spaces, the description. */
+const namesIn = (help: string): string[] =>
+  [...help.slice(help.indexOf('Commands:')).matchAll(/^ {2}([a-z]+)\b/gm)].map(([, name = '']) => name);
+
+test('help is 0, and the README names every command and verb that there is, and no other', async (t) => {
+  const { lethe } = t.context;
+  const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8');
+  const told = new Map(
+    [...readme.matchAll(/^\| `lethe ([a-z]+)` +\| (.*) \|$/gm)].map(([, name = '', verbs = '']) => [
+      name,
+      [...verbs.matchAll(/`([a-z]+)`/g)].map(([, verb]) => verb),
+    ]),
+  );
+  const { code, out } = await lethe('--help');
+  t.is(code, 0);
+  t.regex(out, /3 {2}done in part/);
+  const commands = namesIn(out).filter((name) => name !== 'help');
+  t.deepEqual(commands.toSorted(), [...told.keys()].toSorted());
+  for (const command of commands) {
+    const help = await lethe(command, '--help');
+    t.is(help.code, 0);
+    const verbs = help.out.includes('Commands:') ? namesIn(help.out).filter((name) => name !== 'help') : [];
+    t.deepEqual(verbs.toSorted(), (told.get(command) ?? []).toSorted(), command);
+  }
+  t.is((await lethe()).code, 2);
+});
