@@ -33,6 +33,11 @@ export interface ServerLimits {
   readonly defaultDeadlineMs: number;
   /** Calls a second of one tenant, or of one subject where there is none; twice as many in a burst. */
   readonly callsPerSecond: number;
+  /**
+   * How old a connection gets before its client is told to make another, by which it finds the replicas that were
+   * added since. Calls that run on the old one go on there to their end.
+   */
+  readonly connectionAgeMs: number;
   /** How long accepted calls may take to end once the server is to stop. */
   readonly drainMs: number;
 }
@@ -43,6 +48,7 @@ export const DEFAULT_LIMITS: ServerLimits = Object.freeze({
   maxConcurrentStreams: 1_000,
   defaultDeadlineMs: 30_000,
   callsPerSecond: 5_000,
+  connectionAgeMs: 600_000,
   drainMs: 10_000,
 });
 
@@ -92,6 +98,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     'grpc.keepalive_time_ms': KEEPALIVE_MS,
     'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
     'grpc.keepalive_permit_without_calls': 1,
+    'grpc.max_connection_age_ms': limits.connectionAgeMs,
   });
   for (const binding of services) {
     server.addService(serviceDefinition(binding.service), connectHandlers(binding, guard));
