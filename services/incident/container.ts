@@ -9,6 +9,7 @@ import { incidentService } from './adapters/grpc/incident-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
 import { makeAgePurgeRepository } from './adapters/postgres/age-purge-repository.ts';
 import { makeApprovalRepository } from './adapters/postgres/approval-repository.ts';
+import { makeRefusalAudit } from './adapters/postgres/audit.ts';
 import { makeReadDashboard } from './adapters/postgres/dashboard.ts';
 import { makeDriftRepository } from './adapters/postgres/drift-repository.ts';
 import { makeIncidentRepository } from './adapters/postgres/incident-repository.ts';
@@ -24,6 +25,7 @@ import type {
   DriftRepository,
   IncidentRepository,
   ReadDashboard,
+  RefusalAudit,
   RunIncidents,
   StepActions,
 } from './use-cases/ports.ts';
@@ -35,6 +37,7 @@ const TOKENS = {
   database: token<Database>('Database'),
   onPurged: token<OnPurged>('OnPurged'),
   onRunTouched: token<OnRunTouched>('OnRunTouched'),
+  refusals: token<RefusalAudit>('RefusalAudit'),
   drift: token<DriftRepository>('DriftRepository'),
   incidents: token<IncidentRepository>('IncidentRepository'),
   approvals: token<ApprovalRepository>('ApprovalRepository'),
@@ -65,7 +68,7 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.keepApprovals).toResolvedValue(makeKeepApprovals, [TOKENS.approvals]).inSingletonScope();
   bind(TOKENS.purgeByAge).toResolvedValue(makePurgeByAge, [TOKENS.agePurges, TOKENS.onPurged]).inSingletonScope();
   bind(TOKENS.participate)
-    .toResolvedValue(makeParticipate, [TOKENS.runIncidents, TOKENS.stepActions, TOKENS.onRunTouched])
+    .toResolvedValue(makeParticipate, [TOKENS.runIncidents, TOKENS.stepActions, TOKENS.refusals, TOKENS.onRunTouched])
     .inSingletonScope();
 });
 
@@ -88,6 +91,16 @@ export function composeIncidentService({ database, log, metrics }: ServiceFounda
     const told = { audit: true, action, tenantId, runId, step, operationId, actor, subject, reason, counts };
     log.info({ ...told, outcome: 'COMPLETE' }, 'incidents of a run touched');
     metrics.deletionFinished(`incident-${action}`, 'COMPLETE');
+  });
+  const refusals = makeRefusalAudit(database);
+  container.bind(TOKENS.refusals).toConstantValue({
+    async record(refusal) {
+      const { action, scope, operation, outcome } = refusal;
+      const { operationId, caller, reason } = operation;
+      log.info({ audit: true, action, ...scope, operationId, actor: caller.actor, reason, outcome }, 'refused');
+      metrics.deletionFinished(`incident-${action}`, 'REFUSED');
+      await refusals.record(refusal);
+    },
   });
   container.load(adapters, useCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);

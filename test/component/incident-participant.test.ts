@@ -370,6 +370,31 @@ test('a hidden run is hidden from every read and every write, shown to admins wh
   );
 });
 
+test('once a purge has begun nothing is hidden or brought back, and the audit tells who tried and why it was refused', async (t) => {
+  const run = await fixture(t, 'refusals');
+  await run.open();
+  const hiding = newId();
+  await run.softDelete(hiding);
+  const operationId = newId();
+  await run.purge(operationId);
+  for (const call of [() => run.softDelete(newId()), () => run.restore(newId(), hiding)]) {
+    const refusal = await refusalOf(call());
+    t.like(refusal, { code: Code.Aborted, reason: 'OPERATION_IN_PROGRESS', metadata: { operation_id: operationId } });
+  }
+  const audit = await sql(
+    t,
+    'select action, actor, target_id, outcome from audit_entries where tenant_id = $1 order by at',
+    [run.tenantId],
+  );
+  const of = (action: string, outcome: string) => ({ action, actor: 'service:run', target_id: run.runId, outcome });
+  t.deepEqual(audit, [
+    of('soft-delete', 'COMPLETE'),
+    of('purge', 'COMPLETE'),
+    of('soft-delete', 'OPERATION_IN_PROGRESS'),
+    of('undelete', 'OPERATION_IN_PROGRESS'),
+  ]);
+});
+
 test('only a service with the scope takes part, in the tenant of its credential; of another tenant it changes nothing', async (t) => {
   const run = await fixture(t, 'mine');
   const incidentId = await run.open({ last: CLOSED });

@@ -1,8 +1,17 @@
-import { DomainError } from '#libs/kernel/domain-error.ts';
+import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { actionRefused } from '../domain/incident.ts';
-import type { EndingCounts, RunIncidents, RunOperation, RunScope, StepAction, StepActions } from './ports.ts';
+import type {
+  EndingCounts,
+  Refusal,
+  RefusalAudit,
+  RunIncidents,
+  RunOperation,
+  RunScope,
+  StepAction,
+  StepActions,
+} from './ports.ts';
 
 /** The persisted points of an ending and of an action, for the tests that kill the process there. */
 export const PARTICIPANT_CRASH_POINTS = [
@@ -57,8 +66,19 @@ const NOTHING: EndingCounts = { incidents: 0, payloads: 0, payloadBytes: 0 };
 export function makeParticipate(
   runIncidents: RunIncidents,
   stepActions: StepActions,
+  refusals: RefusalAudit,
   onTouched: OnRunTouched,
 ): Participate {
+  /** Once a purge has begun nothing is hidden or brought back, and the audit tells who tried. */
+  const unlessPurged = async <T>(order: Omit<Refusal, 'outcome'>, work: () => Promise<T>): Promise<T> => {
+    try {
+      return await work();
+    } catch (error) {
+      if (hasReason(error, 'OPERATION_IN_PROGRESS')) await refusals.record({ ...order, outcome: error.reason });
+      throw error;
+    }
+  };
+
   const end = async (
     action: 'purge' | 'compensate',
     scope: RunScope,
@@ -95,13 +115,17 @@ export function makeParticipate(
     },
 
     async softDelete(scope, operation) {
-      const { incidents, isNew } = await runIncidents.hide(scope, operation);
+      const { incidents, isNew } = await unlessPurged({ action: 'soft-delete', scope, operation }, () =>
+        runIncidents.hide(scope, operation),
+      );
       if (isNew) onTouched('soft-delete', scope, operation, { incidents });
       return incidents;
     },
 
     async restore(scope, operation, softDeleteId) {
-      const { incidents, isNew } = await runIncidents.restore(scope, operation, softDeleteId);
+      const { incidents, isNew } = await unlessPurged({ action: 'undelete', scope, operation }, () =>
+        runIncidents.restore(scope, operation, softDeleteId),
+      );
       if (isNew) onTouched('undelete', scope, operation, { incidents });
       return incidents;
     },

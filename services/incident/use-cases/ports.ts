@@ -221,6 +221,20 @@ export interface RunOperation {
   readonly reason: string | undefined;
 }
 
+/** A cascade's operation that was refused, and the reason it was refused with. */
+export interface Refusal {
+  readonly action: 'soft-delete' | 'undelete';
+  readonly scope: RunScope;
+  readonly operation: RunOperation;
+  readonly outcome: string;
+}
+
+/** The audit of what was refused. */
+export interface RefusalAudit {
+  /** Must write a row of the audit before the caller hears of the refusal. */
+  record(refusal: Refusal): Promise<void>;
+}
+
 /** What an ending closes and removes. */
 export interface EndingCounts {
   /** Incidents closed as compensated. */

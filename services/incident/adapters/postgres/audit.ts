@@ -1,5 +1,7 @@
 import type { Knex } from 'knex';
 import type { Caller } from '#libs/kernel/caller.ts';
+import type { Database } from '#libs/postgres/open-database.ts';
+import type { RefusalAudit } from '../../use-cases/ports.ts';
 
 /** What one row of the audit says. */
 export interface AuditEntry {
@@ -9,10 +11,12 @@ export interface AuditEntry {
   readonly targetType: string;
   readonly targetId: string;
   readonly reason?: string | undefined;
-  readonly counts: Readonly<Record<string, number>>;
+  /** COMPLETE, or the reason of a refusal. */
+  readonly outcome?: string;
+  readonly counts?: Readonly<Record<string, number>>;
 }
 
-/** Writes one row of the audit for what is complete, in the transaction that commits it. */
+/** Writes one row of the audit, in the transaction that commits what it tells of. */
 export async function audit(trx: Knex.Transaction, entry: AuditEntry): Promise<void> {
   await trx('audit_entries').insert({
     tenant_id: entry.tenantId,
@@ -22,7 +26,15 @@ export async function audit(trx: Knex.Transaction, entry: AuditEntry): Promise<v
     target_type: entry.targetType,
     target_id: entry.targetId,
     reason: entry.reason ?? null,
-    outcome: 'COMPLETE',
-    counts: JSON.stringify(entry.counts),
+    outcome: entry.outcome ?? 'COMPLETE',
+    counts: JSON.stringify(entry.counts ?? {}),
   });
 }
+
+/** The audit of refusals in Postgres. */
+export const makeRefusalAudit = (database: Database): RefusalAudit => ({
+  record: ({ action, scope: { tenantId, runId }, operation: { caller, reason }, outcome }) =>
+    database.forTenant(tenantId, (trx) =>
+      audit(trx, { tenantId, caller, action, targetType: 'run', targetId: runId, reason, outcome }),
+    ),
+});
