@@ -425,6 +425,25 @@ testRendered('dev and prod do not share a namespace', (t) => {
   t.deepEqual(namespaces, [['lethe'], ['lethe-dev'], ['lethe']]);
 });
 
+testEach(
+  'the migrations are what the README deletes before a new version, and nothing else is',
+  async (t, manifests) => {
+    const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+    const [, key = '', value = ''] = /^kubectl -n lethe delete job -l (\S+)=(\S+)$/m.exec(readme) ?? [];
+    const own = ({ metadata }: Manifest) => (metadata as { labels?: Record<string, string> }).labels?.[key] === value;
+    const found = manifests.filter(own).map(({ kind, metadata }) => `${kind}/${metadata.name}`);
+    t.deepEqual(
+      found.sort(),
+      Object.keys(SETTINGS)
+        .map((name) => `Job/${name}-migration`)
+        .sort(),
+    );
+    for (const { spec } of ofKind<ICronJob>(manifests, 'CronJob')) {
+      t.not(spec?.jobTemplate.metadata?.labels?.[key], value);
+    }
+  },
+);
+
 testEach('migrations give up one day, and go away when they are over', (t, manifests) => {
   for (const { spec } of ofKind<IJob>(manifests, 'Job')) {
     t.true((spec?.backoffLimit ?? 0) > 0 && (spec?.activeDeadlineSeconds ?? 0) > 0);
