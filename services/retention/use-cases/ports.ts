@@ -127,7 +127,8 @@ export interface PurgeRepository {
   claim(tenantId: string, purgeId: string, owner: string, leaseMs: number): Promise<ItemClaim | undefined>;
   /**
    * Must save and renew the lease, or give it up when the state is final and write a row of the audit in the same
-   * transaction, but for a dry run; LEASE_LOST when the token is old.
+   * transaction, but for a dry run; LEASE_LOST when the token is old. An item that ended and had met an error must be
+   * settled when `leaseMs` are over.
    */
   save(claim: ItemClaim, progress: ItemProgress, leaseMs: number): Promise<void>;
   /** Must save and give the item up until `retryMs` from now; LEASE_LOST. */
@@ -139,6 +140,11 @@ export interface PurgeRepository {
    * PURGE_NOT_FOUND, PURGE_NOT_HELD, OPERATION_IN_PROGRESS.
    */
   approve(approval: HoldApproval): Promise<RetentionPurgeItem>;
+  /**
+   * Must set right what an ended item says was removed, with a row of the audit when that changed; must change
+   * nothing of one that has not ended.
+   */
+  settle(tenantId: string, purgeId: string, operations: RetentionPurgeItem['operations']): Promise<void>;
   /** Must write a row of the audit for an order that was refused, with the refusal's reason as its outcome. */
   recordRefusal(tenantId: string, order: NewPurge, outcome: string): Promise<void>;
 }

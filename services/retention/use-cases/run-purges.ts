@@ -3,13 +3,25 @@ import { newId } from '#libs/kernel/id.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { type Blast, type Ceiling, exceedsCeiling, isSwitchedOff } from '../domain/ceiling.ts';
-import { type PurgeOperation, type RetentionPurgeItem, sumCounts } from '../domain/purge.ts';
+import {
+  isFinished,
+  type PurgeOperation,
+  type ResourceCount,
+  type RetentionPurgeItem,
+  sumCounts,
+} from '../domain/purge.ts';
 import { RETENTION_SUBJECTS, type RetentionSubject } from '../domain/windows.ts';
 import type { KeepPlans } from './keep-plans.ts';
 import type { AgePurgeAnswer, DataOwner, ItemClaim, ItemProgress, PurgeRepository } from './ports.ts';
 
 /** Purges one tenant as one purge wants it, if that is due and no other worker has it. */
 export type RunPurges = (tenantId: string, purgeId: string, signal: AbortSignal) => Promise<void>;
+
+/**
+ * Sets right the receipt of a tenant's part that ended after an error: a call that was cut off may have removed more
+ * than anybody heard of. It throws while the owner of the data is silent, and is to be called again.
+ */
+export type SettlePurge = (tenantId: string, purgeId: string) => Promise<void>;
 
 /** How purges are driven. */
 export interface PurgeSettings {
@@ -211,12 +223,7 @@ class TenantPurge {
   /** Ends an operation without removing more, and takes over what it has removed, answered or not. */
   async #settle(operation: PurgeOperation): Promise<void> {
     const { counts } = await this.#call(operation, true);
-    const removed = counts.map(({ resourceType, deleted }) => {
-      const known = operation.counts.find((count) => count.resourceType === resourceType)?.deleted ?? 0;
-      const sum = Math.max(known, deleted);
-      return { resourceType, found: sum, deleted: sum, left: 0 };
-    });
-    await this.#save(operation.subject, { ...operation, counts: removed, isDone: true });
+    await this.#save(operation.subject, { ...operation, counts: removedOf(operation, counts), isDone: true });
   }
 
   async #blastOf(subject: RetentionSubject, retentionDays: number): Promise<Blast> {
@@ -251,6 +258,30 @@ class TenantPurge {
     const window = this.#progress.windows.find((resolved) => resolved.subject === subject)?.window;
     return window?.kind === 'DAYS' ? window.days : undefined;
   }
+}
+
+/** Makes SettlePurge. */
+export const makeSettlePurge =
+  (purges: PurgeRepository, owner: DataOwner): SettlePurge =>
+  async (tenantId, purgeId) => {
+    const item = await purges.getItem(tenantId, purgeId);
+    if (!item || item.validateOnly || !isFinished(item.state)) return;
+    const operations: PurgeOperation[] = [];
+    for (const operation of item.operations) {
+      const { subject, operationId, retentionDays } = operation;
+      const call = { tenantId, actor: item.actor, subject, operationId, retentionDays, validateOnly: true };
+      operations.push({ ...operation, counts: removedOf(operation, (await owner.purge(call)).counts) });
+    }
+    await purges.settle(tenantId, purgeId, operations);
+  };
+
+/** What an operation has removed, by its own last answer and by what the owner says of it now. */
+function removedOf(operation: PurgeOperation, told: readonly ResourceCount[]): readonly ResourceCount[] {
+  return told.map(({ resourceType, deleted }) => {
+    const known = operation.counts.find((count) => count.resourceType === resourceType)?.deleted ?? 0;
+    const sum = Math.max(known, deleted);
+    return { resourceType, found: sum, deleted: sum, left: 0 };
+  });
 }
 
 /** What a tenant's part has removed, or would remove, so far. */

@@ -10,12 +10,15 @@ import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { DataOwner } from '../../use-cases/ports.ts';
 
 const PEER = 'incident service';
-// Few calls, none of them long: a replica that is to stop waits for the one under way.
-const ROWS_PER_CALL = 50_000;
+// No call is long: a replica that is to stop waits for the one under way, and a raised plan counts from the next on.
 const BUDGET_MS = 5_000;
 
 /** IncidentService as the owner of drift checks, incident payloads and approvals. */
-export const makeIncidentOwner = (connection: Connection, credential: ServiceCredential): DataOwner => ({
+export const makeIncidentOwner = (
+  connection: Connection,
+  credential: ServiceCredential,
+  rowsPerCall: number,
+): DataOwner => ({
   async purge({ tenantId, actor, subject, operationId, retentionDays, validateOnly }) {
     const client = connection.client(IncidentService, () => credential({ tenantId, actor }));
     const purge = {
@@ -28,7 +31,7 @@ export const makeIncidentOwner = (connection: Connection, credential: ServiceCre
       operationId,
       retentionDays,
       validateOnly,
-      limit: ROWS_PER_CALL,
+      limit: rowsPerCall,
       timeBudget: durationFromMs(BUDGET_MS),
     };
     try {

@@ -226,7 +226,10 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
       );
       if (!isFinal) return enqueue(trx, row, row.lease_expires_at);
       await trx.raw('select graphile_worker.remove_job(:key)', { key: jobKeyOf(row) });
-      if (!row.validate_only) await auditItem(trx, row, 'retention-purge');
+      if (row.validate_only) return;
+      await auditItem(trx, row, 'retention-purge');
+      // A call that was cut off is over by then.
+      if (row.failures > 0 && progress.state !== 'HELD') await enqueueSettling(trx, row, leaseMs);
     }),
 
   postpone: (claim, progress, retryMs) =>
@@ -268,6 +271,26 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
       throw operationInProgress(running?.purge_id ?? purgeId);
     }
   },
+
+  settle: (tenantId, purgeId, operations) =>
+    database.forTenant(tenantId, async (trx) => {
+      const item = await findItem(trx, tenantId, purgeId, 'for update');
+      if (!item || item.finished_at === null) return;
+      const row = firstOf<ItemRow>(
+        await trx.raw(
+          `update retention_purge_items
+           set operations = cast(:operations as jsonb), counts = cast(:counts as jsonb), updated_at = clock_timestamp()
+           where tenant_id = :tenantId and purge_id = :purgeId and counts <> cast(:counts as jsonb) returning *`,
+          {
+            tenantId,
+            purgeId,
+            operations: JSON.stringify(operations),
+            counts: JSON.stringify(sumCounts(operations)),
+          },
+        ),
+      );
+      if (row) await auditItem(trx, row, 'settle-retention-purge');
+    }),
 
   recordRefusal: (tenantId, { actor, subject, reason, requestId, trigger }, outcome) =>
     database.forTenant(tenantId, (trx) =>
@@ -318,6 +341,18 @@ const enqueue = async (trx: Knex.Transaction, row: ItemKey, at: Temporal.Instant
       payload: JSON.stringify({ tenantId: row.tenant_id, purgeId: row.purge_id }),
       at: at?.toString() ?? null,
       key: jobKeyOf(row),
+    },
+  );
+};
+
+const enqueueSettling = async (trx: Knex.Transaction, row: ItemKey, afterMs: number): Promise<void> => {
+  await trx.raw(
+    `select graphile_worker.add_job('settle-purge', payload => cast(:payload as json), job_key => :key,
+                                    run_at => clock_timestamp() + :afterMs * interval '1 ms')`,
+    {
+      payload: JSON.stringify({ tenantId: row.tenant_id, purgeId: row.purge_id }),
+      key: `settle:${row.purge_id}:${row.tenant_id}`,
+      afterMs,
     },
   );
 };

@@ -5,7 +5,7 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import type { WorkerLoop } from '#libs/saga/worker-loop.ts';
 import type { Logger } from '#libs/telemetry/logger.ts';
 import { nextMatch } from '../../domain/schedule.ts';
-import type { RunPurges } from '../../use-cases/run-purges.ts';
+import type { RunPurges, SettlePurge } from '../../use-cases/run-purges.ts';
 
 /** What the queue carries, and how many at a time. */
 export interface PurgeQueueOptions {
@@ -16,6 +16,7 @@ export interface PurgeQueueOptions {
   /** How often to look for what has become due, in milliseconds; what is due at once is told at once. */
   readonly pollMs: number;
   readonly runPurge: RunPurges;
+  readonly settlePurge: SettlePurge;
   /** Orders the purge of every tenant; undefined when others do, as Kubernetes' CronJob. */
   readonly schedule: { readonly pattern: string; readonly order: (requestId: string) => Promise<void> } | undefined;
   readonly log: Logger;
@@ -42,7 +43,7 @@ const nextOf = (pattern: string, now: Temporal.Instant): Temporal.Instant | unde
  * nothing.
  */
 export function startPurgeQueue(options: PurgeQueueOptions): Pick<WorkerLoop, 'stop'> {
-  const { database, databaseUrl, concurrency, pollMs, runPurge, schedule, log } = options;
+  const { database, databaseUrl, concurrency, pollMs, runPurge, settlePurge, schedule, log } = options;
   const stopping = new AbortController();
   const pool = new pg.Pool({
     connectionString: databaseUrl,
@@ -72,6 +73,11 @@ export function startPurgeQueue(options: PurgeQueueOptions): Pick<WorkerLoop, 's
     async 'purge-tenant'(payload) {
       const { tenantId, purgeId } = payload as { tenantId: string; purgeId: string };
       await runPurge(tenantId, purgeId, stopping.signal);
+    },
+    // What it throws has the queue try again, later each time.
+    async 'settle-purge'(payload) {
+      const { tenantId, purgeId } = payload as { tenantId: string; purgeId: string };
+      await settlePurge(tenantId, purgeId);
     },
     async 'requeue-purges'() {
       await requeue();
