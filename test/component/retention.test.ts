@@ -102,15 +102,16 @@ for (const [ending, expected] of [
     async (t) => {
       const { stack } = t.context;
       const tenantId = `left-${ending.toLowerCase()}`;
+      const bystander = `not-${tenantId}`;
       await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
-      await platformOf(stack).setTenantPlan({ tenantId: 'not-left', plan: Plan.FREE });
+      await platformOf(stack).setTenantPlan({ tenantId: bystander, plan: Plan.FREE });
       const running = await addRunning(stack, tenantId);
       let hasSummary = false;
-      const whole = purge(stack, { tenantIds: [tenantId, 'not-left'] }).then((outcome) => {
+      const whole = purge(stack, { tenantIds: [tenantId, bystander] }).then((outcome) => {
         hasSummary = true;
         return outcome;
       });
-      const item = async () => (await platformOf(stack).listPurges({ tenantId: 'not-left', pageSize: 1 })).purges[0];
+      const item = async () => (await platformOf(stack).listPurges({ tenantId: bystander, pageSize: 1 })).purges[0];
       await until('the other tenant is done', async () => (await item())?.completeTenantCount === 1);
       t.like(await item(), { state: PurgeState.RUNNING, skippedTenantCount: 1 });
       t.false(hasSummary, 'a purge has not ended before what it was left to');
