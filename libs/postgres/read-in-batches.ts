@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Duplex } from 'node:stream';
 import type pg from 'pg';
 
@@ -15,6 +16,8 @@ export type OnConnection = <T>(work: (client: pg.Client) => Promise<T>) => Promi
 interface Read extends PromiseWithResolvers<unknown[]> {
   readonly setting: string;
   readonly statement: Statement;
+  /** Runs something as part of the call that asked, so that a trace tells whose statement it was. */
+  readonly asAsked: <T>(work: () => T) => T;
 }
 
 // As many as make the cost of waking each other up small, and no more than one slow connection may hold up.
@@ -45,7 +48,8 @@ export function readInBatches(
     for (let at = 0; at < reads.length; at += MAX_BATCH) send(reads.slice(at, at + MAX_BATCH));
   };
   return (setting, statement) => {
-    const read = { setting, statement, ...Promise.withResolvers<unknown[]>() };
+    const asAsked = AsyncLocalStorage.snapshot();
+    const read = { setting, statement, asAsked, ...Promise.withResolvers<unknown[]>() };
     if (statement.name === undefined) send([read]);
     else {
       if (waiting.length === 0) setImmediate(sendWaiting);
@@ -59,7 +63,7 @@ function sendTogether(client: pg.Client, batch: readonly Read[]): Promise<unknow
   const { stream } = (client as unknown as { connection: { stream: Duplex } }).connection;
   stream.cork();
   try {
-    return batch.map((read) => sendOne(client, read));
+    return batch.map((read) => read.asAsked(() => sendOne(client, read)));
   } finally {
     // Whatever throws, a connection that stays corked would never answer again.
     stream.uncork();
