@@ -363,6 +363,10 @@ test('who may only read changes nothing, and without the scope nobody does', asy
   ]) {
     t.like(await refusalOf(call), { code: Code.PermissionDenied, reason: 'ROLE_TOO_LOW' });
   }
+  const service = stack.clients({ tenantId: 'roles', role: 'service' }).incidents;
+  await t.notThrowsAsync(service.openIncident({ environmentId, title: 'drift' }), 'a service acts for somebody');
+  const close = service.transitionIncident({ incidentId, state: ACKNOWLEDGED });
+  t.is((await refusalOf(close)).reason, 'ROLE_TOO_LOW', 'but the way of an incident is for people');
   const nowhere = stack.clients({ role: 'platform' }).incidents;
   t.is((await refusalOf(nowhere.getIncident({ incidentId }))).reason, 'TENANT_MISSING');
 });

@@ -370,6 +370,27 @@ test('a hidden run is hidden from every read and every write, shown to admins wh
   );
 });
 
+test('a purge by age takes the payloads of hidden incidents too, and they come back as shells', async (t) => {
+  const run = await fixture(t, 'hidden-and-old');
+  await run.insertMany(2);
+  const [incident] = (await run.incidents.listIncidents({})).incidents;
+  const hiding = newId();
+  await run.softDelete(hiding);
+  const purger = t.context.stack.clients({ tenantId: run.tenantId, role: 'service' }).incidents;
+  const request = { operationId: newId(), retentionDays: 180 };
+  const rehearsal = await purger.purgeIncidentPayloads({ ...request, validateOnly: true });
+  t.is(countsOf(rehearsal.resourceCounts)['incident_payload']?.found, 2);
+  await purger.purgeIncidentPayloads(request);
+  t.is(await run.payloads(), 0);
+  await run.restore(newId(), hiding);
+  const { incidents } = await run.incidents.listIncidents({});
+  t.deepEqual(
+    incidents.map(({ payloadState }) => payloadState),
+    [PayloadState.PURGED, PayloadState.PURGED],
+  );
+  t.not(incidents[0]?.etag, incident?.etag, 'what came back is not what was hidden');
+});
+
 test('once a purge has begun nothing is hidden or brought back, and the audit tells who tried and why it was refused', async (t) => {
   const run = await fixture(t, 'refusals');
   await run.open();

@@ -222,42 +222,44 @@ test('what is malformed is refused with every field named, and none of it is sto
   await t.notThrowsAsync(incidents.recordDriftCheck({ ...check, summary: { text: 'a literal \\u0000 in text' } }));
 });
 
-test('of checks a microsecond before, at and after the cutoff only the older goes, and one without an instant stays', async (t) => {
-  const tenantId = 'edge';
-  const environmentId = await newEnvironment(memberOf(t, tenantId));
-  const request = { operationId: newId(), retentionDays: 30 };
-  const { cutoffTime } = await purgerOf(t, tenantId).purgeDriftChecks(request);
-  const cutoff = parseTimestamp('cutoff_time', cutoffTime);
-  if (!cutoff) return t.fail('no cutoff');
-  const [clock] = await sql<{ age: number }>(
-    t,
-    `select abs(extract(epoch from clock_timestamp() - interval '720 hours' - $1::timestamptz))::float as age`,
-    [cutoff.toString()],
-  );
-  t.true((clock?.age ?? 99) < 10, 'the cutoff is of the database’s clock');
-  const instants = [-1, 0, 1].map((microseconds) => cutoff.add({ microseconds }).toString());
-  for (const checkedAt of [...instants, null]) {
-    await sql(
+for (const retentionDays of [7, 30, 90, 180]) {
+  test(`at ${retentionDays} days, of checks a microsecond before, at and after the cutoff only the older goes, and one without an instant stays`, async (t) => {
+    const tenantId = `edge-${retentionDays}`;
+    const environmentId = await newEnvironment(memberOf(t, tenantId));
+    const request = { operationId: newId(), retentionDays };
+    const { cutoffTime } = await purgerOf(t, tenantId).purgeDriftChecks(request);
+    const cutoff = parseTimestamp('cutoff_time', cutoffTime);
+    if (!cutoff) return t.fail('no cutoff');
+    const [clock] = await sql<{ age: number }>(
       t,
-      `insert into drift_checks (tenant_id, id, environment_id, status, checked_at)
-       values ($1, gen_random_uuid(), $2, 'DRIFT', $3)`,
-      [tenantId, environmentId, checkedAt],
+      `select abs(extract(epoch from clock_timestamp() - $2 * interval '24 hours' - $1::timestamptz))::float as age`,
+      [cutoff.toString(), retentionDays],
     );
-  }
-  const again = await purgerOf(t, tenantId).purgeDriftChecks(request);
-  t.deepEqual(again.cutoffTime, cutoffTime);
-  t.deepEqual(countOf(again, 'drift_check'), { found: 1, deleted: 1, left: 0 });
-  const kept = await sql<{ kept: string | null }>(
-    t,
-    `select to_char(checked_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as kept
+    t.true((clock?.age ?? 99) < 10, 'the cutoff is of the database’s clock');
+    const instants = [-1, 0, 1].map((microseconds) => cutoff.add({ microseconds }).toString());
+    for (const checkedAt of [...instants, null]) {
+      await sql(
+        t,
+        `insert into drift_checks (tenant_id, id, environment_id, status, checked_at)
+       values ($1, gen_random_uuid(), $2, 'DRIFT', $3)`,
+        [tenantId, environmentId, checkedAt],
+      );
+    }
+    const again = await purgerOf(t, tenantId).purgeDriftChecks(request);
+    t.deepEqual(again.cutoffTime, cutoffTime);
+    t.deepEqual(countOf(again, 'drift_check'), { found: 1, deleted: 1, left: 0 });
+    const kept = await sql<{ kept: string | null }>(
+      t,
+      `select to_char(checked_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as kept
      from drift_checks where tenant_id = $1 order by checked_at`,
-    [tenantId],
-  );
-  t.deepEqual(
-    kept.map((row) => row.kept && Temporal.Instant.from(row.kept).toString()),
-    [instants[1], instants[2], null],
-  );
-});
+      [tenantId],
+    );
+    t.deepEqual(
+      kept.map((row) => row.kept && Temporal.Instant.from(row.kept).toString()),
+      [instants[1], instants[2], null],
+    );
+  });
+}
 
 test('a purge of many batches removes what a dry run counted, children too, leaves badge and neighbours, and audits once', async (t) => {
   const [tenantId, neighbour] = ['batches', 'batches-2'];
