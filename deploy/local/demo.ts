@@ -1,7 +1,6 @@
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { showEvidence } from './sample/evidence.ts';
 import { runMainJob } from './sample/main-job.ts';
 import { startStack } from './stack.ts';
 
@@ -16,8 +15,7 @@ try {
     onGivingUp: (service) => console.error(`${service} keeps dying; see ${folder}/logs/${service}.log`),
   });
   try {
-    const { evidence, mistakes } = await runMainJob(stack, (line) => console.log(`- ${line}`));
-    console.log(showEvidence(evidence));
+    const mistakes = await runMainJob(stack, (text) => console.log(text));
     for (const mistake of mistakes) console.error(`wrong: ${mistake}`);
     console.log(mistakes.length === 0 ? 'Every count is right.' : `${mistakes.length} counts are wrong.`);
     process.exitCode = mistakes.length === 0 ? 0 : 1;

@@ -1,7 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { showEvidence } from './sample/evidence.ts';
 import { runMainJob } from './sample/main-job.ts';
 import { type Stack, startStack } from './stack.ts';
 
@@ -60,8 +59,7 @@ process.on('SIGINT', () => void stop(0)).on('SIGTERM', () => void stop(0));
 const stack = await starting;
 await writeFile(join(folder, 'cli.json'), JSON.stringify(profileOf(stack), undefined, 2));
 console.log('The stack is up; the sample runs:');
-const { evidence, mistakes } = await runMainJob(stack, (line) => console.log(`- ${line}`));
-console.log(showEvidence(evidence));
+const mistakes = await runMainJob(stack, (text) => console.log(text));
 for (const mistake of mistakes) console.error(`wrong: ${mistake}`);
 console.log(await readyBlock(stack));
 // The services are no children that keep this process alive by themselves.

@@ -53,7 +53,10 @@ test.serial('npm start reaches the ready block, and every count of its sample is
   t.regex(output, /Lethe is ready\./);
   t.notRegex(output, /wrong:/);
   t.regex(output, /acme: rows in jobs +│ +0 │ +5 │ +2 │ +3/);
-  t.regex(output, /hobby: rows in drift_checks +│ +0 │ +9 │ +2 │ +7/);
+  t.regex(output, /production_bundle_assets +│ +0 │ +2 │ +2 │ +2/);
+  t.regex(output, /incident_payloads +│ +0 │ +0 │ +0 │ +0/);
+  t.regex(output, /FREE \(hobby\)[\s\S]*?drift_checks +│ +9 │ +2 │ +7/);
+  t.regex(output, /PRO \(studio\)[\s\S]*?incident_payloads +│ +5 │ +2 │ +3/);
 });
 
 testIfFound(

@@ -33,23 +33,45 @@ export async function countFiles(folder: string, tenantIds: readonly string[]): 
   return count;
 }
 
-/** One thing counted three times: before the sample, with all its data there, and after the endings. */
-export interface EvidenceRow {
-  readonly what: string;
-  readonly before: number;
-  readonly full: number;
-  readonly after: number;
-  /** How many the sample must have left behind. */
-  readonly expected: number;
-}
+/** Counts before the sample, with all its data there, and after the endings. */
+export const showEnds = (before: Counts, full: Counts, after: Counts): string =>
+  show(
+    ['what', 'before', 'with the sample', 'after', 'ended'],
+    Object.keys(after).map((what) => {
+      const [there = 0, left = 0] = [full[what], after[what]];
+      return [what, before[what] ?? 0, there, left, there - left];
+    }),
+  );
 
-/** The counts as a table for people. */
-export function showEvidence(evidence: readonly EvidenceRow[]): string {
+/** Counts at each of several stages. */
+export const showStages = (what: string, stages: readonly (readonly [string, Counts])[]): string =>
+  show(
+    [what, ...stages.map(([stage]) => stage)],
+    Object.keys(stages[0]?.[1] ?? {}).map((name) => [name, ...stages.map(([, counts]) => counts[name] ?? 0)]),
+  );
+
+/** What a purge kept and took of one tenant's tables. */
+export const showKept = (
+  title: string,
+  tenantId: string,
+  tables: readonly string[],
+  full: Counts,
+  after: Counts,
+): string =>
+  show(
+    [title, 'there', 'kept', 'purged'],
+    tables.map((table) => {
+      const [there = 0, kept = 0] = [full[`${tenantId}: ${table}`], after[`${tenantId}: ${table}`]];
+      return [table, there, kept, there - kept];
+    }),
+  );
+
+function show(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
   const table = new Table({
-    head: ['what', 'before', 'with the sample', 'after', 'ended'],
-    colAligns: ['left', 'right', 'right', 'right', 'right'],
-    style: { head: [], border: [] },
+    head: [...head],
+    colAligns: head.map((_, index) => (index === 0 ? 'left' : 'right')),
+    style: { head: [], border: [], compact: true },
   });
-  for (const { what, before, full, after } of evidence) table.push([what, before, full, after, full - after]);
+  for (const row of rows) table.push([...row]);
   return table.toString();
 }
