@@ -8,6 +8,7 @@ import {
 } from '@bufbuild/protobuf/wkt';
 import type { ServiceImpl } from '@connectrpc/connect';
 import { pino } from 'pino';
+import type { Rule } from '#libs/auth/authorize.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { makeMetrics } from '#libs/telemetry/metrics.ts';
 import { bindService } from './connect-handlers.ts';
@@ -64,18 +65,21 @@ export const CALLER_OF_ECHO: Caller = Object.freeze({
   actor: 'ada',
 });
 
-/** Serves it on a free port, to everybody with the token `good`. */
+const RULES = Object.fromEntries(
+  ECHO.methods.map(({ name }) => [`${ECHO.typeName}/${name}`, { scope: 'echo', role: 'viewer' } as const]),
+);
+
+/** Serves it on a free port; who calls is CALLER_OF_ECHO, whatever the token. */
 export const startEchoServer = (
   implementation: Partial<ServiceImpl<EchoService>>,
   limits: Partial<ServerLimits> = {},
+  policy: Readonly<Record<string, Rule>> = RULES,
 ): Promise<RunningServer> =>
   startServer({
     address: '127.0.0.1:0',
     services: [bindService(ECHO, implementation)],
     verifyToken: async () => CALLER_OF_ECHO,
-    policy: Object.fromEntries(
-      ECHO.methods.map(({ name }) => [`${ECHO.typeName}/${name}`, { scope: 'echo', role: 'viewer' }]),
-    ),
+    policy,
     log: pino({ level: 'silent' }),
     metrics: makeMetrics('echo'),
     limits,

@@ -1,46 +1,216 @@
-import { connect as connectTcp, createServer } from 'node:net';
-import test from 'ava';
+import { setTimeout as delay } from 'node:timers/promises';
+import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
+import {
+  type ChannelCredentials,
+  Client,
+  credentials,
+  loadPackageDefinition,
+  Metadata,
+  type ServiceError,
+} from '@grpc/grpc-js';
+import test, { type ExecutionContext } from 'ava';
+import { service as healthService } from 'grpc-health-check';
+import { ErrorInfoSchema, RetryInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
+import { callerOf } from './caller.ts';
 import { connect } from './client.ts';
-import { ECHO, startEchoServer } from './echo.fixture.ts';
+import { CALLER_OF_ECHO, ECHO, type EchoService, startEchoServer } from './echo.fixture.ts';
+import type { RunningServer, ServerLimits } from './server.ts';
 
-test('a connection that has grown old is replaced, no call is lost, and a stream on it goes on to its end', async (t) => {
-  const end = Promise.withResolvers<void>();
-  const server = await startEchoServer(
+type Implementation = Partial<ServiceImpl<EchoService>>;
+
+async function serve(t: ExecutionContext, implementation: Implementation, limits: Partial<ServerLimits> = {}) {
+  const server = await startEchoServer(implementation, { drainMs: 200, ...limits });
+  t.teardown(() => server.stop());
+  return { server, echo: clientOf(t, server) };
+}
+
+function clientOf(t: ExecutionContext, { port }: RunningServer) {
+  const connection = connect({ address: `127.0.0.1:${port}`, token: async () => 'good' });
+  t.teardown(() => connection.close());
+  return connection.client(ECHO);
+}
+
+const errorOf = (call: Promise<unknown>): Promise<ConnectError> =>
+  call.then(
+    () => Promise.reject(new Error('the call went well')),
+    (error: unknown) => ConnectError.from(error),
+  );
+
+const reasonOf = (error: ConnectError) => error.findDetails(ErrorInfoSchema)[0]?.reason;
+
+/** A call by bare grpc-js, which sets no deadline and tries nothing again. */
+function bareCall(t: ExecutionContext, { port }: RunningServer, request = Buffer.alloc(0)) {
+  const client = new Client(`127.0.0.1:${port}`, credentials.createInsecure());
+  t.teardown(() => client.close());
+  const same = (bytes: Buffer): Buffer => bytes;
+  return new Promise<ServiceError | null>((resolve) => {
+    client.makeUnaryRequest(`/${ECHO.typeName}/One`, same, same, request, new Metadata(), (error) => resolve(error));
+  });
+}
+
+test('a call that was accepted before the stop is answered, and one after it is refused', async (t) => {
+  const accepted = Promise.withResolvers<void>();
+  const gate = Promise.withResolvers<void>();
+  const { server, echo } = await serve(
+    t,
     {
-      one: async ({ value }) => ({ value }),
-      async *down({ value }) {
-        yield { value };
-        await end.promise;
-        yield { value: 'to the end' };
+      async one({ value }) {
+        accepted.resolve();
+        await gate.promise;
+        return { value };
       },
     },
-    { connectionAgeMs: 100, drainMs: 1_000 },
+    { drainMs: 30_000 },
   );
-  // Between client and server, to see how many connections there have been.
-  let connections = 0;
-  const between = createServer((socket) => {
-    connections += 1;
-    const upstream = connectTcp(server.port, '127.0.0.1');
-    socket.pipe(upstream).pipe(socket);
-    for (const side of [socket, upstream]) side.on('error', () => undefined);
-  });
-  await new Promise<void>((resolve) => between.listen(0, '127.0.0.1', resolve));
-  const address = between.address();
-  const port = typeof address === 'object' ? address?.port : undefined;
-  const connection = connect({ address: `127.0.0.1:${port}`, token: async () => 'good' });
-  t.teardown(async () => {
-    connection.close();
-    between.close();
-    await server.stop();
-  });
+  const answer = echo.one({ value: 'a' });
+  await accepted.promise;
+  const stopped = server.stop();
+  t.is((await bareCall(t, server))?.code as number, Code.Unavailable);
+  gate.resolve();
+  t.is((await answer).value, 'a');
+  await stopped;
+});
 
-  const echo = connection.client(ECHO);
-  const stream = echo.down({ value: 'a' })[Symbol.asyncIterator]();
-  t.is((await stream.next()).value?.value, 'a');
-  for (let call = 0; connections < 4; call += 1) {
-    t.is((await echo.one({ value: `${call}` }, { timeoutMs: 5_000 })).value, `${call}`);
+test('a call that does not end while the server drains is told UNAVAILABLE, and its handler to stop', async (t) => {
+  const reasons: unknown[] = [];
+  const accepted = Promise.withResolvers<void>();
+  const { server } = await serve(t, {
+    one: (_, { signal }) => {
+      signal.addEventListener('abort', () => reasons.push((signal.reason as { reason?: string }).reason));
+      accepted.resolve();
+      return new Promise(() => undefined);
+    },
+  });
+  const refused = bareCall(t, server);
+  await accepted.promise;
+  await server.stop();
+  t.deepEqual(reasons, ['SHUTTING_DOWN']);
+  const error = await refused;
+  t.is(error?.code as number, Code.Unavailable);
+  t.is(error?.details, 'The server is stopping; try again.');
+});
+
+test('health says SERVING of the server and of each service, and NOT_SERVING from the first moment of the stop', async (t) => {
+  const { server, echo } = await serve(t, {
+    async *down() {
+      yield { value: 'a' };
+      await new Promise(() => undefined);
+    },
+  });
+  const { Health } = loadPackageDefinition({ Health: healthService }) as unknown as {
+    Health: new (
+      address: string,
+      channel: ChannelCredentials,
+    ) => {
+      check(request: object, answer: (error: ServiceError | null, response: { status: string }) => void): void;
+      watch(
+        request: object,
+      ): AsyncIterable<{ status: string }> & { cancel(): void; on(e: 'error', l: () => void): void };
+      close(): void;
+    };
+  };
+  const health = new Health(`127.0.0.1:${server.port}`, credentials.createInsecure());
+  t.teardown(() => health.close());
+  for (const service of ['', ECHO.typeName]) {
+    const status = await new Promise<string>((resolve, reject) => {
+      health.check({ service }, (error, response) => (error ? reject(error) : resolve(response.status)));
+    });
+    t.is(status, 'SERVING');
   }
-  end.resolve();
-  t.is((await stream.next()).value?.value, 'to the end');
-  t.true((await stream.next()).done);
+  // Something is still running, so that the server drains.
+  await echo.down({ value: '' })[Symbol.asyncIterator]().next();
+  const watch = health.watch({ service: ECHO.typeName });
+  watch.on('error', () => undefined);
+  const statuses = watch[Symbol.asyncIterator]();
+  t.is((await statuses.next()).value.status, 'SERVING');
+  const stopped = server.stop();
+  t.is((await statuses.next()).value.status, 'NOT_SERVING');
+  await stopped;
+});
+
+test('a message over the limit never reaches its handler', async (t) => {
+  let calls = 0;
+  const one = async ({ value }: { value: string }) => {
+    calls += 1;
+    return { value };
+  };
+  const { echo } = await serve(t, { one }, { maxMessageBytes: 1_000 });
+  t.is((await errorOf(echo.one({ value: 'x'.repeat(2_000) }))).code, Code.ResourceExhausted);
+  t.is(calls, 0);
+  t.is((await echo.one({ value: 'x'.repeat(900) })).value.length, 900);
+});
+
+test('bytes that are no request are INVALID_ARGUMENT', async (t) => {
+  const { server } = await serve(t, { one: async ({ value }) => ({ value }) });
+  t.is((await bareCall(t, server, Buffer.from([0xff, 0xff])))?.code as number, Code.InvalidArgument);
+});
+
+test('a call without a deadline gets the server’s; a stream of answers may last', async (t) => {
+  const deadlines: (number | undefined)[] = [];
+  const { server, echo } = await serve(
+    t,
+    {
+      one: (_, context) => {
+        deadlines.push(context.timeoutMs());
+        return new Promise(() => undefined);
+      },
+      async *down({ value }, context) {
+        deadlines.push(context.timeoutMs());
+        await delay(300);
+        yield { value };
+      },
+    },
+    { defaultDeadlineMs: 150 },
+  );
+  t.is((await bareCall(t, server))?.code as number, Code.DeadlineExceeded);
+  t.is((await Array.fromAsync(echo.down({ value: 'a' }))).length, 1);
+  t.true((deadlines[0] ?? 0) > 0 && (deadlines[0] ?? 0) <= 150);
+  t.is(deadlines[1], undefined);
+});
+
+test('a caller over the limit is told how long to wait, and costs no handler', async (t) => {
+  let calls = 0;
+  const one = async ({ value }: { value: string }) => {
+    calls += 1;
+    return { value };
+  };
+  const { echo } = await serve(t, { one }, { callsPerSecond: 1 });
+  const outcomes = await Promise.allSettled(Array.from({ length: 30 }, () => echo.one({ value: 'a' })));
+  const refused = outcomes.flatMap((outcome) =>
+    outcome.status === 'rejected' ? [outcome.reason as ConnectError] : [],
+  );
+  t.is(calls + refused.length, 30);
+  t.true(refused.length > 0);
+  for (const error of refused) {
+    t.is(error.code, Code.ResourceExhausted);
+    t.is(reasonOf(error), 'RATE_LIMITED');
+    t.truthy(error.findDetails(RetryInfoSchema)[0]?.retryDelay);
+  }
+});
+
+test('what no policy allows is denied before anything is read', async (t) => {
+  let calls = 0;
+  const one = async ({ value }: { value: string }) => {
+    calls += 1;
+    return { value };
+  };
+  const server = await startEchoServer({ one }, {}, {});
+  t.teardown(() => server.stop());
+  const error = await errorOf(clientOf(t, server).one({ value: 'a' }));
+  t.is(error.code, Code.PermissionDenied);
+  t.is(reasonOf(error), 'RPC_NOT_ALLOWED');
+  t.is((await bareCall(t, server, Buffer.from([0xff, 0xff])))?.code as number, Code.PermissionDenied);
+  t.is(calls, 0);
+});
+
+test('a handler sees the verified caller and the headers, and never the credential', async (t) => {
+  const { echo } = await serve(t, {
+    async one(_, context) {
+      t.deepEqual(callerOf(context), CALLER_OF_ECHO);
+      return { value: JSON.stringify([...context.requestHeader]) };
+    },
+  });
+  const { value } = await echo.one({ value: '' }, { headers: { 'x-trace': 'abc' } });
+  t.true(value.includes('abc'));
+  t.false(value.includes('good'));
 });

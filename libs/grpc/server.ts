@@ -55,12 +55,14 @@ export const DEFAULT_LIMITS: ServerLimits = Object.freeze({
 /** A serving server. */
 export interface RunningServer {
   readonly port: number;
-  /** Refuses new calls, lets those that were accepted end, and closes; after `drainMs` it cuts what is left. */
+  /** Refuses new calls, lets those that were accepted end, and closes; what is left after `drainMs` ends as UNAVAILABLE. */
   stop(): Promise<void>;
 }
 
 const KEEPALIVE_MS = 30_000;
 const KEEPALIVE_TIMEOUT_MS = 10_000;
+// How long a call that was told to end at the end of the drain has to say so, before its connection is cut.
+const CUT_MS = 1_000;
 
 /** Starts serving: the given services, health, and reflection of all of them. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
@@ -121,15 +123,17 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const stop = async (): Promise<void> => {
     // Clients that watch health go elsewhere first; then no new stream is taken; then what runs may end.
     for (const name of ['', ...names]) health.setStatus(name, 'NOT_SERVING');
-    server.drain(boundAddress, limits.drainMs);
+    server.drain(boundAddress, limits.drainMs + CUT_MS);
     const ended = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
-    const timer = setTimeout(() => {
-      log.warn('calls did not end in time and are cut');
-      shutdown.abort();
-      server.forceShutdown();
-    }, limits.drainMs);
+    const timers = [
+      setTimeout(() => {
+        log.warn('calls did not end in time and are told to');
+        shutdown.abort();
+      }, limits.drainMs),
+      setTimeout(() => server.forceShutdown(), limits.drainMs + CUT_MS),
+    ];
     await ended;
-    clearTimeout(timer);
+    for (const timer of timers) clearTimeout(timer);
     log.info('stopped serving');
   };
   let stopping: Promise<void> | undefined;

@@ -6,7 +6,7 @@ import type { StackClients } from '#deploy/local/stack.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { readRunSettings } from '#services/run/config.ts';
-import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
 
@@ -51,7 +51,7 @@ test.serial('an RPC that is not built yet answers UNIMPLEMENTED, and only to tho
 });
 
 test.serial('a caller who asks too often is told how long to wait', async (t) => {
-  const limited = await startTestStack({ services: ['job'], env: { LETHE_CALLS_PER_SECOND: '5' } });
+  const limited = await startTestStack({ services: ['job'], env: { LETHE_CALLS_PER_SECOND: '1' } });
   t.teardown(() => limited.dispose());
   const { jobs } = limited.clients({ tenantId: 'hasty', role: 'viewer' });
   const outcomes = await Promise.allSettled(Array.from({ length: 40 }, () => jobs.listJobs({})));
@@ -82,13 +82,14 @@ test.serial('SIGTERM under load: no call that was accepted fails', async (t) => 
       }
     }),
   );
-  await delay(500);
+  const isLoaded = (calls: number) => async () => made.length > calls;
+  await until('it is under load', isLoaded(50), 60_000);
   const pid = stack.pid('job');
   if (pid) process.kill(pid, 'SIGTERM');
-  await delay(3_000);
+  await until('it was started anew', async () => (stack.pid('job') ?? pid) !== pid, 60_000);
+  await until('it is under load again', isLoaded(made.length + 50), 60_000);
   stopping = true;
   await load;
-  t.true(made.length > 50, String(made.length));
   // While it is away a call can only be refused before it was accepted, and the client has tried again by itself.
   t.deepEqual(
     refusals.filter(({ code }) => code !== Code.Unavailable).map(({ message }) => message),
