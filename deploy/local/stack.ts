@@ -70,6 +70,8 @@ export interface Stack {
   token(identity: Identity, ttlSeconds?: number): Promise<string>;
   clients(identity: Identity): StackClients;
   pid(service: ServiceName): number | undefined;
+  /** What a service is started with, for those who start one more of it. */
+  environment(service: ServiceName): Readonly<Record<string, string>>;
   /** Stops the services, then the database. Nothing of the stack runs when it resolves. */
   stop(): Promise<void>;
 }
@@ -97,6 +99,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   });
 
   const processes = new Map<ServiceName, ServiceProcess>();
+  const environments = new Map<ServiceName, Readonly<Record<string, string>>>();
   const connections = new Map<ServiceName, Connection>();
   const stop = async (): Promise<void> => {
     for (const connection of connections.values()) connection.close();
@@ -133,6 +136,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         });
         const env = environmentOf(name, { database, addresses, ports, secrets, objectFolder, options });
         const logFile = join(folder, 'logs', `${name}.log`);
+        environments.set(name, env);
         processes.set(name, await startServiceProcess({ name, program, env, logFile, onGivingUp: options.onGivingUp }));
         connections.set(name, connect({ address: addresses[name], token: () => token({ role: 'platform' }) }));
       }),
@@ -175,6 +179,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         };
       },
       pid: (service) => processes.get(service)?.pid(),
+      environment: (service) => environments.get(service) ?? {},
       stop,
     };
   } catch (error) {

@@ -152,9 +152,9 @@ export const callerIn = (tenantId: string): Caller => ({
   scopes: new Set(),
 });
 
-/** Composes an engine; workers are the test's to call. */
+/** Composes an engine over a database, or over what stands in for it; workers are the test's to call. */
 export function makeEngine(
-  database: Database,
+  database: Database | SagaRepository,
   participants: readonly StepParticipant[],
   options: {
     readonly tenantId?: string;
@@ -176,7 +176,7 @@ export function makeEngine(
   const settled: { run: SagaRun; outcome: string }[] = [];
   const waiting = new Map<string, (run: SagaRun) => void>();
   const early = new Map<string, SagaRun>();
-  const sagas = makeSagaRepository(database, workflow.types);
+  const sagas = 'forTenant' in database ? makeSagaRepository(database, workflow.types) : database;
   const advance = makeAdvanceRuns(
     sagas,
     [workflow],
