@@ -237,6 +237,7 @@ testEach(
       const { container, name } = workload;
       const ports = Object.fromEntries((container.ports ?? []).map((port) => [port.name, port.containerPort]));
       t.is(settings.grpcAddress, `0.0.0.0:${ports['grpc']}`);
+      t.like(workload.annotations, { 'prometheus.io/scrape': 'true', 'prometheus.io/port': String(ports['metrics']) });
       t.is(settings.metricsAddress, `0.0.0.0:${ports['metrics']}`);
       for (const probe of [container.startupProbe, container.readinessProbe, container.livenessProbe]) {
         t.is(probe?.grpc?.port, ports['grpc'], name);

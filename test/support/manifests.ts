@@ -23,6 +23,7 @@ export interface Workload {
   readonly kind: string;
   readonly name: string;
   readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
   readonly pod: IPodSpec;
   readonly container: IContainer;
 }
@@ -76,8 +77,8 @@ export const workloadsOf = (manifests: readonly Manifest[]): readonly Workload[]
     const [container, ...others] = template?.spec?.containers ?? [];
     if (!template?.spec || !container) return [];
     if (others.length > 0) throw new Error(`${manifest.metadata.name} has more than one container`);
-    const labels = template.metadata?.labels ?? {};
-    return [{ kind: manifest.kind, name: manifest.metadata.name, labels, pod: template.spec, container }];
+    const { labels = {}, annotations = {} } = template.metadata ?? {};
+    return [{ kind: manifest.kind, name: manifest.metadata.name, labels, annotations, pod: template.spec, container }];
   });
 
 /** The workload of a kind and name; an Error for none. */
