@@ -42,8 +42,8 @@ export function parseDurationMs(field: string, duration: Duration | undefined): 
   return Number(seconds) * 1_000 + nanos / 1_000_000;
 }
 
-/** Milliseconds as a message's duration. */
-export const toDuration = (milliseconds: number): Parts<Duration> & { $typeName?: never } => ({
-  seconds: BigInt(Math.trunc(milliseconds / 1_000)),
-  nanos: Math.round((milliseconds % 1_000) * 1_000_000),
-});
+/** Milliseconds as a message's duration, to the nanosecond. */
+export function toDuration(milliseconds: number): Parts<Duration> & { $typeName?: never } {
+  const nanos = BigInt(Math.round(milliseconds * 1_000_000));
+  return { seconds: nanos / NANOS_PER_SECOND, nanos: Number(nanos % NANOS_PER_SECOND) };
+}
