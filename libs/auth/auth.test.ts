@@ -1,4 +1,6 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -169,4 +171,47 @@ test('a token of a key that was withdrawn passes no longer than it is kept', asy
     });
   }
   t.like(refused as DomainError, { reason: 'TOKEN_INVALID' });
+});
+
+test('a key set behind a URL is fetched, and one that cannot be had is UNAVAILABLE, not the caller’s fault', async (t) => {
+  let answer: { status: number; body: string } = { status: 200, body: JSON.stringify({ keys: [pair.publicJwk] }) };
+  const server = createServer((_, response) => response.writeHead(answer.status).end(answer.body));
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const verifierOf = (url: string) => makeTokenVerifier({ jwks: url, issuer: 'lethe', audience: 'lethe' });
+  const authorization = `Bearer ${await signToken(by, claims, 60)}`;
+  const reason = async (verifying: VerifyToken) =>
+    verifying(authorization).then(
+      () => 'believed',
+      (error: unknown) => (error instanceof DomainError ? error.reason : String(error)),
+    );
+  const url = `http://127.0.0.1:${port}/jwks`;
+  t.is(await reason(verifierOf(url)), 'believed');
+  for (const broken of [
+    { status: 500, body: 'oops' },
+    { status: 200, body: '<html>' },
+    { status: 200, body: '{"keys": 1}' },
+  ]) {
+    answer = broken;
+    t.is(await reason(verifierOf(url)), 'DEPENDENCY_UNAVAILABLE', JSON.stringify(broken));
+  }
+  t.is(await reason(verifierOf('http://127.0.0.1:1/jwks')), 'DEPENDENCY_UNAVAILABLE');
+  answer = { status: 200, body: JSON.stringify({ keys: [(await makeKeyPair()).publicJwk] }) };
+  t.is(await reason(verifierOf(url)), 'TOKEN_INVALID');
+});
+
+test('a key set file that is away or broken is UNAVAILABLE, and comes back by itself', async (t) => {
+  const path = join(folder, 'later.json');
+  const verifyLater = makeTokenVerifier({ jwks: path, issuer: 'lethe', audience: 'lethe', keepMs: 0 });
+  const authorization = `Bearer ${await signToken(by, claims, 60)}`;
+  for (const content of [undefined, '{"keys": [', '[]']) {
+    if (content !== undefined) writeFileSync(path, content);
+    await t.throwsAsync(verifyLater(authorization), { message: /key set is unavailable/ }, content);
+  }
+  writeFileSync(path, JSON.stringify({ keys: [pair.publicJwk] }));
+  t.like(await verifyLater(authorization), { subject: 'ada' });
+  rmSync(path);
+  // What was read before still holds: a file that is being replaced locks nobody out.
+  t.like(await verifyLater(authorization), { subject: 'ada' });
 });

@@ -35,7 +35,7 @@ const RECHECK_MS = 1_000;
  * key that was withdrawn still pass. What is kept is a digest, of so many tokens at most.
  */
 export function makeTokenVerifier({ jwks, issuer, audience, keepMs = KEEP_MS }: VerifierOptions): VerifyToken {
-  const keys = /^https?:/.test(jwks) ? createRemoteJWKSet(new URL(jwks)) : fileJwks(jwks);
+  const keys = /^https?:/.test(jwks) ? remoteJwks(new URL(jwks)) : fileJwks(jwks);
   const kept = new Map<string, { caller: Caller; until: number }>();
 
   return async (authorization) => {
@@ -74,8 +74,6 @@ async function verified(
     if (error instanceof DomainError) throw error;
     if (error instanceof errors.JWTExpired)
       throw unauthenticated('TOKEN_EXPIRED', 'The bearer token has expired.', error);
-    if (error instanceof errors.JWKSTimeout || error instanceof TypeError)
-      throw dependencyUnavailable('key set', error);
     throw tokenInvalid(error);
   }
 }
@@ -98,6 +96,22 @@ function toCaller(payload: JWTPayload): Caller {
     // Only a service acts for somebody else; a person's token cannot put another name into the audit.
     actor: kind === 'service' && isText(origin) ? origin : sub,
   });
+}
+
+/** A key set behind a URL. That none of its keys fits is the token's fault, anything else is not. */
+function remoteJwks(url: URL): JWTVerifyGetKey {
+  const set = createRemoteJWKSet(url);
+  const { JOSENotSupported, JWKSMultipleMatchingKeys, JWKSNoMatchingKey } = errors;
+  return async (header, token) => {
+    try {
+      return await set(header, token);
+    } catch (error) {
+      const isUnfit = [JOSENotSupported, JWKSMultipleMatchingKeys, JWKSNoMatchingKey].some(
+        (kind) => error instanceof kind,
+      );
+      throw isUnfit ? error : dependencyUnavailable('key set', error);
+    }
+  };
 }
 
 /** A key set in a file, read again at most once a second when its time of change is another. */
