@@ -262,6 +262,20 @@ test('every alert says how bad it is, what has happened, and what to do', (t) =>
   }
 });
 
+test('every command that an alert advises is one that lethe has', async (t) => {
+  const advised = t.context.rules.flatMap(({ annotations }) =>
+    [...(annotations['description'] ?? '').matchAll(/`lethe ([^`]+)`/g)].map(([, command = '']) =>
+      command.split(/\s+/),
+    ),
+  );
+  t.true(advised.length >= 4);
+  const program = fileURLToPath(new URL('../../libs/cli/lethe.ts', import.meta.url));
+  for (const command of advised) {
+    const { stdout } = await exec(process.execPath, [program, ...command, '--help']);
+    t.true(stdout.startsWith(`Usage: lethe ${command.filter((word) => !word.startsWith('-')).join(' ')} `), stdout);
+  }
+});
+
 test('every panel has a place of its own on the board and asks the source that the reader chose', (t) => {
   const taken = new Set<string>();
   for (const { title, gridPos, targets } of t.context.panels) {
