@@ -95,9 +95,9 @@ test('objects go in batches whose counts are saved, the listing is read back, th
   t.is(await f.run(), 1);
   t.deepEqual(
     f.saved.map(({ objects }) => objects),
-    [2, 4, 5, 5],
+    [2, 4, 5],
   );
-  t.deepEqual(f.writes, ['CASCADING', 'CASCADING', 'CASCADING', 'VERIFYING', 'COMPLETE']);
+  t.deepEqual(f.writes, ['CASCADING', 'CASCADING', 'VERIFYING', 'COMPLETE']);
   t.like(f.completed[0], { objects: 5, bytes: 10 });
   t.is(f.store.keys().length, 1);
   t.deepEqual(
@@ -179,10 +179,9 @@ test('a living upload is waited for, and waiting is no failed attempt', async (t
 });
 
 for (const [loseAt, what] of [
-  [1, 'the first batch'],
-  [2, 'the second batch'],
-  [3, 'the read-back'],
-  [4, 'the rows'],
+  [1, 'a batch'],
+  [2, 'the read-back'],
+  [3, 'the rows'],
 ] as const) {
   test(`a worker that has lost its lease at ${what} writes nothing more`, async (t) => {
     const f = fixture({ loseAt });

@@ -81,6 +81,8 @@ export function makeRunDeletions(
         counts = addCounts(counts, removal);
         failedKeys.splice(0, MAX_FAILED_KEYS, ...removal.failures.slice(0, MAX_FAILED_KEYS));
         goesOn = removal.progress === 'PARTIAL' && removal.objects + removal.markers + removal.uploads > 0;
+        // The last batch's count is saved with the state that follows.
+        if (!goesOn) break;
         await deletions.saveProgress(claim, 'CASCADING', counts, leaseMs);
         crashPoint('job.delete.between-batches');
       }

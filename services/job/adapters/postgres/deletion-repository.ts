@@ -2,9 +2,8 @@ import type { Knex } from 'knex';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { deleteBatch } from '#libs/postgres/delete-batch.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import type { Database, Statement } from '#libs/postgres/open-database.ts';
+import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { NOTHING_REMOVED } from '../../domain/deletion.ts';
 import { leaseLost } from '../../domain/errors.ts';
@@ -38,7 +37,9 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
         if (!job || job.row.deleted_at !== null) return undefined;
         if (known && job.row.deletion_id !== null) throw operationInProgress(known.id);
         check(toJob(job.row));
-        return toDeletion(await insertDeletion(trx, { ...order, runId: job.row.run_id, step: job.row.step }));
+        const [row] = await insertDeletions(trx, { ...order, jobIds: [jobId] });
+        if (!row) throw new Error('the deletion was not inserted');
+        return toDeletion(row);
       });
     } catch (error) {
       // The same request id for two jobs at once: the row of one is no lock for the other.
@@ -75,119 +76,132 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
     return rows.map((row) => ({ tenantId: row.tenant_id, deletionId: row.id }));
   },
 
-  claim: (tenantId, deletionId, owner, leaseMs) =>
-    database.forTenant(tenantId, async (trx) => {
-      const row = firstOf<DeletionRow>(
-        await trx.raw(
-          `update job_deletions d
-           set state = 'CASCADING', lease_owner = :owner, lease_token = d.lease_token + 1, attempts = d.attempts + 1,
-               lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms',
-               started_at = coalesce(d.started_at, clock_timestamp()), updated_at = clock_timestamp()
-           where d.tenant_id = :tenantId and d.ctid = (
-                 select ctid from job_deletions
-                 where tenant_id = :tenantId and id = :deletionId and state in ('PENDING', 'CASCADING', 'VERIFYING')
-                   and next_attempt_at <= clock_timestamp()
-                   and (lease_expires_at is null or lease_expires_at <= clock_timestamp())
-                 for update skip locked)
-           returning d.*`,
-          { tenantId, deletionId, owner, leaseMs },
-        ),
-      );
-      return row && { deletion: toDeletion(row), token: BigInt(row.lease_token) };
-    }),
-
-  renew: (claim, leaseMs) =>
-    database.forTenant(claim.deletion.tenantId, async (trx) => {
-      await updateClaimed(trx, claim, "lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms'", { leaseMs });
-    }),
-
-  saveProgress: (claim, state, counts, leaseMs) =>
-    database.forTenant(claim.deletion.tenantId, async (trx) => {
-      await updateClaimed(
-        trx,
-        claim,
-        `state = :state, counts = cast(:counts as jsonb), updated_at = clock_timestamp(),
-         lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms'`,
-        { state, counts: JSON.stringify(counts), leaseMs },
-      );
-    }),
-
-  async complete(claim, counted) {
-    const { tenantId, jobId } = claim.deletion;
-    const bindings = { tenantId, jobId };
-    let counts = counted;
-    if (counts.artifacts === 0) {
-      const indexed = await database.readForTenant<{ objects: number; bytes: number }>(tenantId, {
-        text: `select count(*) as objects, coalesce(sum(bytes), 0)::bigint as bytes from artifacts
-               where tenant_id = $1 and job_id = $2 and stored_at is not null`,
-        values: [tenantId, jobId],
-      });
-      // A process that died between a removal and its count has told nobody. What the index says was there, and the
-      // read-back says is not, was removed all the same.
-      counts = {
-        ...counts,
-        objects: Math.max(counts.objects, indexed[0]?.objects ?? 0),
-        bytes: Math.max(counts.bytes, indexed[0]?.bytes ?? 0),
-      };
-    }
-    const batches = deleteBatch(database, {
-      table: 'artifacts',
-      tenantId,
-      where: 'job_id = :jobId',
-      bindings: { jobId },
-      limit: ROWS_PER_BATCH,
-      async inBatch(trx, deleted) {
-        counts = { ...counts, artifacts: counts.artifacts + deleted };
-        const set = 'counts = cast(:counts as jsonb), updated_at = clock_timestamp()';
-        await updateClaimed(trx, claim, set, { counts: JSON.stringify(counts) });
+  async claim(tenantId, deletionId, owner, leaseMs) {
+    const [rows] = await database.writeForTenant(tenantId, [
+      {
+        name: 'claim-deletion',
+        text: `update job_deletions d
+               set state = 'CASCADING', lease_owner = $3, lease_token = d.lease_token + 1, attempts = d.attempts + 1,
+                   lease_expires_at = clock_timestamp() + $4 * interval '1 ms',
+                   started_at = coalesce(d.started_at, clock_timestamp()), updated_at = clock_timestamp()
+               from (select tenant_id, id from job_deletions
+                     where tenant_id = $1 and id = $2 and state in ('PENDING', 'CASCADING', 'VERIFYING')
+                       and next_attempt_at <= clock_timestamp()
+                       and (lease_expires_at is null or lease_expires_at <= clock_timestamp())
+                     for update skip locked) due
+               where d.tenant_id = due.tenant_id and d.id = due.id returning d.*`,
+        values: [tenantId, deletionId, owner, leaseMs],
       },
-    });
-    for await (const _ of batches);
-    return database.forTenant(tenantId, async (trx) => {
-      // The tasks, at most 50, go by cascade. A worker that lost its claim rolls all of this back below.
-      const gone = firstOf<{ tasks: number }>(
-        await trx.raw(
-          `with gone as (delete from jobs where tenant_id = :tenantId and id = :jobId returning id)
-           select (select count(*) from job_tasks where tenant_id = :tenantId and job_id in (select id from gone))
-             as tasks from gone`,
-          bindings,
-        ),
-      );
-      const all = { ...counts, tasks: counts.tasks + (gone?.tasks ?? 0), jobs: counts.jobs + (gone ? 1 : 0) };
-      const row = await updateClaimed(
-        trx,
-        claim,
-        `state = 'COMPLETE', counts = cast(:counts as jsonb), remaining = 0, failed_keys = '[]', last_error = null,
-         next_attempt_at = null, lease_owner = null, lease_expires_at = null, updated_at = clock_timestamp(),
-         finished_at = clock_timestamp()`,
-        { counts: JSON.stringify(all) },
-      );
-      await audit(trx, auditOf(row, 'delete', 'COMPLETE', all));
-      return toDeletion(row);
+    ]);
+    const row = rows?.[0] as DeletionRow | undefined;
+    return row && { deletion: toDeletion(row), token: BigInt(row.lease_token) };
+  },
+
+  async renew(claim, leaseMs) {
+    await writeClaimed(database, claim, {
+      name: 'renew-deletion',
+      text: `update job_deletions set lease_expires_at = clock_timestamp() + $4 * interval '1 ms'
+             where ${CLAIMED} returning *`,
+      values: [...claimValues(claim), leaseMs],
     });
   },
 
-  postpone: (claim, { counts, left, error, failedKeys, retryMs, counted }) =>
-    database.forTenant(claim.deletion.tenantId, async (trx) => {
-      const row = await updateClaimed(
-        trx,
-        claim,
-        `state = case when cast(:retryMs as bigint) is null then 'STUCK' else 'CASCADING' end,
-         counts = cast(:counts as jsonb), remaining = :left, failed_keys = cast(:failedKeys as jsonb),
-         last_error = :error, attempts = attempts - :refund, lease_owner = null, lease_expires_at = null,
-         next_attempt_at = clock_timestamp() + cast(:retryMs as bigint) * interval '1 ms',
-         updated_at = clock_timestamp()`,
-        {
-          retryMs: retryMs ?? null,
-          counts: JSON.stringify(counts),
-          left,
-          failedKeys: JSON.stringify(failedKeys),
-          error,
-          refund: counted ? 0 : 1,
-        },
-      );
-      if (retryMs === undefined) await audit(trx, auditOf(row, 'delete', 'STUCK', counts));
-    }),
+  async saveProgress(claim, state, counts, leaseMs) {
+    await writeClaimed(database, claim, {
+      name: 'save-deletion',
+      text: `update job_deletions
+             set state = $4, counts = $5::jsonb, updated_at = clock_timestamp(),
+                 lease_expires_at = clock_timestamp() + $6 * interval '1 ms'
+             where ${CLAIMED} returning *`,
+      values: [...claimValues(claim), state, JSON.stringify(counts), leaseMs],
+    });
+  },
+
+  async complete(claim, counts) {
+    const { tenantId, jobId } = claim.deletion;
+    const mine = [...claimValues(claim), jobId];
+    const removeBatch: Statement = {
+      name: 'remove-artifacts',
+      text: `with claimed as (select 1 from job_deletions where ${CLAIMED} for update),
+                  gone as (
+                    delete from artifacts where tenant_id = $1 and job_id = $4 and exists (select from claimed)
+                      and ctid = any(array(select ctid from artifacts where tenant_id = $1 and job_id = $4
+                                           limit ${ROWS_PER_BATCH}))
+                    returning 1)
+             update job_deletions
+             set counts = counts || jsonb_build_object('artifacts',
+                   (counts ->> 'artifacts')::bigint + (select count(*) from gone)), updated_at = clock_timestamp()
+             where ${CLAIMED} and exists (select from claimed) returning *`,
+      values: mine,
+    };
+    // The tasks, at most 50, go by cascade with the job; and the job only when nothing else of it is left.
+    const removeJob: Statement = {
+      name: 'remove-job',
+      text: `with claimed as (
+                    select 1 from job_deletions
+                    where ${CLAIMED} and not exists (select from artifacts where tenant_id = $1 and job_id = $4)
+                    for update),
+                  tasks as (select count(*) as count from job_tasks where tenant_id = $1 and job_id = $4),
+                  gone as (
+                    delete from jobs where tenant_id = $1 and id = $4 and exists (select from claimed) returning 1),
+                  done as (
+                    update job_deletions
+                    set state = 'COMPLETE', remaining = 0, failed_keys = '[]', last_error = null,
+                        next_attempt_at = null, lease_owner = null, lease_expires_at = null,
+                        counts = counts || jsonb_build_object(
+                          'tasks', (counts ->> 'tasks')::bigint + (select count from tasks where exists (select from gone)),
+                          'jobs', (counts ->> 'jobs')::bigint + (select count(*) from gone)),
+                        updated_at = clock_timestamp(), finished_at = clock_timestamp()
+                    where ${CLAIMED} and exists (select from claimed) returning *),
+                  audited as (${auditFrom('done', 'COMPLETE')})
+             select * from done`,
+      values: mine,
+    };
+    for (let first = true; ; first = false) {
+      const saved: Statement = {
+        name: 'save-removed',
+        // A process that died between a removal and its count has told nobody. What the index says was there, and the
+        // read-back says is not, was removed all the same.
+        text: `update job_deletions
+               set counts = case when ($5::jsonb ->> 'artifacts')::bigint > 0 then $5::jsonb else $5::jsonb || (
+                     select jsonb_build_object('objects', greatest(($5::jsonb ->> 'objects')::bigint, count(*)),
+                                               'bytes', greatest(($5::jsonb ->> 'bytes')::bigint, sum(bytes)))
+                     from artifacts where tenant_id = $1 and job_id = $4 and stored_at is not null) end
+               where ${CLAIMED} returning *`,
+        values: [...mine, JSON.stringify(counts)],
+      };
+      const statements = first ? [saved, removeBatch, removeJob] : [removeBatch, removeJob];
+      const answers = await database.writeForTenant(tenantId, statements);
+      const [done, batch] = [answers.at(-1)?.[0], answers.at(-2)?.[0]];
+      if (done) return toDeletion(done as DeletionRow);
+      if (!batch) throw leaseLost();
+    }
+  },
+
+  async postpone(claim, { counts, left, error, failedKeys, retryMs, counted }) {
+    await writeClaimed(database, claim, {
+      name: 'postpone-deletion',
+      text: `with postponed as (
+               update job_deletions
+               set state = case when $4::bigint is null then 'STUCK' else 'CASCADING' end,
+                   counts = $5::jsonb, remaining = $6, failed_keys = $7::jsonb, last_error = $8,
+                   attempts = attempts - $9, lease_owner = null, lease_expires_at = null,
+                   next_attempt_at = clock_timestamp() + $4::bigint * interval '1 ms', updated_at = clock_timestamp()
+               where ${CLAIMED} returning *),
+             parked as (select * from postponed where state = 'STUCK'),
+             audited as (${auditFrom('parked', 'STUCK')})
+             select * from postponed`,
+      values: [
+        ...claimValues(claim),
+        retryMs ?? null,
+        JSON.stringify(counts),
+        left,
+        JSON.stringify(failedKeys),
+        error,
+        counted ? 0 : 1,
+      ],
+    });
+  },
 
   redrive: (tenantId, deletionId, caller, reason) =>
     database.forTenant(tenantId, async (trx) => {
@@ -230,51 +244,47 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
   },
 });
 
-/** Commits the intent: the deletion's row, and the mark that hides the job from every reader. */
-export async function insertDeletion(
-  trx: Knex.Transaction,
-  order: {
-    readonly caller: Caller;
-    readonly tenantId: string;
-    readonly jobId: string;
-    readonly runId: string | null;
-    readonly step: string | null;
-    readonly operationId?: string;
-    readonly reason: string | undefined;
-    readonly requestId?: string | undefined;
-    readonly fingerprint?: string;
-  },
-): Promise<DeletionRow> {
-  const { caller, tenantId, jobId, runId, step } = order;
-  const id = newId();
-  const row = firstOf<DeletionRow>(
+/** Whose removal is ordered, by whom, and why. */
+export interface RemovalOrder {
+  readonly caller: Caller;
+  readonly tenantId: string;
+  readonly jobIds: readonly string[];
+  readonly operationId?: string;
+  readonly reason: string | undefined;
+  readonly requestId?: string | undefined;
+  readonly fingerprint?: string;
+}
+
+/** Commits the intent: a deletion for each of these jobs, and the mark that hides the job from every reader. */
+export async function insertDeletions(trx: Knex.Transaction, order: RemovalOrder): Promise<readonly DeletionRow[]> {
+  const { caller, tenantId, jobIds, operationId, reason, requestId, fingerprint } = order;
+  return rowsOf(
     await trx.raw(
-      `with hidden as (
-         update jobs set deletion_id = :id, version = version + 1, updated_at = clock_timestamp()
-         where tenant_id = :tenantId and id = :jobId)
+      `with ordered as (
+         select job_id, id from unnest(cast(:jobIds as uuid[]), cast(:ids as uuid[])) as o (job_id, id)),
+       hidden as (
+         update jobs j set deletion_id = o.id, version = j.version + 1, updated_at = clock_timestamp()
+         from ordered o where j.tenant_id = :tenantId and j.id = o.job_id
+         returning j.id as job_id, j.run_id, j.step, o.id)
        insert into job_deletions
          (tenant_id, id, job_id, run_id, step, operation_id, state, actor, subject, reason, request_id, fingerprint, counts)
-       values (:tenantId, :id, :jobId, :runId, :step, :operationId, 'PENDING', :actor, :subject, :reason, :requestId,
-               :fingerprint, cast(:counts as jsonb))
+       select :tenantId, id, job_id, run_id, step, :operationId, 'PENDING', :actor, :subject, :reason, :requestId,
+              :fingerprint, cast(:counts as jsonb) from hidden
        returning *`,
       {
         tenantId,
-        id,
-        jobId,
-        runId,
-        step,
-        operationId: order.operationId ?? null,
+        jobIds,
+        ids: jobIds.map(() => newId()),
+        operationId: operationId ?? null,
         actor: caller.actor,
         subject: caller.subject,
-        reason: order.reason ?? null,
-        requestId: order.requestId ?? null,
-        fingerprint: order.fingerprint ?? null,
+        reason: reason ?? null,
+        requestId: requestId ?? null,
+        fingerprint: fingerprint ?? null,
         counts: JSON.stringify(NOTHING_REMOVED),
       },
     ),
   );
-  if (!row) throw new Error('the deletion was not inserted');
-  return row;
 }
 
 const auditOf = (row: DeletionRow, action: string, outcome: string, counts: object): AuditEntry => ({
@@ -290,19 +300,19 @@ const auditOf = (row: DeletionRow, action: string, outcome: string, counts: obje
   counts,
 });
 
-async function updateClaimed(
-  trx: Knex.Transaction,
-  { deletion, token }: DeletionClaim,
-  set: string,
-  bindings: Record<string, string | number | null>,
-): Promise<DeletionRow> {
-  const row = firstOf<DeletionRow>(
-    await trx.raw(
-      `update job_deletions set ${set}
-       where tenant_id = :tenantId and id = :deletionId and lease_token = :token and lease_owner is not null returning *`,
-      { ...bindings, tenantId: deletion.tenantId, deletionId: deletion.id, token: String(token) },
-    ),
-  );
-  if (!row) throw leaseLost();
-  return row;
+// Whoever claims the deletion anew, or gives it up, makes the token of before worthless.
+const CLAIMED = 'tenant_id = $1 and id = $2 and lease_token = $3 and lease_owner is not null';
+
+const claimValues = ({ deletion, token }: DeletionClaim): unknown[] => [deletion.tenantId, deletion.id, String(token)];
+
+/** The row of the audit for each deletion of a common table expression. */
+const auditFrom = (source: string, outcome: string): string =>
+  `insert into audit_entries
+     (tenant_id, actor, subject, action, target_type, target_id, reason, request_id, outcome, counts)
+   select tenant_id, actor, subject, 'delete', 'job', job_id, reason, request_id, '${outcome}', counts from ${source}`;
+
+/** One statement of a worker that holds the deletion; LEASE_LOST when it touched nothing. */
+async function writeClaimed(database: Database, { deletion }: DeletionClaim, statement: Statement): Promise<void> {
+  const [rows] = await database.writeForTenant(deletion.tenantId, [statement]);
+  if (rows?.length !== 1) throw leaseLost();
 }

@@ -6,7 +6,7 @@ import { addCounts, type FailedKey, NOTHING_REMOVED } from '../../domain/deletio
 import type { JobState } from '../../domain/job.ts';
 import type { RunJobs, RunOperation, RunScope, UnfinishedJobs } from '../../use-cases/ports.ts';
 import { audit } from './audit.ts';
-import { insertDeletion } from './deletion-repository.ts';
+import { insertDeletions } from './deletion-repository.ts';
 import { lockRun } from './job-repository.ts';
 import type { DeletionRow } from './rows.ts';
 
@@ -125,7 +125,7 @@ export const makeRunJobs = (database: Database): RunJobs => ({
       const removable = `tenant_id = :tenantId and run_id = :runId and (cast(:step as text) is null or step = :step)
              and deletion_id is null and (:force or state in ('CANCELLED', 'COMPLETED', 'FAILED'))`;
       const bindings = { ...bindingsOf(scope), limit, force };
-      const jobs = rowsOf<{ id: string; run_id: string; step: string | null }>(
+      const jobs = rowsOf<{ id: string }>(
         await trx.raw(
           // Each has its own row, its tasks, and for every artifact a row and an object.
           `with candidates as (select * from jobs where ${removable} order by id limit least(:limit, ${MAX_JOBS_PER_ORDER})),
@@ -134,14 +134,14 @@ export const makeRunJobs = (database: Database): RunJobs => ({
                     + 2 * (select count(*) from artifacts a where a.tenant_id = c.tenant_id and a.job_id = c.id) as items
                   from candidates c),
                 summed as (select id, sum(items) over (order by id) - items as before from weighed)
-           select id, run_id, step from jobs
+           select id from jobs
            where ${removable} and id in (select id from summed where before < :limit) order by id for update`,
           bindings,
         ),
       );
-      for (const { id: jobId, run_id: runId, step } of jobs) {
-        await insertDeletion(trx, { caller, tenantId: scope.tenantId, jobId, runId, step, operationId, reason });
-      }
+      const { tenantId } = scope;
+      const jobIds = jobs.map(({ id }) => id);
+      if (jobIds.length > 0) await insertDeletions(trx, { caller, tenantId, jobIds, operationId, reason });
       const left = await trx.raw(`select from jobs where ${removable} limit 1`, bindings);
       return { ordered: jobs.length, more: left.rowCount > 0 };
     }),
