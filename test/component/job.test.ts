@@ -187,6 +187,29 @@ test('what is refused to a person or to a cascade is in the audit with its reaso
   ]);
 });
 
+test('a job with thousands of rows in the index goes with every one of them, counted once', async (t) => {
+  const { stack } = t.context;
+  const jobs = jobsOf(stack, 'hoarder');
+  const { id } = await jobIn(jobs, 'CANCELLED');
+  await queryOnce(
+    stack.superuserUrl('job'),
+    `insert into artifacts (tenant_id, job_id, kind, name, content_type)
+     select 'hoarder', $1, 'OUTPUT', n, 'a/b' from generate_series(1, 2500) n`,
+    [id],
+  );
+  const deletionId = (await jobs.deleteJob({ jobId: id })).deletion?.id ?? '';
+  await until('gone', async () => (await jobs.getDeletion({ deletionId })).deletion?.state === DeletionState.COMPLETE);
+  t.is(await rowsOf(stack, 'artifacts', id), 0);
+  const { deletion } = await jobs.getDeletion({ deletionId });
+  const counts = deletion?.participants[0]?.resourceCounts.map(({ resourceType, deleted }) => [resourceType, deleted]);
+  t.deepEqual(counts, [
+    ['job', 1n],
+    ['job_task', 1n],
+    ['artifact', 2_501n],
+    ['object_version', 1n],
+  ]);
+});
+
 test('validate_only counts what would go and changes nothing', async (t) => {
   const jobs = jobsOf(t.context.stack, 'careful');
   const { id } = await jobIn(jobs, 'COMPLETED');

@@ -68,7 +68,7 @@ export function makeParticipate(
     if (ordered > 0) wake(ordered);
     // A short wait spares the caller most of its polling; what takes longer answers PARTIAL.
     for (let waited = 0, pollMs = FIRST_POLL_MS; ; waited += pollMs, pollMs = Math.min(MAX_POLL_MS, pollMs * 2)) {
-      const { counts, failedKeys, stuck, openDeletionIds } = await runJobs.removalProgress(scope, order.operationId);
+      const { counts, failedKeys, stuck, open } = await runJobs.removalProgress(scope, order.operationId);
       const parked = stuck[0];
       if (parked) {
         // The run's deletion retries and parks by its own rules, so its try is a new try for the job.
@@ -79,7 +79,7 @@ export function makeParticipate(
         const key = failedKeys[0] ?? { key: parked.deletionId, code: 'STUCK', message: parked.lastError ?? '' };
         return { progress: 'PARTIAL', counts, failedKeys: failedKeys.length > 0 ? failedKeys : [key] };
       }
-      if (openDeletionIds.length === 0) {
+      if (open === 0) {
         return { progress: more ? 'PARTIAL' : 'COMPLETE', counts, failedKeys };
       }
       if (waited >= WAIT_MS) return { progress: 'PARTIAL', counts, failedKeys };

@@ -297,12 +297,13 @@ export interface RunJobs {
 
 /** How far the removals have come that one operation ordered. */
 export interface RemovalProgress {
-  readonly ordered: number;
-  readonly complete: number;
+  /** Summed over the operation's own orders. */
   readonly counts: RemovalCounts;
+  /** Up to 10. */
   readonly failedKeys: readonly FailedKey[];
-  readonly stuck: readonly { deletionId: string; lastError: string | undefined }[];
-  readonly openDeletionIds: readonly string[];
+  readonly stuck: readonly { readonly deletionId: string; readonly lastError: string | undefined }[];
+  /** How many are neither complete nor parked. */
+  readonly open: number;
 }
 
 /** The action of one step of a run, keyed by both. */

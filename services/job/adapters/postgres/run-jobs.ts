@@ -2,13 +2,12 @@ import type { Knex } from 'knex';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
-import { addCounts, type FailedKey, NOTHING_REMOVED } from '../../domain/deletion.ts';
+import { type FailedKey, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
 import type { JobState } from '../../domain/job.ts';
 import type { RunJobs, RunOperation, RunScope, UnfinishedJobs } from '../../use-cases/ports.ts';
 import { audit } from './audit.ts';
 import { insertDeletions } from './deletion-repository.ts';
 import { lockRun } from './job-repository.ts';
-import type { DeletionRow } from './rows.ts';
 
 const MAX_SAMPLES = 100;
 // So that the transaction is over in a second.
@@ -147,23 +146,27 @@ export const makeRunJobs = (database: Database): RunJobs => ({
     }),
 
   async removalProgress(scope, operationId) {
-    const rows = await database.readForTenant<DeletionRow & { operation_id: string | null }>(scope.tenantId, {
-      // A job whose deletion was under way when the run's purge came belongs to the purge too.
-      text: `select * from job_deletions where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3)
-               and (operation_id = $4 or state not in ('COMPLETE', 'CANCELLED')) order by id`,
+    const [row] = await database.readForTenant<RemovalCounts & ProgressRow>(scope.tenantId, {
+      name: 'removal-progress',
+      // A job whose deletion was under way when the run's purge came belongs to the purge too, but not to its counts.
+      text: `with orders as (
+               select * from job_deletions where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3)
+                 and (operation_id = $4 or state not in ('COMPLETE', 'CANCELLED')))
+             select ${COUNTED.map((kind) => `${sumOf(kind)} as ${kind}`).join(', ')},
+                    count(*) filter (where state not in ('COMPLETE', 'STUCK')) as open,
+                    json_agg(json_build_object('deletionId', id, 'lastError', last_error) order by id)
+                      filter (where state = 'STUCK') as stuck,
+                    (select json_agg(key) from (
+                       select jsonb_array_elements(failed_keys) as key from orders limit ${MAX_FAILED_KEYS}) f) as failed_keys
+             from orders`,
       values: [...valuesOf(scope), operationId],
     });
-    const mine = rows.filter((row) => row.operation_id === operationId);
-    const failedKeys: FailedKey[] = rows.flatMap((row) => [...row.failed_keys]).slice(0, MAX_FAILED_KEYS);
+    const { open = 0, stuck = null, failed_keys: failedKeys = null, ...counts } = row ?? {};
     return {
-      ordered: rows.length,
-      complete: rows.filter(({ state }) => state === 'COMPLETE').length,
-      counts: mine.reduce((sum, { counts }) => addCounts(sum, counts), NOTHING_REMOVED),
-      failedKeys,
-      stuck: rows
-        .filter(({ state }) => state === 'STUCK')
-        .map((row) => ({ deletionId: row.id, lastError: row.last_error ?? undefined })),
-      openDeletionIds: rows.filter(({ state }) => state !== 'COMPLETE' && state !== 'STUCK').map(({ id }) => id),
+      counts: { ...NOTHING_REMOVED, ...counts },
+      failedKeys: failedKeys ?? [],
+      stuck: (stuck ?? []).map(({ deletionId, lastError }) => ({ deletionId, lastError: lastError ?? undefined })),
+      open,
     };
   },
 
@@ -184,6 +187,17 @@ export const makeRunJobs = (database: Database): RunJobs => ({
     );
   },
 });
+
+interface ProgressRow {
+  readonly open: number;
+  readonly stuck: readonly { readonly deletionId: string; readonly lastError: string | null }[] | null;
+  readonly failed_keys: readonly FailedKey[] | null;
+}
+
+const COUNTED = Object.keys(NOTHING_REMOVED);
+
+const sumOf = (kind: string): string =>
+  `coalesce(sum((counts ->> '${kind}')::bigint) filter (where operation_id = $4), 0)::bigint`;
 
 const valuesOf = ({ tenantId, runId, step }: RunScope): unknown[] => [tenantId, runId, step ?? null];
 
