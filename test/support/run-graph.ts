@@ -19,6 +19,8 @@ export interface GraphSize {
   readonly steps?: number;
   readonly jobs?: number;
   readonly objectsPerJob?: number;
+  /** Open incidents with a payload; they need the stack's IncidentService. */
+  readonly incidents?: number;
   readonly isFinished?: boolean;
 }
 
@@ -26,7 +28,7 @@ export interface GraphSize {
 export async function makeRunGraph(
   stack: Stack,
   tenantId: string,
-  { steps = 2, jobs: jobCount = 2, objectsPerJob = 2, isFinished = true }: GraphSize = {},
+  { steps = 2, jobs: jobCount = 2, objectsPerJob = 2, incidents: incidentCount = 0, isFinished = true }: GraphSize = {},
 ): Promise<RunGraph> {
   const { runs, jobs } = stack.clients({ tenantId, role: 'admin' });
   const { run } = await runs.createRun({ workflow: 'transcribe', displayName: 'a run', input: { calls: 1 } });
@@ -49,6 +51,15 @@ export async function makeRunGraph(
       return jobId;
     }),
   );
+  if (incidentCount > 0) {
+    const { incidents } = stack.clients({ tenantId, role: 'admin' });
+    const { environment } = await incidents.createEnvironment({ displayName: runId });
+    for (let incident = 1; incident <= incidentCount; incident += 1) {
+      const driftSummary = { workflow: 'billing', lines: incident };
+      const environmentId = environment?.id ?? '';
+      await incidents.openIncident({ environmentId, title: 'drift', driftSummary, runId, step: 'step-1' });
+    }
+  }
   if (isFinished) await runs.finishRun({ runId, state: RunState.COMPLETED, output: { words: 7 } });
   return { tenantId, runId, jobIds };
 }
@@ -104,6 +115,22 @@ export async function evidenceOf(stack: Stack, { tenantId, runId, jobIds }: RunG
   ).length;
   if (!ofRun || !ofJobs) throw new Error('a count gave no row');
   return { ...ofRun, ...ofJobs, objects };
+}
+
+/** How many of a graph's incidents there are, and how many of them still have a payload, by hand-written SQL. */
+export async function incidentsOf(
+  stack: Stack,
+  { tenantId, runId }: RunGraph,
+): Promise<{ readonly shells: number; readonly payloads: number; readonly purged: number }> {
+  const [counted] = await queryOnce<{ shells: number; payloads: number; purged: number }>(
+    stack.superuserUrl('incident'),
+    `select count(*)::int as shells, count(p.incident_id)::int as payloads, count(i.payload_purged_at)::int as purged
+     from incidents i left join incident_payloads p on p.tenant_id = i.tenant_id and p.incident_id = i.id
+     where i.tenant_id = $1 and i.run_id = $2`,
+    [tenantId, runId],
+  );
+  if (!counted) throw new Error('a count gave no row');
+  return counted;
 }
 
 const SETTLED: ReadonlySet<DeletionState> = new Set([

@@ -5,9 +5,10 @@ import anyTest, { type TestFn } from 'ava';
 import type { ServiceName } from '#deploy/local/stack.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { PARTICIPANT_CRASH_POINTS } from '#services/incident/use-cases/participate.ts';
 import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
 import { CASCADE_CRASH_POINTS } from '#services/run/use-cases/run-cascades.ts';
-import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
+import { evidenceOf, incidentsOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack; crashFile: string }>;
@@ -16,10 +17,11 @@ test.before(async (t) => {
   t.context.crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
   const LETHE_CRASH_FILE = t.context.crashFile;
   t.context.stack = await startTestStack({
-    services: ['run', 'job'],
+    services: ['run', 'job', 'incident'],
     envOf: {
       // A lease that a crash leaves behind runs out soon, so that the test does not wait.
       run: { LETHE_CRASH_FILE, LETHE_PARTICIPANT_TIMEOUT_MS: '400', LETHE_DELETION_BACKOFF_MS: '50' },
+      incident: { LETHE_CRASH_FILE },
       job: { LETHE_CRASH_FILE, LETHE_DELETION_LEASE_MS: '500', LETHE_DELETION_OBJECTS_PER_BATCH: '2' },
     },
   });
@@ -57,6 +59,9 @@ const POINTS = [
   ...DELETION_CRASH_POINTS.filter((point) => point !== 'job.delete.after-intent').map(
     (point) => ['job', point] as const,
   ),
+  ...PARTICIPANT_CRASH_POINTS.filter((point) => point.startsWith('incident.cascade.')).map(
+    (point) => ['incident', point] as const,
+  ),
 ];
 
 for (const [service, point] of POINTS) {
@@ -65,8 +70,8 @@ for (const [service, point] of POINTS) {
     async (t) => {
       const { stack } = t.context;
       const { runs } = stack.clients({ tenantId: 'acme', role: 'admin' });
-      const graph = await makeRunGraph(stack, 'acme', { steps: 5, jobs: 2, objectsPerJob: 3 });
-      const neighbour = await makeRunGraph(stack, 'acme');
+      const graph = await makeRunGraph(stack, 'acme', { steps: 5, jobs: 2, objectsPerJob: 3, incidents: 2 });
+      const neighbour = await makeRunGraph(stack, 'acme', { incidents: 1 });
       const stranger = await makeRunGraph(stack, 'acme-2');
       const near = await evidenceOf(stack, neighbour);
       const far = await evidenceOf(stack, stranger);
@@ -79,12 +84,14 @@ for (const [service, point] of POINTS) {
       t.deepEqual(await evidenceOf(stack, graph), NOTHING);
       t.deepEqual(await evidenceOf(stack, neighbour), near);
       t.deepEqual(await evidenceOf(stack, stranger), far);
+      t.deepEqual(await incidentsOf(stack, graph), { shells: 2, payloads: 0, purged: 2 });
+      t.deepEqual(await incidentsOf(stack, neighbour), { shells: 1, payloads: 1, purged: 0 });
       const told = Object.fromEntries(
         receipt.participants.flatMap(({ resourceCounts }) =>
           resourceCounts.map(({ resourceType, deleted }) => [resourceType, Number(deleted)]),
         ),
       );
-      t.like(told, { run: 1, run_step: 5, job: 2, object_version: 6 }, 'the receipt is exact');
+      t.like(told, { run: 1, run_step: 5, job: 2, object_version: 6, incident_payload: 2 }, 'the receipt is exact');
     },
   );
 }

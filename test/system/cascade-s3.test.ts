@@ -1,0 +1,84 @@
+import { ListMultipartUploadsCommand, ListObjectVersionsCommand } from '@aws-sdk/client-s3';
+import anyTest, { type TestFn } from 'ava';
+import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
+import { testIfFound } from '#test/support/require.ts';
+import { evidenceOf, makeRunGraph, NOTHING, type RunGraph, settled } from '#test/support/run-graph.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<unknown>;
+const isFound = hasCeph();
+const BUCKET = 'runs';
+
+let gateway: CephGateway;
+let stack: TestStack;
+
+test.before(async () => {
+  if (!isFound) return;
+  gateway = await startCephGateway();
+  await gateway.createBucket(BUCKET, { versioned: true });
+  stack = await startTestStack({
+    services: ['run', 'job'],
+    env: {
+      LETHE_OBJECT_STORE: 's3',
+      LETHE_S3_ENDPOINT: gateway.endpoint,
+      LETHE_S3_BUCKET: BUCKET,
+      LETHE_S3_REGION: gateway.region,
+      AWS_ACCESS_KEY_ID: gateway.accessKeyId,
+      AWS_SECRET_ACCESS_KEY: gateway.secretAccessKey,
+      LETHE_DELETION_LEASE_MS: '1500',
+      LETHE_DELETION_OBJECTS_PER_BATCH: '1',
+      LETHE_DELETION_BACKOFF_MS: '200',
+      LETHE_DELETION_BACKOFF_MAX_MS: '1000',
+      LETHE_DELETION_ATTEMPTS: '100',
+    },
+  });
+});
+test.after.always(async () => {
+  await stack?.dispose();
+  await gateway?.stop();
+});
+
+/** Everything in the bucket whose key names a job of the graph, by the gateway's own listing. */
+async function everythingOf({ jobIds }: RunGraph): Promise<number> {
+  const { Versions = [], DeleteMarkers = [] } = await gateway.s3.send(
+    new ListObjectVersionsCommand({ Bucket: BUCKET }),
+  );
+  const { Uploads = [] } = await gateway.s3.send(new ListMultipartUploadsCommand({ Bucket: BUCKET }));
+  const keys = [...Versions, ...DeleteMarkers, ...Uploads].map(({ Key = '' }) => Key);
+  return keys.filter((key) => jobIds.some((jobId) => key.includes(jobId))).length;
+}
+
+testIfFound(
+  test,
+  isFound,
+  "Ceph's gateway",
+  'a purge whose S3 server dies in the middle goes on when it is back, to no row, no version and no upload',
+  async (t) => {
+    t.timeout(120_000);
+    const { runs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+    const graph = await makeRunGraph(stack, 'acme', { jobs: 6, objectsPerJob: 5 });
+    const neighbour = await makeRunGraph(stack, 'acme', { jobs: 1, objectsPerJob: 2 });
+    t.is(await everythingOf(graph), 30);
+    const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'S3 dies' });
+    await gateway.kill9();
+    const deletionId = deletion?.id ?? '';
+    await until('somebody has noticed', async () => {
+      const now = (await runs.getDeletion({ deletionId })).deletion;
+      return /UNAVAILABLE|OBJECTS|ITEMS|STUCK/.test(now?.lastError ?? '') || (now?.attempts ?? 0) > 0;
+    }).catch(() => undefined);
+    const { deletion: meanwhile } = await runs.getDeletion({ deletionId });
+    t.not(meanwhile?.state, DeletionState.COMPLETE, 'nothing is called complete while its store is away');
+    t.is((await evidenceOf(stack, graph)).runs, 1, 'the run stands while something of it may be left');
+    t.is((await refusalOf(runs.previewPurgeRun({ runId: neighbour.runId }))).reason, 'DEPENDENCY_UNAVAILABLE');
+
+    await gateway.restart();
+    const receipt = await settled(stack, 'acme', deletionId, 90_000);
+    t.is(receipt.state, DeletionState.COMPLETE);
+    t.is(await everythingOf(graph), 0);
+    t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+    t.is(await everythingOf(neighbour), 2);
+    const job = receipt.participants.find(({ participant }) => participant === 'job');
+    t.is(job?.resourceCounts.find(({ resourceType }) => resourceType === 'object_version')?.deleted, 30n);
+  },
+);
