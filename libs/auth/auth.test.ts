@@ -160,12 +160,12 @@ test('every bad token is refused without a word on why', async (t) => {
 test('a token of a key that was withdrawn passes no longer than it is kept', async (t) => {
   const changing = join(folder, 'changing.json');
   writeFileSync(changing, JSON.stringify({ keys: [pair.publicJwk] }));
-  const verifyKept = makeTokenVerifier({ jwks: changing, issuer: 'lethe', audience: 'lethe', keepMs: 100 });
+  const verifyKept = makeTokenVerifier({ jwks: changing, issuer: 'lethe', audience: 'lethe', keepMs: 2_000 });
   const authorization = `Bearer ${await signToken(by, claims, 60)}`;
   t.is(await verifyKept(authorization), await verifyKept(authorization));
   writeFileSync(changing, JSON.stringify({ keys: [(await makeKeyPair()).publicJwk] }));
   let refused: unknown;
-  for (const deadline = performance.now() + 10_000; !refused && performance.now() < deadline; await delay(50)) {
+  for (const deadline = performance.now() + 30_000; !refused && performance.now() < deadline; await delay(50)) {
     await verifyKept(authorization).catch((error: unknown) => {
       refused = error;
     });
