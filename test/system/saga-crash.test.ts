@@ -11,6 +11,7 @@ import { newId } from '#libs/kernel/id.ts';
 import { PARTICIPANT_CRASH_POINTS } from '#services/incident/use-cases/participate.ts';
 import { EXECUTE_CRASH_POINTS } from '#services/job/use-cases/execute-step.ts';
 import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
+import { RUN_CRASH_POINTS, STEP_CRASH_POINTS } from '#services/run/use-cases/advance-runs.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { makeRandom, shuffle } from '#test/support/random.ts';
 import { type RunReplica, startRunReplica } from '#test/support/run-replica.ts';
@@ -29,18 +30,11 @@ type Target = (typeof TARGETS)[number];
 
 const STEPS = ['brief', 'strategy', 'draft', 'qc', 'delivery'] as const;
 const ASKING = ['draft', 'qc'] as const;
-const at = (point: string, steps: readonly string[]) => steps.map((step) => `${point}:${step}`);
 
 /** Every persisted point of every step, forward and compensating, of the service that stands there. */
 const RUN_POINTS = [
-  'run.start.after-commit',
-  'run.step.after-claim',
-  ...at('run.step.before-action', STEPS),
-  ...at('run.step.after-call', ASKING),
-  ...at('run.step.after-outcome', STEPS),
-  ...at('run.step.before-compensation', STEPS),
-  ...at('run.step.after-compensate-call', ASKING),
-  ...at('run.step.after-compensation', STEPS),
+  ...RUN_CRASH_POINTS,
+  ...STEP_CRASH_POINTS.flatMap((point) => (point.endsWith('-call') ? ASKING : STEPS).map((step) => `${point}:${step}`)),
 ];
 // DeleteJob's own intent is no part of a saga.
 const JOB_POINTS = [

@@ -19,8 +19,11 @@ import type { StepAction, StepContext, StepOutcome, Workflow } from '../domain/w
 import type { ParticipantCall } from './ports.ts';
 import type { Hold, SagaClaim, SagaRepository, SagaRun, SagaWrite, StepParticipant } from './saga-ports.ts';
 
-/** The persisted points of a run, for the tests that kill the process there; each is followed by `:` and the step. */
-export const SAGA_CRASH_POINTS = [
+/** The persisted points of a run as a whole, for the tests that kill the process there. */
+export const RUN_CRASH_POINTS = ['run.start.after-commit', 'run.step.after-claim'] as const;
+
+/** The persisted points of each of its steps; `:` and the step's name follow. Only steps that ask anybody have calls. */
+export const STEP_CRASH_POINTS = [
   'run.step.before-action',
   'run.step.after-call',
   'run.step.after-outcome',

@@ -1,0 +1,115 @@
+import anyTest, { type TestFn } from 'ava';
+import { startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
+import type { Migration } from './migrate.ts';
+import type { Database } from './open-database.ts';
+import { createTenantFunction, dropTenantFunction, secureTable } from './tenant-security.ts';
+
+const notes: Migration = {
+  name: '001-notes',
+  async up(knex, appRole) {
+    await createTenantFunction(knex);
+    await knex.raw(
+      'create table notes (tenant_id text not null, id int not null, tags text[], primary key (tenant_id, id))',
+    );
+    await secureTable(knex, 'notes', appRole);
+  },
+  async down(knex) {
+    await knex.raw('drop table notes');
+    await dropTenantFunction(knex);
+  },
+};
+
+const test = anyTest as TestFn<{ postgres: TestPostgres }>;
+
+test.before(async (t) => {
+  t.context.postgres = await startTestPostgres();
+});
+test.after.always((t) => t.context.postgres.stop());
+
+const INSERT = 'insert into notes (tenant_id, id) values ($1, $2) returning id';
+
+type Context = { context: { postgres: TestPostgres }; teardown(f: () => Promise<void>): void };
+
+async function open(t: Context, poolSize = 1): Promise<Database> {
+  const database = (await t.context.postgres.createDatabase([notes])).open({ poolSize });
+  t.teardown(() => database.close());
+  return database;
+}
+
+const idsOf = async (database: Database, tenantId: string): Promise<readonly number[]> =>
+  (
+    await database.readForTenant<{ id: number }>(tenantId, { text: 'select id from notes order by id', values: [] })
+  ).map(({ id }) => id);
+
+test('each statement sees what those before it did, and answers with its own rows', async (t) => {
+  const database = await open(t);
+  const answers = await database.writeForTenant('acme', [
+    { text: INSERT, values: ['acme', 1], name: 'insert' },
+    { text: INSERT, values: ['acme', 2], name: 'insert' },
+    { text: 'select count(*) as count from notes', values: [] },
+    { text: 'select id from notes where id > $1', values: [10] },
+  ]);
+  t.deepEqual(answers, [[{ id: 1 }], [{ id: 2 }], [{ count: 2 }], []]);
+});
+
+test('an error in one rolls back all of them, and the connection serves the next, what it had prepared included', async (t) => {
+  const database = await open(t);
+  for (const times of [1, 2, 3]) {
+    await t.throwsAsync(
+      database.writeForTenant('acme', [
+        { text: INSERT, values: ['acme', times], name: 'insert' },
+        { text: 'select 1 / $1::int as x', values: [0], name: 'divide' },
+        { text: INSERT, values: ['acme', times + 10], name: 'insert' },
+      ]),
+      { message: /division by zero/ },
+    );
+    t.deepEqual(await idsOf(database, 'acme'), []);
+  }
+  await t.throwsAsync(database.writeForTenant('acme', [{ text: 'select no_such_column', values: [], name: 'bad' }]));
+  await database.writeForTenant('acme', [{ text: INSERT, values: ['acme', 7], name: 'insert' }]);
+  t.deepEqual(await idsOf(database, 'acme'), [7]);
+});
+
+test('the tenant is the one that was named, for this transaction alone', async (t) => {
+  const database = await open(t);
+  await database.writeForTenant('acme', [{ text: INSERT, values: ['acme', 1] }]);
+  await t.throwsAsync(database.writeForTenant('globex', [{ text: INSERT, values: ['acme', 2] }]), {
+    message: /row-level security/,
+  });
+  t.deepEqual(await database.writeForTenant('globex', [{ text: 'select id from notes', values: [] }]), [[]]);
+  await t.throwsAsync(database.acrossTenants({ text: 'select * from notes', values: [] }), { message: /no tenant/ });
+});
+
+test('a tenant that is no slug and a parameter that is no value are refused before anything is sent', async (t) => {
+  const database = await open(t);
+  const insert = { text: INSERT, values: ['acme', 1] };
+  await t.throwsAsync(database.writeForTenant("a'; drop table notes", [insert]), { message: 'not a tenant id' });
+  await t.throwsAsync(database.writeForTenant('acme', [insert, { text: INSERT, values: ['acme', {}] }]), {
+    message: /a parameter must be/,
+  });
+  t.deepEqual(await idsOf(database, 'acme'), []);
+});
+
+test('values come back as they were: nulls, arrays with quotes, numbers and truth', async (t) => {
+  const database = await open(t);
+  const tags = ['a"b', 'c\\d', 'e,f', '{}', ''];
+  const [rows] = await database.writeForTenant('acme', [
+    {
+      text: 'select $1::text[] as tags, $2::bigint as n, $3::boolean as b, $4::text as nothing',
+      values: [tags, 12n, true, null],
+    },
+  ]);
+  t.deepEqual(rows, [{ tags, n: 12, b: true, nothing: null }]);
+});
+
+test('many at once over few connections: each gets its own answers', async (t) => {
+  const database = await open(t, 3);
+  await Promise.all(
+    Array.from({ length: 100 }, async (_, index) => {
+      const name = `plus-${index % 5}`;
+      const text = `select $1::int + ${index % 5} as sum`;
+      const [rows] = await database.writeForTenant('acme', [{ text, values: [index], name }]);
+      t.deepEqual(rows, [{ sum: index + (index % 5) }]);
+    }),
+  );
+});

@@ -1,0 +1,70 @@
+import test from 'ava';
+import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
+import { makeMemorySagas } from '#test/support/memory-sagas.ts';
+import { inputOf, makeEngine, makeFakeParticipant } from '#test/support/saga-harness.ts';
+
+function fixture(maxAttempts = 3) {
+  const sagas = makeMemorySagas();
+  const job = makeFakeParticipant('job');
+  const incident = makeFakeParticipant('incident');
+  const rowCount = (): number => [...sagas.rows.values()].reduce((sum, rows) => sum + rows.size, 0);
+  return { sagas, job, incident, rowCount, engine: makeEngine(sagas, [job, incident], { maxAttempts }) };
+}
+
+test('a run is driven from its first step to its last, and asks whom its steps name', async (t) => {
+  const { engine, job, incident, rowCount } = fixture();
+  const run = await engine.run(inputOf());
+  t.like(run, { state: 'COMPLETED', currentStep: undefined, attempts: 0 });
+  t.deepEqual(
+    run.steps.map(({ name, position, state, participants }) => [name, position, state, participants]),
+    [
+      ['brief', 1, 'COMPLETED', []],
+      ['strategy', 2, 'COMPLETED', []],
+      ['draft', 3, 'COMPLETED', ['job']],
+      ['qc', 4, 'COMPLETED', []],
+      ['delivery', 5, 'COMPLETED', []],
+    ],
+  );
+  t.deepEqual([...job.calls, ...incident.calls], ['execute draft']);
+  t.is(rowCount(), 13);
+});
+
+test('a failed run is driven back to nothing, newest step first', async (t) => {
+  const { engine, job, incident, rowCount } = fixture();
+  const run = await engine.run(inputOf({ force_qc_fail: true }));
+  t.is(run.state, 'COMPENSATED');
+  t.true(run.steps.every(({ state }) => state === 'COMPENSATED'));
+  t.deepEqual(incident.calls, ['execute qc', 'compensate qc']);
+  t.deepEqual(job.calls, ['execute draft', 'compensate draft']);
+  t.is(rowCount(), 0);
+});
+
+test('what a participant refuses for good fails the step at once', async (t) => {
+  const { engine, job, rowCount } = fixture();
+  job.fail.execute = new DomainError('failed-precondition', 'ACTION_REFUSED', 'Never.');
+  const run = await engine.run(inputOf());
+  t.like(run, { state: 'COMPENSATED', error: 'ACTION_REFUSED: Never.' });
+  t.deepEqual(job.calls, ['execute draft', 'compensate draft'], 'its effects may be there all the same');
+  t.is(rowCount(), 0);
+});
+
+test('what passes is tried again, and leaves no trace in the end', async (t) => {
+  const { engine, job } = fixture();
+  job.fail.execute = dependencyUnavailable('job');
+  const waiting = await engine.run(inputOf());
+  t.like(waiting, { state: 'RUNNING', attempts: 1, currentStep: 'draft' });
+  job.fail.execute = undefined;
+  await engine.drain();
+  t.like(engine.settled.at(-1)?.run, { state: 'COMPLETED', attempts: 0 });
+});
+
+test('a participant that is no longer configured parks the compensation instead of passing it by', async (t) => {
+  const { engine, sagas, job } = fixture(1);
+  job.fail.execute = dependencyUnavailable('job');
+  const without = makeEngine(sagas, [], { maxAttempts: 1 });
+  const { runId } = await without.run(inputOf());
+  const parked = without.settled.at(-1)?.run;
+  t.is(parked?.runId, runId);
+  t.like(parked, { state: 'FAILED', parkedReason: 'PARTICIPANT_UNKNOWN: No participant job is configured.' });
+  t.is(engine.settled.length, 0);
+});
