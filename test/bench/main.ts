@@ -1,5 +1,6 @@
 import { benchArtifacts } from './artifacts.ts';
 import { benchCascade } from './cascade.ts';
+import { benchPurge } from './purge.ts';
 import { benchRpc } from './rpc.ts';
 import { benchSaga } from './saga.ts';
 
@@ -9,6 +10,7 @@ export type Bench = () => Promise<Readonly<Record<string, number>>>;
 const BENCHES: Readonly<Record<string, Bench>> = {
   rpc: benchRpc,
   artifacts: benchArtifacts,
+  purge: benchPurge,
   cascade: benchCascade,
   saga: benchSaga,
 };
