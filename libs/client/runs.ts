@@ -1,12 +1,12 @@
 import type { JsonObject } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import type { Run, RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import { type Run, RunState, type RunStep } from '#gen/lethe/run/v1/run_pb.ts';
 import type { PreviewPurgeRunResponse } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Deletions } from './deletions.ts';
 import type { Services } from './services.ts';
-import { everyItem, present } from './streams.ts';
+import { everyItem, present, untilLast } from './streams.ts';
 
 /** What a run is to be. */
 export interface NewRun {
@@ -49,9 +49,37 @@ export interface PurgeRunOptions extends HideRunOptions {
   readonly wait?: boolean;
 }
 
-/** Workflow runs, hidden, brought back and purged across all services. */
+/** A run as it was at a moment. */
+export interface RunSighting {
+  readonly run: Run;
+  /** All of its steps that have begun, in order. */
+  readonly steps: readonly RunStep[];
+}
+
+/** Why a run is cancelled or gone on with, and in which state of it only. */
+export interface RunOrder {
+  /** Why, for the audit. */
+  readonly reason?: string;
+  readonly etag?: string;
+}
+
+/** Workflow runs, done, undone, hidden, brought back and purged across all services. */
 export interface Runs {
+  /** Opens a run whose steps are done elsewhere. */
   create(run: NewRun): Promise<Run>;
+  /** Begins a run of a workflow that Lethe does; resolves when its first step is committed. */
+  start(run: NewRun): Promise<Run>;
+  /** The run now and after each change, until it has ended. Survives a lost connection. */
+  watch(
+    runId: string,
+    options?: { readonly showDeleted?: boolean; readonly signal?: AbortSignal },
+  ): AsyncIterable<RunSighting>;
+  /** Every step that has begun, in order. */
+  steps(runId: string, options?: { readonly showDeleted?: boolean }): AsyncIterable<RunStep>;
+  /** Stops a running run and compensates it; resolves when that is committed. */
+  cancel(runId: string, order?: RunOrder): Promise<Run>;
+  /** Gives a run whose compensation is parked its attempts anew; resolves when that is committed. */
+  retry(runId: string, order?: RunOrder): Promise<Run>;
   finish(runId: string, end: RunEnd): Promise<Run>;
   get(runId: string, options?: { readonly showDeleted?: boolean }): Promise<Run>;
   /** Every run, newest first. */
@@ -78,10 +106,40 @@ export interface Runs {
   purge(runId: string, options: PurgeRunOptions): Promise<Deletion | undefined>;
 }
 
+const UNDER_WAY: ReadonlySet<RunState> = new Set([RunState.RUNNING, RunState.COMPENSATING]);
+
 /** Makes `lethe.runs`. */
 export const makeRuns = (services: Services, deletions: Deletions): Runs => ({
   async create(run) {
     return present('run', (await services.run.createRun({ requestId: newId(), ...run })).run);
+  },
+  async start(run) {
+    return present('run', (await services.run.startRun({ requestId: newId(), ...run })).run);
+  },
+  watch(runId, { signal, ...options } = {}) {
+    const steps = new Map<string, RunStep>();
+    let shown: string | undefined;
+    const open = async function* () {
+      for await (const seen of services.run.watchRun({ runId, ...options }, signal ? { signal } : {})) {
+        const run = present('run', seen.run);
+        for (const step of seen.steps) steps.set(step.name, step);
+        if (run.etag === shown) continue;
+        shown = run.etag;
+        yield { run, steps: [...steps.values()].toSorted((one, other) => one.position - other.position) };
+      }
+    };
+    return untilLast(open, ({ run }) => !UNDER_WAY.has(run.state));
+  },
+  steps: (runId, options = {}) =>
+    everyItem(async (page) => {
+      const { steps, nextPageToken } = await services.run.listRunSteps({ runId, ...options, ...page });
+      return { items: steps, nextPageToken };
+    }),
+  async cancel(runId, order = {}) {
+    return present('run', (await services.run.cancelRun({ runId, ...order })).run);
+  },
+  async retry(runId, order = {}) {
+    return present('run', (await services.run.retryRun({ runId, ...order })).run);
   },
   async finish(runId, end) {
     return present('run', (await services.run.finishRun({ runId, ...end })).run);

@@ -1,13 +1,14 @@
 import type { JsonObject } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { Command } from 'commander';
-import { type Run as RunMessage, RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { PreviewPurgeRunResponse } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { confirmByTyping } from '../confirm.ts';
 import type { Run } from '../context.ts';
-import { EXIT, firstOf, instantOf, nameOf, toLine, toTable } from '../output.ts';
+import { EXIT, firstOf, instantOf, toLine, toTable } from '../output.ts';
 import { enumNames, enumValue, instant, jsonObject, wholeNumber } from '../parse.ts';
 import { countTable, deletionTable, exitOfDeletion, watchDeletion } from './deletions.ts';
+import { addWorkflowCommands, runTable } from './workflows.ts';
 
 interface ListOptions {
   readonly state?: RunState;
@@ -30,19 +31,10 @@ interface PurgeOptions extends HideOptions {
   readonly yes: boolean;
 }
 
-const rowOf = (run: RunMessage) => [
-  run.id,
-  nameOf(RunState, run.state),
-  run.workflow,
-  run.displayName,
-  instantOf(run.createTime),
-];
-const tableOf = (runs: readonly RunMessage[]) =>
-  toTable(['RUN', 'STATE', 'WORKFLOW', 'NAME', 'CREATED'], runs.map(rowOf));
-
 /** `lethe runs …`. */
 export function addRunCommands(program: Command, run: Run): void {
   const runs = program.command('runs').description('workflow runs');
+  addWorkflowCommands(runs, run);
 
   runs
     .command('create <workflow>')
@@ -76,7 +68,7 @@ export function addRunCommands(program: Command, run: Run): void {
           ...(until ? { maxCreateTime: until } : {}),
         };
         const found = await firstOf(lethe.runs.list(filter), limit);
-        print(found, () => tableOf(found));
+        print(found, () => runTable(found));
         return EXIT.ok;
       }),
     );
@@ -87,7 +79,7 @@ export function addRunCommands(program: Command, run: Run): void {
     .action((runId: string, options: { showDeleted: boolean }) =>
       run(async ({ lethe, print }) => {
         const found = await lethe.runs.get(runId, options);
-        print(found, () => tableOf([found]));
+        print(found, () => runTable([found]));
         return EXIT.ok;
       }),
     );
@@ -100,7 +92,7 @@ export function addRunCommands(program: Command, run: Run): void {
     .action((runId: string, end: { state: RunState; error: string }) =>
       run(async ({ lethe, print }) => {
         const finished = await lethe.runs.finish(runId, end);
-        print(finished, () => tableOf([finished]));
+        print(finished, () => runTable([finished]));
         return EXIT.ok;
       }),
     );

@@ -1,0 +1,82 @@
+import anyTest, { type TestFn } from 'ava';
+import { StepState } from '#gen/lethe/run/v1/run_pb.ts';
+import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
+import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
+import { inputOf } from '#test/support/saga-harness.ts';
+import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack; lethe: CommandLine; foreign: ForeignParticipant }>;
+
+test.before(async (t) => {
+  t.context.foreign = await startForeignParticipant(1_000);
+  t.context.stack = await startTestStack({
+    services: ['run', 'job', 'incident'],
+    foreignParticipants: { notes: t.context.foreign.address },
+    envOf: { run: { LETHE_RUN_ATTEMPTS: '2', LETHE_RUN_BACKOFF_MS: '50' } },
+  });
+  t.context.lethe = await makeCommandLine(t.context.stack);
+});
+test.after.always(async (t) => {
+  await t.context.stack?.dispose();
+  await t.context.foreign.close();
+});
+
+async function inputIn(stack: TestStack, tenantId: string, more: Parameters<typeof inputOf>[0] = {}): Promise<string> {
+  const { incidents } = stack.clients({ tenantId, role: 'member' });
+  const { environment } = await incidents.createEnvironment({ displayName: 'production' });
+  return JSON.stringify(inputOf({ environment_id: environment?.id ?? '', ...more }));
+}
+
+test('a workflow is begun, watched to its end and told step by step', async (t) => {
+  const { lethe, stack } = t.context;
+  const as = ['--tenant', 'does'];
+  const start = [...as, 'runs', 'start', 'client_to_delivery', '--input', await inputIn(stack, 'does')];
+  const done = await lethe.with({ typing: [] })(...start, '--name', 'night bus', '--wait');
+  t.is(done.code, 0, done.out + done.err);
+  t.regex(done.out, /COMPLETED +client_to_delivery +night bus/);
+  t.regex(done.screen, /5\/5 COMPLETED/);
+  const [id = ''] = /[0-9a-f-]{36}/.exec(done.out) ?? [];
+  const steps = await lethe(...as, 'runs', 'steps', id);
+  t.is(steps.code, 0);
+  t.is(steps.out.match(/COMPLETED/g)?.length, 5);
+  t.is((await lethe(...as, 'runs', 'watch', id)).code, 0);
+  const begun = parsedLine((await lethe('--json', ...start)).out);
+  t.is(begun.state, 'RUN_STATE_RUNNING');
+  t.is(parsedLine((await lethe('--json', ...as, 'runs', 'watch', begun.id)).out).state, 'RUN_STATE_COMPLETED');
+  const unknown = await lethe(...as, 'runs', 'start', 'no_such');
+  t.deepEqual([unknown.code, /WORKFLOW_NOT_FOUND/.test(unknown.err)], [1, true]);
+});
+
+test('a run that fails is undone, and is 1', async (t) => {
+  const { lethe, stack } = t.context;
+  const input = await inputIn(stack, 'fails', { force_qc_fail: true });
+  const failed = await lethe('--tenant', 'fails', 'runs', 'start', 'client_to_delivery', '--input', input, '--wait');
+  t.is(failed.code, 1, failed.err);
+  t.regex(failed.out, /COMPENSATED +client_to_delivery .*QC_FAILED/);
+});
+
+test('a run is cancelled, and one whose undoing is parked is 3, however often it is tried', async (t) => {
+  const { lethe, stack } = t.context;
+  const as = ['--tenant', 'parks'];
+  const { runs } = stack.clients({ tenantId: 'parks', role: 'admin' });
+  const runWith = async (participants: string[]): Promise<string> => {
+    const { out: runId } = await lethe(...as, 'runs', 'create', 'elsewhere');
+    await runs.recordStep({ runId, name: 'render', state: StepState.COMPLETED, participants });
+    return runId;
+  };
+  const fine = await runWith(['job']);
+  const cancelled = await lethe(...as, 'runs', 'cancel', fine, '--reason', 'enough', '--wait');
+  t.is(cancelled.code, 0, cancelled.out + cancelled.err);
+  t.regex(cancelled.out, /CANCELLED/);
+  const unparked = await lethe(...as, 'runs', 'retry', fine);
+  t.deepEqual([unparked.code, /RUN_NOT_PARKED/.test(unparked.err)], [1, true]);
+  // The foreign service does not know how to compensate.
+  const stuck = await runWith(['notes']);
+  const parked = await lethe(...as, 'runs', 'cancel', stuck, '--wait');
+  t.is(parked.code, 3, parked.out + parked.err);
+  t.regex(parked.out, /FAILED/);
+  t.is((await lethe(...as, 'runs', 'watch', stuck)).code, 3);
+  const again = await lethe(...as, '--json', 'runs', 'retry', stuck, '--reason', 'mended', '--wait');
+  t.is(again.code, 3);
+  t.truthy(parsedLine(again.out).parkedReason);
+});
