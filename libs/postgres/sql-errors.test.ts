@@ -1,0 +1,59 @@
+import test from 'ava';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import { codeOf, isUniqueViolation, toDomainError } from './sql-errors.ts';
+
+const driverError = (code: string, more: object = {}): Error =>
+  Object.assign(new Error('insert into secrets values (42)'), { code, ...more });
+
+/** As Objection throws it. */
+const wrapped = (native: Error): Error => Object.assign(new Error('wrapped'), { nativeError: native });
+
+test('a lost race is ABORTED and says when to try again', (t) => {
+  for (const code of ['40001', '40P01', '55P03']) {
+    for (const error of [driverError(code), wrapped(driverError(code))]) {
+      const mapped = toDomainError(error) as DomainError;
+      t.like(mapped, { kind: 'aborted', reason: 'CONCURRENT_UPDATE', cause: error });
+      t.true((mapped.retryAfterMs ?? 0) > 0);
+    }
+  }
+});
+
+test('a database that cannot answer is UNAVAILABLE, however that shows', (t) => {
+  const errors = [
+    ...['57014', '57P01', '57P02', '57P03', '53300', '53400', '08006', '08001'].map((code) => driverError(code)),
+    ...['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'ENOTFOUND', 'EHOSTUNREACH'].map((code) =>
+      driverError(code),
+    ),
+    driverError('55000', { severity: 'FATAL' }),
+    new Error('Knex: Timeout acquiring a connection. The pool is probably full.'),
+    new Error('Connection terminated unexpectedly'),
+  ];
+  for (const error of errors) {
+    t.like(toDomainError(error), { kind: 'unavailable', reason: 'DEPENDENCY_UNAVAILABLE' }, error.message);
+  }
+});
+
+test('no text of SQL or of the driver gets into a message', (t) => {
+  for (const code of ['40001', '57014', 'ECONNREFUSED']) {
+    const { message, metadata } = toDomainError(driverError(code, { detail: 'Key (name)=(Ada)' })) as DomainError;
+    t.notRegex(JSON.stringify([message, metadata]), /secrets|Ada|insert/);
+  }
+});
+
+test('what is a mistake of ours stays what it is, and what is mapped already too', (t) => {
+  for (const error of [driverError('42601'), driverError('23505'), new TypeError('x'), 'a text', undefined]) {
+    t.is(toDomainError(error), error);
+  }
+  const mapped = new DomainError('not-found', 'JOB_NOT_FOUND', 'Job not found.');
+  t.is(toDomainError(mapped), mapped);
+});
+
+test('a broken unique constraint is known by its name', (t) => {
+  const broken = driverError('23505', { constraint: 'jobs_pkey' });
+  t.true(isUniqueViolation(broken));
+  t.true(isUniqueViolation(wrapped(broken), 'jobs_pkey'));
+  t.false(isUniqueViolation(broken, 'other'));
+  t.false(isUniqueViolation(driverError('23503')));
+  t.is(codeOf(wrapped(broken)), '23505');
+  for (const nothing of [undefined, null, 'x', {}, { code: 5 }]) t.is(codeOf(nothing), undefined);
+});
