@@ -36,7 +36,13 @@ export async function startRunReplica(
     onGivingUp: () => undefined,
   });
   const connection = connect({ address, token: () => stack.token({ role: 'platform' }) });
-  await until(`${name} serves`, async () => (await fetch(`http://${metrics}/ready`)).ok, 60_000);
+  try {
+    await until(`${name} serves`, async () => (await fetch(`http://${metrics}/ready`)).ok, 60_000);
+  } catch (error) {
+    connection.close();
+    await process.stop();
+    throw error;
+  }
   return {
     pid: process.pid,
     runs: (identity) => connection.client(RunService, () => stack.token(identity)),
