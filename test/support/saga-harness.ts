@@ -83,6 +83,8 @@ export interface FakeParticipant extends StepParticipant {
   fail: { execute?: Error | undefined; compensate?: Error | undefined; verify?: Error | undefined };
   /** Claims to have removed, and keeps. */
   lies: boolean;
+  /** How many calls of each kind are answered PARTIAL before the first that is COMPLETE. */
+  partial: number;
   /** Awaited inside every execute, after the effect is there. */
   afterExecute: () => Promise<void>;
 }
@@ -91,6 +93,7 @@ export interface FakeParticipant extends StepParticipant {
 export function makeFakeParticipant(name: string): FakeParticipant {
   const effects = new Map<string, JsonObject>();
   const tombstones = new Set<string>();
+  const callsOf = (call: string): number => fake.calls.filter((made) => made === call).length;
   const keyOf = ({ runId, step }: ParticipantCall): string => `${runId}/${step}`;
   const fake: FakeParticipant = {
     name,
@@ -98,6 +101,7 @@ export function makeFakeParticipant(name: string): FakeParticipant {
     calls: [],
     fail: {},
     lies: false,
+    partial: 0,
     afterExecute: async () => undefined,
     async execute(call, action, input) {
       fake.calls.push(`execute ${call.step}`);
@@ -105,12 +109,18 @@ export function makeFakeParticipant(name: string): FakeParticipant {
       if (tombstones.has(keyOf(call))) throw new DomainError('failed-precondition', 'STEP_COMPENSATED', 'Too late.');
       if (!effects.has(keyOf(call))) effects.set(keyOf(call), { action, input });
       await fake.afterExecute();
+      if (callsOf(`execute ${call.step}`) <= fake.partial) return { progress: 'PARTIAL', output: {} };
       return { progress: 'COMPLETE', output: name === 'job' ? { job_id: call.runId } : { incident_id: call.runId } };
     },
     async compensate(call) {
       fake.calls.push(`compensate ${call.step}`);
       if (fake.fail.compensate) throw fake.fail.compensate;
       tombstones.add(keyOf(call));
+      const calls = callsOf(`compensate ${call.step}`);
+      if (calls <= fake.partial) {
+        const counts = [{ resourceType: name, found: fake.partial + 1, deleted: calls, left: 0, bytes: 0 }];
+        return { progress: 'PARTIAL', counts, failedItems: [] };
+      }
       const deleted = fake.lies ? 1 : effects.delete(keyOf(call)) ? 1 : 0;
       return {
         progress: 'COMPLETE',

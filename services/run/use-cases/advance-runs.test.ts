@@ -1,7 +1,7 @@
 import test from 'ava';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { makeMemorySagas } from '#test/support/memory-sagas.ts';
-import { inputOf, makeEngine, makeFakeParticipant } from '#test/support/saga-harness.ts';
+import { callerIn, inputOf, makeEngine, makeFakeParticipant } from '#test/support/saga-harness.ts';
 
 function fixture(maxAttempts = 3) {
   const sagas = makeMemorySagas();
@@ -56,6 +56,41 @@ test('what passes is tried again, and leaves no trace in the end', async (t) => 
   job.fail.execute = undefined;
   await engine.drain();
   t.like(engine.settled.at(-1)?.run, { state: 'COMPLETED', attempts: 0 });
+});
+
+test('a participant that needs several calls gets them', async (t) => {
+  const { engine, job, rowCount } = fixture();
+  job.partial = 2;
+  const run = await engine.run(inputOf({ force_delivery_fail: true }));
+  t.is(run.state, 'COMPENSATED');
+  t.deepEqual(job.calls, [...Array(3).fill('execute draft'), ...Array(3).fill('compensate draft')]);
+  t.is(job.effects.size + rowCount(), 0);
+});
+
+test('a participant that needs more calls than a worker makes in a row is gone on with, and no attempt is counted', async (t) => {
+  const { sagas, job, incident } = fixture();
+  const { execute, compensate } = job;
+  job.execute = async (...call) => ({ ...(await execute(...call)), progress: 'COMPLETE' });
+  job.compensate = async (call) => {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    return compensate(call);
+  };
+  job.partial = 20;
+  const engine = makeEngine(sagas, [job, incident], { maxAttempts: 2, leaseMs: 60 });
+  await engine.startRun({
+    caller: callerIn('acme'),
+    workflow: 'client_to_delivery',
+    displayName: '',
+    input: inputOf({ force_delivery_fail: true }),
+    requestId: undefined,
+  });
+  await engine.idle();
+  t.deepEqual(engine.settled, [], 'it was given up for another to go on with');
+  await engine.drain();
+  t.deepEqual(
+    engine.settled.map(({ outcome }) => outcome),
+    ['COMPENSATED'],
+  );
 });
 
 test('a participant that is no longer configured parks the compensation instead of passing it by', async (t) => {

@@ -58,8 +58,6 @@ export type OnSagaSettled = (run: SagaRun, outcome: SagaRun['state'] | 'RETRY', 
 
 // More than run side by side, so that losing the race for one claim leaves others to take.
 const CANDIDATES = 64;
-// Calls to one participant in a row that brought it on, before the run counts an attempt.
-const MAX_PARTIAL_CALLS = 100;
 
 /**
  * Makes AdvanceRuns. What comes next is the domain's to say (`nextMove`); this asks the participants, with no
@@ -74,6 +72,8 @@ export function makeAdvanceRuns(
   onSettled: OnSagaSettled,
 ): AdvanceRuns {
   const { workerId, leaseMs, retry } = settings;
+  // For what takes many calls: after so long the run is given up, so that its lease does not run out in the middle.
+  const callBudgetMs = leaseMs / 3;
 
   const participantNamed = (name: string): StepParticipant => {
     const participant = participants.find((candidate) => candidate.name === name);
@@ -110,7 +110,7 @@ export function makeAdvanceRuns(
     const { participant, action, input } = remote;
     // What the intent does not name, a compensation would not find.
     if (!step.participants.includes(participant)) throw participantUnknown(participant);
-    for (let calls = 0; calls < MAX_PARTIAL_CALLS; calls += 1) {
+    for (const startedAt = performance.now(); performance.now() - startedAt < callBudgetMs; ) {
       const { progress, output } = await participantNamed(participant).execute(callOf(run, step), action, input);
       crashPoint(`run.step.after-call:${step.name}`);
       if (progress === 'COMPLETE') return output;
@@ -121,17 +121,18 @@ export function makeAdvanceRuns(
   /** Has everybody remove what they hold of a step, and reads back that it is gone. */
   const compensateRemote = async (run: SagaRun, step: SagaStep): Promise<RemovedCounts> => {
     const removed: Record<string, number> = {};
+    const startedAt = performance.now();
     for (const name of step.participants) {
       const participant = participantNamed(name);
       const call = callOf(run, step);
       let part: DeletionStep = toPart(name);
       for (let calls = 0; part.state !== 'COMPLETE'; calls += 1) {
         if (part.lastError) throw new PartFailed(part.lastError);
-        if (calls >= MAX_PARTIAL_CALLS) throw dependencyUnavailable(name);
         if (part.state === 'VERIFYING') {
           part = afterReadBack(part, await participant.verifyStep(call));
           continue;
         }
+        if (calls > 0 && performance.now() - startedAt > callBudgetMs) throw new Unfinished();
         const answer = await participant.compensate(call);
         crashPoint(`run.step.after-compensate-call:${step.name}`);
         const isStalled = answer.progress === 'PARTIAL' && calls > 0 && !hasMoved(part.counts, answer.counts);
@@ -223,6 +224,9 @@ export function makeAdvanceRuns(
           await (move.kind === 'act' ? act(move.step) : compensate(move.step));
         } catch (error) {
           if (hasReason(error, 'LEASE_LOST')) throw error;
+          if (error instanceof Unfinished) {
+            return void (await write({ ...run, attempts: 0 }, undefined, { kind: 'release', pauseMs: 0 }));
+          }
           return giveWay(move.step, error);
         }
       }
@@ -300,6 +304,9 @@ const toPart = (participant: string): DeletionStep => ({
   nextAttemptAt: undefined,
   verifiedAt: undefined,
 });
+
+/** A participant that is at it, and needs more calls than one worker makes in a row. */
+class Unfinished extends Error {}
 
 /** A participant that answered, and did not do it. */
 class PartFailed extends Error {}
