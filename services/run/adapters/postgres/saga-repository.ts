@@ -111,13 +111,14 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
     async claim({ tenantId, runId }, owner, leaseMs) {
       // The steps are read by a statement of their own: it sees what the holder before committed last.
       const claimText = `with due as (
-          select tenant_id, id, claim_owner as before from workflow_runs
+          select claim_owner as before from workflow_runs
           where tenant_id = $1 and id = $2 and due_at <= clock_timestamp() for update skip locked)
         update workflow_runs r set claim_owner = $3, claim_token = r.claim_token + 1,
                -- A holder that let its lease run out has vanished: that is an attempt too.
                attempts = r.attempts + case when due.before is null then 0 else 1 end,
                due_at = clock_timestamp() + $4 * interval '1 ms'
-        from due where r.tenant_id = due.tenant_id and r.id = due.id
+        -- The key once more, not a join: behind row-level security a join is planned over all of the tenant's runs.
+        from due where r.tenant_id = $1 and r.id = $2
         returning r.workflow, r.state, r.ending, r.current_step, r.attempts, r.error, r.parked_reason, r.output, r.input,
                   r.actor, r.claim_token, due.before,
                   (select declaration from workflow_declarations d where d.digest = r.declaration) as declaration`;
