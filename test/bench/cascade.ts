@@ -13,10 +13,10 @@ import type { Bench } from './main.ts';
 import { quantile } from './median.ts';
 
 const AT_ONCE = 16;
-const RUNS = 16;
+const RUNS = 32;
 const SHAPE = { steps: 100, jobs: 10, objects: 10, incidents: 2 } as const;
-const MANY_RUNS = 2_000;
-const SLICE = 500;
+const MANY_RUNS = 10_000;
+const SLICE = 1_000;
 const SMALL_SHAPE = { steps: 3, jobs: 1, objects: 0, incidents: 1 } as const;
 const BUCKET = 'bench';
 const TENANT = 'bench';
