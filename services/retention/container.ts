@@ -10,14 +10,16 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { makeIncidentOwner } from './adapters/clients/incident-owner.ts';
 import { retentionService } from './adapters/grpc/retention-service.ts';
+import { makeExecutionPolicyRepository } from './adapters/postgres/execution-policy-repository.ts';
 import { makePlanRepository } from './adapters/postgres/plan-repository.ts';
 import { makePurgeHealth } from './adapters/postgres/purge-health.ts';
 import { makePurgeRepository } from './adapters/postgres/purge-repository.ts';
 import { startPurgeQueue } from './adapters/queue/purge-queue.ts';
 import type { RetentionSettings } from './config.ts';
+import { type KeepExecutionPolicies, makeKeepExecutionPolicies } from './use-cases/keep-execution-policies.ts';
 import { type KeepPlans, makeKeepPlans } from './use-cases/keep-plans.ts';
 import { makeOrderPurge, type OnPurgeRefused, type OrderPurge } from './use-cases/order-purge.ts';
-import type { DataOwner, PlanRepository, PurgeRepository } from './use-cases/ports.ts';
+import type { DataOwner, ExecutionPolicyRepository, PlanRepository, PurgeRepository } from './use-cases/ports.ts';
 import {
   countsOf,
   makeRunPurges,
@@ -38,8 +40,10 @@ const TOKENS = {
   onFinished: token<OnItemFinished>('OnItemFinished'),
   onError: token<OnItemError>('OnItemError'),
   plans: token<PlanRepository>('PlanRepository'),
+  policies: token<ExecutionPolicyRepository>('ExecutionPolicyRepository'),
   purges: token<PurgeRepository>('PurgeRepository'),
   keepPlans: token<KeepPlans>('KeepPlans'),
+  keepPolicies: token<KeepExecutionPolicies>('KeepExecutionPolicies'),
   orderPurge: token<OrderPurge>('OrderPurge'),
   runPurges: token<RunPurges>('RunPurges'),
   settlePurge: token<SettlePurge>('SettlePurge'),
@@ -47,6 +51,7 @@ const TOKENS = {
 
 const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.plans).toResolvedValue(makePlanRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.policies).toResolvedValue(makeExecutionPolicyRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.purges).toResolvedValue(makePurgeRepository, [TOKENS.database]).inSingletonScope();
 });
 
@@ -54,10 +59,12 @@ const useCases = new ContainerModule(({ bind }) => {
   const { plans, purges, keepPlans, owner, settings, onRefused, onFinished, onError } = TOKENS;
   bind(keepPlans)
     .toResolvedValue(
-      (p: PlanRepository, { graceDays }: RetentionSettings) => makeKeepPlans(p, graceDays),
-      [plans, settings],
+      (p: PlanRepository, e: ExecutionPolicyRepository, { graceDays }: RetentionSettings) =>
+        makeKeepPlans(p, e, graceDays),
+      [plans, TOKENS.policies, settings],
     )
     .inSingletonScope();
+  bind(TOKENS.keepPolicies).toResolvedValue(makeKeepExecutionPolicies, [TOKENS.policies]).inSingletonScope();
   bind(TOKENS.orderPurge)
     .toResolvedValue(
       (p: PurgeRepository, l: PlanRepository, refused: OnPurgeRefused) =>
@@ -141,7 +148,11 @@ export async function composeRetentionService(
     services: [
       bindService(
         RetentionService,
-        retentionService(container.get(TOKENS.keepPlans), container.get(TOKENS.orderPurge)),
+        retentionService(
+          container.get(TOKENS.keepPlans),
+          container.get(TOKENS.keepPolicies),
+          container.get(TOKENS.orderPurge),
+        ),
       ),
     ],
     startWorkers: () => [

@@ -1,9 +1,15 @@
 import { timestampDate, timestampFromDate } from '@bufbuild/protobuf/wkt';
 import anyTest, { type TestFn } from 'ava';
-import { Plan, RetentionSubject, WindowKind, WindowSource } from '#gen/lethe/retention/v1/retention_pb.ts';
+import {
+  Plan,
+  PurgeItemState,
+  RetentionSubject,
+  WindowKind,
+  WindowSource,
+} from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from '#test/support/postgres.ts';
-import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
 
@@ -177,4 +183,86 @@ test.serial('the answer names the window, where it comes from and when it change
   const after = await resolve(RetentionSubject.APPROVALS, inDays(4));
   t.like(after, { kind: WindowKind.NOT_APPLICABLE, source: WindowSource.PLAN });
   t.is(after?.retentionDays, undefined, 'not applicable is no number of days');
+});
+
+test.serial(
+  'an execution policy is created with defaults, replaced as a whole, and read by its tenant alone',
+  async (t) => {
+    const { stack } = t.context;
+    const admin = stack.clients({ tenantId: 'policy', role: 'admin' }).retention;
+    t.is((await refusalOf(admin.getExecutionPolicy({}))).reason, 'EXECUTION_POLICY_NOT_FOUND');
+    const { executionPolicy: first } = await admin.upsertExecutionPolicy({});
+    t.like(first, { retentionDays: 90, isEnabled: true, minExecutionsToKeep: 100n });
+    t.deepEqual((await admin.upsertExecutionPolicy({ retentionDays: 90 })).executionPolicy, first, 'the same again');
+    const etag = first?.etag ?? '';
+    const { executionPolicy: second } = await admin.upsertExecutionPolicy({ retentionDays: 30, etag });
+    t.like(second, { retentionDays: 30, minExecutionsToKeep: 100n });
+    t.not(second?.etag, etag);
+    t.is((await refusalOf(admin.upsertExecutionPolicy({ retentionDays: 1, etag }))).reason, 'ETAG_MISMATCH');
+    t.deepEqual((await admin.getExecutionPolicy({})).executionPolicy, second);
+    const stranger = stack.clients({ tenantId: 'stranger', role: 'admin' }).retention;
+    const unknown = await refusalOf(stranger.getExecutionPolicy({ tenantId: 'nobody' }));
+    t.deepEqual(await refusalOf(stranger.getExecutionPolicy({ tenantId: 'policy' })), unknown);
+    const member = stack.clients({ tenantId: 'policy', role: 'member' }).retention;
+    t.is((await refusalOf(member.upsertExecutionPolicy({}))).reason, 'ROLE_TOO_LOW');
+    const audit = await queryOnce<{ outcome: string }>(
+      stack.superuserUrl('retention'),
+      "select outcome from audit_entries where tenant_id = 'policy' order by at",
+    );
+    t.deepEqual(audit, [{ outcome: '90 days' }, { outcome: '30 days' }]);
+  },
+);
+
+test.serial('a policy of odd numbers is refused, and nothing changes', async (t) => {
+  const admin = t.context.stack.clients({ tenantId: 'odd-policy', role: 'admin' }).retention;
+  for (const policy of [
+    { retentionDays: 0 },
+    { retentionDays: -1 },
+    { retentionDays: 36_501 },
+    { retentionDays: 1_000_000_000 },
+    { minExecutionsToKeep: -1n },
+    { minExecutionsToKeep: 1_000_000_001n },
+  ]) {
+    t.is((await refusalOf(admin.upsertExecutionPolicy(policy))).reason, 'FIELD_INVALID');
+  }
+  t.is((await refusalOf(admin.getExecutionPolicy({}))).reason, 'EXECUTION_POLICY_NOT_FOUND');
+});
+
+test.serial(
+  'executions are kept unless a policy that is switched on says otherwise, and every subject is told of',
+  async (t) => {
+    const admin = t.context.stack.clients({ tenantId: 'executions', role: 'admin' }).retention;
+    const executions = async () => {
+      const { windows } = await admin.resolveRetention({});
+      t.deepEqual(
+        windows.map(({ subject }) => subject),
+        [
+          RetentionSubject.DRIFT_CHECKS,
+          RetentionSubject.INCIDENT_PAYLOADS,
+          RetentionSubject.APPROVALS,
+          RetentionSubject.EXECUTIONS,
+        ],
+      );
+      return windows.at(-1);
+    };
+    t.like(await executions(), { kind: WindowKind.KEEP_ALL, source: WindowSource.NONE, retentionDays: undefined });
+    await admin.upsertExecutionPolicy({ isEnabled: false, retentionDays: 5 });
+    t.like(await executions(), { kind: WindowKind.KEEP_ALL, source: WindowSource.POLICY, retentionDays: undefined });
+    await admin.upsertExecutionPolicy({ retentionDays: 5, minExecutionsToKeep: 7n });
+    t.like(await executions(), {
+      kind: WindowKind.DAYS,
+      source: WindowSource.POLICY,
+      retentionDays: 5,
+      minExecutionsToKeep: 7n,
+    });
+  },
+);
+
+test.serial('a policy that nobody can carry out yet makes the purge PARTIAL, and says so', async (t) => {
+  const admin = t.context.stack.clients({ tenantId: 'unfulfilled', role: 'admin' }).retention;
+  await admin.upsertExecutionPolicy({});
+  const { purge } = await admin.purgeNow({});
+  const item = async () => (await admin.getPurge({ purgeId: purge?.id ?? '' })).items[0];
+  await until('it has ended', async () => (await item())?.state === PurgeItemState.PARTIAL);
+  t.is((await item())?.error, 'UNIMPLEMENTED: Executions cannot be removed by age yet; all of them stay.');
 });

@@ -1,4 +1,4 @@
-import type { RetentionSubject } from './windows.ts';
+import type { PlanSubject } from './windows.ts';
 
 /** How much one purge may take of one subject of one tenant before a person has looked at it. */
 export interface Ceiling {
@@ -18,7 +18,7 @@ export interface Blast {
 
 /** Why a tenant's purge was held, and who released it. */
 export interface Hold extends Blast {
-  readonly subject: RetentionSubject;
+  readonly subject: PlanSubject;
   readonly maxShare: number | undefined;
   readonly maxCount: number | undefined;
   readonly heldAt: Temporal.Instant;

@@ -1,6 +1,6 @@
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { Hold } from './ceiling.ts';
-import type { Plan, ResolvedWindow, RetentionSubject } from './windows.ts';
+import type { Plan, PlanSubject, ResolvedWindow } from './windows.ts';
 
 /** Where one tenant's part of a retention purge stands. */
 export const ITEM_STATES = ['PENDING', 'RUNNING', 'COMPLETE', 'PARTIAL', 'FAILED', 'HELD', 'SKIPPED'] as const;
@@ -52,7 +52,7 @@ export interface RetentionPurge {
  * while it was under way goes on with another operation, and the first keeps what it counted.
  */
 export interface PurgeOperation {
-  readonly subject: RetentionSubject;
+  readonly subject: PlanSubject;
   readonly operationId: string;
   readonly retentionDays: number;
   /** By the owner's database, as ISO 8601; undefined before its first answer. */
@@ -75,7 +75,7 @@ export interface RetentionPurgeItem {
   readonly windows: readonly ResolvedWindow[];
   readonly operations: readonly PurgeOperation[];
   /** What is being removed. */
-  readonly subject: RetentionSubject | undefined;
+  readonly subject: PlanSubject | undefined;
   readonly error: string | undefined;
   readonly hold: Hold | undefined;
   readonly runningPurgeId: string | undefined;

@@ -4,11 +4,14 @@ export const PLANS = ['FREE', 'PRO', 'AGENCY', 'ENTERPRISE'] as const;
 /** One of PLANS. */
 export type Plan = (typeof PLANS)[number];
 
-/** What retention is decided for. */
-export const RETENTION_SUBJECTS = ['DRIFT_CHECKS', 'INCIDENT_PAYLOADS', 'APPROVALS'] as const;
+/** What a plan decides the retention of. */
+export const PLAN_SUBJECTS = ['DRIFT_CHECKS', 'INCIDENT_PAYLOADS', 'APPROVALS'] as const;
 
-/** One of RETENTION_SUBJECTS. */
-export type RetentionSubject = (typeof RETENTION_SUBJECTS)[number];
+/** One of PLAN_SUBJECTS. */
+export type PlanSubject = (typeof PLAN_SUBJECTS)[number];
+
+/** What has a window: what plans decide, and executions, which a tenant's own policy does. */
+export type RetentionSubject = PlanSubject | 'EXECUTIONS';
 
 /**
  * How long something is kept: some days; not at all applicable, since the plan has no such thing and there is
@@ -23,7 +26,7 @@ const days = (count: number): Window => ({ kind: 'DAYS', days: count });
 const NOT_APPLICABLE: Window = { kind: 'NOT_APPLICABLE' };
 
 /** The plan defaults, in days, as the table of the seed "Drift Retention + Deletion" has them. */
-export const WINDOWS_OF_PLAN: Readonly<Record<Plan, Readonly<Record<RetentionSubject, Window>>>> = {
+export const WINDOWS_OF_PLAN: Readonly<Record<Plan, Readonly<Record<PlanSubject, Window>>>> = {
   FREE: { DRIFT_CHECKS: days(7), INCIDENT_PAYLOADS: NOT_APPLICABLE, APPROVALS: NOT_APPLICABLE },
   PRO: { DRIFT_CHECKS: days(30), INCIDENT_PAYLOADS: days(180), APPROVALS: days(180) },
   AGENCY: { DRIFT_CHECKS: days(90), INCIDENT_PAYLOADS: days(365), APPROVALS: days(365) },
@@ -42,7 +45,7 @@ export interface TenantPlan {
 }
 
 /** Where a window comes from. */
-export type WindowSource = 'PLAN' | 'GRACE' | 'NONE';
+export type WindowSource = 'PLAN' | 'GRACE' | 'POLICY' | 'NONE';
 
 /** What holds for one subject at one instant. */
 export interface ResolvedWindow {
@@ -53,6 +56,8 @@ export interface ResolvedWindow {
   readonly from: Pick<TenantPlan, 'plan' | 'version'> | undefined;
   /** When it changes by what is known now, and to what. */
   readonly change: { readonly at: Temporal.Instant; readonly to: Window } | undefined;
+  /** Of executions: how many of the newest stay whatever their age. */
+  readonly minToKeep?: number;
 }
 
 /** What holds for a tenant at one instant. */
@@ -71,7 +76,7 @@ export function resolveWindows(history: readonly TenantPlan[], at: Temporal.Inst
     (a, b) => Temporal.Instant.compare(a.effectiveAt, b.effectiveAt) || a.version - b.version,
   );
   const current = inForceAt(ordered, at);
-  const windows = RETENTION_SUBJECTS.map((subject): ResolvedWindow => {
+  const windows = PLAN_SUBJECTS.map((subject): ResolvedWindow => {
     const now = windowAt(ordered, at, graceDays, subject);
     const instants = ordered.flatMap(({ effectiveAt }) => [effectiveAt, effectiveAt.add({ hours: graceDays * 24 })]);
     const changeAt = instants
@@ -89,7 +94,7 @@ function windowAt(
   ordered: readonly TenantPlan[],
   at: Temporal.Instant,
   graceDays: number,
-  subject: RetentionSubject,
+  subject: PlanSubject,
 ): Pick<ResolvedWindow, 'window' | 'source' | 'from'> {
   const current = inForceAt(ordered, at);
   if (!current) return { window: { kind: 'KEEP_ALL' }, source: 'NONE', from: undefined };

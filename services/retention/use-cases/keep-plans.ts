@@ -1,7 +1,8 @@
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import { windowOfExecutions } from '../domain/execution-policy.ts';
 import { tenantPlanNotFound } from '../domain/purge.ts';
 import { type Plan, type Resolution, resolveWindows, type TenantPlan } from '../domain/windows.ts';
-import type { NewTenantPlan, Page, PageQuery, PlanRepository } from './ports.ts';
+import type { ExecutionPolicyRepository, NewTenantPlan, Page, PageQuery, PlanRepository } from './ports.ts';
 
 /** Which plans to list: those in force of all tenants, or of one tenant the one in force or all there ever were. */
 export type PlanFilter =
@@ -20,7 +21,11 @@ export interface KeepPlans {
 }
 
 /** Makes KeepPlans; `graceDays` is how long a longer window holds after a downgrade. */
-export function makeKeepPlans(plans: PlanRepository, graceDays: number): KeepPlans {
+export function makeKeepPlans(
+  plans: PlanRepository,
+  policies: ExecutionPolicyRepository,
+  graceDays: number,
+): KeepPlans {
   const inForce = async (tenantId: string): Promise<TenantPlan | undefined> => {
     const { entries, now } = await plans.history(tenantId);
     return resolveWindows(entries, now, graceDays).current;
@@ -44,8 +49,9 @@ export function makeKeepPlans(plans: PlanRepository, graceDays: number): KeepPla
       return { items: current ? [current] : [], next: undefined };
     },
     async resolve(tenantId, at) {
-      const { entries, now } = await plans.history(tenantId);
-      return { ...resolveWindows(entries, at ?? now, graceDays), at: at ?? now };
+      const [{ entries, now }, policy] = await Promise.all([plans.history(tenantId), policies.get(tenantId)]);
+      const { current, windows } = resolveWindows(entries, at ?? now, graceDays);
+      return { current, windows: [...windows, windowOfExecutions(policy)], at: at ?? now };
     },
   };
 }

@@ -1,4 +1,5 @@
 import type { Hold } from '../domain/ceiling.ts';
+import type { ExecutionPolicy } from '../domain/execution-policy.ts';
 import type {
   ItemState,
   PurgeState,
@@ -7,7 +8,7 @@ import type {
   RetentionPurge,
   RetentionPurgeItem,
 } from '../domain/purge.ts';
-import type { Plan, RetentionSubject, TenantPlan } from '../domain/windows.ts';
+import type { Plan, PlanSubject, TenantPlan } from '../domain/windows.ts';
 
 /** One page of a list: at most `limit` rows after the keyset `after`. */
 export interface PageQuery {
@@ -51,6 +52,27 @@ export interface PlanRepository {
   listInForce(plan: Plan | undefined, page: PageQuery): Promise<Page<TenantPlan>>;
   /** Must answer every tenant that has a plan or an execution policy, in order. */
   findTenants(): Promise<readonly string[]>;
+}
+
+/** An execution policy as it is to be. */
+export interface NewExecutionPolicy {
+  readonly tenantId: string;
+  readonly retentionDays: number;
+  readonly isEnabled: boolean;
+  readonly minToKeep: number;
+  readonly actor: string;
+  readonly subject: string;
+  readonly etag: string;
+}
+
+/** How long tenants' executions are kept; a tenant has at most one policy. */
+export interface ExecutionPolicyRepository {
+  /**
+   * Must create or replace the policy with a row of the audit in one transaction, and change nothing where it is the
+   * same already; ETAG_MISMATCH.
+   */
+  upsert(policy: NewExecutionPolicy): Promise<ExecutionPolicy>;
+  get(tenantId: string): Promise<ExecutionPolicy | undefined>;
 }
 
 /** A purge to order. */
@@ -169,7 +191,7 @@ export interface DataOwner {
     tenantId: string;
     actor: string;
     operationId: string;
-    subject: RetentionSubject;
+    subject: PlanSubject;
     retentionDays: number;
     validateOnly: boolean;
   }): Promise<AgePurgeAnswer>;

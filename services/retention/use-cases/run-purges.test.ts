@@ -2,7 +2,7 @@ import test from 'ava';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import type { Ceiling } from '../domain/ceiling.ts';
 import { type RetentionPurgeItem, sumCounts } from '../domain/purge.ts';
-import { type Plan, type RetentionSubject, resolveWindows } from '../domain/windows.ts';
+import { type Plan, type PlanSubject, resolveWindows } from '../domain/windows.ts';
 import type { KeepPlans } from './keep-plans.ts';
 import type { AgePurgeAnswer, DataOwner, ItemProgress, PurgeRepository } from './ports.ts';
 import { makeRunPurges } from './run-purges.ts';
@@ -40,12 +40,12 @@ function fixture(options: {
   readonly item?: Partial<RetentionPurgeItem>;
   readonly plan?: Plan;
   readonly ceiling?: Ceiling;
-  readonly rows?: Partial<Record<RetentionSubject, number>>;
+  readonly rows?: Partial<Record<PlanSubject, number>>;
   readonly onCall?: (call: Call, count: number) => void;
   readonly answer?: (call: Call, answer: AgePurgeAnswer) => AgePurgeAnswer;
 }) {
   let plan: Plan | undefined = options.plan ?? 'PRO';
-  const rows = new Map<RetentionSubject, number>(Object.entries(options.rows ?? {}) as [RetentionSubject, number][]);
+  const rows = new Map<PlanSubject, number>(Object.entries(options.rows ?? {}) as [PlanSubject, number][]);
   const removed = new Map<string, number>();
   const calls: Call[] = [];
   const saved: ItemProgress[] = [];

@@ -10,7 +10,7 @@ import {
   type RetentionPurgeItem,
   sumCounts,
 } from '../domain/purge.ts';
-import { RETENTION_SUBJECTS, type RetentionSubject } from '../domain/windows.ts';
+import { PLAN_SUBJECTS, type PlanSubject, type RetentionSubject } from '../domain/windows.ts';
 import type { KeepPlans } from './keep-plans.ts';
 import type { AgePurgeAnswer, DataOwner, ItemClaim, ItemProgress, PurgeRepository } from './ports.ts';
 
@@ -48,7 +48,7 @@ export const PURGE_CRASH_POINTS = [
 ] as const;
 
 /** The rows that a subject's window is about; what hangs on them goes with them and is not asked for. */
-const TYPE_OF: Readonly<Record<RetentionSubject, string>> = {
+const TYPE_OF: Readonly<Record<PlanSubject, string>> = {
   DRIFT_CHECKS: 'drift_check',
   INCIDENT_PAYLOADS: 'incident_payload',
   APPROVALS: 'approval',
@@ -121,7 +121,7 @@ class TenantPurge {
   readonly #options: TenantPurgeOptions;
   readonly #item: RetentionPurgeItem;
   #progress: ItemProgress;
-  readonly #unsafe = new Set<RetentionSubject>();
+  readonly #unsafe = new Set<PlanSubject>();
 
   constructor(options: TenantPurgeOptions) {
     this.#options = options;
@@ -142,7 +142,7 @@ class TenantPurge {
   async isHeld(errors: unknown[]): Promise<boolean> {
     const { ceiling } = this.#options;
     if (this.#item.validateOnly || this.#item.hold?.approval || isSwitchedOff(ceiling)) return false;
-    for (const subject of RETENTION_SUBJECTS) {
+    for (const subject of PLAN_SUBJECTS) {
       const days = this.#daysOf(subject);
       // What has begun was looked at before it began.
       if (days === undefined || this.#operationsOf(subject).length > 0) continue;
@@ -161,7 +161,7 @@ class TenantPurge {
 
   /** Removes, or counts, every subject that has a window in days; what fails does not stop the others. */
   async purgeAll(errors: unknown[]): Promise<void> {
-    for (const subject of RETENTION_SUBJECTS) {
+    for (const subject of PLAN_SUBJECTS) {
       if (this.#unsafe.has(subject)) continue;
       try {
         if (this.#item.validateOnly) await this.#count(subject);
@@ -171,6 +171,8 @@ class TenantPurge {
         errors.push(error);
       }
     }
+    // A policy that nobody carries out must not look as if it had been.
+    if (this.#daysOf('EXECUTIONS') !== undefined) errors.push(executionsUnimplemented());
   }
 
   /** How it ended, as far as this turn knows. */
@@ -184,7 +186,7 @@ class TenantPurge {
     return { ...this.#progress, state: hasWindows ? 'PARTIAL' : 'FAILED', subject: undefined, error, failures };
   }
 
-  async #count(subject: RetentionSubject): Promise<void> {
+  async #count(subject: PlanSubject): Promise<void> {
     const retentionDays = this.#daysOf(subject);
     if (retentionDays === undefined || this.#operationsOf(subject).at(-1)?.isDone) return;
     const operation = { subject, operationId: this.#item.purgeId, retentionDays };
@@ -192,7 +194,7 @@ class TenantPurge {
     await this.#save(subject, { ...operation, counts, cutoff, isDone: true });
   }
 
-  async #purge(subject: RetentionSubject): Promise<void> {
+  async #purge(subject: PlanSubject): Promise<void> {
     for (;;) {
       let operation = this.#operationsOf(subject).at(-1);
       if (operation?.isDone) return;
@@ -226,7 +228,7 @@ class TenantPurge {
     await this.#save(operation.subject, { ...operation, counts: removedOf(operation, counts), isDone: true });
   }
 
-  async #blastOf(subject: RetentionSubject, retentionDays: number): Promise<Blast> {
+  async #blastOf(subject: PlanSubject, retentionDays: number): Promise<Blast> {
     const { counts, population } = await this.#call({ subject, operationId: this.#item.purgeId, retentionDays }, true);
     const expired = counts.find(({ resourceType }) => resourceType === TYPE_OF[subject])?.found;
     return { expired, total: population };
@@ -241,7 +243,7 @@ class TenantPurge {
     return this.#options.owner.purge({ tenantId, actor, subject, operationId, retentionDays, validateOnly });
   }
 
-  async #save(subject: RetentionSubject, operation: PurgeOperation): Promise<void> {
+  async #save(subject: PlanSubject, operation: PurgeOperation): Promise<void> {
     const others = this.#progress.operations.filter(
       (other) => other.subject !== subject || other.operationId !== operation.operationId,
     );
@@ -249,7 +251,7 @@ class TenantPurge {
     await this.#options.purges.save(this.#options.claim, this.#progress, this.#options.leaseMs);
   }
 
-  #operationsOf(subject: RetentionSubject): readonly PurgeOperation[] {
+  #operationsOf(subject: PlanSubject): readonly PurgeOperation[] {
     return this.#progress.operations.filter((operation) => operation.subject === subject);
   }
 
@@ -289,6 +291,9 @@ export const countsOf = ({ operations }: Pick<ItemProgress, 'operations'>) => su
 
 const toSentence = (error: unknown): string =>
   error instanceof DomainError ? `${error.reason}: ${error.message}` : 'INTERNAL: Something failed; see the log.';
+
+const executionsUnimplemented = (): DomainError =>
+  new DomainError('unimplemented', 'UNIMPLEMENTED', 'Executions cannot be removed by age yet; all of them stay.');
 
 const workersLost = (attempts: number): DomainError =>
   new DomainError('failed-precondition', 'WORKERS_LOST', `${attempts - 1} workers took it up and did not end it.`, {

@@ -2,6 +2,7 @@ import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import {
+  type ExecutionPolicySchema,
   type HoldSchema,
   Plan as PlanMessage,
   PurgeItemState,
@@ -20,6 +21,7 @@ import { callerOf } from '#libs/grpc/caller.ts';
 import {
   parseEnum,
   parseFields,
+  parseInteger,
   parseOptionalEnum,
   parseOptionalText,
   parseReason,
@@ -33,6 +35,11 @@ import { parseId, parseTenantId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import type { Hold } from '../../domain/ceiling.ts';
 import {
+  DEFAULT_EXECUTION_POLICY,
+  type ExecutionPolicy,
+  executionPolicyNotFound,
+} from '../../domain/execution-policy.ts';
+import {
   PURGE_STATES,
   type PurgeState as PurgeStateName,
   type ResourceCount,
@@ -42,16 +49,20 @@ import {
   tenantPlanNotFound,
 } from '../../domain/purge.ts';
 import { PLANS, type Plan, type ResolvedWindow, type TenantPlan } from '../../domain/windows.ts';
+import type { KeepExecutionPolicies } from '../../use-cases/keep-execution-policies.ts';
 import type { KeepPlans } from '../../use-cases/keep-plans.ts';
 import type { OrderPurge, PurgeEvent } from '../../use-cases/order-purge.ts';
 
 const PLAN_OF: ReadonlyMap<number, Plan> = new Map(PLANS.map((plan) => [PlanMessage[plan], plan]));
 const STATE_OF: ReadonlyMap<number, PurgeStateName> = new Map(PURGE_STATES.map((state) => [PurgeState[state], state]));
 const MAX_TENANTS = 1_000;
+const MAX_RETENTION_DAYS = 36_500;
+const MAX_TO_KEEP = 1_000_000_000;
 
 /** RetentionService over gRPC: a request becomes a command, its outcome a message. */
 export const retentionService = (
   keepPlans: KeepPlans,
+  keepPolicies: KeepExecutionPolicies,
   orderPurge: OrderPurge,
 ): Partial<ServiceImpl<typeof RetentionService>> => ({
   async setTenantPlan(request, context) {
@@ -105,6 +116,33 @@ export const retentionService = (
       windows: windows.map(toWindowMessage),
       resolveTime: toTimestamp(at),
     };
+  },
+
+  async upsertExecutionPolicy(request, context) {
+    const caller = callerOf(context);
+    const tenantId = ownTenant(caller, request.tenantId);
+    const policy = parseFields({
+      retentionDays: () =>
+        parseInteger('retention_days', request.retentionDays ?? DEFAULT_EXECUTION_POLICY.retentionDays, {
+          min: 1,
+          max: MAX_RETENTION_DAYS,
+        }),
+      minToKeep: () =>
+        parseInteger('min_executions_to_keep', request.minExecutionsToKeep ?? DEFAULT_EXECUTION_POLICY.minToKeep, {
+          min: 0,
+          max: MAX_TO_KEEP,
+        }),
+      etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
+    });
+    const isEnabled = request.isEnabled ?? DEFAULT_EXECUTION_POLICY.isEnabled;
+    const { actor, subject } = caller;
+    const kept = await keepPolicies.upsert({ ...policy, tenantId, isEnabled, actor, subject });
+    return { executionPolicy: toPolicyMessage(kept) };
+  },
+
+  async getExecutionPolicy(request, context) {
+    const tenantId = namedTenant(callerOf(context), request.tenantId, executionPolicyNotFound);
+    return { executionPolicy: toPolicyMessage(await keepPolicies.get(tenantId)) };
   },
 
   async *purge(request, context) {
@@ -193,12 +231,14 @@ const wantedTenant = (caller: Caller, tenantId: string): string | undefined =>
 const mayName = (caller: Caller, tenantId: string): boolean =>
   caller.kind === 'platform' || caller.tenantId === tenantId;
 
-/** As wantedTenant, and there must be one. Another's is answered as one that does not exist: TENANT_PLAN_NOT_FOUND. */
-function ownTenant(caller: Caller, tenantId: string): string {
+/** As wantedTenant, and there must be one. Another's is answered as one that there is nothing of. */
+function namedTenant(caller: Caller, tenantId: string, notFound: () => Error): string {
   const wanted = wantedTenant(caller, tenantId) ?? parseTenantId('tenant_id', tenantId);
-  if (!mayName(caller, wanted)) throw tenantPlanNotFound();
+  if (!mayName(caller, wanted)) throw notFound();
   return wanted;
 }
+
+const ownTenant = (caller: Caller, tenantId: string): string => namedTenant(caller, tenantId, tenantPlanNotFound);
 
 const toPlanMessage = (entry: TenantPlan): MessageInitShape<typeof TenantPlanSchema> => ({
   tenantId: entry.tenantId,
@@ -211,12 +251,28 @@ const toPlanMessage = (entry: TenantPlan): MessageInitShape<typeof TenantPlanSch
   etag: `"${entry.version}"`,
 });
 
+function toPolicyMessage(policy: ExecutionPolicy): MessageInitShape<typeof ExecutionPolicySchema> {
+  const lastCleanupTime = toOptionalTimestamp(policy.lastCleanupAt);
+  return {
+    tenantId: policy.tenantId,
+    retentionDays: policy.retentionDays,
+    isEnabled: policy.isEnabled,
+    minExecutionsToKeep: BigInt(policy.minToKeep),
+    ...(lastCleanupTime ? { lastCleanupTime } : {}),
+    lastCleanupDeletedCount: BigInt(policy.lastCleanupDeleted),
+    createTime: toTimestamp(policy.createdAt),
+    updateTime: toTimestamp(policy.updatedAt),
+    etag: `"${policy.version}"`,
+  };
+}
+
 function toWindowMessage({
   subject,
   window,
   source,
   from,
   change,
+  minToKeep,
 }: ResolvedWindow): MessageInitShape<typeof RetentionWindowSchema> {
   const changeTime = toOptionalTimestamp(change?.at);
   return {
@@ -227,6 +283,7 @@ function toWindowMessage({
     ...(from ? { plan: PlanMessage[from.plan], planVersion: BigInt(from.version) } : {}),
     ...(changeTime && change ? { changeTime, nextKind: WindowKind[change.to.kind] } : {}),
     ...(change?.to.kind === 'DAYS' ? { nextRetentionDays: change.to.days } : {}),
+    ...(minToKeep === undefined ? {} : { minExecutionsToKeep: BigInt(minToKeep) }),
   };
 }
 

@@ -19,7 +19,7 @@ import {
   type RetentionPurgeItem,
   sumCounts,
 } from '../../domain/purge.ts';
-import type { Plan, ResolvedWindow, RetentionSubject, Window } from '../../domain/windows.ts';
+import type { Plan, PlanSubject, ResolvedWindow, Window } from '../../domain/windows.ts';
 import type { HoldApproval, ItemClaim, ItemProgress, PurgeRepository } from '../../use-cases/ports.ts';
 import { audit } from './audit.ts';
 
@@ -59,7 +59,7 @@ interface ItemRow {
   readonly plan_version: number | null;
   readonly windows: readonly StoredWindow[];
   readonly operations: readonly PurgeOperation[];
-  readonly subject: RetentionSubject | null;
+  readonly subject: PlanSubject | null;
   readonly error: string | null;
   readonly hold: StoredHold | null;
   readonly running_purge_id: string | null;
