@@ -4,8 +4,10 @@ import { dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
+import { makeSagaRepository } from '#services/run/adapters/postgres/saga-repository.ts';
 import { cancelSaga, retrySaga } from '#services/run/domain/saga.ts';
 import type { Workflow } from '#services/run/domain/workflow.ts';
+import type { SagaRepository } from '#services/run/use-cases/saga-ports.ts';
 import { clientToDelivery } from '#services/run/workflows/client-to-delivery/workflow.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
 import {
@@ -99,6 +101,37 @@ test('a worker that stood still past its lease writes nothing: the other has fin
   t.deepEqual(await stateOf(on, runId), before);
   t.deepEqual(await countTen(on.created, 'acme'), COMPLETE);
   t.is(job.effects.size, 1);
+});
+
+test('a write whose answer was lost counts, and is not done over', async (t) => {
+  const on = await ground(t);
+  const all = [makeFakeParticipant('job'), makeFakeParticipant('incident')];
+  const sagas = makeSagaRepository(on.database, clientToDelivery.types);
+  let writes = 0;
+  const lossy: SagaRepository = {
+    ...sagas,
+    async write(claim, write) {
+      const removed = await sagas.write(claim, write);
+      writes += 1;
+      // The third is the draft's: its answer gets lost on its way.
+      if (writes === 3) throw dependencyUnavailable('database');
+      return removed;
+    },
+  };
+  const runId = await (async () => {
+    const engine = makeEngine(lossy, all, { workerId: 'deaf', leaseMs: 50 });
+    const id = await begin(engine);
+    await engine.idle();
+    return id;
+  })();
+  t.like(await stateOf(on, runId), { state: 'RUNNING', attempts: 0 }, 'the deaf worker wrote nothing after it');
+  const other = makeEngine(on.database, all, { workerId: 'other' });
+  await until('the other worker has finished it', async () => {
+    await other.drain();
+    return (await stateOf(on, runId)).state === 'COMPLETED';
+  });
+  t.deepEqual(await countTen(on.created, 'acme'), COMPLETE);
+  t.deepEqual(all[0]?.calls, ['execute draft']);
 });
 
 test('many workers on one run write once', async (t) => {

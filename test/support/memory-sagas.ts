@@ -6,6 +6,7 @@ import type { SagaClaim, SagaRepository, SagaRun } from '#services/run/use-cases
 interface Kept {
   run: SagaRun;
   token: number;
+  version: number;
   isDue: boolean;
   owner: string | undefined;
 }
@@ -28,8 +29,8 @@ export function makeMemorySagas(): SagaRepository & { readonly rows: Map<string,
       declarations.push(declaration);
     },
     async begin({ run, displayName }, hold) {
-      runs.set(run.runId, { run, token: hold ? 1 : 0, isDue: hold === undefined, owner: hold?.owner });
-      const claim: SagaClaim | undefined = hold && { run, token: 1, isAfterLoss: false };
+      runs.set(run.runId, { run, token: hold ? 1 : 0, version: 1, isDue: hold === undefined, owner: hold?.owner });
+      const claim: SagaClaim | undefined = hold && { run, token: 1, version: 1, isAfterLoss: false };
       return { run: toRun(run, displayName), claim };
     },
     async findDue(limit) {
@@ -44,11 +45,12 @@ export function makeMemorySagas(): SagaRepository & { readonly rows: Map<string,
       kept.isDue = false;
       kept.token += 1;
       kept.owner = owner;
-      return { run: kept.run, token: kept.token, isAfterLoss: false };
+      return { run: kept.run, token: kept.token, version: kept.version, isAfterLoss: false };
     },
-    async write({ token, run: { runId } }, write) {
+    async write({ token, version, run: { runId } }, write) {
       const kept = runs.get(runId);
-      if (kept?.token !== token) throw leaseLost();
+      if (kept?.token !== token || kept.version !== version) throw leaseLost();
+      kept.version += 1;
       const removed: Record<string, number> = {};
       if (write.rows?.kind === 'make') {
         const made: { type: string; id: string }[] = [];
@@ -79,6 +81,7 @@ export function makeMemorySagas(): SagaRepository & { readonly rows: Map<string,
       if (!kept) return undefined;
       kept.run = { ...kept.run, ...change(toRun(kept.run, ''), kept.run) };
       kept.token += 1;
+      kept.version += 1;
       kept.isDue = !isTerminal(kept.run.state);
       return toRun(kept.run, '');
     },

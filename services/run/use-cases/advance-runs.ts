@@ -146,7 +146,7 @@ export function makeAdvanceRuns(
   };
 
   const drive = async (claim: SagaClaim, signal: AbortSignal): Promise<void> => {
-    let { run } = claim;
+    let { run, version } = claim;
     let renewedAt = performance.now();
     // What the next step will do is known with its intent.
     let planned: { readonly step: string; readonly action: StepAction } | undefined;
@@ -154,8 +154,9 @@ export function makeAdvanceRuns(
     const write = async (after: SagaRun, rows?: SagaWrite['rows'], hold?: Hold): Promise<RemovedCounts> => {
       const isOld = performance.now() - renewedAt > leaseMs / 3;
       const held: Hold = hold ?? (isOld ? { kind: 'renew', leaseMs } : { kind: 'keep' });
-      const removed = await sagas.write({ ...claim, run }, { after, hold: held, ...(rows ? { rows } : {}) });
+      const removed = await sagas.write({ ...claim, run, version }, { after, hold: held, ...(rows ? { rows } : {}) });
       if (isOld) renewedAt = performance.now();
+      version += 1;
       run = after;
       onChanged(run);
       return removed;

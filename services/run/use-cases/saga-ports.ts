@@ -45,6 +45,8 @@ export interface SagaRun extends RunKey, Saga {
 export interface SagaClaim {
   readonly run: SagaRun;
   readonly token: number;
+  /** The run's version as this worker knows it: each of its writes makes the next. */
+  readonly version: number;
   /** Whether the worker before this one vanished without a word. */
   readonly isAfterLoss: boolean;
 }
@@ -102,7 +104,8 @@ export interface SagaRepository {
   claim(key: RunKey, owner: string, leaseMs: number): Promise<SagaClaim | undefined>;
   /**
    * Must write all of it at once, and answer how many rows of each type went; LEASE_LOST, with nothing written, when
-   * the token is not the last one. A run whose compensation ends, well or parked, must leave a row in the audit.
+   * the token is not the last one, or the version another than the claim's: a write whose answer was lost may have been
+   * committed. A run whose compensation ends, well or parked, must leave a row in the audit.
    */
   write(claim: SagaClaim, write: SagaWrite): Promise<RemovedCounts>;
   /** Must answer the row of a type, whoever made it; undefined for none. */

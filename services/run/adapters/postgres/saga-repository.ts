@@ -88,7 +88,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
          select * from run`,
         values,
       );
-      if (row) return { run: toRun(row), claim: hold && { run, token: 1, isAfterLoss: false } };
+      if (row) return { run: toRun(row), claim: hold && { run, token: 1, version: row.version, isAfterLoss: false } };
       const [known] = await database.readForTenant<RunColumns & { fingerprint: string }>(tenantId, {
         text: `select r.*, q.fingerprint from request_ids q
                left join workflow_runs r on r.tenant_id = q.tenant_id and r.id = q.result_id and r.deleted_at is null
@@ -120,7 +120,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         -- The key once more, not a join: behind row-level security a join is planned over all of the tenant's runs.
         from due where r.tenant_id = $1 and r.id = $2
         returning r.workflow, r.state, r.ending, r.current_step, r.attempts, r.error, r.parked_reason, r.output, r.input,
-                  r.actor, r.claim_token, due.before,
+                  r.actor, r.claim_token, r.version, due.before,
                   (select declaration from workflow_declarations d where d.digest = r.declaration) as declaration`;
       const [claimed = [], steps = []] = await database.writeForTenant(tenantId, [
         { text: claimText, values: [tenantId, runId, owner, leaseMs], name: nameOf(claimText) },
@@ -137,7 +137,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         input: row.input ?? {},
         actor: row.actor,
       };
-      return { run, token: row.claim_token, isAfterLoss: row.before !== null };
+      return { run, token: row.claim_token, version: row.version, isAfterLoss: row.before !== null };
     },
 
     async write(claim, write) {
@@ -208,7 +208,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
 
 /** The one statement of a write. */
 function toWriteStatement(
-  { run: before, token }: SagaClaim,
+  { run: before, token, version }: SagaClaim,
   { after, rows, hold }: SagaWrite,
   content: ReturnType<typeof makeContentStatements>,
 ): Statement {
@@ -234,7 +234,7 @@ function toWriteStatement(
            parked_reason = ${bind(after.parkedReason ?? null)}, ${lease}
            ${after.output === before.output ? '' : `output = ${bind(JSON.stringify(after.output))}::jsonb,`}
            version = version + 1, updated_at = clock_timestamp()
-       where tenant_id = $1 and id = $2 and claim_token = ${bind(token)} returning 1)`,
+       where tenant_id = $1 and id = $2 and claim_token = ${bind(token)} and version = ${bind(version)} returning 1)`,
   ];
   const removing = rows?.kind === 'remove' ? removeClauses(declarationOf(before, rows.step)?.removes ?? []) : undefined;
   ctes.push(...(removing?.ctes ?? []));
@@ -266,11 +266,10 @@ function toWriteStatement(
        insert into audit_entries (tenant_id, actor, subject, action, target_type, target_id, reason, outcome, counts)
        select $1, ${bind(after.actor)}, 'service:run', 'compensation', 'run', $2::text,
               ${bind(after.parkedReason ?? after.error ?? null)}, ${bind(after.state)},
-              ${bind(JSON.stringify(known))}::jsonb || coalesce((select removed from ${changed ? 'step' : "(select '{}'::jsonb as removed) none"}), '{}')
-       from held)`);
+              ${bind(JSON.stringify(known))}::jsonb ${changed ? '|| (select removed from step)' : ''} from held)`);
   }
   const text = `with ${ctes.join(',\n')}
-    select exists (select from held) as held, coalesce(${removing?.counts ?? "'{}'::jsonb"}, '{}') as removed`;
+    select exists (select from held) as held, ${removing?.counts ?? "'{}'::jsonb"} as removed`;
   return { text, values };
 }
 
