@@ -14,6 +14,8 @@ export interface Metrics {
   observeOldestDeletion(ageSeconds: () => Promise<number>): void;
   /** Tells when asked how many deletions are parked as STUCK until a person redrives them. */
   observeStuckDeletions(count: () => Promise<number>): void;
+  /** Tells when asked how many runs are parked until a person retries them. */
+  observeParkedRuns(count: () => Promise<number>): void;
   /** Tells when asked at which second since 1970 the last retention purge ended, whatever its outcome. */
   observeLastPurge(epochSeconds: () => Promise<number>): void;
   /** Tells when asked how many tenants' purges are held until a person approves them. */
@@ -60,6 +62,7 @@ export function makeMetrics(service: string): Metrics {
       'Age of the oldest deletion that is neither complete nor cancelled.',
     ),
     observeStuckDeletions: observe('lethe_stuck_deletions', 'Deletions that wait for a person to redrive them.'),
+    observeParkedRuns: observe('lethe_parked_runs', 'Runs whose compensation waits for a person to retry it.'),
     observeLastPurge: observe(
       'lethe_last_purge_timestamp_seconds',
       'When the last retention purge ended; of the schema while there was none.',

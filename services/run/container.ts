@@ -288,6 +288,7 @@ export async function composeRunService(
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
+  metrics.observeParkedRuns(get(TOKENS.sagas).parkedCount);
 
   return {
     services: [

@@ -209,6 +209,7 @@ test('a compensation that fails for ever parks the run within the bounded attemp
   t.like(await stateOf(on, runId), {
     parked_reason: 'DEPENDENCY_UNAVAILABLE: The job is unavailable; try again later.',
   });
+  t.is(await engine.sagas.parkedCount(), 1);
   const left = await countTen(on.created, 'acme');
   t.is(left['production_drafts'], 1, 'what could not be taken back with its job is still there');
   t.is(left['delivery_packages'], 0);
@@ -226,6 +227,7 @@ test('a compensation that fails for ever parks the run within the bounded attemp
   await engine.sagas.order(orderIn(runId, 'retry'), (_, saga) => retrySaga(saga));
   await engine.drain();
   t.like(await stateOf(on, runId), { state: 'COMPENSATED', parked_reason: null });
+  t.is(await engine.sagas.parkedCount(), 0);
   t.deepEqual(await countTen(on.created, 'acme', runId), NOTHING);
 });
 

@@ -85,6 +85,9 @@ export function makeMemorySagas(): SagaRepository & { readonly rows: Map<string,
       kept.isDue = !isTerminal(kept.run.state);
       return toRun(kept.run, '');
     },
+    async parkedCount() {
+      return [...runs.values()].filter(({ run }) => run.parkedReason !== undefined).length;
+    },
   };
 }
 

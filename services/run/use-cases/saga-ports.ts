@@ -116,4 +116,6 @@ export interface SagaRepository {
    * unknown or hidden run.
    */
   order(order: SagaOrder, change: (run: Run, saga: Saga) => Saga): Promise<Run | undefined>;
+  /** Must answer how many runs of all tenants are parked. */
+  parkedCount(): Promise<number>;
 }

@@ -203,6 +203,14 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         await audit(trx, { tenantId, runId, actor, subject, action, reason, outcome: after.state });
         return toRun(rows[0] as RunColumns);
       }),
+
+    async parkedCount() {
+      const [row] = await database.acrossTenants<{ count: number }>({
+        text: 'select parked_runs() as count',
+        values: [],
+      });
+      return row?.count ?? 0;
+    },
   };
 }
 

@@ -3,6 +3,7 @@ import { runs } from './001-runs.ts';
 import { ownPart } from './002-own-part.ts';
 import { saga } from './003-saga.ts';
 import { stuckDeletions } from './004-stuck-deletions.ts';
+import { parkedRuns } from './005-parked-runs.ts';
 
 /** RunService's schema, in order. */
-export const runMigrations: readonly Migration[] = [runs, ownPart, saga, stuckDeletions];
+export const runMigrations: readonly Migration[] = [runs, ownPart, saga, stuckDeletions, parkedRuns];
