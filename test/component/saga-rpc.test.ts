@@ -120,6 +120,23 @@ test('a run of a caller that fails is compensated through the participants that 
   t.is((await runs.failRun({ runId, error: 'again' })).run?.error, 'it broke elsewhere');
 });
 
+test('a run of a caller that is cancelled is compensated too, and ends as CANCELLED', async (t) => {
+  const { stack } = t.context;
+  const { runs, jobs } = stack.clients({ tenantId: 'cancelled', role: 'member' });
+  const { run } = await runs.createRun({ workflow: 'made-elsewhere' });
+  const runId = run?.id ?? '';
+  await runs.recordStep({ runId, name: 'render', state: StepState.RUNNING, participants: ['job'] });
+  await jobs.createJob({ runId, step: 'render', taskNames: ['transcribe'] });
+  t.is((await runs.cancelRun({ runId, reason: 'no longer needed' })).run?.state, RunState.COMPENSATING);
+  let last = run;
+  for await (const sighting of runs.watchRun({ runId })) last = sighting.run;
+  t.like(last, { state: RunState.CANCELLED, error: '', parkedReason: '' });
+  t.is((await runs.cancelRun({ runId })).run?.etag, last?.etag, 'again changes nothing');
+  t.is(await jobsOf(stack, runId), 0);
+  const late = await refusalOf(jobs.createJob({ runId, step: 'render', taskNames: ['transcribe'] }));
+  t.is(late.reason, 'STEP_COMPENSATED');
+});
+
 test('each RPC of the saga refuses what it must, with its reason', async (t) => {
   const { stack } = t.context;
   const clients = stack.clients({ tenantId: 'refusals', role: 'admin' });

@@ -287,6 +287,34 @@ test('200 runs at once on 20 shared briefs, half of them failing: the others are
   for (const { id, run_id } of kept) t.is(run_id === null, existing.includes(id), 'what was there before is nobody’s');
 });
 
+test('runs at once on one brief that they all bring and that all fail leave nothing, the brief included', async (t) => {
+  const { created, database } = t.context;
+  const tenantId = 'all-fail';
+  const engine = makeEngine(database, participants(), { tenantId, maxAttempts: 100 });
+  for (const round of [1, 2, 3]) {
+    const briefId = newId();
+    await Promise.all(
+      Array.from({ length: 40 }, (_, index) =>
+        engine.startRun({
+          caller: callerIn(tenantId),
+          workflow: 'client_to_delivery',
+          displayName: '',
+          input: inputOf({
+            brief_id: briefId,
+            ...(index % 2 ? { force_qc_fail: true } : { force_delivery_fail: true }),
+          }),
+          requestId: undefined,
+        }),
+      ),
+    );
+    await engine.idle();
+    await engine.drain();
+    const states = await created.query('select distinct state from workflow_runs where tenant_id = $1', [tenantId]);
+    t.deepEqual(states, [{ state: 'COMPENSATED' }], `round ${round}`);
+    t.deepEqual(await countTen(created, tenantId), NOTHING, `round ${round}`);
+  }
+});
+
 test('the same request begins one run, another body under its id none', async (t) => {
   const { created, database } = t.context;
   const engine = makeEngine(database, participants(), { tenantId: 'request' });
