@@ -248,13 +248,15 @@ function toWriteStatement(
   ctes.push(...(removing?.ctes ?? []));
   if (changed) {
     const removed = removing && `removed = ${bind(JSON.stringify(changed.removed))}::jsonb || ${removing.counts},`;
+    // It may be large, and is written once: when its action has ended.
+    const isKnown = before.steps.some(({ name, output }) => name === changed.name && output === changed.output);
+    const output = isKnown ? '' : `output = ${bind(JSON.stringify(changed.output))}::jsonb,`;
     const ended = changed.state === 'COMPLETED' || changed.state === 'FAILED' ? 'finished_at' : undefined;
     const at = changed.state === 'COMPENSATED' ? 'compensated_at' : ended;
     ctes.push(`step as (
        update workflow_run_steps s
-       set state = ${bind(changed.state)}, attempts = ${bind(changed.attempts)}, error = ${bind(changed.error ?? null)},
-           ${removed ?? ''} ${at ? `${at} = clock_timestamp(),` : ''}
-           output = ${bind(changed.output === undefined ? null : JSON.stringify(changed.output))}::jsonb
+       set ${removed ?? ''} ${output} ${at ? `${at} = clock_timestamp(),` : ''}
+           state = ${bind(changed.state)}, attempts = ${bind(changed.attempts)}, error = ${bind(changed.error ?? null)}
        from held where s.tenant_id = $1 and s.run_id = $2 and s.name = ${rows ? '$3' : bind(changed.name)} returning s.removed)`);
   }
   if (begun) {
