@@ -40,10 +40,11 @@ test.after.always(async (t) => {
 
 /** A README command as it would run against this test's stack. */
 async function onThisStack(folder: string, script: string): Promise<string> {
-  const { addresses } = JSON.parse(await readFile(join(folder, 'cli.json'), 'utf8')) as { addresses: { job: string } };
-  return script
-    .replaceAll('127.0.0.1:7402', addresses.job)
-    .replaceAll('npm run --silent lethe -- ', `npm run --silent lethe -- --profile ${join(folder, 'cli.json')} `);
+  const profile = join(folder, 'cli.json');
+  const { addresses } = JSON.parse(await readFile(profile, 'utf8')) as { addresses: Record<string, string> };
+  return ['run', 'job', 'incident', 'retention']
+    .reduce((text, name, index) => text.replaceAll(`127.0.0.1:${7_401 + index}`, addresses[name] ?? ''), script)
+    .replaceAll('npm run --silent lethe -- ', `npm run --silent lethe -- --profile ${profile} `);
 }
 
 const bash = (script: string) => run('bash', ['-euo', 'pipefail', '-c', script], { cwd: REPOSITORY, env: process.env });
@@ -77,10 +78,14 @@ testIfFound(
 testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's commands do what it says", async (t) => {
   const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
   const blocks = [...readme.matchAll(/<!-- tested -->\n```sh\n([\s\S]*?)```/g)].map(([, script = '']) => script);
-  t.is(blocks.length, 2);
-  const [byGrpcurl = '', byCli = ''] = await Promise.all(blocks.map((block) => onThisStack(t.context.folder, block)));
-  t.regex((await bash(byGrpcurl)).stdout, /"state": "DELETION_STATE_PENDING"/);
-  t.regex((await bash(byCli)).stdout, /COMPLETE: 4 of 4 tenants$/m);
+  t.is(blocks.length, 4);
+  const outputs: string[] = [];
+  for (const block of blocks) outputs.push((await bash(await onThisStack(t.context.folder, block))).stdout);
+  const [byGrpcurl = '', byCli = '', ofRun = '', ofWorkflow = ''] = outputs;
+  t.regex(byGrpcurl, /"state": "DELETION_STATE_PENDING"/);
+  t.regex(byCli, /COMPLETE: \d+ of \d+ tenants$/m);
+  t.regex(ofRun, /PURGE +COMPLETE/);
+  t.regex(ofWorkflow, /"workflow": "client_to_delivery"/);
 });
 
 test.serial('Ctrl-C leaves no process', async (t) => {
