@@ -29,7 +29,11 @@ test.before(async (t) => {
     });
   }
   Object.assign(t.context, { folder, child, output: () => output });
-  await until('the ready block', async () => /Ctrl-C stops everything/.test(output) || child.exitCode !== null, 60_000);
+  await until(
+    'the ready block',
+    async () => /Ctrl-C stops everything/.test(output) || child.exitCode !== null,
+    150_000,
+  );
 });
 
 test.after.always(async (t) => {
