@@ -124,10 +124,14 @@ test('bad tokens, too little rights and bad input get their documented errors, a
   await superuser("alter system set log_line_prefix = '<%a> '");
   await superuser("alter system set log_statement = 'all'");
   await superuser('select pg_reload_conf()');
-  await until('PostgreSQL logs what JobService sends', async () => {
-    await other.listJobs({});
-    return (await statementsOf(stack)).length > 0;
-  });
+  await until(
+    'PostgreSQL logs what JobService sends',
+    async () => {
+      await other.listJobs({});
+      return (await statementsOf(stack)).length > 0;
+    },
+    90_000,
+  );
   const before = await statementsOf(stack);
   for (const [title, expected, call] of cases) t.like(await refusalOf(call()), expected, title);
   t.deepEqual(await statementsOf(stack), before);
