@@ -15,7 +15,7 @@ export const readRetentionSettings = (env: Environment) =>
     incidentAddress: reader.parsed('LETHE_INCIDENT_ADDRESS', parseAddress),
     graceDays: reader.integer('LETHE_RETENTION_GRACE_DAYS', { min: 1, max: 365 }, 7),
     ownerTimeoutMs: reader.integer('LETHE_OWNER_TIMEOUT_MS', { min: 1_000, max: 600_000 }, 20_000),
-    purgeWorkers: reader.integer('LETHE_PURGE_WORKERS', { min: 1, max: 100 }, 2),
+    purgeWorkers: reader.integer('LETHE_PURGE_WORKERS', { min: 1, max: 100 }, 4),
     purgeRowsPerCall: reader.integer('LETHE_PURGE_ROWS_PER_CALL', { min: 1, max: 100_000 }, 50_000),
     purgeAttempts: reader.integer('LETHE_PURGE_ATTEMPTS', { min: 1, max: 100 }, 3),
     purgeBackoffMs: reader.integer('LETHE_PURGE_BACKOFF_MS', { min: 1, max: 3_600_000 }, 500),

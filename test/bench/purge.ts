@@ -1,5 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { Code, ConnectError } from '@connectrpc/connect';
 import pg from 'pg';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { Plan, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
@@ -141,7 +142,14 @@ async function plainDelete(stack: TestStack, tenants: readonly string[]): Promis
 /** Seconds of a purge of the tenants, from the call to the summary; throws unless all of their rows went. */
 async function timePurge(stack: TestStack, tenants: readonly string[]): Promise<number> {
   const startedAt = performance.now();
-  const { summary } = await purge(stack, { tenantIds: [...tenants], requestId: newId() });
+  const request = { tenantIds: [...tenants], requestId: newId() };
+  // A stream that breaks is joined again; the purge goes on meanwhile.
+  const watch = (): ReturnType<typeof purge> =>
+    purge(stack, request).catch((error: unknown) => {
+      if (ConnectError.from(error).code === Code.Unavailable) return watch();
+      throw error;
+    });
+  const { summary } = await watch();
   const seconds = (performance.now() - startedAt) / 1_000;
   const removed = summary.resourceCounts.reduce((sum, { deleted }) => sum + Number(deleted), 0);
   if (summary.state !== PurgeState.COMPLETE || removed !== tenants.length * ROWS_PER_TENANT) {
