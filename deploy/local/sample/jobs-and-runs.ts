@@ -6,7 +6,7 @@ import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { Stack, StackClients } from '../stack.ts';
 import { type Counts, countFiles, countRows, showEnds } from './evidence.ts';
-import type { Part } from './main-job.ts';
+import type { Part } from './part.ts';
 import { uploadArtifact, workThrough } from './speech-worker.ts';
 
 const TENANTS = ['acme', 'globex'] as const;

@@ -4,7 +4,7 @@ import { ApprovalState, DriftFlag, DriftStatus, IncidentState } from '#gen/lethe
 import { Plan, PurgeState, type RetentionPurge } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { Stack } from '../stack.ts';
 import { type Counts, countRows, showKept } from './evidence.ts';
-import type { Part } from './main-job.ts';
+import type { Part } from './part.ts';
 
 /** By the seed's table, in days; undefined: not kept, nothing to purge. */
 const TENANTS = [

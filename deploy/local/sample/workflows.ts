@@ -1,7 +1,7 @@
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { Stack } from '../stack.ts';
 import { type Counts, countFiles, countRows, showStages } from './evidence.ts';
-import type { Part } from './main-job.ts';
+import type { Part } from './part.ts';
 
 const TENANT = 'atelier';
 const WAYS = [
