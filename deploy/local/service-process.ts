@@ -48,10 +48,12 @@ export async function startServiceProcess(options: ServiceProcessOptions): Promi
     child = started;
     await log.close();
     gone = new Promise((resolve) => {
-      started.once('exit', () => {
+      started.once('exit', (_, signal) => {
         resolve();
         if (stopping) return;
-        deathsInARow = performance.now() - startedAt < MIN_UPTIME_MS ? deathsInARow + 1 : 0;
+        // A kill from outside says nothing about the service itself, however soon it came.
+        const diedAtStart = signal !== 'SIGKILL' && performance.now() - startedAt < MIN_UPTIME_MS;
+        deathsInARow = diedAtStart ? deathsInARow + 1 : 0;
         if (deathsInARow > RESTARTS_BEFORE_GIVING_UP) return onGivingUp(name);
         setTimeout(() => stopping || void start(), 100 * 2 ** deathsInARow);
       });
