@@ -28,6 +28,9 @@ export interface ServiceProcess {
   stop(): Promise<void>;
 }
 
+// A service lives on little: the room for young objects, which V8 would let grow under load, is kept at a few megabytes.
+const NODE_FLAGS = ['--max-semi-space-size=4'];
+
 /** Starts and supervises one service. It runs in a process group of its own, so a Ctrl-C does not reach it. */
 export async function startServiceProcess(options: ServiceProcessOptions): Promise<ServiceProcess> {
   const { name, program, env, logFile, onGivingUp } = options;
@@ -39,7 +42,7 @@ export async function startServiceProcess(options: ServiceProcessOptions): Promi
   const start = async (): Promise<void> => {
     const log = await open(logFile, 'a');
     const startedAt = performance.now();
-    const started = spawn(process.execPath, [program], {
+    const started = spawn(process.execPath, [...NODE_FLAGS, program], {
       cwd: REPOSITORY,
       env: { ...environmentToInherit(), ...env },
       detached: true,

@@ -5,6 +5,7 @@ import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation, service as healthService } from 'grpc-health-check';
 import { authorize, type Rule } from '#libs/auth/authorize.ts';
 import type { VerifyToken } from '#libs/auth/verify-token.ts';
+import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { Logger } from '#libs/telemetry/logger.ts';
 import type { Metrics } from '#libs/telemetry/metrics.ts';
@@ -20,6 +21,8 @@ export interface ServerOptions {
   readonly policy: Readonly<Record<string, Rule>>;
   readonly log: Logger;
   readonly metrics: Metrics;
+  /** Told of every call that was admitted. */
+  readonly onCall?: (caller: Caller) => void;
   readonly limits?: Partial<ServerLimits>;
 }
 
@@ -66,7 +69,7 @@ const CUT_MS = 1_000;
 
 /** Starts serving: the given services, health, and reflection of all of them. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const { address, services, verifyToken, policy, log, metrics } = options;
+  const { address, services, verifyToken, policy, log, metrics, onCall } = options;
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const rateLimit = makeRateLimit(limits.callsPerSecond);
   const shutdown = new AbortController();
@@ -80,6 +83,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         const metadata = { calls_per_second: String(limits.callsPerSecond) };
         throw new DomainError('resource-exhausted', 'RATE_LIMITED', message, metadata, { retryAfterMs: waitMs });
       }
+      onCall?.(caller);
       return caller;
     },
     onFinished(rpc, code, durationMs) {

@@ -1,3 +1,4 @@
+import { setFlagsFromString } from 'node:v8';
 import { POLICY } from '#libs/auth/policy.ts';
 import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
 import type { ServiceBinding } from '#libs/grpc/connect-handlers.ts';
@@ -5,6 +6,7 @@ import { runUntilSignal } from '#libs/grpc/run-until-signal.ts';
 import { type RunningServer, startServer } from '#libs/grpc/server.ts';
 import { assertMigrated, type Migration, migrateDown, migrateUp } from '#libs/postgres/migrate.ts';
 import { type Database, openDatabase } from '#libs/postgres/open-database.ts';
+import { makeTurns, type Turns } from '#libs/saga/turns.ts';
 import type { WorkerLoop } from '#libs/saga/worker-loop.ts';
 import { type Logger, makeLogger } from '#libs/telemetry/logger.ts';
 import { type Metrics, makeMetrics, startMetricsServer } from '#libs/telemetry/metrics.ts';
@@ -15,6 +17,8 @@ export interface ServiceFoundation {
   readonly database: Database;
   readonly log: Logger;
   readonly metrics: Metrics;
+  /** Told of every call but those of other services, whose work can wait. */
+  readonly turns: Turns;
 }
 
 /** What a service is made of, once it is composed. */
@@ -52,7 +56,8 @@ export async function startService(
     lockTimeoutMs: settings.lockTimeoutMs,
   });
   await assertMigrated(database.acrossTenants, migrations);
-  const composed = await compose({ database, log, metrics });
+  const turns = makeTurns();
+  const composed = await compose({ database, log, metrics, turns });
   let ready = false;
   const stopMetrics = await startMetricsServer(settings.metricsAddress, metrics, () => ready);
   const workers = composed.startWorkers();
@@ -67,6 +72,9 @@ export async function startService(
     policy: POLICY,
     log,
     metrics,
+    onCall({ kind }) {
+      if (kind !== 'service') turns.onCall();
+    },
     limits: { callsPerSecond: settings.callsPerSecond, drainMs: settings.drainMs },
   });
   ready = true;
@@ -82,6 +90,10 @@ export async function startService(
     },
   };
 }
+
+// V8 lets garbage grow to more than what is alive before it collects it. A service's memory is to follow what it holds
+// and not its load; what is given up for that is little, since what it holds is small.
+const HEAP_GROWING_PERCENT = 50;
 
 /** A service's program: `migrate [up|down]` brings its schema there, and nothing serves until a signal. */
 export async function runProgram(
@@ -101,6 +113,7 @@ export async function runProgram(
       log.info({ direction }, 'migrated');
       return;
     }
+    setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
     const service = await start();
     runUntilSignal(log, service.stop);
   } catch (error) {

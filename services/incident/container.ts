@@ -4,6 +4,7 @@ import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
+import type { Turns } from '#libs/saga/turns.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { incidentService } from './adapters/grpc/incident-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
@@ -35,6 +36,7 @@ const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 
 const TOKENS = {
   database: token<Database>('Database'),
+  turns: token<Turns>('Turns'),
   onPurged: token<OnPurged>('OnPurged'),
   onRunTouched: token<OnRunTouched>('OnRunTouched'),
   refusals: token<RefusalAudit>('RefusalAudit'),
@@ -66,16 +68,19 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.keepDrift).toResolvedValue(makeKeepDrift, [TOKENS.drift]).inSingletonScope();
   bind(TOKENS.keepIncidents).toResolvedValue(makeKeepIncidents, [TOKENS.incidents]).inSingletonScope();
   bind(TOKENS.keepApprovals).toResolvedValue(makeKeepApprovals, [TOKENS.approvals]).inSingletonScope();
-  bind(TOKENS.purgeByAge).toResolvedValue(makePurgeByAge, [TOKENS.agePurges, TOKENS.onPurged]).inSingletonScope();
+  bind(TOKENS.purgeByAge)
+    .toResolvedValue(makePurgeByAge, [TOKENS.agePurges, TOKENS.turns, TOKENS.onPurged])
+    .inSingletonScope();
   bind(TOKENS.participate)
     .toResolvedValue(makeParticipate, [TOKENS.runIncidents, TOKENS.stepActions, TOKENS.refusals, TOKENS.onRunTouched])
     .inSingletonScope();
 });
 
 /** IncidentService, composed. */
-export function composeIncidentService({ database, log, metrics }: ServiceFoundation): ComposedService {
+export function composeIncidentService({ database, log, metrics, turns }: ServiceFoundation): ComposedService {
   const container = new Container();
   container.bind(TOKENS.database).toConstantValue(database);
+  container.bind(TOKENS.turns).toConstantValue(turns);
   container
     .bind(TOKENS.onPurged)
     .toConstantValue(({ subject: what, tenantId, operationId, caller }, { cutoff, deleted, dependents }) => {

@@ -51,7 +51,7 @@ export function makeMemorySagas(): SagaRepository & { readonly rows: Map<string,
       const kept = runs.get(runId);
       if (kept?.token !== token || kept.version !== version) throw leaseLost();
       kept.version += 1;
-      const removed: Record<string, number> = {};
+      const removed: Record<string, Record<string, number>> = {};
       if (write.rows?.kind === 'make') {
         const made: { type: string; id: string }[] = [];
         for (const [type, effects] of Object.entries(write.rows.effects)) {
@@ -62,12 +62,13 @@ export function makeMemorySagas(): SagaRepository & { readonly rows: Map<string,
         }
         provenance.set(`${runId}/${write.rows.step}`, made);
       }
-      if (write.rows?.kind === 'remove') {
-        const key = `${runId}/${write.rows.step}`;
-        for (const { type, id } of provenance.get(key) ?? []) {
-          if (rowsOf(type).delete(id)) removed[type] = (removed[type] ?? 0) + 1;
+      for (const step of write.rows?.kind === 'remove' ? write.rows.steps : []) {
+        const counts = { ...write.after.steps.find(({ name }) => name === step)?.removed };
+        for (const { type, id } of provenance.get(`${runId}/${step}`) ?? []) {
+          if (rowsOf(type).delete(id)) counts[type] = (counts[type] ?? 0) + 1;
         }
-        provenance.delete(key);
+        provenance.delete(`${runId}/${step}`);
+        removed[step] = counts;
       }
       kept.run = write.after;
       kept.isDue = !isTerminal(write.after.state) && write.hold.kind === 'release';

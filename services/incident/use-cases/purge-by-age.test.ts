@@ -1,4 +1,5 @@
 import test from 'ava';
+import { makeTurns } from '#libs/saga/turns.ts';
 import type { AgePurgeOrder, AgePurgeRepository } from './ports.ts';
 import { makePurgeByAge } from './purge-by-age.ts';
 
@@ -33,7 +34,7 @@ function fixture({ expired, heldBatches = 0 }: { expired: number; heldBatches?: 
     },
     countExpired: async () => Promise.reject(new Error('not asked')),
   };
-  const { purge: run } = makePurgeByAge(repository, (_, { deleted: all }) => told.push(all));
+  const { purge: run } = makePurgeByAge(repository, makeTurns(), (_, { deleted: all }) => told.push(all));
   return { run, sizes, told };
 }
 

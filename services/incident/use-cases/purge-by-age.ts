@@ -1,4 +1,5 @@
 import { crashPoint } from '#libs/saga/crash-point.ts';
+import type { Turns } from '#libs/saga/turns.ts';
 import type { AgePurge, AgePurgeOrder, AgePurgeRepository, ExpiredCounts } from './ports.ts';
 
 /** How much one call may do. */
@@ -26,14 +27,17 @@ export type OnPurged = (order: AgePurgeOrder, purge: AgePurge) => void;
 // So many rows with what hangs on them are gone well within a second.
 const ROWS_PER_BATCH = 1_000;
 
-/** Makes PurgeByAge. */
-export const makePurgeByAge = (purges: AgePurgeRepository, onPurged: OnPurged): PurgeByAge => ({
+/** Makes PurgeByAge. Its batches take turns, so that a purge gives way to the calls that somebody waits for. */
+export const makePurgeByAge = (purges: AgePurgeRepository, turns: Turns, onPurged: OnPurged): PurgeByAge => ({
   async purge(order, { limit, budgetMs }, signal) {
     const startedAt = performance.now();
     let purge = await purges.begin(order);
     crashPoint('incident.purge.after-intent');
     for (let left = limit; left > 0; ) {
-      const batch = await purges.purgeBatch(order, Math.min(left, ROWS_PER_BATCH));
+      const most = left;
+      const batch = await turns.take((share) =>
+        purges.purgeBatch(order, Math.min(most, Math.ceil(ROWS_PER_BATCH * share))),
+      );
       crashPoint('incident.purge.after-batch');
       purge = batch.purge;
       left -= batch.deleted;
@@ -45,5 +49,5 @@ export const makePurgeByAge = (purges: AgePurgeRepository, onPurged: OnPurged): 
     }
     return { ...purge, progress: 'PARTIAL' };
   },
-  preview: purges.countExpired,
+  preview: (order) => turns.take(() => purges.countExpired(order)),
 });

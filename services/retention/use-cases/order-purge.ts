@@ -66,6 +66,8 @@ export interface OrderPurge {
 export type OnPurgeRefused = (tenantId: string, order: NewPurge, outcome: string) => void;
 
 const POLL_MS = 100;
+const MAX_POLL_MS = 2_000;
+const SLEEP_PER_LOOK = 10;
 const ITEMS_PER_PAGE = 1_000;
 
 /** Makes OrderPurge. */
@@ -112,6 +114,7 @@ export function makeOrderPurge(
       yield { kind: 'started', purge: await mustGet(purgeId) };
       const told = new Map<string, string>();
       for (;;) {
+        const startedAt = performance.now();
         let unfinished = 0;
         for (let after: readonly string[] | undefined, first = true; first || after; first = false) {
           const page = await purges.findItems(purgeId, { limit: ITEMS_PER_PAGE, after });
@@ -131,7 +134,9 @@ export function makeOrderPurge(
           yield { kind: 'summary', purge };
           return;
         }
-        await sleep(POLL_MS, signal);
+        // Looking at very many tenants takes long, and a watcher must not keep the database busy.
+        const sleepMs = SLEEP_PER_LOOK * (performance.now() - startedAt);
+        await sleep(Math.min(MAX_POLL_MS, Math.max(POLL_MS, sleepMs)), signal);
       }
     },
 

@@ -47,12 +47,40 @@ test('a failed step is compensated first, then those before it, newest first', (
   t.like(saga, { state: 'COMPENSATING', error: 'QC_FAILED: no.', currentStep: 'two' });
   const order: string[] = [];
   for (let move = nextMove(saga); move.kind === 'compensate'; move = nextMove(saga)) {
-    order.push(move.step.name);
-    saga = afterCompensation(saga, move.step, { row: 1 });
+    order.push(...move.steps.map(({ name }) => name));
+    saga = afterCompensation(saga, move.steps, { row: 1 });
   }
   t.deepEqual(order, ['two', 'one']);
   t.like(saga, { state: 'COMPENSATED', error: 'QC_FAILED: no.', currentStep: undefined });
   t.deepEqual(sumRemoved(saga.steps), { row: 2 });
+});
+
+/** A run whose steps have done well, each with whom it asked, and of which the last one then fails. */
+function failing(...participants: string[][]): Saga {
+  const intents = participants.map((names, index) => ({ name: `s${index + 1}`, participants: names }));
+  const [first, ...others] = intents;
+  if (!first) throw new Error('a run has steps');
+  let saga = beginSaga(first);
+  for (const intent of others) saga = afterAction(saga, stepOf(saga, saga.currentStep ?? ''), {}, { intent });
+  return afterFailedAction(saga, stepOf(saga, saga.currentStep ?? ''), 'no');
+}
+
+const compensated = (saga: Saga) => {
+  const move = nextMove(saga);
+  return move.kind === 'compensate' ? move.steps.map(({ name }) => name) : [];
+};
+
+test('steps in a row that nobody else holds effects of give theirs up together', (t) => {
+  t.deepEqual(compensated(failing([], [], [])), ['s3', 's2', 's1']);
+  t.deepEqual(compensated(failing([], ['job'], [], [])), ['s4', 's3']);
+  t.deepEqual(compensated(failing([], [], ['job'])), ['s3']);
+});
+
+test('after a failed attempt they go one at a time, so that the newer ones do not wait for one that cannot', (t) => {
+  const saga = failing([], [], []);
+  const tried = afterAttempt(saga, stepOf(saga, 's3'), 'X: held.', false);
+  t.deepEqual(compensated(tried), ['s3']);
+  t.deepEqual(compensated(afterCompensation(tried, [stepOf(tried, 's3')], {})), ['s2', 's1']);
 });
 
 test('an attempt that failed is repeated; the last one fails the step', (t) => {
@@ -70,7 +98,7 @@ test('a compensation that cannot finish parks the run with the reason, and can b
   t.deepEqual(nextMove(parked), { kind: 'none' });
   const again = retrySaga(parked);
   t.like(again, { state: 'COMPENSATING', parkedReason: undefined, attempts: 0, error: 'no' });
-  t.like(nextMove(again), { kind: 'compensate', step: { name: 'two' } });
+  t.like(nextMove(again), { kind: 'compensate', steps: [{ name: 'two' }] });
   t.is(retrySaga(again), again);
 });
 
@@ -84,7 +112,7 @@ test('a cancelled run gives up everything, its step under way too, and ends as C
   let saga = cancelSaga(withTwo);
   t.is(cancelSaga(saga), saga);
   for (let move = nextMove(saga); move.kind === 'compensate'; move = nextMove(saga)) {
-    saga = afterCompensation(saga, move.step, {});
+    saga = afterCompensation(saga, move.steps, {});
   }
   t.is(saga.state, 'CANCELLED');
   t.is(cancelSaga(saga), saga);
@@ -124,8 +152,8 @@ test('whatever happens in whatever order, a run never ends compensated while a s
           else if (what === 'fail') saga = afterFailedAction(saga, step, 'no');
           else saga = afterAttempt(saga, step, 'no', what === 'give-up');
         } else if (move.kind === 'compensate') {
-          if (what === 'well' || what === 'last') saga = afterCompensation(saga, move.step, {});
-          else saga = afterAttempt(saga, move.step, 'no', what === 'give-up');
+          if (what === 'well' || what === 'last') saga = afterCompensation(saga, move.steps, {});
+          else saga = afterAttempt(saga, move.steps[0], 'no', what === 'give-up');
         }
         const isGone = saga.state === 'COMPENSATED' || saga.state === 'CANCELLED';
         if (isGone && saga.steps.some(({ state }) => state !== 'COMPENSATED')) return false;

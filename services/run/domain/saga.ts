@@ -46,7 +46,8 @@ export type Intent = Pick<SagaStep, 'name' | 'participants'>;
 /** What a worker does next of a saga. */
 export type SagaMove =
   | { readonly kind: 'act'; readonly step: SagaStep }
-  | { readonly kind: 'compensate'; readonly step: SagaStep }
+  /** The newest first: one step that others hold effects of, or some in a row that only RunService does. */
+  | { readonly kind: 'compensate'; readonly steps: readonly [SagaStep, ...SagaStep[]] }
   /** Nothing is left to compensate, but the run does not say so yet. */
   | { readonly kind: 'end' }
   /** It is over, for good or until a person redrives it. */
@@ -74,16 +75,20 @@ export const beginSaga = (first: Intent): Saga => ({
   steps: [toStep(first, 1)],
 });
 
-/** The next move: the step that has begun acts; when compensating, the newest that may have effects gives them up. */
-export function nextMove({ state, steps }: Saga): SagaMove {
+/** The next move: the step that has begun acts; when compensating, the newest that may have effects give them up. */
+export function nextMove({ state, steps, attempts }: Saga): SagaMove {
   switch (state) {
     case 'RUNNING': {
       const step = steps.findLast((each) => each.state === 'RUNNING');
       return step ? { kind: 'act', step } : { kind: 'none' };
     }
     case 'COMPENSATING': {
-      const step = newestWithEffects(steps);
-      return step ? { kind: 'compensate', step } : { kind: 'end' };
+      const [newest, ...others] = steps.filter((step) => MAY_HAVE_EFFECTS[step.state]).toReversed();
+      if (!newest) return { kind: 'end' };
+      // After a failure one at a time, so that what cannot be removed holds up nothing newer.
+      if (!isLocal(newest) || attempts > 0) return { kind: 'compensate', steps: [newest] };
+      const end = others.findIndex((step) => !isLocal(step));
+      return { kind: 'compensate', steps: [newest, ...(end < 0 ? others : others.slice(0, end))] };
     }
     case 'COMPLETED':
     case 'COMPENSATED':
@@ -124,9 +129,9 @@ export function afterAttempt(saga: Saga, step: SagaStep, error: string, isLast: 
   return isLast ? { ...tried, state: 'FAILED', attempts, parkedReason: error } : { ...tried, attempts };
 }
 
-/** The saga after a step's effects are gone. It ends only when no other step may have any. */
-export function afterCompensation(saga: Saga, step: SagaStep, removed: RemovedCounts): Saga {
-  const undone = withStep(saga, { ...step, state: 'COMPENSATED', error: step.error, removed });
+/** The saga after the effects of steps are gone. It ends only when no other step may have any. */
+export function afterCompensation(saga: Saga, steps: readonly SagaStep[], removed: RemovedCounts): Saga {
+  const undone = steps.reduce((left, step) => withStep(left, { ...step, state: 'COMPENSATED', removed }), saga);
   const next = newestWithEffects(undone.steps);
   return next ? { ...undone, currentStep: next.name, attempts: 0 } : end(undone);
 }
@@ -172,6 +177,8 @@ function toCompensating(saga: Saga, ending: Ending, error: string | undefined): 
   const newest = newestWithEffects(saga.steps);
   return { ...saga, state: 'COMPENSATING', ending, error, attempts: 0, currentStep: newest?.name };
 }
+
+const isLocal = ({ participants }: SagaStep): boolean => participants.length === 0;
 
 const newestWithEffects = (steps: readonly SagaStep[]): SagaStep | undefined =>
   steps.findLast((step) => MAY_HAVE_EFFECTS[step.state]);

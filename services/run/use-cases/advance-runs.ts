@@ -13,6 +13,7 @@ import {
   type Intent,
   nextMove,
   type RemovedCounts,
+  type SagaMove,
   type SagaStep,
 } from '../domain/saga.ts';
 import type { StepAction, StepContext, StepOutcome, Workflow } from '../domain/workflow.ts';
@@ -151,15 +152,18 @@ export function makeAdvanceRuns(
     // What the next step will do is known with its intent.
     let planned: { readonly step: string; readonly action: StepAction } | undefined;
 
-    const write = async (after: SagaRun, rows?: SagaWrite['rows'], hold?: Hold): Promise<RemovedCounts> => {
+    const write = async (after: SagaRun, rows?: SagaWrite['rows'], hold?: Hold): Promise<void> => {
       const isOld = performance.now() - renewedAt > leaseMs / 3;
       const held: Hold = hold ?? (isOld ? { kind: 'renew', leaseMs } : { kind: 'keep' });
       const removed = await sagas.write({ ...claim, run, version }, { after, hold: held, ...(rows ? { rows } : {}) });
       if (isOld) renewedAt = performance.now();
       version += 1;
-      run = after;
+      const withRemoved = (step: SagaStep): SagaStep => {
+        const counts = removed[step.name];
+        return counts ? { ...step, removed: counts } : step;
+      };
+      run = rows?.kind === 'remove' ? { ...after, steps: after.steps.map(withRemoved) } : after;
       onChanged(run);
-      return removed;
     };
 
     const act = async (step: SagaStep): Promise<void> => {
@@ -185,18 +189,11 @@ export function makeAdvanceRuns(
       return { ...run, ...afterAction(run, step, outcome.output, { intent }) };
     };
 
-    const compensate = async (step: SagaStep): Promise<void> => {
-      crashPoint(`run.step.before-compensation:${step.name}`);
-      const removed = await compensateRemote(run, step);
-      const after = { ...run, ...afterCompensation(run, step, removed) };
-      const local = await write(after, { kind: 'remove', step: step.name });
-      run = {
-        ...run,
-        steps: run.steps.map((each) =>
-          each.name === step.name ? { ...each, removed: { ...removed, ...local } } : each,
-        ),
-      };
-      crashPoint(`run.step.after-compensation:${step.name}`);
+    const compensate = async (steps: readonly [SagaStep, ...SagaStep[]]): Promise<void> => {
+      for (const { name } of steps) crashPoint(`run.step.before-compensation:${name}`);
+      const after = { ...run, ...afterCompensation(run, steps, await compensateRemote(run, steps[0])) };
+      await write(after, { kind: 'remove', steps: steps.map(({ name }) => name) });
+      for (const { name } of steps) crashPoint(`run.step.after-compensation:${name}`);
     };
 
     /** An attempt has failed: it is repeated later, or it was the last one. */
@@ -222,13 +219,13 @@ export function makeAdvanceRuns(
         }
         if (signal.aborted) return void (await write(run, undefined, { kind: 'release', pauseMs: 0 }));
         try {
-          await (move.kind === 'act' ? act(move.step) : compensate(move.step));
+          await (move.kind === 'act' ? act(move.step) : compensate(move.steps));
         } catch (error) {
           if (hasReason(error, 'LEASE_LOST')) throw error;
           if (error instanceof Unfinished) {
             return void (await write({ ...run, attempts: 0 }, undefined, { kind: 'release', pauseMs: 0 }));
           }
-          return giveWay(move.step, error);
+          return giveWay(stepOf(move), error);
         }
       }
     };
@@ -239,7 +236,7 @@ export function makeAdvanceRuns(
       // The loss of the worker before this one is counted already.
       if (isStep && claim.isAfterLoss && run.attempts >= retry.maxAttempts) {
         run = { ...run, attempts: run.attempts - 1 };
-        return await giveWay(move.step, workerLost());
+        return await giveWay(stepOf(move), workerLost());
       }
       await go();
     } catch (error) {
@@ -284,6 +281,10 @@ export function makeAdvanceRuns(
     },
   };
 }
+
+/** The step that stands for a move when an attempt of it fails. */
+const stepOf = (move: Extract<SagaMove, { kind: 'act' | 'compensate' }>): SagaStep =>
+  move.kind === 'act' ? move.step : move.steps[0];
 
 /** What a step may know: what it was given, and what those before it left. */
 function contextOf(run: SagaRun, done?: SagaStep, output?: JsonObject): StepContext {

@@ -65,12 +65,12 @@ export type Hold =
   | { readonly kind: 'renew'; readonly leaseMs: number }
   | { readonly kind: 'release'; readonly pauseMs: number };
 
-/** One write of a worker: the run as it becomes, and what happens to the rows of the step under way. */
+/** One write of a worker: the run as it becomes, and what happens to the rows of the steps under way. */
 export interface SagaWrite {
   readonly after: SagaRun;
   readonly rows?:
     | { readonly kind: 'make'; readonly step: string; readonly effects: Effects }
-    | { readonly kind: 'remove'; readonly step: string };
+    | { readonly kind: 'remove'; readonly steps: readonly string[] };
   readonly hold: Hold;
 }
 
@@ -103,11 +103,11 @@ export interface SagaRepository {
   /** Must give the run to this worker with a new token, unless it is not due. */
   claim(key: RunKey, owner: string, leaseMs: number): Promise<SagaClaim | undefined>;
   /**
-   * Must write all of it at once, and answer how many rows of each type went; LEASE_LOST, with nothing written, when
+   * Must write all of it at once, and answer by step what its compensation has removed in all; LEASE_LOST, with nothing written, when
    * the token is not the last one, or the version another than the claim's: a write whose answer was lost may have been
    * committed. A run whose compensation ends, well or parked, must leave a row in the audit.
    */
-  write(claim: SagaClaim, write: SagaWrite): Promise<RemovedCounts>;
+  write(claim: SagaClaim, write: SagaWrite): Promise<Readonly<Record<string, RemovedCounts>>>;
   /** Must answer the row of a type, whoever made it; undefined for none. */
   findEffect(tenantId: string, type: string, id: string): Promise<JsonObject | undefined>;
   /**

@@ -50,19 +50,38 @@ export function makeContentStatements(types: readonly ResourceType[]): ContentSt
   };
 }
 
-/** Removes the step's rows of these tables, in this order; `$1` is the tenant, `$2` the run, `$3` the step. */
-export const removeClauses = (
-  tables: readonly string[],
-): { readonly ctes: readonly string[]; readonly counts: string } => ({
-  ctes: tables.map(
-    (table, index) => `gone_${index} as (
-      delete from ${toIdentifier(table)} t using held where t.tenant_id = $1 and t.run_id = $2 and t.step = $3 returning 1)`,
-  ),
-  counts:
-    tables.length === 0
-      ? `'{}'::jsonb`
-      : `jsonb_build_object(${tables.map((table, index) => `'${toIdentifier(table)}', (select count(*) from gone_${index})`).join(', ')})`,
-});
+/** A step's tables; `step` is where its name is bound, such as `$3`. */
+export interface StepTables {
+  readonly step: string;
+  readonly tables: readonly string[];
+}
+
+/**
+ * Removes the rows of these steps; `$1` is the tenant and `$2` the run. `counts` are the rows that went of one of them,
+ * by type. Steps are bound one by one: a list of unknown length would be planned anew each time.
+ */
+export function removeClauses(steps: readonly StepTables[]): {
+  readonly ctes: readonly string[];
+  counts(step: StepTables): string;
+} {
+  const tables = [...new Set(steps.flatMap((step) => step.tables))];
+  const nameOf = (table: string): string => `gone_${tables.indexOf(table)}`;
+  const ctes = tables.map((table) => {
+    const makers = steps.filter((step) => step.tables.includes(table)).map(({ step }) => step);
+    return `${nameOf(table)} as (
+      delete from ${toIdentifier(table)} t using held
+      where t.tenant_id = $1 and t.run_id = $2 and t.step in (${makers.join(', ')}) returning t.step)`;
+  });
+  return {
+    ctes,
+    counts({ step, tables: own }) {
+      const pairs = own.map(
+        (table) => `'${toIdentifier(table)}', (select count(*) from ${nameOf(table)} where step = ${step})`,
+      );
+      return `jsonb_build_object(${pairs.join(', ')})`;
+    },
+  };
+}
 
 /**
  * Locks the step's rows that hang on what other runs share. It has to be a statement of its own, before the one that

@@ -143,21 +143,23 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
     async write(claim, write) {
       const { tenantId, runId } = claim.run;
       const { text, values } = toWriteStatement(claim, write, content);
-      const before: Statement[] = [];
-      if (write.rows?.kind === 'remove') {
-        for (const table of declarationOf(claim.run, write.rows.step)?.sharing ?? []) {
+      const before = stepsRemoved(claim, write).flatMap(({ name: step, sharing }) =>
+        sharing.map((table): Statement => {
           const lock = lockStatement(table);
-          before.push({ text: lock, values: [tenantId, runId, write.rows.step], name: nameOf(lock) });
-        }
-      }
-      const row = await one<{ held: boolean; removed: RemovedCounts }>(tenantId, text, values, before).catch(
-        (error: unknown) => {
-          // What this step hangs its rows on has just gone with another run.
-          throw codeOf(error) === FOREIGN_KEY_VIOLATION ? concurrentUpdate(error) : error;
-        },
+          return { text: lock, values: [tenantId, runId, step], name: nameOf(lock) };
+        }),
       );
+      const row = await one<{ held: boolean; removed: Record<string, RemovedCounts> | null }>(
+        tenantId,
+        text,
+        values,
+        before,
+      ).catch((error: unknown) => {
+        // What this step hangs its rows on has just gone with another run.
+        throw codeOf(error) === FOREIGN_KEY_VIOLATION ? concurrentUpdate(error) : error;
+      });
       if (!row?.held) throw leaseLost();
-      return row.removed;
+      return row.removed ?? {};
     },
 
     async findEffect(tenantId, type, id) {
@@ -214,18 +216,30 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
   };
 }
 
+/** The steps whose rows a write removes, as the run's declaration has them. */
+const stepsRemoved = ({ run }: SagaClaim, { rows }: SagaWrite) =>
+  rows?.kind !== 'remove'
+    ? []
+    : rows.steps.map((name) => {
+        const declared = run.declaration?.steps.find((step) => step.name === name);
+        return { name, removes: declared?.removes ?? [], sharing: declared?.sharing ?? [] };
+      });
+
 /** The one statement of a write. */
 function toWriteStatement(
-  { run: before, token, version }: SagaClaim,
-  { after, rows, hold }: SagaWrite,
+  claim: SagaClaim,
+  write: SagaWrite,
   content: ReturnType<typeof makeContentStatements>,
 ): Statement {
+  const { run: before, token, version } = claim;
+  const { after, rows, hold } = write;
   const { tenantId, runId } = before;
+  const isRemoving = rows?.kind === 'remove';
   const changed = after.steps.find((step) => before.steps.some((known) => known.name === step.name && known !== step));
   const begun = after.steps.find((step) => !before.steps.some((known) => known.name === step.name));
   const isOver = isTerminal(after.state);
   const isEndOfCompensation = isOver && after.state !== 'COMPLETED';
-  const values: unknown[] = [tenantId, runId, ...(rows ? [rows.step] : [])];
+  const values: unknown[] = [tenantId, runId, ...(rows?.kind === 'make' ? [rows.step] : [])];
   const bind = (value: unknown): string => `$${values.push(value)}`;
 
   const dueIn = hold.kind === 'renew' ? hold.leaseMs : hold.kind === 'release' ? hold.pauseMs : undefined;
@@ -244,20 +258,32 @@ function toWriteStatement(
            version = version + 1, updated_at = clock_timestamp()
        where tenant_id = $1 and id = $2 and claim_token = ${bind(token)} and version = ${bind(version)} returning 1)`,
   ];
-  const removing = rows?.kind === 'remove' ? removeClauses(declarationOf(before, rows.step)?.removes ?? []) : undefined;
-  ctes.push(...(removing?.ctes ?? []));
-  if (changed) {
-    const removed = removing && `removed = ${bind(JSON.stringify(changed.removed))}::jsonb || ${removing.counts},`;
+  if (isRemoving) {
+    const steps = stepsRemoved(claim, write).map(({ name, removes }) => ({ name, step: bind(name), tables: removes }));
+    const removing = removeClauses(steps);
+    const counts = steps.map((step) => {
+      const remote = after.steps.find(({ name }) => name === step.name)?.removed ?? {};
+      return `when ${step.step} then ${bind(JSON.stringify(remote))}::jsonb || ${removing.counts(step)}`;
+    });
+    const names = steps.map(({ step }) => step).join(', ');
+    ctes.push(
+      ...removing.ctes,
+      `step as (
+         update workflow_run_steps s
+         set state = 'COMPENSATED', compensated_at = clock_timestamp(), removed = case s.name ${counts.join(' ')} end
+         from held where s.tenant_id = $1 and s.run_id = $2 and s.name in (${names}) returning s.name, s.removed)`,
+    );
+  }
+  if (changed && !isRemoving) {
     // It may be large, and is written once: when its action has ended.
     const isKnown = before.steps.some(({ name, output }) => name === changed.name && output === changed.output);
     const output = isKnown ? '' : `output = ${bind(JSON.stringify(changed.output))}::jsonb,`;
-    const ended = changed.state === 'COMPLETED' || changed.state === 'FAILED' ? 'finished_at' : undefined;
-    const at = changed.state === 'COMPENSATED' ? 'compensated_at' : ended;
+    const hasEnded = changed.state === 'COMPLETED' || changed.state === 'FAILED';
     ctes.push(`step as (
        update workflow_run_steps s
-       set ${removed ?? ''} ${output} ${at ? `${at} = clock_timestamp(),` : ''}
+       set ${output} ${hasEnded ? 'finished_at = clock_timestamp(),' : ''}
            state = ${bind(changed.state)}, attempts = ${bind(changed.attempts)}, error = ${bind(changed.error ?? null)}
-       from held where s.tenant_id = $1 and s.run_id = $2 and s.name = ${rows ? '$3' : bind(changed.name)} returning s.removed)`);
+       from held where s.tenant_id = $1 and s.run_id = $2 and s.name = ${rows?.kind === 'make' ? '$3' : bind(changed.name)})`);
   }
   if (begun) {
     ctes.push(`begun as (
@@ -271,22 +297,25 @@ function toWriteStatement(
     ctes.push(...making.ctes);
   }
   if (isEndOfCompensation) {
-    const known = sumRemoved(after.steps.filter((step) => step !== changed));
+    const known = sumRemoved(after.steps.filter(({ name }) => !(isRemoving && rows.steps.includes(name))));
+    const all = isRemoving ? 'union all select t.key, t.value from step, jsonb_each_text(step.removed) t' : '';
     ctes.push(`audited as (
        insert into audit_entries (tenant_id, actor, subject, action, target_type, target_id, reason, outcome, counts)
        select $1, ${bind(after.actor)}, 'service:run', 'compensation', 'run', $2::text,
               ${bind(after.parkedReason ?? after.error ?? null)}, ${bind(after.state)},
-              ${bind(JSON.stringify(known))}::jsonb ${changed ? '|| (select removed from step)' : ''} from held)`);
+              (select coalesce(jsonb_object_agg(key, sum), '{}') from (
+                 select key, sum(value::bigint) from (
+                   select key, value from jsonb_each_text(${bind(JSON.stringify(known))}::jsonb) ${all}) each
+                 group by key) summed)
+       from held)`);
   }
-  const text = `with ${ctes.join(',\n')}
-    select exists (select from held) as held, ${removing?.counts ?? "'{}'::jsonb"} as removed`;
+  const removed = isRemoving ? '(select jsonb_object_agg(name, removed) from step)' : 'null::jsonb';
+  const text = `with ${ctes.join(',\n')} select exists (select from held) as held, ${removed} as removed`;
   return { text, values };
 }
 
 const concurrentUpdate = (cause: unknown): DomainError =>
   new DomainError('aborted', 'CONCURRENT_UPDATE', 'Another run changed what this one uses.', {}, { cause });
-
-const declarationOf = ({ declaration }: SagaRun, step: string) => declaration?.steps.find(({ name }) => name === step);
 
 const toSaga = (row: RunColumns & SagaColumns, steps: readonly StepColumns[]): Saga => ({
   state: row.state as RunState,
