@@ -30,12 +30,7 @@ export const benchArtifacts: Bench = async () => {
   const stack = await startTestStack({
     services: ['job'],
     env: {
-      LETHE_OBJECT_STORE: 's3',
-      LETHE_S3_ENDPOINT: gateway.endpoint,
-      LETHE_S3_BUCKET: BUCKET,
-      LETHE_S3_REGION: gateway.region,
-      AWS_ACCESS_KEY_ID: gateway.accessKeyId,
-      AWS_SECRET_ACCESS_KEY: gateway.secretAccessKey,
+      ...gateway.environment(BUCKET),
     },
   });
   try {

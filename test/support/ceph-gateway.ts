@@ -5,7 +5,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { CreateBucketCommand, PutBucketVersioningCommand, S3Client } from '@aws-sdk/client-s3';
+import {
+  CreateBucketCommand,
+  ListMultipartUploadsCommand,
+  ListObjectVersionsCommand,
+  PutBucketVersioningCommand,
+  S3Client,
+} from '@aws-sdk/client-s3';
 import getPort from 'get-port';
 import { hasProgram } from './require.ts';
 
@@ -24,6 +30,10 @@ export interface CephGateway {
   /** A client that is not the product's. */
   readonly s3: S3Client;
   createBucket(name: string, options: { versioned: boolean; objectLock?: boolean }): Promise<void>;
+  /** The settings of a service that keeps its objects in this bucket. */
+  environment(bucket: string): Record<string, string>;
+  /** The keys of every version, marker and open upload in the bucket, in order; one that has several comes often. */
+  listEverything(bucket: string): Promise<string[]>;
   /** Kills the gateway alone; what it has stored stays. */
   kill9(): Promise<void>;
   restart(): Promise<void>;
@@ -209,6 +219,24 @@ mgr initial modules =
         await s3.send(new CreateBucketCommand({ Bucket, ObjectLockEnabledForBucket: objectLock }));
         if (!versioned) return;
         await s3.send(new PutBucketVersioningCommand({ Bucket, VersioningConfiguration: { Status: 'Enabled' } }));
+      },
+      environment: (bucket) => ({
+        LETHE_OBJECT_STORE: 's3',
+        LETHE_S3_ENDPOINT: endpoint,
+        LETHE_S3_BUCKET: bucket,
+        LETHE_S3_REGION: 'us-east-1',
+        AWS_ACCESS_KEY_ID: accessKeyId,
+        AWS_SECRET_ACCESS_KEY: secretAccessKey,
+      }),
+      async listEverything(Bucket) {
+        const [versions, uploads] = await Promise.all([
+          s3.send(new ListObjectVersionsCommand({ Bucket })),
+          s3.send(new ListMultipartUploadsCommand({ Bucket })),
+        ]);
+        // What is told of a bucket is evidence, and a first page of it would be none.
+        if (versions.IsTruncated || uploads.IsTruncated) throw new Error('the bucket has more than one page');
+        const all = [versions.Versions, versions.DeleteMarkers, uploads.Uploads].flatMap((part = []) => part);
+        return all.map(({ Key = '' }) => Key).toSorted();
       },
       kill9: () => kill9(gateway),
       async restart() {

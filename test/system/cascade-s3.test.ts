@@ -1,4 +1,3 @@
-import { ListMultipartUploadsCommand, ListObjectVersionsCommand } from '@aws-sdk/client-s3';
 import anyTest, { type TestFn } from 'ava';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
@@ -20,12 +19,7 @@ test.before(async () => {
   stack = await startTestStack({
     services: ['run', 'job'],
     env: {
-      LETHE_OBJECT_STORE: 's3',
-      LETHE_S3_ENDPOINT: gateway.endpoint,
-      LETHE_S3_BUCKET: BUCKET,
-      LETHE_S3_REGION: gateway.region,
-      AWS_ACCESS_KEY_ID: gateway.accessKeyId,
-      AWS_SECRET_ACCESS_KEY: gateway.secretAccessKey,
+      ...gateway.environment(BUCKET),
       LETHE_DELETION_LEASE_MS: '1500',
       LETHE_DELETION_OBJECTS_PER_BATCH: '1',
       LETHE_DELETION_BACKOFF_MS: '200',
@@ -41,11 +35,7 @@ test.after.always(async () => {
 
 /** Everything in the bucket whose key names a job of the graph, by the gateway's own listing. */
 async function everythingOf({ jobIds }: RunGraph): Promise<number> {
-  const { Versions = [], DeleteMarkers = [] } = await gateway.s3.send(
-    new ListObjectVersionsCommand({ Bucket: BUCKET }),
-  );
-  const { Uploads = [] } = await gateway.s3.send(new ListMultipartUploadsCommand({ Bucket: BUCKET }));
-  const keys = [...Versions, ...DeleteMarkers, ...Uploads].map(({ Key = '' }) => Key);
+  const keys = await gateway.listEverything(BUCKET);
   return keys.filter((key) => jobIds.some((jobId) => key.includes(jobId))).length;
 }
 

@@ -1,7 +1,6 @@
 import { access, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ListMultipartUploadsCommand, ListObjectVersionsCommand } from '@aws-sdk/client-s3';
 import anyTest, { type TestFn } from 'ava';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
@@ -30,12 +29,7 @@ test.before(async () => {
   stack = await startTestStack({
     services: ['job'],
     env: {
-      LETHE_OBJECT_STORE: 's3',
-      LETHE_S3_ENDPOINT: gateway.endpoint,
-      LETHE_S3_BUCKET: BUCKET,
-      LETHE_S3_REGION: gateway.region,
-      AWS_ACCESS_KEY_ID: gateway.accessKeyId,
-      AWS_SECRET_ACCESS_KEY: gateway.secretAccessKey,
+      ...gateway.environment(BUCKET),
       LETHE_CRASH_FILE: crashFile,
       LETHE_DELETION_LEASE_MS: '1500',
       LETHE_DELETION_OBJECTS_PER_BATCH: '4',
@@ -53,11 +47,7 @@ test.after.always(async () => {
 
 /** Everything in the bucket whose key names the job, by the gateway's own listing. */
 async function everythingOf(jobId: string): Promise<string[]> {
-  const { Versions = [], DeleteMarkers = [] } = await gateway.s3.send(
-    new ListObjectVersionsCommand({ Bucket: BUCKET }),
-  );
-  const { Uploads = [] } = await gateway.s3.send(new ListMultipartUploadsCommand({ Bucket: BUCKET }));
-  return [...Versions, ...DeleteMarkers, ...Uploads].map(({ Key = '' }) => Key).filter((key) => key.includes(jobId));
+  return (await gateway.listEverything(BUCKET)).filter((key) => key.includes(jobId));
 }
 
 async function cancelledJob(tenantId: string): Promise<string> {

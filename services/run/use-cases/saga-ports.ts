@@ -55,8 +55,8 @@ export interface SagaClaim {
 export interface NewSaga {
   readonly run: SagaRun;
   readonly displayName: string;
-  readonly requestId: string | undefined;
-  readonly fingerprint: string;
+  /** Undefined: the caller did not say under which id it would repeat this. */
+  readonly request: { readonly id: string; readonly fingerprint: string } | undefined;
 }
 
 /** How a worker holds a run after a write: as before, for so long from now, or no longer. */

@@ -58,14 +58,17 @@ export function makeStartRun(
     workflow.checkInput(input);
     const key = { tenantId: tenantOf(caller), runId: newId(), input };
     const [declaration, intent] = await Promise.all([declarationOf(workflow), advance.firstIntent(workflow, key)]);
+    const request =
+      requestId === undefined
+        ? undefined
+        : { id: requestId, fingerprint: fingerprint({ workflow: name, displayName, input }) };
     const isTaken = slots.take();
     try {
       const { run, claim } = await sagas.begin(
         {
           run: { ...key, ...beginSaga(intent), workflow: name, declaration, actor: caller.actor },
           displayName,
-          requestId,
-          fingerprint: fingerprint({ workflow: name, displayName, input }),
+          request,
         },
         isTaken ? slots : undefined,
       );

@@ -9,6 +9,7 @@ import {
   parseRequestId,
   parseText,
 } from '#libs/grpc/parse.ts';
+import { MAX_STEP } from '#libs/grpc/parse-participant.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
@@ -21,7 +22,6 @@ import { parseJsonObject } from './parse-json.ts';
 /** A title is 1 to so many characters. */
 export const MAX_TITLE = 200;
 /** The name of a run's step has at most so many characters. */
-export const MAX_STEP = 100;
 const MAX_NOTE = 500;
 const MAX_NOTES = 2_000;
 

@@ -13,6 +13,7 @@ import {
   PayloadState as PayloadStateMessage,
 } from '#gen/lethe/incident/v1/incident_pb.ts';
 import type { GetDriftDashboardResponseSchema } from '#gen/lethe/incident/v1/incident_service_pb.ts';
+import { optional } from '#libs/grpc/optional.ts';
 import { toDuration, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import {
   APPROVAL_STATES,
@@ -61,9 +62,6 @@ export const APPROVAL_STATE_OF: ReadonlyMap<number, ApprovalState> = new Map(
 export const DECISION_OF: ReadonlyMap<number, Decision> = new Map(
   DECISIONS.map((decision) => [ApprovalStateMessage[decision], decision]),
 );
-
-const optional = <K extends string, V>(key: K, value: V | undefined): Partial<Record<K, V>> =>
-  value === undefined ? {} : ({ [key]: value } as Partial<Record<K, V>>);
 
 /** The environment as a message. */
 export const toEnvironmentMessage = (environment: Environment): MessageInitShape<typeof EnvironmentSchema> => ({

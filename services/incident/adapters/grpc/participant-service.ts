@@ -3,25 +3,16 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import { Progress, type ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import {
-  parseFields,
-  parseInteger,
-  parseOptionalText,
-  parseReason,
-  parseRequiredReason,
-  parseText,
-} from '#libs/grpc/parse.ts';
+import { parseFields } from '#libs/grpc/parse.ts';
+import { parsePurge, parseRestore, parseSoftDelete, parseStepKey, parseVerify } from '#libs/grpc/parse-participant.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import type { Participate, Participation } from '../../use-cases/participate.ts';
 import type { EndingCounts } from '../../use-cases/ports.ts';
-import { MAX_STEP } from './incident-handlers.ts';
 import { toResourceCount } from './messages.ts';
 import { parseOpenIncidentAction } from './parse-action.ts';
 
-const DEFAULT_LIMIT = 10_000;
-const MAX_LIMIT = 100_000;
 const NOTHING: EndingCounts = { incidents: 0, payloads: 0, payloadBytes: 0 };
 
 /** IncidentService as a participant of runs: the actions of their steps, and the deletions. */
@@ -36,7 +27,7 @@ export const participantService = (participate: Participate): Partial<ServiceImp
   async execute(request, context) {
     const caller = callerOf(context);
     const { key, input } = parseFields({
-      key: () => parseStepKey(request.key, request.runId),
+      key: () => parseStepKey(request),
       input: () => {
         if (request.action !== 'open-incident') throw fieldInvalid('action', 'must be open-incident');
         return parseOpenIncidentAction(request.input);
@@ -63,7 +54,7 @@ export const participantService = (participate: Participate): Partial<ServiceImp
 
   async compensate(request, context) {
     const caller = callerOf(context);
-    const { operationId: runId, step } = parseStepKey(request.key, request.runId);
+    const { operationId: runId, step } = parseStepKey(request);
     const scope = { tenantId: tenantOf(caller), runId, step };
     return toParticipationMessage(
       await participate.compensate(scope, { operationId: runId, caller, reason: 'compensation' }),
@@ -72,11 +63,7 @@ export const participantService = (participate: Participate): Partial<ServiceImp
 
   async softDelete(request, context) {
     const caller = callerOf(context);
-    const { key, runId, reason } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-      reason: () => parseReason(request.reason),
-    });
+    const { key, runId, reason } = parseSoftDelete(request);
     const scope = { tenantId: tenantOf(caller), runId, step: undefined };
     const incidents = await participate.softDelete(scope, { operationId: key.operationId, caller, reason });
     return { progress: Progress.COMPLETE, resourceCounts: toResourceCounts({ ...NOTHING, incidents }, NOTHING) };
@@ -84,12 +71,7 @@ export const participantService = (participate: Participate): Partial<ServiceImp
 
   async restore(request, context) {
     const caller = callerOf(context);
-    const { key, runId, softDeleteId, reason } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-      softDeleteId: () => parseId('soft_delete_operation_id', request.softDeleteOperationId),
-      reason: () => parseReason(request.reason),
-    });
+    const { key, runId, softDeleteId, reason } = parseRestore(request);
     const scope = { tenantId: tenantOf(caller), runId, step: undefined };
     const operation = { operationId: key.operationId, caller, reason };
     const incidents = await participate.restore(scope, operation, softDeleteId);
@@ -98,22 +80,14 @@ export const participantService = (participate: Participate): Partial<ServiceImp
 
   async purge(request, context) {
     const caller = callerOf(context);
-    const { key, runId, limit, reason } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-      limit: () => parseInteger('limit', request.limit || DEFAULT_LIMIT, { min: 1, max: MAX_LIMIT }),
-      reason: () => parseRequiredReason(request.reason),
-    });
+    const { key, runId, limit, reason } = parsePurge(request);
     const scope = { tenantId: tenantOf(caller), runId, step: undefined };
     const operation = { operationId: key.operationId, caller, reason };
     return toParticipationMessage(await participate.purge(scope, operation, limit));
   },
 
   async verify(request, context) {
-    const { runId, step } = parseFields({
-      runId: () => parseId('run_id', request.runId),
-      step: () => parseOptionalText('step', request.step, MAX_STEP),
-    });
+    const { runId, step } = parseVerify(request);
     const { sampleIds, ...left } = await participate.inspect({ tenantId: tenantOf(callerOf(context)), runId, step });
     return { resourceCounts: toResourceCounts(NOTHING, left), samples: sampleIds.map(toSample) };
   },
@@ -148,17 +122,3 @@ function toResourceCounts(went: EndingCounts, left: EndingCounts): MessageInitSh
 }
 
 const toSample = (resourceId: string) => ({ resourceType: 'incident', resourceId });
-
-/** The key of a step's action and of its compensation: the run itself, and the step. */
-function parseStepKey(key: { operationId: string; step: string } | undefined, runId: string) {
-  const parsed = parseFields({ key: () => parseKey(key), runId: () => parseId('run_id', runId) });
-  if (parsed.key.operationId !== parsed.runId) throw fieldInvalid('key.operation_id', 'must be the run_id');
-  return parsed.key;
-}
-
-/** An absent step would widen a compensation to the whole run, so there is none. */
-const parseKey = (key: { operationId: string; step: string } | undefined): { operationId: string; step: string } =>
-  parseFields({
-    operationId: () => parseId('key.operation_id', key?.operationId ?? ''),
-    step: () => parseText('key.step', key?.step ?? '', { min: 1, max: MAX_STEP }),
-  });

@@ -1,10 +1,10 @@
 import type { Knex } from 'knex';
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
+import { audit } from '#libs/postgres/audit.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { AGE_DECISIONS, INCIDENT_STATES } from '../../domain/incident.ts';
 import type { AgePurge, AgePurgeOrder, AgePurgeRepository, PurgeSubject } from '../../use-cases/ports.ts';
-import { audit } from './audit.ts';
 
 interface AgePurgeRow {
   readonly retention_days: number;
@@ -144,8 +144,10 @@ export const makeAgePurgeRepository = (database: Database): AgePurgeRepository =
       // A repetition that removed nothing more has its row already.
       if (after.is_done && (row.finished_at === null || deleted > 0)) {
         const action = `purge-${subject.replaceAll('_', '-')}`;
+        const { actor, subject: by } = order.caller;
         const target = { targetType: 'retention_purge', targetId: operationId };
-        await audit(trx, { tenantId, caller: order.caller, action, ...target, counts: toCounts(purge) });
+        const outcome = 'COMPLETE';
+        await audit(trx, { tenantId, actor, subject: by, action, ...target, outcome, counts: toCounts(purge) });
       }
       return { purge, deleted, isDone: after.is_done };
     }),

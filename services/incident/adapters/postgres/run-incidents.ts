@@ -1,9 +1,9 @@
 import type { Knex } from 'knex';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
+import { audit } from '#libs/postgres/audit.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import type { EndingCounts, RunIncidents, RunOperation, RunScope } from '../../use-cases/ports.ts';
-import { audit } from './audit.ts';
 import { lockRun } from './runs.ts';
 
 interface Sums {
@@ -235,12 +235,12 @@ async function addToTombstone(
 const auditRun = (
   trx: Knex.Transaction,
   { tenantId, runId, step }: RunScope,
-  { caller, reason }: RunOperation,
+  { caller: { actor, subject }, reason }: RunOperation,
   action: string,
   counts: Readonly<Record<string, number>>,
 ): Promise<void> => {
   const target = step === undefined ? { targetType: 'run', targetId: runId } : stepTarget(runId, step);
-  return audit(trx, { tenantId, caller, action, ...target, reason, counts });
+  return audit(trx, { tenantId, actor, subject, action, ...target, reason, outcome: 'COMPLETE', counts });
 };
 
 const stepTarget = (runId: string, step: string) => ({ targetType: 'run_step', targetId: `${runId}/${step}` });

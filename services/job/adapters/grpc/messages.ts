@@ -14,6 +14,7 @@ import {
   JobState as JobStateMessage,
   TaskState as TaskStateMessage,
 } from '#gen/lethe/job/v1/job_pb.ts';
+import { optional } from '#libs/grpc/optional.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { ARTIFACT_KINDS, type Artifact, type ArtifactKind } from '../../domain/artifact.ts';
 import {
@@ -41,9 +42,6 @@ export const ARTIFACT_KIND_OF: ReadonlyMap<number, ArtifactKind> = new Map(
 export const DELETION_STATE_OF: ReadonlyMap<number, DeletionState> = new Map(
   DELETION_STATES.map((state) => [DeletionStateMessage[state], state]),
 );
-
-const optional = <K extends string, V>(key: K, value: V | undefined): Partial<Record<K, V>> =>
-  value === undefined ? {} : ({ [key]: value } as Partial<Record<K, V>>);
 
 /** The job as a message. */
 export const toJobMessage = (job: Job): MessageInitShape<typeof JobSchema> => ({

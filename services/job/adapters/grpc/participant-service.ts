@@ -1,14 +1,8 @@
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import {
-  parseFields,
-  parseInteger,
-  parseOptionalText,
-  parseReason,
-  parseRequiredReason,
-  parseText,
-} from '#libs/grpc/parse.ts';
+import { parseFields } from '#libs/grpc/parse.ts';
+import { parsePurge, parseRestore, parseSoftDelete, parseStepKey, parseVerify } from '#libs/grpc/parse-participant.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
@@ -18,10 +12,6 @@ import type { ExecuteStep } from '../../use-cases/execute-step.ts';
 import type { Participate, Participation } from '../../use-cases/participate.ts';
 import { toFailedItems, toProgress, toResourceCounts } from './messages.ts';
 import { parseCreateJobAction } from './parse-action.ts';
-
-const DEFAULT_LIMIT = 10_000;
-const MAX_LIMIT = 100_000;
-const MAX_STEP = 100;
 
 /** JobService as a participant of runs: the actions of their steps, and the deletions. */
 export const participantService = (
@@ -50,7 +40,7 @@ export const participantService = (
   async execute(request, context) {
     const tenantId = tenantOf(callerOf(context));
     const { key, action } = parseFields({
-      key: () => parseStepKey(request.key, request.runId),
+      key: () => parseStepKey(request),
       action: () => {
         if (request.action !== 'create-job') throw fieldInvalid('action', 'must be create-job');
         return parseCreateJobAction(request.input);
@@ -74,7 +64,7 @@ export const participantService = (
 
   async compensate(request, context) {
     const caller = callerOf(context);
-    const key = parseStepKey(request.key, request.runId);
+    const key = parseStepKey(request);
     const { operationId: runId } = key;
     const scope = { tenantId: tenantOf(caller), runId, step: key.step };
     const operation = { operationId: key.operationId, caller, reason: 'compensation' };
@@ -83,11 +73,7 @@ export const participantService = (
 
   async softDelete(request, context) {
     const caller = callerOf(context);
-    const { key, runId, reason } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-      reason: () => parseReason(request.reason),
-    });
+    const { key, runId, reason } = parseSoftDelete(request);
     const scope = { tenantId: tenantOf(caller), runId, step: undefined };
     const hidden = await participate.softDelete(scope, { operationId: key.operationId, caller, reason });
     return {
@@ -98,12 +84,7 @@ export const participantService = (
 
   async restore(request, context) {
     const caller = callerOf(context);
-    const { key, runId, softDeleteId, reason } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-      softDeleteId: () => parseId('soft_delete_operation_id', request.softDeleteOperationId),
-      reason: () => parseReason(request.reason),
-    });
+    const { key, runId, softDeleteId, reason } = parseRestore(request);
     const scope = { tenantId: tenantOf(caller), runId, step: undefined };
     const back = await participate.restore(scope, { operationId: key.operationId, caller, reason }, softDeleteId);
     return {
@@ -114,22 +95,14 @@ export const participantService = (
 
   async purge(request, context) {
     const caller = callerOf(context);
-    const { key, runId, limit, reason } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-      limit: () => parseInteger('limit', request.limit || DEFAULT_LIMIT, { min: 1, max: MAX_LIMIT }),
-      reason: () => parseRequiredReason(request.reason),
-    });
+    const { key, runId, limit, reason } = parsePurge(request);
     const scope = { tenantId: tenantOf(caller), runId, step: undefined };
     const operation = { operationId: key.operationId, caller, reason };
     return toParticipationMessage(await participate.purge(scope, operation, limit));
   },
 
   async verify(request, context) {
-    const { runId, step } = parseFields({
-      runId: () => parseId('run_id', request.runId),
-      step: () => parseOptionalText('step', request.step, MAX_STEP),
-    });
+    const { runId, step } = parseVerify(request);
     const scope = { tenantId: tenantOf(callerOf(context)), runId, step };
     const { jobs, objects, samples } = await participate.verify(scope);
     return {
@@ -144,17 +117,3 @@ const toParticipationMessage = ({ progress, counts, failedKeys }: Participation)
   resourceCounts: toResourceCounts(counts, 'removed'),
   failedItems: toFailedItems(failedKeys),
 });
-
-/** The key of a step's action and of its compensation: the run itself, and the step. */
-function parseStepKey(key: { operationId: string; step: string } | undefined, runId: string) {
-  const parsed = parseFields({ key: () => parseKey(key), runId: () => parseId('run_id', runId) });
-  if (parsed.key.operationId !== parsed.runId) throw fieldInvalid('key.operation_id', 'must be the run_id');
-  return parsed.key;
-}
-
-/** An absent step would widen a compensation to the whole run, so there is none. */
-const parseKey = (key: { operationId: string; step: string } | undefined): { operationId: string; step: string } =>
-  parseFields({
-    operationId: () => parseId('key.operation_id', key?.operationId ?? ''),
-    step: () => parseText('key.step', key?.step ?? '', { min: 1, max: MAX_STEP }),
-  });

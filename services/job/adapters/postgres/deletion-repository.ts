@@ -2,13 +2,13 @@ import type { Knex } from 'knex';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { type AuditEntry, audit } from '#libs/postgres/audit.ts';
 import type { Database, Statement } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { NOTHING_REMOVED } from '../../domain/deletion.ts';
 import { leaseLost } from '../../domain/errors.ts';
 import type { DeletionClaim, DeletionRepository } from '../../use-cases/ports.ts';
-import { type AuditEntry, audit } from './audit.ts';
 import { lockJob } from './job-repository.ts';
 import { type DeletionRow, toDeletion, toJob } from './rows.ts';
 

@@ -1,12 +1,12 @@
 import type { Knex } from 'knex';
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { audit } from '#libs/postgres/audit.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { jobNotFound, stepCompensated } from '../../domain/errors.ts';
 import type { Job, Task } from '../../domain/job.ts';
 import type { JobChange, JobRepository, NewJob } from '../../use-cases/ports.ts';
-import { audit } from './audit.ts';
 import { JOB_COLUMNS, JobRow, type JobWithTasks, TaskRow, toJob } from './rows.ts';
 
 /** The jobs in Postgres. */

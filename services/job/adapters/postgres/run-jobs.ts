@@ -1,11 +1,11 @@
 import type { Knex } from 'knex';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
+import { audit } from '#libs/postgres/audit.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { type FailedKey, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
 import type { JobState } from '../../domain/job.ts';
 import type { RunJobs, RunOperation, RunScope, UnfinishedJobs } from '../../use-cases/ports.ts';
-import { audit } from './audit.ts';
 import { insertDeletions } from './deletion-repository.ts';
 import { lockRun } from './job-repository.ts';
 

@@ -1,9 +1,9 @@
 import { DomainError } from '#libs/kernel/domain-error.ts';
+import { audit } from '#libs/postgres/audit.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import type { ExecutionPolicy } from '../../domain/execution-policy.ts';
 import type { ExecutionPolicyRepository } from '../../use-cases/ports.ts';
-import { audit } from './audit.ts';
 
 interface PolicyRow {
   readonly tenant_id: string;

@@ -1,11 +1,11 @@
 import type { Knex } from 'knex';
 import { Model } from 'objection';
 import { DomainError, fieldInvalid, requestIdReused } from '#libs/kernel/domain-error.ts';
+import { audit } from '#libs/postgres/audit.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import type { Plan, TenantPlan } from '../../domain/windows.ts';
 import type { NewTenantPlan, PlanRepository } from '../../use-cases/ports.ts';
-import { audit } from './audit.ts';
 
 class TenantPlanRow extends Model {
   static override readonly tableName = 'tenant_plans';

@@ -1,6 +1,7 @@
 import type { Knex } from 'knex';
 import { DomainError, operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { audit } from '#libs/postgres/audit.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
@@ -21,7 +22,6 @@ import {
 } from '../../domain/purge.ts';
 import type { Plan, PlanSubject, ResolvedWindow, Window } from '../../domain/windows.ts';
 import type { HoldApproval, ItemClaim, ItemProgress, PurgeRepository } from '../../use-cases/ports.ts';
-import { audit } from './audit.ts';
 
 interface PurgeRow {
   readonly id: string;

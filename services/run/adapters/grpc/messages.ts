@@ -13,6 +13,7 @@ import {
   type RunStepSchema,
   StepState as StepStateMessage,
 } from '#gen/lethe/run/v1/run_pb.ts';
+import { optional } from '#libs/grpc/optional.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import {
   DELETION_MODES,
@@ -41,9 +42,6 @@ export const DELETION_STATE_OF: ReadonlyMap<number, DeletionState> = new Map(
 export const DELETION_MODE_OF: ReadonlyMap<number, DeletionMode> = new Map(
   DELETION_MODES.map((mode) => [DeletionModeMessage[mode], mode]),
 );
-
-const optional = <K extends string, V>(key: K, value: V | undefined): Partial<Record<K, V>> =>
-  value === undefined ? {} : ({ [key]: value } as Partial<Record<K, V>>);
 
 /** The run as a message. */
 export const toRunMessage = (run: Run): MessageInitShape<typeof RunSchema> => ({

@@ -3,13 +3,13 @@ import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import {
-  parseFields,
-  parseInteger,
-  parseOptionalText,
-  parseReason,
-  parseRequiredReason,
-  parseText,
-} from '#libs/grpc/parse.ts';
+  type ParticipantKey,
+  parsePurge,
+  parseRestore,
+  parseSoftDelete,
+  parseStepKey,
+  parseVerify,
+} from '#libs/grpc/parse-participant.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
@@ -17,10 +17,6 @@ import type { Answer } from '../../domain/deletion.ts';
 import type { OwnParticipant } from '../../use-cases/participate.ts';
 import type { ParticipantCall } from '../../use-cases/ports.ts';
 import { toCountMessages } from './messages.ts';
-
-const DEFAULT_LIMIT = 10_000;
-const MAX_LIMIT = 100_000;
-const MAX_STEP = 100;
 
 /** RunService as a participant, over gRPC: the same part that its own cascades ask for. */
 export const participantService = (own: OwnParticipant): Partial<ServiceImpl<typeof ParticipantService>> => ({
@@ -41,47 +37,27 @@ export const participantService = (own: OwnParticipant): Partial<ServiceImpl<typ
   },
 
   async compensate(request, context) {
-    const { key, runId } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-    });
-    return toMessage(await own.compensate(toCall(callerOf(context), key, runId, 'compensation')));
+    const key = parseStepKey(request);
+    return toMessage(await own.compensate(toCall(callerOf(context), key, key.operationId, 'compensation')));
   },
 
   async softDelete(request, context) {
-    const { key, runId, reason } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-      reason: () => parseReason(request.reason),
-    });
+    const { key, runId, reason } = parseSoftDelete(request);
     return toMessage(await own.softDelete(toCall(callerOf(context), key, runId, reason)));
   },
 
   async restore(request, context) {
-    const { key, runId, softDeleteId, reason } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-      softDeleteId: () => parseId('soft_delete_operation_id', request.softDeleteOperationId),
-      reason: () => parseReason(request.reason),
-    });
+    const { key, runId, softDeleteId, reason } = parseRestore(request);
     return toMessage(await own.restore(toCall(callerOf(context), key, runId, reason), softDeleteId));
   },
 
   async purge(request, context) {
-    const { key, runId, limit, reason } = parseFields({
-      key: () => parseKey(request.key),
-      runId: () => parseId('run_id', request.runId),
-      limit: () => parseInteger('limit', request.limit || DEFAULT_LIMIT, { min: 1, max: MAX_LIMIT }),
-      reason: () => parseRequiredReason(request.reason),
-    });
+    const { key, runId, limit, reason } = parsePurge(request);
     return toMessage(await own.purge(toCall(callerOf(context), key, runId, reason), limit));
   },
 
   async verify(request, context) {
-    const { runId, step } = parseFields({
-      runId: () => parseId('run_id', request.runId),
-      step: () => parseOptionalText('step', request.step, MAX_STEP),
-    });
+    const { runId, step } = parseVerify(request);
     const key = { operationId: runId, step: step ?? '' };
     const counts = await own.verify(toCall(callerOf(context), key, runId, undefined), step);
     return { resourceCounts: toCountMessages(counts) };
@@ -90,7 +66,7 @@ export const participantService = (own: OwnParticipant): Partial<ServiceImpl<typ
 
 const toCall = (
   caller: Caller,
-  { operationId, step }: { readonly operationId: string; readonly step: string },
+  { operationId, step }: ParticipantKey,
   runId: string,
   reason: string | undefined,
 ): ParticipantCall => ({ tenantId: tenantOf(caller), actor: caller.actor, operationId, step, runId, reason });
@@ -100,10 +76,3 @@ const toMessage = ({ progress, counts, failedItems }: Answer) => ({
   resourceCounts: toCountMessages(counts),
   failedItems: failedItems.map((item) => ({ ...item })),
 });
-
-/** An absent step would widen a compensation to the whole run, so there is none. */
-const parseKey = (key: { operationId: string; step: string } | undefined): { operationId: string; step: string } =>
-  parseFields({
-    operationId: () => parseId('key.operation_id', key?.operationId ?? ''),
-    step: () => parseText('key.step', key?.step ?? '', { min: 1, max: MAX_STEP }),
-  });

@@ -1,30 +1,11 @@
 import type { Knex } from 'knex';
+import { type AuditEntry, audit as writeAudit } from '#libs/postgres/audit.ts';
 
 /** What one row of the audit says of a run. */
-export interface AuditEntry {
-  readonly tenantId: string;
+export interface RunAuditEntry extends Omit<AuditEntry, 'targetType' | 'targetId'> {
   readonly runId: string;
-  readonly actor: string;
-  readonly subject: string;
-  readonly action: string;
-  readonly reason?: string | undefined;
-  readonly requestId?: string | undefined;
-  readonly outcome: string;
-  readonly counts?: object;
 }
 
-/** Writes one row of the audit, in the transaction that commits what it tells of. */
-export async function audit(trx: Knex.Transaction, entry: AuditEntry): Promise<void> {
-  await trx('audit_entries').insert({
-    tenant_id: entry.tenantId,
-    actor: entry.actor,
-    subject: entry.subject,
-    action: entry.action,
-    target_type: 'run',
-    target_id: entry.runId,
-    reason: entry.reason ?? null,
-    request_id: entry.requestId ?? null,
-    outcome: entry.outcome,
-    counts: JSON.stringify(entry.counts ?? {}),
-  });
-}
+/** Writes one row of the audit of a run, in the transaction that commits what it tells of. */
+export const audit = (trx: Knex.Transaction, { runId, ...entry }: RunAuditEntry): Promise<void> =>
+  writeAudit(trx, { ...entry, targetType: 'run', targetId: runId });

@@ -62,26 +62,26 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
       });
     },
 
-    async begin({ run, displayName, requestId, fingerprint }, hold) {
+    async begin({ run, displayName, request }, hold) {
       const { tenantId, runId, workflow, declaration, input, actor } = run;
       const first = run.steps[0];
       if (!first || !declaration) throw new Error('a run begins with its declaration and a first step');
       const values = [
         ...[tenantId, runId, workflow, displayName, JSON.stringify(input), digestFor(declaration), actor],
         ...[hold?.owner ?? null, hold?.leaseMs ?? 0, first.name, first.participants],
-        ...(requestId === undefined ? [] : [requestId, fingerprint]),
+        ...(request ? [request.id, request.fingerprint] : []),
       ];
-      const request = `request as (
+      const remembered = `request as (
         insert into request_ids (tenant_id, method, request_id, fingerprint, result_id)
         values ($1, 'StartRun', $12, $13, $2::uuid) on conflict do nothing returning 1),`;
       const row = await one<RunColumns>(
         tenantId,
-        `with ${requestId === undefined ? '' : request} run as (
+        `with ${request ? remembered : ''} run as (
            insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, input, declaration, actor,
              current_step, started_at, claim_owner, claim_token, due_at)
            select $1, $2::uuid, $3, $4, 'RUNNING', 'ENGINE', $5::jsonb, $6, $7, $10, clock_timestamp(), $8::text,
                   case when $8::text is null then 0 else 1 end, clock_timestamp() + $9 * interval '1 ms'
-           ${requestId === undefined ? '' : 'from request'} returning *),
+           ${request ? 'from request' : ''} returning *),
          step as (
            insert into workflow_run_steps (tenant_id, run_id, name, position, state, participants, started_at)
            select $1, $2::uuid, $10, 1, 'RUNNING', $11::text[], clock_timestamp() from run)
@@ -93,9 +93,9 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         text: `select r.*, q.fingerprint from request_ids q
                left join workflow_runs r on r.tenant_id = q.tenant_id and r.id = q.result_id and r.deleted_at is null
                where q.tenant_id = $1 and q.method = 'StartRun' and q.request_id = $2`,
-        values: [tenantId, requestId],
+        values: [tenantId, request?.id],
       });
-      if (known && known.fingerprint !== fingerprint) throw requestIdReused(requestId ?? '');
+      if (known && known.fingerprint !== request?.fingerprint) throw requestIdReused(request?.id ?? '');
       if (!known?.id) throw runNotFound();
       return { run: toRun(known), claim: undefined };
     },

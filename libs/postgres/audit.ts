@@ -1,6 +1,6 @@
 import type { Knex } from 'knex';
 
-/** What one row of the audit says. */
+/** What one row of a service's audit says. */
 export interface AuditEntry {
   readonly tenantId: string;
   readonly actor: string;
@@ -10,11 +10,12 @@ export interface AuditEntry {
   readonly targetId: string;
   readonly reason?: string | null | undefined;
   readonly requestId?: string | null | undefined;
+  /** How it ended, or the reason of a refusal. */
   readonly outcome: string;
   readonly counts?: object;
 }
 
-/** Writes one row of the audit, in the transaction that commits what it tells of. */
+/** Writes one row of the audit, in the transaction that commits what it tells of. Every service has `audit_entries`. */
 export async function audit(trx: Knex.Transaction, entry: AuditEntry): Promise<void> {
   await trx('audit_entries').insert({
     tenant_id: entry.tenantId,

@@ -1,0 +1,71 @@
+import type {
+  CompensateRequest,
+  PurgeRequest,
+  RestoreRequest,
+  SoftDeleteRequest,
+  VerifyRequest,
+} from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { parseId } from '#libs/kernel/id.ts';
+import { parseFields, parseInteger, parseOptionalText, parseReason, parseRequiredReason, parseText } from './parse.ts';
+
+/** What a call of a participant is repeated under. */
+export interface ParticipantKey {
+  readonly operationId: string;
+  readonly step: string;
+}
+
+/** The longest name of a step, in characters. */
+export const MAX_STEP = 100;
+const DEFAULT_LIMIT = 10_000;
+const MAX_LIMIT = 100_000;
+
+/**
+ * The key of a step's action and of its compensation: the run itself, and the step. FIELD_INVALID, as of all requests
+ * to a participant.
+ */
+export function parseStepKey({ key, runId }: Pick<CompensateRequest, 'key' | 'runId'>): ParticipantKey {
+  const parsed = parseFields({ key: () => parseKey(key), runId: () => parseId('run_id', runId) });
+  if (parsed.key.operationId !== parsed.runId) throw fieldInvalid('key.operation_id', 'must be the run_id');
+  return parsed.key;
+}
+
+/** What is to be hidden, and why. */
+export const parseSoftDelete = (request: SoftDeleteRequest) =>
+  parseFields({
+    key: () => parseKey(request.key),
+    runId: () => parseId('run_id', request.runId),
+    reason: () => parseReason(request.reason),
+  });
+
+/** What is to come back, which soft delete hid it, and why. */
+export const parseRestore = (request: RestoreRequest) =>
+  parseFields({
+    key: () => parseKey(request.key),
+    runId: () => parseId('run_id', request.runId),
+    softDeleteId: () => parseId('soft_delete_operation_id', request.softDeleteOperationId),
+    reason: () => parseReason(request.reason),
+  });
+
+/** What is to go for good, how many items in this call, and why. */
+export const parsePurge = (request: PurgeRequest) =>
+  parseFields({
+    key: () => parseKey(request.key),
+    runId: () => parseId('run_id', request.runId),
+    limit: () => parseInteger('limit', request.limit || DEFAULT_LIMIT, { min: 1, max: MAX_LIMIT }),
+    reason: () => parseRequiredReason(request.reason),
+  });
+
+/** What is to be read back: the whole run, or a step of it. */
+export const parseVerify = (request: VerifyRequest) =>
+  parseFields({
+    runId: () => parseId('run_id', request.runId),
+    step: () => parseOptionalText('step', request.step, MAX_STEP),
+  });
+
+/** An absent step would widen a compensation to the whole run, so there is none. */
+const parseKey = (key: ParticipantKey | undefined): ParticipantKey =>
+  parseFields({
+    operationId: () => parseId('key.operation_id', key?.operationId ?? ''),
+    step: () => parseText('key.step', key?.step ?? '', { min: 1, max: MAX_STEP }),
+  });
