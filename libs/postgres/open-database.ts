@@ -107,8 +107,11 @@ export function openDatabase(options: DatabaseOptions): Database {
     forTenant: (tenantId, work) =>
       mapErrors(() =>
         knex.transaction(async (trx) => {
-          await trx.raw(tenantSetting(tenantId));
-          return work(trx);
+          // Sent ahead of the work's first statement and not waited for: without it that one would see nothing, and
+          // raise.
+          const named = trx.raw(tenantSetting(tenantId)).then(ignore);
+          const [, result] = await Promise.all([named, work(trx)]);
+          return result;
         }),
       ),
     readForTenant: <Row>(tenantId: string, statement: Statement) =>

@@ -172,6 +172,27 @@ test('the same request_id answers with the same thing, and with another body it 
   t.is((await rowsLeft(t, 'repeats')).checks, 1);
 });
 
+test('of checks told at once, the badge is the newest by the time of looking', async (t) => {
+  const incidents = memberOf(t, 'at-once');
+  const environmentId = await newEnvironment(incidents);
+  const flags = Array.from({ length: 20 }, (_, index) => ({ workflow: `workflow-${index}`, flag: DriftFlag.MODIFIED }));
+  // Each flags as many workflows as it is recent, so that the badge tells whose it is.
+  const told = flags.map((_, index) => ({
+    environmentId,
+    status: DriftStatus.DRIFT,
+    checkTime: timestampFromMs(Date.now() - (flags.length - index) * 60_000),
+    workflows: flags.slice(0, index + 1),
+  }));
+  const answers = await Promise.all(told.toReversed().map((check) => incidents.recordDriftCheck(check)));
+  t.deepEqual(
+    answers.map(({ driftCheck }) => driftCheck?.workflows.length),
+    told.map(({ workflows }) => workflows.length).toReversed(),
+  );
+  const { environment } = await incidents.getEnvironment({ environmentId });
+  t.is(environment?.modifiedCount, flags.length);
+  t.deepEqual(environment?.lastCheckTime, told.at(-1)?.checkTime);
+});
+
 test("another tenant's environment and check are the same answer as unknown ones", async (t) => {
   const theirs = memberOf(t, 'owner-of-drift');
   const environmentId = await newEnvironment(theirs);

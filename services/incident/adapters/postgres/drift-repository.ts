@@ -56,6 +56,38 @@ const CHECK_COLUMNS = `c.*, coalesce((
   select json_agg(json_build_object('workflow', w.workflow, 'flag', w.flag) order by w.workflow)
   from drift_check_workflows w where w.tenant_id = c.tenant_id and w.check_id = c.id), '[]') as workflows`;
 
+interface Recorded {
+  /** The check is said to be from the database's future, and nothing was recorded. */
+  readonly late: boolean;
+}
+
+// The environment's row is locked first, so that of two checks at once the newer one by the time of looking, and not
+// the one that is told last, ends as the badge.
+const RECORD = `
+  with environment as (
+    select coalesce(cast(:checkedAt as timestamptz) > clock_timestamp(), false) as late
+    from environments where tenant_id = :tenantId and id = :environmentId for update
+  ), recorded as (
+    insert into drift_checks
+      (tenant_id, id, environment_id, status, checked_at, summary, modified_count, not_in_git_count, unknown_count)
+    select :tenantId, :id, :environmentId, :status, coalesce(cast(:checkedAt as timestamptz), clock_timestamp()),
+           cast(:summary as jsonb), :modified, :notInGit, :unknown
+    from environment where not late
+    returning *
+  ), flagged as (
+    insert into drift_check_workflows (tenant_id, check_id, workflow, flag)
+    select c.tenant_id, c.id, w.workflow, w.flag
+    from recorded c, jsonb_to_recordset(cast(:workflows as jsonb)) as w (workflow text, flag text)
+  ), badge as (
+    update environments e
+    set drift_status = c.status, modified_count = c.modified_count, not_in_git_count = c.not_in_git_count,
+        unknown_count = c.unknown_count, last_checked_at = c.checked_at, updated_at = clock_timestamp()
+    from recorded c
+    where e.tenant_id = c.tenant_id and e.id = c.environment_id
+      and (e.last_checked_at is null or e.last_checked_at <= c.checked_at)
+  )
+  select late from environment`;
+
 /** Environments and drift checks in Postgres. */
 export const makeDriftRepository = (database: Database): DriftRepository => ({
   createEnvironment: ({ tenantId, displayName, requestId, fingerprint }) =>
@@ -98,55 +130,29 @@ export const makeDriftRepository = (database: Database): DriftRepository => ({
       const id = newId();
       const known = await repeatedTarget(trx, { tenantId, requestId, fingerprint, id });
       if (known === undefined) {
-        const environment = firstOf<{ late: boolean }>(
-          await trx.raw(
-            `select coalesce(cast(:checkedAt as timestamptz) > clock_timestamp(), false) as late
-             from environments where tenant_id = :tenantId and id = :environmentId for update`,
-            { tenantId, environmentId, checkedAt: checkedAt?.toString() ?? null },
-          ),
+        const recorded = firstOf<Recorded>(
+          await trx.raw(RECORD, {
+            tenantId,
+            environmentId,
+            id,
+            status: check.status,
+            checkedAt: checkedAt?.toString() ?? null,
+            summary: check.summary === undefined ? null : JSON.stringify(check.summary),
+            workflows: JSON.stringify(workflows),
+            ...countFlags(workflows),
+          }),
         );
-        if (!environment) throw environmentNotFound();
-        if (environment.late) throw fieldInvalid('check_time', 'must not be in the future');
-        const counts = countFlags(workflows);
-        const bindings = {
-          tenantId,
-          environmentId,
-          id,
-          status: check.status,
-          checkedAt: checkedAt?.toString() ?? null,
-          summary: check.summary === undefined ? null : JSON.stringify(check.summary),
-          ...counts,
-        };
-        await trx.raw(
-          `insert into drift_checks
-             (tenant_id, id, environment_id, status, checked_at, summary, modified_count, not_in_git_count, unknown_count)
-           values (:tenantId, :id, :environmentId, :status, coalesce(cast(:checkedAt as timestamptz), clock_timestamp()),
-                   cast(:summary as jsonb), :modified, :notInGit, :unknown)`,
-          bindings,
-        );
-        if (workflows.length > 0) {
-          await trx('drift_check_workflows').insert(
-            workflows.map(({ workflow, flag }) => ({ tenant_id: tenantId, check_id: id, workflow, flag })),
-          );
-        }
-        // The badge is the newest check's by the time of looking, not by the time of telling.
-        await trx.raw(
-          `update environments e
-           set drift_status = c.status, modified_count = c.modified_count, not_in_git_count = c.not_in_git_count,
-               unknown_count = c.unknown_count, last_checked_at = c.checked_at, updated_at = clock_timestamp()
-           from drift_checks c
-           where e.tenant_id = :tenantId and e.id = :environmentId and c.tenant_id = e.tenant_id and c.id = :id
-             and (e.last_checked_at is null or e.last_checked_at <= c.checked_at)`,
-          bindings,
-        );
+        if (!recorded) throw environmentNotFound();
+        if (recorded.late) throw fieldInvalid('check_time', 'must not be in the future');
       }
-      const row = firstOf<CheckRow>(
-        await trx.raw(`select ${CHECK_COLUMNS} from drift_checks c where c.tenant_id = :tenantId and c.id = :id`, {
+      const [checks, environment] = await Promise.all([
+        trx.raw(`select ${CHECK_COLUMNS} from drift_checks c where c.tenant_id = :tenantId and c.id = :id`, {
           tenantId,
           id: known ?? id,
         }),
-      );
-      const environment = await EnvironmentRow.query(trx).findOne({ tenant_id: tenantId, id: environmentId });
+        EnvironmentRow.query(trx).findOne({ tenant_id: tenantId, id: environmentId }),
+      ]);
+      const row = firstOf<CheckRow>(checks);
       // The repetition of a request whose check was purged since.
       if (!row) throw driftCheckNotFound();
       if (!environment) throw environmentNotFound();
