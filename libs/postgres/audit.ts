@@ -1,4 +1,4 @@
-import type { Knex } from 'knex';
+import type { TenantTransaction } from './open-database.ts';
 
 /** What one row of a service's audit says. */
 export interface AuditEntry {
@@ -16,7 +16,7 @@ export interface AuditEntry {
 }
 
 /** Writes one row of the audit, in the transaction that commits what it tells of. Every service has `audit_entries`. */
-export async function audit(trx: Knex.Transaction, entry: AuditEntry): Promise<void> {
+export async function audit(trx: TenantTransaction, entry: AuditEntry): Promise<void> {
   await trx('audit_entries').insert({
     tenant_id: entry.tenantId,
     actor: entry.actor,

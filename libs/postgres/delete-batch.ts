@@ -1,5 +1,4 @@
-import type { Knex } from 'knex';
-import type { Database } from './open-database.ts';
+import type { Database, TenantTransaction } from './open-database.ts';
 
 /** Which rows of one tenant go, and how many in one transaction. */
 export interface BatchDelete {
@@ -11,7 +10,7 @@ export interface BatchDelete {
   /** Rows a transaction, so that none lasts longer than a second or two. */
   readonly limit: number;
   /** Runs in the transaction of each batch, with how many rows it removed. */
-  readonly inBatch?: (trx: Knex.Transaction, deleted: number) => Promise<void>;
+  readonly inBatch?: (trx: TenantTransaction, deleted: number) => Promise<void>;
   readonly signal?: AbortSignal;
 }
 
@@ -42,7 +41,7 @@ export async function* deleteBatch(database: Database, batch: BatchDelete): Asyn
 
 /** One batch, inside a transaction that the caller has for this tenant. */
 export async function deleteOneBatch(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { table, tenantId, where, bindings, limit }: Omit<BatchDelete, 'inBatch' | 'signal'>,
 ): Promise<BatchOutcome> {
   // A limit of zero finds nothing, which would read as "nothing is left".

@@ -4,8 +4,10 @@ import { isTenantId } from '#libs/kernel/id.ts';
 import { readInBatches, type Statement } from './read-in-batches.ts';
 import { toDomainError } from './sql-errors.ts';
 import { sendBatch } from './tenant-batch.ts';
+import { runInTransactions, SILENT, type TenantTransaction } from './tenant-transaction.ts';
 
 export type { Statement } from './read-in-batches.ts';
+export type { TenantTransaction } from './tenant-transaction.ts';
 
 /** How a service reaches its database. */
 export interface DatabaseOptions {
@@ -26,7 +28,7 @@ export interface Database {
    * Runs `work` in one transaction that sees and writes the rows of this tenant alone, and commits what it did; an
    * error rolls everything back. Must not be open during a call to another service or store.
    */
-  forTenant<T>(tenantId: string, work: (trx: Knex.Transaction) => Promise<T>): Promise<T>;
+  forTenant<T>(tenantId: string, work: (trx: TenantTransaction) => Promise<T>): Promise<T>;
   /** One reading statement under the tenant's row-level security, in a round trip shared as readInBatches says. */
   readForTenant<Row>(tenantId: string, statement: Statement): Promise<Row[]>;
   /**
@@ -88,8 +90,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     pool: { min: 0, max: poolSize },
     acquireConnectionTimeout: 10_000,
     asyncStackTraces: false,
-    // Knex would print, past the service's log, what it also throws.
-    log: { warn: ignore, error: ignore, deprecate: ignore, debug: ignore },
+    log: SILENT,
   });
 
   const onConnection = async <T>(work: (client: pg.Client) => Promise<T>): Promise<T> => {
@@ -102,18 +103,14 @@ export function openDatabase(options: DatabaseOptions): Database {
   };
 
   const read = readInBatches(onConnection);
+  const inTransaction = runInTransactions();
 
   return {
     forTenant: (tenantId, work) =>
-      mapErrors(() =>
-        knex.transaction(async (trx) => {
-          // Sent ahead of the work's first statement and not waited for: without it that one would see nothing, and
-          // raise.
-          const named = trx.raw(tenantSetting(tenantId)).then(ignore);
-          const [, result] = await Promise.all([named, work(trx)]);
-          return result;
-        }),
-      ),
+      mapErrors(async () => {
+        const setting = tenantSetting(tenantId);
+        return onConnection((client) => inTransaction(client, setting, work));
+      }),
     readForTenant: <Row>(tenantId: string, statement: Statement) =>
       mapErrors(async () => (await read(tenantSetting(tenantId), statement)) as Row[]),
     writeForTenant: (tenantId, statements) =>
@@ -127,8 +124,6 @@ export function openDatabase(options: DatabaseOptions): Database {
     close: () => knex.destroy(),
   };
 }
-
-const ignore = (): void => undefined;
 
 /** The statement that names the tenant for the rest of the transaction. */
 function tenantSetting(tenantId: string): string {

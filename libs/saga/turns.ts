@@ -6,7 +6,7 @@ export interface Turns {
   onCall(): void;
   /**
    * Does a short piece of background work: at once while nobody has called for a second, and else one piece after the
-   * other in the order of asking, each followed by a rest of the database twice as long as it took. `share` is how much
+   * other in the order of asking, each followed by a rest of the database four times as long as it took. `share` is how much
    * of a whole piece `work` is to do, from 0 to 1: less while somebody calls.
    */
   take<T>(work: (share: number) => Promise<T>): Promise<T>;
@@ -14,7 +14,7 @@ export interface Turns {
 
 // A call that meets a piece on the same processor waits for a few milliseconds of it, and not for tens.
 const SHARE_WHILE_CALLED = 0.1;
-const REST_PER_WORK = 2;
+const REST_PER_WORK = 4;
 const QUIET_AFTER_MS = 1_000;
 // A piece that took longer than this waited for a lock or a disk, and resting as long would help nobody.
 const MAX_REST_MS = 1_000;

@@ -1,7 +1,6 @@
-import type { Knex } from 'knex';
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
 import { audit } from '#libs/postgres/audit.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { AGE_DECISIONS, INCIDENT_STATES } from '../../domain/incident.ts';
 import type { AgePurge, AgePurgeOrder, AgePurgeRepository, PurgeSubject } from '../../use-cases/ports.ts';
@@ -177,7 +176,7 @@ export const makeAgePurgeRepository = (database: Database): AgePurgeRepository =
 });
 
 const find = async (
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, operationId, subject }: AgePurgeOrder,
   lock = '',
 ): Promise<AgePurgeRow | undefined> =>

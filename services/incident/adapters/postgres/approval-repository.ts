@@ -1,6 +1,5 @@
-import type { Knex } from 'knex';
 import { newId } from '#libs/kernel/id.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { type Approval, type ApprovalState, approvalNotFound } from '../../domain/approval.ts';
 import { type IncidentState, incidentNotFound } from '../../domain/incident.ts';
@@ -93,7 +92,7 @@ export const makeApprovalRepository = (database: Database): ApprovalRepository =
 });
 
 const read = async (
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   approvalId: string,
   lock = '',

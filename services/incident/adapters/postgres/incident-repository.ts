@@ -1,6 +1,5 @@
-import type { Knex } from 'knex';
 import { newId } from '#libs/kernel/id.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { driftCheckNotFound, environmentNotFound, type JsonObject } from '../../domain/drift.ts';
 import {
@@ -135,7 +134,7 @@ export const makeIncidentRepository = (database: Database): IncidentRepository =
  * DRIFT_CHECK_NOT_FOUND. Needs the lock of its run.
  */
 export async function insertIncident(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   incident: Omit<NewIncident, 'requestId' | 'fingerprint'> & { readonly id: string },
 ): Promise<void> {
   const { tenantId, id, environmentId, driftCheckId, runId, step, title, payload, actor } = incident;
@@ -178,7 +177,7 @@ export async function insertIncident(
 
 /** The whole incident and the database's clock; undefined for an unknown or hidden one. */
 async function readIncident(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   incidentId: string,
 ): Promise<(IncidentRow & { readonly now: Temporal.Instant }) | undefined> {

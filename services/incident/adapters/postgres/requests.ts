@@ -1,5 +1,5 @@
-import type { Knex } from 'knex';
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
+import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import type { Repeatable } from '../../use-cases/ports.ts';
 
@@ -8,7 +8,7 @@ import type { Repeatable } from '../../use-cases/ports.ts';
  * `id` from now on. The second of two at once waits for the first. REQUEST_ID_REUSED for another fingerprint.
  */
 export async function repeatedTarget(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, requestId, fingerprint, id }: Repeatable & { readonly tenantId: string; readonly id: string },
 ): Promise<string | undefined> {
   if (requestId === undefined) return undefined;

@@ -1,7 +1,6 @@
-import type { Knex } from 'knex';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { audit } from '#libs/postgres/audit.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import type { EndingCounts, RunIncidents, RunOperation, RunScope } from '../../use-cases/ports.ts';
 import { lockRun } from './runs.ts';
@@ -173,7 +172,7 @@ const bindingsOf = ({ tenantId, runId, step }: RunScope) => ({ tenantId, runId, 
 const endingOf = ({ step }: RunScope, { operationId }: RunOperation): string =>
   step === undefined ? `purge:${operationId}` : 'compensate';
 
-async function assertNoPurge(trx: Knex.Transaction, scope: RunScope): Promise<void> {
+async function assertNoPurge(trx: TenantTransaction, scope: RunScope): Promise<void> {
   const purge = firstOf<{ operation: string }>(
     await trx.raw(
       `select operation from step_tombstones
@@ -185,7 +184,7 @@ async function assertNoPurge(trx: Knex.Transaction, scope: RunScope): Promise<vo
 }
 
 /** Whether the tombstone is a new one. */
-async function leaveTombstone(trx: Knex.Transaction, scope: RunScope, operation: string): Promise<boolean> {
+async function leaveTombstone(trx: TenantTransaction, scope: RunScope, operation: string): Promise<boolean> {
   const { rowCount } = await trx.raw(
     `insert into step_tombstones (tenant_id, run_id, step, operation)
      values (:tenantId, :runId, coalesce(cast(:step as text), ''), :operation) on conflict do nothing`,
@@ -194,7 +193,7 @@ async function leaveTombstone(trx: Knex.Transaction, scope: RunScope, operation:
   return rowCount === 1;
 }
 
-async function findTombstone(trx: Knex.Transaction, scope: RunScope, operation: string): Promise<Sums | undefined> {
+async function findTombstone(trx: TenantTransaction, scope: RunScope, operation: string): Promise<Sums | undefined> {
   return firstOf(
     await trx.raw(
       `select incidents, payloads, payload_bytes from step_tombstones
@@ -207,7 +206,7 @@ async function findTombstone(trx: Knex.Transaction, scope: RunScope, operation: 
 
 /** Adds to the operation's sums and marks it finished when it is; the sums after it, and whether it was before. */
 async function addToTombstone(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   scope: RunScope,
   operation: string,
   added: Sums,
@@ -233,7 +232,7 @@ async function addToTombstone(
 }
 
 const auditRun = (
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, runId, step }: RunScope,
   { caller: { actor, subject }, reason }: RunOperation,
   action: string,

@@ -1,4 +1,4 @@
-import type { Knex } from 'knex';
+import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { stepCompensated } from '../../domain/incident.ts';
 
@@ -7,7 +7,7 @@ import { stepCompensated } from '../../domain/incident.ts';
  * the transaction is over.
  */
 export async function lockRun(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   runId: string,
   kind: 'shared' | 'exclusive',
@@ -18,7 +18,7 @@ export async function lockRun(
 
 /** Passes unless the run was purged or its step compensated; STEP_COMPENSATED otherwise. Needs the run's lock. */
 export async function assertNotCompensated(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   runId: string,
   step: string,

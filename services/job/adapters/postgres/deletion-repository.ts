@@ -1,9 +1,8 @@
-import type { Knex } from 'knex';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type AuditEntry, audit } from '#libs/postgres/audit.ts';
-import type { Database, Statement } from '#libs/postgres/open-database.ts';
+import type { Database, Statement, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { NOTHING_REMOVED } from '../../domain/deletion.ts';
@@ -256,7 +255,7 @@ export interface RemovalOrder {
 }
 
 /** Commits the intent: a deletion for each of these jobs, and the mark that hides the job from every reader. */
-export async function insertDeletions(trx: Knex.Transaction, order: RemovalOrder): Promise<readonly DeletionRow[]> {
+export async function insertDeletions(trx: TenantTransaction, order: RemovalOrder): Promise<readonly DeletionRow[]> {
   const { caller, tenantId, jobIds, operationId, reason, requestId, fingerprint } = order;
   return rowsOf(
     await trx.raw(

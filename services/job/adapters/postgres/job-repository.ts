@@ -1,8 +1,7 @@
-import type { Knex } from 'knex';
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { audit } from '#libs/postgres/audit.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { jobNotFound, stepCompensated } from '../../domain/errors.ts';
 import type { Job, Task } from '../../domain/job.ts';
@@ -124,7 +123,7 @@ export const makeJobRepository = (database: Database): JobRepository => ({
 
 /** Inserts a PENDING job and its tasks, in their order. */
 async function insertJob(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   job: Pick<NewJob, 'tenantId' | 'displayName' | 'runId' | 'step' | 'taskNames'> & { readonly id: string },
 ): Promise<void> {
   const { tenantId, id, runId, step, displayName, taskNames } = job;
@@ -153,7 +152,7 @@ export const VISIBLE = 'and j.deletion_id is null and j.deleted_at is null';
 
 /** The job under its row's lock, with the database's clock; `condition` narrows what counts as there. */
 export async function lockJob(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   jobId: string,
   condition: string,
@@ -174,7 +173,7 @@ interface LockedJob {
  * What a locked job is, read by a statement of its own: one that waits for the lock and reads at once would see the
  * tasks as they were before it waited.
  */
-async function readLocked(trx: Knex.Transaction, tenantId: string, jobId: string): Promise<LockedJob | undefined> {
+async function readLocked(trx: TenantTransaction, tenantId: string, jobId: string): Promise<LockedJob | undefined> {
   const row = firstOf<JobWithTasks & { now: Temporal.Instant }>(
     await trx.raw(
       `select ${JOB_COLUMNS}, clock_timestamp() as now from jobs j where j.tenant_id = :tenantId and j.id = :jobId`,
@@ -189,7 +188,7 @@ async function readLocked(trx: Knex.Transaction, tenantId: string, jobId: string
  * that none may be created any more. A row could not be locked for this, since the jobs to come have none.
  */
 export async function lockRun(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   runId: string,
   kind: 'shared' | 'exclusive',
@@ -207,7 +206,7 @@ export const TOMBSTONE_OF_STEP = `select 1 from step_tombstones
 
 /** Commits what `change` makes of the locked job, where it makes anything. */
 export async function saveJob(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   before: Job,
   now: Temporal.Instant,
   change: JobChange,
@@ -235,7 +234,7 @@ export async function saveJob(
   return after;
 }
 
-const saveTask = (trx: Knex.Transaction, { tenantId, id }: Job, task: Task): Promise<unknown> =>
+const saveTask = (trx: TenantTransaction, { tenantId, id }: Job, task: Task): Promise<unknown> =>
   trx('job_tasks')
     .where({ tenant_id: tenantId, job_id: id, name: task.name })
     .update({
@@ -246,7 +245,7 @@ const saveTask = (trx: Knex.Transaction, { tenantId, id }: Job, task: Task): Pro
     });
 
 async function claimRequest(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   request: { tenantId: string; requestId: string; fingerprint: string; jobId: string },
 ): Promise<{ fingerprint: string; job_id: string } | undefined> {
   // The second of two at once waits here for the first, and then sees what it did.
@@ -266,7 +265,7 @@ async function claimRequest(
 
 /** Passes unless the run or its step has a tombstone; STEP_COMPENSATED otherwise. Needs the run's lock. */
 export async function assertNotCompensated(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   runId: string,
   step: string,

@@ -1,7 +1,6 @@
-import type { Knex } from 'knex';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { audit } from '#libs/postgres/audit.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { type FailedKey, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
 import type { JobState } from '../../domain/job.ts';
@@ -203,7 +202,7 @@ const valuesOf = ({ tenantId, runId, step }: RunScope): unknown[] => [tenantId, 
 
 const bindingsOf = ({ tenantId, runId, step }: RunScope) => ({ tenantId, runId, step: step ?? null });
 
-async function listUnfinished(trx: Knex.Transaction, scope: RunScope): Promise<UnfinishedJobs> {
+async function listUnfinished(trx: TenantTransaction, scope: RunScope): Promise<UnfinishedJobs> {
   return rowsOf(
     await trx.raw(
       `select id as "jobId", state from jobs
@@ -215,7 +214,7 @@ async function listUnfinished(trx: Knex.Transaction, scope: RunScope): Promise<U
 }
 
 /** The operation that purges the run, where one has begun. */
-async function findPurge(trx: Knex.Transaction, scope: RunScope): Promise<string | undefined> {
+async function findPurge(trx: TenantTransaction, scope: RunScope): Promise<string | undefined> {
   const tombstone = firstOf<{ operation: string }>(
     await trx.raw(
       `select operation from step_tombstones
@@ -226,7 +225,7 @@ async function findPurge(trx: Knex.Transaction, scope: RunScope): Promise<string
   return tombstone?.operation.slice('purge:'.length);
 }
 
-async function leaveTombstone(trx: Knex.Transaction, scope: RunScope, operation: string): Promise<void> {
+async function leaveTombstone(trx: TenantTransaction, scope: RunScope, operation: string): Promise<void> {
   await trx.raw(
     `insert into step_tombstones (tenant_id, run_id, step, operation)
      values (:tenantId, :runId, coalesce(cast(:step as text), ''), :operation) on conflict do nothing`,
@@ -235,7 +234,7 @@ async function leaveTombstone(trx: Knex.Transaction, scope: RunScope, operation:
 }
 
 async function countHiddenBy(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   scope: RunScope,
   operationId: string,
   condition: string,
@@ -249,7 +248,7 @@ async function countHiddenBy(
 }
 
 const auditRun = (
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, runId }: RunScope,
   { caller, reason }: RunOperation,
   action: string,

@@ -1,6 +1,5 @@
-import type { Knex } from 'knex';
 import { newId } from '#libs/kernel/id.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { actionRefused, stepKeyReused } from '../../domain/errors.ts';
 import type { Job } from '../../domain/job.ts';
@@ -110,7 +109,7 @@ const readBegun = (
 const jobIsGone = () => actionRefused("The step's job was deleted or hidden before its action was done.");
 
 async function readAction(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, runId, step, fingerprint }: StepAction,
 ): Promise<ActionRow> {
   const row = firstOf<ActionRow>(

@@ -1,8 +1,7 @@
-import type { Knex } from 'knex';
 import { Model } from 'objection';
 import { DomainError, fieldInvalid, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { audit } from '#libs/postgres/audit.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import type { Plan, TenantPlan } from '../../domain/windows.ts';
 import type { NewTenantPlan, PlanRepository } from '../../use-cases/ports.ts';
@@ -98,7 +97,7 @@ export const makePlanRepository = (database: Database): PlanRepository => ({
 });
 
 /** The entry added, or the newest one when it says the same; the tenant is locked. */
-async function addEntry(trx: Knex.Transaction, entry: NewTenantPlan): Promise<Columns> {
+async function addEntry(trx: TenantTransaction, entry: NewTenantPlan): Promise<Columns> {
   const { tenantId, plan, actor, subject, reason, requestId, etag } = entry;
   const newest = await TenantPlanRow.query(trx).where({ tenant_id: tenantId }).orderBy('version', 'desc').first();
   const version = newest?.version ?? 0;
@@ -141,7 +140,7 @@ async function addEntry(trx: Knex.Transaction, entry: NewTenantPlan): Promise<Co
 }
 
 const findAnswer = async (
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   requestId: string,
 ): Promise<{ fingerprint: string; plan_version: number } | undefined> =>
@@ -153,7 +152,7 @@ const findAnswer = async (
     ),
   );
 
-const databaseNow = async (trx: Knex.Transaction): Promise<Temporal.Instant> => {
+const databaseNow = async (trx: TenantTransaction): Promise<Temporal.Instant> => {
   const row = firstOf<{ now: Temporal.Instant }>(await trx.raw('select clock_timestamp() as now'));
   if (!row) throw new Error('the database told no time');
   return row.now;

@@ -1,8 +1,7 @@
-import type { Knex } from 'knex';
 import { DomainError, operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { audit } from '#libs/postgres/audit.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import type { Hold } from '../../domain/ceiling.ts';
@@ -333,7 +332,7 @@ type ItemKey = Pick<ItemRow, 'tenant_id' | 'purge_id'>;
 const jobKeyOf = ({ tenant_id, purge_id }: ItemKey): string => `purge:${purge_id}:${tenant_id}`;
 
 /** Makes the item's job due at an instant, and no other; committed with what it follows from. */
-const enqueue = async (trx: Knex.Transaction, row: ItemKey, at: Temporal.Instant | null): Promise<void> => {
+const enqueue = async (trx: TenantTransaction, row: ItemKey, at: Temporal.Instant | null): Promise<void> => {
   await trx.raw(
     `select graphile_worker.add_job('purge-tenant', payload => cast(:payload as json),
                                     run_at => cast(:at as timestamptz), job_key => :key)`,
@@ -345,7 +344,7 @@ const enqueue = async (trx: Knex.Transaction, row: ItemKey, at: Temporal.Instant
   );
 };
 
-const enqueueSettling = async (trx: Knex.Transaction, row: ItemKey, afterMs: number): Promise<void> => {
+const enqueueSettling = async (trx: TenantTransaction, row: ItemKey, afterMs: number): Promise<void> => {
   await trx.raw(
     `select graphile_worker.add_job('settle-purge', payload => cast(:payload as json), job_key => :key,
                                     run_at => clock_timestamp() + :afterMs * interval '1 ms')`,
@@ -358,7 +357,7 @@ const enqueueSettling = async (trx: Knex.Transaction, row: ItemKey, afterMs: num
 };
 
 const findItem = async (
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   purgeId: string,
   lock = '',
@@ -371,7 +370,7 @@ const findItem = async (
   );
 
 async function updateClaimed(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { item, token }: ItemClaim,
   set: string,
   bindings: Record<string, string | number | boolean | null>,
@@ -389,7 +388,7 @@ async function updateClaimed(
 }
 
 async function approveHeld(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, purgeId, actor, subject, reason }: HoldApproval,
 ): Promise<RetentionPurgeItem> {
   const held = await findItem(trx, tenantId, purgeId, 'for update');
@@ -423,7 +422,7 @@ async function approveHeld(
 }
 
 /** A row of the audit for how a tenant's part ended, in the name of who ordered the purge. */
-async function auditItem(trx: Knex.Transaction, row: ItemRow, action: string): Promise<void> {
+async function auditItem(trx: TenantTransaction, row: ItemRow, action: string): Promise<void> {
   const order = firstOf<PurgeRow & { subject: string }>(
     await trx.raw('select * from retention_purges where id = ?', [row.purge_id]),
   );

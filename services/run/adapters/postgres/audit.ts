@@ -1,5 +1,5 @@
-import type { Knex } from 'knex';
 import { type AuditEntry, audit as writeAudit } from '#libs/postgres/audit.ts';
+import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 
 /** What one row of the audit says of a run. */
 export interface RunAuditEntry extends Omit<AuditEntry, 'targetType' | 'targetId'> {
@@ -7,5 +7,5 @@ export interface RunAuditEntry extends Omit<AuditEntry, 'targetType' | 'targetId
 }
 
 /** Writes one row of the audit of a run, in the transaction that commits what it tells of. */
-export const audit = (trx: Knex.Transaction, { runId, ...entry }: RunAuditEntry): Promise<void> =>
+export const audit = (trx: TenantTransaction, { runId, ...entry }: RunAuditEntry): Promise<void> =>
   writeAudit(trx, { ...entry, targetType: 'run', targetId: runId });

@@ -1,7 +1,6 @@
-import type { Knex } from 'knex';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import {
   type Deletion,
@@ -260,7 +259,7 @@ const toOrdered = (deletion: Deletion | undefined, outcome: 'known'): Ordered =>
 
 /** Commits the intent, its steps, and what is done at once: the run's own rows hidden or shown. */
 async function insert(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   order: DeletionOrder,
   request: IdentifiedRequest | undefined,
   run: RunColumns,
@@ -301,7 +300,7 @@ async function insert(
 }
 
 /** Gives up a soft delete that is taken back while it is under way; the new token ends whoever works on it. */
-async function cancel(trx: Knex.Transaction, row: DeletionRow): Promise<void> {
+async function cancel(trx: TenantTransaction, row: DeletionRow): Promise<void> {
   await trx.raw(
     `with cancelled as (
        update deletions
@@ -316,7 +315,7 @@ async function cancel(trx: Knex.Transaction, row: DeletionRow): Promise<void> {
 }
 
 async function findOne(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   where: string,
   bindings: Record<string, string>,
 ): Promise<DeletionRow | undefined> {
@@ -324,7 +323,7 @@ async function findOne(
 }
 
 async function findById(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   deletionId: string | undefined,
 ): Promise<Deletion | undefined> {
@@ -333,7 +332,7 @@ async function findById(
 }
 
 async function updateClaimed(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { deletion, token }: DeletionClaim,
   set: string,
   bindings: Record<string, string | number | null>,
@@ -348,7 +347,7 @@ async function updateClaimed(
 
 /** Saves a step and its deletion in one statement, if the claim still holds. */
 async function saveClaimed(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { deletion, token }: DeletionClaim,
   step: DeletionStep,
   retryMs: number | undefined,
@@ -385,7 +384,7 @@ async function saveClaimed(
   if (rowCount !== 1) throw leaseLost();
 }
 
-const auditOutcome = (trx: Knex.Transaction, deletion: Deletion, outcome: DeletionState): Promise<void> =>
+const auditOutcome = (trx: TenantTransaction, deletion: Deletion, outcome: DeletionState): Promise<void> =>
   audit(trx, {
     tenantId: deletion.tenantId,
     runId: deletion.runId,

@@ -1,7 +1,6 @@
-import type { Knex } from 'knex';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { deleteOneBatch } from '#libs/postgres/delete-batch.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import type { ResourceCount } from '../../domain/deletion.ts';
 import { assertTerminal } from '../../domain/run.ts';
@@ -27,7 +26,7 @@ export function makeOwnRows(database: Database, effects: readonly EffectTable[])
     countOf('workflow_runs', 'id', 'run'),
   ].join(' union all ');
 
-  const countRows = async (trx: Knex.Transaction, { tenantId, runId }: RunOf): Promise<ResourceCount[]> =>
+  const countRows = async (trx: TenantTransaction, { tenantId, runId }: RunOf): Promise<ResourceCount[]> =>
     toFound(rowsOf<CountRow>(await trx.raw(countQuery, { tenantId, runId })));
 
   return {
@@ -142,7 +141,7 @@ type RunOf = Pick<ParticipantCall, 'tenantId' | 'runId'>;
 type Kind = 'SOFT_DELETE' | 'RESTORE' | 'PURGE' | 'COMPENSATE';
 
 /** Hides a run and its steps, both at once, and remembers it under the call's key. The caller holds the run's lock. */
-export async function hideRows(trx: Knex.Transaction, call: ParticipantCall): Promise<readonly ResourceCount[]> {
+export async function hideRows(trx: TenantTransaction, call: ParticipantCall): Promise<readonly ResourceCount[]> {
   const { tenantId, runId, operationId, actor, reason } = call;
   const row = firstOf<{ runs: number; steps: number }>(
     await trx.raw(
@@ -170,7 +169,7 @@ export async function hideRows(trx: Knex.Transaction, call: ParticipantCall): Pr
  * the soft delete from now on. The caller holds the run's lock.
  */
 export async function showRows(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   call: ParticipantCall,
   softDeleteId: string,
 ): Promise<readonly ResourceCount[]> {
@@ -229,7 +228,7 @@ const addDeleted = (counts: readonly ResourceCount[], resourceType: string, dele
   );
 
 async function findCounts(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, operationId, step }: ParticipantCall,
   kind: Kind,
 ): Promise<readonly ResourceCount[] | undefined> {
@@ -244,7 +243,7 @@ async function findCounts(
 }
 
 const isKnown = async (
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   operationId: string,
   step: string,
   kind: Kind | 'RESTORED',
@@ -259,7 +258,7 @@ const isKnown = async (
 };
 
 /** OPERATION_IN_PROGRESS when a purge of the run has begun, here or as a deletion. */
-async function assertNoPurge(trx: Knex.Transaction, { tenantId, runId }: ParticipantCall): Promise<void> {
+async function assertNoPurge(trx: TenantTransaction, { tenantId, runId }: ParticipantCall): Promise<void> {
   const purge = firstOf<{ id: string }>(
     await trx.raw(
       `select operation_id as id from participant_operations
@@ -275,7 +274,7 @@ async function assertNoPurge(trx: Knex.Transaction, { tenantId, runId }: Partici
 }
 
 async function remember(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, operationId, step, runId }: ParticipantCall,
   kind: Kind,
   counts: readonly ResourceCount[],
@@ -288,7 +287,7 @@ async function remember(
 }
 
 async function updateCounts(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, operationId, step }: ParticipantCall,
   kind: Kind,
   counts: readonly ResourceCount[],
@@ -301,7 +300,7 @@ async function updateCounts(
 }
 
 const auditCall = (
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, runId, actor, reason }: ParticipantCall,
   action: string,
   counts: readonly ResourceCount[],

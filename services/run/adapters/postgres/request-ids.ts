@@ -1,5 +1,5 @@
-import type { Knex } from 'knex';
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
+import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 
 /** A request as it is recognised again. */
@@ -18,7 +18,7 @@ export interface KnownRequest {
 
 /** The request of this id, where there was one; REQUEST_ID_REUSED when it had another body. */
 export async function findRequest(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   { tenantId, method, requestId, fingerprint }: IdentifiedRequest,
 ): Promise<KnownRequest | undefined> {
   const row = firstOf<{ fingerprint: string; result_id: string | null }>(
@@ -38,7 +38,7 @@ export async function findRequest(
  * made; undefined for the first. REQUEST_ID_REUSED when the known one had another body.
  */
 export async function rememberRequest(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   request: IdentifiedRequest,
   resultId: string | undefined,
 ): Promise<KnownRequest | undefined> {

@@ -1,7 +1,6 @@
-import type { Knex } from 'knex';
 import { Model } from 'objection';
 import { newId } from '#libs/kernel/id.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { runNotFound } from '../../domain/errors.ts';
 import type { JsonObject, Run, RunDriver, RunState, Tombstone } from '../../domain/run.ts';
@@ -216,7 +215,7 @@ export const makeRunRepository = (database: Database): RunRepository => ({
 
 /** The run under its row's lock, hidden or not, with the database's instant. */
 export async function lockRun(
-  trx: Knex.Transaction,
+  trx: TenantTransaction,
   tenantId: string,
   runId: string,
 ): Promise<{ row: RunColumns; now: Temporal.Instant } | undefined> {
