@@ -13,7 +13,7 @@ export interface Turns {
 }
 
 // A call that meets a piece on the same processor waits for a few milliseconds of it, and not for tens.
-const SHARE_WHILE_CALLED = 0.1;
+const SHARE_WHILE_CALLED = 0.05;
 const REST_PER_WORK = 4;
 const QUIET_AFTER_MS = 1_000;
 // A piece that took longer than this waited for a lock or a disk, and resting as long would help nobody.
