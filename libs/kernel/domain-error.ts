@@ -89,6 +89,12 @@ export const operationInProgress = (operationId: string): DomainError =>
     operation_id: operationId,
   });
 
+/** RUN_DELETED: the run is hidden by a soft delete, and takes no new effects until it is undeleted. */
+export const runDeleted = (runId: string): DomainError =>
+  new DomainError('failed-precondition', 'RUN_DELETED', `Run ${runId} is deleted; undelete it first.`, {
+    run_id: runId,
+  });
+
 /** REQUEST_ID_REUSED: the request_id was used before with another body. */
 export const requestIdReused = (requestId: string): DomainError =>
   new DomainError(

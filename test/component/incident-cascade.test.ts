@@ -58,7 +58,7 @@ const countsOf = (deletion: Deletion) =>
 
 test('the incidents of a deleted run are hidden with it, shown to admins, and back byte for byte with it', async (t) => {
   const { stack } = t.context;
-  const { runs, runId, look } = await runWithIncidents(t, 'hides');
+  const { runs, incidents, runId, openId, look } = await runWithIncidents(t, 'hides');
   const before = await look(false);
   t.is(before.listed.length, 2);
   const { deletion } = await runs.deleteRun({ runId, reason: 'by mistake' });
@@ -67,11 +67,15 @@ test('the incidents of a deleted run are hidden with it, shown to admins, and ba
   t.deepEqual(countsOf(hidden), [['incident', 2n, 2n, 0n]]);
   t.deepEqual(await look(false), { whole: ['INCIDENT_NOT_FOUND', 'INCIDENT_NOT_FOUND'], listed: [] });
   t.is((await look(true)).listed.length, 2);
+  const { incident } = await incidents.getIncident({ incidentId: openId, showDeleted: true });
+  const late = { environmentId: incident?.environmentId ?? '', title: 'late', runId, step: 'late' };
+  t.is((await refusalOf(incidents.openIncident(late))).reason, 'RUN_DELETED');
   const { deletion: undelete } = await runs.undeleteRun({ runId });
   const back = await settled(stack, 'hides', undelete?.id);
   t.is(back.state, DeletionState.COMPLETE);
   t.deepEqual(countsOf(back), [['incident', 2n, 2n, 0n]]);
   t.deepEqual(await look(false), before);
+  t.is((await incidents.openIncident(late)).incident?.title, 'late');
 });
 
 test('the purge of a run takes the payloads that its preview told of, and the shells stay', async (t) => {

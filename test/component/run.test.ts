@@ -100,6 +100,30 @@ test('a deleted run is hidden from every read with its steps and jobs, shown to 
   t.deepEqual(await everythingRead(clients, runId, jobIds), before);
 });
 
+test('while a run is deleted no job is made for it, after its undelete again, and after its purge never', async (t) => {
+  const { stack } = t.context;
+  const { runs, jobs } = admin(stack, 'late-jobs');
+  const { runId } = await makeRunGraph(stack, 'late-jobs', { jobs: 1 });
+  const late = { runId, step: 'late', displayName: 'late' };
+  await settled(stack, 'late-jobs', (await runs.deleteRun({ runId })).deletion?.id);
+  t.like(await refusalOf(jobs.createJob(late)), {
+    code: Code.FailedPrecondition,
+    reason: 'RUN_DELETED',
+    metadata: { run_id: runId },
+  });
+  t.is((await jobs.listJobs({ runId, showDeleted: true })).jobs.length, 1);
+
+  await settled(stack, 'late-jobs', (await runs.undeleteRun({ runId })).deletion?.id);
+  const { job } = await jobs.createJob(late);
+  await jobs.cancelJob({ jobId: job?.id ?? '' });
+  // A second round is a deletion of its own, whose tombstone the first undelete must not have taken for its own.
+  await settled(stack, 'late-jobs', (await runs.deleteRun({ runId })).deletion?.id);
+  t.is((await refusalOf(jobs.createJob(late))).reason, 'RUN_DELETED');
+
+  await settled(stack, 'late-jobs', (await runs.purgeRun({ runId, reason: 'asked for' })).deletion?.id);
+  t.is((await refusalOf(jobs.createJob(late))).reason, 'STEP_COMPENSATED');
+});
+
 test('a second delete keeps the first tombstone, and an undelete of what is not hidden has no deletion', async (t) => {
   const { stack } = t.context;
   const { runs } = admin(stack, 'twice');

@@ -84,7 +84,7 @@ export interface IncidentRepository {
    * Must open the incident with its payload and the first entry of its timeline in one transaction, or answer with
    * the one that this request id opened before; REQUEST_ID_REUSED, ENVIRONMENT_NOT_FOUND, DRIFT_CHECK_NOT_FOUND also
    * for another environment's check. STEP_COMPENSATED when the run or its step has a tombstone, or gets one at the
-   * same time.
+   * same time; RUN_DELETED while the run is hidden.
    */
   open(incident: NewIncident): Promise<Incident>;
   /** Must answer undefined for an unknown incident, another tenant's, and a hidden one unless `showDeleted`. */

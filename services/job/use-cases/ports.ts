@@ -52,7 +52,8 @@ export interface JobRepository {
   /**
    * Must create the job PENDING, or answer with the one that this request id created before; REQUEST_ID_REUSED when
    * its fingerprint was another, JOB_NOT_FOUND when that job is gone, since a late repetition must not bring it back.
-   * STEP_COMPENSATED when the run or its step has a tombstone, or gets one at the same time.
+   * STEP_COMPENSATED when the run or its step has a tombstone, or gets one at the same time; RUN_DELETED while the run
+   * is hidden.
    */
   create(job: NewJob): Promise<Job>;
   /** Must answer undefined for an unknown job, another tenant's, and a hidden one unless `showDeleted`. */

@@ -11,7 +11,7 @@ import {
 } from '../../domain/incident.ts';
 import type { IncidentRepository, NewIncident } from '../../use-cases/ports.ts';
 import { repeatedTarget } from './requests.ts';
-import { assertNotCompensated, lockRun } from './runs.ts';
+import { assertTakesEffects, lockRun } from './runs.ts';
 
 interface IncidentRow {
   readonly tenant_id: string;
@@ -53,7 +53,7 @@ export const makeIncidentRepository = (database: Database): IncidentRepository =
         const { runId, step = '' } = incident;
         if (runId !== undefined) {
           await lockRun(trx, tenantId, runId, 'shared');
-          await assertNotCompensated(trx, tenantId, runId, step);
+          await assertTakesEffects(trx, tenantId, runId, step);
         }
         await insertIncident(trx, { ...incident, id });
       }

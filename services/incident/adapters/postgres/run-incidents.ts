@@ -50,6 +50,8 @@ export const makeRunIncidents = (database: Database): RunIncidents => ({
       await lockRun(trx, scope.tenantId, scope.runId, 'exclusive');
       if (await findTombstone(trx, scope, `restored:${operationId}`)) return { incidents: 0, isNew: false };
       await assertNoPurge(trx, scope);
+      // Until it is restored, nothing that is visible can be opened for the run.
+      await leaveTombstone(trx, scope, `hidden:${operationId}`);
       const hidden = await trx.raw(
         `with mine as materialized (
            select i.id from incidents i where ${OF_RUN} and i.deleted_at is null ${IN_ORDER} for update)
@@ -77,6 +79,11 @@ export const makeRunIncidents = (database: Database): RunIncidents => ({
       const tombstone = `restored:${hiddenBy}`;
       const isFirst = await leaveTombstone(trx, scope, tombstone);
       if (!isFirst) return { incidents: (await findTombstone(trx, scope, tombstone))?.incidents ?? 0, isNew: false };
+      await trx.raw(
+        `delete from step_tombstones
+         where tenant_id = :tenantId and run_id = :runId and step = '' and operation = 'hidden:' || :hiddenBy`,
+        { ...bindingsOf(scope), hiddenBy },
+      );
       const restored = await trx.raw(
         `with mine as materialized (
            select i.id from incidents i

@@ -4,7 +4,7 @@ import { firstOf } from '#libs/postgres/rows.ts';
 import { stepKeyReused } from '../../domain/incident.ts';
 import type { StepActions } from '../../use-cases/ports.ts';
 import { insertIncident } from './incident-repository.ts';
-import { assertNotCompensated, lockRun } from './runs.ts';
+import { assertTakesEffects, lockRun } from './runs.ts';
 
 /** The actions of steps in Postgres. */
 export const makeStepActions = (database: Database): StepActions => ({
@@ -12,7 +12,7 @@ export const makeStepActions = (database: Database): StepActions => ({
     database.forTenant(action.tenantId, async (trx) => {
       const { tenantId, runId, step, fingerprint } = action;
       await lockRun(trx, tenantId, runId, 'shared');
-      await assertNotCompensated(trx, tenantId, runId, step);
+      await assertTakesEffects(trx, tenantId, runId, step);
       const id = newId();
       // The second of two at once waits here for the first, and then sees what it did.
       const { rowCount } = await trx.raw(

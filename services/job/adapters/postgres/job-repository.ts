@@ -1,4 +1,4 @@
-import { requestIdReused } from '#libs/kernel/domain-error.ts';
+import { requestIdReused, runDeleted } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { audit } from '#libs/postgres/audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
@@ -25,7 +25,7 @@ export const makeJobRepository = (database: Database): JobRepository => ({
       }
       if (runId !== undefined) {
         await lockRun(trx, tenantId, runId, 'shared');
-        await assertNotCompensated(trx, tenantId, runId, step ?? '');
+        await assertTakesEffects(trx, tenantId, runId, step ?? '');
       }
       await insertJob(trx, { ...job, id });
       const created = await lockJob(trx, tenantId, id, '');
@@ -200,9 +200,11 @@ export async function lockRun(
 /** What is hashed to a run's lock. */
 export const runLockKey = (tenantId: string, runId: string): string => `job-run/${tenantId}/${runId}`;
 
-/** The tombstone that forbids new effects of the step $3 of the run $2 of the tenant $1. */
-export const TOMBSTONE_OF_STEP = `select 1 from step_tombstones
-  where tenant_id = $1 and run_id = $2 and step in ($3, '') and (operation = 'compensate' or operation like 'purge:%')`;
+const FORBIDS = "(operation = 'compensate' or operation like 'purge:%' or operation like 'hidden:%')";
+
+/** The tombstones that forbid new effects of the step $3 of the run $2 of the tenant $1. */
+export const TOMBSTONES_OF_STEP = `select from step_tombstones
+  where tenant_id = $1 and run_id = $2 and step in ($3, '') and ${FORBIDS}`;
 
 /** Commits what `change` makes of the locked job, where it makes anything. */
 export async function saveJob(
@@ -263,20 +265,23 @@ async function claimRequest(
   );
 }
 
-/** Passes unless the run or its step has a tombstone; STEP_COMPENSATED otherwise. Needs the run's lock. */
-export async function assertNotCompensated(
+/**
+ * Passes unless the run or its step has a tombstone; STEP_COMPENSATED otherwise, or RUN_DELETED while the run is
+ * hidden. Needs the run's lock.
+ */
+export async function assertTakesEffects(
   trx: TenantTransaction,
   tenantId: string,
   runId: string,
   step: string,
 ): Promise<void> {
-  const tombstone = firstOf(
+  const tombstone = firstOf<{ operation: string }>(
     await trx.raw(
-      `select 1 from step_tombstones
-       where tenant_id = :tenantId and run_id = :runId and step in (:step, '')
-         and (operation = 'compensate' or operation like 'purge:%')`,
+      `select operation from step_tombstones
+       where tenant_id = :tenantId and run_id = :runId and step in (:step, '') and ${FORBIDS}
+       order by operation like 'hidden:%' limit 1`,
       { tenantId, runId, step },
     ),
   );
-  if (tombstone) throw stepCompensated(runId, step);
+  if (tombstone) throw tombstone.operation.startsWith('hidden:') ? runDeleted(runId) : stepCompensated(runId, step);
 }

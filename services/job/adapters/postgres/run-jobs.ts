@@ -64,6 +64,8 @@ export const makeRunJobs = (database: Database): RunJobs => ({
       const purge = await findPurge(trx, scope);
       if (purge !== undefined) throw operationInProgress(purge);
       check(await listUnfinished(trx, scope));
+      // Until it is restored, nothing that is visible can be made for the run.
+      await leaveTombstone(trx, scope, `hidden:${operationId}`);
       const hidden = await trx.raw(
         `update jobs set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, hidden_by = :operationId,
                 version = version + 1
@@ -88,6 +90,11 @@ export const makeRunJobs = (database: Database): RunJobs => ({
         bindings,
       );
       if (rowCount === 1) {
+        await trx.raw(
+          `delete from step_tombstones
+           where tenant_id = :tenantId and run_id = :runId and step = '' and operation = 'hidden:' || :hiddenBy`,
+          bindings,
+        );
         const restored = await trx.raw(
           `update jobs set deleted_at = null, deleted_by = null, deleted_reason = null, version = version - 1
            where tenant_id = :tenantId and run_id = :runId and hidden_by = :hiddenBy and deleted_at is not null`,

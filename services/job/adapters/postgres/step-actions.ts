@@ -6,12 +6,12 @@ import type { Job } from '../../domain/job.ts';
 import type { StepOutcome } from '../../domain/step-action.ts';
 import type { StepAction, StepActions } from '../../use-cases/ports.ts';
 import {
-  assertNotCompensated,
+  assertTakesEffects,
   lockJob,
   lockRun,
   runLockKey,
   saveJob,
-  TOMBSTONE_OF_STEP,
+  TOMBSTONES_OF_STEP,
   VISIBLE,
 } from './job-repository.ts';
 import { toJob } from './rows.ts';
@@ -34,7 +34,7 @@ export const makeStepActions = (database: Database): StepActions => ({
     database.forTenant(action.tenantId, async (trx) => {
       const { tenantId, runId, step } = action;
       await lockRun(trx, tenantId, runId, 'shared');
-      await assertNotCompensated(trx, tenantId, runId, step);
+      await assertTakesEffects(trx, tenantId, runId, step);
       // The job's row is the lock: of two that finish at once, the second sees the outcome of the first.
       const job = await lockJob(trx, tenantId, outcome.jobId, VISIBLE);
       const known = await readAction(trx, action);
@@ -66,7 +66,7 @@ async function createJob(database: Database, action: StepAction, jobId: string):
     {
       name: 'insert-action',
       text: `insert into step_actions (tenant_id, run_id, step, fingerprint, job_id)
-             select $1, $2, $3, $4, $5 where not exists (${TOMBSTONE_OF_STEP}) on conflict do nothing returning 1`,
+             select $1, $2, $3, $4, $5 where not exists (${TOMBSTONES_OF_STEP}) on conflict do nothing returning 1`,
       values: [tenantId, runId, step, fingerprint, jobId],
     },
     {
@@ -95,7 +95,7 @@ const readBegun = (
   database.forTenant(action.tenantId, async (trx) => {
     const { tenantId, runId, step } = action;
     await lockRun(trx, tenantId, runId, 'shared');
-    await assertNotCompensated(trx, tenantId, runId, step);
+    await assertTakesEffects(trx, tenantId, runId, step);
     // The job's row is the lock: the outcome is looked for again once nobody can be about to write it.
     const { job_id: jobId } = await readAction(trx, action);
     const job = await lockJob(trx, tenantId, jobId, VISIBLE);
