@@ -1,12 +1,14 @@
 import knexOf, { type Knex } from 'knex';
 import pg from 'pg';
 import { isTenantId } from '#libs/kernel/id.ts';
-import { readInBatches, type Statement } from './read-in-batches.ts';
+import { shareConnections } from './share-connections.ts';
 import { toDomainError } from './sql-errors.ts';
+import type { Statement } from './statement.ts';
 import { sendBatch } from './tenant-batch.ts';
+import { sendRead } from './tenant-read.ts';
 import { runInTransactions, SILENT, type TenantTransaction } from './tenant-transaction.ts';
 
-export type { Statement } from './read-in-batches.ts';
+export type { Statement } from './statement.ts';
 export type { TenantTransaction } from './tenant-transaction.ts';
 
 /** How a service reaches its database. */
@@ -29,11 +31,12 @@ export interface Database {
    * error rolls everything back. Must not be open during a call to another service or store.
    */
   forTenant<T>(tenantId: string, work: (trx: TenantTransaction) => Promise<T>): Promise<T>;
-  /** One reading statement under the tenant's row-level security, in a round trip shared as readInBatches says. */
+  /** One reading statement under the tenant's row-level security, in a round trip; shared by named ones. */
   readForTenant<Row>(tenantId: string, statement: Statement): Promise<Row[]>;
   /**
    * Statements under the tenant's row-level security, in one transaction and a single round trip; the rows of each.
    * None can depend on what another answers, but each sees what those before it did. An error rolls back all of them.
+   * Where all have names, the round trip is shared with others': never to be waited for inside of `forTenant`.
    */
   writeForTenant(tenantId: string, statements: readonly Statement[]): Promise<readonly (readonly unknown[])[]>;
   /**
@@ -46,6 +49,11 @@ export interface Database {
   /** Waits for running work and ends all connections. */
   close(): Promise<void>;
 }
+
+// As many as make the cost of waking each other up small, and no more than one slow statement may hold up. Writes wait
+// for locks, and for the log at their commit, which several connections do at the same time.
+const MOST_READS = 16;
+const MOST_WRITES = 4;
 
 const TIMESTAMPTZ = 1184;
 const INT8 = 20;
@@ -84,7 +92,7 @@ export function openDatabase(options: DatabaseOptions): Database {
       idle_in_transaction_session_timeout: statementTimeoutMs,
       connectionTimeoutMillis: 5_000,
       keepAlive: true,
-      // Statements are sent without waiting for the answer to the one before: see readInBatches.
+      // Statements are sent without waiting for the answer to the one before: see shareConnections.
       pipeline: true,
     } as Knex.PgConnectionConfig,
     pool: { min: 0, max: poolSize },
@@ -102,7 +110,8 @@ export function openDatabase(options: DatabaseOptions): Database {
     }
   };
 
-  const read = readInBatches(onConnection);
+  const shareToRead = shareConnections(onConnection, MOST_READS);
+  const shareToWrite = shareConnections(onConnection, MOST_WRITES);
   const inTransaction = runInTransactions();
 
   return {
@@ -112,11 +121,17 @@ export function openDatabase(options: DatabaseOptions): Database {
         return onConnection((client) => inTransaction(client, setting, work));
       }),
     readForTenant: <Row>(tenantId: string, statement: Statement) =>
-      mapErrors(async () => (await read(tenantSetting(tenantId), statement)) as Row[]),
+      mapErrors(async () => {
+        const setting = tenantSetting(tenantId);
+        const rows = await shareToRead(isSmall(statement), (client) => sendRead(client, setting, statement));
+        return rows as Row[];
+      }),
     writeForTenant: (tenantId, statements) =>
       mapErrors(async () => {
         if (!isTenantId(tenantId)) throw new TypeError('not a tenant id');
-        return onConnection((client) => sendBatch(client, tenantId, statements, typeParsers));
+        return shareToWrite(statements.every(isSmall), (client) =>
+          sendBatch(client, tenantId, statements, typeParsers),
+        );
       }),
     acrossTenants: <Row>({ text, values }: Statement) =>
       mapErrors(() => onConnection(async (client) => (await client.query(text, [...values])).rows as Row[])),
@@ -124,6 +139,8 @@ export function openDatabase(options: DatabaseOptions): Database {
     close: () => knex.destroy(),
   };
 }
+
+const isSmall = ({ name }: Statement): boolean => name !== undefined;
 
 /** The statement that names the tenant for the rest of the transaction. */
 function tenantSetting(tenantId: string): string {

@@ -113,3 +113,62 @@ test('many at once over few connections: each gets its own answers', async (t) =
     }),
   );
 });
+
+test('batches that share a round trip share nothing else: neither a tenant nor an error, nor what they had prepared', async (t) => {
+  const database = await open(t, 2);
+  const tenants = Array.from({ length: 30 }, (_, index) => `tenant-${index}`);
+  const isBroken = (index: number): boolean => index % 7 === 3;
+  for (const round of [1, 2]) {
+    const outcomes = await Promise.allSettled(
+      tenants.map((tenant, index) =>
+        database.writeForTenant(tenant, [
+          { text: INSERT, values: [tenant, round], name: 'insert' },
+          { text: 'select 1 / (1 - $1::int) as one', values: [isBroken(index) ? 1 : 0], name: 'divide' },
+        ]),
+      ),
+    );
+    for (const [index, outcome] of outcomes.entries()) {
+      if (isBroken(index)) t.is(outcome.status, 'rejected');
+      else t.deepEqual(outcome, { status: 'fulfilled', value: [[{ id: round }], [{ one: 1 }]] });
+    }
+  }
+  for (const [index, tenant] of tenants.entries()) {
+    t.deepEqual(await idsOf(database, tenant), isBroken(index) ? [] : [1, 2]);
+  }
+});
+
+test('a batch without a name may be slow: nothing waits behind it', async (t) => {
+  const database = await open(t, 2);
+  const order: string[] = [];
+  const told = async (what: string, work: Promise<unknown>): Promise<void> => {
+    await work;
+    order.push(what);
+  };
+  await Promise.all([
+    told('slow', database.writeForTenant('acme', [{ text: 'select pg_sleep(1)', values: [] }])),
+    told('quick', database.writeForTenant('acme', [{ text: INSERT, values: ['acme', 1], name: 'insert' }])),
+  ]);
+  t.deepEqual(order, ['quick', 'slow']);
+});
+
+test('a connection that is lost fails all that shared it, and each is done whole or not at all', async (t) => {
+  const database = await open(t);
+  const end = { text: 'select pg_terminate_backend(pg_backend_pid())', values: [], name: 'end' };
+  const outcomes = await Promise.allSettled(
+    [1, 2, 3].map((id) =>
+      database.writeForTenant('acme', [
+        { text: INSERT, values: ['acme', id], name: 'insert' },
+        ...(id === 2 ? [end] : []),
+        { text: INSERT, values: ['acme', id + 10], name: 'insert' },
+      ]),
+    ),
+  );
+  t.deepEqual(
+    outcomes.map(({ status }) => status),
+    ['fulfilled', 'rejected', 'rejected'],
+  );
+  for (const outcome of outcomes.slice(1)) {
+    t.like(outcome, { reason: { reason: 'DEPENDENCY_UNAVAILABLE' } });
+  }
+  t.deepEqual(await idsOf(database, 'acme'), [1, 11]);
+});

@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream';
 import pg from 'pg';
-import type { Statement } from './read-in-batches.ts';
+import type { Statement } from './statement.ts';
 
 /** What pg has beside its documented parts: the messages of PostgreSQL's protocol, a method each. */
 interface Wire {
