@@ -3,8 +3,8 @@ import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
-import getPort from 'get-port';
 import pg from 'pg';
+import { freePort } from './free-port.ts';
 import { passableByOthers, startPostgresServer } from './postgres-server.ts';
 
 const query = async (url: string, sql: string): Promise<unknown[]> => {
@@ -21,7 +21,7 @@ test('what was committed is there after a stop, and after the death of the super
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-postgres-'));
   await chmod(folder, 0o755);
   t.teardown(() => rm(folder, { recursive: true, force: true }));
-  const options = { folder, port: await getPort(), password: "o'neil @/:" };
+  const options = { folder, port: await freePort(), password: "o'neil @/:" };
   const first = await startPostgresServer(options);
   await query(first.url, 'create table kept as select 1 as one');
   await first.stop();
@@ -29,7 +29,7 @@ test('what was committed is there after a stop, and after the death of the super
 
   // A supervisor that dies leaves its server running; the next start takes the folder back from it.
   await startPostgresServer(options);
-  const third = await startPostgresServer({ ...options, port: await getPort() });
+  const third = await startPostgresServer({ ...options, port: await freePort() });
   t.teardown(() => third.stop());
   t.deepEqual(await query(third.url, 'select one from kept'), [{ one: 1 }]);
 });

@@ -3,7 +3,6 @@ import { access, chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promi
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Client } from '@connectrpc/connect';
-import getPort from 'get-port';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
@@ -14,6 +13,7 @@ import { signToken, type TokenIssuer } from '#libs/auth/sign-token.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
 import type { Role } from '#libs/kernel/caller.ts';
 import { type ProvisionedDatabase, provisionDatabase } from '#libs/postgres/provision.ts';
+import { freePort } from './free-port.ts';
 import { passableByOthers, startPostgresServer } from './postgres-server.ts';
 import { runToEnd, type ServiceProcess, startServiceProcess } from './service-process.ts';
 
@@ -198,7 +198,7 @@ async function choosePorts(kind: 'fixed' | 'free'): Promise<Ports> {
   // In sequence: two look-ups at once could find the same port.
   const taken: number[] = [];
   const next = async (wanted: number): Promise<number> => {
-    const port = await getPort({ ...(kind === 'fixed' ? { port: wanted } : {}), exclude: taken });
+    const port = await freePort({ ...(kind === 'fixed' ? { wanted } : {}), exclude: taken });
     taken.push(port);
     return port;
   };

@@ -1,10 +1,10 @@
 import test, { type ExecutionContext } from 'ava';
-import getPort from 'get-port';
+import { freePort } from '#deploy/local/free-port.ts';
 import { type Metrics, makeMetrics, startMetricsServer } from './metrics.ts';
 
 /** A metrics server on a free port. */
 async function served(t: ExecutionContext, metrics: Metrics, isReady: () => boolean = () => true) {
-  const port = await getPort();
+  const port = await freePort();
   t.teardown(await startMetricsServer(`127.0.0.1:${port}`, metrics, isReady));
   return (path: string) => fetch(`http://127.0.0.1:${port}${path}`);
 }

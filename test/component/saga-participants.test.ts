@@ -13,8 +13,6 @@ test.before(async (t) => {
 });
 test.after.always((t) => t.context.stack?.dispose());
 
-const TENANT = 'orders';
-
 /** Every order of two actions and two compensations of one step. */
 function orders(): string[] {
   const found = new Set<string>();
@@ -35,8 +33,10 @@ const EVIDENCE = {
 for (const name of ['job', 'incident'] as const) {
   test(`${name}: whatever the order of two actions and two compensations, the step's end is the same: nothing`, async (t) => {
     const { stack } = t.context;
+    // Of its own: the other of the two looks for files of its tenant meanwhile.
+    const tenantId = `orders-${name}`;
     const { environment } = await stack
-      .clients({ tenantId: TENANT, role: 'member' })
+      .clients({ tenantId, role: 'member' })
       .incidents.createEnvironment({ displayName: `for ${name}` });
     const input = {
       job: { display_name: 'a', task_names: ['render'], state: 'COMPLETED', assets: [{ name: 'a.txt', text: 'a' }] },
@@ -45,7 +45,7 @@ for (const name of ['job', 'incident'] as const) {
     const action = { job: 'create-job', incident: 'open-incident' }[name];
     const connection = connect({
       address: stack.addresses[name],
-      token: () => stack.token({ tenantId: TENANT, role: 'service', subject: 'service:run' }),
+      token: () => stack.token({ tenantId, role: 'service', subject: 'service:run' }),
     });
     t.teardown(() => connection.close());
     const participant = connection.client(ParticipantService);
@@ -69,7 +69,7 @@ for (const name of ['job', 'incident'] as const) {
     }
     const files = await readdir(stack.objectFolder, { recursive: true, withFileTypes: true }).catch(() => []);
     t.deepEqual(
-      files.filter((entry) => entry.isFile() && entry.parentPath.includes(`/${TENANT}/`)),
+      files.filter((entry) => entry.isFile() && entry.parentPath.includes(`/${tenantId}/`)),
       [],
     );
   });

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
-import getPort from 'get-port';
 import { parse } from 'yaml';
+import { freePort } from '#deploy/local/free-port.ts';
 import { makeKeys } from '#deploy/make-keys.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Environment } from '#libs/kernel/settings.ts';
@@ -93,7 +93,7 @@ test.before(async (t) => {
   const entries = await Promise.all(
     Object.entries(SERVICES).map(async ([name, { migrations, start }]) => {
       const database = await postgres.createDatabase(migrations);
-      const metricsAddress = `127.0.0.1:${await getPort()}`;
+      const metricsAddress = `127.0.0.1:${await freePort()}`;
       const service = await start(name, {
         LETHE_GRPC_ADDRESS: '127.0.0.1:0',
         LETHE_METRICS_ADDRESS: metricsAddress,

@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import anyTest, { type TestFn } from 'ava';
 import { DockerfileParser } from 'dockerfile-ast';
 import { validate } from 'dockerfile-utils';
-import getPort from 'get-port';
+import { freePort } from '#deploy/local/free-port.ts';
 import { makeKeys } from '#deploy/make-keys.ts';
 import { type ImageFolder, makeImageFolder } from '#test/support/image-folder.ts';
 import { startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
@@ -132,7 +132,7 @@ test('in the image a service migrates, serves, answers `lethe` and stops on SIGT
   });
   t.is(migrated.code, 0, migrated.output);
 
-  const [port, metricsPort] = [await getPort(), await getPort()];
+  const [port, metricsPort] = [await freePort(), await freePort()];
   const child = start(['node', '--import', './libs/telemetry/preload.ts', 'services/job/main.ts'], {
     LETHE_GRPC_ADDRESS: `127.0.0.1:${port}`,
     LETHE_METRICS_ADDRESS: `127.0.0.1:${metricsPort}`,

@@ -12,7 +12,7 @@ import {
   PutBucketVersioningCommand,
   S3Client,
 } from '@aws-sdk/client-s3';
-import getPort from 'get-port';
+import { freePort } from '#deploy/local/free-port.ts';
 import { hasProgram } from './require.ts';
 
 const run = promisify(execFile);
@@ -96,7 +96,7 @@ async function startNode(): Promise<CephGateway> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-ceph-'));
   const children = new Set<ChildProcess>();
   const conf = join(folder, 'ceph.conf');
-  const [monPort, rgwPort] = [await getPort(), await getPort()];
+  const [monPort, rgwPort] = [await freePort(), await freePort()];
   const fsid = randomUUID();
   await writeFile(
     conf,

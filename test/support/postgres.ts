@@ -2,8 +2,8 @@ import { randomBytes } from 'node:crypto';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import getPort from 'get-port';
 import pg from 'pg';
+import { freePort } from '#deploy/local/free-port.ts';
 import { startPostgresServer } from '#deploy/local/postgres-server.ts';
 import { type Migration, migrateUp } from '#libs/postgres/migrate.ts';
 import { type Database, type DatabaseOptions, openDatabase } from '#libs/postgres/open-database.ts';
@@ -33,7 +33,7 @@ export interface TestDatabase extends ProvisionedDatabase {
 export async function startTestPostgres(): Promise<TestPostgres> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-pg-'));
   await chmod(folder, 0o755);
-  const server = await startPostgresServer({ folder, port: await getPort(), password: 'test', throwaway: true });
+  const server = await startPostgresServer({ folder, port: await freePort(), password: 'test', throwaway: true });
   const onExit = (): void => {
     try {
       process.kill(server.pid, 'SIGKILL');

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { Client } from '@connectrpc/connect';
-import getPort from 'get-port';
+import { freePort } from '#deploy/local/free-port.ts';
 import { startServiceProcess } from '#deploy/local/service-process.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { connect } from '#libs/grpc/client.ts';
@@ -21,8 +21,8 @@ export async function startRunReplica(
   name: string,
   env: Readonly<Record<string, string>> = {},
 ): Promise<RunReplica> {
-  const address = `127.0.0.1:${await getPort()}`;
-  const metrics = `127.0.0.1:${await getPort()}`;
+  const address = `127.0.0.1:${await freePort()}`;
+  const metrics = `127.0.0.1:${await freePort()}`;
   const process = await startServiceProcess({
     name,
     program: 'services/run/main.ts',

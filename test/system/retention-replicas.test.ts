@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
-import getPort from 'get-port';
 import pg from 'pg';
+import { freePort } from '#deploy/local/free-port.ts';
 import { type ServiceProcess, startServiceProcess } from '#deploy/local/service-process.ts';
 import { Plan, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
@@ -34,13 +34,13 @@ test.before(async (t) => {
     },
   });
   const replicaLog = join(stack.folder, 'logs', 'retention-2.log');
-  const metricsPort = await getPort();
+  const metricsPort = await freePort();
   const replica = await startServiceProcess({
     name: 'retention-2',
     program: 'services/retention/main.ts',
     env: {
       ...stack.environment('retention'),
-      LETHE_GRPC_ADDRESS: `127.0.0.1:${await getPort()}`,
+      LETHE_GRPC_ADDRESS: `127.0.0.1:${await freePort()}`,
       LETHE_METRICS_ADDRESS: `127.0.0.1:${metricsPort}`,
     },
     logFile: replicaLog,
