@@ -290,10 +290,10 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
         // Open uploads first: from here on none of them can become an object.
         try {
           const isDone =
-            (await drain(uploadPages(prefix, page, signal), 1, left, add, (uploads) =>
+            (await drain(lookingAhead(uploadPages(prefix, page, signal)), 1, left, add, (uploads) =>
               abortUploads(uploads, signal),
             )) &&
-            (await drain(versionPages(prefix, page, signal), DELETES_AT_A_TIME, left, add, (versions) =>
+            (await drain(lookingAhead(versionPages(prefix, page, signal)), DELETES_AT_A_TIME, left, add, (versions) =>
               deleteVersions(versions, signal),
             ));
           return { ...removed, failures, progress: isDone ? 'COMPLETE' : 'PARTIAL' };
@@ -324,7 +324,20 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
 }
 
 /**
- * Removes page after page, some at a time, while the next one is listed; no more than these few are in memory. What
+ * Each page once the next one is there. A listing goes on after the last item of the page before, and where that is gone
+ * meanwhile, Ceph's gateway leaves out the versions of its key that follow.
+ */
+async function* lookingAhead<Page>(pages: AsyncIterable<Page>): AsyncGenerator<Page> {
+  let held: Page | undefined;
+  for await (const page of pages) {
+    if (held !== undefined) yield held;
+    held = page;
+  }
+  if (held !== undefined) yield held;
+}
+
+/**
+ * Removes page after page, some at a time, while the next one is listed; no more than these few and one more are in memory. What
  * is under way never exceeds what is `left`; a refusal gives its place back, so that those who fail cannot keep the
  * others from their turn. Answers whether everything was tried.
  */

@@ -1,6 +1,8 @@
 import { once } from 'node:events';
+import { createServer as createHttpServer, request as httpRequest } from 'node:http';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import {
+  CreateMultipartUploadCommand,
   DeleteObjectCommand,
   PutBucketVersioningCommand,
   PutObjectCommand,
@@ -44,6 +46,33 @@ function open(bucket: string, options: Partial<S3StoreOptions> = {}): ObjectStor
   return store;
 }
 
+/** A way to the server on which a listing that goes on takes its time. */
+async function startSlowLister(endpoint: string, delayMs: number): Promise<{ endpoint: string; close(): void }> {
+  const { hostname, port } = new URL(endpoint);
+  const server = createHttpServer((request, response) => {
+    const goesOn = /[?&](key|upload-id|version-id)-marker=./.test(request.url ?? '');
+    setTimeout(
+      () => {
+        const { method, url: path, headers } = request;
+        const onward = httpRequest({ hostname, port, method, path, headers }, (answer) => {
+          response.writeHead(answer.statusCode ?? 502, answer.headers);
+          answer.pipe(response);
+        });
+        onward.on('error', () => response.destroy());
+        request.pipe(onward);
+      },
+      goesOn ? delayMs : 0,
+    );
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const close = (): void => {
+    server.close();
+    server.closeAllConnections();
+  };
+  return { endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, close };
+}
+
 objectStoreContract(declare, 'S3, plain bucket', () => open('plain'), false);
 objectStoreContract(declare, 'S3, versioned bucket', () => open('versioned'), true);
 
@@ -73,6 +102,26 @@ declare('S3: versions from before versioning, and from after it was suspended, g
     progress: 'COMPLETE',
   });
   t.deepEqual(await store.count(prefix), { versions: 0, markers: 0, uploads: 0, bytes: 0 });
+});
+
+declare('S3: however late the next page is listed, no version and no upload of a key is left out', async (t) => {
+  const versions = 7;
+  const uploads = 5;
+  const prefix = 'tenants/a/jobs/often/';
+  const Key = `${prefix}x`;
+  for (let version = 0; version < versions; version += 1) {
+    await gateway.s3.send(new PutObjectCommand({ Bucket: 'versioned', Key, Body: `${version}` }));
+  }
+  for (let upload = 0; upload < uploads; upload += 1) {
+    await gateway.s3.send(new CreateMultipartUploadCommand({ Bucket: 'versioned', Key }));
+  }
+  // What a page told of is gone long before the next one is asked for.
+  const slow = await startSlowLister(gateway.endpoint, 300);
+  t.teardown(() => slow.close());
+  const store = open('versioned', { endpoint: slow.endpoint, pageSize: 2 });
+  const removal = await store.removePrefix(prefix, { limit: 100 });
+  t.like(removal, { objects: versions, markers: 0, uploads, failures: [], progress: 'COMPLETE' });
+  t.like(await store.count(prefix), { versions: 0, markers: 0, uploads: 0 });
 });
 
 declare('S3, versioned bucket: delete markers go too', async (t) => {
