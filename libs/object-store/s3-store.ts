@@ -337,9 +337,9 @@ async function* lookingAhead<Page>(pages: AsyncIterable<Page>): AsyncGenerator<P
 }
 
 /**
- * Removes page after page, some at a time, while the next one is listed; no more than these few and one more are in memory. What
- * is under way never exceeds what is `left`; a refusal gives its place back, so that those who fail cannot keep the
- * others from their turn. Answers whether everything was tried.
+ * Removes page after page, some at a time, while the next one is listed; no more than these few and one more are in
+ * memory. What is under way never exceeds what is `left`; a refusal gives its place back, so that those who fail cannot
+ * keep the others from their turn. Answers whether everything was tried.
  */
 async function drain<Item>(
   pages: AsyncIterable<readonly Item[]>,
