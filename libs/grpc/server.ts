@@ -3,6 +3,7 @@ import { FileDescriptorProtoSchema } from '@bufbuild/protobuf/wkt';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation, service as healthService } from 'grpc-health-check';
+import { file_google_rpc_error_details } from '#gen/google/rpc/error_details_pb.ts';
 import { authorize, type Rule } from '#libs/auth/authorize.ts';
 import type { VerifyToken } from '#libs/auth/verify-token.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
@@ -112,7 +113,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const names = services.map(({ service }) => service.typeName);
   const health = new HealthImplementation(Object.fromEntries(['', ...names].map((name) => [name, 'SERVING'])));
   health.addToServer(server);
-  const files = services.map(({ service }) => service.file);
+  // With the details of refusals, so that tools which live on reflection can show reason and fields.
+  const files = [...services.map(({ service }) => service.file), file_google_rpc_error_details];
   new ReflectionService(reflected(files)).addToServer(server);
 
   const port = await new Promise<number>((resolve, reject) => {

@@ -79,6 +79,20 @@ testIfFound(
   },
 );
 
+testIfFound(
+  test.serial,
+  hasProgram('grpcurl'),
+  'grpcurl',
+  'a refusal shows its reason and its fields to those who call by reflection',
+  async (t) => {
+    const line = t.context.output().match(/^grpcurl .*JobService\/ListJobs$/m)?.[0] ?? 'false';
+    const asked = line.replace('ListJobs', 'GetJob').replace(/-d '[^']*'/, `-d '{"job_id": "x"}'`);
+    const refusal = await t.throwsAsync<Error & { stderr: string }>(bash(asked));
+    t.regex(refusal?.stderr ?? '', /"reason": "FIELD_INVALID"/);
+    t.regex(refusal?.stderr ?? '', /"field": "job_id"/);
+  },
+);
+
 testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's commands do what it says", async (t) => {
   const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
   const blocks = [...readme.matchAll(/<!-- tested -->\n```sh\n([\s\S]*?)```/g)].map(([, script = '']) => script);
