@@ -53,7 +53,7 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.run.v1.RunService/RedriveDeletion': ends('workflows:delete'),
   'lethe.run.v1.RunService/RecordExecutions': writes('workflows:write'),
   'lethe.run.v1.RunService/ListExecutions': reads('workflows:read'),
-  'lethe.run.v1.RunService/CleanupExecutions': purgesByAge('retention:purge'),
+  'lethe.run.v1.RunService/CountExecutions': reads('workflows:read'),
 
   'lethe.incident.v1.IncidentService/CreateEnvironment': writes('incidents:write'),
   'lethe.incident.v1.IncidentService/GetEnvironment': reads('incidents:read'),

@@ -3,6 +3,7 @@ import { MethodOptions_IdempotencyLevel as Level, MethodOptionsSchema, Timestamp
 import test from 'ava';
 import { file_lethe_incident_v1_incident_service } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { file_lethe_job_v1_job_service } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { file_lethe_owner_v1_owner_service } from '#gen/lethe/owner/v1/owner_service_pb.ts';
 import { file_lethe_participant_v1_participant_service } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { file_lethe_retention_v1_retention_service } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { file_lethe_run_v1_run_service } from '#gen/lethe/run/v1/run_service_pb.ts';
@@ -14,6 +15,7 @@ const withImports = (file: DescFile): DescFile[] => [file, ...file.dependencies.
 const files = [
   file_lethe_incident_v1_incident_service,
   file_lethe_job_v1_job_service,
+  file_lethe_owner_v1_owner_service,
   file_lethe_participant_v1_participant_service,
   file_lethe_retention_v1_retention_service,
   file_lethe_run_v1_run_service,
@@ -36,7 +38,7 @@ test('every RPC states its idempotency', (t) => {
 });
 
 test('reads, and only reads, have no side effects', (t) => {
-  const reads = /^(Get|List|Watch|Download|Preview|Resolve|Verify)/;
+  const reads = /^(Get|List|Count|Watch|Download|Preview|Resolve|Verify)/;
   const wrong = methods.filter(({ name, idempotency }) => reads.test(name) !== (idempotency === Level.NO_SIDE_EFFECTS));
   t.deepEqual(wrong.map(nameOf), []);
 });
