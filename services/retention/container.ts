@@ -19,7 +19,13 @@ import type { RetentionSettings } from './config.ts';
 import { type KeepExecutionPolicies, makeKeepExecutionPolicies } from './use-cases/keep-execution-policies.ts';
 import { type KeepPlans, makeKeepPlans } from './use-cases/keep-plans.ts';
 import { makeOrderPurge, type OnPurgeRefused, type OrderPurge } from './use-cases/order-purge.ts';
-import type { DataOwner, ExecutionPolicyRepository, PlanRepository, PurgeRepository } from './use-cases/ports.ts';
+import type {
+  DataOwner,
+  ExecutionPolicyRepository,
+  PlanRepository,
+  PurgeRepository,
+  SubjectCatalogue,
+} from './use-cases/ports.ts';
 import {
   countsOf,
   makeRunPurges,
@@ -41,6 +47,7 @@ const TOKENS = {
   onError: token<OnItemError>('OnItemError'),
   plans: token<PlanRepository>('PlanRepository'),
   policies: token<ExecutionPolicyRepository>('ExecutionPolicyRepository'),
+  catalogue: token<SubjectCatalogue>('SubjectCatalogue'),
   purges: token<PurgeRepository>('PurgeRepository'),
   keepPlans: token<KeepPlans>('KeepPlans'),
   keepPolicies: token<KeepExecutionPolicies>('KeepExecutionPolicies'),
@@ -59,9 +66,9 @@ const useCases = new ContainerModule(({ bind }) => {
   const { plans, purges, keepPlans, owner, settings, onRefused, onFinished, onError } = TOKENS;
   bind(keepPlans)
     .toResolvedValue(
-      (p: PlanRepository, e: ExecutionPolicyRepository, { graceDays }: RetentionSettings) =>
-        makeKeepPlans(p, e, graceDays),
-      [plans, TOKENS.policies, settings],
+      (p: PlanRepository, e: ExecutionPolicyRepository, c: SubjectCatalogue, { graceDays }: RetentionSettings) =>
+        makeKeepPlans(p, e, c, graceDays),
+      [plans, TOKENS.policies, TOKENS.catalogue, settings],
     )
     .inSingletonScope();
   bind(TOKENS.keepPolicies).toResolvedValue(makeKeepExecutionPolicies, [TOKENS.policies]).inSingletonScope();
@@ -124,6 +131,14 @@ export async function composeRetentionService(
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
   container.bind(TOKENS.owner).toConstantValue(makeIncidentOwner(connection, credential, settings.purgeRowsPerCall));
+  container.bind(TOKENS.catalogue).toConstantValue({
+    listSubjects: async () => [
+      { name: 'drift_checks', hasFloor: false },
+      { name: 'incident_payloads', hasFloor: false },
+      { name: 'approvals', hasFloor: false },
+      { name: 'executions', hasFloor: true },
+    ],
+  });
   container.bind(TOKENS.onRefused).toConstantValue((tenantId, { actor, reason, trigger }, outcome) => {
     log.warn({ audit: true, action: 'retention-purge', tenantId, actor, reason, trigger, outcome }, 'purge refused');
     metrics.deletionFinished('retention', 'REFUSED');
@@ -148,11 +163,11 @@ export async function composeRetentionService(
     services: [
       bindService(
         RetentionService,
-        retentionService(
-          container.get(TOKENS.keepPlans),
-          container.get(TOKENS.keepPolicies),
-          container.get(TOKENS.orderPurge),
-        ),
+        retentionService({
+          keepPlans: container.get(TOKENS.keepPlans),
+          keepPolicies: container.get(TOKENS.keepPolicies),
+          orderPurge: container.get(TOKENS.orderPurge),
+        }),
       ),
     ],
     startWorkers: () => [

@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Code, ConnectError } from '@connectrpc/connect';
 import pg from 'pg';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
-import { Plan, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { purge } from '#test/support/aged-data.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
@@ -80,7 +80,7 @@ const round = (value: number, digits: number): number => Number(value.toFixed(di
 async function addTenants(stack: TestStack, name: string, count: number): Promise<string[]> {
   const tenants = Array.from({ length: count }, (_, index) => `${name}-${String(index).padStart(3, '0')}`);
   const { retention } = stack.clients({ role: 'platform' });
-  for (const tenantId of tenants) await retention.setTenantPlan({ tenantId, plan: Plan.PRO });
+  for (const tenantId of tenants) await retention.setTenantPlan({ tenantId, planName: 'PRO' });
   const client = new pg.Client({ connectionString: stack.superuserUrl('incident') });
   await client.connect();
   try {

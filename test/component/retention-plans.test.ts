@@ -1,12 +1,6 @@
 import { timestampDate, timestampFromDate } from '@bufbuild/protobuf/wkt';
 import anyTest, { type TestFn } from 'ava';
-import {
-  Plan,
-  PurgeItemState,
-  RetentionSubject,
-  WindowKind,
-  WindowSource,
-} from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeItemState, WindowKind, WindowSource } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -23,30 +17,30 @@ const inDays = (days: number) => timestampFromDate(new Date(Date.now() + days * 
 
 test.serial('the plans in force are listed by tenant, page by page, and not those to come', async (t) => {
   const platform = platformOf(t.context.stack);
-  for (const [tenantId, plan] of [
-    ['list-a', Plan.FREE],
-    ['list-b', Plan.PRO],
-    ['list-c', Plan.PRO],
-    ['list-d', Plan.ENTERPRISE],
+  for (const [tenantId, planName] of [
+    ['list-a', 'FREE'],
+    ['list-b', 'PRO'],
+    ['list-c', 'PRO'],
+    ['list-d', 'ENTERPRISE'],
   ] as const) {
-    await platform.setTenantPlan({ tenantId, plan });
+    await platform.setTenantPlan({ tenantId, planName });
   }
-  await platform.setTenantPlan({ tenantId: 'list-b', plan: Plan.FREE, effectiveTime: inDays(3) });
-  await platform.setTenantPlan({ tenantId: 'list-e', plan: Plan.PRO, effectiveTime: inDays(3) });
-  const told: [string, Plan][] = [];
+  await platform.setTenantPlan({ tenantId: 'list-b', planName: 'FREE', effectiveTime: inDays(3) });
+  await platform.setTenantPlan({ tenantId: 'list-e', planName: 'PRO', effectiveTime: inDays(3) });
+  const told: [string, string][] = [];
   for (let pageToken = ''; ; ) {
     const page = await platform.listTenantPlans({ pageSize: 3, pageToken });
-    told.push(...page.tenantPlans.map(({ tenantId, plan }): [string, Plan] => [tenantId, plan]));
+    told.push(...page.tenantPlans.map(({ tenantId, planName }): [string, string] => [tenantId, planName]));
     pageToken = page.nextPageToken;
     if (pageToken === '') break;
   }
   t.deepEqual(told, [
-    ['list-a', Plan.FREE],
-    ['list-b', Plan.PRO],
-    ['list-c', Plan.PRO],
-    ['list-d', Plan.ENTERPRISE],
+    ['list-a', 'FREE'],
+    ['list-b', 'PRO'],
+    ['list-c', 'PRO'],
+    ['list-d', 'ENTERPRISE'],
   ]);
-  const pro = await platform.listTenantPlans({ plan: Plan.PRO });
+  const pro = await platform.listTenantPlans({ planName: 'PRO' });
   t.deepEqual(
     pro.tenantPlans.map(({ tenantId }) => tenantId),
     ['list-b', 'list-c'],
@@ -56,36 +50,36 @@ test.serial('the plans in force are listed by tenant, page by page, and not thos
 test.serial('a tenant’s history is told newest first, past and to come', async (t) => {
   const platform = platformOf(t.context.stack);
   const tenantId = 'history';
-  for (const [plan, effectiveTime] of [
-    [Plan.PRO, inDays(-90)],
-    [Plan.AGENCY, inDays(-1)],
-    [Plan.FREE, inDays(30)],
+  for (const [planName, effectiveTime] of [
+    ['PRO', inDays(-90)],
+    ['AGENCY', inDays(-1)],
+    ['FREE', inDays(30)],
   ] as const) {
-    await platform.setTenantPlan({ tenantId, plan, effectiveTime, reason: 'a test' });
+    await platform.setTenantPlan({ tenantId, planName, effectiveTime, reason: 'a test' });
   }
   const { tenantPlans, nextPageToken } = await platform.listTenantPlans({ tenantId, showHistory: true, pageSize: 2 });
   const rest = await platform.listTenantPlans({ tenantId, showHistory: true, pageSize: 2, pageToken: nextPageToken });
   t.deepEqual(
-    [...tenantPlans, ...rest.tenantPlans].map(({ plan, version }) => [plan, Number(version)]),
+    [...tenantPlans, ...rest.tenantPlans].map(({ planName, version }) => [planName, Number(version)]),
     [
-      [Plan.FREE, 3],
-      [Plan.AGENCY, 2],
-      [Plan.PRO, 1],
+      ['FREE', 3],
+      ['AGENCY', 2],
+      ['PRO', 1],
     ],
   );
   const inForce = await platform.listTenantPlans({ tenantId });
   t.deepEqual(
-    inForce.tenantPlans.map(({ plan, actor, reason }) => [plan, actor, reason]),
-    [[Plan.AGENCY, 'platform@platform', 'a test']],
+    inForce.tenantPlans.map(({ planName, actor, reason }) => [planName, actor, reason]),
+    [['AGENCY', 'platform@platform', 'a test']],
   );
   t.is((await refusalOf(platform.listTenantPlans({ showHistory: true }))).reason, 'FIELD_INVALID');
 });
 
 test.serial('a tenant’s people see their own plan, and another’s as one that there is not', async (t) => {
   const { stack } = t.context;
-  await platformOf(stack).setTenantPlan({ tenantId: 'own', plan: Plan.PRO });
+  await platformOf(stack).setTenantPlan({ tenantId: 'own', planName: 'PRO' });
   const viewer = stack.clients({ tenantId: 'own', role: 'viewer' }).retention;
-  t.is((await viewer.getTenantPlan({})).tenantPlan?.plan, Plan.PRO);
+  t.is((await viewer.getTenantPlan({})).tenantPlan?.planName, 'PRO');
   t.is((await viewer.listTenantPlans({})).tenantPlans.length, 1);
   t.deepEqual((await viewer.listTenantPlans({ tenantId: 'history' })).tenantPlans, []);
   const unknown = await refusalOf(viewer.getTenantPlan({ tenantId: 'nobody' }));
@@ -98,12 +92,12 @@ test.serial('a tenant’s people see their own plan, and another’s as one that
 test.serial('a repeated request answers with its own entry, whatever came after it', async (t) => {
   const { stack } = t.context;
   const platform = platformOf(stack);
-  const request = { tenantId: 'again', plan: Plan.PRO, requestId: newId(), reason: 'bought' };
+  const request = { tenantId: 'again', planName: 'PRO', requestId: newId(), reason: 'bought' };
   const first = await platform.setTenantPlan(request);
-  await platform.setTenantPlan({ tenantId: 'again', plan: Plan.AGENCY });
+  await platform.setTenantPlan({ tenantId: 'again', planName: 'AGENCY' });
   t.deepEqual((await platform.setTenantPlan(request)).tenantPlan, first.tenantPlan);
-  t.is((await platform.getTenantPlan({ tenantId: 'again' })).tenantPlan?.plan, Plan.AGENCY);
-  t.is((await refusalOf(platform.setTenantPlan({ ...request, plan: Plan.FREE }))).reason, 'REQUEST_ID_REUSED');
+  t.is((await platform.getTenantPlan({ tenantId: 'again' })).tenantPlan?.planName, 'AGENCY');
+  t.is((await refusalOf(platform.setTenantPlan({ ...request, planName: 'FREE' }))).reason, 'REQUEST_ID_REUSED');
   // The same id of another tenant is another request.
   t.is((await platform.setTenantPlan({ ...request, tenantId: 'again-2' })).tenantPlan?.version, 1n);
   const audit = await queryOnce<{ action: string; outcome: string; reason: string | null }>(
@@ -120,9 +114,9 @@ test.serial('a repeated request answers with its own entry, whatever came after 
 test.serial('no entry takes effect before the newest one', async (t) => {
   const platform = platformOf(t.context.stack);
   const tenantId = 'ordered';
-  await platform.setTenantPlan({ tenantId, plan: Plan.PRO, effectiveTime: inDays(10) });
+  await platform.setTenantPlan({ tenantId, planName: 'PRO', effectiveTime: inDays(10) });
   for (const effectiveTime of [inDays(9), undefined]) {
-    const request = { tenantId, plan: Plan.FREE, ...(effectiveTime ? { effectiveTime } : {}) };
+    const request = { tenantId, planName: 'FREE', ...(effectiveTime ? { effectiveTime } : {}) };
     t.is((await refusalOf(platform.setTenantPlan(request))).reason, 'FIELD_INVALID');
   }
   t.is((await refusalOf(platform.getTenantPlan({ tenantId }))).reason, 'TENANT_PLAN_NOT_FOUND');
@@ -130,10 +124,10 @@ test.serial('no entry takes effect before the newest one', async (t) => {
 
 test.serial('two that set a plan at once make two entries, or one when they say the same', async (t) => {
   const platform = platformOf(t.context.stack);
-  const both = (plans: readonly Plan[], tenantId: string) =>
-    Promise.all(plans.map((plan) => platform.setTenantPlan({ tenantId, plan })));
-  await both([Plan.PRO, Plan.PRO, Plan.PRO], 'gate-same');
-  await both([Plan.PRO, Plan.AGENCY], 'gate-other');
+  const both = (plans: readonly string[], tenantId: string) =>
+    Promise.all(plans.map((planName) => platform.setTenantPlan({ tenantId, planName })));
+  await both(['PRO', 'PRO', 'PRO'], 'gate-same');
+  await both(['PRO', 'AGENCY'], 'gate-other');
   const count = async (tenantId: string) =>
     (await platform.listTenantPlans({ tenantId, showHistory: true })).tenantPlans.length;
   t.deepEqual([await count('gate-same'), await count('gate-other')], [1, 2]);
@@ -141,46 +135,46 @@ test.serial('two that set a plan at once make two entries, or one when they say 
 
 test.serial('a stale etag is refused', async (t) => {
   const platform = platformOf(t.context.stack);
-  const { tenantPlan } = await platform.setTenantPlan({ tenantId: 'etag', plan: Plan.PRO });
+  const { tenantPlan } = await platform.setTenantPlan({ tenantId: 'etag', planName: 'PRO' });
   const etag = tenantPlan?.etag ?? '';
-  await platform.setTenantPlan({ tenantId: 'etag', plan: Plan.AGENCY, etag });
-  t.is((await refusalOf(platform.setTenantPlan({ tenantId: 'etag', plan: Plan.FREE, etag }))).reason, 'ETAG_MISMATCH');
+  await platform.setTenantPlan({ tenantId: 'etag', planName: 'AGENCY', etag });
+  t.is((await refusalOf(platform.setTenantPlan({ tenantId: 'etag', planName: 'FREE', etag }))).reason, 'ETAG_MISMATCH');
 });
 
 test.serial('the answer names the window, where it comes from and when it changes', async (t) => {
   const platform = platformOf(t.context.stack);
   const tenantId = 'downgraded';
   const downgrade = inDays(-2);
-  await platform.setTenantPlan({ tenantId, plan: Plan.AGENCY, effectiveTime: inDays(-300) });
-  await platform.setTenantPlan({ tenantId, plan: Plan.FREE, effectiveTime: downgrade });
-  const resolve = async (subject: RetentionSubject, atTime = inDays(0)) => {
+  await platform.setTenantPlan({ tenantId, planName: 'AGENCY', effectiveTime: inDays(-300) });
+  await platform.setTenantPlan({ tenantId, planName: 'FREE', effectiveTime: downgrade });
+  const resolve = async (subject: string, atTime = inDays(0)) => {
     const resolved = await platform.resolveRetention({ tenantId, atTime });
-    t.is(resolved.plan, Plan.FREE);
-    return resolved.windows.find((window) => window.subject === subject);
+    t.is(resolved.planName, 'FREE');
+    return resolved.windows.find((window) => window.subjectName === subject);
   };
   const graceEnds = timestampDate(downgrade).getTime() + 5 * 86_400_000;
-  const checks = await resolve(RetentionSubject.DRIFT_CHECKS);
+  const checks = await resolve('drift_checks');
   t.like(checks, {
     kind: WindowKind.DAYS,
     retentionDays: 90,
     source: WindowSource.GRACE,
-    plan: Plan.AGENCY,
+    planName: 'AGENCY',
     planVersion: 1n,
     nextKind: WindowKind.DAYS,
     nextRetentionDays: 7,
   });
   t.is(checks?.changeTime && timestampDate(checks.changeTime).getTime(), graceEnds);
-  const payloads = await resolve(RetentionSubject.INCIDENT_PAYLOADS);
+  const payloads = await resolve('incident_payloads');
   t.like(payloads, { retentionDays: 365, source: WindowSource.GRACE, nextKind: WindowKind.NOT_APPLICABLE });
   t.is(payloads?.nextRetentionDays, undefined);
-  t.like(await resolve(RetentionSubject.DRIFT_CHECKS, inDays(4)), {
+  t.like(await resolve('drift_checks', inDays(4)), {
     retentionDays: 7,
     source: WindowSource.PLAN,
-    plan: Plan.FREE,
+    planName: 'FREE',
     planVersion: 2n,
     changeTime: undefined,
   });
-  const after = await resolve(RetentionSubject.APPROVALS, inDays(4));
+  const after = await resolve('approvals', inDays(4));
   t.like(after, { kind: WindowKind.NOT_APPLICABLE, source: WindowSource.PLAN });
   t.is(after?.retentionDays, undefined, 'not applicable is no number of days');
 });
@@ -235,13 +229,8 @@ test.serial(
     const executions = async () => {
       const { windows } = await admin.resolveRetention({});
       t.deepEqual(
-        windows.map(({ subject }) => subject),
-        [
-          RetentionSubject.DRIFT_CHECKS,
-          RetentionSubject.INCIDENT_PAYLOADS,
-          RetentionSubject.APPROVALS,
-          RetentionSubject.EXECUTIONS,
-        ],
+        windows.map(({ subjectName }) => subjectName),
+        ['drift_checks', 'incident_payloads', 'approvals', 'executions'],
       );
       return windows.at(-1);
     };

@@ -2,7 +2,7 @@ import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
-import { Plan, PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { addChecks, addEnvironment, purge, removedBy, rowsOf } from '#test/support/aged-data.ts';
 import { queryOnce } from '#test/support/postgres.ts';
@@ -30,7 +30,7 @@ async function environmentOf(stack: TestStack, tenantId: string): Promise<string
 test.serial('only what is strictly older than the window goes, over many batches, and the badge stays', async (t) => {
   const { stack } = t.context;
   const tenantId = 'many';
-  await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
+  await platformOf(stack).setTenantPlan({ tenantId, planName: 'FREE' });
   const environmentId = await environmentOf(stack, tenantId);
   await addChecks(stack, tenantId, environmentId, ['6 days 23 hours 59 minutes', '7 days 1 second', '400 days', null]);
   await queryOnce(
@@ -103,8 +103,8 @@ for (const [ending, expected] of [
       const { stack } = t.context;
       const tenantId = `left-${ending.toLowerCase()}`;
       const bystander = `not-${tenantId}`;
-      await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
-      await platformOf(stack).setTenantPlan({ tenantId: bystander, plan: Plan.FREE });
+      await platformOf(stack).setTenantPlan({ tenantId, planName: 'FREE' });
+      await platformOf(stack).setTenantPlan({ tenantId: bystander, planName: 'FREE' });
       const running = await addRunning(stack, tenantId);
       let hasSummary = false;
       const whole = purge(stack, { tenantIds: [tenantId, bystander] }).then((outcome) => {
@@ -129,7 +129,7 @@ test.serial(
   async (t) => {
     const { stack } = t.context;
     const tenantId = 'in-progress';
-    await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
+    await platformOf(stack).setTenantPlan({ tenantId, planName: 'FREE' });
     const running = await addRunning(stack, tenantId);
     const admin = stack.clients({ tenantId, role: 'admin' }).retention;
     for (const requestId of ['', newId()]) {
@@ -155,7 +155,7 @@ test.serial(
     const requestId = newId();
     const ids = new Set<string | undefined>();
     for (const tenantId of ['mine', 'yours']) {
-      await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
+      await platformOf(stack).setTenantPlan({ tenantId, planName: 'FREE' });
       const admin = stack.clients({ tenantId, role: 'admin' }).retention;
       const first = await admin.purgeNow({ requestId });
       await until('it is done', async () => {
@@ -173,7 +173,8 @@ test.serial(
 
 test.serial('purges are listed newest first, by state and tenant, each to whom it concerns', async (t) => {
   const { stack } = t.context;
-  for (const tenantId of ['listed-a', 'listed-b']) await platformOf(stack).setTenantPlan({ tenantId, plan: Plan.FREE });
+  for (const tenantId of ['listed-a', 'listed-b'])
+    await platformOf(stack).setTenantPlan({ tenantId, planName: 'FREE' });
   const both = (await purge(stack, { tenantIds: ['listed-a', 'listed-b'] })).summary.id;
   const own = (await purge(stack, { tenantIds: ['listed-a'] })).summary.id;
   const listed = async (request: Parameters<ReturnType<typeof platformOf>['listPurges']>[0]) =>
@@ -207,8 +208,8 @@ for (const [tenantId, what, history, gone] of [
     'up',
     'an upgrade before the purge keeps',
     [
-      [Plan.FREE, 300],
-      [Plan.PRO, 0],
+      ['FREE', 300],
+      ['PRO', 0],
     ],
     3,
   ],
@@ -216,8 +217,8 @@ for (const [tenantId, what, history, gone] of [
     'graced',
     'a downgrade purges nothing more before grace ends',
     [
-      [Plan.AGENCY, 300],
-      [Plan.FREE, 6],
+      ['AGENCY', 300],
+      ['FREE', 6],
     ],
     2,
   ],
@@ -225,8 +226,8 @@ for (const [tenantId, what, history, gone] of [
     'over',
     'a downgrade purges by the new plan when grace is over',
     [
-      [Plan.AGENCY, 300],
-      [Plan.FREE, 8],
+      ['AGENCY', 300],
+      ['FREE', 8],
     ],
     4,
   ],
@@ -234,9 +235,9 @@ for (const [tenantId, what, history, gone] of [
     'back',
     'a return within grace restores',
     [
-      [Plan.AGENCY, 300],
-      [Plan.FREE, 6],
-      [Plan.AGENCY, 1],
+      ['AGENCY', 300],
+      ['FREE', 6],
+      ['AGENCY', 1],
     ],
     2,
   ],
@@ -244,16 +245,16 @@ for (const [tenantId, what, history, gone] of [
     'coming',
     'a plan that is to come purges nothing yet',
     [
-      [Plan.ENTERPRISE, 300],
-      [Plan.FREE, -1],
+      ['ENTERPRISE', 300],
+      ['FREE', -1],
     ],
     1,
   ],
 ] as const) {
   test.serial(`${what}, and the dry run of the day says the same`, async (t) => {
     const { stack } = t.context;
-    for (const [plan, days] of history) {
-      await platformOf(stack).setTenantPlan({ tenantId, plan, effectiveTime: DAYS_AGO(days) });
+    for (const [planName, days] of history) {
+      await platformOf(stack).setTenantPlan({ tenantId, planName, effectiveTime: DAYS_AGO(days) });
     }
     const ages = ['1 day', '10 days', '40 days', '100 days', '200 days'];
     await addChecks(stack, tenantId, await addEnvironment(stack, tenantId), ages);
@@ -270,7 +271,7 @@ for (const [tenantId, what, history, gone] of [
 
 test.serial('two purges at once count each row once', async (t) => {
   const { stack } = t.context;
-  await platformOf(stack).setTenantPlan({ tenantId: 'raced', plan: Plan.PRO });
+  await platformOf(stack).setTenantPlan({ tenantId: 'raced', planName: 'PRO' });
   await environmentOf(stack, 'raced').then((id) => addChecks(stack, 'raced', id, Array(20).fill('31 days')));
   const outcomes = await Promise.all([1, 2, 3].map(() => purge(stack, { tenantIds: ['raced'] })));
   const items = outcomes.flatMap((outcome) => outcome.items);

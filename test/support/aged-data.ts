@@ -5,6 +5,17 @@ import { queryOnce } from './postgres.ts';
 
 // By SQL as the superuser: no RPC makes anything old. Ages are intervals before the database's now; null is no instant.
 
+/** Adds a plan to a tenant's history as if it had been recorded then: one that is set by RPC always has grace. */
+export async function putPlan(stack: Stack, tenantId: string, plan: string | null, age = '400 days'): Promise<void> {
+  await queryOnce(
+    stack.superuserUrl('retention'),
+    `insert into tenant_plans (tenant_id, version, plan, effective_at, created_at, actor)
+     select $1, coalesce(max(version), 0) + 1, $2, now() - $3::interval, now() - $3::interval, 'ada'
+     from tenant_plans where tenant_id = $1`,
+    [tenantId, plan, age],
+  );
+}
+
 /** An environment of the tenant by name; its badge is as a check would have left it. */
 export async function addEnvironment(stack: Stack, tenantId: string, name = 'production'): Promise<string> {
   const [row] = await queryOnce<{ id: string }>(

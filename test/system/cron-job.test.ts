@@ -5,7 +5,6 @@ import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
-import { Plan } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { commandOf, environmentOf, render, renderer, workloadNamed } from '#test/support/manifests.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { hasProgram, testIfFound } from '#test/support/require.ts';
@@ -77,7 +76,7 @@ const testNight = (title: string, body: (t: ExecutionContext<Context>) => Promis
 
 /** A tenant on the plan Free with checks that the plan no longer keeps, and one that it does. */
 async function addTenant(stack: TestStack, tenantId: string): Promise<void> {
-  await stack.clients({ role: 'platform' }).retention.setTenantPlan({ tenantId, plan: Plan.FREE });
+  await stack.clients({ role: 'platform' }).retention.setTenantPlan({ tenantId, planName: 'FREE' });
   const { incidents } = stack.clients({ tenantId, role: 'member' });
   const { environment } = await incidents.createEnvironment({ displayName: 'production' });
   await queryOnce(

@@ -2,7 +2,7 @@ import { access, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
-import { Plan, PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { PURGE_CRASH_POINTS } from '#services/retention/use-cases/run-purges.ts';
 import {
@@ -47,7 +47,7 @@ const platformOf = (t: T) => t.context.stack.clients({ role: 'platform' }).reten
 
 async function addTenant(t: T, tenantId: string, checks = 2_500): Promise<void> {
   const { stack } = t.context;
-  await platformOf(t).setTenantPlan({ tenantId, plan: Plan.PRO });
+  await platformOf(t).setTenantPlan({ tenantId, planName: 'PRO' });
   const environmentId = await addEnvironment(stack, tenantId);
   await addChecks(stack, tenantId, environmentId, [...Array(checks).fill('31 days'), '1 day']);
   await addIncidents(stack, tenantId, environmentId, [

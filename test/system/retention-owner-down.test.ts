@@ -1,6 +1,6 @@
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import pg from 'pg';
-import { Plan, PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import {
   addChecks,
@@ -71,7 +71,7 @@ const isWaiting = async (t: T): Promise<boolean> => {
 
 async function addTenant(t: T, tenantId: string, checks = 2_000): Promise<void> {
   const { stack } = t.context;
-  await platformOf(t).setTenantPlan({ tenantId, plan: Plan.PRO });
+  await platformOf(t).setTenantPlan({ tenantId, planName: 'PRO' });
   const environmentId = await addEnvironment(stack, tenantId);
   await addChecks(stack, tenantId, environmentId, Array(checks).fill('31 days'));
   await addIncidents(stack, tenantId, environmentId, [{ state: 'CLOSED', age: '181 days' }]);
@@ -190,7 +190,7 @@ for (const killed of [false, true]) {
     const whole = purge(stack, request).catch(() => undefined);
     await until('the first batch is gone', async () => (await rowsOf(stack, 'drift_checks', tenantId)) < 4_000);
     await until('the second one waits', () => isWaiting(t));
-    await platformOf(t).setTenantPlan({ tenantId, plan: Plan.ENTERPRISE });
+    await platformOf(t).setTenantPlan({ tenantId, planName: 'ENTERPRISE' });
     const pid = stack.pid('retention');
     if (killed && pid !== undefined) process.kill(pid, 'SIGKILL');
     await release();
@@ -204,10 +204,9 @@ for (const killed of [false, true]) {
       60_000,
     );
     t.is(ended?.summary.state, PurgeState.COMPLETE, ended?.items[0]?.error);
-    t.like(ended?.items[0], { plan: Plan.ENTERPRISE, planVersion: 2n });
+    t.like(ended?.items[0], { planName: 'ENTERPRISE', planVersion: 2n });
     const gone = less(before, await census(stack, tenantId));
     t.deepEqual(gone, { drift_check: 2_000, drift_check_workflow: 4_000, incident_payload: 0, approval: 0 });
     t.deepEqual(removedBy(ended?.summary.resourceCounts ?? []), gone);
-    t.is(ended?.items[0]?.cutoffs.length, 4, 'two of checks, before and after, and one of each other subject');
   });
 }

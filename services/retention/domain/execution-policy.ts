@@ -1,5 +1,8 @@
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import type { ResolvedWindow } from './windows.ts';
+import type { PolicyWindow } from './windows.ts';
+
+/** The subject that execution policies are about. */
+export const EXECUTIONS = 'executions';
 
 /** How long a tenant's executions are kept. */
 export interface ExecutionPolicy {
@@ -8,6 +11,8 @@ export interface ExecutionPolicy {
   readonly isEnabled: boolean;
   /** So many of the newest stay whatever their age: a floor under what remains. */
   readonly minToKeep: number;
+  /** A running execution stays until it has been expired for so many days. */
+  readonly staleAfterDays: number;
   /** Grows with every change. */
   readonly version: number;
   readonly lastCleanupAt: Temporal.Instant | undefined;
@@ -17,16 +22,21 @@ export interface ExecutionPolicy {
 }
 
 /** What a policy says where it does not say otherwise, as the seed "Execution Retention Policy" has it. */
-export const DEFAULT_EXECUTION_POLICY = { retentionDays: 90, isEnabled: true, minToKeep: 100 } as const;
+export const DEFAULT_EXECUTION_POLICY = {
+  retentionDays: 90,
+  isEnabled: true,
+  minToKeep: 100,
+  staleAfterDays: 30,
+} as const;
 
-/** The window of executions. Without a policy, or with one that is switched off, everything is kept. */
-export function windowOfExecutions(policy: ExecutionPolicy | undefined): ResolvedWindow {
-  const rest = { subject: 'EXECUTIONS', from: undefined, change: undefined } as const;
-  if (!policy) return { ...rest, window: { kind: 'KEEP_ALL' }, source: 'NONE' };
-  if (!policy.isEnabled) return { ...rest, window: { kind: 'KEEP_ALL' }, source: 'POLICY' };
-  const window = { kind: 'DAYS', days: policy.retentionDays } as const;
-  return { ...rest, window, source: 'POLICY', minToKeep: policy.minToKeep };
-}
+/** What the policy says of its subject, for resolveWindows. */
+export const toPolicyWindow = (policy: ExecutionPolicy): PolicyWindow => ({
+  subject: EXECUTIONS,
+  days: policy.retentionDays,
+  enabled: policy.isEnabled,
+  floor: policy.minToKeep,
+  staleAfterDays: policy.staleAfterDays,
+});
 
 /** The tenant has no execution policy: every execution is kept. */
 export const executionPolicyNotFound = (): DomainError =>

@@ -1,6 +1,6 @@
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { Hold } from './ceiling.ts';
-import type { Plan, PlanSubject, ResolvedWindow } from './windows.ts';
+import type { ResolvedWindow } from './windows.ts';
 
 /** Where one tenant's part of a retention purge stands. */
 export const ITEM_STATES = ['PENDING', 'RUNNING', 'COMPLETE', 'PARTIAL', 'FAILED', 'HELD', 'SKIPPED'] as const;
@@ -52,7 +52,7 @@ export interface RetentionPurge {
  * while it was under way goes on with another operation, and the first keeps what it counted.
  */
 export interface PurgeOperation {
-  readonly subject: PlanSubject;
+  readonly subject: string;
   readonly operationId: string;
   readonly retentionDays: number;
   /** By the owner's database, as ISO 8601; undefined before its first answer. */
@@ -62,6 +62,12 @@ export interface PurgeOperation {
   readonly isDone: boolean;
 }
 
+/** Why a tenant's part was held, and who released it. */
+export interface ItemHold extends Omit<Hold, 'approval'> {
+  readonly subject: string;
+  readonly approval: { readonly at: Temporal.Instant; readonly actor: string; readonly reason: string } | undefined;
+}
+
 /** One tenant's part of it. */
 export interface RetentionPurgeItem {
   readonly purgeId: string;
@@ -69,15 +75,15 @@ export interface RetentionPurgeItem {
   readonly state: ItemState;
   readonly validateOnly: boolean;
   readonly actor: string;
-  readonly plan: Plan | undefined;
+  readonly plan: string | undefined;
   readonly planVersion: number | undefined;
   /** What was resolved when it was last worked on. */
   readonly windows: readonly ResolvedWindow[];
   readonly operations: readonly PurgeOperation[];
   /** What is being removed. */
-  readonly subject: PlanSubject | undefined;
+  readonly subject: string | undefined;
   readonly error: string | undefined;
-  readonly hold: Hold | undefined;
+  readonly hold: ItemHold | undefined;
   readonly runningPurgeId: string | undefined;
   /** How often a worker took it up. */
   readonly attempts: number;

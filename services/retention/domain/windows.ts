@@ -1,125 +1,247 @@
-/** The plans a tenant can be on. */
-export const PLANS = ['FREE', 'PRO', 'AGENCY', 'ENTERPRISE'] as const;
-
-/** One of PLANS. */
-export type Plan = (typeof PLANS)[number];
-
-/** What a plan decides the retention of. */
-export const PLAN_SUBJECTS = ['DRIFT_CHECKS', 'INCIDENT_PAYLOADS', 'APPROVALS'] as const;
-
-/** One of PLAN_SUBJECTS. */
-export type PlanSubject = (typeof PLAN_SUBJECTS)[number];
-
-/** What has a window: what plans decide, and executions, which a tenant's own policy does. */
-export type RetentionSubject = PlanSubject | 'EXECUTIONS';
-
 /**
- * How long something is kept: some days; not at all applicable, since the plan has no such thing and there is
- * nothing to purge; or all of it, since nobody said otherwise.
+ * How long rows of one subject are kept: a number of days, or for good. What a plan does not have is inherited from
+ * what held before it, so a window that applies is always one of these two.
  */
-export type Window =
-  | { readonly kind: 'DAYS'; readonly days: number }
-  | { readonly kind: 'NOT_APPLICABLE' }
-  | { readonly kind: 'KEEP_ALL' };
+export type Window = { readonly kind: 'DAYS'; readonly days: number } | { readonly kind: 'KEEP_ALL' };
 
-const days = (count: number): Window => ({ kind: 'DAYS', days: count });
-const NOT_APPLICABLE: Window = { kind: 'NOT_APPLICABLE' };
+/** What a plan can say of a subject. NOT_APPLICABLE: the plan has no such thing, and says nothing about older rows. */
+export type PlanWindowKind = 'DAYS' | 'KEEP_ALL' | 'NOT_APPLICABLE';
 
-/** The plan defaults, in days, as the table of the seed "Drift Retention + Deletion" has them. */
-export const WINDOWS_OF_PLAN: Readonly<Record<Plan, Readonly<Record<PlanSubject, Window>>>> = {
-  FREE: { DRIFT_CHECKS: days(7), INCIDENT_PAYLOADS: NOT_APPLICABLE, APPROVALS: NOT_APPLICABLE },
-  PRO: { DRIFT_CHECKS: days(30), INCIDENT_PAYLOADS: days(180), APPROVALS: days(180) },
-  AGENCY: { DRIFT_CHECKS: days(90), INCIDENT_PAYLOADS: days(365), APPROVALS: days(365) },
-  ENTERPRISE: { DRIFT_CHECKS: days(180), INCIDENT_PAYLOADS: days(2_555), APPROVALS: days(2_555) },
-};
+/** One recorded window of a plan. Windows are only ever added; the highest version in force replaces the others. */
+export interface PlanWindow {
+  readonly plan: string;
+  readonly subject: string;
+  /** Counts up from 1 within plan and subject. */
+  readonly version: number;
+  readonly kind: PlanWindowKind;
+  /** Undefined unless kind is DAYS. */
+  readonly days: number | undefined;
+  /** How many of the newest rows stay whatever their age. */
+  readonly minToKeep: number;
+  readonly recordedAt: Temporal.Instant;
+  readonly actor: string;
+  readonly reason: string | undefined;
+}
 
-/** One entry of a tenant's plan history. */
+/** One entry in the history of a tenant's plans. */
 export interface TenantPlan {
   readonly tenantId: string;
+  /** Counts up from 1. */
   readonly version: number;
-  readonly plan: Plan;
+  /** Undefined: no plan from then on. */
+  readonly plan: string | undefined;
   readonly effectiveAt: Temporal.Instant;
   readonly createdAt: Temporal.Instant;
   readonly actor: string;
   readonly reason: string | undefined;
 }
 
+/** A tenant's own policy for one subject. */
+export interface PolicyWindow {
+  readonly subject: string;
+  readonly days: number;
+  readonly enabled: boolean;
+  readonly floor: number;
+  readonly staleAfterDays: number;
+}
+
+/** What resolving has to know of a subject of the catalogue. */
+export interface ResolvableSubject {
+  readonly name: string;
+  /** Whether a number of its newest rows can be kept whatever their age. */
+  readonly hasFloor: boolean;
+}
+
 /** Where a window comes from. */
-export type WindowSource = 'PLAN' | 'GRACE' | 'POLICY' | 'NONE';
+export type WindowSource = 'PLAN' | 'GRACE' | 'POLICY' | 'NONE' | 'INHERITED';
+
+/** The entry of the tenant's history that a window comes from. */
+export interface WindowOrigin {
+  readonly plan: string;
+  readonly version: number;
+}
 
 /** What holds for one subject at one instant. */
 export interface ResolvedWindow {
-  readonly subject: RetentionSubject;
+  readonly subject: string;
   readonly window: Window;
   readonly source: WindowSource;
-  /** The entry of the history that it comes from. */
-  readonly from: Pick<TenantPlan, 'plan' | 'version'> | undefined;
-  /** When it changes by what is known now, and to what. */
+  /** Undefined when the window does not come from a plan. */
+  readonly from: WindowOrigin | undefined;
+  /** The version of that plan's window; undefined when the window does not come from a plan. */
+  readonly windowVersion: number | undefined;
+  /** When another window takes its place, by what is known now, and which. */
   readonly change: { readonly at: Temporal.Instant; readonly to: Window } | undefined;
-  /** Of executions: how many of the newest stay whatever their age. */
+  /** How many of the newest rows stay whatever their age; only where the subject has a floor and the window days. */
   readonly minToKeep?: number;
+  /** A running execution stays until it has been expired for so many days; only under a policy that says so. */
+  readonly staleAfterDays?: number;
 }
 
 /** What holds for a tenant at one instant. */
 export interface Resolution {
+  /** The entry in force; it may say that the tenant has no plan. */
   readonly current: TenantPlan | undefined;
+  /** One per subject, in the order in which the subjects were given. */
   readonly windows: readonly ResolvedWindow[];
 }
 
-/**
- * Resolves a tenant's windows at `at` from its whole plan history, in any order. The plan in force decides, but a
- * longer window of any plan that was in force within the grace period before still holds, so that a downgrade takes
- * nothing at once and a return within grace loses nothing. Without a plan everything is kept.
- */
-export function resolveWindows(history: readonly TenantPlan[], at: Temporal.Instant, graceDays: number): Resolution {
-  const ordered = history.toSorted(
-    (a, b) => Temporal.Instant.compare(a.effectiveAt, b.effectiveAt) || a.version - b.version,
-  );
-  const current = inForceAt(ordered, at);
-  const windows = PLAN_SUBJECTS.map((subject): ResolvedWindow => {
-    const now = windowAt(ordered, at, graceDays, subject);
-    const instants = ordered.flatMap(({ effectiveAt }) => [effectiveAt, effectiveAt.add({ hours: graceDays * 24 })]);
-    const changeAt = instants
-      .filter((instant) => Temporal.Instant.compare(instant, at) > 0)
-      .toSorted(Temporal.Instant.compare)
-      .find((instant) => !isSame(windowAt(ordered, instant, graceDays, subject).window, now.window));
-    const change = changeAt && { at: changeAt, to: windowAt(ordered, changeAt, graceDays, subject).window };
-    const from = now.from && { plan: now.from.plan, version: now.from.version };
-    return { subject, window: now.window, source: now.source, from, change };
-  });
-  return { current, windows };
+/** What windows are resolved from. */
+export interface ResolveInput {
+  /** The whole history of the tenant's plans, in any order. */
+  readonly entries: readonly TenantPlan[];
+  /** Every window ever recorded for these plans, in any order. */
+  readonly planWindows: readonly PlanWindow[];
+  /** The tenant's own policies, at most one per subject. */
+  readonly policies: readonly PolicyWindow[];
+  readonly subjects: readonly ResolvableSubject[];
+  readonly at: Temporal.Instant;
+  readonly graceDays: number;
 }
 
-function windowAt(
-  ordered: readonly TenantPlan[],
+/** The window that a plan states from `since` until the next segment begins. */
+interface Segment {
+  readonly since: Temporal.Instant;
+  /** Infinity: everything is kept. */
+  readonly days: number;
+  readonly source: 'PLAN' | 'INHERITED' | 'NONE';
+  readonly from: WindowOrigin | undefined;
+  readonly windowVersion: number | undefined;
+  readonly minToKeep: number;
+}
+
+const HOURS_PER_DAY = 24;
+
+/**
+ * Resolves a tenant's windows at an instant:
+ *
+ * - The plan in force is the entry of the highest version that is recorded and effective.
+ * - The plan's window is the widest that was in force at any instant of the last `graceDays`. Where nothing was set,
+ *   everything was kept, so a first plan and a backdated one have grace as well.
+ * - A plan without the subject (NOT_APPLICABLE) inherits the window before it.
+ * - An enabled policy may narrow the plan's window and never widens it. It has no grace.
+ */
+export function resolveWindows(input: ResolveInput): Resolution {
+  const { entries, at, subjects } = input;
+  return { current: inForceAt(entries, at), windows: subjects.map((subject) => resolveSubject(input, subject)) };
+}
+
+function resolveSubject(
+  { entries, planWindows, policies, at, graceDays }: ResolveInput,
+  { name, hasFloor }: ResolvableSubject,
+): ResolvedWindow {
+  const segments = segmentsOf(
+    entries,
+    planWindows.filter(({ subject }) => subject === name),
+  );
+  const policy = policies.find(({ subject, enabled }) => subject === name && enabled);
+  const resolveAt = (instant: Temporal.Instant) => narrow(planWindowAt(segments, instant, graceDays), policy);
+  const now = resolveAt(at);
+  const changeAt = segments
+    .flatMap(({ since }) => [since, since.add({ hours: graceDays * HOURS_PER_DAY })])
+    .filter((instant) => Temporal.Instant.compare(instant, at) > 0)
+    .toSorted(Temporal.Instant.compare)
+    .find((instant) => resolveAt(instant).days !== now.days);
+  return {
+    subject: name,
+    window: toWindow(now.days),
+    source: now.source,
+    from: now.from,
+    windowVersion: now.windowVersion,
+    change: changeAt && { at: changeAt, to: toWindow(resolveAt(changeAt).days) },
+    ...(hasFloor && now.days !== Infinity ? { minToKeep: now.minToKeep } : {}),
+    ...(policy ? { staleAfterDays: policy.staleAfterDays } : {}),
+  };
+}
+
+/** The window the plans give at an instant: the widest of the segments that reach into the grace period before it. */
+function planWindowAt(
+  segments: readonly Segment[],
   at: Temporal.Instant,
   graceDays: number,
-  subject: PlanSubject,
-): Pick<ResolvedWindow, 'window' | 'source' | 'from'> {
-  const current = inForceAt(ordered, at);
-  if (!current) return { window: { kind: 'KEEP_ALL' }, source: 'NONE', from: undefined };
-  const graceStart = at.subtract({ hours: graceDays * 24 });
-  let best = { window: WINDOWS_OF_PLAN[current.plan][subject], source: 'PLAN' as WindowSource, from: current };
-  for (const [index, entry] of ordered.entries()) {
-    const endedAt = ordered[index + 1]?.effectiveAt;
-    const wasInForce =
-      Temporal.Instant.compare(entry.effectiveAt, at) <= 0 &&
-      (endedAt === undefined || Temporal.Instant.compare(endedAt, graceStart) > 0);
-    if (!wasInForce || entry === current) continue;
-    const window = WINDOWS_OF_PLAN[entry.plan][subject];
-    if (keepsLonger(window, best.window)) best = { window, source: 'GRACE', from: entry };
+): Omit<Segment, 'source'> & { readonly source: WindowSource } {
+  const graceStart = at.subtract({ hours: graceDays * HOURS_PER_DAY });
+  const current = segmentAt(segments, at);
+  const considered = [
+    segmentAt(segments, graceStart),
+    ...segments.filter(
+      ({ since }) => Temporal.Instant.compare(since, graceStart) > 0 && Temporal.Instant.compare(since, at) <= 0,
+    ),
+  ];
+  const widest = considered.reduce((best, segment) => (segment.days > best.days ? segment : best), current);
+  const minToKeep = Math.max(...considered.map((segment) => segment.minToKeep));
+  return { ...widest, minToKeep, source: widest === current ? current.source : 'GRACE' };
+}
+
+function narrow(
+  byPlan: ReturnType<typeof planWindowAt>,
+  policy: PolicyWindow | undefined,
+): ReturnType<typeof planWindowAt> {
+  if (!policy) return byPlan;
+  // A floor keeps rows, so the larger one holds whichever window decides.
+  const minToKeep = Math.max(byPlan.minToKeep, policy.floor);
+  if (policy.days >= byPlan.days) return { ...byPlan, minToKeep };
+  return { ...byPlan, days: policy.days, source: 'POLICY', from: undefined, windowVersion: undefined, minToKeep };
+}
+
+/** What the plans state for one subject over time, oldest first. Before the first segment nothing was set. */
+function segmentsOf(entries: readonly TenantPlan[], windows: readonly PlanWindow[]): readonly Segment[] {
+  const instants = [...entries.map(knownAt), ...windows.map(({ recordedAt }) => recordedAt)];
+  const segments: Segment[] = [];
+  let stated: Segment | undefined;
+  for (const since of instants.toSorted(Temporal.Instant.compare)) {
+    if (segments.at(-1)?.since.equals(since)) continue;
+    const entry = inForceAt(entries, since);
+    const window = entry && statedBy(windows, entry.plan, since);
+    if (!entry?.plan || !window) {
+      segments.push(nothingSet(since));
+    } else if (window.kind === 'NOT_APPLICABLE') {
+      segments.push(stated ? { ...stated, since, source: 'INHERITED' } : nothingSet(since));
+    } else {
+      stated = {
+        since,
+        days: window.kind === 'DAYS' && window.days !== undefined ? window.days : Infinity,
+        source: 'PLAN',
+        from: { plan: entry.plan, version: entry.version },
+        windowVersion: window.version,
+        minToKeep: window.minToKeep,
+      };
+      segments.push(stated);
+    }
   }
-  return best;
+  return segments;
 }
 
-const inForceAt = (ordered: readonly TenantPlan[], at: Temporal.Instant): TenantPlan | undefined =>
-  ordered.findLast(({ effectiveAt }) => Temporal.Instant.compare(effectiveAt, at) <= 0);
+const nothingSet = (since: Temporal.Instant): Segment => ({
+  since,
+  days: Infinity,
+  source: 'NONE',
+  from: undefined,
+  windowVersion: undefined,
+  minToKeep: 0,
+});
 
-/** Whether `a` keeps longer than `b`. A plan that has no such thing says nothing about how long another's is kept. */
-function keepsLonger(a: Window, b: Window): boolean {
-  if (a.kind !== 'DAYS') return false;
-  return b.kind === 'NOT_APPLICABLE' || (b.kind === 'DAYS' && a.days > b.days);
-}
+const LONG_AGO = Temporal.Instant.fromEpochMilliseconds(0);
 
-const isSame = (a: Window, b: Window): boolean =>
-  a.kind === b.kind && (a.kind !== 'DAYS' || b.kind !== 'DAYS' || a.days === b.days);
+const segmentAt = (segments: readonly Segment[], at: Temporal.Instant): Segment =>
+  segments.findLast(({ since }) => Temporal.Instant.compare(since, at) <= 0) ?? nothingSet(LONG_AGO);
+
+/** An entry counts from when it is both recorded and effective: backdating does not cut grace short. */
+const knownAt = ({ createdAt, effectiveAt }: TenantPlan): Temporal.Instant =>
+  Temporal.Instant.compare(createdAt, effectiveAt) > 0 ? createdAt : effectiveAt;
+
+/** The entry of a tenant's history that is in force at an instant. */
+export const inForceAt = (entries: readonly TenantPlan[], at: Temporal.Instant): TenantPlan | undefined =>
+  highest(entries.filter((entry) => Temporal.Instant.compare(knownAt(entry), at) <= 0));
+
+const statedBy = (
+  windows: readonly PlanWindow[],
+  plan: string | undefined,
+  at: Temporal.Instant,
+): PlanWindow | undefined =>
+  highest(windows.filter((w) => w.plan === plan && Temporal.Instant.compare(w.recordedAt, at) <= 0));
+
+const highest = <T extends { readonly version: number }>(items: readonly T[]): T | undefined =>
+  items.reduce<T | undefined>((top, item) => (top && top.version >= item.version ? top : item), undefined);
+
+const toWindow = (days: number): Window => (days === Infinity ? { kind: 'KEEP_ALL' } : { kind: 'DAYS', days });

@@ -1,13 +1,20 @@
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
-import { windowOfExecutions } from '../domain/execution-policy.ts';
+import { toPolicyWindow } from '../domain/execution-policy.ts';
 import { tenantPlanNotFound } from '../domain/purge.ts';
-import { type Plan, type Resolution, resolveWindows, type TenantPlan } from '../domain/windows.ts';
-import type { ExecutionPolicyRepository, NewTenantPlan, Page, PageQuery, PlanRepository } from './ports.ts';
+import { inForceAt, type Resolution, resolveWindows, type TenantPlan } from '../domain/windows.ts';
+import type {
+  ExecutionPolicyRepository,
+  NewTenantPlan,
+  Page,
+  PageQuery,
+  PlanRepository,
+  SubjectCatalogue,
+} from './ports.ts';
 
 /** Which plans to list: those in force of all tenants, or of one tenant the one in force or all there ever were. */
 export type PlanFilter =
-  | { readonly tenantId: undefined; readonly plan: Plan | undefined }
-  | { readonly tenantId: string; readonly plan: Plan | undefined; readonly showHistory: boolean };
+  | { readonly tenantId: undefined; readonly plan: string | undefined }
+  | { readonly tenantId: string; readonly plan: string | undefined; readonly showHistory: boolean };
 
 /** Tenants' plans, and the windows that follow from them. */
 export interface KeepPlans {
@@ -24,11 +31,13 @@ export interface KeepPlans {
 export function makeKeepPlans(
   plans: PlanRepository,
   policies: ExecutionPolicyRepository,
+  catalogue: SubjectCatalogue,
   graceDays: number,
 ): KeepPlans {
   const inForce = async (tenantId: string): Promise<TenantPlan | undefined> => {
     const { entries, now } = await plans.history(tenantId);
-    return resolveWindows(entries, now, graceDays).current;
+    const current = inForceAt(entries, now);
+    return current?.plan === undefined ? undefined : current;
   };
   return {
     set: ({ requestId, ...plan }) => {
@@ -49,9 +58,15 @@ export function makeKeepPlans(
       return { items: current ? [current] : [], next: undefined };
     },
     async resolve(tenantId, at) {
-      const [{ entries, now }, policy] = await Promise.all([plans.history(tenantId), policies.get(tenantId)]);
-      const { current, windows } = resolveWindows(entries, at ?? now, graceDays);
-      return { current, windows: [...windows, windowOfExecutions(policy)], at: at ?? now };
+      const [{ entries, planWindows, now }, policy, subjects] = await Promise.all([
+        plans.history(tenantId),
+        policies.get(tenantId),
+        catalogue.listSubjects(),
+      ]);
+      const resolveAt = at ?? now;
+      const policyWindows = policy ? [toPolicyWindow(policy)] : [];
+      const input = { entries, planWindows, policies: policyWindows, subjects, at: resolveAt, graceDays };
+      return { ...resolveWindows(input), at: resolveAt };
     },
   };
 }

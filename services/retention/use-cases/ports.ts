@@ -1,6 +1,6 @@
-import type { Hold } from '../domain/ceiling.ts';
 import type { ExecutionPolicy } from '../domain/execution-policy.ts';
 import type {
+  ItemHold,
   ItemState,
   PurgeState,
   PurgeTrigger,
@@ -8,7 +8,7 @@ import type {
   RetentionPurge,
   RetentionPurgeItem,
 } from '../domain/purge.ts';
-import type { Plan, PlanSubject, TenantPlan } from '../domain/windows.ts';
+import type { PlanWindow, ResolvableSubject, TenantPlan } from '../domain/windows.ts';
 
 /** One page of a list: at most `limit` rows after the keyset `after`. */
 export interface PageQuery {
@@ -25,7 +25,8 @@ export interface Page<T> {
 /** A new entry of a tenant's plan history. */
 export interface NewTenantPlan {
   readonly tenantId: string;
-  readonly plan: Plan;
+  /** Undefined: no plan from then on. */
+  readonly plan: string | undefined;
   /** Undefined: the database's now. */
   readonly effectiveAt: Temporal.Instant | undefined;
   readonly actor: string;
@@ -44,15 +45,43 @@ export interface PlanRepository {
    * `effective_time` when it lies before the newest entry's.
    */
   set(plan: NewTenantPlan): Promise<TenantPlan>;
-  /** Must answer the whole history and the database's now. */
-  history(tenantId: string): Promise<{ entries: readonly TenantPlan[]; now: Temporal.Instant }>;
+  /** Must answer the whole history, every window ever recorded for the plans in it, and the database's now. */
+  history(tenantId: string): Promise<{
+    readonly entries: readonly TenantPlan[];
+    readonly planWindows: readonly PlanWindow[];
+    readonly now: Temporal.Instant;
+  }>;
   /** Must list one tenant's entries, newest first. */
   listHistory(tenantId: string, page: PageQuery): Promise<Page<TenantPlan>>;
   /** Must list by tenant the entries in force at the database's now. */
-  listInForce(plan: Plan | undefined, page: PageQuery): Promise<Page<TenantPlan>>;
+  listInForce(plan: string | undefined, page: PageQuery): Promise<Page<TenantPlan>>;
   /** Must answer every tenant that has a plan or an execution policy, in order. */
   findTenants(): Promise<readonly string[]>;
 }
+
+/** The subjects that owners hold, as RetentionService knows them. */
+export interface SubjectCatalogue {
+  /** Must answer every subject that is not retired, by name, also while its owner is down. */
+  listSubjects(): Promise<readonly ResolvableSubject[]>;
+}
+
+/** What of one subject of one tenant to count. */
+export interface ExpiredCount {
+  readonly tenantId: string;
+  readonly subject: string;
+  readonly retentionDays: number;
+  readonly minToKeep: number | undefined;
+  readonly staleAfterDays: number | undefined;
+  readonly actor: string;
+  /** Aborted when the caller does not wait any longer. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Must answer how many rows a purge by this window would take now, dependents not counted; undefined where the owner
+ * does not answer, refuses, or the signal came first. Must not throw for any of these.
+ */
+export type CountExpired = (count: ExpiredCount) => Promise<number | undefined>;
 
 /** An execution policy as it is to be. */
 export interface NewExecutionPolicy {
@@ -60,6 +89,7 @@ export interface NewExecutionPolicy {
   readonly retentionDays: number;
   readonly isEnabled: boolean;
   readonly minToKeep: number;
+  readonly staleAfterDays: number;
   readonly actor: string;
   readonly subject: string;
   readonly etag: string;
@@ -101,7 +131,7 @@ export type ItemProgress = Pick<
   'state' | 'plan' | 'planVersion' | 'windows' | 'operations' | 'subject' | 'error' | 'failures'
 > & {
   /** Why it is held; its time is the database's now. */
-  readonly hold: Omit<Hold, 'heldAt' | 'approval'> | undefined;
+  readonly hold: Omit<ItemHold, 'heldAt' | 'approval'> | undefined;
 };
 
 /** Which purges to list. */
@@ -191,7 +221,7 @@ export interface DataOwner {
     tenantId: string;
     actor: string;
     operationId: string;
-    subject: PlanSubject;
+    subject: string;
     retentionDays: number;
     validateOnly: boolean;
   }): Promise<AgePurgeAnswer>;

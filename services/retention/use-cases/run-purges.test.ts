@@ -2,7 +2,7 @@ import test from 'ava';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import type { Ceiling } from '../domain/ceiling.ts';
 import { type RetentionPurgeItem, sumCounts } from '../domain/purge.ts';
-import { type Plan, type PlanSubject, resolveWindows } from '../domain/windows.ts';
+import { type PlanWindow, resolveWindows } from '../domain/windows.ts';
 import type { KeepPlans } from './keep-plans.ts';
 import type { AgePurgeAnswer, DataOwner, ItemProgress, PurgeRepository } from './ports.ts';
 import { makeRunPurges } from './run-purges.ts';
@@ -10,7 +10,22 @@ import { makeRunPurges } from './run-purges.ts';
 const NOW = Temporal.Instant.from('2026-06-01T00:00:00Z');
 const PURGE = '01890000-0000-7000-8000-000000000000';
 const OFF: Ceiling = { maxShare: undefined, maxCount: undefined, shareFrom: 0 };
-const TYPE = { DRIFT_CHECKS: 'drift_check', INCIDENT_PAYLOADS: 'incident_payload', APPROVALS: 'approval' } as const;
+const TYPE: Readonly<Record<string, string>> = {
+  drift_checks: 'drift_check',
+  incident_payloads: 'incident_payload',
+  approvals: 'approval',
+};
+
+const LONG_AGO = Temporal.Instant.fromEpochMilliseconds(0);
+const BY_SEED = { actor: 'system:seed', reason: undefined };
+const WINDOWS = Object.entries({ FREE: [7], PRO: [30, 180, 180], ENTERPRISE: [180, 2_555, 2_555] }).flatMap(
+  ([plan, days]): PlanWindow[] =>
+    Object.keys(TYPE).map((subject, index) => ({
+      ...{ plan, subject, version: 1, minToKeep: 0, recordedAt: LONG_AGO, ...BY_SEED },
+      kind: days[index] === undefined ? 'NOT_APPLICABLE' : 'DAYS',
+      days: days[index],
+    })),
+);
 
 const FRESH: RetentionPurgeItem = {
   purgeId: PURGE,
@@ -38,14 +53,14 @@ type Call = Parameters<DataOwner['purge']>[0];
 /** An owner that removes two rows a call until its rows are gone, and sums up by operation as the contract says. */
 function fixture(options: {
   readonly item?: Partial<RetentionPurgeItem>;
-  readonly plan?: Plan;
+  readonly plan?: string;
   readonly ceiling?: Ceiling;
-  readonly rows?: Partial<Record<PlanSubject, number>>;
+  readonly rows?: Partial<Record<string, number>>;
   readonly onCall?: (call: Call, count: number) => void;
   readonly answer?: (call: Call, answer: AgePurgeAnswer) => AgePurgeAnswer;
 }) {
-  let plan: Plan | undefined = options.plan ?? 'PRO';
-  const rows = new Map<PlanSubject, number>(Object.entries(options.rows ?? {}) as [PlanSubject, number][]);
+  let plan: string | undefined = options.plan ?? 'PRO';
+  const rows = new Map<string, number>(Object.entries(options.rows ?? {}) as [string, number][]);
   const removed = new Map<string, number>();
   const calls: Call[] = [];
   const saved: ItemProgress[] = [];
@@ -64,7 +79,7 @@ function fixture(options: {
       const deleted = removed.get(key) ?? 0;
       const answer: AgePurgeAnswer = {
         progress: left - gone > 0 ? 'PARTIAL' : 'COMPLETE',
-        counts: [{ resourceType: TYPE[call.subject], found: deleted + left - gone, deleted, left: left - gone }],
+        counts: [{ resourceType: TYPE[call.subject] ?? '', found: deleted + left - gone, deleted, left: left - gone }],
         cutoff: NOW.toString(),
         population: 100,
       };
@@ -73,8 +88,11 @@ function fixture(options: {
   };
   const plans = {
     async resolve() {
-      const entry = { tenantId: 'acme', version: 1, effectiveAt: NOW, createdAt: NOW, actor: 'a', reason: undefined };
-      return { ...resolveWindows(plan ? [{ ...entry, plan }] : [], NOW, 7), at: NOW };
+      const entry = { tenantId: 'acme', version: 1, effectiveAt: LONG_AGO, createdAt: LONG_AGO, ...BY_SEED };
+      const entries = plan ? [{ ...entry, plan }] : [];
+      const subjects = Object.keys(TYPE).map((name) => ({ name, hasFloor: false }));
+      const input = { entries, planWindows: WINDOWS, policies: [], subjects, at: NOW, graceDays: 7 };
+      return { ...resolveWindows(input), at: NOW };
     },
   } as unknown as KeepPlans;
   const purges = {
@@ -100,7 +118,7 @@ function fixture(options: {
   );
   return {
     run: (signal = new AbortController().signal) => run('acme', PURGE, signal),
-    setPlan: (next: Plan | undefined) => {
+    setPlan: (next: string | undefined) => {
       plan = next;
     },
     rows,
@@ -116,7 +134,7 @@ function fixture(options: {
 }
 
 test('every subject of the plan is purged to its end, and the receipt names plan, version and windows', async (t) => {
-  const { run, saved, removedIn } = fixture({ rows: { DRIFT_CHECKS: 5, INCIDENT_PAYLOADS: 2, APPROVALS: 1 } });
+  const { run, saved, removedIn } = fixture({ rows: { drift_checks: 5, incident_payloads: 2, approvals: 1 } });
   await run();
   const end = saved.at(-1);
   t.like(end, { state: 'COMPLETE', plan: 'PRO', planVersion: 1, error: undefined });
@@ -132,7 +150,7 @@ test('what is not applicable is not asked for, and without a plan nothing is', a
   await free.run();
   t.deepEqual(
     free.calls.map(({ subject }) => subject),
-    ['DRIFT_CHECKS'],
+    ['drift_checks'],
   );
   const none = fixture({});
   none.setPlan(undefined);
@@ -143,9 +161,9 @@ test('what is not applicable is not asked for, and without a plan nothing is', a
 
 test('a subject that fails does not stop the others; it is tried again, and then told', async (t) => {
   const failing = {
-    rows: { DRIFT_CHECKS: 1, INCIDENT_PAYLOADS: 1, APPROVALS: 1 },
+    rows: { drift_checks: 1, incident_payloads: 1, approvals: 1 },
     onCall: ({ subject }: Call) => {
-      if (subject === 'INCIDENT_PAYLOADS') throw dependencyUnavailable('incident service');
+      if (subject === 'incident_payloads') throw dependencyUnavailable('incident service');
     },
   };
   const first = fixture(failing);
@@ -162,17 +180,17 @@ test('a subject that fails does not stop the others; it is tried again, and then
 
 test('what is done is not asked for again when the rest is', async (t) => {
   const done = { operationId: PURGE, retentionDays: 30, cutoff: NOW.toString(), counts: [], isDone: true };
-  const { run, calls } = fixture({ item: { operations: [{ subject: 'DRIFT_CHECKS', ...done }], failures: 1 } });
+  const { run, calls } = fixture({ item: { operations: [{ subject: 'drift_checks', ...done }], failures: 1 } });
   await run();
   t.deepEqual(
     calls.map(({ subject }) => subject),
-    ['INCIDENT_PAYLOADS', 'APPROVALS'],
+    ['incident_payloads', 'approvals'],
   );
 });
 
 test('an upgrade on the way keeps the rest, and what went before is counted, answered or not', async (t) => {
   const given = fixture({
-    rows: { DRIFT_CHECKS: 10 },
+    rows: { drift_checks: 10 },
     onCall: (_, count) => {
       // The second batch goes and its answer is lost with the worker that waited for it.
       if (count === 2) given.setPlan('ENTERPRISE');
@@ -188,18 +206,18 @@ test('an upgrade on the way keeps the rest, and what went before is counted, ans
 });
 
 test('a window that was taken away on the way ends the removal', async (t) => {
-  const given = fixture({ rows: { DRIFT_CHECKS: 10 }, onCall: () => given.setPlan(undefined) });
+  const given = fixture({ rows: { drift_checks: 10 }, onCall: () => given.setPlan(undefined) });
   await given.run();
-  t.is(given.rows.get('DRIFT_CHECKS'), 8);
+  t.is(given.rows.get('drift_checks'), 8);
   t.deepEqual(given.removedIn(given.saved.at(-1)), { drift_check: 2 });
   t.is(given.saved.at(-1)?.state, 'COMPLETE');
 });
 
 test('a downgrade on the way waits for the next purge', async (t) => {
-  const given = fixture({ plan: 'ENTERPRISE', rows: { DRIFT_CHECKS: 4 }, onCall: () => given.setPlan('FREE') });
+  const given = fixture({ plan: 'ENTERPRISE', rows: { drift_checks: 4 }, onCall: () => given.setPlan('FREE') });
   await given.run();
   t.deepEqual(
-    given.calls.filter(({ subject }) => subject === 'DRIFT_CHECKS').map(({ retentionDays }) => retentionDays),
+    given.calls.filter(({ subject }) => subject === 'drift_checks').map(({ retentionDays }) => retentionDays),
     [180, 180],
   );
 });
@@ -207,7 +225,7 @@ test('a downgrade on the way waits for the next purge', async (t) => {
 test('the intent is saved before the first call, and the count after each', async (t) => {
   const given = fixture({
     plan: 'FREE',
-    rows: { DRIFT_CHECKS: 3 },
+    rows: { drift_checks: 3 },
     onCall: (_, count) => t.is(given.saved.length, count),
   });
   await given.run();
@@ -219,7 +237,7 @@ test('the intent is saved before the first call, and the count after each', asyn
 
 test('a dry run removes nothing, is never held, and tells what would go', async (t) => {
   const ceiling = { maxShare: 0.01, maxCount: 1, shareFrom: 0 };
-  const { run, calls, saved } = fixture({ item: { validateOnly: true }, rows: { DRIFT_CHECKS: 7 }, ceiling });
+  const { run, calls, saved } = fixture({ item: { validateOnly: true }, rows: { drift_checks: 7 }, ceiling });
   await run();
   t.true(calls.every(({ validateOnly }) => validateOnly));
   t.is(saved.at(-1)?.state, 'COMPLETE');
@@ -228,12 +246,12 @@ test('a dry run removes nothing, is never held, and tells what would go', async 
 
 test('a tenant of which too much would go is held before anything went', async (t) => {
   const ceiling = { maxShare: 0.5, maxCount: undefined, shareFrom: 0 };
-  const { run, calls, saved } = fixture({ rows: { DRIFT_CHECKS: 1, APPROVALS: 51 }, ceiling });
+  const { run, calls, saved } = fixture({ rows: { drift_checks: 1, approvals: 51 }, ceiling });
   await run();
   t.true(calls.every(({ validateOnly }) => validateOnly));
   t.like(saved.at(-1), { state: 'HELD', error: undefined });
   t.deepEqual(saved.at(-1)?.hold, {
-    subject: 'APPROVALS',
+    subject: 'approvals',
     expired: 51,
     total: 100,
     maxShare: 0.5,
@@ -248,7 +266,7 @@ test('a ceiling that cannot be computed holds', async (t) => {
     (_: Call, answer: AgePurgeAnswer) => ({ ...answer, counts: [] }),
     (_: Call, answer: AgePurgeAnswer) => ({ ...answer, population: Number.NaN }),
   ]) {
-    const { run, calls, saved } = fixture({ rows: { DRIFT_CHECKS: 1 }, ceiling, answer: odd });
+    const { run, calls, saved } = fixture({ rows: { drift_checks: 1 }, ceiling, answer: odd });
     await run();
     t.is(saved.at(-1)?.state, 'HELD');
     t.true(calls.every(({ validateOnly }) => validateOnly));
@@ -258,16 +276,16 @@ test('a ceiling that cannot be computed holds', async (t) => {
 test('a subject whose owner cannot count it now is left alone in this turn', async (t) => {
   const ceiling = { maxShare: 0.5, maxCount: undefined, shareFrom: 0 };
   const given = fixture({
-    rows: { DRIFT_CHECKS: 1, APPROVALS: 1 },
+    rows: { drift_checks: 1, approvals: 1 },
     ceiling,
     item: { failures: 2 },
     onCall: ({ subject, validateOnly }) => {
-      if (subject === 'DRIFT_CHECKS' && validateOnly) throw dependencyUnavailable('incident service');
+      if (subject === 'drift_checks' && validateOnly) throw dependencyUnavailable('incident service');
     },
   });
   await given.run();
-  t.is(given.rows.get('DRIFT_CHECKS'), 1);
-  t.is(given.rows.get('APPROVALS'), 0);
+  t.is(given.rows.get('drift_checks'), 1);
+  t.is(given.rows.get('approvals'), 0);
   t.is(given.saved.at(-1)?.state, 'PARTIAL');
 });
 
@@ -275,7 +293,7 @@ test('what a person released is not held again', async (t) => {
   const ceiling = { maxShare: 0.01, maxCount: 1, shareFrom: 0 };
   const approval = { at: NOW, actor: 'ada', reason: 'looked at it' };
   const hold = {
-    subject: 'DRIFT_CHECKS',
+    subject: 'drift_checks',
     expired: 9,
     total: 9,
     maxShare: 0.01,
@@ -283,7 +301,7 @@ test('what a person released is not held again', async (t) => {
     heldAt: NOW,
     approval,
   } as const;
-  const { run, saved, removedIn } = fixture({ rows: { DRIFT_CHECKS: 9 }, ceiling, item: { hold } });
+  const { run, saved, removedIn } = fixture({ rows: { drift_checks: 9 }, ceiling, item: { hold } });
   await run();
   t.is(saved.at(-1)?.state, 'COMPLETE');
   t.is(removedIn(saved.at(-1))['drift_check'], 9);
@@ -291,7 +309,7 @@ test('what a person released is not held again', async (t) => {
 
 test('a worker that is to stop gives the tenant back, and its turn does not count', async (t) => {
   const stopping = new AbortController();
-  const given = fixture({ rows: { DRIFT_CHECKS: 9 }, onCall: () => stopping.abort() });
+  const given = fixture({ rows: { drift_checks: 9 }, onCall: () => stopping.abort() });
   await given.run(stopping.signal);
   t.true(given.isReleased());
   t.is(given.calls.length, 1);
@@ -299,7 +317,7 @@ test('a worker that is to stop gives the tenant back, and its turn does not coun
 
 test('a worker whose lease is another’s writes nothing more', async (t) => {
   const given = fixture({
-    rows: { DRIFT_CHECKS: 9 },
+    rows: { drift_checks: 9 },
     onCall: () => {
       throw new DomainError('aborted', 'LEASE_LOST', 'The lease is another’s.');
     },

@@ -10,7 +10,6 @@ import {
   type RetentionPurgeItem,
   sumCounts,
 } from '../domain/purge.ts';
-import { PLAN_SUBJECTS, type PlanSubject, type RetentionSubject } from '../domain/windows.ts';
 import type { KeepPlans } from './keep-plans.ts';
 import type { AgePurgeAnswer, DataOwner, ItemClaim, ItemProgress, PurgeRepository } from './ports.ts';
 
@@ -48,11 +47,13 @@ export const PURGE_CRASH_POINTS = [
 ] as const;
 
 /** The rows that a subject's window is about; what hangs on them goes with them and is not asked for. */
-const TYPE_OF: Readonly<Record<PlanSubject, string>> = {
-  DRIFT_CHECKS: 'drift_check',
-  INCIDENT_PAYLOADS: 'incident_payload',
-  APPROVALS: 'approval',
+const TYPE_OF: Readonly<Record<string, string>> = {
+  drift_checks: 'drift_check',
+  incident_payloads: 'incident_payload',
+  approvals: 'approval',
 };
+
+const PLAN_SUBJECTS = ['drift_checks', 'incident_payloads', 'approvals'];
 
 // So many workers in a row that took a tenant up and were never heard of again: it kills them.
 const MAX_ATTEMPTS = 50;
@@ -121,7 +122,7 @@ class TenantPurge {
   readonly #options: TenantPurgeOptions;
   readonly #item: RetentionPurgeItem;
   #progress: ItemProgress;
-  readonly #unsafe = new Set<PlanSubject>();
+  readonly #unsafe = new Set<string>();
 
   constructor(options: TenantPurgeOptions) {
     this.#options = options;
@@ -172,7 +173,7 @@ class TenantPurge {
       }
     }
     // A policy that nobody carries out must not look as if it had been.
-    if (this.#daysOf('EXECUTIONS') !== undefined) errors.push(executionsUnimplemented());
+    if (this.#daysOf('executions') !== undefined) errors.push(executionsUnimplemented());
   }
 
   /** How it ended, as far as this turn knows. */
@@ -186,7 +187,7 @@ class TenantPurge {
     return { ...this.#progress, state: hasWindows ? 'PARTIAL' : 'FAILED', subject: undefined, error, failures };
   }
 
-  async #count(subject: PlanSubject): Promise<void> {
+  async #count(subject: string): Promise<void> {
     const retentionDays = this.#daysOf(subject);
     if (retentionDays === undefined || this.#operationsOf(subject).at(-1)?.isDone) return;
     const operation = { subject, operationId: this.#item.purgeId, retentionDays };
@@ -194,7 +195,7 @@ class TenantPurge {
     await this.#save(subject, { ...operation, counts, cutoff, isDone: true });
   }
 
-  async #purge(subject: PlanSubject): Promise<void> {
+  async #purge(subject: string): Promise<void> {
     for (;;) {
       let operation = this.#operationsOf(subject).at(-1);
       if (operation?.isDone) return;
@@ -228,7 +229,7 @@ class TenantPurge {
     await this.#save(operation.subject, { ...operation, counts: removedOf(operation, counts), isDone: true });
   }
 
-  async #blastOf(subject: PlanSubject, retentionDays: number): Promise<Blast> {
+  async #blastOf(subject: string, retentionDays: number): Promise<Blast> {
     const { counts, population } = await this.#call({ subject, operationId: this.#item.purgeId, retentionDays }, true);
     const expired = counts.find(({ resourceType }) => resourceType === TYPE_OF[subject])?.found;
     return { expired, total: population };
@@ -243,7 +244,7 @@ class TenantPurge {
     return this.#options.owner.purge({ tenantId, actor, subject, operationId, retentionDays, validateOnly });
   }
 
-  async #save(subject: PlanSubject, operation: PurgeOperation): Promise<void> {
+  async #save(subject: string, operation: PurgeOperation): Promise<void> {
     const others = this.#progress.operations.filter(
       (other) => other.subject !== subject || other.operationId !== operation.operationId,
     );
@@ -251,12 +252,12 @@ class TenantPurge {
     await this.#options.purges.save(this.#options.claim, this.#progress, this.#options.leaseMs);
   }
 
-  #operationsOf(subject: PlanSubject): readonly PurgeOperation[] {
+  #operationsOf(subject: string): readonly PurgeOperation[] {
     return this.#progress.operations.filter((operation) => operation.subject === subject);
   }
 
   /** The days of the window in force; undefined where nothing is to go. */
-  #daysOf(subject: RetentionSubject): number | undefined {
+  #daysOf(subject: string): number | undefined {
     const window = this.#progress.windows.find((resolved) => resolved.subject === subject)?.window;
     return window?.kind === 'DAYS' ? window.days : undefined;
   }

@@ -22,10 +22,11 @@ export const makeIncidentOwner = (
   async purge({ tenantId, actor, subject, operationId, retentionDays, validateOnly }) {
     const client = connection.client(IncidentService, () => credential({ tenantId, actor }));
     const purge = {
-      DRIFT_CHECKS: client.purgeDriftChecks,
-      INCIDENT_PAYLOADS: client.purgeIncidentPayloads,
-      APPROVALS: client.purgeApprovals,
+      drift_checks: client.purgeDriftChecks,
+      incident_payloads: client.purgeIncidentPayloads,
+      approvals: client.purgeApprovals,
     }[subject];
+    if (!purge) throw new DomainError('not-found', 'SUBJECT_NOT_FOUND', `The ${PEER} has no ${subject}.`, { subject });
     // The three requests are alike, field by field.
     const request: MessageInitShape<typeof PurgeDriftChecksRequestSchema> = {
       operationId,

@@ -77,6 +77,7 @@ const toPolicy = (row: PolicyRow): ExecutionPolicy => ({
   retentionDays: row.retention_days,
   isEnabled: row.is_enabled,
   minToKeep: row.min_executions_to_keep,
+  staleAfterDays: 30,
   version: row.version,
   lastCleanupAt: row.last_cleanup_at ?? undefined,
   lastCleanupDeleted: row.last_cleanup_deleted_count,

@@ -3,7 +3,7 @@ import { DomainError, fieldInvalid, requestIdReused } from '#libs/kernel/domain-
 import { audit } from '#libs/postgres/audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
-import type { Plan, TenantPlan } from '../../domain/windows.ts';
+import type { PlanWindow, TenantPlan } from '../../domain/windows.ts';
 import type { NewTenantPlan, PlanRepository } from '../../use-cases/ports.ts';
 
 class TenantPlanRow extends Model {
@@ -11,7 +11,7 @@ class TenantPlanRow extends Model {
   static override readonly idColumn = ['tenant_id', 'version'];
   declare tenant_id: string;
   declare version: number;
-  declare plan: Plan;
+  declare plan: string | null;
   declare effective_at: Temporal.Instant;
   declare created_at: Temporal.Instant;
   declare actor: string;
@@ -51,7 +51,7 @@ export const makePlanRepository = (database: Database): PlanRepository => ({
     database.forTenant(tenantId, async (trx) => {
       const now = await databaseNow(trx);
       const rows = await TenantPlanRow.query(trx).where({ tenant_id: tenantId }).orderBy('version');
-      return { entries: rows.map(toTenantPlan), now };
+      return { entries: rows.map(toTenantPlan), planWindows: SEEDED_WINDOWS, now };
     }),
 
   async listHistory(tenantId, { limit, after }) {
@@ -109,7 +109,7 @@ async function addEntry(trx: TenantTransaction, entry: NewTenantPlan): Promise<C
   if (newest) {
     const isBefore = Temporal.Instant.compare(effectiveAt, newest.effective_at) < 0;
     const isSame = entry.effectiveAt ? newest.effective_at.equals(entry.effectiveAt) : !isBefore;
-    if (newest.plan === plan && isSame) return newest;
+    if ((newest.plan ?? undefined) === plan && isSame) return newest;
     if (isBefore) {
       throw fieldInvalid(
         'effective_time',
@@ -121,7 +121,14 @@ async function addEntry(trx: TenantTransaction, entry: NewTenantPlan): Promise<C
     await trx.raw(
       `insert into tenant_plans (tenant_id, version, plan, effective_at, actor, reason)
        values (:tenantId, :version, :plan, cast(:effectiveAt as timestamptz), :actor, :reason) returning *`,
-      { tenantId, version: version + 1, plan, effectiveAt: effectiveAt.toString(), actor, reason: reason ?? null },
+      {
+        tenantId,
+        version: version + 1,
+        plan: plan ?? null,
+        effectiveAt: effectiveAt.toString(),
+        actor,
+        reason: reason ?? null,
+      },
     ),
   );
   if (!row) throw new Error('the plan was not inserted');
@@ -134,7 +141,7 @@ async function addEntry(trx: TenantTransaction, entry: NewTenantPlan): Promise<C
     targetId: String(row.version),
     reason,
     requestId,
-    outcome: plan,
+    outcome: plan ?? 'NONE',
   });
   return row;
 }
@@ -161,9 +168,30 @@ const databaseNow = async (trx: TenantTransaction): Promise<Temporal.Instant> =>
 const toTenantPlan = (row: Columns): TenantPlan => ({
   tenantId: row.tenant_id,
   version: row.version,
-  plan: row.plan,
+  plan: row.plan ?? undefined,
   effectiveAt: row.effective_at,
   createdAt: row.created_at,
   actor: row.actor,
   reason: row.reason ?? undefined,
 });
+
+const SEEDED = {
+  FREE: { drift_checks: 7, incident_payloads: undefined, approvals: undefined },
+  PRO: { drift_checks: 30, incident_payloads: 180, approvals: 180 },
+  AGENCY: { drift_checks: 90, incident_payloads: 365, approvals: 365 },
+  ENTERPRISE: { drift_checks: 180, incident_payloads: 2_555, approvals: 2_555 },
+};
+
+const SEEDED_WINDOWS: readonly PlanWindow[] = Object.entries(SEEDED).flatMap(([plan, windows]) =>
+  Object.entries(windows).map(([subject, days]) => ({
+    plan,
+    subject,
+    version: 1,
+    kind: days === undefined ? 'NOT_APPLICABLE' : 'DAYS',
+    days,
+    minToKeep: 0,
+    recordedAt: Temporal.Instant.fromEpochMilliseconds(0),
+    actor: 'system:seed',
+    reason: undefined,
+  })),
+);

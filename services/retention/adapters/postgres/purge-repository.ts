@@ -4,9 +4,9 @@ import { audit } from '#libs/postgres/audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
-import type { Hold } from '../../domain/ceiling.ts';
 import {
   ITEM_STATES,
+  type ItemHold,
   type ItemState,
   isFinished,
   type PurgeOperation,
@@ -19,7 +19,7 @@ import {
   type RetentionPurgeItem,
   sumCounts,
 } from '../../domain/purge.ts';
-import type { Plan, PlanSubject, ResolvedWindow, Window } from '../../domain/windows.ts';
+import type { ResolvedWindow, Window } from '../../domain/windows.ts';
 import type { HoldApproval, ItemClaim, ItemProgress, PurgeRepository } from '../../use-cases/ports.ts';
 
 interface PurgeRow {
@@ -43,7 +43,7 @@ interface StoredWindow extends Omit<ResolvedWindow, 'change'> {
   readonly change?: { readonly at: string; readonly to: Window };
 }
 
-interface StoredHold extends Omit<Hold, 'heldAt' | 'approval'> {
+interface StoredHold extends Omit<ItemHold, 'heldAt' | 'approval'> {
   readonly heldAt: string;
   readonly approval?: { readonly at: string; readonly actor: string; readonly reason: string };
 }
@@ -54,11 +54,11 @@ interface ItemRow {
   readonly state: ItemState;
   readonly validate_only: boolean;
   readonly actor: string;
-  readonly plan: Plan | null;
+  readonly plan: string | null;
   readonly plan_version: number | null;
   readonly windows: readonly StoredWindow[];
   readonly operations: readonly PurgeOperation[];
-  readonly subject: PlanSubject | null;
+  readonly subject: string | null;
   readonly error: string | null;
   readonly hold: StoredHold | null;
   readonly running_purge_id: string | null;
@@ -493,7 +493,7 @@ const toItem = (row: ItemRow): RetentionPurgeItem => ({
   updatedAt: row.updated_at,
 });
 
-const toHold = ({ heldAt, approval, ...hold }: StoredHold): Hold => ({
+const toHold = ({ heldAt, approval, ...hold }: StoredHold): ItemHold => ({
   ...hold,
   heldAt: Temporal.Instant.from(heldAt),
   approval: approval && { ...approval, at: Temporal.Instant.from(approval.at) },

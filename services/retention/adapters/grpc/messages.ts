@@ -1,0 +1,39 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { type RetentionWindowSchema, WindowKind, WindowSource } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { toOptionalTimestamp } from '#libs/grpc/timestamp.ts';
+import type { ResourceCount } from '../../domain/purge.ts';
+import type { ResolvedWindow } from '../../domain/windows.ts';
+
+/** A resolved window as a message. */
+export function toWindowMessage({
+  subject,
+  window,
+  source,
+  from,
+  windowVersion,
+  change,
+  minToKeep,
+}: ResolvedWindow): MessageInitShape<typeof RetentionWindowSchema> {
+  const changeTime = toOptionalTimestamp(change?.at);
+  return {
+    subjectName: subject,
+    kind: WindowKind[window.kind],
+    ...(window.kind === 'DAYS' ? { retentionDays: window.days } : {}),
+    source: WindowSource[source],
+    ...(from ? { planName: from.plan, planVersion: BigInt(from.version) } : {}),
+    ...(windowVersion === undefined ? {} : { windowVersion: BigInt(windowVersion) }),
+    ...(changeTime && change ? { changeTime, nextKind: WindowKind[change.to.kind] } : {}),
+    ...(change?.to.kind === 'DAYS' ? { nextRetentionDays: change.to.days } : {}),
+    ...(minToKeep === undefined ? {} : { minExecutionsToKeep: BigInt(minToKeep) }),
+  };
+}
+
+/** Counts as messages. */
+export const toCountMessages = (counts: readonly ResourceCount[]): MessageInitShape<typeof ResourceCountSchema>[] =>
+  counts.map(({ resourceType, found, deleted, left }) => ({
+    resourceType,
+    found: BigInt(found),
+    deleted: BigInt(deleted),
+    left: BigInt(left),
+  }));
