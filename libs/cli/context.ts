@@ -1,4 +1,5 @@
 import type { Lethe, LetheOptions } from '#libs/client/lethe.ts';
+import type { Role } from '#libs/kernel/caller.ts';
 import type { Environment } from '#libs/kernel/settings.ts';
 import type { Progress } from './progress.ts';
 
@@ -26,6 +27,8 @@ export interface CommandContext {
   readonly lethe: Lethe;
   /** The tenant of `--tenant`. */
   readonly tenant: string | undefined;
+  /** The role that calls are made with; undefined where a given token does not tell. */
+  readonly role: Role | undefined;
   readonly terminal: Terminal;
   /** How it goes, on standard error; silent where nobody looks. */
   readonly progress: Progress;
@@ -35,7 +38,10 @@ export interface CommandContext {
 
 /** How a command calls. */
 export interface RunOptions {
-  /** As platform, whatever tenant is named: the tenant is then what to work on, not who works. */
+  /**
+   * As platform, whatever tenant is named: the tenant is then what to work on, not who works. A `--role` inside a tenant
+   * is left as it is.
+   */
   readonly asPlatform?: boolean;
 }
 

@@ -9,8 +9,11 @@ import { file_lethe_retention_v1_retention_service } from '#gen/lethe/retention/
 import { file_lethe_run_v1_run } from '#gen/lethe/run/v1/run_pb.ts';
 import { file_lethe_run_v1_run_service } from '#gen/lethe/run/v1/run_service_pb.ts';
 
-/** The exit codes of `lethe`. `usage` promises that nothing was sent, `partial` that something was done. */
-export const EXIT = { ok: 0, failed: 1, usage: 2, partial: 3 } as const;
+/**
+ * The exit codes of `lethe`. `usage` promises that nothing was sent, `partial` that something was done, `held` that
+ * nothing failed and what is left waits for an approval.
+ */
+export const EXIT = { ok: 0, failed: 1, usage: 2, partial: 3, held: 4 } as const;
 
 const MESSAGES = createRegistry(
   file_lethe_deletion_v1_deletion,

@@ -47,3 +47,9 @@ export function jsonObject(text: string): JsonObject {
   // No InvalidArgumentError: Commander would repeat the text, which may hold what nobody should read in a log.
   throw new UsageError('what should be a JSON object is none');
 }
+
+/** Reads names, given one by one or parted by commas; collects them. */
+export const names = (text: string, before: readonly string[] = []): readonly string[] => [
+  ...before,
+  ...text.split(',').filter((name) => name !== ''),
+];

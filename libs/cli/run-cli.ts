@@ -1,12 +1,17 @@
 import { Command, CommanderError, Option } from 'commander';
 import { ROLES } from '#libs/auth/keys.ts';
 import { LetheError, toLetheError } from '#libs/client/lethe.ts';
+import { TENANT_ROLES } from '#libs/kernel/caller.ts';
 import { addDeletionCommands } from './commands/deletions.ts';
 import { addJobCommands } from './commands/jobs.ts';
 import { addOrphanCommand } from './commands/orphans.ts';
-import { addPlanCommands } from './commands/plans.ts';
-import { addPurgeCommand, addPurgesCommands } from './commands/purge.ts';
+import { addPlanCommands, addTenantCommands } from './commands/plans.ts';
+import { addPolicyCommands } from './commands/policies.ts';
+import { addPurgeCommand } from './commands/purge.ts';
+import { addPurgesCommands } from './commands/purges.ts';
 import { addRunCommands } from './commands/runs.ts';
+import { addStopCommands } from './commands/stop.ts';
+import { addSubjectCommands } from './commands/subjects.ts';
 import { addTokenCommand } from './commands/token.ts';
 import type { Run, Terminal } from './context.ts';
 import { EXIT, toJson, toLine } from './output.ts';
@@ -23,7 +28,8 @@ Exit codes:
   0  done
   1  failed, or refused by a service
   2  not tried: nothing was sent, or only what changes nothing
-  3  done in part: something went, something is left or still under way`;
+  3  done in part: something went, something is left or still under way
+  4  held: a retention purge would remove more than the ceiling allows, and waits for an approval`;
 
 /** What every command takes. */
 interface GlobalOptions extends IdentityOptions {
@@ -51,17 +57,18 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
 
   const run: Run = async (work, { asPlatform = false } = {}) => {
     const { json = false, ...identity } = program.opts<GlobalOptions>();
-    const caller = asPlatform ? { ...identity, tenant: undefined } : identity;
+    const isInTenant = TENANT_ROLES.some((role) => role === identity.role);
+    const caller = asPlatform && !isInTenant ? { ...identity, tenant: undefined } : identity;
     const profile = await readProfile(identity, terminal.env);
     const credential = await openCredential(profile, caller, terminal.env);
-    const lethe = terminal.open({ ...profile.addresses, credential });
+    const lethe = terminal.open({ ...profile.addresses, credential: credential.token });
     const progress = makeProgress(json ? undefined : terminal.screen);
     const print = (value: unknown, text: () => string): void => {
       progress.stop();
       terminal.out(json ? toJson(value) : text());
     };
     try {
-      exit = await work({ lethe, tenant: identity.tenant, terminal, progress, print });
+      exit = await work({ lethe, tenant: identity.tenant, role: credential.role, terminal, progress, print });
     } finally {
       progress.stop();
       lethe.close();
@@ -72,6 +79,10 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   addRunCommands(program, run);
   addDeletionCommands(program, run);
   addPlanCommands(program, run);
+  addTenantCommands(program, run);
+  addPolicyCommands(program, run);
+  addSubjectCommands(program, run);
+  addStopCommands(program, run);
   addPurgeCommand(program, run);
   addPurgesCommands(program, run);
   addTokenCommand(program, terminal);

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
-import { readSigningKey } from '#libs/auth/keys.ts';
+import { decodeJwt } from 'jose';
+import { ROLES, readSigningKey } from '#libs/auth/keys.ts';
 import { SCOPES } from '#libs/auth/policy.ts';
 import { signToken } from '#libs/auth/sign-token.ts';
 import { type Addresses, SERVICE_NAMES } from '#libs/client/services.ts';
@@ -90,6 +91,14 @@ export async function mintToken(
   return signToken(issuer, { subject, role, scopes, tenantId: tenant }, ttlSeconds);
 }
 
+/** Who calls. */
+export interface Credential {
+  /** The bearer token of the next call. */
+  token(): Promise<string>;
+  /** The role that it is for; undefined where a given token does not tell. */
+  readonly role: Role | undefined;
+}
+
 /**
  * Who calls: LETHE_TOKEN, or what is in the file LETHE_TOKEN_FILE at each call, or tokens signed with the key. A key
  * on the command line comes before all of them. A UsageError when there is none, and when a given token would be
@@ -99,13 +108,25 @@ export async function openCredential(
   profile: Profile,
   identity: IdentityOptions,
   env: Environment,
-): Promise<() => Promise<string>> {
+): Promise<Credential> {
   const given = givenToken(env);
-  if (given === undefined || identity.key !== undefined) return reusing(() => mintToken(profile, identity, env));
+  if (given === undefined || identity.key !== undefined) {
+    const token = await reusing(() => mintToken(profile, identity, env));
+    return { token, role: roleIn(await token()) };
+  }
   const contradicted = (['tenant', 'role', 'subject'] as const).find((name) => identity[name] !== undefined);
   if (contradicted) throw new UsageError(`the given token says who calls; --${contradicted} needs a key to sign with`);
-  await given();
-  return given;
+  return { token: given, role: roleIn(await given()) };
+}
+
+/** The role that a token claims. It only chooses what is asked for: the service verifies the token. */
+function roleIn(token: string): Role | undefined {
+  try {
+    const { role } = decodeJwt(token);
+    return ROLES.find((known) => known === role);
+  } catch {
+    return undefined;
+  }
 }
 
 function givenToken(env: Environment): (() => Promise<string>) | undefined {

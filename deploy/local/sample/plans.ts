@@ -1,7 +1,7 @@
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import pg from 'pg';
 import { ApprovalState, DriftFlag, DriftStatus, IncidentState } from '#gen/lethe/incident/v1/incident_pb.ts';
-import { Plan, PurgeState, type RetentionPurge } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeState, type RetentionPurge } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { Stack } from '../stack.ts';
 import { type Counts, countRows, showKept } from './evidence.ts';
 import type { Part } from './part.ts';
@@ -43,7 +43,7 @@ export const plans: Part = async (stack, say) => {
 type Tenant = (typeof TENANTS)[number];
 
 async function fill(stack: Stack, { tenantId, plan }: Tenant): Promise<void> {
-  await stack.clients({ role: 'platform' }).retention.setTenantPlan({ tenantId, plan: Plan[plan], reason: 'sample' });
+  await stack.clients({ role: 'platform' }).retention.setTenantPlan({ tenantId, planName: plan, reason: 'sample' });
   const { incidents } = stack.clients({ tenantId, role: 'admin' });
   const { environments } = await incidents.listEnvironments({});
   const environment = environments[0] ?? (await incidents.createEnvironment({ displayName: 'production' })).environment;

@@ -1,163 +1,173 @@
 import type { Command } from 'commander';
-import type { ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import {
-  Plan,
-  PurgeItemState,
-  PurgeState,
-  PurgeTrigger,
-  type RetentionPurge,
-  type RetentionPurgeItem,
-  RetentionSubject,
-} from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeState, type PurgeStop, type RetentionPurge } from '#gen/lethe/retention/v1/retention_pb.ts';
+import type { PurgeSighting } from '#libs/client/retention.ts';
+import { TENANT_ROLES } from '#libs/kernel/caller.ts';
 import type { CommandContext, Run } from '../context.ts';
-import { EXIT, firstOf, instantOf, nameOf, toLine, toTable } from '../output.ts';
-import { enumNames, enumValue, wholeNumber } from '../parse.ts';
+import { EXIT, nameOf } from '../output.ts';
+import { names } from '../parse.ts';
 import { UsageError } from '../usage-error.ts';
+import { fleetHoldText, itemText } from './purges.ts';
+import { stopText } from './stop.ts';
 
 interface PurgeOptions {
   readonly all: boolean;
   readonly tenants?: readonly string[];
+  readonly subjects?: readonly string[];
   readonly wait: boolean;
   readonly dryRun: boolean;
   readonly reason: string;
   readonly requestId?: string;
 }
 
-/** `lethe purge`, the nightly CronJob's command. */
+const STOP_POLL_MS = 2_000;
+
+/** `lethe purge`, the nightly CronJob's command; for a tenant's own admin the purge of that tenant. */
 export function addPurgeCommand(program: Command, run: Run): void {
   program
     .command('purge')
-    .description('purge what plans no longer keep, of all tenants, of --tenant or of --tenants')
-    .option('--all', 'every tenant that has a plan', false)
+    .description(
+      'purge what plans and policies no longer keep: of --all, --tenant or --tenants; for an admin, of their own tenant',
+    )
+    .option('--all', 'every tenant that has a plan or a policy', false)
     .option('--tenants <tenants...>', 'these tenants')
-    .option('--wait', 'until every tenant has ended; 3 when one is anything but complete', false)
+    .option('--subjects <subjects...>', 'only these subjects, such as drift_checks,approvals', names)
+    .option('--wait', 'until every tenant has ended; 3 when one was not done, 4 when one is held', false)
     .option('--dry-run', 'count, remove nothing', false)
     .option('--reason <reason>', 'why, for receipt and audit', '')
     .option('--request-id <uuid>', 'the same one, given again, joins the same purge')
     .action((options: PurgeOptions) => run((context) => purge(context, options), { asPlatform: true }));
 }
 
-async function purge(
-  { lethe, tenant, progress, print }: CommandContext,
-  { all, tenants = tenant === undefined ? [] : [tenant], wait, dryRun: validateOnly, reason, requestId }: PurgeOptions,
-): Promise<number> {
+const purge = (context: CommandContext, options: PurgeOptions): Promise<number> =>
+  TENANT_ROLES.some((role) => role === context.role)
+    ? purgeOwnTenant(context, options)
+    : purgeAsPlatform(context, options);
+
+/** What both kinds of purge are asked with. */
+const orderOf = ({ subjects = [], dryRun: validateOnly, reason, requestId }: PurgeOptions) => ({
+  subjects,
+  validateOnly,
+  reason,
+  ...(requestId === undefined ? {} : { requestId }),
+});
+
+async function purgeAsPlatform(context: CommandContext, options: PurgeOptions): Promise<number> {
+  const { lethe, tenant, progress, print } = context;
+  const { all, tenants = tenant === undefined ? [] : [tenant], wait, dryRun } = options;
   if (all !== (tenants.length === 0)) throw new UsageError('give either --all or the tenants, with --tenants');
   const scope = all ? {} : { tenantIds: tenants };
-  const request = { ...scope, validateOnly, reason, ...(requestId === undefined ? {} : { requestId }) };
+  const stops = tellStops(context);
   let begun: RetentionPurge | undefined;
   let done = 0;
-  for await (const { event } of lethe.retention.purge(request)) {
-    switch (event.case) {
-      case 'started':
-        begun = event.value.purge;
-        if (wait) break;
-        print(begun, () => `purge ${begun?.id} is under way`);
-        return EXIT.ok;
-      case 'tenantProgress':
-        progress.update(done, begun?.tenantCount ?? 0, event.value.tenantId);
-        break;
-      case 'tenantFinished': {
-        const { item } = event.value;
-        done += 1;
-        print(item, () => tellItem(item, validateOnly));
-        progress.update(done, begun?.tenantCount ?? done, 'tenants');
-        break;
+  try {
+    for await (const { event } of lethe.retention.purge({ ...scope, ...orderOf(options) })) {
+      switch (event.case) {
+        case 'started':
+          begun = event.value.purge;
+          if (!wait) {
+            print(begun, () => underWayText(begun));
+            return EXIT.ok;
+          }
+          stops.watch(begun?.stop);
+          break;
+        case 'tenantProgress':
+          progress.update(done, begun?.tenantCount ?? 0, event.value.tenantId);
+          break;
+        case 'tenantFinished': {
+          const { item } = event.value;
+          done += 1;
+          print(item, () => itemText(item, dryRun));
+          progress.update(done, begun?.tenantCount ?? done, 'tenants');
+          break;
+        }
+        case 'summary': {
+          const ended = event.value.purge;
+          print(ended, () => purgeText(ended));
+          return exitOfPurge(ended);
+        }
+        case undefined: // An event that this version does not know.
+          break;
       }
-      case 'summary': {
-        const ended = event.value.purge;
-        print(ended, () => tellPurge(ended));
-        return ended?.state === PurgeState.COMPLETE ? EXIT.ok : EXIT.partial;
-      }
-      case undefined: // An event that this version does not know.
-        break;
     }
+  } finally {
+    stops.end();
   }
   return EXIT.failed;
 }
 
-const purgeRow = (purge: RetentionPurge) => [
-  purge.id,
-  nameOf(PurgeState, purge.state),
-  nameOf(PurgeTrigger, purge.trigger),
-  purge.validateOnly ? 'dry run' : '',
-  `${purge.completeTenantCount}/${purge.tenantCount}`,
-  instantOf(purge.createTime),
-  purge.actor,
-  purge.reason,
-];
-const purgeTable = (purges: readonly RetentionPurge[]): string =>
-  toTable(['PURGE', 'STATE', 'BY', '', 'TENANTS', 'CREATED', 'ACTOR', 'REASON'], purges.map(purgeRow));
-
-function itemRow(item: RetentionPurgeItem): string[] {
-  const counts = item.resourceCounts.map(({ resourceType, deleted }) => `${resourceType} ${deleted}`).join(', ');
-  return [item.tenantId, nameOf(PurgeItemState, item.state), nameOf(Plan, item.plan), counts, whyOf(item)];
+async function purgeOwnTenant(context: CommandContext, options: PurgeOptions): Promise<number> {
+  const { lethe, tenant, progress, print } = context;
+  const { all, tenants = tenant === undefined ? [] : [tenant], wait, dryRun } = options;
+  if (all || tenants.length > 1) throw new UsageError(`the role ${context.role} purges its own tenant only`);
+  const [tenantId] = tenants;
+  const order = { ...orderOf(options), ...(tenantId === undefined ? {} : { tenantId }) };
+  const { purge: begun } = await lethe.retention.purgeNow(order);
+  if (!wait) {
+    print(begun, () => underWayText(begun));
+    return EXIT.ok;
+  }
+  const stops = tellStops(context);
+  let last: PurgeSighting | undefined;
+  try {
+    stops.watch(begun.stop);
+    for await (last of lethe.retention.watchPurge(begun.id)) {
+      const done = last.items.filter(({ finishTime }) => finishTime !== undefined).length;
+      progress.update(done, last.purge.tenantCount, nameOf(PurgeState, last.purge.state));
+    }
+  } finally {
+    stops.end();
+  }
+  for (const item of last?.items ?? []) print(item, () => itemText(item, dryRun));
+  print(last?.purge, () => purgeText(last?.purge));
+  return exitOfPurge(last?.purge);
 }
 
-/** `lethe purges …`: receipts of retention purges, and the release of what the ceiling held. */
-export function addPurgesCommands(program: Command, run: Run): void {
-  const purges = program.command('purges').description('retention purges: what went, what is held');
-
-  purges
-    .command('list')
-    .description('retention purges, newest first')
-    .option('--state <state>', `one of ${enumNames(PurgeState).join(', ')}`, enumValue(PurgeState))
-    .option('--limit <count>', 'so many at most', wholeNumber({ min: 1, max: 10_000 }), 50)
-    .action(({ state, limit }: { state?: PurgeState; limit: number }) =>
-      run(async ({ lethe, print }) => {
-        const found = await firstOf(lethe.retention.listPurges(state ? { state } : {}), limit);
-        print(found, () => purgeTable(found));
-        return EXIT.ok;
-      }),
-    );
-
-  purges
-    .command('get')
-    .description('one retention purge with its tenants')
-    .argument('<purge>')
-    .action((purgeId: string) =>
-      run(async ({ lethe, print }) => {
-        const found = await lethe.retention.getPurge(purgeId);
-        print(found, () => {
-          const items = toTable(['TENANT', 'STATE', 'PLAN', 'REMOVED', 'WHY'], found.items.map(itemRow));
-          return `${purgeTable([found.purge])}\n\n${items}`;
-        });
-        return EXIT.ok;
-      }),
-    );
-
-  purges
-    .command('approve')
-    .description("release a tenant's purge that the ceiling held")
-    .argument('<purge>')
-    .argument('<tenant>')
-    .requiredOption('--reason <reason>', 'why, for receipt and audit')
-    .action((purgeId: string, tenantId: string, { reason }: { reason: string }) =>
-      run(
-        async ({ lethe, print }) => {
-          const item = await lethe.retention.approveHeld({ purgeId, tenantId, reason });
-          print(item, () => tellItem(item, false));
-          return EXIT.ok;
-        },
-        { asPlatform: true },
-      ),
-    );
+/**
+ * Tells on standard error when purges are stopped, so that whoever waits knows why nothing happens, and when they go on.
+ * `watch` begins with what the purge said about itself.
+ */
+function tellStops({ lethe, terminal, progress }: CommandContext) {
+  let version: bigint | undefined;
+  let isWaiting = false;
+  let timer: NodeJS.Timeout | undefined;
+  const tell = (stop: PurgeStop | undefined): void => {
+    if (!stop || stop.version === version) return;
+    version = stop.version;
+    if (!stop.isStopped && !isWaiting) return;
+    isWaiting = stop.isStopped;
+    progress.stop();
+    terminal.err(isWaiting ? `${stopText(stop)}. This purge waits for \`lethe resume\`.` : stopText(stop));
+  };
+  const look = async (): Promise<void> => {
+    // Whoever waits for a purge must not fail since the switch could not be read.
+    tell(await lethe.retention.stopSwitch.get().catch(() => undefined));
+    if (timer) timer = setTimeout(look, STOP_POLL_MS);
+  };
+  return {
+    watch(stop: PurgeStop | undefined): void {
+      tell(stop);
+      timer = setTimeout(look, STOP_POLL_MS);
+    },
+    end(): void {
+      clearTimeout(timer);
+      timer = undefined;
+    },
+  };
 }
 
-function tellItem(item: RetentionPurgeItem | undefined, validateOnly: boolean): string {
-  const tellCount = ({ resourceType, found, deleted }: ResourceCount): string =>
-    `${resourceType} ${validateOnly ? found : deleted}`;
-  const counts = item?.resourceCounts.map(tellCount).join(', ') ?? '';
-  return toLine(`${item?.tenantId} ${nameOf(PurgeItemState, item?.state)} ${counts} ${item ? whyOf(item) : ''}`).trim();
+const underWayText = (purge: RetentionPurge | undefined): string =>
+  purge?.stop?.isStopped ? `purge ${purge.id} waits: ${stopText(purge.stop)}` : `purge ${purge?.id} is under way`;
+
+function purgeText(purge: RetentionPurge | undefined): string {
+  const done = `purge ${purge?.id} ${nameOf(PurgeState, purge?.state)}: ${purge?.completeTenantCount} of ${purge?.tenantCount} tenants`;
+  if (purge?.state !== PurgeState.HELD) return done;
+  return `${done}; ${fleetHoldText(purge)}`;
 }
 
-const tellPurge = (purge: RetentionPurge | undefined): string =>
-  `purge ${purge?.id} ${nameOf(PurgeState, purge?.state)}: ${purge?.completeTenantCount} of ${purge?.tenantCount} tenants`;
-
-/** Why a tenant's part is not COMPLETE, for people. */
-function whyOf({ state, error, hold, runningPurgeId }: RetentionPurgeItem): string {
-  if (state === PurgeItemState.SKIPPED) return `left to purge ${runningPurgeId}`;
-  if (state !== PurgeItemState.HELD || !hold) return error;
-  const count = (value: bigint | undefined): string => (value === undefined ? 'an unknown number' : String(value));
-  const subject = nameOf(RetentionSubject, hold.subject).toLowerCase().replaceAll('_', ' ');
-  return `${count(hold.expiredCount)} of ${count(hold.totalCount)} ${subject} would go`;
+/** Held when it is held as a whole, or when nothing failed and a tenant is held: no retry changes that. */
+export function exitOfPurge(purge: RetentionPurge | undefined): number {
+  if (!purge) return EXIT.failed;
+  if (purge.state === PurgeState.COMPLETE) return EXIT.ok;
+  if (purge.state === PurgeState.HELD) return EXIT.held;
+  return purge.failedTenantCount === 0 && purge.heldTenantCount > 0 ? EXIT.held : EXIT.partial;
 }
