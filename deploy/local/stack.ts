@@ -39,6 +39,8 @@ export interface StackOptions {
   readonly services?: readonly ServiceName[];
   /** Services outside of the stack that take part in the deletions of runs, by name: host:port. */
   readonly foreignParticipants?: Readonly<Record<string, string>>;
+  /** Services outside of the stack that own data which is purged by age, by name: host:port. */
+  readonly foreignOwners?: Readonly<Record<string, string>>;
 }
 
 /** Who calls. */
@@ -77,6 +79,7 @@ export interface Stack {
 }
 
 const PARTICIPANTS = ['job', 'incident'] as const satisfies readonly ServiceName[];
+const OWNERS = ['incident', 'run'] as const satisfies readonly ServiceName[];
 const FIRST_PORT = 7_400;
 const READY_DEADLINE_MS = 30_000;
 const TOKEN_SECONDS = 3_600;
@@ -264,6 +267,7 @@ function environmentOf(
   },
 ): Record<string, string> {
   const { database, addresses, ports, secrets, objectFolder, options } = given;
+  const started = { addresses, ...(options.services ? { services: options.services } : {}) };
   return {
     LETHE_GRPC_ADDRESS: addresses[name],
     LETHE_METRICS_ADDRESS: `127.0.0.1:${ports.metrics[name]}`,
@@ -278,20 +282,22 @@ function environmentOf(
     LETHE_RETENTION_ADDRESS: addresses.retention,
     LETHE_OBJECT_STORE: 'file',
     LETHE_FILE_STORE_ROOT: objectFolder,
-    LETHE_PARTICIPANTS: participantsOf(addresses, options),
+    LETHE_PARTICIPANTS: listOf(PARTICIPANTS, options.foreignParticipants, started),
+    LETHE_RETENTION_OWNERS: listOf(OWNERS, options.foreignOwners, started),
     LETHE_POLL_MS: '200',
     ...options.env,
     ...options.envOf?.[name],
   };
 }
 
-/** Those of the stack's own services that are started, then the foreign ones. */
-function participantsOf(
-  addresses: Record<ServiceName, string>,
-  { services = SERVICE_NAMES, foreignParticipants = {} }: StackOptions,
+/** The stack's own services among the named ones that are started, then the foreign ones, as `name=host:port,…`. */
+function listOf(
+  names: readonly ServiceName[],
+  foreign: Readonly<Record<string, string>> = {},
+  { addresses, services = SERVICE_NAMES }: { addresses: Record<ServiceName, string> } & Pick<StackOptions, 'services'>,
 ): string {
-  const own = PARTICIPANTS.filter((name) => services.includes(name)).map((name) => [name, addresses[name]] as const);
-  return [...own, ...Object.entries(foreignParticipants)].map(([name, address]) => `${name}=${address}`).join(',');
+  const own = names.filter((name) => services.includes(name)).map((name) => [name, addresses[name]] as const);
+  return [...own, ...Object.entries(foreign)].map(([name, address]) => `${name}=${address}`).join(',');
 }
 
 /** `/ready` answers well from the moment that a service takes calls. */

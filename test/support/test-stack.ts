@@ -11,7 +11,7 @@ export type TestStack = Stack & { dispose(): Promise<void> };
 
 /** Starts real processes on free ports for the tests of one file. */
 export async function startTestStack(
-  options: Pick<StackOptions, 'services' | 'env' | 'envOf' | 'foreignParticipants'> = {},
+  options: Pick<StackOptions, 'services' | 'env' | 'envOf' | 'foreignParticipants' | 'foreignOwners'> = {},
 ): Promise<TestStack> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-stack-'));
   await chmod(folder, 0o755);
