@@ -10,12 +10,13 @@ import type { ICronJob, IJob } from 'kubernetes-models/batch/v1';
 import type { INetworkPolicy } from 'kubernetes-models/networking.k8s.io/v1';
 import type { IPodDisruptionBudget } from 'kubernetes-models/policy/v1';
 import type { IService, IServiceAccount } from 'kubernetes-models/v1';
+import { EXIT } from '#libs/cli/output.ts';
 import { openCredential, readProfile } from '#libs/cli/session.ts';
 import type { Environment } from '#libs/kernel/settings.ts';
 import type { CommonSettings } from '#libs/service/common-settings.ts';
 import { readIncidentSettings } from '#services/incident/config.ts';
 import { readJobSettings } from '#services/job/config.ts';
-import { readRetentionSettings } from '#services/retention/config.ts';
+import { type RetentionSettings, readRetentionSettings } from '#services/retention/config.ts';
 import { readRunSettings } from '#services/run/config.ts';
 import {
   commandOf,
@@ -357,7 +358,9 @@ testEach('the network lets through the calls that the settings name, and no othe
   for (const from of workloads) {
     const env = environmentOf(manifests, from, () => '');
     const peers = Object.entries(env)
-      .filter(([name]) => /^LETHE_(\w+_ADDRESS|PARTICIPANTS)$/.test(name) && !/_(GRPC|METRICS)_/.test(name))
+      .filter(
+        ([name]) => /^LETHE_(\w+_ADDRESS|PARTICIPANTS|RETENTION_OWNERS)$/.test(name) && !/_(GRPC|METRICS)_/.test(name),
+      )
       .flatMap(([, value]) => value.split(',').map((address) => address.replace(/^\w+=/, '')));
     const called = new Set<string>();
     for (const address of peers) {
@@ -388,7 +391,7 @@ testEach('the CronJob runs once a night and never twice at a time, and is over b
   // A policy for failures is only taken with Never.
   t.is(job?.template.spec?.restartPolicy, 'Never');
   const fatal = job?.podFailurePolicy?.rules.find(({ action }) => action === 'FailJob')?.onExitCodes;
-  t.deepEqual(fatal?.values, [2, 3]);
+  t.deepEqual(fatal?.values, [EXIT.usage, EXIT.partial, EXIT.held]);
   t.is(fatal?.containerName, job?.template.spec?.containers[0]?.name);
 });
 
@@ -407,6 +410,12 @@ testRendered('the schedule is RETENTION_JOB_SCHEDULE_CRON', async (t) => {
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+});
+
+testEach('the CronJob alone begins the nightly purge, not the service beside it', (t, manifests) => {
+  const { env, settings } = settingsOf(manifests, workloadNamed(manifests, 'Deployment', 'retention'));
+  t.is(env['RETENTION_JOB_SCHEDULE_CRON'], undefined);
+  t.is((settings as RetentionSettings).purgeSchedule, undefined);
 });
 
 testRendered('what runs in production is named by its version', async (t) => {
