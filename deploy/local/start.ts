@@ -1,10 +1,21 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 import { runMainJob } from './sample/main-job.ts';
 import { type Stack, startStack } from './stack.ts';
 
 const folder = process.env['LETHE_LOCAL_FOLDER'] ?? join(fileURLToPath(new URL('../../', import.meta.url)), '.lethe');
+
+// `npm start -- --owner mail=127.0.0.1:7410`: a service of your own that owns data which is purged by age.
+const { values } = parseArgs({ options: { owner: { type: 'string', multiple: true, default: [] } } });
+const foreignOwners = Object.fromEntries(
+  values.owner.map((text) => {
+    const [, name, address] = /^([a-z][a-z0-9_-]*)=(\S+:\d+)$/.exec(text) ?? [];
+    if (!name || !address) throw new Error(`--owner takes NAME=host:port, not ${text}`);
+    return [name, address];
+  }),
+);
 
 /** What a person needs to go on from here, ready to paste. */
 async function readyBlock(stack: Stack): Promise<string> {
@@ -39,6 +50,7 @@ const starting = startStack({
   folder,
   throwaway: false,
   ports: 'fixed',
+  foreignOwners,
   onGivingUp: (service) => {
     console.error(`${service} keeps dying; see ${join(folder, 'logs', `${service}.log`)}. Stopping.`);
     void stop(1);

@@ -44,6 +44,7 @@ type Tenant = (typeof TENANTS)[number];
 
 async function fill(stack: Stack, { tenantId, plan }: Tenant): Promise<void> {
   await stack.clients({ role: 'platform' }).retention.setTenantPlan({ tenantId, planName: plan, reason: 'sample' });
+  await letGracePass(stack, tenantId);
   const { incidents } = stack.clients({ tenantId, role: 'admin' });
   const { environments } = await incidents.listEnvironments({});
   const environment = environments[0] ?? (await incidents.createEnvironment({ displayName: 'production' })).environment;
@@ -74,6 +75,21 @@ async function fill(stack: Stack, { tenantId, plan }: Tenant): Promise<void> {
       await incidents.transitionIncident({ incidentId, state: IncidentState[state] });
     }
     await letPass(stack, tenantId, incidentId, days);
+  }
+}
+
+/** Moves a tenant's plan into the past: for a week after it was set, what was kept before is kept on. */
+async function letGracePass(stack: Stack, tenantId: string): Promise<void> {
+  const client = new pg.Client({ connectionString: stack.superuserUrl('retention') });
+  await client.connect();
+  try {
+    await client.query(
+      `update tenant_plans set created_at = created_at - interval '30 days', effective_at = effective_at - interval '30 days'
+       where tenant_id = $1 and created_at > now() - interval '30 days'`,
+      [tenantId],
+    );
+  } finally {
+    await client.end();
   }
 }
 
