@@ -5,6 +5,7 @@ import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import { putPlan } from '#test/support/aged-data.ts';
 import { commandOf, environmentOf, render, renderer, workloadNamed } from '#test/support/manifests.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { hasProgram, testIfFound } from '#test/support/require.ts';
@@ -12,6 +13,7 @@ import { startTestStack, type TestStack, until } from '#test/support/test-stack.
 
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 const OLD_CHECKS = 25;
+const CEILING_ROWS = 100;
 
 interface Night {
   readonly child: ChildProcess;
@@ -29,8 +31,14 @@ const test = anyTest as TestFn<Context>;
 test.before(async (t) => {
   if (!renderer) return;
   const stack = await startTestStack({
-    services: ['incident', 'retention'],
-    envOf: { retention: { LETHE_PURGE_ATTEMPTS: '2', LETHE_PURGE_BACKOFF_MS: '50' } },
+    services: ['run', 'incident', 'retention'],
+    envOf: {
+      retention: {
+        LETHE_PURGE_ATTEMPTS: '2',
+        LETHE_PURGE_BACKOFF_MS: '50',
+        LETHE_PURGE_CEILING_ROWS: String(CEILING_ROWS),
+      },
+    },
   });
   // Where the image has its own.
   const bin = join(stack.folder, 'bin');
@@ -75,8 +83,8 @@ const testNight = (title: string, body: (t: ExecutionContext<Context>) => Promis
   testIfFound(test.serial, renderer !== undefined, 'kustomize', title, body);
 
 /** A tenant on the plan Free with checks that the plan no longer keeps, and one that it does. */
-async function addTenant(stack: TestStack, tenantId: string): Promise<void> {
-  await stack.clients({ role: 'platform' }).retention.setTenantPlan({ tenantId, planName: 'FREE' });
+async function addTenant(stack: TestStack, tenantId: string, oldChecks = OLD_CHECKS): Promise<void> {
+  await putPlan(stack, tenantId, 'FREE');
   const { incidents } = stack.clients({ tenantId, role: 'member' });
   const { environment } = await incidents.createEnvironment({ displayName: 'production' });
   await queryOnce(
@@ -84,7 +92,7 @@ async function addTenant(stack: TestStack, tenantId: string): Promise<void> {
     `insert into drift_checks (tenant_id, id, environment_id, status, checked_at)
      select $1, gen_random_uuid(), $2, 'IN_SYNC', now() - interval '1 day' * age
      from (select 1 as age union all select 30 from generate_series(1, $3::int)) ages`,
-    [tenantId, environment?.id, OLD_CHECKS],
+    [tenantId, environment?.id, oldChecks],
   );
 }
 
@@ -144,6 +152,23 @@ testNight('a tenant that cannot be purged ends it with 3, and the others are don
   await queryOnce(stack.superuserUrl('incident'), 'drop trigger refuse on drift_checks');
   t.is((await night().ended).code, 0, 'the next night takes up what was left');
   t.is(await checksOf(stack, 'broken'), 1);
+});
+
+testNight('a tenant that is held ends it with 4, and the others are done', async (t) => {
+  const { stack, night } = t.context;
+  await addTenant(stack, 'crowded', CEILING_ROWS + 1);
+  await addTenant(stack, 'roomy');
+  const { code, output } = await night().ended;
+  t.is(code, 4, output);
+  t.regex(output, /^crowded HELD .*drift_checks: 101 of \d+ would go$/m);
+  t.is(await checksOf(stack, 'crowded'), CEILING_ROWS + 2);
+  t.is(await checksOf(stack, 'roomy'), 1);
+
+  const { retention } = stack.clients({ role: 'platform' });
+  const [purge] = (await retention.listPurges({ pageSize: 1 })).purges;
+  await retention.approveHeldPurge({ purgeId: purge?.id ?? '', tenantId: 'crowded', reason: 'their backlog' });
+  await until('what was approved went', async () => (await checksOf(stack, 'crowded')) === 1);
+  t.is((await night().ended).code, 0, 'and the next night has nothing to wait for');
 });
 
 testNight(

@@ -11,13 +11,16 @@ import { until } from '#test/support/test-stack.ts';
 const run = promisify(execFile);
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 
+// Nobody serves there: an owner that is down must not keep the others from being purged.
+const MAIL_ADDRESS = '127.0.0.1:1';
+
 const test = anyTest as TestFn<{ folder: string; child: ChildProcess; output: () => string }>;
 
 test.before(async (t) => {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-start-'));
   await chmod(folder, 0o755);
   let output = '';
-  const child = spawn('npm', ['start'], {
+  const child = spawn('npm', ['start', '--', '--owner', `mail=${MAIL_ADDRESS}`], {
     cwd: REPOSITORY,
     env: { ...process.env, LETHE_LOCAL_FOLDER: folder },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -62,6 +65,8 @@ test.serial('npm start reaches the ready block, and every count of its sample is
   t.regex(output, /incident_payloads +│ +0 │ +0 │ +0 │ +0/);
   t.regex(output, /FREE \(hobby\)[\s\S]*?drift_checks +│ +9 │ +2 │ +7/);
   t.regex(output, /PRO \(studio\)[\s\S]*?incident_payloads +│ +5 │ +2 │ +3/);
+  t.regex(output, /30 days \(bureau\)[\s\S]*?executions +│ +8 │ +4 │ +4/);
+  t.regex(output, /7 days, newest 4 \(hobby\)[\s\S]*?executions +│ +5 │ +4 │ +1/);
 });
 
 testIfFound(
@@ -96,14 +101,20 @@ testIfFound(
 testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's commands do what it says", async (t) => {
   const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
   const blocks = [...readme.matchAll(/<!-- tested -->\n```sh\n([\s\S]*?)```/g)].map(([, script = '']) => script);
-  t.is(blocks.length, 4);
+  t.is(blocks.length, 7);
   const outputs: string[] = [];
   for (const block of blocks) outputs.push((await bash(await onThisStack(t.context.folder, block))).stdout);
-  const [byGrpcurl = '', byCli = '', ofRun = '', ofWorkflow = ''] = outputs;
+  const [byGrpcurl = '', byCli = '', ofRun = '', ofWorkflow = '', ofPlan = '', ofStop = '', ofPolicy = ''] = outputs;
   t.regex(byGrpcurl, /"state": "DELETION_STATE_PENDING"/);
   t.regex(byCli, /COMPLETE: \d+ of \d+ tenants$/m);
   t.regex(ofRun, /PURGE +COMPLETE/);
   t.regex(ofWorkflow, /"workflow": "client_to_delivery"/);
+  t.regex(ofPlan, /^Nothing was changed\.[\s\S]*^TRIAL +drift_checks +3 days /m);
+  t.regex(ofPlan, /^drift_checks +everything +GRACE .* 14 days$/m);
+  t.regex(ofStop, /^purges are stopped since .*: the counts look wrong$/m);
+  t.regex(ofStop, /^purges are not stopped; resumed at .*: they were right$/m);
+  t.regex(ofPolicy, /^acme COMPLETE /m);
+  t.regex(ofPolicy, /^acme +90 days +100 /m);
 });
 
 test.serial('Ctrl-C leaves no process', async (t) => {
