@@ -40,6 +40,11 @@ export interface Database {
    */
   writeForTenant(tenantId: string, statements: readonly Statement[]): Promise<readonly (readonly unknown[])[]>;
   /**
+   * Runs `work` in one transaction that belongs to no tenant, for tables of the whole installation: a tenant's table
+   * raises there. Commits what it did; an error rolls everything back.
+   */
+  forInstallation<T>(work: (trx: TenantTransaction) => Promise<T>): Promise<T>;
+  /**
    * One statement outside of any tenant. Tables are blind here (a query on one raises); it is for the narrow
    * functions that tell whose work is due.
    */
@@ -54,6 +59,8 @@ export interface Database {
 // for locks, and for the log at their commit, which several connections do at the same time.
 const MOST_READS = 16;
 const MOST_WRITES = 4;
+
+const NO_TENANT = "set local lethe.tenant = ''";
 
 const TIMESTAMPTZ = 1184;
 const INT8 = 20;
@@ -133,6 +140,7 @@ export function openDatabase(options: DatabaseOptions): Database {
           sendBatch(client, tenantId, statements, typeParsers),
         );
       }),
+    forInstallation: (work) => mapErrors(() => onConnection((client) => inTransaction(client, NO_TENANT, work))),
     acrossTenants: <Row>({ text, values }: Statement) =>
       mapErrors(() => onConnection(async (client) => (await client.query(text, [...values])).rows as Row[])),
     check: () => mapErrors(() => onConnection(async (client) => void (await client.query('select 1')))),

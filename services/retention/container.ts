@@ -12,17 +12,21 @@ import { makeIncidentOwner } from './adapters/clients/incident-owner.ts';
 import { retentionService } from './adapters/grpc/retention-service.ts';
 import { makeExecutionPolicyRepository } from './adapters/postgres/execution-policy-repository.ts';
 import { makePlanRepository } from './adapters/postgres/plan-repository.ts';
+import { makePlanWindowRepository } from './adapters/postgres/plan-window-repository.ts';
 import { makePurgeHealth } from './adapters/postgres/purge-health.ts';
 import { makePurgeRepository } from './adapters/postgres/purge-repository.ts';
 import { startPurgeQueue } from './adapters/queue/purge-queue.ts';
 import type { RetentionSettings } from './config.ts';
+import { FORECAST_SETTINGS, type ForecastPurge, makeForecastPurge } from './use-cases/forecast-purge.ts';
 import { type KeepExecutionPolicies, makeKeepExecutionPolicies } from './use-cases/keep-execution-policies.ts';
 import { type KeepPlans, makeKeepPlans } from './use-cases/keep-plans.ts';
 import { makeOrderPurge, type OnPurgeRefused, type OrderPurge } from './use-cases/order-purge.ts';
 import type {
+  CountExpired,
   DataOwner,
   ExecutionPolicyRepository,
   PlanRepository,
+  PlanWindowRepository,
   PurgeRepository,
   SubjectCatalogue,
 } from './use-cases/ports.ts';
@@ -46,6 +50,9 @@ const TOKENS = {
   onFinished: token<OnItemFinished>('OnItemFinished'),
   onError: token<OnItemError>('OnItemError'),
   plans: token<PlanRepository>('PlanRepository'),
+  planWindows: token<PlanWindowRepository>('PlanWindowRepository'),
+  countExpired: token<CountExpired>('CountExpired'),
+  forecast: token<ForecastPurge>('ForecastPurge'),
   policies: token<ExecutionPolicyRepository>('ExecutionPolicyRepository'),
   catalogue: token<SubjectCatalogue>('SubjectCatalogue'),
   purges: token<PurgeRepository>('PurgeRepository'),
@@ -58,20 +65,41 @@ const TOKENS = {
 
 const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.plans).toResolvedValue(makePlanRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.planWindows).toResolvedValue(makePlanWindowRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.policies).toResolvedValue(makeExecutionPolicyRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.purges).toResolvedValue(makePurgeRepository, [TOKENS.database]).inSingletonScope();
 });
 
 const useCases = new ContainerModule(({ bind }) => {
   const { plans, purges, keepPlans, owner, settings, onRefused, onFinished, onError } = TOKENS;
+  bind(TOKENS.forecast)
+    .toResolvedValue((count: CountExpired) => makeForecastPurge(count, FORECAST_SETTINGS), [TOKENS.countExpired])
+    .inSingletonScope();
   bind(keepPlans)
     .toResolvedValue(
-      (p: PlanRepository, e: ExecutionPolicyRepository, c: SubjectCatalogue, { graceDays }: RetentionSettings) =>
-        makeKeepPlans(p, e, c, graceDays),
-      [plans, TOKENS.policies, TOKENS.catalogue, settings],
+      (
+        p: PlanRepository,
+        w: PlanWindowRepository,
+        e: ExecutionPolicyRepository,
+        c: SubjectCatalogue,
+        f: ForecastPurge,
+        { graceDays }: RetentionSettings,
+      ) => makeKeepPlans(p, w, e, c, f, graceDays),
+      [plans, TOKENS.planWindows, TOKENS.policies, TOKENS.catalogue, TOKENS.forecast, settings],
     )
     .inSingletonScope();
-  bind(TOKENS.keepPolicies).toResolvedValue(makeKeepExecutionPolicies, [TOKENS.policies]).inSingletonScope();
+  bind(TOKENS.keepPolicies)
+    .toResolvedValue(
+      (
+        e: ExecutionPolicyRepository,
+        p: PlanRepository,
+        c: SubjectCatalogue,
+        f: ForecastPurge,
+        { graceDays }: RetentionSettings,
+      ) => makeKeepExecutionPolicies(e, p, c, f, graceDays),
+      [TOKENS.policies, plans, TOKENS.catalogue, TOKENS.forecast, settings],
+    )
+    .inSingletonScope();
   bind(TOKENS.orderPurge)
     .toResolvedValue(
       (p: PurgeRepository, l: PlanRepository, refused: OnPurgeRefused) =>
@@ -133,12 +161,14 @@ export async function composeRetentionService(
   container.bind(TOKENS.owner).toConstantValue(makeIncidentOwner(connection, credential, settings.purgeRowsPerCall));
   container.bind(TOKENS.catalogue).toConstantValue({
     listSubjects: async () => [
-      { name: 'drift_checks', hasFloor: false },
-      { name: 'incident_payloads', hasFloor: false },
       { name: 'approvals', hasFloor: false },
+      { name: 'drift_checks', hasFloor: false },
       { name: 'executions', hasFloor: true },
+      { name: 'incident_payloads', hasFloor: false },
     ],
   });
+  // Until owners can count: every tenant is told as uncounted.
+  container.bind(TOKENS.countExpired).toConstantValue(async () => undefined);
   container.bind(TOKENS.onRefused).toConstantValue((tenantId, { actor, reason, trigger }, outcome) => {
     log.warn({ audit: true, action: 'retention-purge', tenantId, actor, reason, trigger, outcome }, 'purge refused');
     metrics.deletionFinished('retention', 'REFUSED');

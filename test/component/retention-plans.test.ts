@@ -1,9 +1,11 @@
 import { timestampDate, timestampFromDate } from '@bufbuild/protobuf/wkt';
+import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
-import { PurgeItemState, WindowKind, WindowSource } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { WindowKind, WindowSource } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { putPlan } from '#test/support/aged-data.ts';
 import { queryOnce } from '#test/support/postgres.ts';
-import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
 
@@ -13,7 +15,8 @@ test.before(async (t) => {
 test.after.always((t) => t.context.stack.dispose());
 
 const platformOf = (stack: TestStack) => stack.clients({ role: 'platform' }).retention;
-const inDays = (days: number) => timestampFromDate(new Date(Date.now() + days * 86_400_000));
+const DAY_MS = 86_400_000;
+const inDays = (days: number) => timestampFromDate(new Date(Date.now() + days * DAY_MS));
 
 test.serial('the plans in force are listed by tenant, page by page, and not those to come', async (t) => {
   const platform = platformOf(t.context.stack);
@@ -52,10 +55,11 @@ test.serial('a tenant’s history is told newest first, past and to come', async
   const tenantId = 'history';
   for (const [planName, effectiveTime] of [
     ['PRO', inDays(-90)],
-    ['AGENCY', inDays(-1)],
+    ['AGENCY', undefined],
     ['FREE', inDays(30)],
   ] as const) {
-    await platform.setTenantPlan({ tenantId, planName, effectiveTime, reason: 'a test' });
+    const when = effectiveTime ? { effectiveTime } : {};
+    await platform.setTenantPlan({ tenantId, planName, ...when, reason: 'a test' });
   }
   const { tenantPlans, nextPageToken } = await platform.listTenantPlans({ tenantId, showHistory: true, pageSize: 2 });
   const rest = await platform.listTenantPlans({ tenantId, showHistory: true, pageSize: 2, pageToken: nextPageToken });
@@ -111,15 +115,70 @@ test.serial('a repeated request answers with its own entry, whatever came after 
   ]);
 });
 
-test.serial('no entry takes effect before the newest one', async (t) => {
+test.serial('a plan that is scheduled neither blocks an earlier one nor survives it', async (t) => {
   const platform = platformOf(t.context.stack);
-  const tenantId = 'ordered';
-  await platform.setTenantPlan({ tenantId, planName: 'PRO', effectiveTime: inDays(10) });
-  for (const effectiveTime of [inDays(9), undefined]) {
-    const request = { tenantId, planName: 'FREE', ...(effectiveTime ? { effectiveTime } : {}) };
-    t.is((await refusalOf(platform.setTenantPlan(request))).reason, 'FIELD_INVALID');
-  }
+  const tenantId = 'scheduled';
+  await platform.setTenantPlan({ tenantId, planName: 'PRO' });
+  const { tenantPlan: scheduled } = await platform.setTenantPlan({
+    tenantId,
+    planName: 'FREE',
+    effectiveTime: inDays(30),
+  });
+  const again = await platform.setTenantPlan({
+    tenantId,
+    planName: 'FREE',
+    ...(scheduled?.effectiveTime ? { effectiveTime: scheduled.effectiveTime } : {}),
+  });
+  t.deepEqual(again.tenantPlan, scheduled, 'the same again adds nothing');
+  const { tenantPlan: upgrade } = await platform.setTenantPlan({ tenantId, planName: 'ENTERPRISE' });
+  t.is(upgrade?.version, 3n);
+  t.is((await platform.getTenantPlan({ tenantId })).tenantPlan?.planName, 'ENTERPRISE');
+  t.is((await platform.resolveRetention({ tenantId, atTime: inDays(40) })).planName, 'ENTERPRISE');
+});
+
+test.serial('a plan that is dated back counts from now, so that grace is never cut short', async (t) => {
+  const platform = platformOf(t.context.stack);
+  const tenantId = 'dated-back';
+  await putPlan(t.context.stack, tenantId, 'AGENCY');
+  const { tenantPlan } = await platform.setTenantPlan({ tenantId, planName: 'FREE', effectiveTime: inDays(-8) });
+  t.deepEqual(tenantPlan?.effectiveTime, tenantPlan?.createTime);
+  const { windows } = await platform.resolveRetention({ tenantId });
+  const checks = windows.find(({ subjectName }) => subjectName === 'drift_checks');
+  t.like(checks, { retentionDays: 90, source: WindowSource.GRACE, planName: 'AGENCY', nextRetentionDays: 7 });
+});
+
+test.serial('a tenant can have no plan from some day on, and keeps everything at once', async (t) => {
+  const platform = platformOf(t.context.stack);
+  const tenantId = 'left';
+  await putPlan(t.context.stack, tenantId, 'PRO');
+  const { tenantPlan } = await platform.setTenantPlan({ tenantId, noPlan: true, reason: 'they left' });
+  t.like(tenantPlan, { planName: '', version: 2n });
+  t.deepEqual((await platform.setTenantPlan({ tenantId, noPlan: true })).tenantPlan, tenantPlan);
   t.is((await refusalOf(platform.getTenantPlan({ tenantId }))).reason, 'TENANT_PLAN_NOT_FOUND');
+  t.deepEqual((await platform.listTenantPlans({ tenantId })).tenantPlans, []);
+  const { planName, planVersion, windows } = await platform.resolveRetention({ tenantId });
+  t.deepEqual([planName, planVersion], ['', 2n]);
+  for (const window of windows) t.is(window.kind, WindowKind.KEEP_ALL);
+  const history = await platform.listTenantPlans({ tenantId, showHistory: true });
+  t.deepEqual(
+    history.tenantPlans.map((entry) => [entry.planName, entry.reason]),
+    [
+      ['', 'they left'],
+      ['PRO', ''],
+    ],
+  );
+  const both = { tenantId, noPlan: true, planName: 'PRO' };
+  t.is((await refusalOf(platform.setTenantPlan(both))).reason, 'FIELD_INVALID');
+});
+
+test.serial('only a plan that there is can be set', async (t) => {
+  const platform = platformOf(t.context.stack);
+  const unknown = await refusalOf(platform.setTenantPlan({ tenantId: 'typo', planName: 'PROO' }));
+  t.deepEqual([unknown.code, unknown.reason, unknown.metadata], [Code.NotFound, 'PLAN_NOT_FOUND', { plan: 'PROO' }]);
+  for (const planName of ['', 'pro', 'P RO', '1PRO', 'P'.repeat(64)]) {
+    t.is((await refusalOf(platform.setTenantPlan({ tenantId: 'typo', planName }))).reason, 'FIELD_INVALID');
+  }
+  t.deepEqual((await platform.listTenantPlans({ tenantId: 'typo', showHistory: true })).tenantPlans, []);
 });
 
 test.serial('two that set a plan at once make two entries, or one when they say the same', async (t) => {
@@ -142,17 +201,15 @@ test.serial('a stale etag is refused', async (t) => {
 });
 
 test.serial('the answer names the window, where it comes from and when it changes', async (t) => {
-  const platform = platformOf(t.context.stack);
+  const { stack } = t.context;
   const tenantId = 'downgraded';
-  const downgrade = inDays(-2);
-  await platform.setTenantPlan({ tenantId, planName: 'AGENCY', effectiveTime: inDays(-300) });
-  await platform.setTenantPlan({ tenantId, planName: 'FREE', effectiveTime: downgrade });
+  await putPlan(stack, tenantId, 'AGENCY', '300 days');
+  await putPlan(stack, tenantId, 'FREE', '2 days');
   const resolve = async (subject: string, atTime = inDays(0)) => {
-    const resolved = await platform.resolveRetention({ tenantId, atTime });
+    const resolved = await platformOf(stack).resolveRetention({ tenantId, atTime });
     t.is(resolved.planName, 'FREE');
     return resolved.windows.find((window) => window.subjectName === subject);
   };
-  const graceEnds = timestampDate(downgrade).getTime() + 5 * 86_400_000;
   const checks = await resolve('drift_checks');
   t.like(checks, {
     kind: WindowKind.DAYS,
@@ -160,13 +217,15 @@ test.serial('the answer names the window, where it comes from and when it change
     source: WindowSource.GRACE,
     planName: 'AGENCY',
     planVersion: 1n,
+    windowVersion: 1n,
     nextKind: WindowKind.DAYS,
     nextRetentionDays: 7,
   });
-  t.is(checks?.changeTime && timestampDate(checks.changeTime).getTime(), graceEnds);
-  const payloads = await resolve('incident_payloads');
-  t.like(payloads, { retentionDays: 365, source: WindowSource.GRACE, nextKind: WindowKind.NOT_APPLICABLE });
-  t.is(payloads?.nextRetentionDays, undefined);
+  const graceLeft = checks?.changeTime && timestampDate(checks.changeTime).getTime() - Date.now();
+  t.true(
+    graceLeft !== undefined && Math.abs(graceLeft - 3 * DAY_MS) < 60_000,
+    'five days of grace, of which two are over',
+  );
   t.like(await resolve('drift_checks', inDays(4)), {
     retentionDays: 7,
     source: WindowSource.PLAN,
@@ -174,84 +233,43 @@ test.serial('the answer names the window, where it comes from and when it change
     planVersion: 2n,
     changeTime: undefined,
   });
-  const after = await resolve('approvals', inDays(4));
-  t.like(after, { kind: WindowKind.NOT_APPLICABLE, source: WindowSource.PLAN });
-  t.is(after?.retentionDays, undefined, 'not applicable is no number of days');
-});
-
-test.serial(
-  'an execution policy is created with defaults, replaced as a whole, and read by its tenant alone',
-  async (t) => {
-    const { stack } = t.context;
-    const admin = stack.clients({ tenantId: 'policy', role: 'admin' }).retention;
-    t.is((await refusalOf(admin.getExecutionPolicy({}))).reason, 'EXECUTION_POLICY_NOT_FOUND');
-    const { executionPolicy: first } = await admin.upsertExecutionPolicy({});
-    t.like(first, { retentionDays: 90, isEnabled: true, minExecutionsToKeep: 100n });
-    t.deepEqual((await admin.upsertExecutionPolicy({ retentionDays: 90 })).executionPolicy, first, 'the same again');
-    const etag = first?.etag ?? '';
-    const { executionPolicy: second } = await admin.upsertExecutionPolicy({ retentionDays: 30, etag });
-    t.like(second, { retentionDays: 30, minExecutionsToKeep: 100n });
-    t.not(second?.etag, etag);
-    t.is((await refusalOf(admin.upsertExecutionPolicy({ retentionDays: 1, etag }))).reason, 'ETAG_MISMATCH');
-    t.deepEqual((await admin.getExecutionPolicy({})).executionPolicy, second);
-    const stranger = stack.clients({ tenantId: 'stranger', role: 'admin' }).retention;
-    const unknown = await refusalOf(stranger.getExecutionPolicy({ tenantId: 'nobody' }));
-    t.deepEqual(await refusalOf(stranger.getExecutionPolicy({ tenantId: 'policy' })), unknown);
-    const member = stack.clients({ tenantId: 'policy', role: 'member' }).retention;
-    t.is((await refusalOf(member.upsertExecutionPolicy({}))).reason, 'ROLE_TOO_LOW');
-    const audit = await queryOnce<{ outcome: string }>(
-      stack.superuserUrl('retention'),
-      "select outcome from audit_entries where tenant_id = 'policy' order by at",
-    );
-    t.deepEqual(audit, [{ outcome: '90 days' }, { outcome: '30 days' }]);
-  },
-);
-
-test.serial('a policy of odd numbers is refused, and nothing changes', async (t) => {
-  const admin = t.context.stack.clients({ tenantId: 'odd-policy', role: 'admin' }).retention;
-  for (const policy of [
-    { retentionDays: 0 },
-    { retentionDays: -1 },
-    { retentionDays: 36_501 },
-    { retentionDays: 1_000_000_000 },
-    { minExecutionsToKeep: -1n },
-    { minExecutionsToKeep: 1_000_000_001n },
-  ]) {
-    t.is((await refusalOf(admin.upsertExecutionPolicy(policy))).reason, 'FIELD_INVALID');
-  }
-  t.is((await refusalOf(admin.getExecutionPolicy({}))).reason, 'EXECUTION_POLICY_NOT_FOUND');
-});
-
-test.serial(
-  'executions are kept unless a policy that is switched on says otherwise, and every subject is told of',
-  async (t) => {
-    const admin = t.context.stack.clients({ tenantId: 'executions', role: 'admin' }).retention;
-    const executions = async () => {
-      const { windows } = await admin.resolveRetention({});
-      t.deepEqual(
-        windows.map(({ subjectName }) => subjectName),
-        ['drift_checks', 'incident_payloads', 'approvals', 'executions'],
-      );
-      return windows.at(-1);
-    };
-    t.like(await executions(), { kind: WindowKind.KEEP_ALL, source: WindowSource.NONE, retentionDays: undefined });
-    await admin.upsertExecutionPolicy({ isEnabled: false, retentionDays: 5 });
-    t.like(await executions(), { kind: WindowKind.KEEP_ALL, source: WindowSource.POLICY, retentionDays: undefined });
-    await admin.upsertExecutionPolicy({ retentionDays: 5, minExecutionsToKeep: 7n });
-    t.like(await executions(), {
-      kind: WindowKind.DAYS,
-      source: WindowSource.POLICY,
-      retentionDays: 5,
-      minExecutionsToKeep: 7n,
+  for (const at of [inDays(0), inDays(4), inDays(4_000)]) {
+    t.like(await resolve('incident_payloads', at), {
+      retentionDays: 365,
+      source: WindowSource.INHERITED,
+      planName: 'AGENCY',
+      planVersion: 1n,
+      changeTime: undefined,
     });
-  },
-);
+  }
+});
 
-test.serial('a policy that nobody can carry out yet makes the purge PARTIAL, and says so', async (t) => {
-  const admin = t.context.stack.clients({ tenantId: 'unfulfilled', role: 'admin' }).retention;
-  await admin.upsertExecutionPolicy({});
-  const { purge } = await admin.purgeNow({});
-  const item = async () => (await admin.getPurge({ purgeId: purge?.id ?? '' })).items[0];
-  await until('it has ended', async () => (await item())?.state === PurgeItemState.PARTIAL);
-  t.is((await item())?.error, 'UNIMPLEMENTED: Executions cannot be removed by age yet; all of them stay.');
+test.serial('a first plan keeps everything until grace is over', async (t) => {
+  const platform = platformOf(t.context.stack);
+  await platform.setTenantPlan({ tenantId: 'first', planName: 'FREE', effectiveTime: inDays(-100) });
+  const { windows } = await platform.resolveRetention({ tenantId: 'first' });
+  const checks = windows.find(({ subjectName }) => subjectName === 'drift_checks');
+  t.like(checks, { kind: WindowKind.KEEP_ALL, source: WindowSource.GRACE, planName: '', nextRetentionDays: 7 });
+});
+
+test.serial('a change that is only tried changes nothing, and tells what the next purge would take', async (t) => {
+  const { stack } = t.context;
+  const platform = platformOf(stack);
+  const tenantId = 'tried';
+  await putPlan(stack, tenantId, 'PRO');
+  const request = { tenantId, planName: 'FREE', validateOnly: true, requestId: newId() };
+  const { tenantPlan, forecasts } = await platform.setTenantPlan(request);
+  t.like(tenantPlan, { planName: 'FREE', version: 2n });
+  t.deepEqual(
+    forecasts.map(({ subject }) => subject),
+    ['approvals', 'drift_checks', 'executions', 'incident_payloads'],
+  );
+  const checks = forecasts.find(({ subject }) => subject === 'drift_checks');
+  const ahead = checks?.effectTime && timestampDate(checks.effectTime).getTime() - Date.now();
+  t.true(ahead !== undefined && Math.abs(ahead - 5 * DAY_MS) < 60_000, 'when grace is over');
+  t.is(forecasts.find(({ subject }) => subject === 'approvals')?.effectTime, undefined);
+  t.is((await platform.getTenantPlan({ tenantId })).tenantPlan?.planName, 'PRO');
+  t.is((await platform.setTenantPlan({ ...request, planName: 'AGENCY', validateOnly: false })).tenantPlan?.version, 2n);
+  t.is((await refusalOf(platform.setTenantPlan({ ...request, planName: 'NONE' }))).reason, 'PLAN_NOT_FOUND');
+  t.is((await refusalOf(platform.setTenantPlan({ ...request, etag: '"1"' }))).reason, 'ETAG_MISMATCH');
 });

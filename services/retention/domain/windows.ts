@@ -1,3 +1,5 @@
+import { DomainError } from '#libs/kernel/domain-error.ts';
+
 /**
  * How long rows of one subject are kept: a number of days, or for good. What a plan does not have is inherited from
  * what held before it, so a window that applies is always one of these two.
@@ -21,6 +23,17 @@ export interface PlanWindow {
   readonly recordedAt: Temporal.Instant;
   readonly actor: string;
   readonly reason: string | undefined;
+}
+
+/** What a tenant can buy, as far as retention is concerned. */
+export interface Plan {
+  readonly name: string;
+  /** Grows by one with each change. */
+  readonly version: number;
+  /** The windows in force, by subject; a subject that is not among them is kept. */
+  readonly windows: readonly PlanWindow[];
+  /** How many tenants have it in force. */
+  readonly tenants: number;
 }
 
 /** One entry in the history of a tenant's plans. */
@@ -227,7 +240,7 @@ const segmentAt = (segments: readonly Segment[], at: Temporal.Instant): Segment 
   segments.findLast(({ since }) => Temporal.Instant.compare(since, at) <= 0) ?? nothingSet(LONG_AGO);
 
 /** An entry counts from when it is both recorded and effective: backdating does not cut grace short. */
-const knownAt = ({ createdAt, effectiveAt }: TenantPlan): Temporal.Instant =>
+export const knownAt = ({ createdAt, effectiveAt }: TenantPlan): Temporal.Instant =>
   Temporal.Instant.compare(createdAt, effectiveAt) > 0 ? createdAt : effectiveAt;
 
 /** The entry of a tenant's history that is in force at an instant. */
@@ -245,3 +258,7 @@ const highest = <T extends { readonly version: number }>(items: readonly T[]): T
   items.reduce<T | undefined>((top, item) => (top && top.version >= item.version ? top : item), undefined);
 
 const toWindow = (days: number): Window => (days === Infinity ? { kind: 'KEEP_ALL' } : { kind: 'DAYS', days });
+
+/** There is no such plan. */
+export const planNotFound = (name: string): DomainError =>
+  new DomainError('not-found', 'PLAN_NOT_FOUND', `There is no plan ${name}.`, { plan: name });

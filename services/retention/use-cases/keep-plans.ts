@@ -1,13 +1,27 @@
+import { fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { toPolicyWindow } from '../domain/execution-policy.ts';
 import { tenantPlanNotFound } from '../domain/purge.ts';
-import { inForceAt, type Resolution, resolveWindows, type TenantPlan } from '../domain/windows.ts';
+import {
+  inForceAt,
+  knownAt,
+  type Plan,
+  type PlanWindow,
+  planNotFound,
+  type Resolution,
+  type ResolveInput,
+  resolveWindows,
+  type TenantPlan,
+} from '../domain/windows.ts';
+import type { ForecastPurge, PurgeForecast, WindowChange } from './forecast-purge.ts';
 import type {
   ExecutionPolicyRepository,
   NewTenantPlan,
   Page,
   PageQuery,
+  PlanChange,
   PlanRepository,
+  PlanWindowRepository,
   SubjectCatalogue,
 } from './ports.ts';
 
@@ -16,22 +30,48 @@ export type PlanFilter =
   | { readonly tenantId: undefined; readonly plan: string | undefined }
   | { readonly tenantId: string; readonly plan: string | undefined; readonly showHistory: boolean };
 
-/** Tenants' plans, and the windows that follow from them. */
+/** What holds for a tenant, and the instant that was resolved for. */
+export type ResolutionAt = Resolution & { readonly at: Temporal.Instant };
+
+/** Plans, tenants' plans, and the windows that follow from them. */
 export interface KeepPlans {
+  /** Adds an entry to a tenant's history; PLAN_NOT_FOUND, ETAG_MISMATCH, REQUEST_ID_REUSED. */
   set(plan: Omit<NewTenantPlan, 'fingerprint'>): Promise<TenantPlan>;
+  /** The entry that `set` would add, and what the next purge would then take. Changes nothing. */
+  preview(plan: Omit<NewTenantPlan, 'fingerprint'>): Promise<{
+    readonly entry: TenantPlan;
+    readonly forecasts: readonly PurgeForecast[];
+  }>;
   /** The plan in force; TENANT_PLAN_NOT_FOUND. */
   get(tenantId: string): Promise<TenantPlan>;
   /** By tenant, and newest first within one. */
   list(filter: PlanFilter, page: PageQuery): Promise<Page<TenantPlan>>;
   /** What holds at an instant, the database's now by default. The purge uses the very same. */
-  resolve(tenantId: string, at: Temporal.Instant | undefined): Promise<Resolution & { readonly at: Temporal.Instant }>;
+  resolve(tenantId: string, at: Temporal.Instant | undefined): Promise<ResolutionAt>;
+
+  /** Records windows of a plan; PLAN_NOT_FOUND, FIELD_INVALID, ETAG_MISMATCH, REQUEST_ID_REUSED. */
+  updatePlan(change: Omit<PlanChange, 'fingerprint'>): Promise<Plan>;
+  /** The plan as updatePlan would leave it, and what the next purge would then take. Changes nothing. */
+  previewPlan(change: Omit<PlanChange, 'fingerprint'>): Promise<{
+    readonly plan: Plan;
+    readonly forecasts: readonly PurgeForecast[];
+  }>;
+  /** PLAN_NOT_FOUND. */
+  getPlan(name: string): Promise<Plan>;
+  listPlans(page: PageQuery): Promise<Page<Plan>>;
+  /** Every window ever recorded for a plan, newest first; PLAN_NOT_FOUND. */
+  listPlanWindows(name: string, page: PageQuery): Promise<Page<PlanWindow>>;
 }
 
-/** Makes KeepPlans; `graceDays` is how long a longer window holds after a downgrade. */
+const TENANTS_PER_PAGE = 200;
+
+/** Makes KeepPlans; `graceDays` is how long a wider window holds after a change. */
 export function makeKeepPlans(
   plans: PlanRepository,
+  planWindows: PlanWindowRepository,
   policies: ExecutionPolicyRepository,
   catalogue: SubjectCatalogue,
+  forecast: ForecastPurge,
   graceDays: number,
 ): KeepPlans {
   const inForce = async (tenantId: string): Promise<TenantPlan | undefined> => {
@@ -39,17 +79,79 @@ export function makeKeepPlans(
     const current = inForceAt(entries, now);
     return current?.plan === undefined ? undefined : current;
   };
+
+  const inputOf = async (tenantId: string, plan?: string): Promise<ResolveInput> => {
+    const [{ now, ...history }, policy, subjects] = await Promise.all([
+      plans.history(tenantId, plan),
+      policies.get(tenantId),
+      catalogue.listSubjects(),
+    ]);
+    return { ...history, policies: policy ? [toPolicyWindow(policy)] : [], subjects, at: now, graceDays };
+  };
+
+  /** What entries and windows that are not recorded yet would mean, for each subject. */
+  const changesOf = async (
+    tenantId: string,
+    { entry, windows = [] }: { entry?: TenantPlan; windows?: readonly PlanWindow[] },
+  ): Promise<readonly WindowChange[]> => {
+    const input = await inputOf(tenantId, entry?.plan);
+    const changed = {
+      ...input,
+      entries: entry ? [...input.entries.filter(({ version }) => version !== entry.version), entry] : input.entries,
+      planWindows: [...input.planWindows, ...windows],
+    };
+    const since = laterOf(input.at, ...(entry ? [knownAt(entry)] : []), ...windows.map(({ recordedAt }) => recordedAt));
+    const settledAt = since.add({ hours: graceDays * 24 });
+    const settled = resolveWindows({ ...changed, at: settledAt }).windows;
+    const atOnce = resolveWindows({ ...changed, at: laterOf(input.at, ...windows.map((w) => w.recordedAt)) }).windows;
+    return resolveWindows(input).windows.flatMap((before, index) => {
+      const [after, now] = [settled[index], atOnce[index]];
+      if (!after || !now) return [];
+      const isAtOnce = daysOf(after) === daysOf(now);
+      return [{ before, after, effectAt: isAtOnce ? undefined : (now.change?.at ?? settledAt) }];
+    });
+  };
+
+  const assertSubjects = async ({ windows }: Pick<PlanChange, 'windows'>): Promise<void> => {
+    const subjects = await catalogue.listSubjects();
+    const violations = windows.flatMap(({ subject, minToKeep }, index) => {
+      const known = subjects.find(({ name }) => name === subject);
+      if (!known) {
+        return [{ field: `windows[${index}].subject`, description: 'must be a subject of the catalogue' }];
+      }
+      if (minToKeep === 0 || known.hasFloor) return [];
+      return [{ field: `windows[${index}].min_to_keep`, description: `must be 0, since ${subject} has no floor` }];
+    });
+    if (violations.length > 0) throw fieldsInvalid(violations);
+  };
+
+  const tenantsOn = async (plan: string): Promise<readonly string[]> => {
+    const tenants: string[] = [];
+    for (let after: readonly string[] | undefined, first = true; first || after; first = false) {
+      const page = await plans.listInForce(plan, { limit: TENANTS_PER_PAGE, after });
+      tenants.push(...page.items.map(({ tenantId }) => tenantId));
+      after = page.next;
+    }
+    return tenants;
+  };
+
   return {
-    set: ({ requestId, ...plan }) => {
-      const { tenantId, plan: bought, effectiveAt, reason, etag } = plan;
-      const body = fingerprint({ tenantId, bought, effectiveAt: effectiveAt?.toString(), reason, etag });
-      return plans.set({ ...plan, requestId, fingerprint: body });
+    set: (plan) => plans.set({ ...plan, fingerprint: fingerprintOfEntry(plan) }),
+
+    async preview(plan) {
+      const entry = await plans.preview({ ...plan, fingerprint: '' });
+      const subjects = (await catalogue.listSubjects()).map(({ name }) => name);
+      const order = { subjects, tenants: [plan.tenantId], actor: plan.actor };
+      const forecasts = await forecast({ ...order, changesOf: (tenantId) => changesOf(tenantId, { entry }) });
+      return { entry, forecasts };
     },
+
     async get(tenantId) {
       const current = await inForce(tenantId);
       if (!current) throw tenantPlanNotFound();
       return current;
     },
+
     async list(filter, page) {
       if (filter.tenantId === undefined) return plans.listInForce(filter.plan, page);
       const current = await inForce(filter.tenantId);
@@ -57,16 +159,57 @@ export function makeKeepPlans(
       if (filter.showHistory) return plans.listHistory(filter.tenantId, page);
       return { items: current ? [current] : [], next: undefined };
     },
+
     async resolve(tenantId, at) {
-      const [{ entries, planWindows, now }, policy, subjects] = await Promise.all([
-        plans.history(tenantId),
-        policies.get(tenantId),
-        catalogue.listSubjects(),
-      ]);
-      const resolveAt = at ?? now;
-      const policyWindows = policy ? [toPolicyWindow(policy)] : [];
-      const input = { entries, planWindows, policies: policyWindows, subjects, at: resolveAt, graceDays };
-      return { ...resolveWindows(input), at: resolveAt };
+      const input = await inputOf(tenantId);
+      const resolveAt = at ?? input.at;
+      return { ...resolveWindows({ ...input, at: resolveAt }), at: resolveAt };
+    },
+
+    async updatePlan(change) {
+      await assertSubjects(change);
+      return planWindows.update({ ...change, fingerprint: fingerprintOfChange(change) });
+    },
+
+    async previewPlan(change) {
+      await assertSubjects(change);
+      const { plan, recorded } = await planWindows.preview({ ...change, fingerprint: '' });
+      const subjects = change.windows.map(({ subject }) => subject);
+      const order = { subjects, tenants: await tenantsOn(change.name), actor: change.actor };
+      const forecasts = await forecast({
+        ...order,
+        async changesOf(tenantId) {
+          const changes = await changesOf(tenantId, { windows: recorded });
+          return changes.filter(({ after }) => subjects.includes(after.subject));
+        },
+      });
+      return { plan, forecasts };
+    },
+
+    async getPlan(name) {
+      const plan = await planWindows.get(name);
+      if (!plan) throw planNotFound(name);
+      return plan;
+    },
+
+    listPlans: planWindows.list,
+
+    async listPlanWindows(name, page) {
+      const found = await planWindows.listWindows(name, page);
+      if (found.items.length === 0 && !(await planWindows.get(name))) throw planNotFound(name);
+      return found;
     },
   };
 }
+
+const fingerprintOfEntry = ({ tenantId, plan, effectiveAt, reason, etag }: Omit<NewTenantPlan, 'fingerprint'>) =>
+  fingerprint({ tenantId, bought: plan, effectiveAt: effectiveAt?.toString(), reason, etag });
+
+const fingerprintOfChange = ({ name, windows, reason, etag, allowMissing }: Omit<PlanChange, 'fingerprint'>) =>
+  fingerprint({ name, windows, reason, etag, allowMissing });
+
+const laterOf = (at: Temporal.Instant, ...others: readonly Temporal.Instant[]): Temporal.Instant =>
+  others.reduce((latest, other) => (Temporal.Instant.compare(other, latest) > 0 ? other : latest), at);
+
+const daysOf = ({ window }: { readonly window: { readonly kind: string; readonly days?: number } }): number =>
+  window.days ?? Infinity;

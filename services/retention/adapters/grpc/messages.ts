@@ -1,9 +1,15 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { type RetentionWindowSchema, WindowKind, WindowSource } from '#gen/lethe/retention/v1/retention_pb.ts';
+import {
+  type PurgeForecastSchema,
+  type RetentionWindowSchema,
+  WindowKind,
+  WindowSource,
+} from '#gen/lethe/retention/v1/retention_pb.ts';
 import { toOptionalTimestamp } from '#libs/grpc/timestamp.ts';
 import type { ResourceCount } from '../../domain/purge.ts';
 import type { ResolvedWindow } from '../../domain/windows.ts';
+import type { PurgeForecast } from '../../use-cases/forecast-purge.ts';
 
 /** A resolved window as a message. */
 export function toWindowMessage({
@@ -37,3 +43,16 @@ export const toCountMessages = (counts: readonly ResourceCount[]): MessageInitSh
     deleted: BigInt(deleted),
     left: BigInt(left),
   }));
+
+/** A forecast as a message. */
+export function toForecastMessage(forecast: PurgeForecast): MessageInitShape<typeof PurgeForecastSchema> {
+  const effectTime = toOptionalTimestamp(forecast.effectAt);
+  return {
+    subject: forecast.subject,
+    expiredCount: BigInt(forecast.expired),
+    currentExpiredCount: BigInt(forecast.currentExpired),
+    tenantCount: forecast.tenants,
+    uncountedTenantCount: forecast.uncounted,
+    ...(effectTime ? { effectTime } : {}),
+  };
+}

@@ -1,18 +1,42 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
-import type { TenantPlanSchema } from '#gen/lethe/retention/v1/retention_pb.ts';
+import {
+  type PlanSchema,
+  type PlanWindow as PlanWindowMessage,
+  type PlanWindowSchema,
+  type TenantPlanSchema,
+  WindowKind,
+} from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { parseFields, parseOptionalText, parseReason, parseRequestId } from '#libs/grpc/parse.ts';
+import {
+  parseEnum,
+  parseFields,
+  parseInteger,
+  parseOptionalText,
+  parseReason,
+  parseRequestId,
+  parseRequiredReason,
+} from '#libs/grpc/parse.ts';
 import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
+import type { Caller } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseTenantId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { tenantPlanNotFound } from '../../domain/purge.ts';
-import type { TenantPlan } from '../../domain/windows.ts';
+import type { Plan, PlanWindow, PlanWindowKind, TenantPlan } from '../../domain/windows.ts';
 import type { KeepPlans } from '../../use-cases/keep-plans.ts';
-import { toWindowMessage } from './messages.ts';
+import type { NewPlanWindow } from '../../use-cases/ports.ts';
+import { toForecastMessage, toWindowMessage } from './messages.ts';
 import { mayName, namedTenant, wantedTenant } from './request-tenant.ts';
+
+const KIND_OF: ReadonlyMap<number, PlanWindowKind> = new Map(
+  (['DAYS', 'KEEP_ALL', 'NOT_APPLICABLE'] as const).map((kind) => [WindowKind[kind], kind]),
+);
+const SUBJECT_NAME = /^[a-z][a-z0-9_]{0,62}$/;
+const MAX_WINDOWS = 100;
+const MAX_RETENTION_DAYS = 36_500;
+const MAX_TO_KEEP = 1_000_000_000;
 
 const PLAN_NAME = /^[A-Z][A-Z0-9_]{0,62}$/;
 
@@ -21,22 +45,27 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
   async setTenantPlan(request, context) {
     const command = parseFields({
       tenantId: () => parseTenantId('tenant_id', request.tenantId),
-      plan: () => (request.noPlan ? undefined : parsePlanName('plan_name', request.planName)),
+      plan: () => {
+        if (!request.noPlan) return parsePlanName('plan_name', request.planName);
+        if (request.planName !== '') throw fieldInvalid('plan_name', 'must be empty with no_plan');
+        return undefined;
+      },
       effectiveAt: () => parseTimestamp('effective_time', request.effectiveTime),
       reason: () => parseReason(request.reason),
       etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
       requestId: () => parseRequestId(request.requestId),
     });
     const { actor, subject } = callerOf(context);
-    return { tenantPlan: toPlanMessage(await keepPlans.set({ ...command, actor, subject })) };
+    if (!request.validateOnly) {
+      return { tenantPlan: toTenantPlanMessage(await keepPlans.set({ ...command, actor, subject })) };
+    }
+    const { entry, forecasts } = await keepPlans.preview({ ...command, actor, subject });
+    return { tenantPlan: toTenantPlanMessage(entry), forecasts: forecasts.map(toForecastMessage) };
   },
 
   async getTenantPlan(request, context) {
-    return {
-      tenantPlan: toPlanMessage(
-        await keepPlans.get(namedTenant(callerOf(context), request.tenantId, tenantPlanNotFound)),
-      ),
-    };
+    const tenantId = namedTenant(callerOf(context), request.tenantId, tenantPlanNotFound);
+    return { tenantPlan: toTenantPlanMessage(await keepPlans.get(tenantId)) };
   },
 
   async listTenantPlans(request, context) {
@@ -61,7 +90,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
       after,
     });
     const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { tenantPlans: page.items.map(toPlanMessage), nextPageToken };
+    return { tenantPlans: page.items.map(toTenantPlanMessage), nextPageToken };
   },
 
   async resolveRetention(request, context) {
@@ -75,14 +104,89 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
       resolveTime: toTimestamp(at),
     };
   },
+
+  async updatePlan(request, context) {
+    const change = parseFields({
+      name: () => parsePlanName('name', request.name),
+      windows: () => parseWindows(request.name, request.windows),
+      etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
+      requestId: () => parseRequestId(request.requestId),
+    });
+    const { actor, subject } = callerOf(context);
+    const reason = parseRequiredReason(request.reason);
+    const command = { ...change, reason, allowMissing: request.allowMissing, actor, subject };
+    if (!request.validateOnly) return { plan: toPlanMessage(await keepPlans.updatePlan(command)) };
+    const { plan, forecasts } = await keepPlans.previewPlan(command);
+    return { plan: toPlanMessage(plan), forecasts: forecasts.map(toForecastMessage) };
+  },
+
+  async getPlan(request, context) {
+    const plan = await keepPlans.getPlan(parsePlanName('name', request.name));
+    return { plan: toPlanMessage(toldTo(callerOf(context), plan)) };
+  },
+
+  async listPlans(request, context) {
+    const limit = parsePageSize(request.pageSize);
+    const caller = callerOf(context);
+    const scope: PageScope = { rpc: 'ListPlans', tenantId: caller.tenantId ?? '', filter: {} };
+    const page = await keepPlans.listPlans({ limit, after: decodePageToken(scope, request.pageToken, 1) });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { plans: page.items.map((plan) => toPlanMessage(toldTo(caller, plan))), nextPageToken };
+  },
+
+  async listPlanWindows(request, context) {
+    const { name, limit } = parseFields({
+      name: () => parsePlanName('name', request.name),
+      limit: () => parsePageSize(request.pageSize),
+    });
+    const tenantId = callerOf(context).tenantId ?? '';
+    const scope: PageScope = { rpc: 'ListPlanWindows', tenantId, filter: { name } };
+    const after = decodePageToken(scope, request.pageToken, 3);
+    const page = await keepPlans.listPlanWindows(name, { limit, after });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { windows: page.items.map(toPlanWindowMessage), nextPageToken };
+  },
 });
+
+/** How many others have bought a plan is the platform's to know. */
+const toldTo = (caller: Caller, plan: Plan): Plan => (caller.kind === 'platform' ? plan : { ...plan, tenants: 0 });
+
+function parseWindows(plan: string, windows: readonly PlanWindowMessage[]): readonly NewPlanWindow[] {
+  if (windows.length === 0 || windows.length > MAX_WINDOWS) {
+    throw fieldInvalid('windows', `must be 1 to ${MAX_WINDOWS}`);
+  }
+  if (new Set(windows.map(({ subject }) => subject)).size !== windows.length) {
+    throw fieldInvalid('windows', 'must not name a subject twice');
+  }
+  const read = parseFields(
+    Object.fromEntries(windows.map((window, index) => [index, () => parseWindow(plan, window, `windows[${index}]`)])),
+  );
+  return Object.values(read);
+}
+
+function parseWindow(plan: string, window: PlanWindowMessage, field: string): NewPlanWindow {
+  if (window.plan !== '' && window.plan !== plan)
+    throw fieldInvalid(`${field}.plan`, 'must be the plan that is changed');
+  const { kind, minToKeep } = parseFields({
+    kind: () => parseEnum(`${field}.kind`, window.kind, KIND_OF),
+    minToKeep: () => parseInteger(`${field}.min_to_keep`, window.minToKeep, { min: 0, max: MAX_TO_KEEP }),
+  });
+  const { subject, retentionDays } = window;
+  if (!SUBJECT_NAME.test(subject)) throw fieldInvalid(`${field}.subject`, 'must be the name of a subject');
+  if (kind === 'DAYS') {
+    const days = parseInteger(`${field}.retention_days`, retentionDays ?? 0, { min: 1, max: MAX_RETENTION_DAYS });
+    return { subject, kind, days, minToKeep };
+  }
+  if (retentionDays !== undefined) throw fieldInvalid(`${field}.retention_days`, 'is for DAYS alone');
+  return { subject, kind, days: undefined, minToKeep };
+}
 
 function parsePlanName(field: string, value: string): string {
   if (PLAN_NAME.test(value)) return value;
   throw fieldInvalid(field, 'must be 1 to 63 of A-Z, 0-9 and _, beginning with a letter');
 }
 
-const toPlanMessage = (entry: TenantPlan): MessageInitShape<typeof TenantPlanSchema> => ({
+const toTenantPlanMessage = (entry: TenantPlan): MessageInitShape<typeof TenantPlanSchema> => ({
   tenantId: entry.tenantId,
   planName: entry.plan ?? '',
   version: BigInt(entry.version),
@@ -91,4 +195,23 @@ const toPlanMessage = (entry: TenantPlan): MessageInitShape<typeof TenantPlanSch
   actor: entry.actor,
   reason: entry.reason ?? '',
   etag: `"${entry.version}"`,
+});
+
+const toPlanMessage = (plan: Plan): MessageInitShape<typeof PlanSchema> => ({
+  name: plan.name,
+  windows: plan.windows.map(toPlanWindowMessage),
+  etag: `"${plan.version}"`,
+  tenantCount: plan.tenants,
+});
+
+const toPlanWindowMessage = (window: PlanWindow): MessageInitShape<typeof PlanWindowSchema> => ({
+  plan: window.plan,
+  subject: window.subject,
+  version: BigInt(window.version),
+  kind: WindowKind[window.kind],
+  ...(window.days === undefined ? {} : { retentionDays: window.days }),
+  minToKeep: BigInt(window.minToKeep),
+  recordTime: toTimestamp(window.recordedAt),
+  actor: window.actor,
+  reason: window.reason ?? '',
 });

@@ -5,13 +5,16 @@ import type { RetentionService } from '#gen/lethe/retention/v1/retention_service
 import { callerOf } from '#libs/grpc/caller.ts';
 import { parseFields, parseInteger, parseOptionalText } from '#libs/grpc/parse.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
+import { parseTenantId } from '#libs/kernel/id.ts';
+import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import {
   DEFAULT_EXECUTION_POLICY,
   type ExecutionPolicy,
   executionPolicyNotFound,
 } from '../../domain/execution-policy.ts';
 import type { KeepExecutionPolicies } from '../../use-cases/keep-execution-policies.ts';
-import { namedTenant } from './request-tenant.ts';
+import { toForecastMessage } from './messages.ts';
+import { mayName, namedTenant, wantedTenant } from './request-tenant.ts';
 
 const MAX_RETENTION_DAYS = 36_500;
 const MAX_TO_KEEP = 1_000_000_000;
@@ -41,8 +44,34 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
     });
     const isEnabled = request.isEnabled ?? DEFAULT_EXECUTION_POLICY.isEnabled;
     const { actor, subject } = caller;
-    const kept = await keepPolicies.upsert({ ...policy, tenantId, isEnabled, actor, subject });
-    return { executionPolicy: toPolicyMessage(kept) };
+    const wanted = { ...policy, tenantId, isEnabled, actor, subject };
+    if (!request.validateOnly) return { executionPolicy: toPolicyMessage(await keepPolicies.upsert(wanted)) };
+    const { policy: previewed, forecast } = await keepPolicies.preview(wanted);
+    return {
+      executionPolicy: toPolicyMessage(previewed),
+      ...(forecast ? { forecast: toForecastMessage(forecast) } : {}),
+    };
+  },
+
+  async deleteExecutionPolicy(request, context) {
+    const caller = callerOf(context);
+    const etag = parseOptionalText('etag', request.etag, 100) ?? '';
+    const tenantId = wantedTenant(caller, request.tenantId) ?? parseTenantId('tenant_id', request.tenantId);
+    // Another tenant's policy does not exist to this caller, and one that does not exist is no error.
+    if (!mayName(caller, tenantId)) return {};
+    const { actor, subject } = caller;
+    await keepPolicies.remove({ tenantId, etag, actor, subject });
+    return {};
+  },
+
+  async listExecutionPolicies(request, context) {
+    const caller = callerOf(context);
+    const limit = parsePageSize(request.pageSize);
+    const tenantId = wantedTenant(caller, '');
+    const scope: PageScope = { rpc: 'ListExecutionPolicies', tenantId: tenantId ?? '', filter: {} };
+    const page = await keepPolicies.list(tenantId, { limit, after: decodePageToken(scope, request.pageToken, 1) });
+    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
+    return { executionPolicies: page.items.map(toPolicyMessage), nextPageToken };
   },
 
   async getExecutionPolicy(request, context) {

@@ -1,10 +1,11 @@
 import { Model } from 'objection';
-import { DomainError, fieldInvalid, requestIdReused } from '#libs/kernel/domain-error.ts';
+import { DomainError, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { audit } from '#libs/postgres/audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
-import type { PlanWindow, TenantPlan } from '../../domain/windows.ts';
+import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
+import { planNotFound, type TenantPlan } from '../../domain/windows.ts';
 import type { NewTenantPlan, PlanRepository } from '../../use-cases/ports.ts';
+import { type PlanWindowRow, toPlanWindow } from './plan-window-repository.ts';
 
 class TenantPlanRow extends Model {
   static override readonly tableName = 'tenant_plans';
@@ -23,35 +24,39 @@ type Columns = Omit<TenantPlanRow, keyof Model>;
 /** The text that changes with every entry. */
 export const etagOfPlan = ({ version }: Pick<TenantPlan, 'version'>): string => `"${version}"`;
 
-/** Plans in Postgres. */
+/** Tenants' plans in Postgres. */
 export const makePlanRepository = (database: Database): PlanRepository => ({
-  set: (entry) =>
-    database.forTenant(entry.tenantId, async (trx) => {
-      const { tenantId, requestId } = entry;
-      // Two at once on one tenant take turns; a first entry has no row that could be locked.
-      await trx.raw('select pg_advisory_xact_lock(hashtextextended(?, 0))', [tenantId]);
-      const answered = requestId === undefined ? undefined : await findAnswer(trx, tenantId, requestId);
-      if (answered && answered.fingerprint !== entry.fingerprint) throw requestIdReused(requestId ?? '');
-      const plan = answered
-        ? await TenantPlanRow.query(trx).findById([tenantId, answered.plan_version]).throwIfNotFound()
-        : await addEntry(trx, entry);
-      if (!answered && requestId !== undefined) {
-        await trx('retention_requests').insert({
-          tenant_id: tenantId,
-          method: 'SetTenantPlan',
-          request_id: requestId,
-          fingerprint: entry.fingerprint,
-          plan_version: plan.version,
-        });
+  async set(entry) {
+    for (;;) {
+      try {
+        return toTenantPlan(await database.forTenant(entry.tenantId, (trx) => setOnce(trx, entry)));
+      } catch (error) {
+        if (!(error instanceof Outrun)) throw error;
       }
-      return toTenantPlan(plan);
+    }
+  },
+
+  preview: (entry) =>
+    database.forTenant(entry.tenantId, async (trx) => {
+      const { newest, now, isSame } = await compare(trx, entry);
+      if (newest && isSame) return toTenantPlan(newest);
+      const { tenantId, plan, actor, reason } = entry;
+      const effectiveAt = laterOf(entry.effectiveAt, now);
+      return { tenantId, version: (newest?.version ?? 0) + 1, plan, effectiveAt, createdAt: now, actor, reason };
     }),
 
-  history: (tenantId) =>
+  history: (tenantId, plan) =>
     database.forTenant(tenantId, async (trx) => {
       const now = await databaseNow(trx);
       const rows = await TenantPlanRow.query(trx).where({ tenant_id: tenantId }).orderBy('version');
-      return { entries: rows.map(toTenantPlan), planWindows: SEEDED_WINDOWS, now };
+      const windows = rowsOf<PlanWindowRow>(
+        await trx.raw(
+          `select * from plan_windows
+           where plan = :plan or plan in (select plan from tenant_plans where tenant_id = :tenantId)`,
+          { tenantId, plan: plan ?? null },
+        ),
+      );
+      return { entries: rows.map(toTenantPlan), planWindows: windows.map(toPlanWindow), now };
     }),
 
   async listHistory(tenantId, { limit, after }) {
@@ -96,42 +101,50 @@ export const makePlanRepository = (database: Database): PlanRepository => ({
   },
 });
 
-/** The entry added, or the newest one when it says the same; the tenant is locked. */
+/** Another request changed the same tenant first. It has committed, so this one is tried again from the beginning. */
+class Outrun extends Error {}
+
+/** The entry that this request is answered with. */
+async function setOnce(trx: TenantTransaction, entry: NewTenantPlan): Promise<Columns> {
+  const { tenantId, requestId, fingerprint } = entry;
+  if (requestId === undefined) return addEntry(trx, entry);
+  const answered = await findAnswer(trx, tenantId, requestId);
+  if (answered) {
+    if (answered.fingerprint !== fingerprint) throw requestIdReused(requestId);
+    return TenantPlanRow.query(trx).findById([tenantId, answered.plan_version]).throwIfNotFound();
+  }
+  const row = await addEntry(trx, entry);
+  const { rowCount } = await trx.raw(
+    `insert into retention_requests (tenant_id, method, request_id, fingerprint, plan_version)
+     values (:tenantId, 'SetTenantPlan', :requestId, :fingerprint, :version) on conflict do nothing`,
+    { tenantId, requestId, fingerprint, version: row.version },
+  );
+  if (rowCount === 0) throw new Outrun();
+  return row;
+}
+
+/** The entry added, or the newest one when it says the same. */
 async function addEntry(trx: TenantTransaction, entry: NewTenantPlan): Promise<Columns> {
-  const { tenantId, plan, actor, subject, reason, requestId, etag } = entry;
-  const newest = await TenantPlanRow.query(trx).where({ tenant_id: tenantId }).orderBy('version', 'desc').first();
-  const version = newest?.version ?? 0;
-  if (etag !== '' && etag !== etagOfPlan({ version })) {
-    throw new DomainError('aborted', 'ETAG_MISMATCH', 'The plan has changed since; read it again.', { etag });
-  }
-  const now = await databaseNow(trx);
-  const effectiveAt = entry.effectiveAt ?? now;
-  if (newest) {
-    const isBefore = Temporal.Instant.compare(effectiveAt, newest.effective_at) < 0;
-    const isSame = entry.effectiveAt ? newest.effective_at.equals(entry.effectiveAt) : !isBefore;
-    if ((newest.plan ?? undefined) === plan && isSame) return newest;
-    if (isBefore) {
-      throw fieldInvalid(
-        'effective_time',
-        `must not be before ${newest.effective_at}, when the newest entry takes effect`,
-      );
-    }
-  }
+  const { tenantId, plan, actor, subject, reason, requestId } = entry;
+  const { newest, now, isSame } = await compare(trx, entry);
+  if (newest && isSame) return newest;
   const row = firstOf<Columns>(
     await trx.raw(
-      `insert into tenant_plans (tenant_id, version, plan, effective_at, actor, reason)
-       values (:tenantId, :version, :plan, cast(:effectiveAt as timestamptz), :actor, :reason) returning *`,
+      `insert into tenant_plans (tenant_id, version, plan, effective_at, created_at, actor, reason)
+       values (:tenantId, :version, :plan, cast(:effectiveAt as timestamptz), cast(:now as timestamptz), :actor, :reason)
+       on conflict (tenant_id, version) do nothing returning *`,
       {
         tenantId,
-        version: version + 1,
+        version: (newest?.version ?? 0) + 1,
         plan: plan ?? null,
-        effectiveAt: effectiveAt.toString(),
+        effectiveAt: laterOf(entry.effectiveAt, now).toString(),
+        now: now.toString(),
         actor,
         reason: reason ?? null,
       },
     ),
   );
-  if (!row) throw new Error('the plan was not inserted');
+  if (!row) throw new Outrun();
   await audit(trx, {
     tenantId,
     actor,
@@ -141,10 +154,37 @@ async function addEntry(trx: TenantTransaction, entry: NewTenantPlan): Promise<C
     targetId: String(row.version),
     reason,
     requestId,
-    outcome: plan ?? 'NONE',
+    outcome: plan ?? 'NO_PLAN',
   });
   return row;
 }
+
+/** The newest entry, and whether it already says what the new one would; PLAN_NOT_FOUND, ETAG_MISMATCH. */
+async function compare(
+  trx: TenantTransaction,
+  { tenantId, plan, effectiveAt, etag }: NewTenantPlan,
+): Promise<{ newest: Columns | undefined; now: Temporal.Instant; isSame: boolean }> {
+  if (plan !== undefined) {
+    const known = firstOf(await trx.raw('select from plans where name = ?', [plan]));
+    if (!known) throw planNotFound(plan);
+  }
+  const newest = await TenantPlanRow.query(trx).where({ tenant_id: tenantId }).orderBy('version', 'desc').first();
+  if (etag !== '' && etag !== etagOfPlan({ version: newest?.version ?? 0 })) {
+    throw new DomainError('aborted', 'ETAG_MISMATCH', 'The plan has changed since; read it again.', { etag });
+  }
+  const now = await databaseNow(trx);
+  const isSameTime =
+    newest !== undefined &&
+    (isFuture(effectiveAt, now) ? newest.effective_at.equals(effectiveAt) : !isFuture(newest.effective_at, now));
+  return { newest, now, isSame: isSameTime && (newest.plan ?? undefined) === plan };
+}
+
+const isFuture = (at: Temporal.Instant | undefined, now: Temporal.Instant): at is Temporal.Instant =>
+  at !== undefined && Temporal.Instant.compare(at, now) > 0;
+
+/** An instant that is past counts as now, or else a plan that is dated back would cut grace short. */
+const laterOf = (at: Temporal.Instant | undefined, now: Temporal.Instant): Temporal.Instant =>
+  isFuture(at, now) ? at : now;
 
 const findAnswer = async (
   trx: TenantTransaction,
@@ -174,24 +214,3 @@ const toTenantPlan = (row: Columns): TenantPlan => ({
   actor: row.actor,
   reason: row.reason ?? undefined,
 });
-
-const SEEDED = {
-  FREE: { drift_checks: 7, incident_payloads: undefined, approvals: undefined },
-  PRO: { drift_checks: 30, incident_payloads: 180, approvals: 180 },
-  AGENCY: { drift_checks: 90, incident_payloads: 365, approvals: 365 },
-  ENTERPRISE: { drift_checks: 180, incident_payloads: 2_555, approvals: 2_555 },
-};
-
-const SEEDED_WINDOWS: readonly PlanWindow[] = Object.entries(SEEDED).flatMap(([plan, windows]) =>
-  Object.entries(windows).map(([subject, days]) => ({
-    plan,
-    subject,
-    version: 1,
-    kind: days === undefined ? 'NOT_APPLICABLE' : 'DAYS',
-    days,
-    minToKeep: 0,
-    recordedAt: Temporal.Instant.fromEpochMilliseconds(0),
-    actor: 'system:seed',
-    reason: undefined,
-  })),
-);

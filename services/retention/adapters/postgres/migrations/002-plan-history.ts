@@ -76,7 +76,8 @@ export const planHistory: Migration = {
     });
     await knex.raw('drop function tenants_to_purge()');
     await knex.raw('drop function plans_in_force(text, text, int)');
-    for (const table of TABLES) await knex.raw('drop table ??', [table]);
+    // The seed's rollback, pasted, has dropped the table of policies already.
+    for (const table of TABLES) await knex.raw('drop table if exists ??', [table]);
     await knex.raw('drop index tenant_plans_effective');
   },
 };

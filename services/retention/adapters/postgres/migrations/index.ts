@@ -3,6 +3,15 @@ import { retention } from './001-retention.ts';
 import { planHistory } from './002-plan-history.ts';
 import { purgeQueue } from './003-purge-queue.ts';
 import { purgeHealth } from './004-purge-health.ts';
+import { plansAsData } from './005-plans-as-data.ts';
+import { executionPolicies } from './006-execution-policies.ts';
 
 /** RetentionService's schema, in order. */
-export const retentionMigrations: readonly Migration[] = [retention, planHistory, purgeQueue, purgeHealth];
+export const retentionMigrations: readonly Migration[] = [
+  retention,
+  planHistory,
+  purgeQueue,
+  purgeHealth,
+  plansAsData,
+  executionPolicies,
+];
