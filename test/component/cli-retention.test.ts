@@ -33,7 +33,7 @@ test.serial('a plan is set, shown with the windows that it gives, listed and rem
   const windows = await lethe('--tenant', 'planned', 'plans', 'windows');
   t.regex(
     windows.out,
-    /^drift_checks +everything +GRACE .* 30 days$/m,
+    /^drift_checks +everything +GRACE .* 180 days$/m,
     'no plan at all kept everything until just now',
   );
   const history = parsedLine((await lethe('--json', 'plans', 'history', 'planned')).out);
