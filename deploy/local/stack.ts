@@ -285,6 +285,7 @@ function environmentOf(
     LETHE_PARTICIPANTS: listOf(PARTICIPANTS, options.foreignParticipants, started),
     LETHE_RETENTION_OWNERS: listOf(OWNERS, options.foreignOwners, started),
     LETHE_POLL_MS: '200',
+    LETHE_CATALOGUE_POLL_MS: '1000',
     ...options.env,
     ...options.envOf?.[name],
   };
@@ -296,8 +297,13 @@ function listOf(
   foreign: Readonly<Record<string, string>> = {},
   { addresses, services = SERVICE_NAMES }: { addresses: Record<ServiceName, string> } & Pick<StackOptions, 'services'>,
 ): string {
-  const own = names.filter((name) => services.includes(name)).map((name) => [name, addresses[name]] as const);
-  return [...own, ...Object.entries(foreign)].map(([name, address]) => `${name}=${address}`).join(',');
+  const listed = [
+    ...names.filter((name) => services.includes(name)).map((name) => [name, addresses[name]] as const),
+    ...Object.entries(foreign),
+  ];
+  // None is no list: where nobody is started, those that are not there are named.
+  const all = listed.length > 0 ? listed : names.map((name) => [name, addresses[name]] as const);
+  return all.map(([name, address]) => `${name}=${address}`).join(',');
 }
 
 /** `/ready` answers well from the moment that a service takes calls. */
