@@ -5,7 +5,7 @@ import pg from 'pg';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { purge } from '#test/support/aged-data.ts';
+import { purge, putPlan } from '#test/support/aged-data.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 import type { Bench } from './main.ts';
 
@@ -79,8 +79,7 @@ const round = (value: number, digits: number): number => Number(value.toFixed(di
 /** Tenants on the plan Pro, all of whose checks and payloads are older than it keeps. */
 async function addTenants(stack: TestStack, name: string, count: number): Promise<string[]> {
   const tenants = Array.from({ length: count }, (_, index) => `${name}-${String(index).padStart(3, '0')}`);
-  const { retention } = stack.clients({ role: 'platform' });
-  for (const tenantId of tenants) await retention.setTenantPlan({ tenantId, planName: 'PRO' });
+  for (const tenantId of tenants) await putPlan(stack, tenantId, 'PRO');
   const client = new pg.Client({ connectionString: stack.superuserUrl('incident') });
   await client.connect();
   try {

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import anyTest, { type TestFn } from 'ava';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
+import { putPlan } from '#test/support/aged-data.ts';
 import { type CommandLine, makeCommandLine } from '#test/support/command-line.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
@@ -64,8 +65,7 @@ test('a wrong call is refused before anything is sent', async (t) => {
 
 test('the nightly command purges by plan, and tells in its exit code when a tenant was left', async (t) => {
   const { lethe, stack } = t.context;
-  const platform = stack.clients({ role: 'platform' });
-  await platform.retention.setTenantPlan({ tenantId: 'cli-free', planName: 'FREE' });
+  await putPlan(stack, 'cli-free', 'FREE');
   const { incidents } = stack.clients({ tenantId: 'cli-free', role: 'member' });
   const environmentId = (await incidents.createEnvironment({ displayName: 'production' })).environment?.id ?? '';
   for (const days of [1, 30]) {

@@ -2,7 +2,16 @@ import { Code } from '@connectrpc/connect';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { PurgeItemState, PurgeState, type RetentionPurgeItem } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { addChecks, addEnvironment, addIncidents, census, less, purge, removedBy } from '#test/support/aged-data.ts';
+import {
+  addChecks,
+  addEnvironment,
+  addIncidents,
+  census,
+  less,
+  purge,
+  putPlan,
+  removedBy,
+} from '#test/support/aged-data.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -21,7 +30,7 @@ const platformOf = (t: T) => t.context.stack.clients({ role: 'platform' }).reten
 
 async function addTenant(t: T, tenantId: string, { old, young }: { old: number; young: number }): Promise<string> {
   const { stack } = t.context;
-  await platformOf(t).setTenantPlan({ tenantId, planName: 'PRO' });
+  await putPlan(stack, tenantId, 'PRO');
   const environmentId = await addEnvironment(stack, tenantId);
   await addChecks(stack, tenantId, environmentId, [...Array(old).fill('31 days'), ...Array(young).fill('1 day')]);
   return environmentId;

@@ -10,6 +10,7 @@ import {
   hasEnded,
   less,
   purge,
+  putPlan,
   removedBy,
   rowsOf,
 } from '#test/support/aged-data.ts';
@@ -36,12 +37,10 @@ const OPEN: readonly AgedIncident[] = (['DETECTED', 'ACKNOWLEDGED', 'STABILIZED'
   (state) => ({ state, age: '9000 days' }),
 );
 
-const platformOf = (t: T) => t.context.stack.clients({ role: 'platform' }).retention;
-
 /** A tenant with rows on both sides of every window that any plan has, and open incidents older than all of them. */
 async function addSeedTenant(t: T, tenantId: string, planName: string) {
   const { stack } = t.context;
-  await platformOf(t).setTenantPlan({ tenantId, planName });
+  await putPlan(stack, tenantId, planName);
   const environmentId = await addEnvironment(stack, tenantId);
   const checks = [7, 30, 90, 180].flatMap((days) => [`${days} days -1 hour`, `${days} days 1 hour`]);
   await addChecks(stack, tenantId, environmentId, [...checks, '9000 days', null]);

@@ -4,7 +4,7 @@ import anyTest, { type TestFn } from 'ava';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { addChecks, addEnvironment, purge, removedBy, rowsOf } from '#test/support/aged-data.ts';
+import { addChecks, addEnvironment, purge, putPlan, removedBy, rowsOf } from '#test/support/aged-data.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -30,7 +30,7 @@ async function environmentOf(stack: TestStack, tenantId: string): Promise<string
 test.serial('only what is strictly older than the window goes, over many batches, and the badge stays', async (t) => {
   const { stack } = t.context;
   const tenantId = 'many';
-  await platformOf(stack).setTenantPlan({ tenantId, planName: 'FREE' });
+  await putPlan(stack, tenantId, 'FREE');
   const environmentId = await environmentOf(stack, tenantId);
   await addChecks(stack, tenantId, environmentId, ['6 days 23 hours 59 minutes', '7 days 1 second', '400 days', null]);
   await queryOnce(
@@ -103,8 +103,8 @@ for (const [ending, expected] of [
       const { stack } = t.context;
       const tenantId = `left-${ending.toLowerCase()}`;
       const bystander = `not-${tenantId}`;
-      await platformOf(stack).setTenantPlan({ tenantId, planName: 'FREE' });
-      await platformOf(stack).setTenantPlan({ tenantId: bystander, planName: 'FREE' });
+      await putPlan(stack, tenantId, 'FREE');
+      await putPlan(stack, bystander, 'FREE');
       const running = await addRunning(stack, tenantId);
       let hasSummary = false;
       const whole = purge(stack, { tenantIds: [tenantId, bystander] }).then((outcome) => {
@@ -129,7 +129,7 @@ test.serial(
   async (t) => {
     const { stack } = t.context;
     const tenantId = 'in-progress';
-    await platformOf(stack).setTenantPlan({ tenantId, planName: 'FREE' });
+    await putPlan(stack, tenantId, 'FREE');
     const running = await addRunning(stack, tenantId);
     const admin = stack.clients({ tenantId, role: 'admin' }).retention;
     for (const requestId of ['', newId()]) {
@@ -155,7 +155,7 @@ test.serial(
     const requestId = newId();
     const ids = new Set<string | undefined>();
     for (const tenantId of ['mine', 'yours']) {
-      await platformOf(stack).setTenantPlan({ tenantId, planName: 'FREE' });
+      await putPlan(stack, tenantId, 'FREE');
       const admin = stack.clients({ tenantId, role: 'admin' }).retention;
       const first = await admin.purgeNow({ requestId });
       await until('it is done', async () => {
@@ -173,8 +173,7 @@ test.serial(
 
 test.serial('purges are listed newest first, by state and tenant, each to whom it concerns', async (t) => {
   const { stack } = t.context;
-  for (const tenantId of ['listed-a', 'listed-b'])
-    await platformOf(stack).setTenantPlan({ tenantId, planName: 'FREE' });
+  for (const tenantId of ['listed-a', 'listed-b']) await putPlan(stack, tenantId, 'FREE');
   const both = (await purge(stack, { tenantIds: ['listed-a', 'listed-b'] })).summary.id;
   const own = (await purge(stack, { tenantIds: ['listed-a'] })).summary.id;
   const listed = async (request: Parameters<ReturnType<typeof platformOf>['listPurges']>[0]) =>
@@ -254,7 +253,8 @@ for (const [tenantId, what, history, gone] of [
   test.serial(`${what}, and the dry run of the day says the same`, async (t) => {
     const { stack } = t.context;
     for (const [planName, days] of history) {
-      await platformOf(stack).setTenantPlan({ tenantId, planName, effectiveTime: DAYS_AGO(days) });
+      if (days < 0) await platformOf(stack).setTenantPlan({ tenantId, planName, effectiveTime: DAYS_AGO(days) });
+      else await putPlan(stack, tenantId, planName, `${days} days`);
     }
     const ages = ['1 day', '10 days', '40 days', '100 days', '200 days'];
     await addChecks(stack, tenantId, await addEnvironment(stack, tenantId), ages);
@@ -271,7 +271,7 @@ for (const [tenantId, what, history, gone] of [
 
 test.serial('two purges at once count each row once', async (t) => {
   const { stack } = t.context;
-  await platformOf(stack).setTenantPlan({ tenantId: 'raced', planName: 'PRO' });
+  await putPlan(stack, 'raced', 'PRO');
   await environmentOf(stack, 'raced').then((id) => addChecks(stack, 'raced', id, Array(20).fill('31 days')));
   const outcomes = await Promise.all([1, 2, 3].map(() => purge(stack, { tenantIds: ['raced'] })));
   const items = outcomes.flatMap((outcome) => outcome.items);

@@ -13,6 +13,7 @@ import {
   hasEnded,
   less,
   purge,
+  putPlan,
   removedBy,
 } from '#test/support/aged-data.ts';
 import { queryOnce } from '#test/support/postgres.ts';
@@ -43,11 +44,9 @@ test.after.always(async (t) => {
   for (const file of [t.context.crashFile, `${t.context.crashFile}.struck`]) await rm(file, { force: true });
 });
 
-const platformOf = (t: T) => t.context.stack.clients({ role: 'platform' }).retention;
-
 async function addTenant(t: T, tenantId: string, checks = 2_500): Promise<void> {
   const { stack } = t.context;
-  await platformOf(t).setTenantPlan({ tenantId, planName: 'PRO' });
+  await putPlan(stack, tenantId, 'PRO');
   const environmentId = await addEnvironment(stack, tenantId);
   await addChecks(stack, tenantId, environmentId, [...Array(checks).fill('31 days'), '1 day']);
   await addIncidents(stack, tenantId, environmentId, [

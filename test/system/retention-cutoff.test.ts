@@ -7,7 +7,7 @@ import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.t
 import { connect } from '#libs/grpc/client.ts';
 import { parseTimestamp } from '#libs/grpc/timestamp.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { addEnvironment } from '#test/support/aged-data.ts';
+import { addEnvironment, putPlan } from '#test/support/aged-data.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -107,7 +107,7 @@ async function proveCutoffs(
   const long = Temporal.Instant.from('2001-01-01T00:00:00Z');
   for (const [name, plan] of PLANS) {
     const tenantId = `cutoff-${name}`;
-    await retention.setTenantPlan({ tenantId, planName: plan });
+    await putPlan(stack, tenantId, plan);
     const given = { stack, tenantId, environmentId: await addEnvironment(stack, tenantId) };
     const { windows } = await retention.resolveRetention({ tenantId });
     const purged = SUBJECTS.filter(({ subject }) =>

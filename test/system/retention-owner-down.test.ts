@@ -9,6 +9,7 @@ import {
   census,
   less,
   purge,
+  putPlan,
   removedBy,
   rowsOf,
 } from '#test/support/aged-data.ts';
@@ -71,7 +72,7 @@ const isWaiting = async (t: T): Promise<boolean> => {
 
 async function addTenant(t: T, tenantId: string, checks = 2_000): Promise<void> {
   const { stack } = t.context;
-  await platformOf(t).setTenantPlan({ tenantId, planName: 'PRO' });
+  await putPlan(stack, tenantId, 'PRO');
   const environmentId = await addEnvironment(stack, tenantId);
   await addChecks(stack, tenantId, environmentId, Array(checks).fill('31 days'));
   await addIncidents(stack, tenantId, environmentId, [{ state: 'CLOSED', age: '181 days' }]);

@@ -6,7 +6,7 @@ import { freePort } from '#deploy/local/free-port.ts';
 import { type ServiceProcess, startServiceProcess } from '#deploy/local/service-process.ts';
 import { PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { addChecks, addEnvironment, census, less, purge, removedBy } from '#test/support/aged-data.ts';
+import { addChecks, addEnvironment, census, less, purge, putPlan, removedBy } from '#test/support/aged-data.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -56,7 +56,7 @@ test.after.always(async (t) => {
 
 async function addTenant(t: T, tenantId: string, checks = 1_500): Promise<void> {
   const { stack } = t.context;
-  await stack.clients({ role: 'platform' }).retention.setTenantPlan({ tenantId, planName: 'FREE' });
+  await putPlan(stack, tenantId, 'FREE');
   await addChecks(stack, tenantId, await addEnvironment(stack, tenantId), Array(checks).fill('8 days'));
 }
 

@@ -246,7 +246,7 @@ test('whatever the plans, dates, grace, ceilings, approvals and rows: what goes 
       if (wanted.days === Infinity) seen.kept += 1;
       t.deepEqual(shown(built(world)), shown(wanted));
     }),
-    { numRuns: 5_000 },
+    { numRuns: 2_000 },
   );
   // Each of them came up often, so the property was about something.
   for (const [what, count] of Object.entries(seen)) t.true(count > 10, `${what}: ${count}`);
@@ -266,6 +266,6 @@ test('the change that an answer foretells is the next one there is', (t) => {
       t.is(change && dayOf(change.at), next);
       if (change && next !== undefined) t.is(daysKept(change.to), daysAt(next));
     }),
-    { numRuns: 1_000 },
+    { numRuns: 500 },
   );
 });
