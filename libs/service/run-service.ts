@@ -26,6 +26,8 @@ export interface ComposedService {
   readonly services: readonly ServiceBinding[];
   /** Starts the background work; called when the schema is known to be right. */
   startWorkers(): readonly Pick<WorkerLoop, 'stop'>[];
+  /** What `/ready` says beside being ready, such as that purges are stopped. Absent: nothing. */
+  readyNotes?(): Promise<readonly string[]>;
   /** Gives up what only this service has: clients, stores. */
   close(): void;
 }
@@ -59,7 +61,12 @@ export async function startService(
   const turns = makeTurns();
   const composed = await compose({ database, log, metrics, turns });
   let ready = false;
-  const stopMetrics = await startMetricsServer(settings.metricsAddress, metrics, () => ready);
+  const stopMetrics = await startMetricsServer(
+    settings.metricsAddress,
+    metrics,
+    () => ready,
+    () => composed.readyNotes?.() ?? Promise.resolve([]),
+  );
   const workers = composed.startWorkers();
   const server: RunningServer = await startServer({
     address: settings.grpcAddress,

@@ -20,6 +20,12 @@ export interface Metrics {
   observeLastPurge(epochSeconds: () => Promise<number>): void;
   /** Tells when asked how many tenants' purges are held until a person approves them. */
   observeHeldPurges(count: () => Promise<number>): void;
+  /** Tells when asked whether purges are stopped: 1, else 0. */
+  observePurgesStopped(isStopped: () => Promise<number>): void;
+  /** Tells when asked how many tenants have data and neither a plan nor a policy. */
+  observeUnplannedTenants(count: () => Promise<number>): void;
+  /** Tells when asked for how many seconds expired rows may have been waiting, by subject; 0 where none do. */
+  observeOverdue(seconds: () => Promise<ReadonlyMap<string, number>>): void;
 }
 
 /** Makes the figures of a service, all labelled with its name. */
@@ -68,18 +74,48 @@ export function makeMetrics(service: string): Metrics {
       'When the last retention purge ended; of the schema while there was none.',
     ),
     observeHeldPurges: observe('lethe_held_purges', 'Tenants whose purge waits for a person to approve it.'),
+    observePurgesStopped: observe('lethe_purges_stopped', '1 while purges by age are stopped, else 0.'),
+    observeUnplannedTenants: observe(
+      'lethe_unplanned_tenants',
+      'Tenants that have data and neither a plan nor a policy, so that nothing of theirs is purged.',
+    ),
+    observeOverdue(seconds) {
+      new Gauge({
+        name: 'lethe_retention_overdue_seconds',
+        help: 'For how long expired rows may have been waiting to be purged, by subject.',
+        labelNames: ['subject'],
+        registers: [registry],
+        async collect() {
+          this.reset();
+          for (const [subject, age] of await seconds()) this.set({ subject }, age);
+        },
+      });
+    },
   };
 }
 
-/** Serves `/metrics` for Prometheus, and `/ready`, which is 200 while `isReady` says so; answers what stops it. */
+/**
+ * Serves `/metrics` for Prometheus, and `/ready`, which is 200 while `isReady` says so, with a line in its body for each
+ * of `notes`. Returns a function that stops it.
+ */
 export async function startMetricsServer(
   address: string,
   { registry }: Metrics,
   isReady: () => boolean,
+  notes: () => Promise<readonly string[]> = async () => [],
 ): Promise<() => Promise<void>> {
   const { hostname, port } = new URL(`http://${address}`);
   const server = createServer((request, response) => {
-    if (request.url === '/ready') return void response.writeHead(isReady() ? 200 : 503).end();
+    if (request.url === '/ready') {
+      if (!isReady()) return void response.writeHead(503).end();
+      // Whether it is ready does not hang on what there is to say.
+      notes().then(
+        (lines) =>
+          response.writeHead(200, { 'content-type': 'text/plain' }).end(lines.map((line) => `${line}\n`).join('')),
+        () => response.writeHead(200).end(),
+      );
+      return;
+    }
     if (request.url !== '/metrics') return void response.writeHead(404).end();
     registry.metrics().then(
       (text) => response.writeHead(200, { 'content-type': registry.contentType }).end(text),
