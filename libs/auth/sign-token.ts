@@ -73,3 +73,41 @@ export function makeServiceCredential(by: TokenIssuer, service: string, scopes: 
     return token;
   };
 }
+
+/** Which call to an owner of retention data a token is for. */
+export interface OwnerTokenCall {
+  /** The owner's name in RetentionService's configuration. */
+  readonly owner: string;
+  readonly scope: 'owner:read' | 'owner:count' | 'owner:purge';
+  /** The one at the origin of the call. */
+  readonly actor: string;
+  readonly tenantId?: string;
+  readonly subject?: string;
+  readonly operationId?: string;
+}
+
+/** Gives the token with which RetentionService makes one call to an owner. */
+export type OwnerCredential = (call: OwnerTokenCall) => Promise<string>;
+
+/**
+ * Makes the credential for owners: a token of 60 seconds for each call, with audience `lethe-owner:NAME`, role `service`,
+ * `sub` the actor and `act.sub` `service:<service>`.
+ */
+export const makeOwnerCredential =
+  (by: TokenIssuer, service: string): OwnerCredential =>
+  ({ owner, scope, actor, tenantId, subject, operationId }) =>
+    new SignJWT({
+      role: 'service',
+      scope,
+      act: { sub: `service:${service}` },
+      ...(tenantId === undefined ? {} : { tenant: tenantId }),
+      ...(subject === undefined ? {} : { subject_name: subject }),
+      ...(operationId === undefined ? {} : { operation_id: operationId }),
+    })
+      .setProtectedHeader({ alg: SIGNATURE_ALGORITHM, kid: by.key.kid, typ: 'JWT' })
+      .setSubject(actor)
+      .setIssuer(by.issuer)
+      .setAudience(`lethe-owner:${owner}`)
+      .setIssuedAt()
+      .setExpirationTime(`${SERVICE_TOKEN_SECONDS}s`)
+      .sign(by.key.key);
