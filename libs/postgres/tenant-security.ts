@@ -47,3 +47,16 @@ export async function createDiscoveryFunction(
   await knex.raw(`revoke all on function ${signature} from public`);
   await knex.raw(`grant execute on function ${signature} to ??`, [appRole]);
 }
+
+/**
+ * Creates an operation: a function that writes across tenants with its owner's rights and does one narrow thing. `body`
+ * is a PL/pgSQL block without its final semicolon.
+ */
+export async function createOperation(knex: Knex, appRole: string, signature: string, body: string): Promise<void> {
+  await knex.raw(
+    `create function ${signature} returns void language plpgsql security definer
+     set search_path = public, pg_temp as $$ ${body}; $$`,
+  );
+  await knex.raw(`revoke all on function ${signature} from public`);
+  await knex.raw(`grant execute on function ${signature} to ??`, [appRole]);
+}

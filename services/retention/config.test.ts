@@ -5,7 +5,7 @@ const ENV = {
   LETHE_DATABASE_URL: 'postgres://x',
   LETHE_JWKS: 'jwks.json',
   LETHE_SERVICE_KEY: 'key.json',
-  LETHE_INCIDENT_ADDRESS: 'incident:7400',
+  LETHE_RETENTION_OWNERS: 'incident=incident:7400,run=run:7400',
 };
 const ODD = ['0', '-1', '', ' ', '5d', '1e9', 'NaN', 'Infinity', '7.5', '0x10', 'none', 'false', '999999999999999999'];
 
@@ -41,10 +41,28 @@ test('the ceiling is off by the word off, and by nothing else', (t) => {
 });
 
 test('a schedule is a cron pattern of five fields that comes to pass', (t) => {
-  const schedule = (text: string) => readRetentionSettings({ ...ENV, LETHE_PURGE_SCHEDULE: text }).purgeSchedule;
+  const schedule = (text: string) => readRetentionSettings({ ...ENV, RETENTION_JOB_SCHEDULE_CRON: text }).purgeSchedule;
   t.is(schedule('0 3 * * *'), '0 3 * * *');
   t.is(schedule('off'), undefined);
   for (const text of ['', 'daily', '0 3 * *', '0 3 * * * *', '61 3 * * *', '0 3 30 2 *']) {
-    t.throws(() => schedule(text), { message: /LETHE_PURGE_SCHEDULE/ }, text);
+    t.throws(() => schedule(text), { message: /RETENTION_JOB_SCHEDULE_CRON/ }, text);
+  }
+});
+
+test('owners are named once each, and a new one is observed for a night unless it is one of our own', (t) => {
+  const { owners, observeNights } = readRetentionSettings(ENV);
+  t.deepEqual(owners, [
+    { name: 'incident', address: 'incident:7400' },
+    { name: 'run', address: 'run:7400' },
+  ]);
+  t.deepEqual(['run', 'incident', 'tickets'].map(observeNights), [0, 0, 1]);
+  const nights = readRetentionSettings({ ...ENV, LETHE_OBSERVE_NIGHTS: 'tickets=0,run=3' }).observeNights;
+  t.deepEqual(['run', 'incident', 'tickets'].map(nights), [3, 0, 0]);
+  for (const text of ['', 'incident', 'incident=x', 'a=b:1,a=c:2', 'Incident=a:1', 'in-cident=a:1', 'a=b:99999']) {
+    t.throws(
+      () => readRetentionSettings({ ...ENV, LETHE_RETENTION_OWNERS: text }),
+      { message: /LETHE_RETENTION_OWNERS/ },
+      text,
+    );
   }
 });

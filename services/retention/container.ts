@@ -3,35 +3,51 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { readSigningKey } from '#libs/auth/keys.ts';
-import { makeServiceCredential } from '#libs/auth/sign-token.ts';
+import { makeOwnerCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
+import { startWorkerLoop } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
-import { makeIncidentOwner } from './adapters/clients/incident-owner.ts';
+import { makeOwnerClients } from './adapters/clients/owners.ts';
 import { retentionService } from './adapters/grpc/retention-service.ts';
+import { makeCatalogueRepository } from './adapters/postgres/catalogue-repository.ts';
 import { makeExecutionPolicyRepository } from './adapters/postgres/execution-policy-repository.ts';
 import { makePlanRepository } from './adapters/postgres/plan-repository.ts';
 import { makePlanWindowRepository } from './adapters/postgres/plan-window-repository.ts';
 import { makePurgeHealth } from './adapters/postgres/purge-health.ts';
 import { makePurgeRepository } from './adapters/postgres/purge-repository.ts';
+import { makeStopRepository } from './adapters/postgres/stop-repository.ts';
+import { makeTenantDirectory } from './adapters/postgres/tenant-directory.ts';
 import { startPurgeQueue } from './adapters/queue/purge-queue.ts';
 import type { RetentionSettings } from './config.ts';
+import { countsOf } from './domain/purge-subject.ts';
+import { makeCountExpired } from './use-cases/count-expired.ts';
 import { FORECAST_SETTINGS, type ForecastPurge, makeForecastPurge } from './use-cases/forecast-purge.ts';
+import {
+  type KeepCatalogue,
+  makeKeepCatalogue,
+  type OnCatalogueEvent,
+  type OnOwnerSilent,
+} from './use-cases/keep-catalogue.ts';
 import { type KeepExecutionPolicies, makeKeepExecutionPolicies } from './use-cases/keep-execution-policies.ts';
 import { type KeepPlans, makeKeepPlans } from './use-cases/keep-plans.ts';
 import { makeOrderPurge, type OnPurgeRefused, type OrderPurge } from './use-cases/order-purge.ts';
 import type {
   CountExpired,
-  DataOwner,
   ExecutionPolicyRepository,
   PlanRepository,
   PlanWindowRepository,
-  PurgeRepository,
   SubjectCatalogue,
 } from './use-cases/ports.ts';
+import type {
+  CatalogueRepository,
+  PurgeRepository,
+  RetentionOwners,
+  StopRepository,
+  TenantDirectory,
+} from './use-cases/purge-ports.ts';
 import {
-  countsOf,
   makeRunPurges,
   makeSettlePurge,
   type OnItemError,
@@ -39,13 +55,16 @@ import {
   type RunPurges,
   type SettlePurge,
 } from './use-cases/run-purges.ts';
+import { makeStopPurges, type StopPurges } from './use-cases/stop-purges.ts';
+import { makeSweepTenants, type SweepTenants } from './use-cases/sweep-tenants.ts';
+import type { TenantPurgePorts } from './use-cases/tenant-purge.ts';
 
 const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 
 const TOKENS = {
   settings: token<RetentionSettings>('RetentionSettings'),
   database: token<Database>('Database'),
-  owner: token<DataOwner>('DataOwner'),
+  owners: token<RetentionOwners>('RetentionOwners'),
   onRefused: token<OnPurgeRefused>('OnPurgeRefused'),
   onFinished: token<OnItemFinished>('OnItemFinished'),
   onError: token<OnItemError>('OnItemError'),
@@ -54,7 +73,16 @@ const TOKENS = {
   countExpired: token<CountExpired>('CountExpired'),
   forecast: token<ForecastPurge>('ForecastPurge'),
   policies: token<ExecutionPolicyRepository>('ExecutionPolicyRepository'),
-  catalogue: token<SubjectCatalogue>('SubjectCatalogue'),
+  catalogue: token<CatalogueRepository & SubjectCatalogue>('CatalogueRepository'),
+  stops: token<StopRepository>('StopRepository'),
+  directory: token<TenantDirectory>('TenantDirectory'),
+  onCatalogueEvent: token<OnCatalogueEvent>('OnCatalogueEvent'),
+  onOwnerSilent: token<OnOwnerSilent>('OnOwnerSilent'),
+  onStopSwitched: token<Parameters<typeof makeStopPurges>[2]>('OnStopSwitched'),
+  keepCatalogue: token<KeepCatalogue>('KeepCatalogue'),
+  stopPurges: token<StopPurges>('StopPurges'),
+  sweepTenants: token<SweepTenants>('SweepTenants'),
+  purgePorts: token<TenantPurgePorts>('TenantPurgePorts'),
   purges: token<PurgeRepository>('PurgeRepository'),
   keepPlans: token<KeepPlans>('KeepPlans'),
   keepPolicies: token<KeepExecutionPolicies>('KeepExecutionPolicies'),
@@ -68,10 +96,16 @@ const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.planWindows).toResolvedValue(makePlanWindowRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.policies).toResolvedValue(makeExecutionPolicyRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.purges).toResolvedValue(makePurgeRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.catalogue).toResolvedValue(makeCatalogueRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.stops).toResolvedValue(makeStopRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.directory).toResolvedValue(makeTenantDirectory, [TOKENS.database]).inSingletonScope();
 });
 
+const sleep = (ms: number, signal: AbortSignal): Promise<void> => delay(ms, undefined, { signal });
+
 const useCases = new ContainerModule(({ bind }) => {
-  const { plans, purges, keepPlans, owner, settings, onRefused, onFinished, onError } = TOKENS;
+  const { plans, purges, keepPlans, owners, settings, catalogue, directory, onFinished, onError } = TOKENS;
+  bind(TOKENS.countExpired).toResolvedValue(makeCountExpired, [catalogue, owners]).inSingletonScope();
   bind(TOKENS.forecast)
     .toResolvedValue((count: CountExpired) => makeForecastPurge(count, FORECAST_SETTINGS), [TOKENS.countExpired])
     .inSingletonScope();
@@ -100,44 +134,108 @@ const useCases = new ContainerModule(({ bind }) => {
       [TOKENS.policies, plans, TOKENS.catalogue, TOKENS.forecast, settings],
     )
     .inSingletonScope();
-  bind(TOKENS.orderPurge)
+  bind(TOKENS.keepCatalogue)
     .toResolvedValue(
-      (p: PurgeRepository, l: PlanRepository, refused: OnPurgeRefused) =>
-        makeOrderPurge(p, l, (ms, signal) => delay(ms, undefined, { signal }), refused),
-      [purges, plans, onRefused],
+      (
+        c: CatalogueRepository,
+        o: RetentionOwners,
+        of: RetentionSettings,
+        event: OnCatalogueEvent,
+        silent: OnOwnerSilent,
+      ) => makeKeepCatalogue(c, o, of.observeNights, event, silent),
+      [catalogue, owners, settings, TOKENS.onCatalogueEvent, TOKENS.onOwnerSilent],
     )
     .inSingletonScope();
-  bind(TOKENS.settlePurge).toResolvedValue(makeSettlePurge, [purges, owner]).inSingletonScope();
-  bind(TOKENS.runPurges)
+  bind(TOKENS.stopPurges)
+    .toResolvedValue(makeStopPurges, [TOKENS.stops, purges, TOKENS.onStopSwitched])
+    .inSingletonScope();
+  bind(TOKENS.sweepTenants)
+    .toResolvedValue(
+      (c: CatalogueRepository, o: RetentionOwners, d: TenantDirectory, of: RetentionSettings, silent: OnOwnerSilent) =>
+        makeSweepTenants(
+          c,
+          o,
+          d,
+          { everyMs: of.sweepSeconds * 1_000, pauseMs: PAUSE_BETWEEN_PAGES_MS, pages: PAGES_PER_SWEEP },
+          sleep,
+          silent,
+        ),
+      [catalogue, owners, directory, settings, TOKENS.onOwnerSilent],
+    )
+    .inSingletonScope();
+  bind(TOKENS.orderPurge)
+    .toResolvedValue(
+      (
+        p: PurgeRepository,
+        l: PlanRepository,
+        w: KeepPlans,
+        k: KeepCatalogue,
+        c: CatalogueRepository,
+        d: TenantDirectory,
+        o: RetentionOwners,
+        of: RetentionSettings,
+        refused: OnPurgeRefused,
+      ) =>
+        makeOrderPurge(
+          {
+            purges: p,
+            plans: l,
+            windows: w,
+            catalogue: c,
+            directory: d,
+            owners: o,
+            sleep,
+            // An owner that takes its time is not waited for: it is asked again every minute.
+            refresh: () => Promise.race([k.reconcile(), delay(REFRESH_MS)]),
+          },
+          { share: of.fleetCeilingShare, tenants: of.fleetCeilingTenants },
+          refused,
+        ),
+      [purges, plans, keepPlans, TOKENS.keepCatalogue, catalogue, directory, owners, settings, TOKENS.onRefused],
+    )
+    .inSingletonScope();
+  bind(TOKENS.purgePorts)
     .toResolvedValue(
       (
         p: PurgeRepository,
         k: KeepPlans,
-        o: DataOwner,
-        of: RetentionSettings,
-        finished: OnItemFinished,
-        failed: OnItemError,
-      ) =>
+        c: CatalogueRepository,
+        o: RetentionOwners,
+        s: StopRepository,
+        e: ExecutionPolicyRepository,
+      ) => ({ purges: p, plans: k, catalogue: c, owners: o, stops: s, recordCleanup: e.recordCleanup }),
+      [purges, keepPlans, catalogue, owners, TOKENS.stops, TOKENS.policies],
+    )
+    .inSingletonScope();
+  bind(TOKENS.settlePurge).toResolvedValue(makeSettlePurge, [TOKENS.purgePorts]).inSingletonScope();
+  bind(TOKENS.runPurges)
+    .toResolvedValue(
+      (ports: TenantPurgePorts, of: RetentionSettings, finished: OnItemFinished, failed: OnItemError) =>
         makeRunPurges(
-          p,
-          k,
-          o,
+          ports,
           {
             workerId: of.workerId,
             leaseMs: of.ownerTimeoutMs * 2,
             retry: { maxAttempts: of.purgeAttempts, baseMs: of.purgeBackoffMs, maxMs: 60_000 },
+            maxWaitMs: of.ownerMaxWaitMs,
             ceiling: { maxShare: of.ceilingShare, maxCount: of.ceilingRows, shareFrom: of.ceilingShareFrom },
           },
           finished,
           failed,
         ),
-      [purges, keepPlans, owner, settings, onFinished, onError],
+      [TOKENS.purgePorts, settings, onFinished, onError],
     )
     .inSingletonScope();
 });
 
-/** Who orders what the schedule does. */
-const SCHEDULER = 'service:retention';
+// Owners are asked for their tenants without haste: a million of them in three hours.
+const PAUSE_BETWEEN_PAGES_MS = 500;
+const PAGES_PER_SWEEP = 20;
+const REFRESH_MS = 3_000;
+const EXPIRED_AT_ONCE = 500;
+
+/** Who orders what the schedule does, and in whose name owners are called then. */
+const SCHEDULER = { actor: 'system:retention', subject: 'service:retention' };
 
 /** RetentionService, composed. */
 export async function composeRetentionService(
@@ -149,26 +247,35 @@ export async function composeRetentionService(
     issuer: settings.jwtIssuer,
     audience: settings.jwtAudience,
   };
-  const credential = makeServiceCredential(issuer, 'retention', ['retention:purge']);
-  const connection = connect({
-    address: settings.incidentAddress,
-    deadlineMs: settings.ownerTimeoutMs,
-    token: () => credential({ actor: SCHEDULER }),
-  });
+  const credential = makeOwnerCredential(issuer, 'retention');
+  const connections = new Map(
+    settings.owners.map(({ name, address }) => [
+      name,
+      connect({
+        address,
+        deadlineMs: settings.ownerTimeoutMs,
+        token: () => credential({ owner: name, scope: 'owner:read', actor: SCHEDULER.subject }),
+      }),
+    ]),
+  );
   const container = new Container();
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
-  container.bind(TOKENS.owner).toConstantValue(makeIncidentOwner(connection, credential, settings.purgeRowsPerCall));
-  container.bind(TOKENS.catalogue).toConstantValue({
-    listSubjects: async () => [
-      { name: 'approvals', hasFloor: false },
-      { name: 'drift_checks', hasFloor: false },
-      { name: 'executions', hasFloor: true },
-      { name: 'incident_payloads', hasFloor: false },
-    ],
+  container
+    .bind(TOKENS.owners)
+    .toConstantValue(makeOwnerClients({ connections, credential, rowsPerCall: settings.purgeRowsPerCall }));
+  container.bind(TOKENS.onCatalogueEvent).toConstantValue(({ subject, event }) => {
+    const { name, owner, dataId, problem, claim } = subject;
+    const told = { audit: true, action: 'subject', subject: name, owner, dataId, claim, event };
+    log[problem ? 'error' : 'info'](told, 'the catalogue of subjects changed');
   });
-  // Until owners can count: every tenant is told as uncounted.
-  container.bind(TOKENS.countExpired).toConstantValue(async () => undefined);
+  container.bind(TOKENS.onOwnerSilent).toConstantValue((owner, error) => {
+    log.warn({ err: error, owner }, 'an owner of aging data could not be asked');
+  });
+  container.bind(TOKENS.onStopSwitched).toConstantValue(({ isStopped, last, version }) => {
+    const told = { audit: true, action: isStopped ? 'stop-purges' : 'resume-purges', version, ...last };
+    log.warn({ ...told, at: last?.at.toString() }, isStopped ? 'purges are stopped' : 'purges go on');
+  });
   container.bind(TOKENS.onRefused).toConstantValue((tenantId, { actor, reason, trigger }, outcome) => {
     log.warn({ audit: true, action: 'retention-purge', tenantId, actor, reason, trigger, outcome }, 'purge refused');
     metrics.deletionFinished('retention', 'REFUSED');
@@ -178,7 +285,7 @@ export async function composeRetentionService(
   });
   container.bind(TOKENS.onFinished).toConstantValue(({ purgeId, tenantId, actor, validateOnly }, progress) => {
     const { state: outcome, plan, planVersion, error } = progress;
-    const counts = countsOf(progress);
+    const counts = countsOf(progress.subjects);
     const told = { audit: !validateOnly, action: 'retention-purge', purgeId, tenantId, actor, validateOnly, outcome };
     log[outcome === 'COMPLETE' ? 'info' : 'warn']({ ...told, plan, planVersion, counts, error }, 'tenant purged');
     if (!validateOnly) metrics.deletionFinished('retention', outcome);
@@ -187,6 +294,10 @@ export async function composeRetentionService(
   const health = makePurgeHealth(database);
   metrics.observeLastPurge(health.lastPurgeSeconds);
   metrics.observeHeldPurges(health.heldPurges);
+  const stopPurges = container.get(TOKENS.stopPurges);
+  metrics.observeUnplannedTenants(health.unplannedTenants);
+  metrics.observeOverdue(health.overdueSeconds);
+  metrics.observePurgesStopped(async () => ((await stopPurges.get()).isStopped ? 1 : 0));
   metrics.expectDeletions('retention', ['COMPLETE', 'PARTIAL', 'FAILED', 'HELD']);
 
   return {
@@ -197,10 +308,26 @@ export async function composeRetentionService(
           keepPlans: container.get(TOKENS.keepPlans),
           keepPolicies: container.get(TOKENS.keepPolicies),
           orderPurge: container.get(TOKENS.orderPurge),
+          stopPurges,
+          keepCatalogue: container.get(TOKENS.keepCatalogue),
+          directory: container.get(TOKENS.directory),
         }),
       ),
     ],
+    async readyNotes() {
+      const { isStopped, last } = await stopPurges.get();
+      return isStopped ? [`Purges by age are stopped by ${last?.actor} since ${last?.at}: ${last?.reason}`] : [];
+    },
     startWorkers: () => [
+      startWorkerLoop({
+        name: 'reconcile-subjects',
+        pollMs: settings.cataloguePollMs,
+        async work() {
+          await container.get(TOKENS.keepCatalogue).reconcile();
+          return 0;
+        },
+        onError: (name, error) => log.error({ err: error, name }, 'the catalogue of subjects could not be reconciled'),
+      }),
       startPurgeQueue({
         database,
         databaseUrl: settings.databaseUrl,
@@ -208,27 +335,36 @@ export async function composeRetentionService(
         pollMs: settings.pollMs,
         runPurge: container.get(TOKENS.runPurges),
         settlePurge: container.get(TOKENS.settlePurge),
+        isStopped: async () => (await stopPurges.get()).isStopped,
+        requeue: () => container.get(TOKENS.purges).requeue(),
+        sweepTenants: container.get(TOKENS.sweepTenants),
+        async expire() {
+          const { receiptDays } = settings;
+          while ((await container.get(TOKENS.purges).expire(receiptDays, EXPIRED_AT_ONCE)) === EXPIRED_AT_ONCE);
+        },
         schedule:
           settings.purgeSchedule === undefined
             ? undefined
             : {
                 pattern: settings.purgeSchedule,
                 async order(requestId) {
-                  const caller = { actor: SCHEDULER, subject: SCHEDULER };
-                  const order = {
-                    caller,
+                  const { id } = await container.get(TOKENS.orderPurge).order({
+                    caller: SCHEDULER,
+                    tenantIds: undefined,
+                    subjects: [],
                     trigger: 'SCHEDULE',
                     validateOnly: false,
                     requestId,
                     reason: undefined,
-                  } as const;
-                  const { id } = await container.get(TOKENS.orderPurge).order({ ...order, tenantIds: undefined });
+                  });
                   log.info({ purgeId: id }, 'the schedule ordered a purge');
                 },
               },
         log,
       }),
     ],
-    close: () => connection.close(),
+    close() {
+      for (const connection of connections.values()) connection.close();
+    },
   };
 }

@@ -121,7 +121,9 @@ export function removedBy(
 export const less = (a: Record<string, number>, b: Record<string, number>): Record<string, number> =>
   Object.fromEntries(Object.entries(a).map(([type, count]) => [type, count - (b[type] ?? 0)]));
 
-type PurgeScope = Partial<Pick<PurgeRequest, 'tenantIds' | 'allTenants' | 'validateOnly' | 'requestId' | 'reason'>>;
+type PurgeScope = Partial<
+  Pick<PurgeRequest, 'tenantIds' | 'allTenants' | 'validateOnly' | 'requestId' | 'reason' | 'subjects'>
+>;
 
 /** Purges as platform, and reads the stream to its summary. */
 export async function purge(
@@ -140,4 +142,4 @@ export async function purge(
 
 /** Whether it has ended, but for what is held. */
 export const hasEnded = ({ state }: Pick<RetentionPurge, 'state'>): boolean =>
-  state === PurgeState.COMPLETE || state === PurgeState.PARTIAL;
+  state === PurgeState.COMPLETE || state === PurgeState.PARTIAL || state === PurgeState.HELD;

@@ -29,7 +29,7 @@ test.before(async (t) => {
         LETHE_PURGE_WORKERS: '1',
         LETHE_OWNER_TIMEOUT_MS: '2000',
         // Not in this test's time: it makes the order itself due.
-        LETHE_PURGE_SCHEDULE: '0 0 1 1 *',
+        RETENTION_JOB_SCHEDULE_CRON: '0 0 1 1 *',
       },
     },
   });

@@ -1,6 +1,6 @@
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import type { Hold } from './ceiling.ts';
-import type { ResolvedWindow } from './windows.ts';
+import type { ResourceCount } from './counts.ts';
+import type { PurgeSubject } from './purge-subject.ts';
 
 /** Where one tenant's part of a retention purge stands. */
 export const ITEM_STATES = ['PENDING', 'RUNNING', 'COMPLETE', 'PARTIAL', 'FAILED', 'HELD', 'SKIPPED'] as const;
@@ -8,8 +8,8 @@ export const ITEM_STATES = ['PENDING', 'RUNNING', 'COMPLETE', 'PARTIAL', 'FAILED
 /** One of ITEM_STATES. */
 export type ItemState = (typeof ITEM_STATES)[number];
 
-/** Where a whole retention purge stands: it follows from its items. */
-export const PURGE_STATES = ['PENDING', 'RUNNING', 'COMPLETE', 'PARTIAL'] as const;
+/** Where a whole retention purge stands: it follows from its items and from whether it is held as a whole. */
+export const PURGE_STATES = ['PENDING', 'RUNNING', 'COMPLETE', 'PARTIAL', 'HELD'] as const;
 
 /** One of PURGE_STATES. */
 export type PurgeState = (typeof PURGE_STATES)[number];
@@ -17,12 +17,12 @@ export type PurgeState = (typeof PURGE_STATES)[number];
 /** Who set a purge going: a call of Purge, a tenant's PurgeNow, or the service's own schedule. */
 export type PurgeTrigger = 'PURGE' | 'PURGE_NOW' | 'SCHEDULE';
 
-/** Counts of one kind of resource. */
-export interface ResourceCount {
-  readonly resourceType: string;
-  readonly found: number;
-  readonly deleted: number;
-  readonly left: number;
+/** Why a whole purge was held, and who released it. */
+export interface FleetHold {
+  /** How many of its tenants have a narrower window than in their last COMPLETE purge. */
+  readonly narrowed: number;
+  readonly heldAt: Temporal.Instant;
+  readonly approval: { readonly at: Temporal.Instant; readonly actor: string; readonly reason: string } | undefined;
 }
 
 /** One run of the retention job. */
@@ -45,27 +45,9 @@ export interface RetentionPurge {
   readonly createdAt: Temporal.Instant;
   readonly startedAt: Temporal.Instant | undefined;
   readonly finishedAt: Temporal.Instant | undefined;
-}
-
-/**
- * The removal of one subject by one window, as the owner of the data knows it by its id. A purge whose window grew
- * while it was under way goes on with another operation, and the first keeps what it counted.
- */
-export interface PurgeOperation {
-  readonly subject: string;
-  readonly operationId: string;
-  readonly retentionDays: number;
-  /** By the owner's database, as ISO 8601; undefined before its first answer. */
-  readonly cutoff: string | undefined;
-  readonly counts: readonly ResourceCount[];
-  /** Whether nothing more is to be done under this id. */
-  readonly isDone: boolean;
-}
-
-/** Why a tenant's part was held, and who released it. */
-export interface ItemHold extends Omit<Hold, 'approval'> {
-  readonly subject: string;
-  readonly approval: { readonly at: Temporal.Instant; readonly actor: string; readonly reason: string } | undefined;
+  /** The subjects it is limited to; empty: all. */
+  readonly subjects: readonly string[];
+  readonly fleetHold: FleetHold | undefined;
 }
 
 /** One tenant's part of it. */
@@ -77,18 +59,18 @@ export interface RetentionPurgeItem {
   readonly actor: string;
   readonly plan: string | undefined;
   readonly planVersion: number | undefined;
-  /** What was resolved when it was last worked on. */
-  readonly windows: readonly ResolvedWindow[];
-  readonly operations: readonly PurgeOperation[];
-  /** What is being removed. */
-  readonly subject: string | undefined;
+  /** By name; empty: it was not worked on yet. */
+  readonly subjects: readonly PurgeSubject[];
+  /** What is being counted or removed. */
+  readonly workingOn: string | undefined;
   readonly error: string | undefined;
-  readonly hold: ItemHold | undefined;
   readonly runningPurgeId: string | undefined;
   /** How often a worker took it up. */
   readonly attempts: number;
   /** How many of those ended with an error. */
   readonly failures: number;
+  /** Since when it waits for an owner that does not answer. */
+  readonly waitingSince: Temporal.Instant | undefined;
   readonly startedAt: Temporal.Instant | undefined;
   readonly finishedAt: Temporal.Instant | undefined;
   readonly updatedAt: Temporal.Instant;
@@ -108,23 +90,32 @@ const IS_FINISHED: Readonly<Record<ItemState, boolean>> = {
 export const isFinished = (state: ItemState): boolean => IS_FINISHED[state];
 
 /** Whether the purge has ended, but for what is held. */
-export const hasEnded = ({ state }: RetentionPurge): boolean => state === 'COMPLETE' || state === 'PARTIAL';
+export const hasEnded = ({ state }: Pick<RetentionPurge, 'state'>): boolean =>
+  state === 'COMPLETE' || state === 'PARTIAL' || state === 'HELD';
 
-/** Sums of operations by resource type. `left` is what the last one told, since it alone looked last. */
-export function sumCounts(operations: readonly PurgeOperation[]): readonly ResourceCount[] {
-  const sums = new Map<string, ResourceCount>();
-  for (const { counts } of operations) {
-    for (const { resourceType, found, deleted, left } of counts) {
-      const sum = sums.get(resourceType);
-      sums.set(resourceType, {
-        resourceType,
-        found: (sum?.found ?? 0) + found,
-        deleted: (sum?.deleted ?? 0) + deleted,
-        left,
-      });
-    }
+/**
+ * Where a purge stands. `own` are the states of its items, `states` the same with those that were left to another purge
+ * standing as they do there.
+ */
+export function purgeStateOf(
+  own: Partial<Record<ItemState, number>>,
+  states: Partial<Record<ItemState, number>>,
+  fleetHold: FleetHold | undefined,
+): PurgeState {
+  if (fleetHold && !fleetHold.approval) return 'HELD';
+  const count = (of: Partial<Record<ItemState, number>>, ...wanted: ItemState[]): number =>
+    wanted.reduce((sum, state) => sum + (of[state] ?? 0), 0);
+  if (count(states, 'PENDING', 'RUNNING') > 0) {
+    const begun = count(own, 'RUNNING', 'COMPLETE', 'PARTIAL', 'FAILED', 'HELD');
+    return begun > 0 ? 'RUNNING' : 'PENDING';
   }
-  return [...sums.values()];
+  return count(states, 'PARTIAL', 'FAILED', 'HELD', 'SKIPPED') > 0 ? 'PARTIAL' : 'COMPLETE';
+}
+
+/** Where a tenant's part ends up: a failure outweighs a hold, since the next purge tries it again by itself. */
+export function endOf(subjects: readonly PurgeSubject[]): Extract<ItemState, 'COMPLETE' | 'PARTIAL' | 'HELD'> {
+  if (subjects.some(({ state }) => state === 'PARTIAL')) return 'PARTIAL';
+  return subjects.some(({ state }) => state === 'HELD') ? 'HELD' : 'COMPLETE';
 }
 
 /** Unknown, or nothing that this caller's tenant is part of. */
@@ -136,6 +127,21 @@ export const purgeNotHeld = (state: ItemState): DomainError =>
   new DomainError('failed-precondition', 'PURGE_NOT_HELD', `The tenant's purge is not held: it is ${state}.`, {
     state,
   });
+
+/** The purge as a whole goes on by itself, has ended, or was never held. */
+export const wholePurgeNotHeld = (state: PurgeState): DomainError =>
+  new DomainError('failed-precondition', 'PURGE_NOT_HELD', `The purge is not held as a whole: it is ${state}.`, {
+    state,
+  });
+
+/** No plan, no policy and no owner knows the tenants. */
+export const tenantsUnknown = (tenantIds: readonly string[]): DomainError =>
+  new DomainError(
+    'not-found',
+    'TENANT_UNKNOWN',
+    `No plan, no policy and no data is known of ${tenantIds.slice(0, 10).join(', ')}${tenantIds.length > 10 ? ', …' : ''}.`,
+    { tenant_ids: tenantIds.slice(0, 10).join(',') },
+  );
 
 /** The tenant has no plan in force. */
 export const tenantPlanNotFound = (): DomainError =>

@@ -1,31 +1,28 @@
 import test from 'ava';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
+import type { CatalogueSubject } from '../domain/catalogue.ts';
 import type { Ceiling } from '../domain/ceiling.ts';
-import { type RetentionPurgeItem, sumCounts } from '../domain/purge.ts';
-import { type PlanWindow, resolveWindows } from '../domain/windows.ts';
-import type { KeepPlans } from './keep-plans.ts';
-import type { AgePurgeAnswer, DataOwner, ItemProgress, PurgeRepository } from './ports.ts';
-import { makeRunPurges } from './run-purges.ts';
+import type { RetentionPurgeItem } from '../domain/purge.ts';
+import { countsOf, type OperationRule, type PurgeSubject } from '../domain/purge-subject.ts';
+import type { ResolvedWindow, Window } from '../domain/windows.ts';
+import type {
+  CatalogueRepository,
+  ItemProgress,
+  OwnerCall,
+  Postponement,
+  PurgeRepository,
+  RetentionOwners,
+  StopRepository,
+} from './purge-ports.ts';
+import { makeRunPurges, makeSettlePurge } from './run-purges.ts';
 
 const NOW = Temporal.Instant.from('2026-06-01T00:00:00Z');
 const PURGE = '01890000-0000-7000-8000-000000000000';
 const OFF: Ceiling = { maxShare: undefined, maxCount: undefined, shareFrom: 0 };
-const TYPE: Readonly<Record<string, string>> = {
-  drift_checks: 'drift_check',
-  incident_payloads: 'incident_payload',
-  approvals: 'approval',
-};
-
-const LONG_AGO = Temporal.Instant.fromEpochMilliseconds(0);
-const BY_SEED = { actor: 'system:seed', reason: undefined };
-const WINDOWS = Object.entries({ FREE: [7], PRO: [30, 180, 180], ENTERPRISE: [180, 2_555, 2_555] }).flatMap(
-  ([plan, days]): PlanWindow[] =>
-    Object.keys(TYPE).map((subject, index) => ({
-      ...{ plan, subject, version: 1, minToKeep: 0, recordedAt: LONG_AGO, ...BY_SEED },
-      kind: days[index] === undefined ? 'NOT_APPLICABLE' : 'DAYS',
-      days: days[index],
-    })),
-);
+const HALF: Ceiling = { maxShare: 0.5, maxCount: undefined, shareFrom: 0 };
+const SUBJECTS = ['approvals', 'drift_checks', 'executions', 'incident_payloads'];
+const PRO = { approvals: 180, drift_checks: 30, incident_payloads: 180 };
+const ENTERPRISE = { approvals: 2_555, drift_checks: 180, incident_payloads: 2_555 };
 
 const FRESH: RetentionPurgeItem = {
   purgeId: PURGE,
@@ -35,125 +32,218 @@ const FRESH: RetentionPurgeItem = {
   actor: 'cron',
   plan: undefined,
   planVersion: undefined,
-  windows: [],
-  operations: [],
-  subject: undefined,
+  subjects: [],
+  workingOn: undefined,
   error: undefined,
-  hold: undefined,
   runningPurgeId: undefined,
   attempts: 1,
   failures: 0,
+  waitingSince: undefined,
   startedAt: NOW,
   finishedAt: undefined,
   updatedAt: NOW,
 };
 
-type Call = Parameters<DataOwner['purge']>[0];
+const ENTRY: CatalogueSubject = {
+  name: '',
+  owner: 'incident',
+  dataId: 'd',
+  resourceType: '',
+  dependentTypes: [],
+  ageOf: '',
+  hasFloor: false,
+  problem: undefined,
+  claim: undefined,
+  listedAt: NOW,
+  observeNightsLeft: 0,
+  retirement: undefined,
+};
+
+type Days = Readonly<Record<string, number | undefined>>;
+
+const windowsOf = (days: Days): ResolvedWindow[] =>
+  SUBJECTS.map((subject) => {
+    const count = days[subject];
+    const window: Window = count === undefined ? { kind: 'KEEP_ALL' } : { kind: 'DAYS', days: count };
+    return { subject, window, source: 'PLAN', from: { plan: 'PRO', version: 1 }, windowVersion: 1, change: undefined };
+  });
+
+interface Call extends OwnerCall {
+  readonly rpc: 'count' | 'purge' | 'end';
+  readonly operationId?: string;
+  readonly rule?: Partial<OperationRule>;
+}
 
 /** An owner that removes two rows a call until its rows are gone, and sums up by operation as the contract says. */
 function fixture(options: {
   readonly item?: Partial<RetentionPurgeItem>;
-  readonly plan?: string;
+  readonly days?: Days;
+  readonly lastDays?: Days;
   readonly ceiling?: Ceiling;
-  readonly rows?: Partial<Record<string, number>>;
+  readonly maxWaitMs?: number;
+  /** Expired rows by subject; each has a hundred in all. */
+  readonly rows?: Readonly<Record<string, number>>;
   readonly onCall?: (call: Call, count: number) => void;
-  readonly answer?: (call: Call, answer: AgePurgeAnswer) => AgePurgeAnswer;
+  /** What is otherwise with subjects of the catalogue. */
+  readonly entries?: Readonly<Record<string, Partial<CatalogueSubject>>>;
 }) {
-  let plan: string | undefined = options.plan ?? 'PRO';
-  const rows = new Map<string, number>(Object.entries(options.rows ?? {}) as [string, number][]);
+  let days: Days = options.days ?? PRO;
+  let isStopped = false;
+  const rows = new Map(Object.entries(options.rows ?? {}));
   const removed = new Map<string, number>();
+  const ended = new Set<string>();
   const calls: Call[] = [];
   const saved: ItemProgress[] = [];
-  const postponed: ItemProgress[] = [];
-  let released = 0;
+  const postponed: { progress: ItemProgress; how: Postponement }[] = [];
+  const settled: PurgeSubject[] = [];
+  const cleanups: number[] = [];
+  const released: boolean[] = [];
+  const finished: string[] = [];
 
-  const owner: DataOwner = {
-    async purge(call) {
-      calls.push(call);
-      options.onCall?.(call, calls.length);
+  const seen = (call: Call): void => {
+    calls.push(call);
+    options.onCall?.(call, calls.length);
+  };
+  const counts = (subject: string, operationId: string, left: number) => {
+    const deleted = removed.get(operationId) ?? 0;
+    return [{ resourceType: subject, found: deleted + left, deleted, left }];
+  };
+  const owners: RetentionOwners = {
+    names: ['incident'],
+    list: async () => ({ dataId: 'd', subjects: [] }),
+    listTenants: async () => ({ tenantIds: [], nextPageToken: '' }),
+    async count(call, rule, _cursor, upTo) {
+      seen({ rpc: 'count', ...call, rule });
+      const expired = rows.get(call.subject) ?? 0;
+      return { cursor: undefined, expired, remaining: Math.max(0, Math.min(upTo, 100) - expired), cutoff: NOW };
+    },
+    async purge(call, operationId, rule) {
+      seen({ rpc: 'purge', ...call, operationId, rule });
+      if (ended.has(operationId)) throw new DomainError('failed-precondition', 'OPERATION_ENDED', 'It has ended.');
       const left = rows.get(call.subject) ?? 0;
-      const gone = call.validateOnly ? 0 : Math.min(2, left);
+      const spare = (rule.maxRows ?? Infinity) - (removed.get(operationId) ?? 0);
+      const gone = Math.min(2, left, spare);
       rows.set(call.subject, left - gone);
-      const key = `${call.operationId}:${call.subject}`;
-      removed.set(key, (removed.get(key) ?? 0) + gone);
-      const deleted = removed.get(key) ?? 0;
-      const answer: AgePurgeAnswer = {
-        progress: left - gone > 0 ? 'PARTIAL' : 'COMPLETE',
-        counts: [{ resourceType: TYPE[call.subject] ?? '', found: deleted + left - gone, deleted, left: left - gone }],
-        cutoff: NOW.toString(),
-        population: 100,
-      };
-      return options.answer ? options.answer(call, answer) : answer;
+      removed.set(operationId, (removed.get(operationId) ?? 0) + gone);
+      const isComplete = left - gone === 0 || spare - gone === 0;
+      const answer = counts(call.subject, operationId, left - gone);
+      return { isComplete, counts: answer, cutoff: NOW, retryDelayMs: 0, waits: [], blockers: [] };
+    },
+    async end(call, operationId) {
+      seen({ rpc: 'end', ...call, operationId });
+      ended.add(operationId);
+      return { cursor: undefined, counts: counts(call.subject, operationId, rows.get(call.subject) ?? 0), cutoff: NOW };
     },
   };
-  const plans = {
-    async resolve() {
-      const entry = { tenantId: 'acme', version: 1, effectiveAt: LONG_AGO, createdAt: LONG_AGO, ...BY_SEED };
-      const entries = plan ? [{ ...entry, plan }] : [];
-      const subjects = Object.keys(TYPE).map((name) => ({ name, hasFloor: false }));
-      const input = { entries, planWindows: WINDOWS, policies: [], subjects, at: NOW, graceDays: 7 };
-      return { ...resolveWindows(input), at: NOW };
-    },
-  } as unknown as KeepPlans;
   const purges = {
-    claim: async () => ({ item: { ...FRESH, ...options.item }, token: 1n }),
+    claim: async () => ({
+      item: { ...FRESH, ...options.item },
+      token: 1n,
+      subjects: [],
+      isOfAll: true,
+      fleetHold: undefined,
+      lastDays: new Map(Object.entries(options.lastDays ?? {}).flatMap(([s, d]) => (d === undefined ? [] : [[s, d]]))),
+    }),
     save: async (_, progress) => void saved.push(progress),
-    postpone: async (_, progress) => void postponed.push(progress),
-    async release() {
-      released += 1;
+    postpone: async (_, progress, how) => void postponed.push({ progress, how }),
+    async release(_, isQueued) {
+      released.push(isQueued);
     },
+    getItem: async () => ({ ...FRESH, ...options.item }),
+    settle: async (_tenantId, _purgeId, subjects) => void settled.push(...subjects),
   } as Partial<PurgeRepository> as PurgeRepository;
-  const run = makeRunPurges(
+  const ports = {
     purges,
-    plans,
-    owner,
+    plans: {
+      resolve: async () => ({
+        current: {
+          tenantId: 'acme',
+          version: 1,
+          plan: 'PRO',
+          effectiveAt: NOW,
+          createdAt: NOW,
+          actor: 'a',
+          reason: undefined,
+        },
+        windows: windowsOf(days),
+        at: NOW,
+      }),
+    },
+    catalogue: {
+      list: async () => SUBJECTS.map((name) => ({ ...ENTRY, name, resourceType: name, ...options.entries?.[name] })),
+      findObserved: async () =>
+        new Set(SUBJECTS.filter((name) => (options.entries?.[name]?.observeNightsLeft ?? 0) > 0)),
+      recordNight: async () => undefined,
+    } as Partial<CatalogueRepository> as CatalogueRepository,
+    owners,
+    stops: {
+      get: async () => ({ isStopped, version: 1, last: undefined }),
+    } as Partial<StopRepository> as StopRepository,
+    recordCleanup: async (_tenantId: string, _at: Temporal.Instant, deleted: number) => void cleanups.push(deleted),
+  };
+  const run = makeRunPurges(
+    ports,
     {
       workerId: 'w',
-      leaseMs: 1,
+      leaseMs: 60_000,
       retry: { maxAttempts: 3, baseMs: 1, maxMs: 1 },
+      maxWaitMs: options.maxWaitMs ?? 60_000,
       ceiling: options.ceiling ?? OFF,
     },
-    () => undefined,
+    (_, { state }) => finished.push(state),
     () => undefined,
   );
   return {
     run: (signal = new AbortController().signal) => run('acme', PURGE, signal),
-    setPlan: (next: string | undefined) => {
-      plan = next;
+    settle: () => makeSettlePurge(ports)('acme', PURGE),
+    setDays: (next: Days) => {
+      days = next;
+    },
+    stop: () => {
+      isStopped = true;
     },
     rows,
     calls,
     saved,
     postponed,
-    isReleased: () => released > 0,
+    settled,
+    cleanups,
+    released,
+    finished,
+    of: (rpc: Call['rpc']) => calls.filter((call) => call.rpc === rpc),
     removedIn: (progress: ItemProgress | undefined) =>
       Object.fromEntries(
-        sumCounts(progress?.operations ?? []).map(({ resourceType, deleted }) => [resourceType, deleted]),
+        countsOf(progress?.subjects ?? []).map(({ resourceType, deleted }) => [resourceType, deleted]),
       ),
+    stateOf: (progress: ItemProgress | undefined, name: string) =>
+      progress?.subjects.find(({ subject }) => subject === name)?.state,
   };
 }
 
-test('every subject of the plan is purged to its end, and the receipt names plan, version and windows', async (t) => {
-  const { run, saved, removedIn } = fixture({ rows: { drift_checks: 5, incident_payloads: 2, approvals: 1 } });
+const EVERY = { drift_checks: 5, incident_payloads: 2, approvals: 1 };
+
+test('every subject with a window is purged to its end, and the receipt names plan, version and windows', async (t) => {
+  const { run, saved, removedIn, of } = fixture({ rows: EVERY });
   await run();
   const end = saved.at(-1);
   t.like(end, { state: 'COMPLETE', plan: 'PRO', planVersion: 1, error: undefined });
-  t.deepEqual(removedIn(end), { drift_check: 5, incident_payload: 2, approval: 1 });
+  t.deepEqual(removedIn(end), { ...EVERY });
+  t.is(of('end').length, 3, 'every operation is closed');
   t.deepEqual(
-    end?.windows.map(({ window }) => (window.kind === 'DAYS' ? window.days : window.kind)),
-    [30, 180, 180],
+    end?.subjects.map(({ window: { window } }) => (window.kind === 'DAYS' ? window.days : window.kind)),
+    [180, 30, 'KEEP_ALL', 180],
   );
 });
 
-test('what is not applicable is not asked for, and without a plan nothing is', async (t) => {
-  const free = fixture({ plan: 'FREE' });
+test('what is kept is not asked for, and what has no expired rows is counted alone', async (t) => {
+  const free = fixture({ days: { drift_checks: 7 } });
   await free.run();
   t.deepEqual(
-    free.calls.map(({ subject }) => subject),
-    ['drift_checks'],
+    free.calls.map(({ rpc, subject }) => `${rpc} ${subject}`),
+    ['count drift_checks'],
   );
-  const none = fixture({});
-  none.setPlan(undefined);
+  t.is(free.saved.at(-1)?.state, 'COMPLETE');
+  const none = fixture({ days: {} });
   await none.run();
   t.deepEqual(none.calls, []);
   t.is(none.saved.at(-1)?.state, 'COMPLETE');
@@ -163,163 +253,244 @@ test('a subject that fails does not stop the others; it is tried again, and then
   const failing = {
     rows: { drift_checks: 1, incident_payloads: 1, approvals: 1 },
     onCall: ({ subject }: Call) => {
-      if (subject === 'incident_payloads') throw dependencyUnavailable('incident service');
+      if (subject === 'incident_payloads') throw new DomainError('failed-precondition', 'BROKEN', 'It is broken.');
     },
   };
   const first = fixture(failing);
   await first.run();
-  t.like(first.postponed.at(-1), { state: 'RUNNING', failures: 1 });
-  t.deepEqual(first.removedIn(first.postponed.at(-1)), { drift_check: 1, approval: 1 });
+  t.like(first.postponed.at(-1)?.progress, { state: 'RUNNING', failures: 1, error: 'BROKEN: It is broken.' });
+  t.deepEqual(first.removedIn(first.postponed.at(-1)?.progress), { drift_checks: 1, approvals: 1 });
   const last = fixture({ ...failing, item: { failures: 2 } });
   await last.run();
   const end = last.saved.at(-1);
-  t.is(end?.state, 'PARTIAL');
-  t.is(end?.error, 'DEPENDENCY_UNAVAILABLE: The incident service is unavailable; try again later.');
-  t.deepEqual(last.removedIn(end), { drift_check: 1, approval: 1 });
+  t.like(end, { state: 'PARTIAL', error: 'BROKEN: It is broken.' });
+  t.is(last.stateOf(end, 'incident_payloads'), 'PARTIAL');
+  t.deepEqual(last.removedIn(end), { drift_checks: 1, approvals: 1 });
+});
+
+test('an owner that is silent is waited for without counting as a failed attempt, and given up in the end', async (t) => {
+  const silent = {
+    rows: { drift_checks: 1 },
+    onCall: () => {
+      throw dependencyUnavailable('owner incident');
+    },
+  };
+  const waits = fixture({ ...silent, item: { failures: 2, waitingSince: NOW.subtract({ seconds: 59 }) } });
+  await waits.run();
+  t.like(waits.postponed[0], {
+    how: { isForSilentOwner: true, isAttempt: false },
+    progress: { state: 'RUNNING', failures: 2 },
+  });
+  t.is(waits.calls.length, 1, 'it is not asked again for the other subjects');
+  const over = fixture({ ...silent, item: { waitingSince: NOW.subtract({ seconds: 60 }) } });
+  await over.run();
+  t.is(over.saved.at(-1)?.state, 'PARTIAL');
+  t.regex(over.saved.at(-1)?.error ?? '', /^DEPENDENCY_UNAVAILABLE: /);
 });
 
 test('what is done is not asked for again when the rest is', async (t) => {
-  const done = { operationId: PURGE, retentionDays: 30, cutoff: NOW.toString(), counts: [], isDone: true };
-  const { run, calls } = fixture({ item: { operations: [{ subject: 'drift_checks', ...done }], failures: 1 } });
+  const first = fixture({ days: { drift_checks: 30 }, rows: { drift_checks: 2 } });
+  await first.run();
+  const subjects = first.saved.at(-1)?.subjects.filter(({ subject }) => subject === 'drift_checks') ?? [];
+  const { run, calls } = fixture({ item: { subjects, failures: 1 } });
   await run();
-  t.deepEqual(
-    calls.map(({ subject }) => subject),
-    ['incident_payloads', 'approvals'],
-  );
+  t.deepEqual([...new Set(calls.map(({ subject }) => subject))], ['approvals', 'incident_payloads']);
 });
 
-test('an upgrade on the way keeps the rest, and what went before is counted, answered or not', async (t) => {
+test('an upgrade on the way closes the operation and keeps the rest, and what went before is counted', async (t) => {
   const given = fixture({
+    days: { drift_checks: 30 },
     rows: { drift_checks: 10 },
-    onCall: (_, count) => {
-      // The second batch goes and its answer is lost with the worker that waited for it.
-      if (count === 2) given.setPlan('ENTERPRISE');
+    onCall: ({ rpc }, count) => {
+      if (rpc === 'purge' && count === 3) given.setDays(ENTERPRISE);
     },
   });
   await given.run();
-  const [first, second, settle, again] = given.calls;
-  t.deepEqual([first?.retentionDays, second?.retentionDays], [30, 30]);
-  t.like(settle, { retentionDays: 30, validateOnly: true, operationId: PURGE });
-  t.like(again, { retentionDays: 180, validateOnly: false });
-  t.not(again?.operationId, PURGE);
-  t.is(given.removedIn(given.saved.at(-1))['drift_check'], 10);
+  const [first, second, third] = given.of('purge');
+  t.deepEqual([first?.rule?.days, second?.rule?.days, third?.rule?.days], [30, 30, 180]);
+  t.not(third?.operationId, first?.operationId);
+  const ends = given.of('end').map(({ operationId }) => operationId);
+  t.is(ends[0], first?.operationId);
+  t.true(ends.includes(third?.operationId));
+  t.is(given.removedIn(given.saved.at(-1))['drift_checks'], 10);
 });
 
 test('a window that was taken away on the way ends the removal', async (t) => {
-  const given = fixture({ rows: { drift_checks: 10 }, onCall: () => given.setPlan(undefined) });
+  const given = fixture({
+    days: { drift_checks: 30 },
+    rows: { drift_checks: 10 },
+    onCall: ({ rpc }) => {
+      if (rpc === 'purge') given.setDays({});
+    },
+  });
   await given.run();
   t.is(given.rows.get('drift_checks'), 8);
-  t.deepEqual(given.removedIn(given.saved.at(-1)), { drift_check: 2 });
+  t.deepEqual(given.removedIn(given.saved.at(-1)), { drift_checks: 2 });
   t.is(given.saved.at(-1)?.state, 'COMPLETE');
+  t.is(given.stateOf(given.saved.at(-1), 'drift_checks'), 'KEPT');
+  t.is(given.of('end').length, 1);
 });
 
 test('a downgrade on the way waits for the next purge', async (t) => {
-  const given = fixture({ plan: 'ENTERPRISE', rows: { drift_checks: 4 }, onCall: () => given.setPlan('FREE') });
+  const given = fixture({
+    days: { drift_checks: 180 },
+    rows: { drift_checks: 4 },
+    onCall: ({ rpc }) => {
+      if (rpc === 'purge') given.setDays({ drift_checks: 7 });
+    },
+  });
   await given.run();
   t.deepEqual(
-    given.calls.filter(({ subject }) => subject === 'drift_checks').map(({ retentionDays }) => retentionDays),
+    given.of('purge').map(({ rule }) => rule?.days),
     [180, 180],
   );
 });
 
-test('the intent is saved before the first call, and the count after each', async (t) => {
+test('the intent is saved before the first removal, and the count after each', async (t) => {
   const given = fixture({
-    plan: 'FREE',
+    days: { drift_checks: 30 },
     rows: { drift_checks: 3 },
-    onCall: (_, count) => t.is(given.saved.length, count),
+    onCall: ({ rpc, operationId }) => {
+      if (rpc !== 'purge') return;
+      const known = given.saved.at(-1)?.subjects.find(({ subject }) => subject === 'drift_checks');
+      t.is(known?.operationId, operationId);
+    },
   });
   await given.run();
   t.deepEqual(
-    given.saved.map((progress) => given.removedIn(progress)['drift_check'] ?? 0),
+    given.saved.map((progress) => given.removedIn(progress)['drift_checks'] ?? 0),
     [0, 2, 3, 3],
   );
+});
+
+test('a worker that takes over after End reads the final sums and goes on', async (t) => {
+  const first = fixture({ days: { drift_checks: 30 }, rows: { drift_checks: 3 } });
+  await first.run();
+  // As it was saved before End.
+  const before = first.saved.at(-2)?.subjects ?? [];
+  const given = fixture({
+    days: { drift_checks: 30 },
+    rows: {},
+    item: { subjects: before },
+    onCall: ({ rpc }) => {
+      if (rpc === 'purge') throw new DomainError('failed-precondition', 'OPERATION_ENDED', 'It has ended.');
+    },
+  });
+  await given.run();
+  t.is(given.saved.at(-1)?.state, 'COMPLETE');
+  t.is(given.of('end').length, 1);
 });
 
 test('a dry run removes nothing, is never held, and tells what would go', async (t) => {
   const ceiling = { maxShare: 0.01, maxCount: 1, shareFrom: 0 };
   const { run, calls, saved } = fixture({ item: { validateOnly: true }, rows: { drift_checks: 7 }, ceiling });
   await run();
-  t.true(calls.every(({ validateOnly }) => validateOnly));
+  t.true(calls.every(({ rpc }) => rpc === 'count'));
   t.is(saved.at(-1)?.state, 'COMPLETE');
-  t.like(sumCounts(saved.at(-1)?.operations ?? [])[0], { found: 7, deleted: 0, left: 7 });
+  const told = saved.at(-1)?.subjects.find(({ subject }) => subject === 'drift_checks');
+  t.like(told, { state: 'OBSERVED' });
+  t.deepEqual(told?.counts, [{ resourceType: 'drift_checks', found: 7, deleted: 0, left: 7 }]);
 });
 
-test('a tenant of which too much would go is held before anything went', async (t) => {
-  const ceiling = { maxShare: 0.5, maxCount: undefined, shareFrom: 0 };
-  const { run, calls, saved } = fixture({ rows: { drift_checks: 1, approvals: 51 }, ceiling });
-  await run();
-  t.true(calls.every(({ validateOnly }) => validateOnly));
-  t.like(saved.at(-1), { state: 'HELD', error: undefined });
-  t.deepEqual(saved.at(-1)?.hold, {
-    subject: 'approvals',
-    expired: 51,
-    total: 100,
-    maxShare: 0.5,
-    maxCount: undefined,
+test('a subject that is observed is counted, and nothing of it goes', async (t) => {
+  const { run, of, saved, stateOf } = fixture({
+    rows: { drift_checks: 7, approvals: 2 },
+    entries: { drift_checks: { observeNightsLeft: 1 } },
   });
+  await run();
+  t.deepEqual([...new Set(of('purge').map(({ subject }) => subject))], ['approvals']);
+  t.is(stateOf(saved.at(-1), 'drift_checks'), 'OBSERVED');
+  t.is(saved.at(-1)?.state, 'COMPLETE');
 });
 
-test('a ceiling that cannot be computed holds', async (t) => {
-  const ceiling = { maxShare: 0.5, maxCount: undefined, shareFrom: 1_000 };
-  for (const odd of [
-    (_: Call, answer: AgePurgeAnswer) => ({ ...answer, population: undefined }),
-    (_: Call, answer: AgePurgeAnswer) => ({ ...answer, counts: [] }),
-    (_: Call, answer: AgePurgeAnswer) => ({ ...answer, population: Number.NaN }),
-  ]) {
-    const { run, calls, saved } = fixture({ rows: { drift_checks: 1 }, ceiling, answer: odd });
-    await run();
-    t.is(saved.at(-1)?.state, 'HELD');
-    t.true(calls.every(({ validateOnly }) => validateOnly));
-  }
+test('only the subject of which too much would go is held, and the others go on', async (t) => {
+  const { run, of, saved, stateOf } = fixture({ rows: { drift_checks: 1, approvals: 51 }, ceiling: HALF });
+  await run();
+  t.deepEqual([...new Set(of('purge').map(({ subject }) => subject))], ['drift_checks']);
+  t.like(saved.at(-1), { state: 'HELD', error: undefined });
+  t.is(stateOf(saved.at(-1), 'drift_checks'), 'COMPLETE');
+  const held = saved.at(-1)?.subjects.find(({ subject }) => subject === 'approvals')?.hold;
+  t.like(held, { expired: 51, maxShare: 0.5, maxCount: undefined, approval: undefined });
 });
 
-test('a subject whose owner cannot count it now is left alone in this turn', async (t) => {
-  const ceiling = { maxShare: 0.5, maxCount: undefined, shareFrom: 0 };
-  const given = fixture({
+test('an approval carries days, cutoff and rows into the operation, and what is left after that is held', async (t) => {
+  const held = fixture({ days: { approvals: 180 }, rows: { approvals: 51 }, ceiling: HALF });
+  await held.run();
+  const [waiting] = held.saved.at(-1)?.subjects.filter(({ subject }) => subject === 'approvals') ?? [];
+  if (!waiting?.hold) return t.fail();
+  const cutoff = NOW.subtract({ hours: 24 });
+  const approval = { at: NOW, actor: 'ada', reason: 'r', days: 180, cutoff, rows: 51 };
+  const approved: PurgeSubject = {
+    ...waiting,
+    state: 'PENDING',
+    expired: undefined,
+    usual: undefined,
+    hold: { ...waiting.hold, approval },
+  };
+  const { run, of, rows, saved, stateOf } = fixture({
+    days: { approvals: 30 },
+    rows: { approvals: 80 },
+    ceiling: HALF,
+    item: { subjects: [approved] },
+  });
+  await run();
+  t.like(of('purge')[0]?.rule, { days: 180, maxRows: 51 });
+  t.true((of('purge')[0]?.rule?.cutoff?.since(cutoff).sign ?? 1) <= 0);
+  t.is(rows.get('approvals'), 29);
+  t.is(stateOf(saved.at(-1), 'approvals'), 'HELD');
+  const again = saved.at(-1)?.subjects.find(({ subject }) => subject === 'approvals');
+  t.like(again, { expired: { expired: 29 }, hold: { approval: undefined } });
+});
+
+test('a subject that cannot be asked about is left alone, and the tenant is PARTIAL with the reason', async (t) => {
+  const { run, of, saved } = fixture({
     rows: { drift_checks: 1, approvals: 1 },
-    ceiling,
+    entries: { drift_checks: { problem: 'SUBJECT_UNLISTED' } },
     item: { failures: 2 },
-    onCall: ({ subject, validateOnly }) => {
-      if (subject === 'drift_checks' && validateOnly) throw dependencyUnavailable('incident service');
+  });
+  await run();
+  t.deepEqual([...new Set(of('purge').map(({ subject }) => subject))], ['approvals']);
+  t.like(saved.at(-1), { state: 'PARTIAL' });
+  t.regex(saved.at(-1)?.error ?? '', /^SUBJECT_UNLISTED: /);
+});
+
+test('while purges are stopped nothing is claimed, and what is under way is given up before the next call', async (t) => {
+  const stopped = fixture({ rows: { drift_checks: 9 } });
+  stopped.stop();
+  await stopped.run();
+  t.deepEqual([stopped.calls, stopped.released], [[], []]);
+  const running = fixture({
+    rows: { drift_checks: 9 },
+    onCall: ({ rpc }) => {
+      if (rpc === 'purge') running.stop();
     },
   });
-  await given.run();
-  t.is(given.rows.get('drift_checks'), 1);
-  t.is(given.rows.get('approvals'), 0);
-  t.is(given.saved.at(-1)?.state, 'PARTIAL');
+  await running.run();
+  t.deepEqual(running.released, [false], 'without a job: resuming makes one');
+  t.is(running.of('purge').length, 1);
 });
 
-test('what a person released is not held again', async (t) => {
-  const ceiling = { maxShare: 0.01, maxCount: 1, shareFrom: 0 };
-  const approval = { at: NOW, actor: 'ada', reason: 'looked at it' };
-  const hold = {
-    subject: 'drift_checks',
-    expired: 9,
-    total: 9,
-    maxShare: 0.01,
-    maxCount: 1,
-    heldAt: NOW,
-    approval,
-  } as const;
-  const { run, saved, removedIn } = fixture({ rows: { drift_checks: 9 }, ceiling, item: { hold } });
-  await run();
-  t.is(saved.at(-1)?.state, 'COMPLETE');
-  t.is(removedIn(saved.at(-1))['drift_check'], 9);
+test('executions’ cleanups are recorded with the owner’s own sums, also when there was nothing', async (t) => {
+  for (const rows of [5, 0]) {
+    const { run, cleanups } = fixture({ days: { executions: 90 }, rows: { executions: rows } });
+    await run();
+    t.deepEqual(cleanups, [rows]);
+  }
 });
 
 test('a worker that is to stop gives the tenant back, and its turn does not count', async (t) => {
   const stopping = new AbortController();
   const given = fixture({ rows: { drift_checks: 9 }, onCall: () => stopping.abort() });
   await given.run(stopping.signal);
-  t.true(given.isReleased());
+  t.deepEqual(given.released, [true]);
   t.is(given.calls.length, 1);
 });
 
 test('a worker whose lease is another’s writes nothing more', async (t) => {
   const given = fixture({
     rows: { drift_checks: 9 },
-    onCall: () => {
-      throw new DomainError('aborted', 'LEASE_LOST', 'The lease is another’s.');
+    onCall: ({ rpc }) => {
+      if (rpc === 'purge') throw new DomainError('aborted', 'LEASE_LOST', 'The lease is another’s.');
     },
   });
   await given.run();
@@ -333,4 +504,22 @@ test('a tenant that kills its workers is parked where a person sees it', async (
   t.deepEqual(calls, []);
   t.is(saved.at(-1)?.state, 'FAILED');
   t.regex(saved.at(-1)?.error ?? '', /^WORKERS_LOST: 50 /);
+});
+
+test('what ended with an open operation is settled: it is closed, and its sums are the owner’s', async (t) => {
+  const cut = fixture({
+    days: { drift_checks: 30 },
+    rows: { drift_checks: 9 },
+    item: { failures: 2 },
+    onCall: ({ rpc }) => {
+      if (rpc === 'purge') throw new DomainError('failed-precondition', 'BROKEN', 'It is broken.');
+    },
+  });
+  await cut.run();
+  const ended = cut.saved.at(-1);
+  t.is(ended?.state, 'PARTIAL');
+  const given = fixture({ item: { ...FRESH, state: 'PARTIAL', subjects: ended?.subjects ?? [], finishedAt: NOW } });
+  await given.settle();
+  t.is(given.of('end').length, 1);
+  t.like(given.settled[0], { subject: 'drift_checks', isEnded: true });
 });

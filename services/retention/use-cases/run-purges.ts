@@ -1,100 +1,108 @@
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
-import { newId } from '#libs/kernel/id.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
-import { type Blast, type Ceiling, exceedsCeiling, isSwitchedOff } from '../domain/ceiling.ts';
+import type { Ceiling } from '../domain/ceiling.ts';
+import { EXECUTIONS } from '../domain/execution-policy.ts';
+import { endOf, isFinished, type RetentionPurgeItem } from '../domain/purge.ts';
+import { countsOf, isSettled, type PurgeSubject, withEnd } from '../domain/purge-subject.ts';
+import type { ItemProgress } from './purge-ports.ts';
 import {
-  isFinished,
-  type PurgeOperation,
-  type ResourceCount,
-  type RetentionPurgeItem,
-  sumCounts,
-} from '../domain/purge.ts';
-import type { KeepPlans } from './keep-plans.ts';
-import type { AgePurgeAnswer, DataOwner, ItemClaim, ItemProgress, PurgeRepository } from './ports.ts';
+  isSilence,
+  PurgesStopped,
+  TenantPurge,
+  type TenantPurgePorts,
+  toSentence,
+  WorkerStopping,
+} from './tenant-purge.ts';
 
-/** Purges one tenant as one purge wants it, if that is due and no other worker has it. */
+export { PURGE_CRASH_POINTS } from './tenant-purge.ts';
+
+/** Runs one tenant's part of a purge, if it is due and not claimed by another worker. */
 export type RunPurges = (tenantId: string, purgeId: string, signal: AbortSignal) => Promise<void>;
 
 /**
- * Sets right the receipt of a tenant's part that ended after an error: a call that was cut off may have removed more
- * than anybody heard of. It throws while the owner of the data is silent, and is to be called again.
+ * Corrects the counts of an item that ended while an operation was open, since an interrupted call may have removed rows
+ * it never reported, and closes the operation. Throws while the owner is unreachable; retry later.
  */
 export type SettlePurge = (tenantId: string, purgeId: string) => Promise<void>;
 
 /** How purges are driven. */
 export interface PurgeSettings {
   readonly workerId: string;
-  /** Longer than one call to an owner of data may take, in milliseconds. */
+  /** Longer than one call to an owner may take, in milliseconds. */
   readonly leaseMs: number;
   readonly retry: RetryPolicy;
+  /** How long an item waits for an owner that does not answer, in milliseconds. */
+  readonly maxWaitMs: number;
   readonly ceiling: Ceiling;
 }
 
-/** Told when a tenant's part has ended or is held. */
+/** Called when an item finishes or is held. */
 export type OnItemFinished = (item: RetentionPurgeItem, progress: ItemProgress) => void;
 
-/** Told of an error that a tenant's part met, also when it will be tried again. */
+/** Called with an error that an item met, also when it will be tried again. */
 export type OnItemError = (item: RetentionPurgeItem, error: unknown) => void;
 
-/** The persisted points of a tenant's purge. */
-export const PURGE_CRASH_POINTS = [
-  'retention.purge.after-claim',
-  'retention.purge.after-operation',
-  'retention.purge.before-save',
-  'retention.purge.after-batch',
-  'retention.purge.after-tenant',
-] as const;
-
-/** The rows that a subject's window is about; what hangs on them goes with them and is not asked for. */
-const TYPE_OF: Readonly<Record<string, string>> = {
-  drift_checks: 'drift_check',
-  incident_payloads: 'incident_payload',
-  approvals: 'approval',
-};
-
-const PLAN_SUBJECTS = ['drift_checks', 'incident_payloads', 'approvals'];
-
-// So many workers in a row that took a tenant up and were never heard of again: it kills them.
+// After this many crashed workers in a row, assume that the item crashes them.
 const MAX_ATTEMPTS = 50;
-
-/** The purge must stop here, and somebody else goes on. */
-class Stopping extends Error {}
+const LONGEST_PAUSE_MS = 30_000;
 
 /** Makes RunPurges. */
 export function makeRunPurges(
-  purges: PurgeRepository,
-  plans: KeepPlans,
-  owner: DataOwner,
+  ports: TenantPurgePorts,
   settings: PurgeSettings,
   onFinished: OnItemFinished,
   onError: OnItemError,
 ): RunPurges {
-  const { workerId, leaseMs, retry, ceiling } = settings;
+  const { workerId, leaseMs, retry, maxWaitMs, ceiling } = settings;
+  const { purges, stops } = ports;
 
   return async (tenantId, purgeId, signal) => {
+    // What waits for the switch has no job; it gets one when purges go on.
+    if ((await stops.get()).isStopped) return;
     const claim = await purges.claim(tenantId, purgeId, workerId, leaseMs);
     if (!claim) return;
     crashPoint('retention.purge.after-claim');
     const { item } = claim;
-    const work = new TenantPurge({ purges, plans, owner, leaseMs, ceiling, claim, signal });
-    const errors: unknown[] = [];
+    const turn = new TenantPurge(ports, { claim, ceiling, leaseMs, signal });
+    let failed: ReadonlyMap<string, unknown> = new Map();
+    let waitMs: number | undefined;
+    let failure: unknown;
     try {
       if (item.attempts > MAX_ATTEMPTS) throw workersLost(item.attempts);
-      await work.resolve();
-      if (!(await work.isHeld(errors))) await work.purgeAll(errors);
+      ({ failed, waitMs } = await turn.run());
     } catch (error) {
       if (hasReason(error, 'LEASE_LOST')) return;
-      if (error instanceof Stopping) return purges.release(claim);
-      errors.push(error);
+      if (error instanceof WorkerStopping) return purges.release(claim, true);
+      if (error instanceof PurgesStopped) return purges.release(claim, false);
+      failure = error;
     }
+    const errors = failure === undefined ? [...failed.values()] : [failure];
     for (const error of errors) onError(item, error);
-    const failures = errors.length > 0 ? item.failures + 1 : item.failures;
-    const progress = work.end(errors, failures);
-    const isWorthARetry = item.attempts <= MAX_ATTEMPTS && failures < retry.maxAttempts;
+
+    const isSilent = errors.some(isSilence);
+    const hasFailed = errors.some((error) => !isSilence(error));
+    const failures = hasFailed ? item.failures + 1 : item.failures;
+    const waitedMs = turn.now && item.waitingSince ? turn.now.since(item.waitingSince).total('milliseconds') : 0;
+    const isTriedAgain = hasFailed && item.attempts <= MAX_ATTEMPTS && failures < retry.maxAttempts;
+    const isWaitedFor = isSilent && item.attempts <= MAX_ATTEMPTS && waitedMs < maxWaitMs;
+    const isOver = (error: unknown) => (isSilence(error) ? !isWaitedFor : !isTriedAgain);
+    turn.giveUp([...failed].filter(([, error]) => isOver(error)).map(([subject]) => subject));
+    const isEnd = !isTriedAgain && !isWaitedFor && waitMs === undefined;
+    const progress = toProgress(turn.progress, failure, failures, isEnd);
     try {
-      if (errors.length > 0 && isWorthARetry) {
-        await purges.postpone(claim, { ...progress, state: 'RUNNING' }, backoffMs(failures, retry));
+      if (!isEnd) {
+        // The first waits are short: most silences are a restart.
+        const silenceMs = backoffMs(1, {
+          ...retry,
+          baseMs: Math.min(LONGEST_PAUSE_MS, Math.max(retry.baseMs, waitedMs)),
+        });
+        const ms = Math.min(
+          isTriedAgain ? backoffMs(failures, retry) : LONGEST_PAUSE_MS,
+          isWaitedFor ? silenceMs : LONGEST_PAUSE_MS,
+          waitMs ?? LONGEST_PAUSE_MS,
+        );
+        await purges.postpone(claim, progress, { ms, isForSilentOwner: isWaitedFor, isAttempt: hasFailed });
         return;
       }
       await purges.save(claim, progress, leaseMs);
@@ -107,194 +115,56 @@ export function makeRunPurges(
   };
 }
 
-interface TenantPurgeOptions {
-  readonly purges: PurgeRepository;
-  readonly plans: KeepPlans;
-  readonly owner: DataOwner;
-  readonly leaseMs: number;
-  readonly ceiling: Ceiling;
-  readonly claim: ItemClaim;
-  readonly signal: AbortSignal;
-}
-
-/** One worker's turn with one tenant. What it knows is saved before and after each call to the owner. */
-class TenantPurge {
-  readonly #options: TenantPurgeOptions;
-  readonly #item: RetentionPurgeItem;
-  #progress: ItemProgress;
-  readonly #unsafe = new Set<string>();
-
-  constructor(options: TenantPurgeOptions) {
-    this.#options = options;
-    this.#item = options.claim.item;
-    this.#progress = { ...this.#item, state: 'RUNNING', error: undefined, hold: undefined };
-  }
-
-  /** Reads the windows as they are now: the plan may have changed since the purge was ordered, or a moment ago. */
-  async resolve(): Promise<void> {
-    const { current, windows } = await this.#options.plans.resolve(this.#item.tenantId, undefined);
-    this.#progress = { ...this.#progress, plan: current?.plan, planVersion: current?.version, windows };
-  }
-
-  /**
-   * Whether the tenant has to wait for a person, since some subject's removal would exceed the ceiling. A subject
-   * whose owner does not answer is not touched in this turn, and the error is told.
-   */
-  async isHeld(errors: unknown[]): Promise<boolean> {
-    const { ceiling } = this.#options;
-    if (this.#item.validateOnly || this.#item.hold?.approval || isSwitchedOff(ceiling)) return false;
-    for (const subject of PLAN_SUBJECTS) {
-      const days = this.#daysOf(subject);
-      // What has begun was looked at before it began.
-      if (days === undefined || this.#operationsOf(subject).length > 0) continue;
-      const blast = await this.#blastOf(subject, days).catch((error: unknown) => {
-        errors.push(error);
-        this.#unsafe.add(subject);
-      });
-      if (!blast || !exceedsCeiling(blast, ceiling)) continue;
-      const { maxShare, maxCount } = ceiling;
-      this.#progress = { ...this.#progress, state: 'HELD', subject, hold: { subject, ...blast, maxShare, maxCount } };
-      errors.length = 0;
-      return true;
-    }
-    return false;
-  }
-
-  /** Removes, or counts, every subject that has a window in days; what fails does not stop the others. */
-  async purgeAll(errors: unknown[]): Promise<void> {
-    for (const subject of PLAN_SUBJECTS) {
-      if (this.#unsafe.has(subject)) continue;
-      try {
-        if (this.#item.validateOnly) await this.#count(subject);
-        else await this.#purge(subject);
-      } catch (error) {
-        if (error instanceof Stopping || hasReason(error, 'LEASE_LOST')) throw error;
-        errors.push(error);
-      }
-    }
-    // A policy that nobody carries out must not look as if it had been.
-    if (this.#daysOf('executions') !== undefined) errors.push(executionsUnimplemented());
-  }
-
-  /** How it ended, as far as this turn knows. */
-  end(errors: readonly unknown[], failures: number): ItemProgress {
-    if (this.#progress.state === 'HELD') return { ...this.#progress, error: undefined, failures };
-    if (errors.length === 0) {
-      return { ...this.#progress, state: 'COMPLETE', subject: undefined, error: undefined, failures };
-    }
-    const error = [...new Set(errors.map(toSentence))].join('; ');
-    const hasWindows = this.#progress.windows.length > 0;
-    return { ...this.#progress, state: hasWindows ? 'PARTIAL' : 'FAILED', subject: undefined, error, failures };
-  }
-
-  async #count(subject: string): Promise<void> {
-    const retentionDays = this.#daysOf(subject);
-    if (retentionDays === undefined || this.#operationsOf(subject).at(-1)?.isDone) return;
-    const operation = { subject, operationId: this.#item.purgeId, retentionDays };
-    const { counts, cutoff } = await this.#call(operation, true);
-    await this.#save(subject, { ...operation, counts, cutoff, isDone: true });
-  }
-
-  async #purge(subject: string): Promise<void> {
-    for (;;) {
-      let operation = this.#operationsOf(subject).at(-1);
-      if (operation?.isDone) return;
-      const days = this.#daysOf(subject);
-      if (operation && (days === undefined || days > operation.retentionDays)) {
-        // More is to be kept now than when it began. A window that shrank waits for the next purge.
-        await this.#settle(operation);
-        if (days === undefined) return;
-        operation = undefined;
-      }
-      if (days === undefined) return;
-      if (!operation) {
-        const isFirst = this.#operationsOf(subject).length === 0;
-        const operationId = isFirst ? this.#item.purgeId : newId();
-        operation = { subject, operationId, retentionDays: days, counts: [], cutoff: undefined, isDone: false };
-        await this.#save(subject, operation);
-        crashPoint('retention.purge.after-operation');
-      }
-      const { counts, cutoff, progress } = await this.#call(operation, false);
-      crashPoint('retention.purge.before-save');
-      await this.#save(subject, { ...operation, counts, cutoff, isDone: progress === 'COMPLETE' });
-      crashPoint('retention.purge.after-batch');
-      if (progress === 'COMPLETE') return;
-      await this.resolve();
-    }
-  }
-
-  /** Ends an operation without removing more, and takes over what it has removed, answered or not. */
-  async #settle(operation: PurgeOperation): Promise<void> {
-    const { counts } = await this.#call(operation, true);
-    await this.#save(operation.subject, { ...operation, counts: removedOf(operation, counts), isDone: true });
-  }
-
-  async #blastOf(subject: string, retentionDays: number): Promise<Blast> {
-    const { counts, population } = await this.#call({ subject, operationId: this.#item.purgeId, retentionDays }, true);
-    const expired = counts.find(({ resourceType }) => resourceType === TYPE_OF[subject])?.found;
-    return { expired, total: population };
-  }
-
-  #call(
-    { subject, operationId, retentionDays }: Pick<PurgeOperation, 'subject' | 'operationId' | 'retentionDays'>,
-    validateOnly: boolean,
-  ): Promise<AgePurgeAnswer> {
-    if (this.#options.signal.aborted) throw new Stopping();
-    const { tenantId, actor } = this.#item;
-    return this.#options.owner.purge({ tenantId, actor, subject, operationId, retentionDays, validateOnly });
-  }
-
-  async #save(subject: string, operation: PurgeOperation): Promise<void> {
-    const others = this.#progress.operations.filter(
-      (other) => other.subject !== subject || other.operationId !== operation.operationId,
-    );
-    this.#progress = { ...this.#progress, subject, operations: [...others, operation] };
-    await this.#options.purges.save(this.#options.claim, this.#progress, this.#options.leaseMs);
-  }
-
-  #operationsOf(subject: string): readonly PurgeOperation[] {
-    return this.#progress.operations.filter((operation) => operation.subject === subject);
-  }
-
-  /** The days of the window in force; undefined where nothing is to go. */
-  #daysOf(subject: string): number | undefined {
-    const window = this.#progress.windows.find((resolved) => resolved.subject === subject)?.window;
-    return window?.kind === 'DAYS' ? window.days : undefined;
-  }
+/** What is stored at the end of a turn. */
+function toProgress(progress: ItemProgress, failure: unknown, failures: number, isEnd: boolean): ItemProgress {
+  const errors = progress.subjects.flatMap(({ error }) => (error === undefined ? [] : error.split('; ')));
+  const told = [...new Set(failure === undefined ? errors : [toSentence(failure), ...errors])];
+  const error = told.length === 0 ? undefined : told.join('; ');
+  if (!isEnd) return { ...progress, state: 'RUNNING', error, failures };
+  const workingOn = undefined;
+  if (failure === undefined) return { ...progress, state: endOf(progress.subjects), workingOn, error, failures };
+  const subjects = progress.subjects.map((subject) =>
+    isSettled(subject)
+      ? subject
+      : { ...subject, state: 'PARTIAL' as const, error: subject.error ?? toSentence(failure) },
+  );
+  return { ...progress, subjects, state: subjects.length > 0 ? 'PARTIAL' : 'FAILED', workingOn, error, failures };
 }
 
 /** Makes SettlePurge. */
 export const makeSettlePurge =
-  (purges: PurgeRepository, owner: DataOwner): SettlePurge =>
+  ({
+    purges,
+    owners,
+    catalogue,
+    recordCleanup,
+  }: Pick<TenantPurgePorts, 'purges' | 'owners' | 'catalogue' | 'recordCleanup'>): SettlePurge =>
   async (tenantId, purgeId) => {
     const item = await purges.getItem(tenantId, purgeId);
     if (!item || item.validateOnly || !isFinished(item.state)) return;
-    const operations: PurgeOperation[] = [];
-    for (const operation of item.operations) {
-      const { subject, operationId, retentionDays } = operation;
-      const call = { tenantId, actor: item.actor, subject, operationId, retentionDays, validateOnly: true };
-      operations.push({ ...operation, counts: removedOf(operation, (await owner.purge(call)).counts) });
+    const entries = await catalogue.list();
+    const settled: PurgeSubject[] = [];
+    for (const subject of item.subjects) {
+      const { operationId, isEnded } = subject;
+      const owner = entries.find(({ name }) => name === subject.subject)?.owner ?? subject.owner;
+      // One whose owner is not configured any more keeps what is known of it.
+      if (!operationId || isEnded || owner === undefined || !owners.names.includes(owner)) continue;
+      const call = { owner, subject: subject.subject, tenantId, actor: item.actor };
+      const { counts, cutoff } = await owners.end(call, operationId, '');
+      const removed = counts.map((count) => ({ ...count, found: count.deleted, left: 0 }));
+      settled.push(withEnd(subject, removed, cutoff));
     }
-    await purges.settle(tenantId, purgeId, operations);
+    if (settled.length === 0) return;
+    await purges.settle(tenantId, purgeId, settled);
+    const executions = settled.find(({ subject }) => subject === EXECUTIONS);
+    if (executions && item.finishedAt) {
+      await recordCleanup(
+        tenantId,
+        item.finishedAt,
+        countsOf([executions]).reduce((sum, { deleted }) => sum + deleted, 0),
+      );
+    }
   };
-
-/** What an operation has removed, by its own last answer and by what the owner says of it now. */
-function removedOf(operation: PurgeOperation, told: readonly ResourceCount[]): readonly ResourceCount[] {
-  return told.map(({ resourceType, deleted }) => {
-    const known = operation.counts.find((count) => count.resourceType === resourceType)?.deleted ?? 0;
-    const sum = Math.max(known, deleted);
-    return { resourceType, found: sum, deleted: sum, left: 0 };
-  });
-}
-
-/** What a tenant's part has removed, or would remove, so far. */
-export const countsOf = ({ operations }: Pick<ItemProgress, 'operations'>) => sumCounts(operations);
-
-const toSentence = (error: unknown): string =>
-  error instanceof DomainError ? `${error.reason}: ${error.message}` : 'INTERNAL: Something failed; see the log.';
-
-const executionsUnimplemented = (): DomainError =>
-  new DomainError('unimplemented', 'UNIMPLEMENTED', 'Executions cannot be removed by age yet; all of them stay.');
 
 const workersLost = (attempts: number): DomainError =>
   new DomainError('failed-precondition', 'WORKERS_LOST', `${attempts - 1} workers took it up and did not end it.`, {

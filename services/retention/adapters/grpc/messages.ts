@@ -7,7 +7,7 @@ import {
   WindowSource,
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { toOptionalTimestamp } from '#libs/grpc/timestamp.ts';
-import type { ResourceCount } from '../../domain/purge.ts';
+import type { ResourceCount } from '../../domain/counts.ts';
 import type { ResolvedWindow } from '../../domain/windows.ts';
 import type { PurgeForecast } from '../../use-cases/forecast-purge.ts';
 

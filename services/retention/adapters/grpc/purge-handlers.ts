@@ -1,9 +1,11 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import {
+  type FleetHoldSchema,
   type HoldSchema,
   PurgeItemState,
   PurgeState,
+  PurgeSubjectState,
   PurgeTrigger,
   type RetentionPurgeItemSchema,
   type RetentionPurgeSchema,
@@ -12,29 +14,46 @@ import {
 import { PurgeProgressSchema, type RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { parseFields, parseOptionalEnum, parseReason, parseRequestId, parseRequiredReason } from '#libs/grpc/parse.ts';
-import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
+import { toDuration, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseTenantId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import type { Hold } from '../../domain/ceiling.ts';
 import {
-  type ItemHold,
+  type FleetHold,
   PURGE_STATES,
   type PurgeState as PurgeStateName,
   type RetentionPurge,
   type RetentionPurgeItem,
-  sumCounts,
   tenantPlanNotFound,
 } from '../../domain/purge.ts';
-import type { ResolvedWindow } from '../../domain/windows.ts';
+import type { PurgeStop } from '../../domain/purge-stop.ts';
+import { countsOf, type PurgeSubject } from '../../domain/purge-subject.ts';
 import type { OrderPurge, PurgeEvent } from '../../use-cases/order-purge.ts';
+import type { StopPurges } from '../../use-cases/stop-purges.ts';
 import { toCountMessages, toWindowMessage } from './messages.ts';
 import { mayName, namedTenant, wantedTenant } from './request-tenant.ts';
+import { toStopMessage } from './stop-handlers.ts';
 
 const STATE_OF: ReadonlyMap<number, PurgeStateName> = new Map(PURGE_STATES.map((state) => [PurgeState[state], state]));
 const MAX_TENANTS = 1_000;
+const MAX_SUBJECTS = 100;
+const SUBJECT_NAME = /^[a-z][a-z0-9_]{0,62}$/;
 
 /** Retention purges: ordering, watching, reading and releasing them. */
-export const purgeHandlers = (orderPurge: OrderPurge): Partial<ServiceImpl<typeof RetentionService>> => ({
+export const purgeHandlers = (
+  orderPurge: OrderPurge,
+  stopPurges: Pick<StopPurges, 'get'>,
+): Partial<ServiceImpl<typeof RetentionService>> => {
+  const withStop = async (purge: RetentionPurge): Promise<MessageInitShape<typeof RetentionPurgeSchema>> =>
+    toPurgeMessage(purge, purge.state === 'PENDING' || purge.state === 'RUNNING' ? await stopPurges.get() : undefined);
+  return handlersOf(orderPurge, withStop);
+};
+
+const handlersOf = (
+  orderPurge: OrderPurge,
+  withStop: (purge: RetentionPurge) => Promise<MessageInitShape<typeof RetentionPurgeSchema>>,
+): Partial<ServiceImpl<typeof RetentionService>> => ({
   async *purge(request, context) {
     const caller = callerOf(context);
     const command = parseFields({
@@ -48,27 +67,36 @@ export const purgeHandlers = (orderPurge: OrderPurge): Partial<ServiceImpl<typeo
         if (new Set(ids).size !== ids.length) throw fieldInvalid('tenant_ids', 'must not name a tenant twice');
         return ids.toSorted();
       },
+      subjects: () => parseSubjects(request.subjects),
       requestId: () => parseRequestId(request.requestId),
       reason: () => parseReason(request.reason),
     });
     const { validateOnly } = request;
     const { id } = await orderPurge.order({ ...command, caller, validateOnly, trigger: 'PURGE' });
-    for await (const event of orderPurge.watch(id, context.signal)) yield toProgressMessage(event);
+    for await (const event of orderPurge.watch(id, context.signal)) yield await toProgressMessage(event, withStop);
   },
 
   async purgeNow(request, context) {
     const caller = callerOf(context);
-    const { requestId, reason } = parseFields({
+    const { subjects, requestId, reason } = parseFields({
+      subjects: () => parseSubjects(request.subjects),
       requestId: () => parseRequestId(request.requestId),
       reason: () => parseReason(request.reason),
     });
     const tenantId = namedTenant(caller, request.tenantId, tenantPlanNotFound);
     const { validateOnly } = request;
-    const command = { caller, tenantIds: [tenantId], trigger: 'PURGE_NOW', validateOnly, requestId, reason } as const;
-    const purge = await orderPurge.order(command);
+    const purge = await orderPurge.order({
+      caller,
+      tenantIds: [tenantId],
+      subjects,
+      trigger: 'PURGE_NOW',
+      validateOnly,
+      requestId,
+      reason,
+    });
     const { items } = await orderPurge.get({ ...caller, tenantId }, purge.id, { limit: 1, after: undefined });
     const item = items.items[0];
-    return { purge: toPurgeMessage(purge), ...(item ? { item: toItemMessage(item) } : {}) };
+    return { purge: await withStop(purge), ...(item ? { item: toItemMessage(item) } : {}) };
   },
 
   async getPurge(request, context) {
@@ -81,7 +109,7 @@ export const purgeHandlers = (orderPurge: OrderPurge): Partial<ServiceImpl<typeo
     const after = decodePageToken(scope, request.pageToken, 1);
     const { purge, items } = await orderPurge.get(caller, purgeId, { limit, after });
     const nextPageToken = items.next ? encodePageToken(scope, items.next) : '';
-    return { purge: toPurgeMessage(purge), items: items.items.map(toItemMessage), nextPageToken };
+    return { purge: await withStop(purge), items: items.items.map(toItemMessage), nextPageToken };
   },
 
   async listPurges(request, context) {
@@ -97,20 +125,40 @@ export const purgeHandlers = (orderPurge: OrderPurge): Partial<ServiceImpl<typeo
     const after = decodePageToken(scope, request.pageToken, 2);
     const page = await orderPurge.list(caller, filter, { limit, after });
     const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { purges: page.items.map(toPurgeMessage), nextPageToken };
+    return { purges: await Promise.all(page.items.map(withStop)), nextPageToken };
   },
 
   async approveHeldPurge(request, context) {
     const approval = parseFields({
       purgeId: () => parseId('purge_id', request.purgeId),
-      tenantId: () => parseTenantId('tenant_id', request.tenantId),
+      tenantId: () => (request.tenantId === '' ? undefined : parseTenantId('tenant_id', request.tenantId)),
+      subjects: () => {
+        if (request.tenantId === '' && request.subjects.length > 0) {
+          throw fieldInvalid('subjects', 'are released of one tenant; name it');
+        }
+        return parseSubjects(request.subjects);
+      },
     });
     const reason = parseRequiredReason(request.reason);
-    return { item: toItemMessage(await orderPurge.approve({ ...approval, reason, caller: callerOf(context) })) };
+    const { item, purge } = await orderPurge.approve({ ...approval, reason, caller: callerOf(context) });
+    return { purge: await withStop(purge), ...(item ? { item: toItemMessage(item) } : {}) };
   },
 });
 
-function toPurgeMessage(purge: RetentionPurge): MessageInitShape<typeof RetentionPurgeSchema> {
+/** Names of subjects, each once, at most 100. */
+function parseSubjects(names: readonly string[]): readonly string[] {
+  if (names.length > MAX_SUBJECTS) throw fieldInvalid('subjects', `must be at most ${MAX_SUBJECTS}`);
+  const bad = names.findIndex((name) => !SUBJECT_NAME.test(name));
+  if (bad >= 0) throw fieldInvalid(`subjects[${bad}]`, 'must be 1 to 63 of a-z, 0-9 and _, starting with a letter');
+  if (new Set(names).size !== names.length) throw fieldInvalid('subjects', 'must not name a subject twice');
+  return names;
+}
+
+function toPurgeMessage(
+  purge: RetentionPurge,
+  stop: PurgeStop | undefined,
+): MessageInitShape<typeof RetentionPurgeSchema> {
+  const { fleetHold } = purge;
   const startTime = toOptionalTimestamp(purge.startedAt);
   const finishTime = toOptionalTimestamp(purge.finishedAt);
   return {
@@ -130,49 +178,15 @@ function toPurgeMessage(purge: RetentionPurge): MessageInitShape<typeof Retentio
     createTime: toTimestamp(purge.createdAt),
     ...(startTime ? { startTime } : {}),
     ...(finishTime ? { finishTime } : {}),
+    subjects: [...purge.subjects],
+    ...(fleetHold ? { fleetHold: toFleetHoldMessage(fleetHold, purge.tenants.all) } : {}),
+    ...(stop?.isStopped ? { stop: toStopMessage(stop) } : {}),
   };
 }
 
-function toItemMessage(item: RetentionPurgeItem): MessageInitShape<typeof RetentionPurgeItemSchema> {
-  const startTime = toOptionalTimestamp(item.startedAt);
-  const finishTime = toOptionalTimestamp(item.finishedAt);
-  return {
-    purgeId: item.purgeId,
-    tenantId: item.tenantId,
-    state: PurgeItemState[item.state],
-    planName: item.plan ?? '',
-    planVersion: BigInt(item.planVersion ?? 0),
-    subjects: item.windows.map((window) => toSubjectMessage(item, window)),
-    resourceCounts: toCountMessages(sumCounts(item.operations)),
-    error: item.error ?? '',
-    runningPurgeId: item.runningPurgeId ?? '',
-    attempts: item.attempts,
-    ...(startTime ? { startTime } : {}),
-    ...(finishTime ? { finishTime } : {}),
-  };
-}
-
-function toSubjectMessage(
-  item: RetentionPurgeItem,
-  window: ResolvedWindow,
-): MessageInitShape<typeof RetentionPurgeSubjectSchema> {
-  const operations = item.operations.filter(({ subject }) => subject === window.subject);
-  const cutoff = operations.at(-1)?.cutoff;
-  return {
-    subject: window.subject,
-    window: toWindowMessage(window),
-    ...(cutoff ? { cutoffTime: toTimestamp(Temporal.Instant.from(cutoff)) } : {}),
-    resourceCounts: toCountMessages(sumCounts(operations)),
-    ...(item.hold?.subject === window.subject ? { hold: toHoldMessage(item.hold) } : {}),
-    operationId: operations.at(-1)?.operationId ?? '',
-  };
-}
-
-const toHoldMessage = (hold: ItemHold): MessageInitShape<typeof HoldSchema> => ({
-  ...(hold.expired === undefined ? {} : { expiredCount: BigInt(hold.expired) }),
-  ...(hold.total === undefined ? {} : { totalCount: BigInt(hold.total) }),
-  ...(hold.maxShare === undefined ? {} : { maxShare: hold.maxShare }),
-  ...(hold.maxCount === undefined ? {} : { maxCount: BigInt(hold.maxCount) }),
+const toFleetHoldMessage = (hold: FleetHold, tenants: number): MessageInitShape<typeof FleetHoldSchema> => ({
+  narrowedTenantCount: hold.narrowed,
+  tenantCount: tenants,
   holdTime: toTimestamp(hold.heldAt),
   ...(hold.approval
     ? {
@@ -183,22 +197,82 @@ const toHoldMessage = (hold: ItemHold): MessageInitShape<typeof HoldSchema> => (
     : {}),
 });
 
-function toProgressMessage(event: PurgeEvent) {
+function toItemMessage(item: RetentionPurgeItem): MessageInitShape<typeof RetentionPurgeItemSchema> {
+  const startTime = toOptionalTimestamp(item.startedAt);
+  const finishTime = toOptionalTimestamp(item.finishedAt);
+  return {
+    purgeId: item.purgeId,
+    tenantId: item.tenantId,
+    state: PurgeItemState[item.state],
+    planName: item.plan ?? '',
+    planVersion: BigInt(item.planVersion ?? 0),
+    subjects: item.subjects.map(toSubjectMessage),
+    resourceCounts: toCountMessages(countsOf(item.subjects)),
+    error: item.error ?? '',
+    runningPurgeId: item.runningPurgeId ?? '',
+    attempts: item.attempts,
+    ...(startTime ? { startTime } : {}),
+    ...(finishTime ? { finishTime } : {}),
+  };
+}
+
+function toSubjectMessage(subject: PurgeSubject): MessageInitShape<typeof RetentionPurgeSubjectSchema> {
+  const { expired, usual, hold } = subject;
+  const cutoffTime = toOptionalTimestamp(subject.cutoff);
+  const seen = usual?.seen ?? expired?.seen;
+  return {
+    subject: subject.subject,
+    owner: subject.owner ?? '',
+    state: PurgeSubjectState[subject.state],
+    window: toWindowMessage(subject.window),
+    ...(cutoffTime ? { cutoffTime } : {}),
+    ...(expired ? { expiredCount: BigInt(expired.expired) } : {}),
+    ...(seen === undefined ? {} : { seenCount: BigInt(seen) }),
+    resourceCounts: toCountMessages(subject.counts),
+    ...(hold ? { hold: toHoldMessage(hold) } : {}),
+    waits: subject.waits.map(({ cause, ms }) => ({ cause, duration: toDuration(ms) })),
+    operationId: subject.operationId ?? '',
+    error: subject.error ?? '',
+  };
+}
+
+const toHoldMessage = (hold: Hold): MessageInitShape<typeof HoldSchema> => ({
+  ...(hold.expired === undefined ? {} : { expiredCount: BigInt(hold.expired) }),
+  ...(hold.total === undefined ? {} : { totalCount: BigInt(hold.total) }),
+  ...(hold.maxShare === undefined ? {} : { maxShare: hold.maxShare }),
+  ...(hold.maxCount === undefined ? {} : { maxCount: BigInt(hold.maxCount) }),
+  holdTime: toTimestamp(hold.heldAt),
+  ...(hold.approval
+    ? {
+        approveTime: toTimestamp(hold.approval.at),
+        approvedBy: hold.approval.actor,
+        approveReason: hold.approval.reason,
+        approvedRows: BigInt(hold.approval.rows),
+        approvedCutoffTime: toTimestamp(hold.approval.cutoff),
+        approvedRetentionDays: hold.approval.days,
+      }
+    : {}),
+});
+
+async function toProgressMessage(
+  event: PurgeEvent,
+  withStop: (purge: RetentionPurge) => Promise<MessageInitShape<typeof RetentionPurgeSchema>>,
+) {
   switch (event.kind) {
-    case 'started':
-      return create(PurgeProgressSchema, {
-        event: { case: 'started', value: { purge: toPurgeMessage(event.purge) } as never },
-      });
-    case 'summary':
-      return create(PurgeProgressSchema, {
-        event: { case: 'summary', value: { purge: toPurgeMessage(event.purge) } as never },
-      });
+    case 'started': {
+      const value = { purge: await withStop(event.purge) } as never;
+      return create(PurgeProgressSchema, { event: { case: 'started', value } });
+    }
+    case 'summary': {
+      const value = { purge: await withStop(event.purge) } as never;
+      return create(PurgeProgressSchema, { event: { case: 'summary', value } });
+    }
     case 'progress': {
-      const { tenantId, subject, operations } = event.item;
+      const { tenantId, workingOn, subjects } = event.item;
       const value = {
         tenantId,
-        subjectName: subject ?? '',
-        resourceCounts: toCountMessages(sumCounts(operations)),
+        subjectName: workingOn ?? '',
+        resourceCounts: toCountMessages(countsOf(subjects)),
       } as never;
       return create(PurgeProgressSchema, { event: { case: 'tenantProgress', value } });
     }

@@ -2,25 +2,38 @@ import { DomainError, operationInProgress, requestIdReused } from '#libs/kernel/
 import { newId } from '#libs/kernel/id.ts';
 import { audit } from '#libs/postgres/audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
+import type { ResourceCount } from '../../domain/counts.ts';
+import { sumCounts } from '../../domain/counts.ts';
 import {
+  type FleetHold,
   ITEM_STATES,
-  type ItemHold,
   type ItemState,
   isFinished,
-  type PurgeOperation,
   type PurgeState,
   type PurgeTrigger,
   purgeNotFound,
   purgeNotHeld,
-  type ResourceCount,
+  purgeStateOf,
   type RetentionPurge,
   type RetentionPurgeItem,
-  sumCounts,
+  wholePurgeNotHeld,
 } from '../../domain/purge.ts';
-import type { ResolvedWindow, Window } from '../../domain/windows.ts';
-import type { HoldApproval, ItemClaim, ItemProgress, PurgeRepository } from '../../use-cases/ports.ts';
+import { countsOf, type PurgeSubject } from '../../domain/purge-subject.ts';
+import type { Page, PageQuery } from '../../use-cases/ports.ts';
+import type {
+  HoldApproval,
+  ItemClaim,
+  ItemProgress,
+  NewFleetHold,
+  NewPurge,
+  PurgeRepository,
+} from '../../use-cases/purge-ports.ts';
+import { auditInstallation } from './installation-audit.ts';
+import { type SubjectRow, toSubject, toSubjectColumns } from './purge-subject-row.ts';
+
+type StateCounts = Partial<Record<ItemState, number>>;
 
 interface PurgeRow {
   readonly id: string;
@@ -31,21 +44,23 @@ interface PurgeRow {
   readonly request_id: string | null;
   readonly fingerprint: string;
   readonly created_at: Temporal.Instant;
-  readonly state: PurgeState;
-  readonly states: Partial<Record<ItemState, number>>;
+  readonly subjects: readonly string[];
+  readonly all_tenants: boolean;
+  readonly fleet_narrowed: number | null;
+  readonly fleet_held_at: Temporal.Instant | null;
+  readonly fleet_approved_at: Temporal.Instant | null;
+  readonly fleet_approved_by: string | null;
+  readonly fleet_approve_reason: string | null;
+}
+
+interface PurgeSumsRow extends PurgeRow {
+  /** How many items stand how. */
+  readonly own_states: StateCounts;
+  /** The same, those left to another purge as they stand there. */
+  readonly states: StateCounts;
   readonly counts: readonly ResourceCount[];
   readonly started_at: Temporal.Instant | null;
   readonly finished_at: Temporal.Instant | null;
-}
-
-// In jsonb instants are text and what is absent is not there.
-interface StoredWindow extends Omit<ResolvedWindow, 'change'> {
-  readonly change?: { readonly at: string; readonly to: Window };
-}
-
-interface StoredHold extends Omit<ItemHold, 'heldAt' | 'approval'> {
-  readonly heldAt: string;
-  readonly approval?: { readonly at: string; readonly actor: string; readonly reason: string };
 }
 
 interface ItemRow {
@@ -56,14 +71,12 @@ interface ItemRow {
   readonly actor: string;
   readonly plan: string | null;
   readonly plan_version: number | null;
-  readonly windows: readonly StoredWindow[];
-  readonly operations: readonly PurgeOperation[];
-  readonly subject: string | null;
+  readonly working_on: string | null;
   readonly error: string | null;
-  readonly hold: StoredHold | null;
   readonly running_purge_id: string | null;
   readonly attempts: number;
   readonly failures: number;
+  readonly waiting_since: Temporal.Instant | null;
   readonly lease_token: number;
   readonly lease_expires_at: Temporal.Instant | null;
   readonly next_attempt_at: Temporal.Instant;
@@ -76,20 +89,26 @@ const WITH_SUMS = 'select p.*, s.* from retention_purges p cross join lateral pu
 
 // One tenant's part of a purge as if it were all of it; a tenant left to another purge stands as that one's item does.
 const PART = `
-  select p.*, i.counts, jsonb_build_object(i.state, 1) as states, i.started_at,
-         case i.state when 'SKIPPED' then o.finished_at else i.finished_at end as finished_at,
-         case when e.state in ('PENDING', 'RUNNING', 'COMPLETE') then e.state else 'PARTIAL' end as state
+  select p.*, jsonb_build_object(i.state, 1) as own_states,
+         jsonb_build_object(case i.state when 'SKIPPED' then coalesce(o.state, 'FAILED') else i.state end, 1) as states,
+         coalesce((select jsonb_agg(c.count) from retention_purge_subjects s, jsonb_array_elements(s.counts) c(count)
+                   where s.tenant_id = i.tenant_id and s.purge_id = i.purge_id), '[]') as counts,
+         i.started_at,
+         case i.state when 'SKIPPED' then o.finished_at else i.finished_at end as finished_at
   from retention_purge_items i
   join retention_purges p on p.id = i.purge_id
-  left join retention_purge_items o on o.tenant_id = i.tenant_id and o.purge_id = i.running_purge_id
-  cross join lateral (select case i.state when 'SKIPPED' then coalesce(o.state, 'FAILED') else i.state end as state) e`;
+  left join retention_purge_items o on o.tenant_id = i.tenant_id and o.purge_id = i.running_purge_id`;
+
+// A list by state reads so many purges for each page at most, however few are in that state.
+const MOST_SCANNED = 2_000;
+const INSTALLATION = 'nobody';
 
 /** Retention purges in Postgres; what is to be done is a job of the queue in the same database. */
 export const makePurgeRepository = (database: Database): PurgeRepository => ({
   async create(purge) {
-    const { tenantIds, trigger, validateOnly, actor, subject, reason, requestId, fingerprint } = purge;
+    const { tenantIds, trigger, validateOnly, actor, subject, reason, requestId, fingerprint, fleetHold } = purge;
     const id = newId();
-    const [first = 'nobody'] = tenantIds;
+    const [first = INSTALLATION] = tenantIds;
     return database.forTenant(first, async (trx) => {
       const bindings = {
         id,
@@ -101,11 +120,17 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
         requestId: requestId ?? null,
         scope: purge.requestScope ?? '',
         fingerprint,
+        subjects: [...purge.subjects],
+        isOfAll: purge.isOfAll,
+        narrowed: fleetHold?.narrowed ?? null,
       };
       const inserted = await trx.raw(
         `insert into retention_purges
-           (id, trigger, validate_only, actor, subject, reason, request_id, request_scope, fingerprint)
-         values (:id, :trigger, :validateOnly, :actor, :subject, :reason, :requestId, :scope, :fingerprint)
+           (id, trigger, validate_only, actor, subject, reason, request_id, request_scope, fingerprint, subjects,
+            all_tenants, fleet_narrowed, fleet_held_at)
+         values (:id, :trigger, :validateOnly, :actor, :subject, :reason, :requestId, :scope, :fingerprint,
+                 cast(:subjects as text[]), :isOfAll, :narrowed,
+                 case when cast(:narrowed as int) is not null then clock_timestamp() end)
          on conflict (request_scope, trigger, request_id) do nothing`,
         bindings,
       );
@@ -120,6 +145,10 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
         if (known?.fingerprint !== fingerprint) throw requestIdReused(requestId ?? '');
         return known.id;
       }
+      if (fleetHold) {
+        await holdFleet(trx, id, purge, fleetHold);
+        return id;
+      }
       await trx.raw('select add_purge_items(:id, cast(:tenantIds as text[]), :validateOnly, :actor)', {
         ...bindings,
         tenantIds: [...tenantIds],
@@ -132,46 +161,67 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
     });
   },
 
+  async findByRequest({ requestId, requestScope, trigger, fingerprint }) {
+    const [known] = await database.acrossTenants<Pick<PurgeRow, 'id' | 'fingerprint'>>({
+      text: `select id, fingerprint from retention_purges
+             where request_scope = $1 and trigger = $2 and request_id = $3`,
+      values: [requestScope ?? '', trigger, requestId ?? null],
+    });
+    if (known && known.fingerprint !== fingerprint) throw requestIdReused(requestId ?? '');
+    return known?.id;
+  },
+
   async get(purgeId) {
-    const [row] = await database.acrossTenants<PurgeRow>({ text: `${WITH_SUMS} where p.id = $1`, values: [purgeId] });
+    const [row] = await database.acrossTenants<PurgeSumsRow>({
+      text: `${WITH_SUMS} where p.id = $1`,
+      values: [purgeId],
+    });
     return row && toPurge(row);
   },
 
-  async list({ tenantId, state }, { limit, after }) {
-    const rows = await database.acrossTenants<PurgeRow>({
-      text: `${WITH_SUMS} where ($1::timestamptz is null or (p.created_at, p.id) < ($1, $2::uuid))
-               and ($3::text is null or purge_has_tenant(p.id, $3)) and ($4::text is null or s.state = $4)
-             order by p.created_at desc, p.id desc limit $5`,
-      values: [after?.[0] ?? null, after?.[1] ?? null, tenantId ?? null, state ?? null, limit + 1],
-    });
-    return pageOf(rows, limit, toPurge, keyOf);
-  },
+  list: ({ tenantId, state }, page) =>
+    listByState(state, page, async ({ limit, after }) => {
+      const rows = await database.acrossTenants<PurgeSumsRow>({
+        text: `${WITH_SUMS} where ($1::timestamptz is null or (p.created_at, p.id) < ($1, $2::uuid))
+                 and ($3::text is null or purge_has_tenant(p.id, $3))
+               order by p.created_at desc, p.id desc limit $4`,
+        values: [after?.[0] ?? null, after?.[1] ?? null, tenantId ?? null, limit + 1],
+      });
+      return pageOf(rows, limit, toPurge, keyOf);
+    }),
 
   async getPart(tenantId, purgeId) {
-    const [row] = await database.readForTenant<PurgeRow>(tenantId, {
+    const [row] = await database.readForTenant<PurgeSumsRow>(tenantId, {
       text: `${PART} where i.tenant_id = $1 and i.purge_id = $2`,
       values: [tenantId, purgeId],
     });
     return row && toPurge(row);
   },
 
-  async listParts(tenantId, state, { limit, after }) {
-    const rows = await database.readForTenant<PurgeRow>(tenantId, {
-      text: `select * from (${PART} where i.tenant_id = $1) p
-             where ($2::timestamptz is null or (p.created_at, p.id) < ($2, $3::uuid))
-               and ($4::text is null or p.state = $4)
-             order by p.created_at desc, p.id desc limit $5`,
-      values: [tenantId, after?.[0] ?? null, after?.[1] ?? null, state ?? null, limit + 1],
-    });
-    return pageOf(rows, limit, toPurge, keyOf);
-  },
+  listParts: (tenantId, state, page) =>
+    listByState(state, page, async ({ limit, after }) => {
+      const rows = await database.readForTenant<PurgeSumsRow>(tenantId, {
+        text: `select * from (${PART} where i.tenant_id = $1) p
+               where $2::timestamptz is null or (p.created_at, p.id) < ($2, $3::uuid)
+               order by p.created_at desc, p.id desc limit $4`,
+        values: [tenantId, after?.[0] ?? null, after?.[1] ?? null, limit + 1],
+      });
+      return pageOf(rows, limit, toPurge, keyOf);
+    }),
 
   async getItem(tenantId, purgeId) {
-    const [row] = await database.readForTenant<ItemRow>(tenantId, {
-      text: 'select * from retention_purge_items where tenant_id = $1 and purge_id = $2',
-      values: [tenantId, purgeId],
-    });
-    return row && toItem(row);
+    const [rows, subjects] = await Promise.all([
+      database.readForTenant<ItemRow>(tenantId, {
+        text: 'select * from retention_purge_items where tenant_id = $1 and purge_id = $2',
+        values: [tenantId, purgeId],
+      }),
+      database.readForTenant<SubjectRow>(tenantId, {
+        text: 'select * from retention_purge_subjects where tenant_id = $1 and purge_id = $2 order by subject',
+        values: [tenantId, purgeId],
+      }),
+    ]);
+    const [row] = rows;
+    return row && toItem(row, subjects);
   },
 
   async findItems(purgeId, { limit, after }) {
@@ -208,7 +258,18 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
       if (!row) return undefined;
       // If this worker dies, the queue gives the item to another one when the lease ends.
       await enqueue(trx, row, row.lease_expires_at);
-      return { item: toItem(row), token: BigInt(row.lease_token) };
+      const order = firstOf<PurgeRow>(await trx.raw('select * from retention_purges where id = ?', [purgeId]));
+      const last = rowsOf<{ subject: string; days: number }>(
+        await trx.raw('select subject, days from last_purges where tenant_id = ? and days is not null', [tenantId]),
+      );
+      return {
+        item: toItem(row, await findSubjects(trx, row)),
+        token: BigInt(row.lease_token),
+        subjects: order?.subjects ?? [],
+        isOfAll: order?.all_tenants ?? false,
+        fleetHold: order && toFleetHold(order),
+        lastDays: new Map(last.map(({ subject, days }) => [subject, days])),
+      };
     }),
 
   save: (claim, progress, leaseMs) =>
@@ -219,31 +280,37 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
         claim,
         `${PROGRESS}, lease_owner = case when :isFinal then null else lease_owner end,
          lease_expires_at = case when :isFinal then null else clock_timestamp() + :leaseMs * interval '1 ms' end,
+         waiting_since = null,
          -- What is held has not ended.
          finished_at = case when :isFinal and :state <> 'HELD' then clock_timestamp() end`,
         { ...bindingsOf(progress), isFinal, leaseMs },
       );
+      await saveSubjects(trx, row, progress.subjects);
       if (!isFinal) return enqueue(trx, row, row.lease_expires_at);
       await trx.raw('select graphile_worker.remove_job(:key)', { key: jobKeyOf(row) });
       if (row.validate_only) return;
-      await auditItem(trx, row, 'retention-purge');
+      await auditItem(trx, row, progress.subjects, 'retention-purge');
       // A call that was cut off is over by then.
-      if (row.failures > 0 && progress.state !== 'HELD') await enqueueSettling(trx, row, leaseMs);
+      const isOpen = progress.subjects.some(({ operationId, isEnded }) => operationId !== undefined && !isEnded);
+      if (isOpen) await enqueueSettling(trx, row, leaseMs);
     }),
 
-  postpone: (claim, progress, retryMs) =>
+  postpone: (claim, progress, { ms, isForSilentOwner, isAttempt }) =>
     database.forTenant(claim.item.tenantId, async (trx) => {
       const row = await updateClaimed(
         trx,
         claim,
         `${PROGRESS}, lease_owner = null, lease_expires_at = null,
-         next_attempt_at = clock_timestamp() + :retryMs * interval '1 ms'`,
-        { ...bindingsOf(progress), retryMs },
+         attempts = attempts - case when :isAttempt then 0 else 1 end,
+         waiting_since = case when :isForSilentOwner then coalesce(waiting_since, clock_timestamp()) end,
+         next_attempt_at = clock_timestamp() + :ms * interval '1 ms'`,
+        { ...bindingsOf(progress), ms, isForSilentOwner, isAttempt },
       );
+      await saveSubjects(trx, row, progress.subjects);
       await enqueue(trx, row, row.next_attempt_at);
     }),
 
-  release: (claim) =>
+  release: (claim, isQueued) =>
     database.forTenant(claim.item.tenantId, async (trx) => {
       const row = await updateClaimed(
         trx,
@@ -252,8 +319,13 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
          updated_at = clock_timestamp()`,
         {},
       );
-      await enqueue(trx, row, row.next_attempt_at);
+      if (isQueued) await enqueue(trx, row, row.next_attempt_at);
+      else await trx.raw('select graphile_worker.remove_job(:key)', { key: jobKeyOf(row) });
     }),
+
+  async requeue() {
+    await database.acrossTenants({ text: 'select requeue_purge_items()', values: [] });
+  },
 
   async approve(approval) {
     const { tenantId, purgeId } = approval;
@@ -271,24 +343,50 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
     }
   },
 
-  settle: (tenantId, purgeId, operations) =>
+  approveFleet: ({ purgeId, actor, subject, reason }) =>
+    database.forTenant(INSTALLATION, async (trx) => {
+      const known = firstOf<PurgeRow>(
+        await trx.raw('select * from retention_purges where id = ? for update', [purgeId]),
+      );
+      if (!known) throw purgeNotFound();
+      if (known.fleet_approved_at) return;
+      if (!known.fleet_held_at) {
+        const sums = firstOf<PurgeSumsRow>(await trx.raw(`${WITH_SUMS} where p.id = ?`, [purgeId]));
+        throw wholePurgeNotHeld(sums ? toPurge(sums).state : 'PENDING');
+      }
+      await trx.raw(
+        `update retention_purges
+         set fleet_approved_at = clock_timestamp(), fleet_approved_by = :actor, fleet_approve_reason = :reason
+         where id = :purgeId`,
+        { purgeId, actor, reason },
+      );
+      await trx.raw('select release_purge_items(?)', [purgeId]);
+      await auditInstallation(trx, {
+        actor,
+        subject,
+        action: 'approve-held-purge',
+        targetType: 'retention_purge',
+        targetId: purgeId,
+        reason,
+        outcome: 'PENDING',
+        counts: { narrowed: known.fleet_narrowed },
+      });
+    }),
+
+  settle: (tenantId, purgeId, subjects) =>
     database.forTenant(tenantId, async (trx) => {
       const item = await findItem(trx, tenantId, purgeId, 'for update');
       if (!item || item.finished_at === null) return;
-      const row = firstOf<ItemRow>(
-        await trx.raw(
-          `update retention_purge_items
-           set operations = cast(:operations as jsonb), counts = cast(:counts as jsonb), updated_at = clock_timestamp()
-           where tenant_id = :tenantId and purge_id = :purgeId and counts <> cast(:counts as jsonb) returning *`,
-          {
-            tenantId,
-            purgeId,
-            operations: JSON.stringify(operations),
-            counts: JSON.stringify(sumCounts(operations)),
-          },
-        ),
+      const before = sumCounts((await findSubjects(trx, item)).map(({ counts }) => counts));
+      await saveSubjects(trx, item, subjects);
+      const after = (await findSubjects(trx, item)).map(toSubject);
+      if (JSON.stringify(removedOf(before)) === JSON.stringify(removedOf(countsOf(after)))) return;
+      await trx.raw(
+        `update retention_purge_items set updated_at = clock_timestamp()
+         where tenant_id = :tenantId and purge_id = :purgeId`,
+        { tenantId, purgeId },
       );
-      if (row) await auditItem(trx, row, 'settle-retention-purge');
+      await auditItem(trx, item, after, 'settle-retention-purge');
     }),
 
   recordRefusal: (tenantId, { actor, subject, reason, requestId, trigger }, outcome) =>
@@ -305,26 +403,89 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
         outcome,
       }),
     ),
+
+  async findLastDays(tenantIds) {
+    const rows = await database.acrossTenants<{ tenant_id: string; subject: string; days: number | null }>({
+      text: 'select tenant_id, subject, days from last_windows($1)',
+      values: [[...tenantIds]],
+    });
+    return rows.flatMap(({ tenant_id, subject, days }) =>
+      days === null ? [] : [{ tenantId: tenant_id, subject, days }],
+    );
+  },
+
+  async expire(days, limit) {
+    const [clock] = await database.acrossTenants<{ before: Temporal.Instant }>({
+      text: `select clock_timestamp() - $1 * interval '1 day' as before`,
+      values: [days],
+    });
+    if (!clock) return 0;
+    const before = clock.before.toString();
+    const items = await database.acrossTenants<Pick<ItemRow, 'tenant_id' | 'purge_id'>>({
+      text: 'select tenant_id, purge_id from old_purge_items($1, $2)',
+      values: [before, limit],
+    });
+    for (const [tenantId, own] of Map.groupBy(items, ({ tenant_id }) => tenant_id)) {
+      await database.forTenant(tenantId, (trx) =>
+        trx.raw('delete from retention_purge_items where tenant_id = :tenantId and purge_id = any (:ids)', {
+          tenantId,
+          ids: own.map(({ purge_id }) => purge_id),
+        }),
+      );
+    }
+    await database.acrossTenants({ text: 'select forget_purges($1, $2)', values: [before, limit] });
+    await database.acrossTenants({
+      text: `delete from installation_audit where (at, id) in (
+               select at, id from installation_audit where at < $1 order by at limit $2)`,
+      values: [before, limit],
+    });
+    await database.acrossTenants({
+      // The newest says where the switch stands.
+      text: `delete from purge_stops where version in (
+               select version from purge_stops
+               where changed_at < $1 and version < (select max(version) from purge_stops) order by version limit $2)`,
+      values: [before, limit],
+    });
+    return items.length;
+  },
 });
 
-const PROGRESS = `state = :state, plan = :plan, plan_version = :planVersion, windows = cast(:windows as jsonb),
-  operations = cast(:operations as jsonb), counts = cast(:counts as jsonb), cutoffs = cast(:cutoffs as jsonb),
-  subject = :subject, error = :error, failures = :failures, updated_at = clock_timestamp(),
-  hold = case when cast(:hold as jsonb) is null then hold
-              else cast(:hold as jsonb) || jsonb_build_object('heldAt', clock_timestamp()) end`;
+/** A page of purges in one state, which is known only once each is summed up. */
+async function listByState(
+  state: PurgeState | undefined,
+  { limit, after }: PageQuery,
+  read: (page: PageQuery) => Promise<Page<RetentionPurge>>,
+): Promise<Page<RetentionPurge>> {
+  if (state === undefined) return read({ limit, after });
+  const found: RetentionPurge[] = [];
+  let from = after;
+  for (let scanned = 0; scanned < MOST_SCANNED; ) {
+    const page = await read({ limit: Math.max(limit, 50), after: from });
+    for (const purge of page.items) {
+      scanned += 1;
+      if (purge.state !== state) continue;
+      if (found.length === limit) return { items: found, next: found.at(-1) && keyOfPurge(found.at(-1)) };
+      found.push(purge);
+    }
+    if (!page.next) return { items: found, next: undefined };
+    from = page.next;
+  }
+  return { items: found, next: from };
+}
+
+const keyOfPurge = (purge: RetentionPurge | undefined): readonly string[] =>
+  purge ? [purge.createdAt.toString(), purge.id] : [];
+
+const PROGRESS = `state = :state, plan = :plan, plan_version = :planVersion, working_on = :workingOn, error = :error,
+  failures = :failures, updated_at = clock_timestamp()`;
 
 const bindingsOf = (progress: ItemProgress) => ({
   state: progress.state,
   plan: progress.plan ?? null,
   planVersion: progress.planVersion ?? null,
-  windows: JSON.stringify(progress.windows),
-  operations: JSON.stringify(progress.operations),
-  counts: JSON.stringify(sumCounts(progress.operations)),
-  cutoffs: JSON.stringify(progress.operations.map(({ subject, cutoff }) => ({ subject, cutoff }))),
-  subject: progress.subject ?? null,
+  workingOn: progress.workingOn ?? null,
   error: progress.error ?? null,
   failures: progress.failures,
-  hold: progress.hold ? JSON.stringify(progress.hold) : null,
 });
 
 type ItemKey = Pick<ItemRow, 'tenant_id' | 'purge_id'>;
@@ -369,6 +530,99 @@ const findItem = async (
     }),
   );
 
+const findSubjects = async (trx: TenantTransaction, { tenant_id, purge_id }: ItemKey): Promise<readonly SubjectRow[]> =>
+  rowsOf(
+    await trx.raw('select * from retention_purge_subjects where tenant_id = ? and purge_id = ? order by subject', [
+      tenant_id,
+      purge_id,
+    ]),
+  );
+
+const SUBJECT_COLUMNS = [
+  'owner',
+  'state',
+  'kind',
+  'days',
+  'source',
+  'plan',
+  'plan_version',
+  'window_version',
+  'change_at',
+  'next_kind',
+  'next_days',
+  'min_to_keep',
+  'stale_after_days',
+  'last_days',
+  'walk',
+  'cursor',
+  'tallies',
+  'cutoff',
+  'expired',
+  'seen',
+  'held_at',
+  'hold_expired',
+  'hold_total',
+  'hold_max_share',
+  'hold_max_count',
+  'approved_at',
+  'approved_by',
+  'approve_reason',
+  'approved_rows',
+  'approved_cutoff',
+  'approved_days',
+  'operation_id',
+  'operation',
+  'is_ended',
+  'counts',
+  'ended_counts',
+  'waits',
+  'ended_waits',
+  'error',
+];
+
+const SAVE_SUBJECTS = `
+  insert into retention_purge_subjects
+    (tenant_id, purge_id, validate_only, subject, ${SUBJECT_COLUMNS.join(', ')})
+  select :tenantId, :purgeId, :validateOnly, r.subject, ${SUBJECT_COLUMNS.map((column) => `r.${column}`).join(', ')}
+  from jsonb_populate_recordset(cast(null as retention_purge_subjects), cast(:subjects as jsonb)) r
+  on conflict (tenant_id, purge_id, subject) do update
+    set updated_at = clock_timestamp(), ${SUBJECT_COLUMNS.map((column) => `${column} = excluded.${column}`).join(', ')}`;
+
+// What is COMPLETE is remembered beyond the purge. What is not, with rows that have expired, waits since the purge that
+// left none of them, or since they were first seen.
+const SAVE_LAST = `
+  insert into last_purges as l (tenant_id, subject, days, purge_id, completed_at, overdue_since)
+  select :tenantId, r.subject, case when r.state = 'COMPLETE' then r.days end,
+         case when r.state = 'COMPLETE' then cast(:purgeId as uuid) end,
+         case when r.state = 'COMPLETE' then clock_timestamp() end,
+         case when r.state <> 'COMPLETE' then clock_timestamp() end
+  from jsonb_populate_recordset(cast(null as retention_purge_subjects), cast(:subjects as jsonb)) r
+  where r.state = 'COMPLETE' or (r.state in ('HELD', 'PARTIAL') and coalesce(r.expired, 1) > 0)
+  on conflict (tenant_id, subject) do update
+    set days = coalesce(excluded.days, l.days), purge_id = coalesce(excluded.purge_id, l.purge_id),
+        completed_at = coalesce(excluded.completed_at, l.completed_at),
+        overdue_since = case when excluded.completed_at is null
+                             then coalesce(l.overdue_since, l.completed_at, excluded.overdue_since) end
+    where l.purge_id is distinct from excluded.purge_id`;
+
+/** Writes the subjects of an item, and remembers what ended. */
+async function saveSubjects(trx: TenantTransaction, item: ItemRow, subjects: readonly PurgeSubject[]): Promise<void> {
+  if (subjects.length === 0) return;
+  const bindings = {
+    tenantId: item.tenant_id,
+    purgeId: item.purge_id,
+    validateOnly: item.validate_only,
+    subjects: JSON.stringify(subjects.map(toSubjectColumns)),
+  };
+  await trx.raw(SAVE_SUBJECTS, bindings);
+  if (
+    !item.validate_only &&
+    subjects.some(({ state }) => state === 'COMPLETE' || state === 'HELD' || state === 'PARTIAL')
+  ) {
+    await trx.raw(SAVE_LAST, bindings);
+  }
+}
+
 async function updateClaimed(
   trx: TenantTransaction,
   { item, token }: ItemClaim,
@@ -387,26 +641,70 @@ async function updateClaimed(
   return row;
 }
 
-async function approveHeld(
-  trx: TenantTransaction,
-  { tenantId, purgeId, actor, subject, reason }: HoldApproval,
-): Promise<RetentionPurgeItem> {
+/** Commits why a purge is held as a whole, with the windows that it is ordered with. */
+async function holdFleet(trx: TenantTransaction, id: string, purge: NewPurge, hold: NewFleetHold): Promise<void> {
+  const { actor, subject, reason, tenantIds } = purge;
+  const windows = hold.windows.map(({ tenantId, subject: name, days, source, minToKeep }) => ({
+    tenant_id: tenantId,
+    subject: name,
+    kind: days === undefined ? 'KEEP_ALL' : 'DAYS',
+    days,
+    source,
+    min_to_keep: minToKeep,
+  }));
+  await trx.raw('select hold_purge_items(:id, cast(:tenantIds as text[]), :actor, cast(:windows as jsonb))', {
+    id,
+    tenantIds: [...tenantIds],
+    actor,
+    windows: JSON.stringify(windows),
+  });
+  await auditInstallation(trx, {
+    actor,
+    subject,
+    action: 'retention-purge',
+    targetType: 'retention_purge',
+    targetId: id,
+    reason,
+    outcome: 'HELD',
+    counts: { narrowed: hold.narrowed, tenants: tenantIds.length },
+  });
+}
+
+async function approveHeld(trx: TenantTransaction, approval: HoldApproval): Promise<RetentionPurgeItem> {
+  const { tenantId, purgeId, subjects, actor, subject, reason } = approval;
   const held = await findItem(trx, tenantId, purgeId, 'for update');
   if (!held) throw purgeNotFound();
-  if (held.hold?.approval) return toItem(held);
-  if (held.state !== 'HELD') throw purgeNotHeld(held.state);
+  const known = await findSubjects(trx, held);
+  const named = subjects.length === 0 ? known : known.filter((row) => subjects.includes(row.subject));
+  const released = named.filter(({ state }) => state === 'HELD').map((row) => row.subject);
+  if (released.length === 0) {
+    if (named.some(({ approved_at }) => approved_at !== null)) return toItem(held, known);
+    throw purgeNotHeld(held.state);
+  }
+  // Approved is what was counted. It is counted again before it goes, since the windows may be others now.
+  await trx.raw(
+    `update retention_purge_subjects
+     set state = 'PENDING', approved_at = clock_timestamp(), approved_by = :actor, approve_reason = :reason,
+         approved_rows = coalesce(expired, 0), approved_days = days,
+         approved_cutoff = coalesce(cutoff, held_at - days * interval '1 day'),
+         tallies = '{}', walk = null, cursor = null, error = null, updated_at = clock_timestamp()
+     where tenant_id = :tenantId and purge_id = :purgeId and subject = any (:released)`,
+    { tenantId, purgeId, actor, reason, released },
+  );
   const row = firstOf<ItemRow>(
     await trx.raw(
       `update retention_purge_items
        set state = 'PENDING', next_attempt_at = clock_timestamp(), updated_at = clock_timestamp(), failures = 0,
-           hold = hold || jsonb_build_object('approval', jsonb_build_object(
-             'at', clock_timestamp(), 'actor', cast(:actor as text), 'reason', cast(:reason as text)))
+           finished_at = null, waiting_since = null
        where tenant_id = :tenantId and purge_id = :purgeId returning *`,
-      { tenantId, purgeId, actor, reason },
+      { tenantId, purgeId },
     ),
   );
   if (!row) throw new Error('the item was locked and is gone');
   await enqueue(trx, row, row.next_attempt_at);
+  const counts = Object.fromEntries(
+    named.filter(({ state }) => state === 'HELD').map(({ subject: name, expired }) => [name, expired]),
+  );
   await audit(trx, {
     tenantId,
     actor,
@@ -416,13 +714,18 @@ async function approveHeld(
     targetId: purgeId,
     reason,
     outcome: 'PENDING',
-    counts: { expired: row.hold?.expired, total: row.hold?.total },
+    counts,
   });
-  return toItem(row);
+  return toItem(row, await findSubjects(trx, row));
 }
 
 /** A row of the audit for how a tenant's part ended, in the name of who ordered the purge. */
-async function auditItem(trx: TenantTransaction, row: ItemRow, action: string): Promise<void> {
+async function auditItem(
+  trx: TenantTransaction,
+  row: ItemRow,
+  subjects: readonly PurgeSubject[],
+  action: string,
+): Promise<void> {
   const order = firstOf<PurgeRow & { subject: string }>(
     await trx.raw('select * from retention_purges where id = ?', [row.purge_id]),
   );
@@ -436,17 +739,36 @@ async function auditItem(trx: TenantTransaction, row: ItemRow, action: string): 
     reason: order?.reason,
     requestId: order?.request_id,
     outcome: row.state,
-    counts: Object.fromEntries(sumCounts(row.operations).map(({ resourceType, deleted }) => [resourceType, deleted])),
+    counts: removedOf(countsOf(subjects)),
   });
 }
 
+const removedOf = (counts: readonly ResourceCount[]): Readonly<Record<string, number>> =>
+  Object.fromEntries(counts.map(({ resourceType, deleted }) => [resourceType, deleted]));
+
 const keyOf = (row: PurgeRow): readonly string[] => [row.created_at.toString(), row.id];
 
-function toPurge(row: PurgeRow): RetentionPurge {
-  const count = Object.fromEntries(ITEM_STATES.map((state) => [state, row.states[state] ?? 0])) as Record<
+const toFleetHold = (row: PurgeRow): FleetHold | undefined =>
+  row.fleet_held_at
+    ? {
+        narrowed: row.fleet_narrowed ?? 0,
+        heldAt: row.fleet_held_at,
+        approval: row.fleet_approved_at
+          ? {
+              at: row.fleet_approved_at,
+              actor: row.fleet_approved_by ?? '',
+              reason: row.fleet_approve_reason ?? '',
+            }
+          : undefined,
+      }
+    : undefined;
+
+function toPurge(row: PurgeSumsRow): RetentionPurge {
+  const count = Object.fromEntries(ITEM_STATES.map((state) => [state, row.own_states[state] ?? 0])) as Record<
     ItemState,
     number
   >;
+  const fleetHold = toFleetHold(row);
   return {
     id: row.id,
     trigger: row.trigger,
@@ -454,7 +776,7 @@ function toPurge(row: PurgeRow): RetentionPurge {
     actor: row.actor,
     reason: row.reason ?? undefined,
     requestId: row.request_id ?? undefined,
-    state: row.state,
+    state: purgeStateOf(row.own_states, row.states, fleetHold),
     tenants: {
       all: ITEM_STATES.reduce((sum, state) => sum + count[state], 0),
       complete: count.COMPLETE,
@@ -462,14 +784,16 @@ function toPurge(row: PurgeRow): RetentionPurge {
       held: count.HELD,
       skipped: count.SKIPPED,
     },
-    counts: row.counts,
+    counts: sumCounts([row.counts]),
     createdAt: row.created_at,
     startedAt: row.started_at ?? undefined,
     finishedAt: row.finished_at ?? undefined,
+    subjects: row.subjects,
+    fleetHold,
   };
 }
 
-const toItem = (row: ItemRow): RetentionPurgeItem => ({
+const toItem = (row: ItemRow, subjects: readonly SubjectRow[]): RetentionPurgeItem => ({
   purgeId: row.purge_id,
   tenantId: row.tenant_id,
   state: row.state,
@@ -477,24 +801,14 @@ const toItem = (row: ItemRow): RetentionPurgeItem => ({
   actor: row.actor,
   plan: row.plan ?? undefined,
   planVersion: row.plan_version ?? undefined,
-  windows: row.windows.map(({ change, ...window }) => ({
-    ...window,
-    change: change && { at: Temporal.Instant.from(change.at), to: change.to },
-  })),
-  operations: row.operations,
-  subject: row.subject ?? undefined,
+  subjects: subjects.map(toSubject),
+  workingOn: row.working_on ?? undefined,
   error: row.error ?? undefined,
-  hold: row.hold ? toHold(row.hold) : undefined,
   runningPurgeId: row.running_purge_id ?? undefined,
   attempts: row.attempts,
   failures: row.failures,
+  waitingSince: row.waiting_since ?? undefined,
   startedAt: row.started_at ?? undefined,
   finishedAt: row.finished_at ?? undefined,
   updatedAt: row.updated_at,
-});
-
-const toHold = ({ heldAt, approval, ...hold }: StoredHold): ItemHold => ({
-  ...hold,
-  heldAt: Temporal.Instant.from(heldAt),
-  approval: approval && { ...approval, at: Temporal.Instant.from(approval.at) },
 });

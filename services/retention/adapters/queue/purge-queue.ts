@@ -6,6 +6,7 @@ import type { WorkerLoop } from '#libs/saga/worker-loop.ts';
 import type { Logger } from '#libs/telemetry/logger.ts';
 import { nextMatch } from '../../domain/schedule.ts';
 import type { RunPurges, SettlePurge } from '../../use-cases/run-purges.ts';
+import type { SweepTenants } from '../../use-cases/sweep-tenants.ts';
 
 /** What the queue carries, and how many at a time. */
 export interface PurgeQueueOptions {
@@ -17,12 +18,19 @@ export interface PurgeQueueOptions {
   readonly pollMs: number;
   readonly runPurge: RunPurges;
   readonly settlePurge: SettlePurge;
+  /** Whether purges are stopped: what waits for that gets no job. */
+  readonly isStopped: () => Promise<boolean>;
+  readonly requeue: () => Promise<void>;
+  readonly sweepTenants: SweepTenants;
+  /** Forgets what is older than receipts are kept, some at a time. */
+  readonly expire: () => Promise<void>;
   /** Orders the purge of every tenant; undefined when others do, as Kubernetes' CronJob. */
   readonly schedule: { readonly pattern: string; readonly order: (requestId: string) => Promise<void> } | undefined;
   readonly log: Logger;
 }
 
 const EVERY_MINUTE = '* * * * *';
+const EVERY_HOUR = '17 * * * *';
 
 /** An Error saying so unless the text is a cron pattern of five fields that comes to pass. */
 export function parseCronPattern(text: string): string {
@@ -44,6 +52,7 @@ const nextOf = (pattern: string, now: Temporal.Instant): Temporal.Instant | unde
  */
 export function startPurgeQueue(options: PurgeQueueOptions): Pick<WorkerLoop, 'stop'> {
   const { database, databaseUrl, concurrency, pollMs, runPurge, settlePurge, schedule, log } = options;
+  const { isStopped, sweepTenants, expire } = options;
   const stopping = new AbortController();
   const pool = new pg.Pool({
     connectionString: databaseUrl,
@@ -53,7 +62,9 @@ export function startPurgeQueue(options: PurgeQueueOptions): Pick<WorkerLoop, 's
   pool.on('error', (error) => log.warn({ err: error }, 'the queue lost a connection'));
   pool.on('connect', (client) => client.on('error', () => undefined));
 
-  const requeue = () => database.acrossTenants({ text: 'select requeue_purge_items()', values: [] });
+  const requeue = async (): Promise<void> => {
+    if (!(await isStopped())) await options.requeue();
+  };
   const plan = async (task: string, pattern: string): Promise<void> => {
     const [row] = await database.acrossTenants<{ now: Temporal.Instant }>({
       text: 'select clock_timestamp() as now',
@@ -83,6 +94,14 @@ export function startPurgeQueue(options: PurgeQueueOptions): Pick<WorkerLoop, 's
       await requeue();
       await plan('requeue-purges', EVERY_MINUTE);
     },
+    async 'sweep-tenants'() {
+      await sweepTenants(stopping.signal);
+      await plan('sweep-tenants', EVERY_MINUTE);
+    },
+    async 'expire-purges'() {
+      await expire();
+      await plan('expire-purges', EVERY_HOUR);
+    },
     async 'order-purge'(payload) {
       const { pattern, requestId } = payload as { pattern: string; requestId: string };
       // Of a schedule that has been changed or switched off since.
@@ -98,6 +117,8 @@ export function startPurgeQueue(options: PurgeQueueOptions): Pick<WorkerLoop, 's
   const starting = (async () => {
     await requeue();
     await plan('requeue-purges', EVERY_MINUTE);
+    await plan('sweep-tenants', EVERY_MINUTE);
+    await plan('expire-purges', EVERY_HOUR);
     if (schedule) await plan('order-purge', schedule.pattern);
     return run({ pgPool: pool, concurrency, pollInterval: pollMs, noHandleSignals: true, logger, taskList: tasks });
   })();

@@ -2,7 +2,7 @@ import { Logger, runMigrations } from 'graphile-worker';
 import type { Knex } from 'knex';
 import pg from 'pg';
 import type { Migration } from '#libs/postgres/migrate.ts';
-import { createDiscoveryFunction } from '#libs/postgres/tenant-security.ts';
+import { createDiscoveryFunction, createOperation } from '#libs/postgres/tenant-security.ts';
 
 // What a worker of the queue reads and writes. The queue puts them under row-level security and lets their owner alone
 // see rows; a job holds ids and nothing else of a tenant.
@@ -207,14 +207,4 @@ async function grantQueue(knex: Knex, appRole: string): Promise<void> {
     await knex.raw('grant select, insert, update, delete on ?? to ??', [name, appRole]);
     await knex.raw('create policy lethe_worker on ?? to ?? using (true) with check (true)', [name, appRole]);
   }
-}
-
-/** A function that writes across tenants with its owner's rights, and does this one thing. */
-async function createOperation(knex: Knex, appRole: string, signature: string, body: string): Promise<void> {
-  await knex.raw(
-    `create function ${signature} returns void language plpgsql security definer
-     set search_path = public, pg_temp as $$ ${body}; $$`,
-  );
-  await knex.raw(`revoke all on function ${signature} from public`);
-  await knex.raw(`grant execute on function ${signature} to ??`, [appRole]);
 }

@@ -5,6 +5,9 @@ import { purgeQueue } from './003-purge-queue.ts';
 import { purgeHealth } from './004-purge-health.ts';
 import { plansAsData } from './005-plans-as-data.ts';
 import { executionPolicies } from './006-execution-policies.ts';
+import { subjects } from './007-subjects.ts';
+import { purgeSubjects } from './008-purge-subjects.ts';
+import { purgeStops } from './009-purge-stops.ts';
 
 /** RetentionService's schema, in order. */
 export const retentionMigrations: readonly Migration[] = [
@@ -14,4 +17,7 @@ export const retentionMigrations: readonly Migration[] = [
   purgeHealth,
   plansAsData,
   executionPolicies,
+  subjects,
+  purgeSubjects,
+  purgeStops,
 ];

@@ -1,0 +1,93 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { ServiceImpl } from '@connectrpc/connect';
+import { type CatalogueSubjectSchema, SubjectState } from '#gen/lethe/retention/v1/retention_pb.ts';
+import type { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import { callerOf } from '#libs/grpc/caller.ts';
+import { parseFields, parseOptionalEnum, parseRequiredReason, parseText } from '#libs/grpc/parse.ts';
+import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
+import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import {
+  type CatalogueSubject,
+  problemOf,
+  SUBJECT_STATES,
+  type SubjectState as SubjectStateName,
+  stateOf,
+} from '../../domain/catalogue.ts';
+import type { KeepCatalogue } from '../../use-cases/keep-catalogue.ts';
+import type { TenantDirectory } from '../../use-cases/purge-ports.ts';
+
+const STATE_OF: ReadonlyMap<number, SubjectStateName> = new Map(
+  SUBJECT_STATES.map((state) => [SubjectState[state], state]),
+);
+
+/** The catalogue of subjects, and the tenants that have data and no plan. */
+export const subjectHandlers = (
+  catalogue: KeepCatalogue,
+  directory: Pick<TenantDirectory, 'listUnplanned'>,
+): Partial<ServiceImpl<typeof RetentionService>> => ({
+  async listSubjects(request, context) {
+    const { limit, state } = parseFields({
+      limit: () => parsePageSize(request.pageSize),
+      state: () => parseOptionalEnum('state', request.state, STATE_OF),
+    });
+    const scope: PageScope = { rpc: 'ListSubjects', tenantId: callerOf(context).tenantId ?? '', filter: { state } };
+    const [after = ''] = decodePageToken(scope, request.pageToken, 1) ?? [];
+    const rest = (await catalogue.list(state)).filter(({ name }) => name > after);
+    const subjects = rest.slice(0, limit);
+    const last = subjects.at(-1);
+    const nextPageToken = rest.length > limit && last ? encodePageToken(scope, [last.name]) : '';
+    return { subjects: subjects.map(toSubjectMessage), nextPageToken };
+  },
+
+  async confirmSubject(request, context) {
+    return { subject: toSubjectMessage(await catalogue.confirm(toCommand(request, context))) };
+  },
+
+  async retireSubject(request, context) {
+    return { subject: toSubjectMessage(await catalogue.retire(toCommand(request, context))) };
+  },
+
+  async listUnplannedTenants(request, context) {
+    const { limit } = parseFields({ limit: () => parsePageSize(request.pageSize) });
+    const scope: PageScope = { rpc: 'ListUnplannedTenants', tenantId: callerOf(context).tenantId ?? '', filter: {} };
+    const page = await directory.listUnplanned({ limit, after: decodePageToken(scope, request.pageToken, 1) });
+    return {
+      tenants: page.items.map(({ tenantId, subjects, firstSeenAt }) => ({
+        tenantId,
+        subjects: [...subjects],
+        firstSeenTime: toTimestamp(firstSeenAt),
+      })),
+      nextPageToken: page.next ? encodePageToken(scope, page.next) : '',
+    };
+  },
+});
+
+function toCommand(
+  request: { readonly name: string; readonly reason: string },
+  context: Parameters<typeof callerOf>[0],
+) {
+  const { name } = parseFields({ name: () => parseText('name', request.name, { min: 1, max: 63 }) });
+  const { actor, subject } = callerOf(context);
+  return { name, reason: parseRequiredReason(request.reason), actor, subject };
+}
+
+function toSubjectMessage(subject: CatalogueSubject): MessageInitShape<typeof CatalogueSubjectSchema> {
+  const { retirement } = subject;
+  const listTime = toOptionalTimestamp(subject.listedAt);
+  const problem = retirement ? undefined : problemOf(subject);
+  return {
+    name: subject.name,
+    owner: subject.owner,
+    dataId: subject.dataId ?? '',
+    resourceType: subject.resourceType,
+    ageOf: subject.ageOf,
+    hasFloor: subject.hasFloor,
+    state: SubjectState[stateOf(subject)],
+    problem: problem ? `${problem.reason}: ${problem.message}` : '',
+    ...(listTime ? { listTime } : {}),
+    observeNightsLeft: subject.observeNightsLeft,
+    ...(retirement
+      ? { retireTime: toTimestamp(retirement.at), retiredBy: retirement.by, retireReason: retirement.reason }
+      : {}),
+  };
+}

@@ -1,0 +1,130 @@
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
+import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
+import type { CatalogueSubject, SubjectProblem } from '../../domain/catalogue.ts';
+import type { SubjectCatalogue } from '../../use-cases/ports.ts';
+import type { CatalogueRepository } from '../../use-cases/purge-ports.ts';
+import { auditInstallation } from './installation-audit.ts';
+
+interface CatalogueRow {
+  readonly name: string;
+  readonly owner: string;
+  readonly data_id: string | null;
+  readonly resource_type: string;
+  readonly dependent_types: readonly string[];
+  readonly age_of: string;
+  readonly has_floor: boolean;
+  readonly problem: SubjectProblem | null;
+  readonly claimed_owner: string | null;
+  readonly claimed_data_id: string | null;
+  readonly listed_at: Temporal.Instant | null;
+  readonly observe_nights_left: number;
+  readonly retired_at: Temporal.Instant | null;
+  readonly retired_by: string | null;
+  readonly retire_reason: string | null;
+}
+
+const ALL = 'select * from subjects order by name collate "C"';
+
+/** The catalogue of subjects in Postgres. */
+export const makeCatalogueRepository = (database: Database): CatalogueRepository & SubjectCatalogue => {
+  const list = async (): Promise<readonly CatalogueSubject[]> =>
+    (await database.acrossTenants<CatalogueRow>({ text: ALL, values: [] })).map(toSubject);
+  return {
+    list,
+
+    listSubjects: async () => (await list()).filter(({ retirement }) => !retirement),
+
+    update: (by, decide) =>
+      database.forTenant('nobody', async (trx) => {
+        // Replicas that reconcile at once take turns; a row that is to be inserted cannot be locked.
+        await trx.raw('select pg_advisory_xact_lock(?)', [CATALOGUE_LOCK]);
+        const known = rowsOf<CatalogueRow>(await trx.raw(ALL)).map(toSubject);
+        const clock = firstOf<{ now: Temporal.Instant }>(await trx.raw('select clock_timestamp() as now'));
+        if (!clock) throw new Error('the database told no time');
+        const changes = decide(known, clock.now);
+        for (const { subject, event } of changes) {
+          await write(trx, subject);
+          if (event === undefined) continue;
+          await auditInstallation(trx, {
+            actor: by.actor,
+            subject: by.subject,
+            action: `subject-${event.toLowerCase().replaceAll('_', '-')}`,
+            targetType: 'subject',
+            targetId: subject.name,
+            reason: by.reason,
+            outcome: subject.problem ?? (subject.retirement ? 'RETIRED' : 'BOUND'),
+            counts: { owner: subject.owner, dataId: subject.dataId, claim: subject.claim },
+          });
+        }
+        return changes;
+      }),
+
+    async recordNight(subject, purgeId) {
+      await database.acrossTenants({
+        text: `with night as (
+                 insert into subject_nights (subject, purge_id) values ($1, $2) on conflict do nothing returning subject)
+               update subjects s set observe_nights_left = greatest(0, s.observe_nights_left - 1)
+               from night where s.name = night.subject`,
+        values: [subject, purgeId],
+      });
+    },
+
+    async findObserved(purgeId) {
+      const rows = await database.acrossTenants<{ name: string }>({
+        text: `select s.name from subjects s
+               where s.observe_nights_left > 0
+                  or exists (select from subject_nights n where n.subject = s.name and n.purge_id = $1)`,
+        values: [purgeId],
+      });
+      return new Set(rows.map(({ name }) => name));
+    },
+  };
+};
+
+// Any number will do, as long as nothing else in this database uses it.
+const CATALOGUE_LOCK = 5_383_101;
+
+async function write(trx: TenantTransaction, subject: CatalogueSubject): Promise<void> {
+  const { claim, retirement } = subject;
+  await trx('subjects')
+    .insert({
+      name: subject.name,
+      owner: subject.owner,
+      data_id: subject.dataId ?? null,
+      resource_type: subject.resourceType,
+      dependent_types: [...subject.dependentTypes],
+      age_of: subject.ageOf,
+      has_floor: subject.hasFloor,
+      problem: subject.problem ?? null,
+      claimed_owner: claim?.owner ?? null,
+      claimed_data_id: claim?.dataId ?? null,
+      listed_at: subject.listedAt?.toString() ?? null,
+      observe_nights_left: subject.observeNightsLeft,
+      retired_at: retirement?.at.toString() ?? null,
+      retired_by: retirement?.by ?? null,
+      retire_reason: retirement?.reason ?? null,
+      updated_at: trx.raw('clock_timestamp()'),
+    })
+    .onConflict('name')
+    .merge();
+}
+
+const toSubject = (row: CatalogueRow): CatalogueSubject => ({
+  name: row.name,
+  owner: row.owner,
+  dataId: row.data_id ?? undefined,
+  resourceType: row.resource_type,
+  dependentTypes: row.dependent_types,
+  ageOf: row.age_of,
+  hasFloor: row.has_floor,
+  problem: row.problem ?? undefined,
+  claim:
+    row.claimed_owner !== null && row.claimed_data_id !== null
+      ? { owner: row.claimed_owner, dataId: row.claimed_data_id }
+      : undefined,
+  listedAt: row.listed_at ?? undefined,
+  observeNightsLeft: row.observe_nights_left,
+  retirement: row.retired_at
+    ? { at: row.retired_at, by: row.retired_by ?? '', reason: row.retire_reason ?? '' }
+    : undefined,
+});

@@ -1,0 +1,42 @@
+import type { PurgeStop } from '../domain/purge-stop.ts';
+import type { PurgeRepository, StopRepository } from './purge-ports.ts';
+
+/** Who switches, and why. */
+export interface StopCommand {
+  readonly actor: string;
+  readonly subject: string;
+  readonly reason: string;
+}
+
+/** The stop switch over everything that is purged by age. */
+export interface StopPurges {
+  get(): Promise<PurgeStop>;
+  /** Every purge stops before its next call to an owner. Purges that are stopped stay so. */
+  stop(command: StopCommand): Promise<PurgeStop>;
+  /** What waited goes on. */
+  resume(command: StopCommand): Promise<PurgeStop>;
+}
+
+/** Makes StopPurges; `onSwitched` is called when the switch was turned, not when it stood so already. */
+export const makeStopPurges = (
+  stops: StopRepository,
+  purges: Pick<PurgeRepository, 'requeue'>,
+  onSwitched: (stop: PurgeStop) => void,
+): StopPurges => {
+  const turn = async (isStopped: boolean, command: StopCommand): Promise<PurgeStop> => {
+    const { version } = await stops.get();
+    const stop = await stops.set({ ...command, isStopped });
+    if (stop.version !== version) onSwitched(stop);
+    return stop;
+  };
+  return {
+    get: stops.get,
+    stop: (command) => turn(true, command),
+    async resume(command) {
+      const stop = await turn(false, command);
+      // Should this be cut off, the queue does it within a minute.
+      await purges.requeue();
+      return stop;
+    },
+  };
+};

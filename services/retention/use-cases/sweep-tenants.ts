@@ -1,0 +1,44 @@
+import { problemOf, stateOf } from '../domain/catalogue.ts';
+import type { CatalogueRepository, RetentionOwners, TenantDirectory } from './purge-ports.ts';
+
+/** Learns from the owners which tenants they hold data of, some pages at a time; goes on where it was. */
+export type SweepTenants = (signal: AbortSignal) => Promise<void>;
+
+/** How fast owners are asked for their tenants. */
+export interface SweepSettings {
+  /** How old a walk over an owner's tenants may be before the next one begins, in milliseconds. */
+  readonly everyMs: number;
+  /** Between two pages, in milliseconds. */
+  readonly pauseMs: number;
+  /** How many pages of one subject are read in one go. */
+  readonly pages: number;
+}
+
+/** Makes SweepTenants. */
+export const makeSweepTenants =
+  (
+    catalogue: CatalogueRepository,
+    owners: RetentionOwners,
+    directory: TenantDirectory,
+    { everyMs, pauseMs, pages }: SweepSettings,
+    sleep: (ms: number, signal: AbortSignal) => Promise<void>,
+    onSilent: (owner: string, error: unknown) => void,
+  ): SweepTenants =>
+  async (signal) => {
+    for (const subject of await catalogue.list()) {
+      if (problemOf(subject) || stateOf(subject) === 'RETIRED') continue;
+      for (let page = 0; page < pages && !signal.aborted; page += 1) {
+        const sweep = await directory.beginSweep(subject.name, everyMs);
+        if (!sweep) break;
+        try {
+          const { tenantIds, nextPageToken } = await owners.listTenants(subject.owner, subject.name, sweep.pageToken);
+          await directory.recordSweep(subject.name, tenantIds, nextPageToken || undefined);
+          if (!nextPageToken) break;
+        } catch (error) {
+          onSilent(subject.owner, error);
+          break;
+        }
+        await sleep(pauseMs, signal).catch(() => undefined);
+      }
+    }
+  };
