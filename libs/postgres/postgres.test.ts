@@ -48,6 +48,27 @@ test('a tenant sees and writes its own rows alone, also by hand-written SQL', as
   t.is((await created.query<{ count: string }>('select count(*) from notes'))[0]?.count, '2');
 });
 
+test('a transaction of the installation sees no tenant’s table, commits whole and rolls back whole', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  await created.query('create table plans (name text primary key)');
+  await created.query(`grant select, insert on plans to ${created.appRole}`);
+  const database = created.open();
+  t.teardown(() => database.close());
+  await database.forTenant('acme', (trx) => trx.raw("insert into notes values ('acme', 1, now())"));
+  await database.forInstallation(async (trx) => {
+    await trx.raw("insert into plans values ('FREE')");
+    await trx.raw("insert into plans values ('PRO')");
+  });
+  await t.throwsAsync(
+    database.forInstallation(async (trx) => {
+      await trx.raw("insert into plans values ('AGENCY')");
+      await trx.raw('select * from notes');
+    }),
+    { message: /no tenant was named/ },
+  );
+  t.deepEqual(await created.query('select name from plans order by name'), [{ name: 'FREE' }, { name: 'PRO' }]);
+});
+
 test('the tenant is forgotten with its transaction', async (t) => {
   const created = await t.context.postgres.createDatabase([notes]);
   const client = new pg.Client({ connectionString: created.appUrl });
