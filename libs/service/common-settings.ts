@@ -1,4 +1,5 @@
 import type { SettingsReader } from '#libs/kernel/settings.ts';
+import { parseDatabaseUrl } from '#libs/postgres/database-url.ts';
 import { LOG_LEVELS } from '#libs/telemetry/logger.ts';
 
 /** What every service is told. */
@@ -8,7 +9,7 @@ export type CommonSettings = ReturnType<typeof readCommonSettings>;
 export const readCommonSettings = (reader: SettingsReader) => ({
   grpcAddress: reader.parsed('LETHE_GRPC_ADDRESS', parseAddress, '0.0.0.0:7400'),
   metricsAddress: reader.parsed('LETHE_METRICS_ADDRESS', parseAddress, '0.0.0.0:9464'),
-  databaseUrl: reader.text('LETHE_DATABASE_URL'),
+  databaseUrl: reader.parsed('LETHE_DATABASE_URL', parseDatabaseUrl),
   databasePoolSize: reader.integer('LETHE_DATABASE_POOL_SIZE', { min: 1, max: 200 }, 10),
   statementTimeoutMs: reader.integer('LETHE_STATEMENT_TIMEOUT_MS', { min: 100, max: 60_000 }, 10_000),
   lockTimeoutMs: reader.integer('LETHE_LOCK_TIMEOUT_MS', { min: 100, max: 60_000 }, 5_000),

@@ -26,10 +26,11 @@ for (const [service, migrations] of Object.entries(ALL)) {
     const options = { ownerUrl: created.ownerUrl, appRole: created.appRole, migrations };
     const schema = () =>
       created.query(`select table_name, column_name, data_type, is_nullable, column_default from information_schema.columns
-                     where table_schema = 'public' and table_name not like 'lethe_migrations%' order by 1, 2`);
+                     where table_schema = 'public' and table_name not like 'lethe_migrations%' and table_name <> 'lethe_installation' order by 1, 2`);
     const objects = () =>
       created.query<{ name: string }>(`select relname as name from pg_class
         where relnamespace = 'public'::regnamespace and relname not like 'lethe_migrations%'
+          and relname not like 'lethe_installation%'
         union all select proname from pg_proc where pronamespace = 'public'::regnamespace`);
     const first = await schema();
     t.true(first.length > 10);
