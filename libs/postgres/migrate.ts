@@ -1,4 +1,5 @@
 import knexOf, { type Knex } from 'knex';
+import { SILENT } from './tenant-transaction.ts';
 
 /** One reversible step of a schema. Its name never changes once it has landed. */
 export interface Migration {
@@ -132,7 +133,7 @@ export async function assertBoundByRowSecurity(acrossTenants: AcrossTenants): Pr
 
 async function underLock({ ownerUrl, appRole }: MigrateOptions, work: (knex: Knex) => Promise<unknown>): Promise<void> {
   const lock = knexOf({ client: 'pg', connection: ownerUrl, pool: { min: 0, max: 1 } });
-  const knex = knexOf({ client: 'pg', connection: ownerUrl, pool: { min: 0, max: 2 } });
+  const knex = knexOf({ client: 'pg', connection: ownerUrl, pool: { min: 0, max: 2 }, log: SILENT });
   try {
     // Knex creates its own tables without a lock, so two first starts collide there. A transaction-level lock is
     // released with its transaction, also through a pooler.
