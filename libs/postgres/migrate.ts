@@ -8,6 +8,8 @@ export interface Migration {
   prepare?(ownerUrl: string): Promise<void>;
   up(knex: Knex, appRole: string): Promise<void>;
   down(knex: Knex, appRole: string): Promise<void>;
+  /** Runs at the end of every migration upwards, also where nothing was missing; must be repeatable. */
+  afterEveryUp?(knex: Knex): Promise<void>;
 }
 
 /** Which schema to bring where. */
@@ -24,7 +26,10 @@ const MIGRATION_LOCK = 5_383_000;
 
 /** Applies what is missing, in order. Safe to start many times at once: one does it, the others wait and find it done. */
 export const migrateUp = (options: MigrateOptions): Promise<void> =>
-  underLock(options, (knex) => knex.migrate.latest(settingsOf(options)));
+  underLock(options, async (knex) => {
+    await knex.migrate.latest(settingsOf(options));
+    for (const { afterEveryUp } of options.migrations) await afterEveryUp?.(knex);
+  });
 
 /** Takes everything back, newest first. Data goes with its tables. */
 export const migrateDown = (options: MigrateOptions): Promise<void> =>
