@@ -80,6 +80,7 @@ export async function startService(
       jwks: settings.jwks,
       issuer: settings.jwtIssuer,
       audience: settings.jwtAudience,
+      ownerName: settings.ownerName ?? name,
     }),
     policy: POLICY,
     log,
