@@ -3,7 +3,7 @@ import anyTest, { type TestFn } from 'ava';
 import type { Knex } from 'knex';
 import pg from 'pg';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import { queryOnce, startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
+import { holdLock, queryOnce, startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
 import {
   assertBoundByRowSecurity,
   compareSchema,
@@ -110,16 +110,19 @@ test('reads that share a round trip share nothing else: neither a tenant nor an 
 });
 
 test('a statement without a name may be slow: nothing waits behind it', async (t) => {
-  const database = (await t.context.postgres.createDatabase([notes])).open({ poolSize: 2 });
+  const created = await t.context.postgres.createDatabase([notes]);
+  const database = created.open({ poolSize: 2 });
   t.teardown(() => database.close());
+  const release = await holdLock(created.superuserUrl);
+  t.teardown(release);
   const order: string[] = [];
   const slow = database
-    .readForTenant('acme', { text: 'select pg_sleep(1)', values: [] })
+    .readForTenant('acme', { text: 'select pg_advisory_xact_lock(1)', values: [] })
     .then(() => order.push('slow'));
-  const quick = database
-    .readForTenant('acme', { name: 'quick', text: 'select 1', values: [] })
-    .then(() => order.push('quick'));
-  await Promise.all([slow, quick]);
+  await database.readForTenant('acme', { name: 'quick', text: 'select 1', values: [] });
+  order.push('quick');
+  await release();
+  await slow;
   t.deepEqual(order, ['quick', 'slow']);
 });
 
@@ -179,8 +182,9 @@ test('an instant keeps its microseconds on the way in and out', async (t) => {
 });
 
 test('a schema goes up, down and up, and it is told what it lacks and what it has beyond', async (t) => {
-  const created = await t.context.postgres.createDatabase([notes]);
+  const created = await t.context.postgres.createDatabase([]);
   const options = { ownerUrl: created.ownerUrl, appRole: created.appRole, migrations: [notes] };
+  await migrateUp(options);
   const tables = () => created.query<{ count: string }>("select count(*) from pg_tables where tablename = 'notes'");
   t.is((await tables())[0]?.count, '1');
   await migrateDown(options);

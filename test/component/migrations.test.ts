@@ -22,8 +22,9 @@ const TENANT_TABLES = `select c.relname as table, c.relrowsecurity as secured, c
 
 for (const [service, migrations] of Object.entries(ALL)) {
   test(`${service}: the schema goes up, down to nothing, and up to the same`, async (t) => {
-    const created = await t.context.postgres.createDatabase(migrations);
+    const created = await t.context.postgres.createDatabase([]);
     const options = { ownerUrl: created.ownerUrl, appRole: created.appRole, migrations };
+    await migrateUp(options);
     const schema = () =>
       created.query(`select table_name, column_name, data_type, is_nullable, column_default from information_schema.columns
                      where table_schema = 'public' and table_name not like 'lethe_migrations%' and table_name <> 'lethe_installation' order by 1, 2`);
