@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
@@ -8,6 +8,7 @@ import { startPostgresServer } from '#deploy/local/postgres-server.ts';
 import { type Migration, migrateUp } from '#libs/postgres/migrate.ts';
 import { type Database, type DatabaseOptions, openDatabase } from '#libs/postgres/open-database.ts';
 import { ownerRoleOf, type ProvisionedDatabase, provisionDatabase } from '#libs/postgres/provision.ts';
+import { copyTemplate, type TemplateFolder } from './template-folder.ts';
 
 /** A throwaway server for the tests of one file. */
 export interface TestPostgres {
@@ -32,11 +33,23 @@ export interface TestDatabase extends ProvisionedDatabase {
   query<Row>(sql: string, values?: readonly unknown[]): Promise<Row[]>;
 }
 
+const SUPERUSER = { password: 'test', throwaway: true } as const;
+
+/** A server that was started for the first time, and stopped. */
+const STARTED_ONCE: TemplateFolder = {
+  name: 'postgres',
+  sources: ['deploy/local/postgres-server.ts'],
+  async make(folder) {
+    const server = await startPostgresServer({ folder, port: await freePort(), ...SUPERUSER });
+    await server.stop();
+  },
+};
+
 /** Starts PostgreSQL in a folder of its own. */
 export async function startTestPostgres(): Promise<TestPostgres> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-pg-'));
-  await chmod(folder, 0o755);
-  const server = await startPostgresServer({ folder, port: await freePort(), password: 'test', throwaway: true });
+  await copyTemplate(STARTED_ONCE, folder);
+  const server = await startPostgresServer({ folder, port: await freePort(), ...SUPERUSER });
   const onExit = (): void => {
     try {
       process.kill(server.pid, 'SIGKILL');
@@ -104,7 +117,9 @@ function makeDatabaseCopier(
     first ??= provisionDatabase({ superuserUrl, database: FIRST, ownerPassword: 'owner', appPassword: 'app' });
     const { appRole, ownerUrl, appUrl } = await first;
     const name = `lethe_${randomBytes(6).toString('hex')}`;
-    await superuser.query(`create database ${name} template ${template} owner ${ownerRoleOf(FIRST)}`);
+    await superuser.query(
+      `create database ${name} template ${template} strategy file_copy owner ${ownerRoleOf(FIRST)}`,
+    );
     // Rights on the database itself are not copied.
     await superuser.query(
       `revoke all on database ${name} from public; grant connect on database ${name} to ${appRole}`,
