@@ -55,8 +55,6 @@ test.before(async (t) => {
   t.context.crashFiles = crashFiles;
   t.context.stack = await startTestStack({
     services: ['run', 'job', 'incident'],
-    // Three hundred starts: each compiles what the one before it did.
-    env: { NODE_COMPILE_CACHE: join(tmpdir(), 'lethe-compile-cache') },
     envOf: {
       run: { ...run, LETHE_CRASH_FILE: crashFiles.run },
       job: {
