@@ -85,11 +85,16 @@ export async function refusalOf(call: Promise<unknown>): Promise<Refusal> {
   throw new Error('the call was not refused');
 }
 
-/** Polls until it is true; throws when it is not by the deadline. */
-export async function until(what: string, isTrue: () => Promise<boolean>, deadlineMs = 20_000): Promise<void> {
+/** Polls until it is true; throws when it is not by the deadline, which allows for a machine with much else to do. */
+export async function until(what: string, isTrue: () => Promise<boolean>, deadlineMs = 60_000): Promise<void> {
+  let cause: unknown;
   for (const deadline = performance.now() + deadlineMs; performance.now() < deadline; ) {
-    if (await isTrue().catch(() => false)) return;
+    const isSo = await isTrue().catch((error: unknown) => {
+      cause = error;
+      return false;
+    });
+    if (isSo) return;
     await delay(25);
   }
-  throw new Error(`it did not come to pass in ${deadlineMs} ms: ${what}`);
+  throw new Error(`it did not come to pass in ${deadlineMs} ms: ${what}`, { cause });
 }
