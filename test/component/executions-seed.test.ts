@@ -118,12 +118,12 @@ test('the newest executions stay whatever their age, also where all are old or t
 test('of executions that share their instant exactly the floor stays', async (t) => {
   await owner(
     t,
-    "insert into executions (tenant_id, started_at) select 'ties', '2026-01-01' from generate_series(1, 10)",
+    "insert into executions (tenant_id, started_at) select 'ties', timestamptz '2026-01-01' from generate_series(1, 10)",
   );
   await owner(
     t,
     `insert into executions (tenant_id, id, started_at, created_at)
-     select 'ties', '00000000-0000-7000-8000-000000000000', '2026-01-01', '2026-01-01'::timestamptz + n * interval '1 day'
+     select 'ties', '00000000-0000-7000-8000-000000000000', '2026-01-01', now() - n * interval '1 day'
      from generate_series(1, 5) n`,
   );
   for (const expected of [4, 4, 2, 0]) t.is((await cleanUp(t, 'ties', 90, 5, 4)).deleted_count, expected);

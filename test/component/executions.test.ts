@@ -34,6 +34,12 @@ const stamp = (instant: Temporal.Instant): Timestamp => create(TimestampSchema, 
 const ago = (hours: number): Timestamp => stamp(Temporal.Now.instant().subtract({ hours }));
 const someExecution = (more: NewExecution = {}): Execution =>
   create(ExecutionSchema, { id: newId(), workflow: 'sync', status: 'success', startTime: ago(1), ...more });
+// Days beside a border of months, in partitions that are there: the first of the last month, and others around it.
+const FIRST = Temporal.Now.plainDateISO('UTC').with({ day: 1 }).subtract({ months: 1 });
+const SECOND = FIRST.add({ days: 1 });
+const LAST = FIRST.subtract({ days: 1 });
+const FIFTH = FIRST.add({ days: 4 });
+const EARLIER = FIRST.subtract({ months: 2 });
 /** Every execution of a list, page by page; fails when it does not end. */
 async function listed(
   t: T,
@@ -233,14 +239,15 @@ test('pages of executions a microsecond apart, of one instant and across months 
     `insert into executions (tenant_id, workflow, started_at, created_at)
      select 'pages', 'w' || n % 3, case when n % 4 > 0 then age end, case when n % 4 > 1 then now() else age end
      from generate_series(0, 999) n, lateral (
-       select case when n < 500 then timestamptz '2026-10-31T23:59:59.999750Z' + n * interval '1 microsecond'
-                   when n < 800 then timestamptz '2026-09-01' else now() - n * interval '1 hour' end as age) a`,
+       select case when n < 500 then timestamptz '${LAST} 23:59:59.999750Z' + n * interval '1 microsecond'
+                   when n < 800 then timestamptz '${EARLIER} 00:00Z' else now() - n * interval '1 hour' end as age) a`,
   );
   // One id and start with three creations: only the last key tells them apart.
   await sql(
     t,
     `insert into executions (tenant_id, id, started_at, created_at)
-     select 'pages', '00000000-0000-7000-8000-000000000001', '2026-09-01', '2026-08-30'::timestamptz + n * interval '1 day'
+     select 'pages', '00000000-0000-7000-8000-000000000001', '${EARLIER} 00:00Z',
+            timestamptz '${EARLIER} 00:00Z' - interval '2 days' + n * interval '1 day'
      from generate_series(1, 3) n`,
   );
   const order = await sql<{ id: string }>(
@@ -255,13 +262,13 @@ test('pages of executions a microsecond apart, of one instant and across months 
       `${pageSize} a page`,
     );
   }
-  const border = stamp(Temporal.Instant.from('2026-11-01T00:00:00Z'));
+  const border = stamp(Temporal.Instant.from(`${FIRST}T00:00:00Z`));
   const before = await listed(t, runs, { beforeTime: border, workflow: 'w1', pageSize: 50 });
   const after = await listed(t, runs, { afterTime: border, workflow: 'w1', pageSize: 50 });
   const [expected] = await sql<{ before: string[]; after: string[] }>(
     t,
-    `select array_agg(id::text order by age desc, id desc) filter (where age < '2026-11-01') as before,
-            array_agg(id::text order by age desc, id desc) filter (where age >= '2026-11-01') as after
+    `select array_agg(id::text order by age desc, id desc) filter (where age < '${FIRST} 00:00Z') as before,
+            array_agg(id::text order by age desc, id desc) filter (where age >= '${FIRST} 00:00Z') as after
      from executions where tenant_id = 'pages' and workflow = 'w1'`,
   );
   t.deepEqual([before.ids, after.ids], [expected?.before, expected?.after]);
@@ -305,26 +312,26 @@ test('counts are by day of age and state, over the days that were asked for', as
   await sql(
     t,
     `insert into executions (tenant_id, workflow, state, started_at, created_at) values
-       ('counts', 'a', 'ENDED', '2026-11-01 00:00:00+00', '2026-11-05'),
-       ('counts', 'a', 'ENDED', '2026-11-01 23:59:59.999999+00', '2026-11-05'),
-       ('counts', 'b', 'RUNNING', '2026-11-01 12:00:00+00', '2026-11-05'),
-       ('counts', 'a', 'QUEUED', null, '2026-11-02 00:00:00+00'),
-       ('counts', 'a', 'ENDED', '2026-10-31 23:59:59.999999+00', '2026-11-05'),
+       ('counts', 'a', 'ENDED', '${FIRST} 00:00:00+00', '${FIFTH}'),
+       ('counts', 'a', 'ENDED', '${FIRST} 23:59:59.999999+00', '${FIFTH}'),
+       ('counts', 'b', 'RUNNING', '${FIRST} 12:00:00+00', '${FIFTH}'),
+       ('counts', 'a', 'QUEUED', null, '${SECOND} 00:00:00+00'),
+       ('counts', 'a', 'ENDED', '${LAST} 23:59:59.999999+00', '${FIFTH}'),
        ('counts', 'a', 'ENDED', now(), now())`,
   );
   const count = async (request: Parameters<typeof runs.countExecutions>[0]) =>
     (await runs.countExecutions(request)).counts.map(
       ({ day, state, count: n }) => `${day} ${nameOf(ExecutionState, state)} ${n}`,
     );
-  const days = { firstDay: '2026-11-01', lastDay: '2026-11-02' };
-  t.deepEqual(await count(days), ['2026-11-01 ENDED 2', '2026-11-01 RUNNING 1', '2026-11-02 QUEUED 1']);
-  t.deepEqual(await count({ ...days, workflow: 'b' }), ['2026-11-01 RUNNING 1']);
-  t.deepEqual(await count({ lastDay: '2026-10-31' }), ['2026-10-31 ENDED 1']);
+  const days = { firstDay: `${FIRST}`, lastDay: `${SECOND}` };
+  t.deepEqual(await count(days), [`${FIRST} ENDED 2`, `${FIRST} RUNNING 1`, `${SECOND} QUEUED 1`]);
+  t.deepEqual(await count({ ...days, workflow: 'b' }), [`${FIRST} RUNNING 1`]);
+  t.deepEqual(await count({ lastDay: `${LAST}` }), [`${LAST} ENDED 1`]);
   t.is((await count({})).at(-1)?.slice(10), ' ENDED 1');
-  t.is((await count({ firstDay: '2026-10-02', lastDay: '2026-11-01' })).length, 3);
+  t.is((await count({ firstDay: `${FIRST.subtract({ days: 30 })}`, lastDay: `${FIRST}` })).length, 3);
   for (const [fields, request] of [
-    ['first_day', { firstDay: '2026-11-02', lastDay: '2026-11-01' }],
-    ['last_day', { firstDay: '2026-10-01', lastDay: '2026-11-01' }],
+    ['first_day', { firstDay: `${SECOND}`, lastDay: `${FIRST}` }],
+    ['last_day', { firstDay: `${FIRST.subtract({ days: 31 })}`, lastDay: `${FIRST}` }],
     ['first_day,last_day', { firstDay: '2026-02-30', lastDay: '1' }],
   ] as const) {
     t.is((await refusalOf(runs.countExecutions(request))).metadata['fields'], fields);
