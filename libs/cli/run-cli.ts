@@ -2,6 +2,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { ROLES } from '#libs/auth/keys.ts';
 import { LetheError, toLetheError } from '#libs/client/lethe.ts';
 import { addDeletionCommands } from './commands/deletions.ts';
+import { addExecutionCommands } from './commands/executions.ts';
 import { addJobCommands } from './commands/jobs.ts';
 import { addOrphanCommand } from './commands/orphans.ts';
 import { addPlanCommands } from './commands/plans.ts';
@@ -71,6 +72,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   addOrphanCommand(program, run);
   addRunCommands(program, run);
   addDeletionCommands(program, run);
+  addExecutionCommands(program, run);
   addPlanCommands(program, run);
   addPurgeCommand(program, run);
   addPurgesCommands(program, run);

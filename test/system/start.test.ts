@@ -96,14 +96,16 @@ testIfFound(
 testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's commands do what it says", async (t) => {
   const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
   const blocks = [...readme.matchAll(/<!-- tested -->\n```sh\n([\s\S]*?)```/g)].map(([, script = '']) => script);
-  t.is(blocks.length, 4);
+  t.is(blocks.length, 5);
   const outputs: string[] = [];
   for (const block of blocks) outputs.push((await bash(await onThisStack(t.context.folder, block))).stdout);
-  const [byGrpcurl = '', byCli = '', ofRun = '', ofWorkflow = ''] = outputs;
+  const [byGrpcurl = '', byCli = '', ofRun = '', ofWorkflow = '', ofExecutions = ''] = outputs;
   t.regex(byGrpcurl, /"state": "DELETION_STATE_PENDING"/);
   t.regex(byCli, /COMPLETE: \d+ of \d+ tenants$/m);
   t.regex(ofRun, /PURGE +COMPLETE/);
   t.regex(ofWorkflow, /"workflow": "client_to_delivery"/);
+  t.regex(ofExecutions, /^2 created, 0 updated, 0 expired$/m);
+  t.regex(ofExecutions, / RUNNING +sync contacts /);
 });
 
 test.serial('Ctrl-C leaves no process', async (t) => {
