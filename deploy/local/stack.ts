@@ -37,6 +37,8 @@ export interface StackOptions {
   readonly envOf?: Partial<Readonly<Record<ServiceName, Readonly<Record<string, string>>>>>;
   /** Which services to start; all of them by default. */
   readonly services?: readonly ServiceName[];
+  /** The databases in the folder were brought to the newest schema by `prepareStack`: nothing is migrated. */
+  readonly isPrepared?: boolean;
   /** Services outside of the stack that take part in the deletions of runs, by name: host:port. */
   readonly foreignParticipants?: Readonly<Record<string, string>>;
   /** Services outside of the stack that own data which is purged by age, by name: host:port. */
@@ -88,8 +90,7 @@ const AUDIENCE = 'lethe';
 
 /** Brings up database, keys, schemas and services, and resolves when every service answers. */
 export async function startStack(options: StackOptions): Promise<Stack> {
-  const { folder, throwaway, services = SERVICE_NAMES } = options;
-  await mkdir(join(folder, 'keys'), { recursive: true });
+  const { folder, throwaway, services = SERVICE_NAMES, isPrepared = false } = options;
   await mkdir(join(folder, 'logs'), { recursive: true });
   const objectFolder = join(folder, 'objects');
   const secrets = await readOrMakeSecrets(join(folder, 'keys'));
@@ -126,21 +127,15 @@ export async function startStack(options: StackOptions): Promise<Stack> {
 
     await Promise.all(
       services.map(async (name) => {
-        const database = await provisionDatabase({
-          superuserUrl: postgres.url,
-          database: `lethe_${name}`,
-          ownerPassword: secrets.passwordOf(name, 'owner'),
-          appPassword: secrets.passwordOf(name, 'app'),
-        });
-        const program = `services/${name}/main.ts`;
-        await runToEnd([program, 'migrate'], {
-          LETHE_DATABASE_OWNER_URL: database.ownerUrl,
-          LETHE_DATABASE_APP_ROLE: database.appRole,
-        });
+        const database = await provision(name, postgres.url, secrets);
+        if (!isPrepared) await migrate(name, database);
         const env = environmentOf(name, { database, addresses, ports, secrets, objectFolder, options });
         const logFile = join(folder, 'logs', `${name}.log`);
         environments.set(name, env);
-        processes.set(name, await startServiceProcess({ name, program, env, logFile, onGivingUp: options.onGivingUp }));
+        processes.set(
+          name,
+          await startServiceProcess({ name, program: programOf(name), env, logFile, onGivingUp: options.onGivingUp }),
+        );
         connections.set(name, connect({ address: addresses[name], token: () => token({ role: 'platform' }) }));
       }),
     );
@@ -191,6 +186,35 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   }
 }
 
+/** Makes keys and the services' databases in a folder, migrated, for throwaway stacks that start in copies of it. */
+export async function prepareStack(folder: string, services: readonly ServiceName[]): Promise<void> {
+  const secrets = await readOrMakeSecrets(join(folder, 'keys'));
+  const postgres = await startPostgresServer({
+    folder: join(folder, 'postgres'),
+    port: await freePort(),
+    password: secrets.superuserPassword,
+    throwaway: true,
+  });
+  try {
+    await Promise.all(services.map(async (name) => migrate(name, await provision(name, postgres.url, secrets))));
+  } finally {
+    await postgres.stop();
+  }
+}
+
+const programOf = (name: ServiceName): string => `services/${name}/main.ts`;
+
+const provision = (name: ServiceName, superuserUrl: string, secrets: Secrets): Promise<ProvisionedDatabase> =>
+  provisionDatabase({
+    superuserUrl,
+    database: `lethe_${name}`,
+    ownerPassword: secrets.passwordOf(name, 'owner'),
+    appPassword: secrets.passwordOf(name, 'app'),
+  });
+
+const migrate = (name: ServiceName, { ownerUrl, appRole }: ProvisionedDatabase): Promise<void> =>
+  runToEnd([programOf(name), 'migrate'], { LETHE_DATABASE_OWNER_URL: ownerUrl, LETHE_DATABASE_APP_ROLE: appRole });
+
 interface Ports {
   readonly postgres: number;
   readonly grpc: Readonly<Record<ServiceName, number>>;
@@ -224,6 +248,7 @@ interface Secrets {
 
 /** Keys and passwords are made once and kept, readable for their owner only. */
 async function readOrMakeSecrets(folder: string): Promise<Secrets> {
+  await mkdir(folder, { recursive: true });
   const jwksFile = join(folder, 'jwks.json');
   const passwordFile = join(folder, 'postgres-password');
   const keyFileOf = (name: ServiceName | 'user'): string => join(folder, `${name}.private.json`);

@@ -8,15 +8,16 @@ import test from 'ava';
 import { importJWK, SignJWT, UnsecuredJWT } from 'jose';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import { authorize } from './authorize.ts';
+import { assertTokenMatches, authorize, type OwnerScope } from './authorize.ts';
 import { makeKeyPair, type SigningKey } from './keys.ts';
 import { POLICY } from './policy.ts';
-import { makeServiceCredential, signToken, type TokenIssuer } from './sign-token.ts';
+import { makeOwnerCredential, makeServiceCredential, signToken, type TokenIssuer } from './sign-token.ts';
 import { makeTokenVerifier, type VerifyToken } from './verify-token.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'lethe-test-auth-'));
@@ -48,16 +49,21 @@ const reasonOf = async (authorization: string | undefined): Promise<string> => {
 };
 
 test('every RPC of every service has its rule, and no rule is without an RPC', (t) => {
-  const rpcs = [JobService, RunService, IncidentService, RetentionService, ParticipantService].flatMap((service) =>
-    service.methods.map((method) => `${service.typeName}/${method.name}`),
-  );
+  const rpcs = [
+    JobService,
+    RunService,
+    IncidentService,
+    RetentionService,
+    ParticipantService,
+    RetentionOwnerService,
+  ].flatMap((service) => service.methods.map((method) => `${service.typeName}/${method.name}`));
   t.deepEqual(
     Object.keys(POLICY)
       .filter((rpc) => rpc.startsWith('lethe.'))
       .toSorted(),
     rpcs.toSorted(),
   );
-  t.is(new Set(rpcs).size, 85);
+  t.is(new Set(rpcs).size, 90);
 });
 
 test('what no rule allows is denied', (t) => {
@@ -214,4 +220,163 @@ test('a key set file that is away or broken is UNAVAILABLE, and comes back by it
   rmSync(path);
   // What was read before still holds: a file that is being replaced locks nobody out.
   t.like(await verifyLater(authorization), { subject: 'ada' });
+});
+
+const OWNER_RPCS = ['ListSubjects', 'ListTenants', 'Count', 'Purge', 'End'].map(
+  (name) => `lethe.owner.v1.RetentionOwnerService/${name}`,
+);
+const OWNER_CALL = {
+  owner: 'incident',
+  scope: 'owner:purge',
+  actor: 'ada',
+  tenantId: 'acme',
+  subject: 'approvals',
+  operationId: '01890000-0000-7000-8000-000000000000',
+} as const;
+const verifyOwner = () =>
+  makeTokenVerifier({ jwks, issuer: 'lethe', audience: 'lethe', ownerName: 'incident', keepMs: 60_000 });
+
+test("an owner's token names the actor, the service that acts and the one thing it is good for", async (t) => {
+  const token = await makeOwnerCredential(by, 'retention')(OWNER_CALL);
+  const caller = await verifyOwner()(`Bearer ${token}`);
+  t.like(caller, { subject: 'service:retention', kind: 'service', actor: 'ada', tenantId: 'acme' });
+  t.deepEqual(caller.owner, { subjectName: 'approvals', operationId: OWNER_CALL.operationId });
+  t.notThrows(() => authorize(caller, POLICY['lethe.owner.v1.RetentionOwnerService/Purge']));
+});
+
+test('a token that was believed before is still compared with each call', async (t) => {
+  const verifying = verifyOwner();
+  const authorization = `Bearer ${await makeOwnerCredential(by, 'retention')(OWNER_CALL)}`;
+  const [first, again] = [await verifying(authorization), await verifying(authorization)];
+  const right = { subjectName: 'approvals', operationId: OWNER_CALL.operationId };
+  for (const caller of [first, again]) {
+    t.notThrows(() => assertTokenMatches(caller, right));
+    for (const wrong of [
+      { ...right, subjectName: 'drift_checks' },
+      { ...right, operationId: '01890000-0000-7000-8000-000000000001' },
+    ])
+      t.like(
+        t.throws(() => assertTokenMatches(caller, wrong)),
+        { reason: 'TOKEN_MISMATCH' },
+      );
+  }
+  const { operationId: _, ...count } = OWNER_CALL;
+  const counting = await verifying(
+    `Bearer ${await makeOwnerCredential(by, 'retention')({ ...count, scope: 'owner:count' })}`,
+  );
+  t.notThrows(() => assertTokenMatches(counting, { subjectName: 'approvals' }));
+  t.like(
+    t.throws(() => assertTokenMatches(counting, right)),
+    { reason: 'TOKEN_MISMATCH' },
+  );
+});
+
+test('an owner’s token opens the RPCs of owners and nothing else, and no other token opens those', async (t) => {
+  const caller = (await verifyOwner()(
+    `Bearer ${await signToken(
+      { ...by, audience: 'lethe-owner:incident' },
+      {
+        subject: 'ada',
+        actor: 'service:retention',
+        role: 'service',
+        scopes: Object.values(POLICY).flatMap((rule) =>
+          'scope' in rule ? [rule.scope] : 'ownerScope' in rule ? [rule.ownerScope] : [],
+        ),
+        tenantId: 'acme',
+      },
+      60,
+    )}`,
+  )) as Caller;
+  const ordinary: Caller = { ...caller, owner: undefined };
+  for (const [rpc, rule] of Object.entries(POLICY)) {
+    const refused = OWNER_RPCS.includes(rpc) ? ordinary : caller;
+    if ('public' in rule) t.notThrows(() => authorize(refused, rule));
+    else
+      t.like(
+        t.throws(() => authorize(refused, rule), undefined, rpc),
+        { reason: 'TOKEN_INVALID' },
+      );
+  }
+  t.deepEqual(
+    Object.keys(POLICY)
+      .filter((rpc) => OWNER_RPCS.includes(rpc))
+      .toSorted(),
+    OWNER_RPCS.toSorted(),
+  );
+});
+
+test('an owner asks for scope, role, service and tenant', async (t) => {
+  const credential = makeOwnerCredential(by, 'retention');
+  const { tenantId: _, ...nobody } = OWNER_CALL;
+  const scopes: OwnerScope[] = ['owner:read', 'owner:count', 'owner:purge'];
+  for (const rpc of OWNER_RPCS) {
+    const rule = POLICY[rpc];
+    const needed = rule && 'ownerScope' in rule ? rule.ownerScope : undefined;
+    for (const scope of scopes) {
+      const of = scope === 'owner:read' ? nobody : OWNER_CALL;
+      const caller = await verifyOwner()(`Bearer ${await credential({ ...of, scope })}`);
+      if (scope === needed) t.notThrows(() => authorize(caller, rule));
+      else
+        t.like(
+          t.throws(() => authorize(caller, rule)),
+          { reason: 'SCOPE_MISSING' },
+        );
+      if (scope !== needed) continue;
+      for (const wrong of [
+        { ...caller, kind: 'platform', role: 'platform' },
+        { ...caller, kind: 'user', role: 'owner' },
+        { ...caller, subject: 'service:run' },
+      ] as const)
+        t.like(
+          t.throws(() => authorize(wrong, rule)),
+          { reason: 'ROLE_TOO_LOW' },
+        );
+      const other = { ...caller, tenantId: caller.tenantId === undefined ? 'acme' : undefined };
+      const reason = scope === 'owner:read' ? 'TOKEN_MISMATCH' : 'TENANT_MISSING';
+      t.like(
+        t.throws(() => authorize(other, rule)),
+        { reason },
+      );
+    }
+  }
+});
+
+test('an owner’s token that is of another owner, lives longer than a minute or hides who acts is not believed', async (t) => {
+  const verifying = verifyOwner();
+  const now = Math.floor(Date.now() / 1_000);
+  const sign = ({ aud = 'lethe-owner:incident', iat = now, exp = now + 60, ...claims }: Record<string, unknown> = {}) =>
+    new SignJWT({
+      role: 'service',
+      scope: 'owner:purge',
+      tenant: 'acme',
+      act: { sub: 'service:retention' },
+      ...claims,
+      aud,
+      ...(exp === null ? {} : { exp }),
+      ...(iat === null ? {} : { iat }),
+    } as Record<string, unknown>)
+      .setProtectedHeader({ alg: 'EdDSA', kid: key.kid })
+      .setIssuer('lethe')
+      .setSubject('ada')
+      .sign(key.key);
+  const reason = async (token: string) =>
+    verifying(`Bearer ${token}`).then(
+      () => 'believed',
+      (error: unknown) => (error instanceof DomainError ? error.reason : String(error)),
+    );
+  t.is(await reason(await sign()), 'believed');
+  const cases: Record<string, Record<string, unknown>> = {
+    'of another owner': { aud: 'lethe-owner:run' },
+    'of an owner and of Lethe': { aud: ['lethe-owner:incident', 'lethe'] },
+    'living longer': { exp: now + 61 },
+    'living from the future on': { iat: now + 600, exp: now + 660 },
+    'without a beginning': { iat: null },
+    'without an end': { exp: null },
+    'without who acts': { act: undefined },
+    'with an odd subject': { subject_name: ['approvals'] },
+    'with an odd operation': { operation_id: '' },
+  };
+  for (const [name, claims] of Object.entries(cases)) t.is(await reason(await sign(claims)), 'TOKEN_INVALID', name);
+  t.is(await reason(await sign({ iat: now - 120, exp: now - 60 })), 'TOKEN_EXPIRED');
+  t.is(await reasonOf(`Bearer ${await sign()}`), 'TOKEN_INVALID', 'a service that is no owner');
 });

@@ -1,9 +1,10 @@
-import type { Rule } from './authorize.ts';
+import type { OwnerScope, Rule } from './authorize.ts';
 
 const reads = (scope: string): Rule => ({ scope, role: 'viewer' });
 const writes = (scope: string): Rule => ({ scope, role: 'member' });
 const ends = (scope: string): Rule => ({ scope, role: 'admin' });
 const participates: Rule = { scope: 'participant', service: true };
+const owns = (ownerScope: OwnerScope): Rule => ({ ownerScope, isOfTenant: ownerScope !== 'owner:read' });
 const purgesByAge = (scope: string): Rule => ({ scope, service: true, platform: true });
 
 /**
@@ -105,9 +106,15 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.participant.v1.ParticipantService/Restore': participates,
   'lethe.participant.v1.ParticipantService/Purge': participates,
   'lethe.participant.v1.ParticipantService/Verify': participates,
+
+  'lethe.owner.v1.RetentionOwnerService/ListSubjects': owns('owner:read'),
+  'lethe.owner.v1.RetentionOwnerService/ListTenants': owns('owner:read'),
+  'lethe.owner.v1.RetentionOwnerService/Count': owns('owner:count'),
+  'lethe.owner.v1.RetentionOwnerService/Purge': owns('owner:purge'),
+  'lethe.owner.v1.RetentionOwnerService/End': owns('owner:purge'),
 } satisfies Record<string, Rule>);
 
-/** Every scope there is, for those who hand out tokens. */
+/** Every scope that a person's, the platform's or a service's token can carry, for those who hand out tokens. */
 export const SCOPES: readonly string[] = [
   ...new Set(Object.values(POLICY).flatMap((rule) => ('scope' in rule ? [rule.scope] : []))),
 ].toSorted();

@@ -1,5 +1,6 @@
 import { SignJWT } from 'jose';
 import type { Role } from '#libs/kernel/caller.ts';
+import type { OwnerScope } from './authorize.ts';
 import { SIGNATURE_ALGORITHM, type SigningKey } from './keys.ts';
 
 /** What a token says. */
@@ -10,6 +11,9 @@ export interface TokenClaims {
   readonly tenantId?: string | undefined;
   /** The one at the origin of the call, where the subject acts for somebody. */
   readonly actor?: string | undefined;
+  /** Only in a token for a retention owner: the one subject and the one operation that it is good for. */
+  readonly subjectName?: string | undefined;
+  readonly operationId?: string | undefined;
 }
 
 /** Who signs, and for whom. */
@@ -21,12 +25,14 @@ export interface TokenIssuer {
 
 /** Signs a token that is good for `ttlSeconds` from now. */
 export function signToken(by: TokenIssuer, claims: TokenClaims, ttlSeconds: number): Promise<string> {
-  const { subject, role, scopes, tenantId, actor } = claims;
+  const { subject, role, scopes, tenantId, actor, subjectName, operationId } = claims;
   return new SignJWT({
     role,
     scope: scopes.join(' '),
     ...(tenantId === undefined ? {} : { tenant: tenantId }),
     ...(actor === undefined ? {} : { act: { sub: actor } }),
+    ...(subjectName === undefined ? {} : { subject_name: subjectName }),
+    ...(operationId === undefined ? {} : { operation_id: operationId }),
   })
     .setProtectedHeader({ alg: SIGNATURE_ALGORITHM, kid: by.key.kid, typ: 'JWT' })
     .setSubject(subject)
@@ -56,58 +62,67 @@ const MAX_KEPT = 10_000;
  * scopes. A token is used again for 30 seconds, since signing costs more than a small call.
  */
 export function makeServiceCredential(by: TokenIssuer, service: string, scopes: readonly string[]): ServiceCredential {
-  const kept = new Map<string, { token: Promise<string>; until: number }>();
-  return ({ tenantId, actor }) => {
-    const key = JSON.stringify([tenantId, actor]);
-    const now = performance.now();
-    const known = kept.get(key);
-    if (known && known.until > now) return known.token;
-    if (kept.size >= MAX_KEPT) kept.clear();
-    const token = signToken(
-      by,
-      { subject: `service:${service}`, role: 'service', scopes, tenantId, actor },
-      SERVICE_TOKEN_SECONDS,
+  const reuse = keepTokens();
+  return ({ tenantId, actor }) =>
+    reuse(JSON.stringify([tenantId, actor]), () =>
+      signToken(by, { subject: `service:${service}`, role: 'service', scopes, tenantId, actor }, SERVICE_TOKEN_SECONDS),
     );
-    kept.set(key, { token, until: now + REUSE_MS });
-    token.catch(() => kept.delete(key));
-    return token;
-  };
 }
 
-/** Which call to an owner of retention data a token is for. */
-export interface OwnerTokenCall {
+/** One call of a retention owner. */
+export interface OwnerCall {
   /** The owner's name in RetentionService's configuration. */
   readonly owner: string;
-  readonly scope: 'owner:read' | 'owner:count' | 'owner:purge';
-  /** The one at the origin of the call. */
+  readonly scope: OwnerScope;
+  /** Who is behind it; at night `system:retention`. */
   readonly actor: string;
+  /** Undefined for ListSubjects and ListTenants alone. */
   readonly tenantId?: string;
   readonly subject?: string;
   readonly operationId?: string;
 }
 
-/** Gives the token with which RetentionService makes one call to an owner. */
-export type OwnerCredential = (call: OwnerTokenCall) => Promise<string>;
+/** Gives the token with which a service calls a retention owner. */
+export type OwnerCredential = (call: OwnerCall) => Promise<string>;
 
 /**
- * Makes the credential for owners: a token of 60 seconds for each call, with audience `lethe-owner:NAME`, role `service`,
- * `sub` the actor and `act.sub` `service:<service>`.
+ * Makes the credential with which a service calls retention owners: tokens of 60 seconds whose audience is that one
+ * owner, whose subject is the actor and whose `act` is `service:<name>`. A token is used again for 30 seconds.
  */
-export const makeOwnerCredential =
-  (by: TokenIssuer, service: string): OwnerCredential =>
-  ({ owner, scope, actor, tenantId, subject, operationId }) =>
-    new SignJWT({
-      role: 'service',
-      scope,
-      act: { sub: `service:${service}` },
-      ...(tenantId === undefined ? {} : { tenant: tenantId }),
-      ...(subject === undefined ? {} : { subject_name: subject }),
-      ...(operationId === undefined ? {} : { operation_id: operationId }),
-    })
-      .setProtectedHeader({ alg: SIGNATURE_ALGORITHM, kid: by.key.kid, typ: 'JWT' })
-      .setSubject(actor)
-      .setIssuer(by.issuer)
-      .setAudience(`lethe-owner:${owner}`)
-      .setIssuedAt()
-      .setExpirationTime(`${SERVICE_TOKEN_SECONDS}s`)
-      .sign(by.key.key);
+export function makeOwnerCredential(by: TokenIssuer, service: string): OwnerCredential {
+  const reuse = keepTokens();
+  return ({ owner, scope, actor, tenantId, subject, operationId }) =>
+    reuse(JSON.stringify([owner, scope, actor, tenantId, subject, operationId]), () =>
+      signToken(
+        { ...by, audience: ownerAudience(owner) },
+        {
+          subject: actor,
+          actor: `service:${service}`,
+          role: 'service',
+          scopes: [scope],
+          tenantId,
+          subjectName: subject,
+          operationId,
+        },
+        SERVICE_TOKEN_SECONDS,
+      ),
+    );
+}
+
+/** The audience of tokens for the retention owner of this name. */
+export const ownerAudience = (owner: string): string => `lethe-owner:${owner}`;
+
+/** Makes the function that gives the token made for a key in the last 30 seconds, or has a new one made. */
+function keepTokens(): (key: string, sign: () => Promise<string>) => Promise<string> {
+  const kept = new Map<string, { token: Promise<string>; until: number }>();
+  return (key, sign) => {
+    const now = performance.now();
+    const known = kept.get(key);
+    if (known && known.until > now) return known.token;
+    if (kept.size >= MAX_KEPT) kept.clear();
+    const token = sign();
+    kept.set(key, { token, until: now + REUSE_MS });
+    token.catch(() => kept.delete(key));
+    return token;
+  };
+}

@@ -4,7 +4,9 @@ import { createLocalJWKSet, createRemoteJWKSet, errors, type JWTPayload, type JW
 import type { Caller, Role } from '#libs/kernel/caller.ts';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { isTenantId } from '#libs/kernel/id.ts';
+import { tokenInvalid } from './authorize.ts';
 import { ROLES } from './keys.ts';
+import { ownerAudience } from './sign-token.ts';
 
 /** Which tokens are believed. */
 export interface VerifierOptions {
@@ -12,6 +14,8 @@ export interface VerifierOptions {
   readonly jwks: string;
   readonly issuer: string;
   readonly audience: string;
+  /** The service's name as a retention owner. Undefined: it is none, and believes no owner's token. */
+  readonly ownerName?: string;
   /** For how long a verified token is believed again unseen, in milliseconds; a minute by default. */
   readonly keepMs?: number;
 }
@@ -25,6 +29,7 @@ export type VerifyToken = (authorization: string | undefined) => Promise<Caller>
 // An allow-list: `none` and the symmetric algorithms can never get in through a token's own header.
 const ALGORITHMS = ['EdDSA', 'ES256', 'RS256'];
 const CLOCK_TOLERANCE_SECONDS = 5;
+const MAX_OWNER_TOKEN_SECONDS = 60;
 const MAX_TOKEN_LENGTH = 8_192;
 const MAX_KEPT = 10_000;
 const KEEP_MS = 60_000;
@@ -33,8 +38,14 @@ const RECHECK_MS = 1_000;
 /**
  * Makes the verifier. A verified token is believed again for `keepMs`, never past its expiry: so long may a token of a
  * key that was withdrawn still pass. What is kept is a digest, of so many tokens at most.
+ *
+ * A retention owner's token, which has the audience `lethe-owner:<ownerName>` and no other, makes a caller with `owner`;
+ * it must live no longer than a minute. What it is limited to is compared for each call: see assertTokenMatches.
  */
-export function makeTokenVerifier({ jwks, issuer, audience, keepMs = KEEP_MS }: VerifierOptions): VerifyToken {
+export function makeTokenVerifier(options: VerifierOptions): VerifyToken {
+  const { jwks, issuer, audience, ownerName, keepMs = KEEP_MS } = options;
+  const forOwner = ownerName === undefined ? undefined : ownerAudience(ownerName);
+  const audiences = forOwner === undefined ? [audience] : [audience, forOwner];
   const keys = /^https?:/.test(jwks) ? remoteJwks(new URL(jwks)) : fileJwks(jwks);
   const kept = new Map<string, { caller: Caller; until: number }>();
 
@@ -49,8 +60,9 @@ export function makeTokenVerifier({ jwks, issuer, audience, keepMs = KEEP_MS }: 
     const known = kept.get(digest);
     if (known && known.until > now) return known.caller;
 
-    const payload = await verified(token, keys, { issuer, audience });
-    const caller = toCaller(payload);
+    const payload = await verified(token, keys, { issuer, audience: audiences });
+    const isForOwner = forOwner !== undefined && [payload.aud].flat().includes(forOwner);
+    const caller = isForOwner ? toOwnerCaller(payload, now) : toCaller(payload);
     if (kept.size >= MAX_KEPT) kept.clear();
     kept.set(digest, { caller, until: Math.min(now + keepMs, (payload.exp ?? 0) * 1_000) });
     return caller;
@@ -60,7 +72,7 @@ export function makeTokenVerifier({ jwks, issuer, audience, keepMs = KEEP_MS }: 
 async function verified(
   token: string,
   keys: JWTVerifyGetKey,
-  expected: { issuer: string; audience: string },
+  expected: { issuer: string; audience: string[] },
 ): Promise<JWTPayload> {
   try {
     const { payload } = await jwtVerify(token, keys, {
@@ -95,6 +107,27 @@ function toCaller(payload: JWTPayload): Caller {
     scopes: new Set(scope?.split(' ').filter(Boolean)),
     // Only a service acts for somebody else; a person's token cannot put another name into the audit.
     actor: kind === 'service' && isText(origin) ? origin : sub,
+  });
+}
+
+/** RetentionService's call: the actor is the token's subject, and the service that acts for it stands in `act`. */
+function toOwnerCaller(payload: JWTPayload, nowMs: number): Caller {
+  const { aud, iat, exp, act, subject_name: subjectName, operation_id: operationId } = payload;
+  const now = nowMs / 1_000;
+  // A token that were good for both would carry an owner's rights to where nothing compares what it is limited to.
+  if (Array.isArray(aud) && aud.length !== 1) throw tokenInvalid();
+  if (iat === undefined || exp === undefined || iat > now + CLOCK_TOLERANCE_SECONDS) throw tokenInvalid();
+  if (exp - iat > MAX_OWNER_TOKEN_SECONDS) throw tokenInvalid();
+  if (act === undefined) throw tokenInvalid();
+  const isName = (value: unknown): value is string | undefined =>
+    value === undefined || (typeof value === 'string' && value !== '' && value.length <= 256);
+  if (!isName(subjectName) || !isName(operationId)) throw tokenInvalid();
+  const caller = toCaller(payload);
+  return Object.freeze<Caller>({
+    ...caller,
+    subject: (act as { sub: string }).sub,
+    actor: caller.subject,
+    owner: Object.freeze({ subjectName, operationId: operationId?.toLowerCase() }),
   });
 }
 
@@ -137,9 +170,6 @@ function fileJwks(path: string): JWTVerifyGetKey {
     return set(header, token);
   };
 }
-
-const tokenInvalid = (cause?: unknown): DomainError =>
-  unauthenticated('TOKEN_INVALID', 'The bearer token is not valid here.', cause);
 
 const unauthenticated = (reason: string, message: string, cause?: unknown): DomainError =>
   new DomainError('unauthenticated', reason, message, {}, { cause });

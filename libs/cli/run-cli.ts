@@ -3,6 +3,7 @@ import { ROLES } from '#libs/auth/keys.ts';
 import { LetheError, toLetheError } from '#libs/client/lethe.ts';
 import { TENANT_ROLES } from '#libs/kernel/caller.ts';
 import { addDeletionCommands } from './commands/deletions.ts';
+import { addExecutionCommands } from './commands/executions.ts';
 import { addJobCommands } from './commands/jobs.ts';
 import { addOrphanCommand } from './commands/orphans.ts';
 import { addPlanCommands, addTenantCommands } from './commands/plans.ts';
@@ -78,6 +79,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   addOrphanCommand(program, run);
   addRunCommands(program, run);
   addDeletionCommands(program, run);
+  addExecutionCommands(program, run);
   addPlanCommands(program, run);
   addTenantCommands(program, run);
   addPolicyCommands(program, run);

@@ -1,6 +1,7 @@
 import type { SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { type Deletions, makeDeletions } from './deletions.ts';
 import { type Environments, makeEnvironments } from './environments.ts';
+import { type Executions, makeExecutions } from './executions.ts';
 import { type Jobs, makeJobs, type SweepOptions, sweepOrphans } from './jobs.ts';
 import { makeRetention, type Retention } from './retention.ts';
 import { makeRuns, type Runs } from './runs.ts';
@@ -21,6 +22,7 @@ export interface Lethe {
   readonly runs: Runs;
   readonly deletions: Deletions;
   readonly environments: Environments;
+  readonly executions: Executions;
   readonly retention: Retention;
   readonly orphans: {
     /** Objects without a job and jobs without objects, tenant by tenant; the summary comes last. For platform. */
@@ -41,6 +43,7 @@ export function createLethe({ token, credential, ...addresses }: LetheOptions): 
     runs: makeRuns(services, deletions),
     deletions,
     environments: makeEnvironments(services),
+    executions: makeExecutions(services),
     retention: makeRetention(services),
     orphans: { sweep: (options) => sweepOrphans(services, options) },
     services,

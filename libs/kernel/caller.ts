@@ -20,6 +20,16 @@ export interface Caller {
   readonly scopes: ReadonlySet<string>;
   /** The one at the origin of the call: the subject itself, or for a service the one it acts for. */
   readonly actor: string;
+  /** Only in a token for this service as a retention owner: what else the token is limited to. */
+  readonly owner?: OwnerClaims | undefined;
+}
+
+/** What a retention owner's token may be used for. */
+export interface OwnerClaims {
+  /** The subject, as `drift_checks`. Undefined: the token names none. */
+  readonly subjectName: string | undefined;
+  /** The operation, in lower case. Undefined: the token names none. */
+  readonly operationId: string | undefined;
 }
 
 /** The caller's tenant; PERMISSION_DENIED/TENANT_MISSING where the credential names none. */

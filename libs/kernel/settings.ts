@@ -11,6 +11,8 @@ export interface SettingsReader {
   integer(name: string, bounds: { min: number; max: number }, fallback?: number): number;
   /** What the text means to `parse`, whose error's message becomes the problem. */
   parsed<T>(name: string, parse: (text: string) => T, fallback?: string): T;
+  /** As parsed, and undefined where nothing is set. */
+  optional<T>(name: string, parse: (text: string) => T): T | undefined;
 }
 
 /**
@@ -27,8 +29,19 @@ export function readSettings<T extends object>(env: Environment, read: (reader: 
     const value = env[name] ?? fallback;
     return value === undefined || value === '' ? report(name, 'is required') : value;
   };
+  const parsed = <T>(name: string, parse: (text: string) => T, fallback?: string): T => {
+    const value = env[name] ?? fallback;
+    if (value === undefined || value === '') return report(name, 'is required');
+    try {
+      return parse(value);
+    } catch (error) {
+      return report(name, error instanceof Error ? error.message : 'cannot be read');
+    }
+  };
   const settings = read({
     text,
+    parsed,
+    optional: (name, parse) => (env[name] === undefined ? undefined : parsed(name, parse)),
     oneOf(name, values, fallback) {
       const value = env[name] ?? fallback;
       return values.find((candidate) => candidate === value) ?? report(name, `must be one of ${values.join(', ')}`);
@@ -38,15 +51,6 @@ export function readSettings<T extends object>(env: Environment, read: (reader: 
       if (value === undefined) return report(name, 'is required');
       const isInBounds = /^\d{1,15}$/.test(value) && Number(value) >= min && Number(value) <= max;
       return isInBounds ? Number(value) : report(name, `must be a whole number from ${min} to ${max}`);
-    },
-    parsed(name, parse, fallback) {
-      const value = env[name] ?? fallback;
-      if (value === undefined || value === '') return report(name, 'is required');
-      try {
-        return parse(value);
-      } catch (error) {
-        return report(name, error instanceof Error ? error.message : 'cannot be read');
-      }
     },
   });
   if (problems.length > 0) throw new Error(`These settings are wrong: ${problems.join('; ')}.`);

@@ -135,7 +135,7 @@ async function whileLocked(
     await holder.query('begin');
     await holder.query(lock);
     const running = run();
-    const deadline = Date.now() + 10_000;
+    const deadline = Date.now() + 60_000;
     for (;;) {
       const waiting = await created.query(
         `select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,

@@ -3,8 +3,16 @@ import anyTest, { type TestFn } from 'ava';
 import type { Knex } from 'knex';
 import pg from 'pg';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import { queryOnce, startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
-import { assertMigrated, type Migration, migrateDown, migrateUp } from './migrate.ts';
+import { holdLock, queryOnce, startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
+import {
+  assertBoundByRowSecurity,
+  compareSchema,
+  type Migration,
+  migrateDown,
+  migrateOneDown,
+  migrateUp,
+  readInstallation,
+} from './migrate.ts';
 import { parseInt8 } from './open-database.ts';
 import { provisionDatabase } from './provision.ts';
 import { createTenantFunction, dropTenantFunction, secureTable } from './tenant-security.ts';
@@ -123,16 +131,19 @@ test('reads that share a round trip share nothing else: neither a tenant nor an 
 });
 
 test('a statement without a name may be slow: nothing waits behind it', async (t) => {
-  const database = (await t.context.postgres.createDatabase([notes])).open({ poolSize: 2 });
+  const created = await t.context.postgres.createDatabase([notes]);
+  const database = created.open({ poolSize: 2 });
   t.teardown(() => database.close());
+  const release = await holdLock(created.superuserUrl);
+  t.teardown(release);
   const order: string[] = [];
   const slow = database
-    .readForTenant('acme', { text: 'select pg_sleep(1)', values: [] })
+    .readForTenant('acme', { text: 'select pg_advisory_xact_lock(1)', values: [] })
     .then(() => order.push('slow'));
-  const quick = database
-    .readForTenant('acme', { name: 'quick', text: 'select 1', values: [] })
-    .then(() => order.push('quick'));
-  await Promise.all([slow, quick]);
+  await database.readForTenant('acme', { name: 'quick', text: 'select 1', values: [] });
+  order.push('quick');
+  await release();
+  await slow;
   t.deepEqual(order, ['quick', 'slow']);
 });
 
@@ -191,9 +202,10 @@ test('an instant keeps its microseconds on the way in and out', async (t) => {
   t.throws(() => parseInt8('9007199254740993'), { instanceOf: RangeError });
 });
 
-test('a schema goes up, down and up, and a service refuses one that lacks a migration', async (t) => {
-  const created = await t.context.postgres.createDatabase([notes]);
+test('a schema goes up, down and up, and it is told what it lacks and what it has beyond', async (t) => {
+  const created = await t.context.postgres.createDatabase([]);
   const options = { ownerUrl: created.ownerUrl, appRole: created.appRole, migrations: [notes] };
+  await migrateUp(options);
   const tables = () => created.query<{ count: string }>("select count(*) from pg_tables where tablename = 'notes'");
   t.is((await tables())[0]?.count, '1');
   await migrateDown(options);
@@ -202,10 +214,61 @@ test('a schema goes up, down and up, and a service refuses one that lacks a migr
   t.is((await tables())[0]?.count, '1');
   const database = created.open();
   t.teardown(() => database.close());
-  await t.notThrowsAsync(assertMigrated(database.acrossTenants, [notes]));
-  await t.throwsAsync(assertMigrated(database.acrossTenants, [notes, { ...notes, name: '002-more' }]), {
-    message: /002-more/,
+  const more = { ...notes, name: '002-more' };
+  t.deepEqual(await compareSchema(database.acrossTenants, [notes]), { missing: [], unknown: [] });
+  t.deepEqual(await compareSchema(database.acrossTenants, [notes, more]), { missing: ['002-more'], unknown: [] });
+  t.deepEqual(await compareSchema(database.acrossTenants, [more]), { missing: ['002-more'], unknown: [notes.name] });
+});
+
+test('a step back takes one migration, and none that holds data unless that is said', async (t) => {
+  const named = (name: string, up: string, down: string): Migration => ({
+    name,
+    up: async (knex) => void (await knex.raw(up)),
+    down: async (knex) => void (await knex.raw(down)),
   });
+  const migrations = [
+    named('001-a', 'create table a (id int)', 'drop table a'),
+    named('002-b', 'alter table a add column b text', 'alter table a drop column b'),
+    named('003-c', 'create table "c?d" (id int)', 'drop table "c?d"'),
+  ];
+  const created = await t.context.postgres.createDatabase(migrations);
+  const { id } = await readInstallation(created);
+  const options = { ...created, migrations, installationId: id, deletesData: false };
+  t.is(await migrateOneDown(options), '003-c');
+  t.deepEqual((await readInstallation(created)).migrations, ['001-a', '002-b']);
+  await created.query("insert into a values (1, 'kept')");
+  await t.throwsAsync(migrateOneDown(options), { message: /002-b back would delete data in a\.b/ });
+  t.deepEqual(await created.query('select * from a'), [{ id: 1, b: 'kept' }]);
+  t.is(await migrateOneDown({ ...options, deletesData: true }), '002-b');
+  await t.throwsAsync(migrateOneDown(options), { message: /001-a back would delete data in a;/ });
+  t.is(await migrateOneDown({ ...options, deletesData: true }), '001-a');
+  t.is(await migrateOneDown(options), undefined);
+  t.is((await readInstallation(created)).id, id);
+});
+
+test('a step back of another installation, or of a database that is none, changes nothing', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const installationId = '00000000-0000-4000-8000-000000000000';
+  const options = { ...created, migrations: [notes], installationId, deletesData: true };
+  await t.throwsAsync(migrateOneDown(options), { message: /is installation .*, not the one named/ });
+  t.is((await readInstallation(created)).migrations.length, 1);
+  const elsewhere = { ...options, ownerUrl: t.context.postgres.url };
+  await t.throwsAsync(migrateOneDown(elsewhere), { message: /nothing was ever migrated/ });
+});
+
+test('a role that row-level security does not bind is refused by its reason', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  for (const [url, message] of [
+    [created.ownerUrl, /owns the tables/],
+    [created.superuserUrl, /bypasses row-level security/],
+  ] as const) {
+    const database = created.open({ url });
+    await t.throwsAsync(assertBoundByRowSecurity(database.acrossTenants), { message });
+    await database.close();
+  }
+  const database = created.open();
+  t.teardown(() => database.close());
+  await t.notThrowsAsync(assertBoundByRowSecurity(database.acrossTenants));
 });
 
 test('four processes that migrate at once do not collide', async (t) => {

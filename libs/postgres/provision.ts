@@ -61,6 +61,8 @@ export async function provisionDatabase(options: ProvisionOptions): Promise<Prov
     await client.query('revoke all on schema public from public');
     await client.query(`alter schema public owner to ${client.escapeIdentifier(owner)}`);
     await client.query(`grant usage on schema public to ${client.escapeIdentifier(app)}`);
+    // For the function that tells how old the oldest snapshot is, whoever holds it: see createOwnerTables.
+    await client.query(`grant pg_read_all_stats to ${client.escapeIdentifier(owner)}`);
   });
   return { ownerUrl: urlOf(owner, ownerPassword), appUrl: urlOf(app, appPassword), appRole: app };
 }

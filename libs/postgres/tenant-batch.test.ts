@@ -1,5 +1,5 @@
 import anyTest, { type TestFn } from 'ava';
-import { startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
+import { holdLock, startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
 import type { Migration } from './migrate.ts';
 import type { Database } from './open-database.ts';
 import { createTenantFunction, dropTenantFunction, secureTable } from './tenant-security.ts';
@@ -138,16 +138,19 @@ test('batches that share a round trip share nothing else: neither a tenant nor a
 });
 
 test('a batch without a name may be slow: nothing waits behind it', async (t) => {
-  const database = await open(t, 2);
+  const created = await t.context.postgres.createDatabase([notes]);
+  const database = created.open({ poolSize: 2 });
+  t.teardown(() => database.close());
+  const release = await holdLock(created.superuserUrl);
+  t.teardown(release);
   const order: string[] = [];
-  const told = async (what: string, work: Promise<unknown>): Promise<void> => {
-    await work;
-    order.push(what);
-  };
-  await Promise.all([
-    told('slow', database.writeForTenant('acme', [{ text: 'select pg_sleep(1)', values: [] }])),
-    told('quick', database.writeForTenant('acme', [{ text: INSERT, values: ['acme', 1], name: 'insert' }])),
-  ]);
+  const slow = database
+    .writeForTenant('acme', [{ text: 'select pg_advisory_xact_lock(1)', values: [] }])
+    .then(() => order.push('slow'));
+  await database.writeForTenant('acme', [{ text: INSERT, values: ['acme', 1], name: 'insert' }]);
+  order.push('quick');
+  await release();
+  await slow;
   t.deepEqual(order, ['quick', 'slow']);
 });
 

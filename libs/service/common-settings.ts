@@ -1,4 +1,5 @@
 import type { SettingsReader } from '#libs/kernel/settings.ts';
+import { parseDatabaseUrl } from '#libs/postgres/database-url.ts';
 import { LOG_LEVELS } from '#libs/telemetry/logger.ts';
 
 /** What every service is told. */
@@ -8,17 +9,26 @@ export type CommonSettings = ReturnType<typeof readCommonSettings>;
 export const readCommonSettings = (reader: SettingsReader) => ({
   grpcAddress: reader.parsed('LETHE_GRPC_ADDRESS', parseAddress, '0.0.0.0:7400'),
   metricsAddress: reader.parsed('LETHE_METRICS_ADDRESS', parseAddress, '0.0.0.0:9464'),
-  databaseUrl: reader.text('LETHE_DATABASE_URL'),
+  databaseUrl: reader.parsed('LETHE_DATABASE_URL', parseDatabaseUrl),
   databasePoolSize: reader.integer('LETHE_DATABASE_POOL_SIZE', { min: 1, max: 200 }, 10),
   statementTimeoutMs: reader.integer('LETHE_STATEMENT_TIMEOUT_MS', { min: 100, max: 60_000 }, 10_000),
   lockTimeoutMs: reader.integer('LETHE_LOCK_TIMEOUT_MS', { min: 100, max: 60_000 }, 5_000),
   jwks: reader.text('LETHE_JWKS'),
   jwtIssuer: reader.text('LETHE_JWT_ISSUER', 'lethe'),
   jwtAudience: reader.text('LETHE_JWT_AUDIENCE', 'lethe'),
+  /** Its name as a retention owner in LETHE_RETENTION_OWNERS; the service's own by default. */
+  ownerName: reader.optional('LETHE_OWNER_NAME', parseOwnerName),
   logLevel: reader.oneOf('LETHE_LOG_LEVEL', LOG_LEVELS, 'info'),
   callsPerSecond: reader.integer('LETHE_CALLS_PER_SECOND', { min: 1, max: 1_000_000 }, 5_000),
   drainMs: reader.integer('LETHE_DRAIN_MS', { min: 100, max: 600_000 }, 10_000),
 });
+
+/** The name of a retention owner as it stands: 1 to 63 of a-z, 0-9 and `-`, beginning with a letter. */
+export function parseOwnerName(text: string): string {
+  if (!/^[a-z][a-z0-9-]{0,62}$/.test(text))
+    throw new Error('must be 1 to 63 of a-z, 0-9 and -, beginning with a letter');
+  return text;
+}
 
 /** host:port as it stands; an Error saying so otherwise. */
 export function parseAddress(text: string): string {

@@ -1,10 +1,21 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
 import { POLICY } from '#libs/auth/policy.ts';
 import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
 import type { ServiceBinding } from '#libs/grpc/connect-handlers.ts';
 import { runUntilSignal } from '#libs/grpc/run-until-signal.ts';
 import { type RunningServer, startServer } from '#libs/grpc/server.ts';
-import { assertMigrated, type Migration, migrateDown, migrateUp } from '#libs/postgres/migrate.ts';
+import { readSettings } from '#libs/kernel/settings.ts';
+import { ignoreDriverVariables, parseDatabaseUrl } from '#libs/postgres/database-url.ts';
+import {
+  assertBoundByRowSecurity,
+  compareSchema,
+  type Migration,
+  migrateOneDown,
+  migrateUp,
+  readInstallation,
+} from '#libs/postgres/migrate.ts';
 import { type Database, openDatabase } from '#libs/postgres/open-database.ts';
 import { makeTurns, type Turns } from '#libs/saga/turns.ts';
 import type { WorkerLoop } from '#libs/saga/worker-loop.ts';
@@ -57,16 +68,18 @@ export async function startService(
     statementTimeoutMs: settings.statementTimeoutMs,
     lockTimeoutMs: settings.lockTimeoutMs,
   });
-  await assertMigrated(database.acrossTenants, migrations);
-  const turns = makeTurns();
-  const composed = await compose({ database, log, metrics, turns });
   let ready = false;
+  let composed: ComposedService | undefined;
   const stopMetrics = await startMetricsServer(
     settings.metricsAddress,
     metrics,
     () => ready,
-    () => composed.readyNotes?.() ?? Promise.resolve([]),
+    async () => (await composed?.readyNotes?.()) ?? [],
   );
+  await waitForSchema(database, migrations, log);
+  await assertBoundByRowSecurity(database.acrossTenants);
+  const turns = makeTurns();
+  composed = await compose({ database, log, metrics, turns });
   const workers = composed.startWorkers();
   const server: RunningServer = await startServer({
     address: settings.grpcAddress,
@@ -75,6 +88,7 @@ export async function startService(
       jwks: settings.jwks,
       issuer: settings.jwtIssuer,
       audience: settings.jwtAudience,
+      ownerName: settings.ownerName ?? name,
     }),
     policy: POLICY,
     log,
@@ -98,26 +112,57 @@ export async function startService(
   };
 }
 
+const SCHEMA_POLL_MS = 500;
+const SAY_SO_EVERY_MS = 10_000;
+
+/** Waits until the schema has every migration that this version needs, and says what it is waiting for. */
+async function waitForSchema(database: Database, migrations: readonly Migration[], log: Logger): Promise<void> {
+  for (let saidAt = Number.NEGATIVE_INFINITY; ; ) {
+    const { missing, unknown } = await compareSchema(database.acrossTenants, migrations);
+    if (unknown.length > 0) log.warn({ unknown }, 'the schema is newer than this version');
+    if (missing.length === 0) return;
+    if (performance.now() - saidAt > SAY_SO_EVERY_MS) {
+      log.warn({ missing }, 'the schema is behind: waiting for `migrate`');
+      saidAt = performance.now();
+    }
+    await delay(SCHEMA_POLL_MS);
+  }
+}
+
 // V8 lets garbage grow to more than what is alive before it collects it. A service's memory is to follow what it holds
 // and not its load; what is given up for that is little, since what it holds is small.
 const HEAP_GROWING_PERCENT = 50;
 
-/** A service's program: `migrate [up|down]` brings its schema there, and nothing serves until a signal. */
+/**
+ * A service's program. `migrate` brings its schema up, `migrate status` shows what was applied where, and `migrate down
+ * --installation ID` takes the newest migration back, with data only if `--yes-delete-data` is given. Without words it
+ * serves until a signal. Words it does not know are refused.
+ */
 export async function runProgram(
   name: string,
   env: NodeJS.ProcessEnv,
   migrations: readonly Migration[],
   start: () => Promise<RunningService>,
 ): Promise<void> {
-  const [command, direction = 'up'] = process.argv.slice(2);
   const log = makeLogger(name, 'info');
+  ignoreDriverVariables(env);
   try {
+    const { command, direction, installationId, deletesData } = parseProgramArguments(process.argv.slice(2));
     if (command === 'migrate') {
-      const ownerUrl = env['LETHE_DATABASE_OWNER_URL'];
-      const appRole = env['LETHE_DATABASE_APP_ROLE'];
-      if (!ownerUrl || !appRole) throw new Error('LETHE_DATABASE_OWNER_URL and LETHE_DATABASE_APP_ROLE are required');
-      await (direction === 'down' ? migrateDown : migrateUp)({ ownerUrl, appRole, migrations });
-      log.info({ direction }, 'migrated');
+      const settings = readSettings(env, (reader) => ({
+        ownerUrl: reader.parsed('LETHE_DATABASE_OWNER_URL', parseDatabaseUrl),
+        appRole: reader.text('LETHE_DATABASE_APP_ROLE'),
+      }));
+      const options = { ...settings, migrations };
+      if (direction === 'up') {
+        await migrateUp(options);
+        log.info({ direction }, 'migrated');
+      } else if (direction === 'status') {
+        log.info(await readInstallation(options), 'the schema');
+      } else {
+        const undone = await migrateOneDown({ ...options, installationId, deletesData });
+        log.info({ direction, undone }, undone ? 'took one migration back' : 'no migration is left');
+      }
       return;
     }
     setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
@@ -125,6 +170,35 @@ export async function runProgram(
     runUntilSignal(log, service.stop);
   } catch (error) {
     log.fatal({ err: error }, 'could not start');
-    process.exitCode = 1;
+    // Whatever had been opened by then must not keep a process alive that serves nothing.
+    process.exit(1);
   }
+}
+
+const USAGE = 'use: (nothing) | migrate [up] | migrate status | migrate down --installation ID [--yes-delete-data]';
+
+/** What the program is asked to do; an Error with its usage for anything else. */
+function parseProgramArguments(args: readonly string[]) {
+  const { values, positionals } = parseArgs({
+    args: [...args],
+    allowPositionals: true,
+    options: { installation: { type: 'string' }, 'yes-delete-data': { type: 'boolean', default: false } },
+  });
+  const [command, direction = 'up', ...more] = positionals;
+  const isDown = command === 'migrate' && direction === 'down';
+  const isKnown =
+    positionals.length === 0 || (command === 'migrate' && ['up', 'down', 'status'].includes(direction) && !more.length);
+  if (!isKnown) throw new Error(`cannot do ${positionals.join(' ')}; ${USAGE}`);
+  if (isDown && !values.installation) {
+    throw new Error(`migrate down needs the installation's id, which \`migrate status\` shows; ${USAGE}`);
+  }
+  if (!isDown && (values.installation !== undefined || values['yes-delete-data'])) {
+    throw new Error(`--installation and --yes-delete-data are for migrate down; ${USAGE}`);
+  }
+  return {
+    command,
+    direction,
+    installationId: values.installation ?? '',
+    deletesData: values['yes-delete-data'] === true,
+  };
 }

@@ -3,8 +3,12 @@ import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
+import { makeOwner } from '#libs/owner/make-owner.ts';
+import type { Owner } from '#libs/owner/owner.ts';
+import { bindOwner } from '#libs/owner/owner-service.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { Turns } from '#libs/saga/turns.ts';
+import { startWorkerLoop } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { incidentService } from './adapters/grpc/incident-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
@@ -16,6 +20,8 @@ import { makeDriftRepository } from './adapters/postgres/drift-repository.ts';
 import { makeIncidentRepository } from './adapters/postgres/incident-repository.ts';
 import { makeRunIncidents } from './adapters/postgres/run-incidents.ts';
 import { makeStepActions } from './adapters/postgres/step-actions.ts';
+import { INCIDENT_SUBJECTS } from './adapters/postgres/subjects.ts';
+import type { IncidentSettings } from './config.ts';
 import { type KeepApprovals, makeKeepApprovals } from './use-cases/keep-approvals.ts';
 import { type KeepDrift, makeKeepDrift } from './use-cases/keep-drift.ts';
 import { type KeepIncidents, makeKeepIncidents } from './use-cases/keep-incidents.ts';
@@ -52,6 +58,7 @@ const TOKENS = {
   readDashboard: token<ReadDashboard>('ReadDashboard'),
   purgeByAge: token<PurgeByAge>('PurgeByAge'),
   participate: token<Participate>('Participate'),
+  owner: token<Owner>('Owner'),
 };
 
 const adapters = new ContainerModule(({ bind }) => {
@@ -76,8 +83,13 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
 });
 
+const EXPIRY_POLL_MS = 3_600_000;
+
 /** IncidentService, composed. */
-export function composeIncidentService({ database, log, metrics, turns }: ServiceFoundation): ComposedService {
+export function composeIncidentService(
+  settings: IncidentSettings,
+  { database, log, metrics, turns }: ServiceFoundation,
+): ComposedService {
   const container = new Container();
   container.bind(TOKENS.database).toConstantValue(database);
   container.bind(TOKENS.turns).toConstantValue(turns);
@@ -90,6 +102,20 @@ export function composeIncidentService({ database, log, metrics, turns }: Servic
       log.info({ ...told, cutoff: cutoff.toString(), outcome: 'COMPLETE' }, 'purged by age');
       metrics.deletionFinished(kind, 'COMPLETE');
     });
+  const owner = makeOwner({
+    ...settings,
+    database,
+    turns,
+    subjects: INCIDENT_SUBJECTS,
+    onPurged({ subject: { name }, tenantId, caller }, { operationId, rule, removed, dependents, waits }) {
+      const kind = name.replaceAll('_', '-');
+      const { actor, subject } = caller;
+      const told = { audit: true, action: `purge-${kind}`, tenantId, operationId, actor, subject, removed, dependents };
+      log.info({ ...told, waits, cutoff: rule?.cutoff.toString(), outcome: 'COMPLETE' }, 'purged by age');
+      metrics.deletionFinished(kind, 'COMPLETE');
+    },
+  });
+  container.bind(TOKENS.owner).toConstantValue(owner);
   container.bind(TOKENS.onRunTouched).toConstantValue((action, { tenantId, runId, step }, operation, counts) => {
     const { operationId, caller, reason } = operation;
     const { actor, subject } = caller;
@@ -122,8 +148,16 @@ export function composeIncidentService({ database, log, metrics, turns }: Servic
         }),
       ),
       bindService(ParticipantService, participantService(get(TOKENS.participate))),
+      bindOwner(get(TOKENS.owner)),
     ],
-    startWorkers: () => [],
+    startWorkers: () => [
+      startWorkerLoop({
+        name: 'owner-operations',
+        pollMs: EXPIRY_POLL_MS,
+        work: get(TOKENS.owner).expireOperations,
+        onError: (name, error) => log.error({ err: error, loop: name }, 'a background pass failed'),
+      }),
+    ],
     close: () => undefined,
   };
 }

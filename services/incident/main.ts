@@ -3,6 +3,9 @@ import { incidentMigrations } from './adapters/postgres/migrations/index.ts';
 import { readIncidentSettings } from './config.ts';
 import { composeIncidentService } from './container.ts';
 
-await runProgram('incident', process.env, incidentMigrations, () =>
-  startService('incident', readIncidentSettings(process.env), incidentMigrations, composeIncidentService),
-);
+await runProgram('incident', process.env, incidentMigrations, () => {
+  const settings = readIncidentSettings(process.env);
+  return startService('incident', settings, incidentMigrations, (foundation) =>
+    composeIncidentService(settings, foundation),
+  );
+});

@@ -31,6 +31,7 @@ export const readRunSettings = (env: Environment) =>
     runAttempts: reader.integer('LETHE_RUN_ATTEMPTS', { min: 1, max: 1_000 }, 10),
     runBackoffMs: reader.integer('LETHE_RUN_BACKOFF_MS', { min: 1, max: 3_600_000 }, 200),
     runBackoffMaxMs: reader.integer('LETHE_RUN_BACKOFF_MAX_MS', { min: 1, max: 86_400_000 }, 60_000),
+    executionUpkeepMs: reader.integer('LETHE_EXECUTION_UPKEEP_MS', { min: 10, max: 86_400_000 }, 60_000),
     pollMs: reader.integer('LETHE_POLL_MS', { min: 10, max: 60_000 }, 1_000),
   }));
 

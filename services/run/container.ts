@@ -8,13 +8,16 @@ import { makeServiceCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { startWorkerLoops, type WorkerLoops } from '#libs/saga/worker-loop.ts';
+import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { makeParticipant } from './adapters/clients/participant.ts';
+import { executionService } from './adapters/grpc/execution-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
 import { runService } from './adapters/grpc/run-service.ts';
 import { sagaService } from './adapters/grpc/saga-service.ts';
 import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
+import { makeExecutionMonths } from './adapters/postgres/execution-months.ts';
+import { makeExecutionRepository } from './adapters/postgres/execution-repository.ts';
 import { makeOwnRows } from './adapters/postgres/own-rows.ts';
 import { makeRunRepository } from './adapters/postgres/run-repository.ts';
 import { makeSagaRepository } from './adapters/postgres/saga-repository.ts';
@@ -26,14 +29,22 @@ import { deletionOrder, type Workflow } from './domain/workflow.ts';
 import { type AdvanceRuns, makeAdvanceRuns, type OnSagaSettled } from './use-cases/advance-runs.ts';
 import { type CancelRun, makeCancelRun } from './use-cases/cancel-run.ts';
 import { type CreateRun, makeCreateRun } from './use-cases/create-run.ts';
+import type { ExecutionMonths, ExecutionRepository } from './use-cases/execution-ports.ts';
 import { type FailRun, makeFailRun } from './use-cases/fail-run.ts';
 import { type FinishRun, makeFinishRun } from './use-cases/finish-run.ts';
+import {
+  type KeepExecutionMonths,
+  makeKeepExecutionMonths,
+  type OnRewritten,
+} from './use-cases/keep-execution-months.ts';
 import { makeOrderDeletion, type OnOrdered, type OrderDeletion } from './use-cases/order-deletion.ts';
 import { makeOwnParticipant, type OwnParticipant } from './use-cases/participate.ts';
 import type { DeletionRepository, OwnRows, Participant, RunRepository } from './use-cases/ports.ts';
 import { makePreviewPurge, type PreviewPurge } from './use-cases/preview-purge.ts';
 import { makeReadDeletions, type ReadDeletions } from './use-cases/read-deletions.ts';
+import { makeReadExecutions, type ReadExecutions } from './use-cases/read-executions.ts';
 import { makeReadRuns, type ReadRuns } from './use-cases/read-runs.ts';
+import { makeRecordExecutions, type RecordExecutions } from './use-cases/record-executions.ts';
 import { makeRecordStep, type RecordStep } from './use-cases/record-step.ts';
 import { makeRedriveDeletion, type RedriveDeletion } from './use-cases/redrive-deletion.ts';
 import { makeRetryRun, type RetryRun } from './use-cases/retry-run.ts';
@@ -79,6 +90,12 @@ const TOKENS = {
   cancelRun: token<CancelRun>('CancelRun'),
   retryRun: token<RetryRun>('RetryRun'),
   failRun: token<FailRun>('FailRun'),
+  executions: token<ExecutionRepository>('ExecutionRepository'),
+  recordExecutions: token<RecordExecutions>('RecordExecutions'),
+  readExecutions: token<ReadExecutions>('ReadExecutions'),
+  executionMonths: token<ExecutionMonths>('ExecutionMonths'),
+  onRewritten: token<OnRewritten>('OnRewritten'),
+  keepExecutionMonths: token<KeepExecutionMonths>('KeepExecutionMonths'),
 };
 
 const adapters = new ContainerModule(({ bind }) => {
@@ -215,6 +232,17 @@ const sagaUseCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.failRun).toResolvedValue(makeFailRun, [sagas, wake]).inSingletonScope();
 });
 
+const executionUseCases = new ContainerModule(({ bind }) => {
+  const { database, executions } = TOKENS;
+  bind(executions).toResolvedValue(makeExecutionRepository, [database]).inSingletonScope();
+  bind(TOKENS.recordExecutions).toResolvedValue(makeRecordExecutions, [executions]).inSingletonScope();
+  bind(TOKENS.readExecutions).toResolvedValue(makeReadExecutions, [executions]).inSingletonScope();
+  bind(TOKENS.executionMonths).toResolvedValue(makeExecutionMonths, [database]).inSingletonScope();
+  bind(TOKENS.keepExecutionMonths)
+    .toResolvedValue(makeKeepExecutionMonths, [TOKENS.executionMonths, TOKENS.onRewritten])
+    .inSingletonScope();
+});
+
 /** RunService as a participant of steps that callers record with it: it can take back, and does nothing new. */
 const ownStepParticipant = (own: OwnParticipant): StepParticipant => ({
   name: OWN_PARTICIPANT,
@@ -284,7 +312,10 @@ export async function composeRunService(
     else log.info(end, 'run compensated');
     metrics.deletionFinished('COMPENSATION', outcome === 'FAILED' ? 'STUCK' : 'COMPLETE');
   });
-  container.load(adapters, useCases, sagaUseCases);
+  container
+    .bind(TOKENS.onRewritten)
+    .toConstantValue((rewritten) => log.info(rewritten, 'a month of executions was rewritten'));
+  container.load(adapters, useCases, sagaUseCases, executionUseCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
@@ -310,20 +341,30 @@ export async function composeRunService(
           retryRun: get(TOKENS.retryRun),
           failRun: get(TOKENS.failRun),
         }),
+        ...executionService({
+          recordExecutions: get(TOKENS.recordExecutions),
+          readExecutions: get(TOKENS.readExecutions),
+        }),
       }),
       bindService(ParticipantService, participantService(get(TOKENS.ownParticipant))),
     ],
     startWorkers() {
       const onError = (name: string, error: unknown) =>
         log.error({ err: error, loop: name }, 'a background pass failed');
-      const { deletionWorkers, runWorkers, pollMs } = settings;
+      const { deletionWorkers, runWorkers, pollMs, executionUpkeepMs } = settings;
       const { due } = get(TOKENS.advanceRuns);
       const cascades = get(TOKENS.runCascades);
       workers = [
         startWorkerLoops(deletionWorkers, { name: 'cascades', pollMs, work: cascades, onError }),
         startWorkerLoops(runWorkers, { name: 'runs', pollMs, work: due, onError }),
       ];
-      return [...workers, { stop: get(TOKENS.ownRuns).stop }];
+      const upkeep = startWorkerLoop({
+        name: 'execution-months',
+        pollMs: executionUpkeepMs,
+        work: get(TOKENS.keepExecutionMonths),
+        onError,
+      });
+      return [...workers, upkeep, { stop: get(TOKENS.ownRuns).stop }];
     },
     close() {
       for (const { connection } of connections) connection.close();

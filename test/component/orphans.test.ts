@@ -1,4 +1,4 @@
-import { mkdir, readdir, rm, symlink, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, rm, symlink, utimes, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
@@ -8,6 +8,7 @@ import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import type { SweepSummary, TenantSweep } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { filesBelow } from '#test/support/stored-files.ts';
 import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
@@ -57,11 +58,7 @@ async function sweep(
   return { tenants, summary };
 }
 
-const files = async (stack: TestStack): Promise<string[]> =>
-  (await readdir(join(stack.objectFolder, 'objects'), { recursive: true, withFileTypes: true }))
-    .filter((entry) => entry.isFile())
-    .map((entry) => join(entry.parentPath, entry.name))
-    .toSorted();
+const files = (stack: TestStack): Promise<string[]> => filesBelow(join(stack.objectFolder, 'objects'));
 
 test('a dry run finds old objects without a job in every tenant, and removes nothing', async (t) => {
   const { stack } = t.context;

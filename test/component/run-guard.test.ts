@@ -23,9 +23,9 @@ test('a run younger than the guard is not purged, and the refusal tells from whe
   const refusal = await refusalOf(runs.purgeRun({ runId: graph.runId, reason: 'too early' }));
   t.like(refusal, { code: Code.FailedPrecondition, reason: 'RETENTION_GUARD' });
   const { run } = await runs.getRun({ runId: graph.runId });
-  const created = Temporal.Instant.fromEpochMilliseconds(Number(run?.createTime?.seconds ?? 0n) * 1_000);
+  const ended = Temporal.Instant.fromEpochMilliseconds(Number(run?.finishTime?.seconds ?? 0n) * 1_000);
   const purgeable = Temporal.Instant.from(refusal.metadata['purgeable_time'] ?? '');
-  t.is(Math.round(purgeable.since(created).total('hours')), 24);
+  t.is(Math.round(purgeable.since(ended).total('hours')), 24);
   const preview = await runs.previewPurgeRun({ runId: graph.runId });
   t.is(preview.blockers[0]?.reason, 'RETENTION_GUARD');
   t.truthy(preview.purgeableTime);
@@ -52,6 +52,21 @@ test("the platform's force overrides the guard in the tenant that its credential
   t.is((await settled(stack, 'operated', deletion?.id)).state, DeletionState.COMPLETE);
 });
 
+test('a long run that has just ended is as young as its end', async (t) => {
+  const { stack } = t.context;
+  const { runs } = stack.clients({ tenantId: 'long', role: 'admin' });
+  const graph = await makeRunGraph(stack, 'long', { jobs: 0 });
+  await queryOnce(
+    stack.superuserUrl('run'),
+    `update workflow_runs set created_at = clock_timestamp() - interval '40 days',
+            finished_at = clock_timestamp() - interval '1 minute' where tenant_id = 'long' and id = $1`,
+    [graph.runId],
+  );
+  t.is((await refusalOf(runs.purgeRun({ runId: graph.runId, reason: 'early' }))).reason, 'RETENTION_GUARD');
+  const { blockers } = await runs.previewPurgeRun({ runId: graph.runId });
+  t.is(blockers[0]?.reason, 'RETENTION_GUARD');
+});
+
 test('a run that has come of age is purged without force: the age is by the database, to the microsecond', async (t) => {
   const { stack } = t.context;
   const { runs } = stack.clients({ tenantId: 'aged', role: 'admin' });
@@ -59,7 +74,8 @@ test('a run that has come of age is purged without force: the age is by the data
   const age = (interval: string) =>
     queryOnce(
       stack.superuserUrl('run'),
-      "update workflow_runs set created_at = clock_timestamp() - cast($2 as interval) where tenant_id = 'aged' and id = $1",
+      `update workflow_runs set created_at = clock_timestamp() - cast($2 as interval),
+              finished_at = clock_timestamp() - cast($2 as interval) where tenant_id = 'aged' and id = $1`,
       [graph.runId, interval],
     );
   await age('23 hours 59 minutes');

@@ -161,6 +161,7 @@ for (const isHidden of [false, true]) {
     const stranger = await makeRunGraph(stack, `${tenantId}-2`);
     const near = await evidenceOf(stack, neighbour);
     const far = await evidenceOf(stack, stranger);
+    t.true(near.objects > 0 && far.objects > 0);
     const { runId } = graph;
     if (isHidden) await settled(stack, tenantId, (await runs.deleteRun({ runId })).deletion?.id);
 

@@ -1,9 +1,9 @@
-import { readdir } from 'node:fs/promises';
 import anyTest, { type TestFn } from 'ava';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { connect, reasonOf } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { storedFiles } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
@@ -67,10 +67,6 @@ for (const name of ['job', 'incident'] as const) {
       t.deepEqual((await participant.verify({ runId, step: 'draft' })).resourceCounts, [], order);
       t.deepEqual(await queryOnce(stack.superuserUrl(name), EVIDENCE[name], [runId]), [], order);
     }
-    const files = await readdir(stack.objectFolder, { recursive: true, withFileTypes: true }).catch(() => []);
-    t.deepEqual(
-      files.filter((entry) => entry.isFile() && entry.parentPath.includes(`/${tenantId}/`)),
-      [],
-    );
+    t.deepEqual(await storedFiles(stack, { tenantId }), []);
   });
 }

@@ -1,4 +1,3 @@
-import { readdir } from 'node:fs/promises';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import type { StackClients } from '#deploy/local/stack.ts';
@@ -6,6 +5,7 @@ import { RunDriver, RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { COMPLETE, countTen, inputOf, NOTHING } from '#test/support/saga-harness.ts';
+import { storedFiles } from '#test/support/stored-files.ts';
 import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
@@ -26,12 +26,7 @@ const countOf = async (stack: TestStack, service: 'job' | 'incident', sql: strin
 const jobsOf = (stack: TestStack, runId: string) =>
   countOf(stack, 'job', 'select count(*)::int as count from jobs where run_id = $1', runId);
 
-const filesOf = async (stack: TestStack, tenantId: string): Promise<number> => {
-  const entries = await readdir(`${stack.objectFolder}/objects`, { recursive: true, withFileTypes: true }).catch(
-    () => [],
-  );
-  return entries.filter((entry) => entry.isFile() && entry.parentPath.split('/').includes(tenantId)).length;
-};
+const objectsOf = (stack: TestStack, tenantId: string) => storedFiles(stack, { tenantId, areas: ['objects'] });
 
 async function environmentIn({ incidents }: StackClients): Promise<string> {
   const { environment } = await incidents.createEnvironment({ displayName: 'production' });
@@ -63,7 +58,7 @@ test('a run goes through the services to its end, and is watched on its way', as
   );
   t.deepEqual(await tenOf(stack, 'well', runId), COMPLETE);
   t.is(await jobsOf(stack, runId), 1);
-  t.is(await filesOf(stack, 'well'), 3);
+  t.is((await objectsOf(stack, 'well')).length, 3);
   t.is(String(last?.output?.['job_id']).length, 36);
 });
 
@@ -80,7 +75,7 @@ test('a run that fails quality control leaves no row, no job, no object and no p
   );
   t.deepEqual(await tenOf(stack, 'qc'), NOTHING);
   t.is(await jobsOf(stack, runId), 0);
-  t.is(await filesOf(stack, 'qc'), 0);
+  t.deepEqual(await objectsOf(stack, 'qc'), []);
   t.is(await countOf(stack, 'incident', 'select count(*)::int as count from incidents where run_id = $1', runId), 1);
   const payloads = `select count(*)::int as count from incident_payloads p join incidents i
     on i.tenant_id = p.tenant_id and i.id = p.incident_id where i.run_id = $1`;
@@ -97,7 +92,7 @@ test('a run whose delivery fails leaves no row, no job and no object', async (t)
   t.is(last?.state, RunState.COMPENSATED, last?.parkedReason);
   t.deepEqual(await tenOf(stack, 'delivery'), NOTHING);
   t.is(await jobsOf(stack, runId), 0);
-  t.is(await filesOf(stack, 'delivery'), 0);
+  t.deepEqual(await objectsOf(stack, 'delivery'), []);
 });
 
 test('a run of a caller that fails is compensated through the participants that its steps name', async (t) => {
@@ -201,5 +196,5 @@ test('a purged run leaves nothing of its content, and a brief that another run s
   t.deepEqual(await tenOf(stack, 'purge', second.runId), COMPLETE);
   t.is(await purge(second.runId), 4);
   t.deepEqual(await tenOf(stack, 'purge'), NOTHING);
-  t.is(await filesOf(stack, 'purge'), 0);
+  t.deepEqual(await objectsOf(stack, 'purge'), []);
 });

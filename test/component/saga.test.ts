@@ -1,4 +1,4 @@
-import anyTest, { type TestFn } from 'ava';
+import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
@@ -16,17 +16,32 @@ import {
   TEN_TABLES,
 } from '#test/support/saga-harness.ts';
 
-const test = anyTest as TestFn<{ postgres: TestPostgres; created: TestDatabase; database: Database }>;
+interface Context {
+  readonly postgres: TestPostgres;
+  readonly created: TestDatabase;
+  readonly database: Database;
+}
 
+const test = anyTest as TestFn<Context>;
+
+// Most tests share a database, each with a tenant of its own. A test that lets its engine take up whatever is due has a
+// database of its own, or the engine would take up the others' runs too.
 test.before(async (t) => {
-  t.context.postgres = await startTestPostgres();
-  t.context.created = await t.context.postgres.createDatabase(runMigrations);
-  t.context.database = t.context.created.open({ poolSize: 20 });
+  const postgres = await startTestPostgres();
+  const created = await postgres.createDatabase(runMigrations);
+  Object.assign(t.context, { postgres, created, database: created.open({ poolSize: 20 }) });
 });
 test.after.always(async (t) => {
-  await t.context.database.close();
-  await t.context.postgres.stop();
+  await t.context.database?.close();
+  await t.context.postgres?.stop();
 });
+
+async function ownDatabase(t: ExecutionContext<Context>): Promise<{ created: TestDatabase; database: Database }> {
+  const created = await t.context.postgres.createDatabase(runMigrations);
+  const database = created.open({ poolSize: 20 });
+  t.teardown(() => database.close());
+  return { created, database };
+}
 
 /** What each step makes, three channels given and quality control passed. */
 const MADE_BY = {
@@ -230,7 +245,7 @@ test('a brief passes to a run that shares it when its maker is compensated, and 
 });
 
 test('200 runs at once on 20 shared briefs, half of them failing: the others are complete, the briefs are there', async (t) => {
-  const { created, database } = t.context;
+  const { created, database } = await ownDatabase(t);
   const tenantId = 'crowd';
   const existing = Array.from({ length: 10 }, () => newId());
   for (const id of existing) {
@@ -288,7 +303,7 @@ test('200 runs at once on 20 shared briefs, half of them failing: the others are
 });
 
 test('runs at once on one brief that they all bring and that all fail leave nothing, the brief included', async (t) => {
-  const { created, database } = t.context;
+  const { created, database } = await ownDatabase(t);
   const tenantId = 'all-fail';
   const engine = makeEngine(database, participants(), { tenantId, maxAttempts: 100 });
   for (const round of [1, 2, 3]) {

@@ -33,7 +33,7 @@ const DEPLOY = fileURLToPath(new URL('../../deploy/', import.meta.url));
 const SERVICES = {
   run: serviceOf(runMigrations, readRunSettings, composeRunService),
   job: serviceOf(jobMigrations, readJobSettings, composeJobService),
-  incident: serviceOf(incidentMigrations, readIncidentSettings, (_, foundation) => composeIncidentService(foundation)),
+  incident: serviceOf(incidentMigrations, readIncidentSettings, composeIncidentService),
   retention: serviceOf(retentionMigrations, readRetentionSettings, composeRetentionService),
 };
 

@@ -1,5 +1,3 @@
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import { toJson } from '@bufbuild/protobuf';
 import test from 'ava';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
@@ -7,6 +5,7 @@ import { ArtifactKind, ArtifactSchema, JobSchema, JobState } from '#gen/lethe/jo
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { storedPaths } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 import { participantContract } from './participant.ts';
 
@@ -84,12 +83,7 @@ participantContract(test, 'JobService', () => ({
       );
       rows.push(...found);
     }
-    for (const area of ['objects', 'meta', 'uploads']) {
-      for (const { id } of ids) {
-        const folder = join(stack.objectFolder, area, 'tenants', tenantId, 'jobs', id);
-        rows.push(...(await readdir(folder, { recursive: true }).catch(() => [])).toSorted());
-      }
-    }
+    for (const { id } of ids) rows.push(...(await storedPaths(stack, { tenantId, jobId: id })));
     return rows;
   },
   action: {

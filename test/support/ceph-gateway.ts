@@ -13,6 +13,7 @@ import {
   S3Client,
 } from '@aws-sdk/client-s3';
 import { freePort } from '#deploy/local/free-port.ts';
+import { holdName } from '#deploy/local/hold-name.ts';
 import { hasProgram } from './require.ts';
 
 const run = promisify(execFile);
@@ -57,38 +58,23 @@ export async function startCephGateway(): Promise<CephGateway> {
         ...gateway,
         async stop() {
           await gateway.stop();
-          await release();
+          release();
         },
       };
     } catch (error) {
       if (attempt < START_ATTEMPTS) continue;
-      await release();
+      release();
       throw error;
     }
   }
 }
 
 /** Waits until no other process of this machine has its turn. A turn ends with its process, however that ends. */
-async function takeTurn(): Promise<() => Promise<void>> {
-  const lock = join(tmpdir(), 'lethe-ceph.lock');
+async function takeTurn(): Promise<() => void> {
   for (;;) {
-    const taken = await writeFile(lock, String(process.pid), { flag: 'wx' }).then(
-      () => true,
-      () => false,
-    );
-    if (taken) return () => rm(lock, { force: true });
-    const holder = Number(await readFile(lock, 'utf8').catch(() => ''));
-    if (holder > 0 && !isAlive(holder)) await rm(lock, { force: true });
+    const release = await holdName('ceph');
+    if (release) return release;
     await delay(200);
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
   }
 }
 

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
@@ -7,12 +7,16 @@ import { freePort } from '#deploy/local/free-port.ts';
 import { startPostgresServer } from '#deploy/local/postgres-server.ts';
 import { type Migration, migrateUp } from '#libs/postgres/migrate.ts';
 import { type Database, type DatabaseOptions, openDatabase } from '#libs/postgres/open-database.ts';
-import { type ProvisionedDatabase, provisionDatabase } from '#libs/postgres/provision.ts';
+import { ownerRoleOf, type ProvisionedDatabase, provisionDatabase } from '#libs/postgres/provision.ts';
+import { copyTemplate, type TemplateFolder } from './template-folder.ts';
 
 /** A throwaway server for the tests of one file. */
 export interface TestPostgres {
   readonly url: string;
-  /** A database of its own for one test, with its two roles, migrated. */
+  /**
+   * A database of its own for one test, migrated; without migrations an empty one. Migrations run once for a list: what
+   * a test gets is a copy. All databases of a server have the same two roles.
+   */
   createDatabase(migrations: readonly Migration[]): Promise<TestDatabase>;
   /** Fails when a test has left a connection open. */
   stop(): Promise<void>;
@@ -29,11 +33,23 @@ export interface TestDatabase extends ProvisionedDatabase {
   query<Row>(sql: string, values?: readonly unknown[]): Promise<Row[]>;
 }
 
+const SUPERUSER = { password: 'test', throwaway: true } as const;
+
+/** A server that was started for the first time, and stopped. */
+const STARTED_ONCE: TemplateFolder = {
+  name: 'postgres',
+  sources: ['deploy/local/postgres-server.ts'],
+  async make(folder) {
+    const server = await startPostgresServer({ folder, port: await freePort(), ...SUPERUSER });
+    await server.stop();
+  },
+};
+
 /** Starts PostgreSQL in a folder of its own. */
 export async function startTestPostgres(): Promise<TestPostgres> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-pg-'));
-  await chmod(folder, 0o755);
-  const server = await startPostgresServer({ folder, port: await freePort(), password: 'test', throwaway: true });
+  await copyTemplate(STARTED_ONCE, folder);
+  const server = await startPostgresServer({ folder, port: await freePort(), ...SUPERUSER });
   const onExit = (): void => {
     try {
       process.kill(server.pid, 'SIGKILL');
@@ -42,22 +58,16 @@ export async function startTestPostgres(): Promise<TestPostgres> {
     }
   };
   process.once('exit', onExit);
+  const superuser = new pg.Pool({ connectionString: server.url, max: 4 }).on('error', () => undefined);
+  const copyDatabase = makeDatabaseCopier(server.url, superuser);
   let opened = 0;
   return {
     url: server.url,
     async createDatabase(migrations) {
-      const name = `lethe_${randomBytes(6).toString('hex')}`;
-      const database = await provisionDatabase({
-        superuserUrl: server.url,
-        database: name,
-        ownerPassword: 'owner',
-        appPassword: 'app',
-      });
-      await migrateUp({ ownerUrl: database.ownerUrl, appRole: database.appRole, migrations });
-      const superuserUrl = server.url.replace(/\/postgres$/, `/${name}`);
+      const database = await copyDatabase(migrations);
+      const superuserUrl = inDatabase(server.url, database.name);
       return {
         ...database,
-        name,
         superuserUrl,
         open(options = {}) {
           opened += 1;
@@ -81,12 +91,63 @@ export async function startTestPostgres(): Promise<TestPostgres> {
       };
     },
     async stop() {
+      await superuser.end();
       await server.stop();
       process.off('exit', onExit);
       await rm(folder, { recursive: true, force: true });
       if (opened !== 0) throw new Error(`${opened} databases were left open`);
     },
   };
+}
+
+type CopiedDatabase = ProvisionedDatabase & Pick<TestDatabase, 'name'>;
+
+// The database that every other one of a server is a copy of, and whose roles they have.
+const FIRST = 'lethe_test';
+
+/** Makes databases by copying one that was migrated; owner, grants and policies are copied with the tables. */
+function makeDatabaseCopier(
+  superuserUrl: string,
+  superuser: pg.Pool,
+): (migrations: readonly Migration[]) => Promise<CopiedDatabase> {
+  let first: Promise<ProvisionedDatabase> | undefined;
+  const templates: { readonly migrations: readonly Migration[]; readonly name: Promise<string> }[] = [];
+
+  const copy = async (template: string): Promise<CopiedDatabase> => {
+    first ??= provisionDatabase({ superuserUrl, database: FIRST, ownerPassword: 'owner', appPassword: 'app' });
+    const { appRole, ownerUrl, appUrl } = await first;
+    const name = `lethe_${randomBytes(6).toString('hex')}`;
+    await superuser.query(
+      `create database ${name} template ${template} strategy file_copy owner ${ownerRoleOf(FIRST)}`,
+    );
+    // Rights on the database itself are not copied.
+    await superuser.query(
+      `revoke all on database ${name} from public; grant connect on database ${name} to ${appRole}`,
+    );
+    return { name, appRole, ownerUrl: inDatabase(ownerUrl, name), appUrl: inDatabase(appUrl, name) };
+  };
+  const migrated = async (migrations: readonly Migration[]): Promise<string> => {
+    const { name, ownerUrl, appRole } = await copy(FIRST);
+    await migrateUp({ ownerUrl, appRole, migrations });
+    return name;
+  };
+  return async (migrations) => {
+    if (migrations.length === 0) return copy(FIRST);
+    const isSame = (other: readonly Migration[]): boolean =>
+      other.length === migrations.length && other.every((migration, index) => migration === migrations[index]);
+    let template = templates.find((known) => isSame(known.migrations));
+    if (!template) {
+      template = { migrations: [...migrations], name: migrated(migrations) };
+      templates.push(template);
+    }
+    return copy(await template.name);
+  };
+}
+
+function inDatabase(serverUrl: string, database: string): string {
+  const url = new URL(serverUrl);
+  url.pathname = `/${database}`;
+  return url.toString();
 }
 
 /** Runs one statement on a connection of its own. */
@@ -98,4 +159,16 @@ export async function queryOnce<Row>(url: string, sql: string, values: readonly 
   } finally {
     await client.end();
   }
+}
+
+/** Takes the advisory lock 1 of a database, and answers how to release it: what waits for it meanwhile is slow for sure. */
+export async function holdLock(url: string): Promise<() => Promise<void>> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await client.query('select pg_advisory_lock(1)');
+  let released: Promise<void> | undefined;
+  return () => {
+    released ??= client.end();
+    return released;
+  };
 }

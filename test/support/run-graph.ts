@@ -1,10 +1,10 @@
-import { readdir } from 'node:fs/promises';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import type { Stack } from '#deploy/local/stack.ts';
 import { type Deletion, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import { queryOnce } from './postgres.ts';
+import { storedFiles } from './stored-files.ts';
 import { until } from './test-stack.ts';
 
 /** A run and what hangs on it. */
@@ -109,12 +109,9 @@ export async function evidenceOf(stack: Stack, { tenantId, runId, jobIds }: RunG
             (select count(*)::int from artifacts where tenant_id = $1 and job_id = any($3)) as artifacts`,
     [tenantId, runId, jobIds],
   );
-  const files = await readdir(stack.objectFolder, { recursive: true, withFileTypes: true }).catch(() => []);
-  const objects = files.filter(
-    (entry) => entry.isFile() && jobIds.some((jobId) => entry.parentPath.includes(jobId)),
-  ).length;
+  const files = await Promise.all(jobIds.map((jobId) => storedFiles(stack, { tenantId, jobId })));
   if (!ofRun || !ofJobs) throw new Error('a count gave no row');
-  return { ...ofRun, ...ofJobs, objects };
+  return { ...ofRun, ...ofJobs, objects: files.flat().length };
 }
 
 /** How many of a graph's incidents there are, and how many of them still have a payload, by hand-written SQL. */
@@ -144,7 +141,7 @@ export async function settled(
   stack: Stack,
   tenantId: string,
   deletionId: string | undefined,
-  deadlineMs = 30_000,
+  deadlineMs = 60_000,
 ): Promise<Deletion> {
   const { runs } = stack.clients({ tenantId, role: 'admin' });
   let last: Deletion | undefined;

@@ -1,22 +1,50 @@
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Code, ConnectError } from '@connectrpc/connect';
-import { type Stack, type StackOptions, startStack } from '#deploy/local/stack.ts';
+import {
+  prepareStack,
+  SERVICE_NAMES,
+  type ServiceName,
+  type Stack,
+  type StackOptions,
+  startStack,
+} from '#deploy/local/stack.ts';
 import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
+import { copyTemplate, type TemplateFolder } from './template-folder.ts';
 
 /** A stack in a folder of its own that leaves nothing behind. */
 export type TestStack = Stack & { dispose(): Promise<void> };
+
+/** What a stack of these services is before the first of them starts: keys, and databases that are migrated. */
+const prepared = (services: readonly ServiceName[]): TemplateFolder => ({
+  name: `stack-${services.join('-')}`,
+  sources: [
+    'deploy/local/postgres-server.ts',
+    'libs/auth/keys.ts',
+    'libs/postgres/migrate.ts',
+    'libs/postgres/provision.ts',
+    ...services.map((name) => `services/${name}/adapters/postgres/migrations/index.ts`),
+  ],
+  make: (folder) => prepareStack(folder, services),
+});
 
 /** Starts real processes on free ports for the tests of one file. */
 export async function startTestStack(
   options: Pick<StackOptions, 'services' | 'env' | 'envOf' | 'foreignParticipants' | 'foreignOwners'> = {},
 ): Promise<TestStack> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-stack-'));
-  await chmod(folder, 0o755);
   try {
-    const stack = await startStack({ folder, throwaway: true, ports: 'free', onGivingUp: () => undefined, ...options });
+    await copyTemplate(prepared(options.services ?? SERVICE_NAMES), folder);
+    const stack = await startStack({
+      folder,
+      throwaway: true,
+      isPrepared: true,
+      ports: 'free',
+      onGivingUp: () => undefined,
+      ...options,
+    });
     return {
       ...stack,
       async dispose() {
@@ -57,11 +85,16 @@ export async function refusalOf(call: Promise<unknown>): Promise<Refusal> {
   throw new Error('the call was not refused');
 }
 
-/** Polls until it is true; throws when it is not by the deadline. */
-export async function until(what: string, isTrue: () => Promise<boolean>, deadlineMs = 20_000): Promise<void> {
+/** Polls until it is true; throws when it is not by the deadline, which allows for a machine with much else to do. */
+export async function until(what: string, isTrue: () => Promise<boolean>, deadlineMs = 60_000): Promise<void> {
+  let cause: unknown;
   for (const deadline = performance.now() + deadlineMs; performance.now() < deadline; ) {
-    if (await isTrue().catch(() => false)) return;
+    const isSo = await isTrue().catch((error: unknown) => {
+      cause = error;
+      return false;
+    });
+    if (isSo) return;
     await delay(25);
   }
-  throw new Error(`it did not come to pass in ${deadlineMs} ms: ${what}`);
+  throw new Error(`it did not come to pass in ${deadlineMs} ms: ${what}`, { cause });
 }

@@ -1,4 +1,4 @@
-import { access, readdir, rm, writeFile } from 'node:fs/promises';
+import { access, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import anyTest, { type TestFn } from 'ava';
@@ -7,6 +7,7 @@ import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { storedPaths } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack; crashFile: string }>;
@@ -28,9 +29,6 @@ test.after.always(async (t) => {
   await t.context.stack.dispose();
   for (const file of [t.context.crashFile, `${t.context.crashFile}.struck`]) await rm(file, { force: true });
 });
-
-const filesBelow = async (stack: TestStack, part: string): Promise<string[]> =>
-  (await readdir(stack.objectFolder, { recursive: true })).filter((path) => path.includes(part)).toSorted();
 
 for (const point of DELETION_CRASH_POINTS) {
   test.serial(
@@ -55,7 +53,9 @@ for (const point of DELETION_CRASH_POINTS) {
       const doomed = await cancelledJob(jobs);
       const neighbour = await cancelledJob(jobs);
       const stranger = await cancelledJob(stack.clients({ tenantId: 'acme-2', role: 'admin' }).jobs);
-      const neighbours = { near: await filesBelow(stack, neighbour), far: await filesBelow(stack, stranger) };
+      const stored = (tenantId: string, jobId: string) => storedPaths(stack, { tenantId, jobId });
+      const neighbours = { near: await stored('acme', neighbour), far: await stored('acme-2', stranger) };
+      t.true(neighbours.near.length > 0 && neighbours.far.length > 0);
 
       await rm(`${crashFile}.struck`, { force: true });
       await writeFile(crashFile, point);
@@ -88,9 +88,9 @@ for (const point of DELETION_CRASH_POINTS) {
           [],
         );
       }
-      t.deepEqual(await filesBelow(stack, doomed), []);
-      t.deepEqual(await filesBelow(stack, neighbour), neighbours.near);
-      t.deepEqual(await filesBelow(stack, stranger), neighbours.far);
+      t.deepEqual(await stored('acme', doomed), []);
+      t.deepEqual(await stored('acme', neighbour), neighbours.near);
+      t.deepEqual(await stored('acme-2', stranger), neighbours.far);
       const kept = await queryOnce<{ count: number }>(
         stack.superuserUrl('job'),
         'select count(*)::int as count from artifacts where job_id = any($1)',

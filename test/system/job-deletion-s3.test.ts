@@ -99,7 +99,6 @@ declare(
     await until(
       'complete',
       async () => (await jobs.getDeletion({ deletionId })).deletion?.state === DeletionState.COMPLETE,
-      40_000,
     );
     t.deepEqual(await everythingOf(doomed), []);
     t.is((await everythingOf(neighbour)).length, 6);

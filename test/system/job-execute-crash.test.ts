@@ -1,6 +1,6 @@
-import { access, readdir, rm, writeFile } from 'node:fs/promises';
+import { access, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import anyTest, { type TestFn } from 'ava';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind, JobState } from '#gen/lethe/job/v1/job_pb.ts';
@@ -12,6 +12,7 @@ import { EXECUTE_CRASH_POINTS } from '#services/job/use-cases/execute-step.ts';
 import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
 import type { Participant } from '#test/contract/participant.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { AREAS, storedFiles } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack; crashFile: string; connection: Connection }>;
@@ -96,11 +97,10 @@ async function remains(stack: TestStack, runId: string): Promise<{ jobs: string[
     [ids.map(({ id }) => id)],
   );
   const files: string[] = [];
-  for (const area of ['objects', 'meta', 'uploads']) {
-    for (const id of new Set(ids.map((row) => row.id))) {
-      const folder = join(stack.objectFolder, area, 'tenants', TENANT, 'jobs', id);
-      const found = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => []);
-      files.push(...found.filter((entry) => entry.isFile()).map(({ name }) => `${area}/${name}`));
+  for (const area of AREAS) {
+    for (const jobId of new Set(ids.map(({ id }) => id))) {
+      const found = await storedFiles(stack, { tenantId: TENANT, jobId, areas: [area] });
+      files.push(...found.map((path) => `${area}/${basename(path)}`));
     }
   }
   return { jobs: ids.filter(({ there }) => there).map(({ id }) => id), rows: count?.rows ?? 0, files };

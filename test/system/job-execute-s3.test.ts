@@ -65,7 +65,7 @@ const compensate = (participant: Participant, runId: string) =>
   participant.compensate({ key: { operationId: runId, step: 'draft' }, runId });
 
 const untilComplete = (call: () => Promise<{ progress: Progress }>) =>
-  until('COMPLETE', async () => (await call()).progress === Progress.COMPLETE, 40_000);
+  until('COMPLETE', async () => (await call()).progress === Progress.COMPLETE);
 
 for (const point of ['upload.after-intent', 'upload.after-put', 'job.execute.between-objects']) {
   declare(`an action that is killed at ${point} and compensated leaves no version, marker or upload`, async (t) => {

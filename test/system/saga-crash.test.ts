@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto';
-import { access, readdir, rm, writeFile } from 'node:fs/promises';
+import { access, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -16,6 +16,7 @@ import { queryOnce } from '#test/support/postgres.ts';
 import { makeRandom, shuffle } from '#test/support/random.ts';
 import { type RunReplica, startRunReplica } from '#test/support/run-replica.ts';
 import { COMPLETE, countTen, inputOf, TEN_TABLES } from '#test/support/saga-harness.ts';
+import { storedFiles } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack; replica: RunReplica; crashFiles: Record<Target, string> }>;
@@ -54,8 +55,6 @@ test.before(async (t) => {
   t.context.crashFiles = crashFiles;
   t.context.stack = await startTestStack({
     services: ['run', 'job', 'incident'],
-    // Three hundred starts: each compiles what the one before it did.
-    env: { NODE_COMPILE_CACHE: join(tmpdir(), 'lethe-compile-cache') },
     envOf: {
       run: { ...run, LETHE_CRASH_FILE: crashFiles.run },
       job: {
@@ -92,11 +91,6 @@ const exists = (path: string): Promise<boolean> =>
     () => true,
     () => false,
   );
-
-const filesOf = async (stack: TestStack, tenantId: string): Promise<number> => {
-  const entries = await readdir(`${stack.objectFolder}/objects`, { recursive: true, withFileTypes: true });
-  return entries.filter((entry) => entry.isFile() && entry.parentPath.split('/').includes(tenantId)).length;
-};
 
 test(`${CRASHES} kills of RunService, JobService and IncidentService at every persisted point: each run ends as it must, and leaves what it must`, async (t) => {
   t.timeout(1_800_000);
@@ -238,7 +232,7 @@ test(`${CRASHES} kills of RunService, JobService and IncidentService at every pe
   t.deepEqual(jobs.map(({ run_id }) => run_id).toSorted(), completed.toSorted());
   t.true(jobs.every(({ count }) => count === 1));
   t.is((await query('job', 'select 1 from artifacts where tenant_id = $1', [TENANT])).length, times(3));
-  t.is(await filesOf(stack, TENANT), times(3));
+  t.is((await storedFiles(stack, { tenantId: TENANT, areas: ['objects'] })).length, times(3));
   t.deepEqual(await query('incident', 'select 1 from incident_payloads where tenant_id = $1', [TENANT]), []);
   t.deepEqual(
     await query('incident', "select 1 from incidents where tenant_id = $1 and state <> 'CLOSED'", [TENANT]),

@@ -26,6 +26,8 @@ export interface Approval {
   readonly decisionNotes: string | undefined;
   readonly createdAt: Temporal.Instant;
   readonly decidedAt: Temporal.Instant | undefined;
+  /** When its notes were purged, before the approval itself. */
+  readonly notesPurgedAt: Temporal.Instant | undefined;
   /** Grows with every change; the etag. */
   readonly version: bigint;
 }

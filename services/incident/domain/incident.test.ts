@@ -31,6 +31,7 @@ const incidentIn = (state: Incident['state']): Incident => ({
   updatedAt: now,
   closedAt: undefined,
   payloadPurgedAt: undefined,
+  approvalsPurgedAt: undefined,
   deletedAt: undefined,
   version: 1n,
 });
@@ -96,6 +97,7 @@ test('an approval is decided once: the same again changes nothing, the other is 
     decisionNotes: undefined,
     createdAt: now,
     decidedAt: undefined,
+    notesPurgedAt: undefined,
     version: 1n,
   };
   const by = { by: 'bob', notes: 'fine', etag: '' };

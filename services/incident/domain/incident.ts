@@ -42,6 +42,8 @@ export interface Incident {
   readonly updatedAt: Temporal.Instant;
   readonly closedAt: Temporal.Instant | undefined;
   readonly payloadPurgedAt: Temporal.Instant | undefined;
+  /** When the first of its approvals was purged. */
+  readonly approvalsPurgedAt: Temporal.Instant | undefined;
   /** Hidden with its run since then. */
   readonly deletedAt: Temporal.Instant | undefined;
   /** Grows with every change; half of the etag. */
@@ -75,6 +77,10 @@ export const OPEN_STATES = INCIDENT_STATES.filter((state) => INCIDENT_TRANSITION
 /** The sentence that stands in a purged payload's place, in the words of the seed; empty for the others. */
 export const payloadNotice = (state: PayloadState): string =>
   state === 'PURGED' ? 'Incident drift details were purged per retention policy.' : '';
+
+/** The sentence that stands beside approvals of which some were purged; empty where none was. */
+export const approvalsNotice = ({ approvalsPurgedAt }: Pick<Incident, 'approvalsPurgedAt'>): string =>
+  approvalsPurgedAt ? 'Approvals of this incident were purged per retention policy.' : '';
 
 /** Unknown, hidden, or another tenant's. */
 export const incidentNotFound = (): DomainError =>

@@ -87,13 +87,18 @@ export function finish(
   return { ...run, ...outcome, state: to, currentStep: undefined, finishedAt: now };
 }
 
-/** From when the operator's guard lets a run be purged: so many hours after it was created. */
-export const purgeableAt = ({ createdAt }: Run, minPurgeAgeHours: number): Temporal.Instant =>
-  createdAt.add({ hours: minPurgeAgeHours });
+/** From when the operator's guard lets a run be purged: so many hours after it was created or, if later, has ended. */
+export function purgeableAt(
+  { createdAt, finishedAt = createdAt }: Pick<Run, 'createdAt' | 'finishedAt'>,
+  minPurgeAgeHours: number,
+): Temporal.Instant {
+  const from = Temporal.Instant.compare(finishedAt, createdAt) > 0 ? finishedAt : createdAt;
+  return from.add({ hours: minPurgeAgeHours });
+}
 
 /**
- * Passes for a run that may be purged now, by seed "Workflow Run Deletion": ended, and older than
- * WORKFLOW_MIN_PURGE_AGE_HOURS unless forced.
+ * Passes for a run that may be purged now, by seed "Workflow Run Deletion": ended, and that for longer
+ * than WORKFLOW_MIN_PURGE_AGE_HOURS unless forced.
  */
 export function assertPurgeable(run: Run, now: Temporal.Instant, minPurgeAgeHours: number, force: boolean): void {
   assertTerminal(run);

@@ -32,6 +32,7 @@ import {
   type Environment,
 } from '../../domain/drift.ts';
 import {
+  approvalsNotice,
   etagOf,
   INCIDENT_STATES,
   INCIDENT_TRANSITIONS,
@@ -117,6 +118,8 @@ export const toIncidentMessage = (incident: Incident): MessageInitShape<typeof I
   updateTime: toTimestamp(incident.updatedAt),
   ...optional('closeTime', toOptionalTimestamp(incident.closedAt)),
   ...optional('payloadPurgeTime', toOptionalTimestamp(incident.payloadPurgedAt)),
+  ...optional('approvalsPurgeTime', toOptionalTimestamp(incident.approvalsPurgedAt)),
+  approvalsNotice: approvalsNotice(incident),
   ...optional('deleteTime', toOptionalTimestamp(incident.deletedAt)),
   etag: etagOf(incident),
 });
@@ -134,6 +137,7 @@ export const toApprovalMessage = (approval: Approval): MessageInitShape<typeof A
   decisionNotes: approval.decisionNotes ?? '',
   createTime: toTimestamp(approval.createdAt),
   ...optional('decideTime', toOptionalTimestamp(approval.decidedAt)),
+  ...optional('notesPurgeTime', toOptionalTimestamp(approval.notesPurgedAt)),
   etag: approvalEtagOf(approval),
 });
 

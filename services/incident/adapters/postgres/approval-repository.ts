@@ -18,6 +18,7 @@ interface ApprovalRow {
   readonly decision_notes: string | null;
   readonly created_at: Temporal.Instant;
   readonly decided_at: Temporal.Instant | null;
+  readonly notes_purged_at: Temporal.Instant | null;
   readonly version: number;
 }
 
@@ -117,5 +118,6 @@ const toApproval = (row: ApprovalRow): Approval => ({
   decisionNotes: row.decision_notes ?? undefined,
   createdAt: row.created_at,
   decidedAt: row.decided_at ?? undefined,
+  notesPurgedAt: row.notes_purged_at ?? undefined,
   version: BigInt(row.version),
 });

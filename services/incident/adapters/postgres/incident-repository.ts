@@ -24,6 +24,7 @@ interface IncidentRow {
   readonly state: IncidentState;
   readonly close_cause: CloseCause | null;
   readonly payload_purged_at: Temporal.Instant | null;
+  readonly approvals_purged_at: Temporal.Instant | null;
   readonly created_at: Temporal.Instant;
   readonly updated_at: Temporal.Instant;
   readonly closed_at: Temporal.Instant | null;
@@ -212,6 +213,7 @@ const toIncident = (row: IncidentRow): Incident => ({
   updatedAt: row.updated_at,
   closedAt: row.closed_at ?? undefined,
   payloadPurgedAt: row.payload_purged_at ?? undefined,
+  approvalsPurgedAt: row.approvals_purged_at ?? undefined,
   deletedAt: row.deleted_at ?? undefined,
   version: BigInt(row.version),
 });

@@ -5,6 +5,7 @@ import { incidents } from './003-incidents.ts';
 import { incidentPayloads } from './004-incident-payloads.ts';
 import { purgeSums } from './005-purge-sums.ts';
 import { runEffects } from './006-run-effects.ts';
+import { owner } from './007-owner.ts';
 
 /** IncidentService's schema, in order. */
 export const incidentMigrations: readonly Migration[] = [
@@ -14,4 +15,5 @@ export const incidentMigrations: readonly Migration[] = [
   incidentPayloads,
   purgeSums,
   runEffects,
+  owner,
 ];

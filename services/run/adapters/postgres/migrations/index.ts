@@ -4,6 +4,18 @@ import { ownPart } from './002-own-part.ts';
 import { saga } from './003-saga.ts';
 import { stuckDeletions } from './004-stuck-deletions.ts';
 import { parkedRuns } from './005-parked-runs.ts';
+import { executions } from './006-executions.ts';
+import { cleanupExecutions } from './007-cleanup-executions.ts';
+import { executionUpkeep } from './008-execution-upkeep.ts';
 
 /** RunService's schema, in order. */
-export const runMigrations: readonly Migration[] = [runs, ownPart, saga, stuckDeletions, parkedRuns];
+export const runMigrations: readonly Migration[] = [
+  runs,
+  ownPart,
+  saga,
+  stuckDeletions,
+  parkedRuns,
+  executions,
+  cleanupExecutions,
+  executionUpkeep,
+];

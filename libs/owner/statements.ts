@@ -1,0 +1,187 @@
+import type { OwnedSubject, Position } from './subject.ts';
+
+/** A statement with named bindings. */
+export interface Named {
+  readonly text: string;
+  readonly bindings: Readonly<Record<string, string | number | null>>;
+}
+
+/** What one slice of a walk saw. */
+export interface SliceRow {
+  readonly seen: number;
+  /** Those of them that may go. */
+  readonly going: number;
+  /** The last row seen; null where there was none. */
+  readonly last: Position | null;
+}
+
+/** What one batch did. */
+export interface BatchRow extends SliceRow {
+  readonly chosen: number;
+  readonly last_chosen: Position | null;
+  readonly removed: number;
+  readonly dependents: readonly number[];
+}
+
+/** The rows that a rule could take, oldest first: expired, and older than the floor where there is one. */
+export interface ExpiredRange {
+  readonly tenantId: string;
+  readonly cutoff: Temporal.Instant;
+  /** The cutoff of rows that have not finished; undefined: those never go. */
+  readonly stale: Temporal.Instant | undefined;
+  /** Only rows before this one. */
+  readonly floor: Position | undefined;
+  /** Only rows after this one. */
+  readonly after: Position | undefined;
+  /** How many rows are looked at. */
+  readonly scan: number;
+}
+
+/** The position of the tenant's `minToKeep`-th newest row; no row where it has fewer. */
+export function selectFloor(subject: OwnedSubject, tenantId: string, minToKeep: number): Named {
+  return {
+    text: `select ${positionOf(subject, `r.${subject.age}`, 'r.')} as floor
+           from ${subject.table} r where ${ofTenant(subject)} and r.${subject.age} is not null
+           order by ${orderOf(subject, 'desc')} offset :skipped limit 1`,
+    bindings: { tenantId, skipped: minToKeep - 1 },
+  };
+}
+
+/** Counts a slice of the expired rows. */
+export function countExpired(subject: OwnedSubject, range: ExpiredRange): Named {
+  const { text, bindings } = expiredSlice(subject, range);
+  return { text: `with ${text} ${seenIn(subject)}`, bindings };
+}
+
+/** Counts a slice of the rows that have an instant, expired or not. */
+export function countDated(subject: OwnedSubject, tenantId: string, after: Position | undefined, scan: number): Named {
+  const { where, bindings } = afterPosition(subject, after);
+  return {
+    text: `with slice as materialized (
+             select r.${subject.age} as age, ${keysOf(subject, 'r.')}, false as goes
+             from ${subject.table} r where ${ofTenant(subject)} and r.${subject.age} is not null ${where}
+             order by ${orderOf(subject)} limit :scan) ${seenIn(subject)}`,
+    bindings: { ...bindings, tenantId, scan },
+  };
+}
+
+/** Counts a slice of the rows without an instant, by key; the age in their positions is empty. */
+export function countUndated(
+  subject: OwnedSubject,
+  tenantId: string,
+  after: Position | undefined,
+  scan: number,
+): Named {
+  const values = subject.key.map(({ type }, index) => `cast(:after${index} as ${type})`).join(', ');
+  return {
+    // Ordered by the age as well, which is null in all of them: otherwise the index would not be seen to serve.
+    text: `with slice as materialized (
+             select '' as age, ${keysOf(subject, 'r.')}, false as goes
+             from ${subject.table} r where ${ofTenant(subject)} and r.${subject.age} is null
+             ${after ? `and (${keysOf(subject, 'r.')}) > (${values})` : ''}
+             order by ${orderOf(subject)} limit :scan) ${seenIn(subject)}`,
+    bindings: { tenantId, scan, ...bindingsOf('after', after) },
+  };
+}
+
+/** Removes up to `limit` rows of a slice of the expired ones, the oldest first. */
+export function removeBatch(subject: OwnedSubject, range: ExpiredRange, limit: number): Named {
+  const { text, bindings } = expiredSlice(subject, range);
+  const keys = subject.key.map(({ column }) => `s.${column}`);
+  const dependents = (subject.dependents ?? []).map(({ query }) => `(select count(*) from ${query})`).join(', ');
+  return {
+    text: `with ${text},
+           chosen as materialized (
+             select s.age, ${keys.join(', ')} from slice s where s.goes
+             order by s.age, ${keys.join(', ')} limit :limit),
+           ${subject.remove}
+           ${seenIn(
+             subject,
+             `(select count(*) from chosen) as chosen, ${lastOf(subject, 'chosen')} as last_chosen,
+              (select count(*) from gone) as removed, cast(array[${dependents}] as int[]) as dependents`,
+           )}`,
+    bindings: { ...bindings, limit },
+  };
+}
+
+/** Lists tenants that have rows, by the index: one probe a tenant, however many rows it has. For a migration. */
+export function listTenantsQuery(subject: OwnedSubject, isByteOrder: boolean): string {
+  const tenant = subject.tenant ?? 'tenant_id';
+  const next = (after: string): string =>
+    `select r.${tenant} from ${subject.table} r where ${subject.only ?? 'true'} ${after} order by r.${tenant} limit 1`;
+  const walk = (from: string): string =>
+    `with recursive tenants as (
+       (${next(from)})
+       union all
+       select (${next(`and r.${tenant} > t.${tenant}`)}) from tenants t where t.${tenant} is not null)`;
+  const select = `select cast(${tenant} as text) from tenants where ${tenant} is not null`;
+  // In another order than the bytes' the index cannot begin after a tenant, so all of them are walked for each page.
+  return isByteOrder
+    ? `${walk(`and r.${tenant} > $1`)} ${select} limit $2`
+    : `${walk('')} ${select} and cast(${tenant} as text) collate "C" > $1
+       order by cast(${tenant} as text) collate "C" limit $2`;
+}
+
+function expiredSlice(subject: OwnedSubject, range: ExpiredRange): Named {
+  const { age, unfinished } = subject;
+  const { tenantId, cutoff, stale, floor, after, scan } = range;
+  const start = afterPosition(subject, after);
+  const goes =
+    unfinished === undefined ? 'true' : `(not (${unfinished}) or r.${age} < cast(:stale as timestamptz)) is true`;
+  return {
+    text: `slice as materialized (
+             select r.${age} as age, ${keysOf(subject, 'r.')}, ${goes} as goes
+             from ${subject.table} r
+             where ${ofTenant(subject)} and r.${age} < :cutoff ${start.where}
+             ${floor ? `and ${rowOf(subject)} < ${valuesOf(subject, 'floor')}` : ''}
+             order by ${orderOf(subject)} limit :scan)`,
+    bindings: {
+      ...start.bindings,
+      ...bindingsOf('floor', floor),
+      tenantId,
+      scan,
+      cutoff: cutoff.toString(),
+      stale: stale?.toString() ?? null,
+    },
+  };
+}
+
+function afterPosition(
+  subject: OwnedSubject,
+  after: Position | undefined,
+): { where: string; bindings: Named['bindings'] } {
+  const where = after ? `and ${rowOf(subject)} > ${valuesOf(subject, 'after')}` : '';
+  return { where, bindings: bindingsOf('after', after) };
+}
+
+const seenIn = (subject: OwnedSubject, more?: string): string =>
+  `select (select count(*) from slice) as seen, (select count(*) from slice where goes) as going,
+          ${lastOf(subject, 'slice')} as last${more === undefined ? '' : `, ${more}`}`;
+
+const lastOf = (subject: OwnedSubject, query: string): string =>
+  `(select ${positionOf(subject, 's.age', 's.')} from ${query} s
+    order by s.age desc, ${subject.key.map(({ column }) => `s.${column} desc`).join(', ')} limit 1)`;
+
+const positionOf = ({ key }: OwnedSubject, age: string, alias: string): string =>
+  `array[cast(${age} as text), ${key.map(({ column }) => `cast(${alias}${column} as text)`).join(', ')}]`;
+
+const keysOf = ({ key }: OwnedSubject, alias: string): string =>
+  key.map(({ column }) => `${alias}${column}`).join(', ');
+
+const rowOf = ({ age, key }: OwnedSubject): string =>
+  `(r.${age}, ${key.map(({ column }) => `r.${column}`).join(', ')})`;
+
+const valuesOf = ({ key }: OwnedSubject, name: string): string =>
+  `(cast(:${name} as timestamptz), ${key.map(({ type }, index) => `cast(:${name}${index} as ${type})`).join(', ')})`;
+
+/** `after` is the age, and `after0`, `after1`, … are the key. */
+const bindingsOf = (name: string, position: Position | undefined): Record<string, string> =>
+  Object.fromEntries((position ?? []).map((value, index) => [`${name}${index === 0 ? '' : index - 1}`, value]));
+
+const orderOf = ({ age, key, nullsFirst = false }: OwnedSubject, direction: 'asc' | 'desc' = 'asc'): string => {
+  const nulls = nullsFirst === (direction === 'asc') ? 'nulls first' : 'nulls last';
+  return [`r.${age} ${direction} ${nulls}`, ...key.map(({ column }) => `r.${column} ${direction}`)].join(', ');
+};
+
+const ofTenant = ({ tenant = 'tenant_id', only }: OwnedSubject): string =>
+  `r.${tenant} = :tenantId${only === undefined ? '' : ` and (${only})`}`;

@@ -1,0 +1,142 @@
+import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { DatabaseSync } from 'node:sqlite';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+
+/** A message in the foreign owner's store; null: not sent yet. */
+export interface Message {
+  readonly sentAt: Temporal.Instant | null;
+  readonly id: string;
+  readonly attachments?: number;
+}
+
+/** The retention owner in Python: a process and a store that share no code with Lethe. */
+export interface ForeignOwner {
+  readonly address: string;
+  readonly store: ForeignStore;
+  /** Ends the process at once and starts it again on the same port and store. */
+  kill(): Promise<void>;
+  /** Leaves neither process nor files behind. */
+  stop(): Promise<void>;
+}
+
+/** The store by hand-written SQL, for seeding and for evidence. */
+export interface ForeignStore {
+  insert(tenantId: string, messages: readonly Message[]): void;
+  /** Ids in the order of age, undated ones last. */
+  ids(tenantId: string): string[];
+  attachments(tenantId: string): number;
+  /** As if another data set were behind the owner. */
+  renewDataId(): void;
+}
+
+const FOLDER = fileURLToPath(new URL('foreign-owner/', import.meta.url));
+const PROTO = fileURLToPath(new URL('../../proto/', import.meta.url));
+const PROTOS = ['google/rpc/status', 'google/rpc/error_details', 'lethe/deletion/v1/deletion'];
+const OWNER_PROTOS = ['lethe/owner/v1/owner', 'lethe/owner/v1/owner_service'];
+
+/** What the foreign owner needs: Python with these packages. */
+export const FOREIGN_OWNER_NEEDS = 'python3 with grpcio, grpcio-tools, pyjwt and cryptography';
+
+/** Whether FOREIGN_OWNER_NEEDS is there. */
+export const hasForeignOwner = (): boolean =>
+  spawnSync('python3', ['-c', 'import grpc, grpc_tools, jwt, cryptography']).status === 0;
+
+/** Generates the stubs, starts the process on a free port and waits until it serves. */
+export async function startForeignOwner({ jwks, name }: { jwks: string; name: string }): Promise<ForeignOwner> {
+  const folder = await mkdtemp(join(tmpdir(), 'lethe-foreign-owner-'));
+  const file = join(folder, 'mail.sqlite');
+  let child: ChildProcess | undefined;
+  const onExit = (): void => void child?.kill('SIGKILL');
+  process.once('exit', onExit);
+
+  const start = async (address: string): Promise<string> => {
+    const args = ['--address', address, '--store', file, '--jwks', jwks, '--name', name];
+    const started = spawn('python3', ['-B', join(FOLDER, 'owner.py'), ...args], {
+      env: { ...process.env, PYTHONPATH: folder },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    child = started;
+    for await (const line of createInterface(started.stdout)) {
+      const [, port] = /on port (\d+)$/.exec(line) ?? [];
+      if (port !== undefined) return `127.0.0.1:${port}`;
+    }
+    throw new Error('the foreign owner ended before it served');
+  };
+  const end = async (signal: 'SIGTERM' | 'SIGKILL'): Promise<void> => {
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, 'exit');
+    child.kill(signal);
+    await ended;
+  };
+
+  try {
+    const out = [`--python_out=${folder}`, `--grpc_python_out=${folder}`];
+    const files = [...PROTOS, ...OWNER_PROTOS].map((proto) => `${proto}.proto`);
+    await promisify(execFile)('python3', ['-m', 'grpc_tools.protoc', '-I', PROTO, ...out, ...files]);
+    const address = await start('127.0.0.1:0');
+    return {
+      address,
+      store: openStore(file),
+      async kill() {
+        await end('SIGKILL');
+        await start(address);
+      },
+      async stop() {
+        await end('SIGTERM');
+        process.off('exit', onExit);
+        await rm(folder, { recursive: true, force: true });
+      },
+    };
+  } catch (error) {
+    await end('SIGKILL');
+    await rm(folder, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+const toMicros = (instant: Temporal.Instant): bigint => instant.epochNanoseconds / 1_000n;
+
+function openStore(file: string): ForeignStore {
+  const withDatabase = <T>(work: (database: DatabaseSync) => T): T => {
+    const database = new DatabaseSync(file, { timeout: 10_000 });
+    try {
+      return work(database);
+    } finally {
+      database.close();
+    }
+  };
+  return {
+    insert(tenantId, messages) {
+      withDatabase((database) => {
+        const message = database.prepare('insert into messages (tenant, sent_at, id) values (?, ?, ?)');
+        const attachment = database.prepare('insert into attachments (tenant, message_id, name) values (?, ?, ?)');
+        database.exec('begin immediate');
+        for (const { sentAt, id, attachments = 0 } of messages) {
+          message.run(tenantId, sentAt && toMicros(sentAt), id);
+          for (let n = 0; n < attachments; n += 1) attachment.run(tenantId, id, `${n}.pdf`);
+        }
+        database.exec('commit');
+      });
+    },
+    ids: (tenantId) =>
+      withDatabase((database) =>
+        database
+          .prepare('select id from messages where tenant = ? order by sent_at is null, sent_at, id')
+          .all(tenantId)
+          .map(({ id }) => String(id)),
+      ),
+    attachments: (tenantId) =>
+      withDatabase((database) =>
+        Number(database.prepare('select count(*) as n from attachments where tenant = ?').get(tenantId)?.['n']),
+      ),
+    renewDataId() {
+      withDatabase((database) => database.prepare('update retention_data set data_id = ?').run(crypto.randomUUID()));
+    },
+  };
+}
