@@ -5,6 +5,7 @@ import { addDeletionCommands } from './commands/deletions.ts';
 import { addExecutionCommands } from './commands/executions.ts';
 import { addJobCommands } from './commands/jobs.ts';
 import { addOrphanCommand } from './commands/orphans.ts';
+import { addOwnerCommands } from './commands/owner.ts';
 import { addPlanCommands } from './commands/plans.ts';
 import { addPurgeCommand, addPurgesCommands } from './commands/purge.ts';
 import { addRunCommands } from './commands/runs.ts';
@@ -76,6 +77,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   addPlanCommands(program, run);
   addPurgeCommand(program, run);
   addPurgesCommands(program, run);
+  addOwnerCommands(program, terminal);
   addTokenCommand(program, terminal);
 
   try {
