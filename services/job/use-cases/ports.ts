@@ -65,8 +65,12 @@ export interface JobRepository {
    * deed where one is given and something changed; undefined as for `get`.
    */
   update(tenantId: string, jobId: string, change: JobChange, deed?: Deed): Promise<Job | undefined>;
-  /** Must apply `change` to the oldest claimable job, which no other call can get meanwhile; undefined for none. */
-  claimOldest(tenantId: string, change: JobChange): Promise<Job | undefined>;
+  /**
+   * Must apply `change` to the oldest claimable job, which no other call can get meanwhile; undefined for none. Must
+   * answer, changing nothing, with the job that this request id claimed before, unless it was claimed again since;
+   * JOB_NOT_FOUND when that job is gone.
+   */
+  claimOldest(tenantId: string, requestId: string | undefined, change: JobChange): Promise<Job | undefined>;
   /** Must answer the jobs of any tenant that are CANCELLING with a lease that ran out. */
   findAbandonedCancellations(limit: number): Promise<readonly { tenantId: string; jobId: string }[]>;
   /** Must answer which of these jobs have a row, hidden and half-removed ones included. */
