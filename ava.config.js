@@ -1,6 +1,16 @@
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
+// What takes longest begins first, or it would run alone at the end.
+const LONGEST = ['saga-crash', 'run-interleavings', 'start', 'run-preview'].map(
+  (name) => `/test/system/${name}.test.ts`,
+);
+
+const rankOf = (file) => {
+  const rank = LONGEST.findIndex((path) => file.endsWith(path));
+  return rank === -1 ? LONGEST.length : rank;
+};
+
 export default {
   extensions: ['ts'],
   files: ['libs/**/*.test.ts', 'services/**/*.test.ts', 'deploy/**/*.test.ts', 'test/**/*.test.ts'],
@@ -10,4 +20,5 @@ export default {
   // For the workers and every service that they start: what one has compiled is read by the next.
   environmentVariables: { NODE_COMPILE_CACHE: join(tmpdir(), 'lethe-compile-cache') },
   concurrency: 2,
+  sortTestFiles: (a, b) => rankOf(a) - rankOf(b) || (a < b ? -1 : 1),
 };

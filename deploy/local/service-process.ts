@@ -13,6 +13,7 @@ export interface ServiceProcessOptions {
   readonly name: string;
   /** Path of the program below the repository. */
   readonly program: string;
+  readonly args?: readonly string[];
   readonly env: Readonly<Record<string, string>>;
   /** Where its standard output and error go, appended. */
   readonly logFile: string;
@@ -33,7 +34,7 @@ const NODE_FLAGS = ['--max-semi-space-size=4'];
 
 /** Starts and supervises one service. It runs in a process group of its own, so a Ctrl-C does not reach it. */
 export async function startServiceProcess(options: ServiceProcessOptions): Promise<ServiceProcess> {
-  const { name, program, env, logFile, onGivingUp } = options;
+  const { name, program, args = [], env, logFile, onGivingUp } = options;
   let child: ChildProcess | undefined;
   let gone = Promise.resolve();
   let stopping = false;
@@ -42,7 +43,7 @@ export async function startServiceProcess(options: ServiceProcessOptions): Promi
   const start = async (): Promise<void> => {
     const log = await open(logFile, 'a');
     const startedAt = performance.now();
-    const started = spawn(process.execPath, [...NODE_FLAGS, program], {
+    const started = spawn(process.execPath, [...NODE_FLAGS, program, ...args], {
       cwd: REPOSITORY,
       env: { ...environmentToInherit(), ...env },
       detached: true,

@@ -6,6 +6,7 @@ import { addDeletionCommands } from './commands/deletions.ts';
 import { addExecutionCommands } from './commands/executions.ts';
 import { addJobCommands } from './commands/jobs.ts';
 import { addOrphanCommand } from './commands/orphans.ts';
+import { addOwnerCommands } from './commands/owner.ts';
 import { addPlanCommands, addTenantCommands } from './commands/plans.ts';
 import { addPolicyCommands } from './commands/policies.ts';
 import { addPurgeCommand } from './commands/purge.ts';
@@ -87,6 +88,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   addStopCommands(program, run);
   addPurgeCommand(program, run);
   addPurgesCommands(program, run);
+  addOwnerCommands(program, terminal);
   addTokenCommand(program, terminal);
 
   try {

@@ -1,11 +1,13 @@
 import { once } from 'node:events';
 import type { Readable, Writable } from 'node:stream';
 import { create, type DescMethod, type DescService, fromBinary, toBinary } from '@bufbuild/protobuf';
+import { MethodOptions_IdempotencyLevel as Level } from '@bufbuild/protobuf/wkt';
 import { type CallOptions, type Client, Code, ConnectError, makeAnyClient } from '@connectrpc/connect';
 import { credentials, Client as GrpcClient, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { StatusSchema } from '#gen/google/rpc/status_pb.ts';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
+import { newId } from '#libs/kernel/id.ts';
 import { makeInterruptible } from './interruptible.ts';
 
 /** Where a service is, and who calls it. */
@@ -30,7 +32,8 @@ export interface Connection {
 
 const DEFAULT_DEADLINE_MS = 30_000;
 
-// Only UNAVAILABLE is retried: every other code may mean that the call was carried out.
+// Only UNAVAILABLE is retried: every other code may mean that the call was carried out. UNAVAILABLE may mean it too, where
+// the answer was lost; so a call that is not idempotent by itself carries a request_id, by which a retry is known.
 const SERVICE_CONFIG = JSON.stringify({
   loadBalancingConfig: [{ round_robin: {} }],
   methodConfig: [
@@ -95,7 +98,11 @@ type Requests = AsyncIterable<AnyMessage>;
 /** One RPC as a function of the client; Client gives it its types. */
 function makeCall(method: DescMethod, { grpc, token, deadlineMs }: Calling): (...args: AnyMessage[]) => AnyMessage {
   const path = `/${method.parent.typeName}/${method.name}`;
+  const fillsIn = takesRequestId(method);
   const encode = (message: AnyMessage): Buffer => Buffer.from(toBinary(method.input, create(method.input, message)));
+  /** The request with an id of its own, where a retry has to be known as one. A rehearsal stores nothing and has none. */
+  const identified = (request: AnyMessage): AnyMessage =>
+    fillsIn && !request.requestId && !request.validateOnly ? { ...request, requestId: newId() } : request;
   const decode = (bytes: Buffer): AnyMessage => fromBinary(method.output, bytes);
   /** Starts a call when there is a token for it; the time for that counts too. */
   const open = async <T extends Call>(
@@ -117,7 +124,15 @@ function makeCall(method: DescMethod, { grpc, token, deadlineMs }: Calling): (..
       return (request: AnyMessage, options: CallOptions = {}) =>
         new Promise((resolve, reject) => {
           open(options, deadlineMs, (metadata, within) =>
-            grpc.makeUnaryRequest(path, encode, decode, request, metadata, within, answering(resolve, reject)),
+            grpc.makeUnaryRequest(
+              path,
+              encode,
+              decode,
+              identified(request),
+              metadata,
+              within,
+              answering(resolve, reject),
+            ),
           ).catch(reject);
         });
     case 'client_streaming':
@@ -133,7 +148,7 @@ function makeCall(method: DescMethod, { grpc, token, deadlineMs }: Calling): (..
       return (request: AnyMessage, options: CallOptions = {}) =>
         receive(
           open(options, Number.POSITIVE_INFINITY, (metadata, within) =>
-            watched(grpc.makeServerStreamRequest(path, encode, decode, request, metadata, within)),
+            watched(grpc.makeServerStreamRequest(path, encode, decode, identified(request), metadata, within)),
           ),
         );
     case 'bidi_streaming':
@@ -147,6 +162,10 @@ function makeCall(method: DescMethod, { grpc, token, deadlineMs }: Calling): (..
         );
   }
 }
+
+/** Whether a repetition of the call is another call, unless a request_id says otherwise. */
+const takesRequestId = ({ idempotency, input }: DescMethod): boolean =>
+  idempotency === Level.IDEMPOTENCY_UNKNOWN && input.fields.some(({ name }) => name === 'request_id');
 
 /** What every kind of client call has in common. */
 interface Call {

@@ -22,6 +22,7 @@ export const CODE_OF_KIND = {
   'resource-exhausted': Code.ResourceExhausted,
   unavailable: Code.Unavailable,
   unimplemented: Code.Unimplemented,
+  'data-loss': Code.DataLoss,
 } as const satisfies Record<ErrorKind, Code>;
 
 // How a call ends without an answer.

@@ -8,7 +8,8 @@ export type ErrorKind =
   | 'aborted'
   | 'resource-exhausted'
   | 'unavailable'
-  | 'unimplemented';
+  | 'unimplemented'
+  | 'data-loss';
 
 /** One bad field of a request: its path in proto field names, and what is wrong with it. */
 export interface FieldViolation {

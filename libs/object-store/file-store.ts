@@ -15,20 +15,78 @@ import {
   unlink,
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { crashPoint } from '#libs/saga/crash-point.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
 import { mapBodyErrors, mapErrors, markErrors } from './map-errors.ts';
-import { MAX_FAILURES, type ObjectStore, type RemovalFailure, type StoredObject } from './object-store.ts';
+import {
+  type Contents,
+  MAX_FAILURES,
+  type ObjectStore,
+  type Removal,
+  type RemovalFailure,
+  type StoredObject,
+} from './object-store.ts';
 
 const CREATE_ATTEMPTS = 10;
 
+// A media type on its way to its place, beside the upload it belongs to.
+const TYPE_SUFFIX = '.type';
+
 /**
  * Objects as files: `objects/<key>` the bytes, `meta/<key>` their media type, `uploads/<key>/<id>` what is being
- * written. It has no versions and no markers. For development and small installations with one disk.
+ * written, with its media type in `<id>.type`. It has no versions and no markers. For development and small
+ * installations with one disk.
  */
 export function openFileStore(root: string): ObjectStore {
   const objects = join(root, 'objects');
   const meta = join(root, 'meta');
   const uploads = join(root, 'uploads');
+
+  /** Removes files, open uploads first: from here on none of them can become an object. */
+  const removeFiles = async (
+    openUploads: () => AsyncIterable<string>,
+    stored: () => AsyncIterable<string>,
+    limit: number,
+    signal: AbortSignal | undefined,
+  ): Promise<Removal> => {
+    const removed = { objects: 0, uploads: 0, bytes: 0 };
+    const failures: RemovalFailure[] = [];
+    for (const [area, counter, keys, keyOf] of [
+      [uploads, 'uploads', openUploads, dirname],
+      [objects, 'objects', stored, (key: string) => key],
+    ] as const) {
+      for await (const key of keys()) {
+        const gone = removed.objects + removed.uploads;
+        if (gone === 0) signal?.throwIfAborted();
+        if (gone >= limit || signal?.aborted) return { ...removed, markers: 0, failures, progress: 'PARTIAL' };
+        const path = join(area, key);
+        const size = (await stat(path).catch(() => undefined))?.size ?? 0;
+        try {
+          await unlink(path);
+          if (counter === 'uploads' && key.endsWith(TYPE_SUFFIX)) continue;
+          removed[counter] += 1;
+          if (counter === 'objects') {
+            removed.bytes += size;
+            await rm(join(meta, key), { force: true });
+          }
+        } catch (error) {
+          if (codeOf(error) !== 'ENOENT' && failures.length < MAX_FAILURES)
+            failures.push({ key: keyOf(key), code: codeOf(error), message: 'The file cannot be removed.' });
+        }
+      }
+    }
+    return { ...removed, markers: 0, failures, progress: 'COMPLETE' };
+  };
+
+  const countFiles = async (openUploads: AsyncIterable<string>, stored: AsyncIterable<string>): Promise<Contents> => {
+    const counted = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
+    for await (const key of stored) {
+      counted.versions += 1;
+      counted.bytes += (await stat(join(objects, key)).catch(() => undefined))?.size ?? 0;
+    }
+    for await (const key of openUploads) counted.uploads += key.endsWith(TYPE_SUFFIX) ? 0 : 1;
+    return counted;
+  };
 
   return {
     put: (key, body, { contentType, maxBytes, signal }) =>
@@ -37,15 +95,18 @@ export function openFileStore(root: string): ObjectStore {
         const upload = join(uploads, key, randomUUID());
         try {
           const { bytes, sha256 } = await writeBody(upload, body, maxBytes, signal);
-          await writeMediaType(join(meta, key), contentType);
+          await writeMediaType(`${upload}${TYPE_SUFFIX}`, join(meta, key), contentType);
           await mkdir(dirname(join(objects, key)), { recursive: true });
           signal?.throwIfAborted();
+          crashPoint('store.put.before-complete');
           // An upload that a removal has taken away has no file to rename: it fails here, however late it is.
           await rename(upload, join(objects, key));
           await syncFolder(dirname(join(objects, key)));
+          crashPoint('store.put.after-complete');
           return { bytes, sha256 };
         } catch (error) {
           await rm(upload, { force: true });
+          await rm(`${upload}${TYPE_SUFFIX}`, { force: true });
           if (!(await exists(join(objects, key)))) await rm(join(meta, key), { force: true });
           throw error;
         } finally {
@@ -81,50 +142,47 @@ export function openFileStore(root: string): ObjectStore {
     removePrefix: (prefix, { limit, signal }) =>
       mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
-        const removed = { objects: 0, uploads: 0, bytes: 0 };
-        const failures: RemovalFailure[] = [];
-        for (const [area, counter, keyOf] of [
-          // Open uploads first: from here on none of them can become an object.
-          [uploads, 'uploads', dirname],
-          [objects, 'objects', (key: string) => key],
-        ] as const) {
-          for await (const key of filesBelow(area, prefix)) {
-            const gone = removed.objects + removed.uploads;
-            if (gone === 0) signal?.throwIfAborted();
-            if (gone >= limit || signal?.aborted) return { ...removed, markers: 0, failures, progress: 'PARTIAL' };
-            const path = join(area, key);
-            const size = (await stat(path).catch(() => undefined))?.size ?? 0;
-            try {
-              await unlink(path);
-              removed[counter] += 1;
-              if (counter === 'objects') {
-                removed.bytes += size;
-                await rm(join(meta, key), { force: true });
-              }
-            } catch (error) {
-              if (codeOf(error) !== 'ENOENT' && failures.length < MAX_FAILURES)
-                failures.push({ key: keyOf(key), code: codeOf(error), message: 'The file cannot be removed.' });
-            }
-          }
-        }
+        const removal = await removeFiles(
+          () => filesBelow(uploads, prefix),
+          () => filesBelow(objects, prefix),
+          limit,
+          signal,
+        );
+        if (removal.progress === 'PARTIAL') return removal;
         // What a crash between the two files of an object has left.
         for await (const key of filesBelow(meta, prefix)) {
           if (!(await exists(join(objects, key)))) await rm(join(meta, key), { force: true });
         }
         for (const area of [objects, meta, uploads]) await removeEmptyTree(join(area, prefix), area);
-        return { ...removed, markers: 0, failures, progress: 'COMPLETE' };
+        return removal;
+      }),
+
+    removeKey: (key, { limit, signal }) =>
+      mapErrors(isStoreError, async () => {
+        assertKey(key);
+        const removal = await removeFiles(
+          () => filesBelow(uploads, `${key}/`),
+          () => fileAt(objects, key),
+          limit,
+          signal,
+        );
+        if (removal.progress === 'PARTIAL') return removal;
+        if (!(await exists(join(objects, key)))) await rm(join(meta, key), { force: true });
+        await removeEmptyTree(join(uploads, key), uploads);
+        for (const area of [objects, meta]) await removeEmptyFolders(dirname(join(area, key)), area);
+        return removal;
       }),
 
     count: (prefix) =>
       mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
-        const counted = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
-        for await (const key of filesBelow(objects, prefix)) {
-          counted.versions += 1;
-          counted.bytes += (await stat(join(objects, key)).catch(() => undefined))?.size ?? 0;
-        }
-        for await (const _ of filesBelow(uploads, prefix)) counted.uploads += 1;
-        return counted;
+        return countFiles(filesBelow(uploads, prefix), filesBelow(objects, prefix));
+      }),
+
+    countKey: (key) =>
+      mapErrors(isStoreError, async () => {
+        assertKey(key);
+        return countFiles(filesBelow(uploads, `${key}/`), fileAt(objects, key));
       }),
 
     check: () =>
@@ -146,12 +204,14 @@ async function writeBody(
   let bytes = 0;
   const file = await createFile(path);
   try {
+    crashPoint('store.put.after-create');
     for await (const chunk of markErrors(body)) {
       signal?.throwIfAborted();
       bytes += chunk.length;
       if (bytes > maxBytes) throw tooLarge(maxBytes);
       hash.update(chunk);
       await file.writeFile(chunk);
+      crashPoint('store.put.after-part');
     }
     await file.sync();
   } finally {
@@ -173,9 +233,7 @@ async function createFile(path: string): Promise<FileHandle> {
 }
 
 /** Puts a media type in its place whole: a reader sees the old one or the new one. */
-async function writeMediaType(path: string, contentType: string): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
-  const fresh = `${dirname(path)}/.${randomUUID()}`;
+async function writeMediaType(fresh: string, path: string, contentType: string): Promise<void> {
   const file = await open(fresh, 'wx');
   try {
     await file.writeFile(contentType);
@@ -183,6 +241,7 @@ async function writeMediaType(path: string, contentType: string): Promise<void> 
   } finally {
     await file.close();
   }
+  await mkdir(dirname(path), { recursive: true });
   await rename(fresh, path);
   await syncFolder(dirname(path));
 }
@@ -195,6 +254,12 @@ async function syncFolder(path: string): Promise<void> {
   } finally {
     await folder.close();
   }
+}
+
+/** The key, where there is such a file. */
+async function* fileAt(area: string, key: string): AsyncGenerator<string> {
+  const found = await stat(join(area, key)).catch(orUndefined('ENOENT', 'ENOTDIR'));
+  if (found?.isFile()) yield key;
 }
 
 /** Keys of the files below a prefix, in no order and one at a time: the folders may be as large as they like. */

@@ -48,7 +48,8 @@ export interface ObjectStore {
    * Must stream the body to the key without holding it whole, and make the object visible whole or not at all. Must
    * leave nothing when the body breaks off, the signal is aborted, or it is longer than `maxBytes`
    * (RESOURCE_EXHAUSTED/ARTIFACT_TOO_LARGE). An upload that removePrefix has ended must fail, however late it is. The
-   * body's own error must come out as it is. Where the store went away in the very last step, the object may be there.
+   * body's own error must come out as it is. A lost answer to the very last step is read back: where the object is there,
+   * the put has succeeded. Where it cannot be read back either, the object may be there, or may still come.
    */
   put(
     key: string,
@@ -74,8 +75,12 @@ export interface ObjectStore {
    * no request running behind it.
    */
   removePrefix(prefix: string, options: { readonly limit: number; readonly signal?: AbortSignal }): Promise<Removal>;
+  /** As removePrefix, for exactly this key. */
+  removeKey(key: string, options: { readonly limit: number; readonly signal?: AbortSignal }): Promise<Removal>;
   /** Must count by a listing made now. */
   count(prefix: string): Promise<Contents>;
+  /** As count, for exactly this key. */
+  countKey(key: string): Promise<Contents>;
   /** Must resolve when the store answers. */
   check(): Promise<void>;
   close(): void;

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { Readable } from 'node:stream';
 import {
   AbortMultipartUploadCommand,
@@ -7,6 +7,7 @@ import {
   DeleteObjectsCommand,
   GetObjectCommand,
   HeadBucketCommand,
+  HeadObjectCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
   ListObjectVersionsCommand,
@@ -15,9 +16,17 @@ import {
   S3ServiceException,
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
+import { crashPoint } from '#libs/saga/crash-point.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
 import { mapBodyErrors, mapErrors, markErrors } from './map-errors.ts';
-import { MAX_FAILURES, type ObjectStore, type RemovalFailure, type StoredObject } from './object-store.ts';
+import {
+  type Contents,
+  MAX_FAILURES,
+  type ObjectStore,
+  type Removal,
+  type RemovalFailure,
+  type StoredObject,
+} from './object-store.ts';
 
 /** Where the bucket is. Credentials come from the AWS SDK's own chain, e.g. AWS_ACCESS_KEY_ID. */
 export interface S3StoreOptions {
@@ -37,6 +46,17 @@ const MAX_PARTS = 10_000;
 const MAX_PAGE = 1_000;
 const DELETES_AT_A_TIME = 4;
 const ABORTS_AT_A_TIME = 16;
+// Names the upload that made an object, for reading back whether it did.
+const MADE_BY = 'lethe-upload';
+
+/** What a listing is asked for, and which of the keys it answers with are meant. */
+interface Scope {
+  readonly prefix: string;
+  readonly isMeant: (key: string) => boolean;
+}
+
+const below = (prefix: string): Scope => ({ prefix, isMeant: (key) => key.startsWith(prefix) });
+const exactly = (key: string): Scope => ({ prefix: key, isMeant: (other) => other === key });
 
 interface Doomed extends ObjectIdentifier {
   readonly Key: string;
@@ -83,7 +103,11 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
   const Bucket = bucket;
   const abortable = (signal: AbortSignal | undefined) => (signal ? { abortSignal: signal } : {});
 
-  async function* versionPages(prefix: string, MaxKeys: number, signal?: AbortSignal): AsyncGenerator<Doomed[]> {
+  async function* versionPages(
+    { prefix, isMeant }: Scope,
+    MaxKeys: number,
+    signal?: AbortSignal,
+  ): AsyncGenerator<Doomed[]> {
     let at: { KeyMarker?: string; VersionIdMarker?: string } = {};
     for (;;) {
       const page = await s3.send(
@@ -92,13 +116,12 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
       );
       const doomed: Doomed[] = [];
       for (const { Key, VersionId, Size } of page.Versions ?? []) {
-        // The prefix is checked here too: an answer that is not as asked must cost nobody an object.
-        if (Key?.startsWith(prefix))
+        // Checked here too: an answer that is not as asked must cost nobody an object.
+        if (Key && isMeant(Key))
           doomed.push({ Key, ...(VersionId ? { VersionId } : {}), bytes: Size ?? 0, isMarker: false });
       }
       for (const { Key, VersionId } of page.DeleteMarkers ?? []) {
-        if (Key?.startsWith(prefix))
-          doomed.push({ Key, ...(VersionId ? { VersionId } : {}), bytes: 0, isMarker: true });
+        if (Key && isMeant(Key)) doomed.push({ Key, ...(VersionId ? { VersionId } : {}), bytes: 0, isMarker: true });
       }
       if (doomed.length > 0) yield doomed;
       if (!page.IsTruncated) return;
@@ -109,7 +132,11 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
     }
   }
 
-  async function* uploadPages(prefix: string, MaxUploads: number, signal?: AbortSignal): AsyncGenerator<OpenUpload[]> {
+  async function* uploadPages(
+    { prefix, isMeant }: Scope,
+    MaxUploads: number,
+    signal?: AbortSignal,
+  ): AsyncGenerator<OpenUpload[]> {
     let at: { KeyMarker?: string; UploadIdMarker?: string } = {};
     for (;;) {
       const page = await s3.send(
@@ -118,7 +145,7 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
       );
       const uploads: OpenUpload[] = [];
       for (const { Key, UploadId } of page.Uploads ?? []) {
-        if (Key?.startsWith(prefix) && UploadId) uploads.push({ Key, UploadId });
+        if (Key && isMeant(Key) && UploadId) uploads.push({ Key, UploadId });
       }
       if (uploads.length > 0) yield uploads;
       if (!page.IsTruncated) return;
@@ -183,17 +210,76 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
     return { objects: 0, markers: 0, uploads: ended, bytes: 0, failures };
   };
 
+  const removeAll = async (scope: Scope, limit: number, signal: AbortSignal | undefined): Promise<Removal> => {
+    const removed = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
+    const failures: RemovalFailure[] = [];
+    const add = (outcome: Outcome): void => {
+      removed.objects += outcome.objects;
+      removed.markers += outcome.markers;
+      removed.uploads += outcome.uploads;
+      removed.bytes += outcome.bytes;
+      failures.push(...outcome.failures.slice(0, MAX_FAILURES - failures.length));
+    };
+    const left = () => limit - removed.objects - removed.markers - removed.uploads;
+    const page = Math.min(pageSize, limit);
+    // Open uploads first: from here on none of them can become an object.
+    try {
+      const isDone =
+        (await drain(lookingAhead(uploadPages(scope, page, signal)), 1, left, add, (uploads) =>
+          abortUploads(uploads, signal),
+        )) &&
+        (await drain(lookingAhead(versionPages(scope, page, signal)), DELETES_AT_A_TIME, left, add, (versions) =>
+          deleteVersions(versions, signal),
+        ));
+      return { ...removed, failures, progress: isDone ? 'COMPLETE' : 'PARTIAL' };
+    } catch (error) {
+      // What is gone is told rather than lost with the error; the next call meets the error again, and throws.
+      if (left() === limit) throw error;
+      return { ...removed, failures, progress: 'PARTIAL' };
+    }
+  };
+
+  const countAll = async (scope: Scope): Promise<Contents> => {
+    const counted = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
+    for await (const page of versionPages(scope, pageSize)) {
+      for (const { isMarker, bytes } of page) {
+        counted[isMarker ? 'markers' : 'versions'] += 1;
+        counted.bytes += bytes;
+      }
+    }
+    for await (const page of uploadPages(scope, pageSize)) counted.uploads += page.length;
+    return counted;
+  };
+
+  /** Whether this upload, and no other, made the object that is there now. */
+  const isMadeBy = async (key: string, madeBy: string): Promise<boolean> => {
+    try {
+      const { Metadata } = await s3.send(new HeadObjectCommand({ Bucket, Key: key }));
+      return Metadata?.[MADE_BY] === madeBy;
+    } catch (error) {
+      if (error instanceof S3ServiceException && error.$metadata.httpStatusCode === 404) return false;
+      throw error;
+    }
+  };
+
   return {
     put: (key, body, { contentType, maxBytes, signal }) =>
       mapErrors(isStoreError, async () => {
         assertKey(key);
         const mostBytes = Math.min(maxBytes, PART_BYTES * MAX_PARTS);
+        const madeBy = randomUUID();
         // Always in parts, also when one would do: an upload that was aborted can never be completed, which is what
         // keeps a late writer from leaving an object behind a removal.
         const { UploadId } = await s3.send(
-          new CreateMultipartUploadCommand({ Bucket, Key: key, ContentType: contentType }),
+          new CreateMultipartUploadCommand({
+            Bucket,
+            Key: key,
+            ContentType: contentType,
+            Metadata: { [MADE_BY]: madeBy },
+          }),
           abortable(signal),
         );
+        crashPoint('store.put.after-create');
         const hash = createHash('sha256');
         const parts: { ETag: string; PartNumber: number }[] = [];
         let bytes = 0;
@@ -203,6 +289,7 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
             const part = new UploadPartCommand({ Bucket, Key: key, UploadId, PartNumber, Body: Buffer.concat(chunks) });
             const { ETag = '' } = await s3.send(part, abortable(signal));
             parts.push({ ETag, PartNumber });
+            crashPoint('store.put.after-part');
           };
           let pending: Uint8Array[] = [];
           let pendingBytes = 0;
@@ -220,10 +307,17 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
           }
           if (pendingBytes > 0 || parts.length === 0) await sendPart(pending);
           signal?.throwIfAborted();
-          // Not abortable: an abort that is late would leave it open whether the object is there.
-          await s3.send(
-            new CompleteMultipartUploadCommand({ Bucket, Key: key, UploadId, MultipartUpload: { Parts: parts } }),
-          );
+          crashPoint('store.put.before-complete');
+          try {
+            // Not abortable: an abort that is late would leave it open whether the object is there.
+            await s3.send(
+              new CompleteMultipartUploadCommand({ Bucket, Key: key, UploadId, MultipartUpload: { Parts: parts } }),
+            );
+          } catch (error) {
+            // The answer may have been lost, and a repetition by the SDK then fails with NoSuchUpload.
+            if (!(await isMadeBy(key, madeBy))) throw error;
+          }
+          crashPoint('store.put.after-complete');
         } catch (error) {
           await s3.send(new AbortMultipartUploadCommand({ Bucket, Key: key, UploadId })).catch(() => undefined);
           throw error;
@@ -276,46 +370,25 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
     removePrefix: (prefix, { limit, signal }) =>
       mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
-        const removed = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
-        const failures: RemovalFailure[] = [];
-        const add = (outcome: Outcome): void => {
-          removed.objects += outcome.objects;
-          removed.markers += outcome.markers;
-          removed.uploads += outcome.uploads;
-          removed.bytes += outcome.bytes;
-          failures.push(...outcome.failures.slice(0, MAX_FAILURES - failures.length));
-        };
-        const left = () => limit - removed.objects - removed.markers - removed.uploads;
-        const page = Math.min(pageSize, limit);
-        // Open uploads first: from here on none of them can become an object.
-        try {
-          const isDone =
-            (await drain(lookingAhead(uploadPages(prefix, page, signal)), 1, left, add, (uploads) =>
-              abortUploads(uploads, signal),
-            )) &&
-            (await drain(lookingAhead(versionPages(prefix, page, signal)), DELETES_AT_A_TIME, left, add, (versions) =>
-              deleteVersions(versions, signal),
-            ));
-          return { ...removed, failures, progress: isDone ? 'COMPLETE' : 'PARTIAL' };
-        } catch (error) {
-          // What is gone is told rather than lost with the error; the next call meets the error again, and throws.
-          if (left() === limit) throw error;
-          return { ...removed, failures, progress: 'PARTIAL' };
-        }
+        return removeAll(below(prefix), limit, signal);
+      }),
+
+    removeKey: (key, { limit, signal }) =>
+      mapErrors(isStoreError, async () => {
+        assertKey(key);
+        return removeAll(exactly(key), limit, signal);
       }),
 
     count: (prefix) =>
       mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
-        const counted = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
-        for await (const page of versionPages(prefix, pageSize)) {
-          for (const { isMarker, bytes } of page) {
-            counted[isMarker ? 'markers' : 'versions'] += 1;
-            counted.bytes += bytes;
-          }
-        }
-        for await (const page of uploadPages(prefix, pageSize)) counted.uploads += page.length;
-        return counted;
+        return countAll(below(prefix));
+      }),
+
+    countKey: (key) =>
+      mapErrors(isStoreError, async () => {
+        assertKey(key);
+        return countAll(exactly(key));
       }),
 
     check: () => mapErrors(isStoreError, async () => void (await s3.send(new HeadBucketCommand({ Bucket })))),

@@ -183,5 +183,5 @@ const orderOf = ({ age, key, nullsFirst = false }: OwnedSubject, direction: 'asc
   return [`r.${age} ${direction} ${nulls}`, ...key.map(({ column }) => `r.${column} ${direction}`)].join(', ');
 };
 
-const ofTenant = ({ tenant = 'tenant_id', only }: OwnedSubject): string =>
-  `r.${tenant} = :tenantId${only === undefined ? '' : ` and (${only})`}`;
+const ofTenant = ({ tenant = 'tenant_id', tenantValue = ':tenantId', only }: OwnedSubject): string =>
+  `r.${tenant} = ${tenantValue}${only === undefined ? '' : ` and (${only})`}`;

@@ -34,6 +34,8 @@ export interface OwnedSubject {
   readonly table: string;
   /** The column of the tenant; `tenant_id` by default. */
   readonly tenant?: string;
+  /** The tenant as a value of that column, an expression of `:tenantId` alone; `:tenantId` by default. */
+  readonly tenantValue?: string;
   /** The column of the instant that a row's age counts from. Null: the row is never expired, and is counted. */
   readonly age: string;
   /** The columns that, with tenant and age, tell rows apart and order them: mostly the id. Not null. */

@@ -35,14 +35,16 @@ export async function secureTable(knex: Knex, table: string, appRole: string): P
 
 /**
  * Creates a discovery function: the only window across tenants. `query` must select nothing but tenant ids and row
- * ids. It runs with the rights of its owner, on a fixed search path, and the app role may call it.
+ * ids. It runs with the rights of its owner, and the app role may call it. Its search path is fixed: the schema that it is
+ * created in, which is `public` but for an owner that keeps its tables in a schema of its own.
  */
 export async function createDiscoveryFunction(
   knex: Knex,
   { signature, returns, query, appRole }: { signature: string; returns: string; query: string; appRole: string },
 ): Promise<void> {
+  const { rows } = await knex.raw('select quote_ident(current_schema()) as schema');
   await knex.raw(
-    `create function ${signature} returns ${returns} language sql stable security definer set search_path = public, pg_temp as $$ ${query} $$`,
+    `create function ${signature} returns ${returns} language sql stable security definer set search_path = ${rows[0].schema}, pg_temp as $$ ${query} $$`,
   );
   await knex.raw(`revoke all on function ${signature} from public`);
   await knex.raw(`grant execute on function ${signature} to ??`, [appRole]);

@@ -15,6 +15,7 @@ import { participantService } from './adapters/grpc/participant-service.ts';
 import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
 import { makeRefusalAudit, makeSweepAudit } from './adapters/postgres/audit.ts';
 import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
+import { makeDiscardedObjects } from './adapters/postgres/discarded-objects.ts';
 import { makeJobRepository } from './adapters/postgres/job-repository.ts';
 import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
 import { makeStepActions } from './adapters/postgres/step-actions.ts';
@@ -28,6 +29,7 @@ import { makeParticipate, type Participate } from './use-cases/participate.ts';
 import type {
   ArtifactIndex,
   DeletionRepository,
+  DiscardedObjects,
   JobRepository,
   RefusalAudit,
   RunJobs,
@@ -37,6 +39,7 @@ import type {
 } from './use-cases/ports.ts';
 import { makeReadJobs, type ReadJobs } from './use-cases/read-jobs.ts';
 import { makeRecordRefusal, type RecordRefusal } from './use-cases/record-refusal.ts';
+import { makeRemoveDiscarded, type OnDiscardFailed, type RemoveDiscarded } from './use-cases/remove-discarded.ts';
 import { makeRunDeletions, type OnDeletionSettled, type RunDeletions } from './use-cases/run-deletions.ts';
 import { makeStoreArtifact, type StoreArtifact } from './use-cases/store-artifact.ts';
 import { makeSweepOrphans, type OnSweepFailed, type SweepOrphans } from './use-cases/sweep-orphans.ts';
@@ -54,6 +57,9 @@ const TOKENS = {
   refusals: token<RefusalAudit>('RefusalAudit'),
   recordRefusal: token<RecordRefusal>('RecordRefusal'),
   onSweepFailed: token<OnSweepFailed>('OnSweepFailed'),
+  onDiscardFailed: token<OnDiscardFailed>('OnDiscardFailed'),
+  discarded: token<DiscardedObjects>('DiscardedObjects'),
+  removeDiscarded: token<RemoveDiscarded>('RemoveDiscarded'),
   jobs: token<JobRepository>('JobRepository'),
   artifacts: token<ArtifactIndex>('ArtifactIndex'),
   deletions: token<DeletionRepository>('DeletionRepository'),
@@ -78,6 +84,7 @@ const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.jobs).toResolvedValue(makeJobRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.artifacts).toResolvedValue(makeArtifactIndex, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.discarded).toResolvedValue(makeDiscardedObjects, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.runJobs).toResolvedValue(makeRunJobs, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.stepActions).toResolvedValue(makeStepActions, [TOKENS.database]).inSingletonScope();
 });
@@ -119,6 +126,23 @@ const useCases = new ContainerModule(({ bind }) => {
           onSettled,
         ),
       [deletions, artifacts, store, settings, TOKENS.onSettled],
+    )
+    .inSingletonScope();
+  bind(TOKENS.removeDiscarded)
+    .toResolvedValue(
+      (d: DiscardedObjects, s: ObjectStore, of: JobSettings, onFailed: OnDiscardFailed) =>
+        makeRemoveDiscarded(
+          d,
+          s,
+          {
+            leaseMs: of.deletionLeaseMs,
+            graceMs: of.uploadGraceMs,
+            backoffMs: of.deletionBackoffMs,
+            backoffMaxMs: of.deletionBackoffMaxMs,
+          },
+          onFailed,
+        ),
+      [TOKENS.discarded, store, settings, TOKENS.onDiscardFailed],
     )
     .inSingletonScope();
   bind(TOKENS.sweepOrphans)
@@ -181,6 +205,9 @@ export function composeJobService(
   container.bind(TOKENS.onSweepFailed).toConstantValue((tenantId, error) => {
     log.warn({ err: error, tenantId }, 'orphans not swept to the end');
   });
+  container.bind(TOKENS.onDiscardFailed).toConstantValue(({ tenantId, object, attempt }, error) => {
+    log.warn({ err: error, tenantId, jobId: object.jobId, attempt }, 'a discarded object could not be removed yet');
+  });
   const sweeps = makeSweepAudit(database);
   container.bind(TOKENS.sweepAudit).toConstantValue({
     begin: sweeps.begin,
@@ -222,6 +249,7 @@ export function composeJobService(
       workers = startWorkerLoops(deletionWorkers, { name: 'deletions', pollMs, work: runDeletions, onError });
       return [
         workers,
+        startWorkerLoop({ name: 'discarded', pollMs, work: get(TOKENS.removeDiscarded), onError }),
         startWorkerLoop({ name: 'cancellations', pollMs, work: () => endAbandonedCancellations(), onError }),
       ];
     },

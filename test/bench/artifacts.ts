@@ -1,19 +1,29 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import {
   DeleteObjectsCommand,
   ListObjectVersionsCommand,
   PutBucketVersioningCommand,
   PutObjectCommand,
 } from '@aws-sdk/client-s3';
+import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { type CephGateway, startCephGateway } from '#test/support/ceph-gateway.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 import type { Bench } from './main.ts';
 import { median } from './median.ts';
 
-const OBJECTS = 10_000;
-const MANY_OBJECTS = 100_000;
-const FEW_OBJECTS = 1_000;
+const SCALE = Number(process.env['LETHE_BENCH_SCALE'] ?? 1);
+const scaled = (count: number): number => Math.max(1, Math.round(count * SCALE));
+const OBJECTS = scaled(10_000);
+const MANY_OBJECTS = scaled(100_000);
+const FEW_OBJECTS = scaled(1_000);
+const UPLOADS = scaled(4_000);
+const UPLOADS_AT_A_TIME = 16;
+const UPLOAD = randomBytes(64 * 1_024);
 const ROUNDS = 3;
 const BUCKET = 'bench';
 const PUTS_AT_A_TIME = 64;
@@ -21,8 +31,9 @@ const DEADLINE_MS = 3_600_000;
 
 /**
  * DeleteJob of a job with 10,000 small objects in a versioned bucket on Ceph's gateway, against a bare loop of
- * DeleteObjects with the same keys; and the peak memory of JobService for 1,000 and 100,000 objects. A quarter of an
- * hour on two cores, most of it the gateway's; how far it is goes to stderr.
+ * DeleteObjects with the same keys; the peak memory of JobService for 1,000 and 100,000 objects; and uploads of 64 KiB
+ * against the same writes to the same store without Lethe, for S3 and the file store. A quarter of an hour on two cores,
+ * most of it the gateway's; progress goes to stderr. LETHE_BENCH_SCALE scales every count.
  */
 export const benchArtifacts: Bench = async () => {
   const gateway = await startCephGateway();
@@ -57,7 +68,18 @@ export const benchArtifacts: Bench = async () => {
       await deleteJob(stack, jobId, objects);
       return peakMegabytes(stack);
     };
+    const { s3 } = gateway;
+    const s3Uploads = await compareUploads('S3', stack, (key) =>
+      s3.send(new PutObjectCommand({ Bucket: BUCKET, Key: key, Body: UPLOAD })),
+    );
+    const fileUploads = await benchFileUploads();
     return {
+      upload_ratio_s3: s3Uploads.ratio,
+      uploads_per_s_s3: s3Uploads.own,
+      bare_writes_per_s_s3: s3Uploads.bare,
+      upload_ratio_file: fileUploads.ratio,
+      uploads_per_s_file: fileUploads.own,
+      bare_writes_per_s_file: fileUploads.bare,
       artifacts_ratio: Number(median(ratios).toFixed(3)),
       artifacts_per_s: Math.round(median(own)),
       bare_delete_objects_per_s: Math.round(median(bare)),
@@ -69,6 +91,79 @@ export const benchArtifacts: Bench = async () => {
     await gateway.stop();
   }
 };
+
+/** Uploads to a file store, against a file that is written, synced and renamed into a synced folder. */
+async function benchFileUploads(): Promise<UploadFigures> {
+  const stack = await startTestStack({ services: ['job'] });
+  const folder = await mkdtemp(join(tmpdir(), 'lethe-bench-files-'));
+  try {
+    return await compareUploads('file store', stack, async (key) => {
+      const path = join(folder, key);
+      await mkdir(dirname(path), { recursive: true });
+      const file = await open(`${path}.new`, 'wx');
+      await file.writeFile(UPLOAD);
+      await file.sync();
+      await file.close();
+      await rename(`${path}.new`, path);
+      const parent = await open(dirname(path), 'r');
+      await parent.sync();
+      await parent.close();
+    });
+  } finally {
+    await stack.dispose();
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+interface UploadFigures {
+  readonly ratio: number;
+  /** Uploads a second through JobService. */
+  readonly own: number;
+  /** Writes a second without it. */
+  readonly bare: number;
+}
+
+/** Rounds of the same number of writes without Lethe and through it, by turns. */
+async function compareUploads(
+  store: string,
+  stack: TestStack,
+  write: (key: string) => Promise<unknown>,
+): Promise<UploadFigures> {
+  const { jobs } = stack.clients({ tenantId: 'bench', role: 'admin' });
+  const [own, bare]: [number[], number[]] = [[], []];
+  for (let round = 0; round < ROUNDS; round += 1) {
+    const jobIds = await Promise.all(Array.from({ length: UPLOADS_AT_A_TIME }, () => makeJob(stack)));
+    bare.push(await perSecond((_, at) => write(`bare-uploads/${round}/${at}/${randomUUID()}`)));
+    own.push(
+      await perSecond((index, at) =>
+        uploadArtifact(jobs, jobIds[at] ?? '', {
+          kind: ArtifactKind.INPUT,
+          name: `${index}`,
+          contentType: 'a/b',
+          content: UPLOAD,
+        }),
+      ),
+    );
+    tell(`${store}: ${Math.round(own.at(-1) ?? 0)} uploads/s, bare ${Math.round(bare.at(-1) ?? 0)}/s`);
+  }
+  const ratios = own.map((value, index) => value / (bare[index] ?? Number.NaN));
+  return { ratio: Number(median(ratios).toFixed(3)), own: Math.round(median(own)), bare: Math.round(median(bare)) };
+}
+
+/** How often a second `work` is done, some at a time. */
+async function perSecond(work: (index: number, at: number) => Promise<unknown>): Promise<number> {
+  let next = 0;
+  const startedAt = performance.now();
+  await Promise.all(
+    Array.from({ length: UPLOADS_AT_A_TIME }, async (_, at) => {
+      while (next < UPLOADS) {
+        next += 1;
+        await work(next, at);
+      }
+    }),
+  );
+  return (UPLOADS * 1_000) / (performance.now() - startedAt);
+}
 
 const tell = (progress: string): void => console.error(`artifacts: ${progress}`);
 

@@ -10,7 +10,8 @@ import { queryOnce } from '#test/support/postgres.ts';
 import { type Refusal, refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 /** What the background loops and the metrics ask all the time, whoever calls. */
-const LOOPS = /due_job_deletions|abandoned_cancellations|oldest_unfinished_deletion|stuck_deletions|select 1$/;
+const LOOPS =
+  /due_job_deletions|due_artifact_uploads|abandoned_cancellations|oldest_unfinished_deletion|stuck_deletions|select 1$/;
 
 /** Every statement that JobService has sent since PostgreSQL was told to log them, from the server's own log. */
 async function statementsOf(stack: TestStack): Promise<string[]> {

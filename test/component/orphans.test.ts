@@ -8,7 +8,7 @@ import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import type { SweepSummary, TenantSweep } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from '#test/support/postgres.ts';
-import { filesBelow } from '#test/support/stored-files.ts';
+import { filesBelow, storedFiles } from '#test/support/stored-files.ts';
 import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
@@ -22,6 +22,13 @@ const DAY_MS = 86_400_000;
 
 const pathOf = (stack: TestStack, tenantId: string, jobId: string, name: string): string =>
   join(stack.objectFolder, 'objects/tenants', tenantId, 'jobs', jobId, 'input', name);
+
+/** The one object of a job. */
+async function objectOf(stack: TestStack, tenantId: string, jobId: string): Promise<string> {
+  const [path] = await storedFiles(stack, { tenantId, jobId, areas: ['objects'] });
+  if (path === undefined) throw new Error('the job has no object');
+  return path;
+}
 
 /** Puts a file where an object would be, as old as told. */
 async function putFile(path: string, ageDays: number): Promise<void> {
@@ -86,7 +93,7 @@ test('a sweep removes what the dry run found, keeps what is young or has a job, 
   const { summary } = await sweep(stack, {});
   t.is(summary?.progress, Progress.COMPLETE);
   t.like(summary?.orphans[0], { found: 1n, deleted: 1n, left: 0n });
-  t.deepEqual(await files(stack), [pathOf(stack, 'acme', kept, 'a'), pathOf(stack, 'acme', young, 'a')].toSorted());
+  t.deepEqual(await files(stack), [await objectOf(stack, 'acme', kept), pathOf(stack, 'acme', young, 'a')].toSorted());
   const audit = await queryOnce<{ actor: string; reason: string; outcome: string; counts: object }>(
     stack.superuserUrl('job'),
     "select actor, reason, outcome, counts from audit_entries where action = 'sweep-orphans' order by at",
@@ -104,7 +111,7 @@ test('a job whose objects are missing is reported and stays', async (t) => {
   const { stack } = t.context;
   const [whole, hollow] = [await jobWithInput(stack, 'acme'), await jobWithInput(stack, 'acme')];
   await queryOnce(stack.superuserUrl('job'), "update artifacts set stored_at = now() - interval '3 days'");
-  await rm(pathOf(stack, 'acme', hollow, 'a'));
+  await rm(await objectOf(stack, 'acme', hollow));
   const { tenants } = await sweep(stack, { tenantIds: ['acme'] });
   t.is(tenants.get('acme')?.jobsWithoutObjects, 1n);
   t.deepEqual(

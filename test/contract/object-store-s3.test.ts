@@ -203,6 +203,63 @@ declare('S3: refused versions at the front, more than a page and the limit, keep
   t.like(await store.removePrefix(prefix, { limit: 10 }), { objects: 5, failures: [], progress: 'COMPLETE' });
 });
 
+/** A way to the server that loses the answers to CompleteMultipartUpload: the first `count` of them. */
+async function startForgetfulServer(endpoint: string, count: number): Promise<{ endpoint: string; close(): void }> {
+  const { hostname, port } = new URL(endpoint);
+  let left = count;
+  const server = createHttpServer((request, response) => {
+    const { method, url: path, headers } = request;
+    const completes = method === 'POST' && /[?&]uploadId=/.test(path ?? '');
+    const onward = httpRequest({ hostname, port, method, path, headers }, (answer) => {
+      if (completes && left > 0) {
+        left -= 1;
+        answer.resume().once('end', () => response.destroy());
+        return;
+      }
+      response.writeHead(answer.statusCode ?? 502, answer.headers);
+      answer.pipe(response);
+    });
+    onward.on('error', () => response.destroy());
+    request.pipe(onward);
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const close = (): void => {
+    server.close();
+    server.closeAllConnections();
+  };
+  return { endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, close };
+}
+
+for (const count of [1, 3]) {
+  declare(`S3: an answer to CompleteMultipartUpload that was lost ${count} times is read back`, async (t) => {
+    const forgetful = await startForgetfulServer(gateway.endpoint, count);
+    t.teardown(() => forgetful.close());
+    const store = open('plain', { endpoint: forgetful.endpoint });
+    const key = `tenants/a/jobs/forgotten/input/${count}`;
+    const body = (async function* () {
+      yield Buffer.alloc(3_000_000, 'x');
+    })();
+    t.is((await store.put(key, body, { contentType: 'a/b', maxBytes: 10_000_000 })).bytes, 3_000_000);
+    t.like(await store.countKey(key), { versions: 1, uploads: 0, bytes: 3_000_000 });
+  });
+}
+
+declare('S3: an object of another upload is not taken for one whose answer was lost', async (t) => {
+  const store = open('plain');
+  const Key = 'tenants/a/jobs/forgotten/input/others';
+  await gateway.s3.send(new PutObjectCommand({ Bucket: 'plain', Key, Body: 'another upload' }));
+  const body = (async function* () {
+    yield Buffer.from('x');
+    // The upload is ended under the put: it can never be completed.
+    await store.removeKey(Key, { limit: 10 });
+    await gateway.s3.send(new PutObjectCommand({ Bucket: 'plain', Key, Body: 'another upload' }));
+  })();
+  await t.throwsAsync(store.put(Key, body, { contentType: 'a/b', maxBytes: 100 }));
+  const kept = await store.get(Key);
+  t.is(Buffer.concat(await Array.fromAsync(kept?.body ?? [])).toString(), 'another upload');
+});
+
 declare('S3: a bucket that is not there is UNAVAILABLE, never an absent object', async (t) => {
   const error = await t.throwsAsync(open('nowhere').get('tenants/a/x'), { instanceOf: DomainError });
   t.is(error?.reason, 'DEPENDENCY_UNAVAILABLE');

@@ -184,6 +184,37 @@ export function objectStoreContract(
     t.is(await read(store, `${root}10/a`), 'ten');
   });
 
+  test('removeKey takes everything under exactly its key: versions, open uploads, and no neighbour', async (t) => {
+    const store = open();
+    const prefix = freshPrefix();
+    const key = `${prefix}input/a`;
+    for (const text of ['1', '22']) await store.put(key, chunks(text), options);
+    await store.put(`${key}b`, chunks('neighbour'), options);
+    const [begun, removed] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const body = (async function* () {
+      yield Buffer.from('x');
+      begun.resolve();
+      await removed.promise;
+      yield Buffer.from('y');
+    })();
+    const put = t.throwsAsync(store.put(key, body, options));
+    await begun.promise;
+    const versions = isVersioned ? 2 : 1;
+    t.like(await store.countKey(key), { versions, uploads: 1 });
+    let [objects, uploads] = [0, 0];
+    for (let progress = 'PARTIAL'; progress === 'PARTIAL'; ) {
+      const removal = await store.removeKey(key, { limit: 1 });
+      t.true(removal.objects + removal.uploads <= 1, 'the limit is a promise');
+      [objects, uploads, progress] = [objects + removal.objects, uploads + removal.uploads, removal.progress];
+    }
+    t.deepEqual([objects, uploads], [versions, 1]);
+    removed.resolve();
+    await put;
+    t.deepEqual(await store.countKey(key), empty);
+    t.is(await read(store, `${key}b`), 'neighbour');
+    t.like(await store.removeKey(key, { limit: 1 }), { objects: 0, uploads: 0, progress: 'COMPLETE' });
+  });
+
   test('removePrefix takes old versions too, and answers PARTIAL at its limit', async (t) => {
     const store = open();
     const prefix = freshPrefix();
@@ -212,6 +243,8 @@ export function objectStoreContract(
     }
     await t.throwsAsync(store.removePrefix('tenants', { limit: 1 }), { instanceOf: TypeError });
     await t.throwsAsync(store.count('tenants/acme'), { instanceOf: TypeError });
+    await t.throwsAsync(store.removeKey('tenants/acme/', { limit: 1 }), { instanceOf: TypeError });
+    await t.throwsAsync(store.countKey('../x'), { instanceOf: TypeError });
   });
 }
 

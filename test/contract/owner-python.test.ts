@@ -3,10 +3,10 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
-import { importJWK, SignJWT } from 'jose';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
-import { makeKeyPair } from '#libs/auth/keys.ts';
+import { makeKeyPair, readSigningKey } from '#libs/auth/keys.ts';
+import { makeOwnerCredential, type OwnerCall } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { FOREIGN_OWNER_NEEDS, hasForeignOwner, startForeignOwner } from '#test/support/foreign-owner.ts';
@@ -24,22 +24,15 @@ testForeign('an owner in Python counts what it purges, also where it is killed o
   const { privateJwk, publicJwk } = await makeKeyPair();
   const jwks = join(folder, 'jwks.json');
   await writeFile(jwks, JSON.stringify({ keys: [publicJwk] }));
-  const key = await importJWK(privateJwk, 'EdDSA');
+  await writeFile(join(folder, 'key.json'), JSON.stringify(privateJwk));
+  const key = await readSigningKey(join(folder, 'key.json'));
   const owner = await startForeignOwner({ jwks, name: 'mail' });
   t.teardown(() => owner.stop());
   const connection = connect({ address: owner.address, token: async () => 'no token' });
   t.teardown(() => connection.close());
-  const clientWith = (claims: Record<string, string>) =>
-    connection.client(RetentionOwnerService, () =>
-      new SignJWT({ role: 'service', act: { sub: 'service:retention' }, ...claims })
-        .setProtectedHeader({ alg: 'EdDSA', kid: String(privateJwk.kid) })
-        .setSubject('system:retention')
-        .setIssuer('lethe')
-        .setAudience('lethe-owner:mail')
-        .setIssuedAt()
-        .setExpirationTime('60s')
-        .sign(key),
-    );
+  const credential = makeOwnerCredential({ key, issuer: 'lethe', audience: 'lethe' }, 'retention');
+  const clientWith = (call: Omit<OwnerCall, 'owner' | 'actor'>) =>
+    connection.client(RetentionOwnerService, () => credential({ owner: 'mail', actor: 'system:retention', ...call }));
 
   const [tenant, subject, operationId] = ['acme', 'messages', randomUUID()];
   const now = Temporal.Now.instant();
@@ -57,11 +50,11 @@ testForeign('an owner in Python counts what it purges, also where it is killed o
   owner.store.insert('zeta', dated);
 
   const rule = { subject, retentionDays: 5, latestCutoffTime: toTimestamp(now), minToKeep: 21n };
-  const counting = clientWith({ scope: 'owner:count', tenant, subject_name: subject });
+  const counting = clientWith({ scope: 'owner:count', tenantId: tenant, subject });
   const counted = await counting.count({ rule, upTo: 1_000_000n });
   t.like(counted, { expiredCount: 2_980n, remainingCount: 22n, undatedCount: 1n, progress: Progress.COMPLETE });
 
-  const purging = clientWith({ scope: 'owner:purge', tenant, subject_name: subject, operation_id: operationId });
+  const purging = clientWith({ scope: 'owner:purge', tenantId: tenant, subject, operationId });
   const request = { operationId, rule, limit: 1_000 };
   t.is((await purging.purge(request)).progress, Progress.PARTIAL);
   await owner.kill();

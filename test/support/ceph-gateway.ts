@@ -114,7 +114,7 @@ memstore device bytes = 4294967296
 osd class load list = *
 osd class default list = *
 rgw data = ${folder}/rgw
-rgw frontends = beast endpoint=127.0.0.1:${rgwPort}
+rgw frontends = beast endpoint=127.0.0.1:${rgwPort} tcp_nodelay=1
 rgw lc debug interval = 0
 mgr initial modules =
 `,

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { assertKey, assertPrefix, tooLarge } from '#libs/object-store/keys.ts';
-import type { ObjectStore, RemovalFailure } from '#libs/object-store/object-store.ts';
+import type { Contents, ObjectStore, Removal, RemovalFailure } from '#libs/object-store/object-store.ts';
 
 /** Objects in memory, versioned, under the contract of every object store; it fails when it is told to. */
 export interface MemoryObjectStore extends ObjectStore {
@@ -37,6 +37,53 @@ export function makeMemoryObjectStore(): MemoryObjectStore {
   const answer = (): void => {
     if (store.callsBeforeOutage <= 0) throw dependencyUnavailable('object store');
     store.callsBeforeOutage -= 1;
+  };
+
+  const removeAll = async (
+    prefix: string,
+    isMeant: (key: string) => boolean,
+    limit: number,
+    signal: AbortSignal | undefined,
+  ): Promise<Removal> => {
+    answer();
+    signal?.throwIfAborted();
+    await store.onRemoval(prefix);
+    const removed = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
+    const failures: RemovalFailure[] = [];
+    const isFull = () => removed.objects + removed.uploads >= limit;
+    for (const [upload, key] of uploads) {
+      if (!isMeant(key)) continue;
+      if (isFull()) return { ...removed, failures, progress: 'PARTIAL' };
+      uploads.delete(upload);
+      removed.uploads += 1;
+    }
+    for (const [key, versions] of sorted('').filter(([each]) => isMeant(each))) {
+      const code = store.refused.get(key);
+      if (code !== undefined) {
+        failures.push({ key, code, message: 'The store refused.' });
+        continue;
+      }
+      while (versions.length > 0) {
+        if (isFull()) return { ...removed, failures, progress: 'PARTIAL' };
+        removed.bytes += versions.shift()?.content.length ?? 0;
+        removed.objects += 1;
+      }
+      objects.delete(key);
+    }
+    return { ...removed, failures, progress: 'COMPLETE' };
+  };
+
+  const countAll = (isMeant: (key: string) => boolean): Contents => {
+    answer();
+    const versions = sorted('')
+      .filter(([key]) => isMeant(key))
+      .flatMap(([, each]) => each);
+    return {
+      versions: versions.length,
+      markers: 0,
+      uploads: [...uploads.values()].filter(isMeant).length,
+      bytes: versions.reduce((sum, { content }) => sum + content.length, 0),
+    };
   };
 
   const store: MemoryObjectStore = {
@@ -97,44 +144,22 @@ export function makeMemoryObjectStore(): MemoryObjectStore {
 
     async removePrefix(prefix, { limit, signal }) {
       assertPrefix(prefix);
-      answer();
-      signal?.throwIfAborted();
-      await store.onRemoval(prefix);
-      const removed = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
-      const failures: RemovalFailure[] = [];
-      const isFull = () => removed.objects + removed.uploads >= limit;
-      for (const [upload, key] of uploads) {
-        if (!key.startsWith(prefix)) continue;
-        if (isFull()) return { ...removed, failures, progress: 'PARTIAL' };
-        uploads.delete(upload);
-        removed.uploads += 1;
-      }
-      for (const [key, versions] of sorted(prefix)) {
-        const code = store.refused.get(key);
-        if (code !== undefined) {
-          failures.push({ key, code, message: 'The store refused.' });
-          continue;
-        }
-        while (versions.length > 0) {
-          if (isFull()) return { ...removed, failures, progress: 'PARTIAL' };
-          removed.bytes += versions.shift()?.content.length ?? 0;
-          removed.objects += 1;
-        }
-        objects.delete(key);
-      }
-      return { ...removed, failures, progress: 'COMPLETE' };
+      return removeAll(prefix, (key) => key.startsWith(prefix), limit, signal);
+    },
+
+    async removeKey(key, { limit, signal }) {
+      assertKey(key);
+      return removeAll(key, (other) => other === key, limit, signal);
     },
 
     async count(prefix) {
       assertPrefix(prefix);
-      answer();
-      const versions = sorted(prefix).flatMap(([, each]) => each);
-      return {
-        versions: versions.length,
-        markers: 0,
-        uploads: [...uploads.values()].filter((key) => key.startsWith(prefix)).length,
-        bytes: versions.reduce((sum, { content }) => sum + content.length, 0),
-      };
+      return countAll((key) => key.startsWith(prefix));
+    },
+
+    async countKey(key) {
+      assertKey(key);
+      return countAll((other) => other === key);
     },
 
     check: async () => answer(),

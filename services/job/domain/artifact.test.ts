@@ -1,7 +1,11 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import { artifactKey, jobPrefix, parseArtifactName } from './artifact.ts';
+import { type ArtifactKind, jobPrefix, objectKey, parseArtifactName } from './artifact.ts';
+
+/** The key of an upload's object; of one from before uploads had keys, where that is null. */
+const keyOf = (tenantId: string, jobId: string, kind: ArtifactKind, name: string, upload: string | null = 'upload') =>
+  objectKey(tenantId, { jobId, kind, name, objectId: upload ?? undefined });
 
 for (const name of ['', '.', '..', '../x', 'a/b', '/a', 'a\\b', '.hidden', '-x', 'a b', 'ä', 'a\0', 'a'.repeat(201)]) {
   test(`${JSON.stringify(name.slice(0, 20))} is no name of an artifact`, (t) => {
@@ -20,15 +24,25 @@ test('a name that is taken stays one segment below its own job, whatever it is',
       } catch {
         return true;
       }
-      const key = artifactKey('acme', 'job', 'INPUT', name);
-      return key === `tenants/acme/jobs/job/input/${name}` && key.split('/').length === 6 && !name.startsWith('.');
+      const key = keyOf('acme', 'job', 'INPUT', name);
+      const fromBefore = keyOf('acme', 'job', 'INPUT', name, null);
+      return (
+        key === `tenants/acme/jobs/job/input/upload-${name}` &&
+        fromBefore === `tenants/acme/jobs/job/input/${name}` &&
+        key.split('/').length === 6 &&
+        !name.startsWith('.')
+      );
     }),
   );
   t.pass();
 });
 
 test("a job's prefix holds no other job and no other tenant", (t) => {
-  t.false(artifactKey('acme', '10', 'OUTPUT', 'a').startsWith(jobPrefix('acme', '1')));
-  t.false(artifactKey('acme-2', '1', 'TASK', 'a').startsWith(jobPrefix('acme', '1')));
-  t.true(artifactKey('acme', '1', 'TASK', 'a').startsWith(`${jobPrefix('acme', '1')}tasks/`));
+  t.false(keyOf('acme', '10', 'OUTPUT', 'a').startsWith(jobPrefix('acme', '1')));
+  t.false(keyOf('acme-2', '1', 'TASK', 'a').startsWith(jobPrefix('acme', '1')));
+  t.true(keyOf('acme', '1', 'TASK', 'a').startsWith(`${jobPrefix('acme', '1')}tasks/`));
+});
+
+test('no two uploads of one artifact have the same key', (t) => {
+  t.not(keyOf('acme', '1', 'TASK', 'a', 'one'), keyOf('acme', '1', 'TASK', 'a', 'other'));
 });

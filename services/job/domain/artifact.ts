@@ -8,13 +8,21 @@ export const ARTIFACT_KINDS = ['INPUT', 'TASK', 'OUTPUT'] as const;
 /** One of ARTIFACT_KINDS. */
 export type ArtifactKind = (typeof ARTIFACT_KINDS)[number];
 
-/** One object of a job. */
-export interface Artifact {
+/** Which object holds an artifact's bytes. Each upload has a key of its own, so that no upload overwrites another's. */
+export interface ObjectRef {
   readonly jobId: string;
   readonly kind: ArtifactKind;
   readonly name: string;
+  /** The upload that made the object; undefined for objects from before 004, whose key is the artifact's name. */
+  readonly objectId: string | undefined;
+}
+
+/** One artifact of a job: its row, which points at one object. */
+export interface Artifact extends ObjectRef {
   readonly contentType: string;
   readonly bytes: number;
+  /** Of the bytes, in lower-case hex; undefined where none was recorded. */
+  readonly sha256: string | undefined;
   readonly createdAt: Temporal.Instant;
 }
 
@@ -27,9 +35,9 @@ export const tenantPrefix = (tenantId: string): string => `tenants/${tenantId}/j
 /** The exact prefix of a job's objects; it ends with a slash, so job 1 is no prefix of job 10. */
 export const jobPrefix = (tenantId: string, jobId: string): string => `${tenantPrefix(tenantId)}${jobId}/`;
 
-/** The key of one artifact's object. */
-export const artifactKey = (tenantId: string, jobId: string, kind: ArtifactKind, name: string): string =>
-  `${jobPrefix(tenantId, jobId)}${FOLDERS[kind]}/${name}`;
+/** The key of one object: `…/input/UPLOAD-NAME`. */
+export const objectKey = (tenantId: string, { jobId, kind, name, objectId }: ObjectRef): string =>
+  `${jobPrefix(tenantId, jobId)}${FOLDERS[kind]}/${objectId === undefined ? '' : `${objectId}-`}${name}`;
 
 /** The name as it stands; FIELD_INVALID unless it is safe as the last part of a key. */
 export function parseArtifactName(field: string, name: string): string {

@@ -7,6 +7,14 @@ export const jobNotFound = (): DomainError => new DomainError('not-found', 'JOB_
 export const artifactNotFound = (): DomainError =>
   new DomainError('not-found', 'ARTIFACT_NOT_FOUND', 'Artifact not found.');
 
+/** The object's bytes are not the ones that were uploaded. The stream fails instead of ending. */
+export const artifactCorrupt = (): DomainError =>
+  new DomainError(
+    'data-loss',
+    'ARTIFACT_CORRUPT',
+    'The stored object differs in size or digest from what was uploaded; do not use these bytes.',
+  );
+
 /** The job has no task of that name. */
 export const taskNotFound = (): DomainError => new DomainError('not-found', 'TASK_NOT_FOUND', 'Task not found.');
 

@@ -4,7 +4,7 @@ import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
 import type { DeletionState } from '../domain/deletion.ts';
 import type { Job } from '../domain/job.ts';
 import { makeDeleteJob } from './delete-job.ts';
-import { CALLER, DELETION, deletionOf, JOB, jobIn, makeRefusals, PREFIX, partOf } from './fakes.fixture.ts';
+import { artifactOf, CALLER, DELETION, deletionOf, JOB, jobIn, makeRefusals, PREFIX, partOf } from './fakes.fixture.ts';
 import type { ArtifactIndex, DeletionOrder, DeletionRepository, JobRepository } from './ports.ts';
 
 const COMMAND = {
@@ -33,14 +33,7 @@ function fixture(job: Job | undefined, deletionState?: DeletionState) {
   });
   const artifacts = partOf<ArtifactIndex>({
     async list(_, __, ___, { after }) {
-      const artifact = {
-        jobId: JOB,
-        kind: 'INPUT' as const,
-        name: 'a',
-        contentType: 'a/b',
-        bytes: 1,
-        createdAt: job?.createdAt as Temporal.Instant,
-      };
+      const artifact = artifactOf();
       return after ? { items: [artifact], next: undefined } : { items: [artifact, artifact], next: ['INPUT', 'a'] };
     },
   });

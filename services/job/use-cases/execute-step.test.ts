@@ -3,7 +3,7 @@ import { DomainError, operationInProgress } from '#libs/kernel/domain-error.ts';
 import { actionRefused, jobNotFound, stepCompensated } from '../domain/errors.ts';
 import type { CreateJobAction, StepOutcome } from '../domain/step-action.ts';
 import { makeExecuteStep } from './execute-step.ts';
-import { JOB, jobIn, NOW, partOf } from './fakes.fixture.ts';
+import { artifactOf, JOB, jobIn, NOW, partOf } from './fakes.fixture.ts';
 import type { ArtifactIndex, StepAction, StepActions } from './ports.ts';
 import type { StoreArtifact } from './store-artifact.ts';
 
@@ -39,8 +39,7 @@ function fixture({ stored = [] as string[], refusals = [] as (Error | undefined)
     },
   };
   const artifacts = partOf<ArtifactIndex>({
-    get: async (_, jobId, kind, name) =>
-      there.has(name) ? { jobId, kind, name, contentType: '', bytes: 1, createdAt: NOW } : undefined,
+    get: async (_, jobId, kind, name) => (there.has(name) ? artifactOf({ jobId, kind, name }) : undefined),
   });
   const storeArtifact: StoreArtifact = async ({ jobId, kind, name, contentType, check }) => {
     check(jobIn('PENDING'), NOW);
@@ -48,7 +47,7 @@ function fixture({ stored = [] as string[], refusals = [] as (Error | undefined)
     if (refusal) throw refusal;
     puts.push(`${kind}/${name}`);
     there.add(name);
-    return { jobId, kind, name, contentType, bytes: 1, createdAt: NOW };
+    return artifactOf({ jobId, kind, name, contentType });
   };
   const executeStep = makeExecuteStep(actions, artifacts, storeArtifact, 10, async (ms) => {
     slept += ms;

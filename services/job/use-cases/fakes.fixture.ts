@@ -1,4 +1,5 @@
 import type { Caller } from '#libs/kernel/caller.ts';
+import type { Artifact } from '../domain/artifact.ts';
 import type { JobDeletion } from '../domain/deletion.ts';
 import { NOTHING_REMOVED } from '../domain/deletion.ts';
 import type { Job, JobState } from '../domain/job.ts';
@@ -47,6 +48,19 @@ export const jobIn = (state: JobState, more: Partial<Job> = {}): Job => ({
   updatedAt: NOW,
   deletedAt: undefined,
   version: 1n,
+  ...more,
+});
+
+/** An artifact of that job, stored before objects were keyed by upload. */
+export const artifactOf = (more: Partial<Artifact> = {}): Artifact => ({
+  jobId: JOB,
+  kind: 'INPUT',
+  name: 'a',
+  objectId: undefined,
+  contentType: 'a/b',
+  bytes: 1,
+  sha256: undefined,
+  createdAt: NOW,
   ...more,
 });
 

@@ -1,6 +1,6 @@
 import type { Caller } from '#libs/kernel/caller.ts';
 import type { Contents } from '#libs/object-store/object-store.ts';
-import type { Artifact, ArtifactKind } from '../domain/artifact.ts';
+import type { Artifact, ArtifactKind, ObjectRef } from '../domain/artifact.ts';
 import type { DeletionState, FailedKey, JobDeletion, RemovalCounts } from '../domain/deletion.ts';
 import type { Job, JobState } from '../domain/job.ts';
 import type { StepOutcome } from '../domain/step-action.ts';
@@ -65,8 +65,12 @@ export interface JobRepository {
    * deed where one is given and something changed; undefined as for `get`.
    */
   update(tenantId: string, jobId: string, change: JobChange, deed?: Deed): Promise<Job | undefined>;
-  /** Must apply `change` to the oldest claimable job, which no other call can get meanwhile; undefined for none. */
-  claimOldest(tenantId: string, change: JobChange): Promise<Job | undefined>;
+  /**
+   * Must apply `change` to the oldest claimable job, which no other call can get meanwhile; undefined for none. Must
+   * answer, changing nothing, with the job that this request id claimed before, unless it was claimed again since;
+   * JOB_NOT_FOUND when that job is gone.
+   */
+  claimOldest(tenantId: string, requestId: string | undefined, change: JobChange): Promise<Job | undefined>;
   /** Must answer the jobs of any tenant that are CANCELLING with a lease that ran out. */
   findAbandonedCancellations(limit: number): Promise<readonly { tenantId: string; jobId: string }[]>;
   /** Must answer which of these jobs have a row, hidden and half-removed ones included. */
@@ -125,18 +129,53 @@ export interface ArtifactIndex {
   begin(upload: NewUpload, check: (job: Job, now: Temporal.Instant) => void): Promise<void>;
   /** Must answer false once the upload's lease or its worker's ran out, or the job is being removed. */
   renew(upload: NewUpload): Promise<boolean>;
-  /** Must record the artifact as stored and give up the lease; undefined, changing nothing, as for `renew`. */
+  /**
+   * Must point the artifact's row at this upload's object, in one transaction with the note that the object it pointed
+   * at before is to be removed; undefined, changing nothing, as for `renew`.
+   */
   finish(upload: NewUpload, bytes: number, sha256: string): Promise<Artifact | undefined>;
-  /** Must give up the lease of an upload that failed. */
-  abandon(upload: NewUpload): Promise<void>;
+  /**
+   * Must end an upload that failed, so that it can never be finished any more and what the store holds of it is
+   * removed. Must answer with the artifact where the upload was finished all the same: the answer may have been lost.
+   */
+  abandon(upload: NewUpload): Promise<Artifact | undefined>;
   /** Must answer the stored artifact only. */
   get(tenantId: string, jobId: string, kind: ArtifactKind, name: string): Promise<Artifact | undefined>;
   /** Must list stored artifacts by kind and name. */
   list(tenantId: string, jobId: string, kind: ArtifactKind | undefined, page: PageQuery): Promise<Page<Artifact>>;
-  /** Must count the uploads to a job whose lease has not run out. */
+  /** Must count the job's uploads whose lease has not run out, and the removals of objects that are under way. */
   countLiveUploads(tenantId: string, jobId: string): Promise<number>;
   /** Must list stored artifacts older than the age, by job, kind and name, over all the tenant's jobs. */
   listStored(tenantId: string, minAgeMs: number, page: PageQuery): Promise<Page<Artifact>>;
+}
+
+/** An object that no row points at and that is to be removed, held by one worker. */
+export interface DiscardClaim {
+  readonly tenantId: string;
+  /** The row that keeps it in mind. */
+  readonly id: string;
+  readonly object: ObjectRef;
+  /** ABANDONED: a late request of its upload may still bring something. REPLACED: nothing comes any more. */
+  readonly state: 'ABANDONED' | 'REPLACED';
+  /** Whether it was removed and read back before, some time ago. */
+  readonly isLastLook: boolean;
+  /** Grows with each claim; a write with an older one changes nothing. */
+  readonly attempt: number;
+}
+
+/** Objects to be removed: those of uploads that failed or were never heard of again, and those that were replaced. */
+export interface DiscardedObjects {
+  /** Must answer those of any tenant that are due and that nobody holds. Those of jobs being deleted are left to that. */
+  findDue(limit: number): Promise<readonly { tenantId: string; jobId: string; id: string }[]>;
+  /**
+   * Must give it to this worker; undefined where it is not due or somebody holds it. An upload whose lease ran out is
+   * abandoned by this, and can never be finished any more.
+   */
+  claim(of: { tenantId: string; jobId: string; id: string }, leaseMs: number): Promise<DiscardClaim | undefined>;
+  /** Must forget it: nothing of it is left. */
+  forget(claim: DiscardClaim): Promise<void>;
+  /** Must give it up until `dueInMs` from now; `removed` when nothing of it was left, and the next look is the last. */
+  putBack(claim: DiscardClaim, dueInMs: number, removed: boolean): Promise<void>;
 }
 
 /** Who wants a job removed, and why. */

@@ -1,31 +1,48 @@
+import { createHash } from 'node:crypto';
 import test from 'ava';
-import { DomainError } from '#libs/kernel/domain-error.ts';
-import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
-import { JOB, jobIn, NOW, PREFIX, partOf, TENANT } from './fakes.fixture.ts';
+import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
+import { type MemoryObjectStore, makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
+import { type Artifact, objectKey } from '../domain/artifact.ts';
+import { artifactOf, JOB, jobIn, NOW, PREFIX, partOf, TENANT } from './fakes.fixture.ts';
 import type { ArtifactIndex, JobRepository } from './ports.ts';
 import { makeStoreArtifact, type StoreArtifactCommand } from './store-artifact.ts';
 import { makeUploadArtifact } from './upload-artifact.ts';
 
-const KEY = `${PREFIX}input/a.wav`;
+/** The objects there, without the ids of their uploads. */
+const namesIn = (store: MemoryObjectStore): string[] =>
+  store.keys().map((key) => key.replace(/input\/[0-9a-f-]{36}-/, 'input/UPLOAD-'));
+
+const KEY = `${PREFIX}input/UPLOAD-a.wav`;
 
 /** A PENDING job that takes an upload; what becomes of it meanwhile is the test's. */
 function fixture(leaseMs = 60_000) {
   const store = makeMemoryObjectStore();
   const calls: string[] = [];
   /** Whether the lease still holds, the job can be seen, and its row is there. */
-  const world = { leased: true, seen: true, row: true };
+  const world = {
+    leased: true,
+    seen: true,
+    row: true,
+    /** What the row says after all, where the answer to `finish` was lost. */
+    finished: undefined as Artifact | undefined,
+    onFinish: (): void => undefined,
+    onAbandon: (): void => undefined,
+  };
   const artifacts = partOf<ArtifactIndex>({
     async begin(_, check) {
       check(jobIn('PENDING'), NOW);
       calls.push('begin');
     },
     renew: async () => world.leased,
-    async finish({ jobId, kind, name, contentType }, bytes) {
+    async finish({ jobId, kind, name, contentType, uploadId: objectId }, bytes, sha256) {
       calls.push('finish');
-      return world.leased ? { jobId, kind, name, contentType, bytes, createdAt: NOW } : undefined;
+      world.onFinish();
+      return world.leased ? artifactOf({ jobId, kind, name, contentType, objectId, bytes, sha256 }) : undefined;
     },
     async abandon() {
       calls.push('abandon');
+      world.onAbandon();
+      return world.finished;
     },
   });
   const jobs = partOf<JobRepository>({
@@ -68,7 +85,7 @@ test('the intent comes before the first byte, and the artifact exists when it re
   const body = chunks(() => calls.push('first byte'), 'ab', 'cd');
   t.like(await storeArtifact(command(body)), { name: 'a.wav', bytes: 4 });
   t.deepEqual(calls, ['begin', 'first byte', 'finish']);
-  t.deepEqual(store.keys(), [KEY]);
+  t.deepEqual(namesIn(store), [KEY]);
 });
 
 test('what the job does not take is refused before a byte is read', async (t) => {
@@ -128,7 +145,7 @@ test('a job that is being removed meanwhile is JOB_NOT_FOUND, and its removal ta
     return stored;
   };
   t.is(await reasonOf(storeArtifact(command(chunks('ab')))), 'JOB_NOT_FOUND');
-  t.deepEqual(store.keys(), [KEY], 'the removal will count it');
+  t.deepEqual(namesIn(store), [KEY], 'the removal will count it');
 });
 
 test('an object that was stored when the job’s row had gone is taken away, since nobody looks again', async (t) => {
@@ -142,4 +159,56 @@ test('an object that was stored when the job’s row had gone is taken away, sin
   };
   t.is(await reasonOf(storeArtifact(command(chunks('ab')))), 'JOB_NOT_FOUND');
   t.deepEqual(store.keys(), [`tenants/${TENANT}/jobs/another/input/a`]);
+});
+
+test('two uploads of one artifact never share an object, so one that lost its lease overwrites nothing', async (t) => {
+  const { store, world, storeArtifact, command } = fixture();
+  const first = await storeArtifact(command(chunks('old')));
+  const { put } = store;
+  store.put = async (...args) => {
+    const stored = await put(...args);
+    world.leased = false;
+    return stored;
+  };
+  t.is(await reasonOf(storeArtifact(command(chunks('refused')))), 'LEASE_LOST');
+  const read = await store.get(objectKey(TENANT, first));
+  t.is(Buffer.concat(await Array.fromAsync(read?.body ?? [])).toString(), 'old');
+});
+
+test('the digest of the bytes goes with the row', async (t) => {
+  const { storeArtifact, command } = fixture();
+  const { sha256 } = await storeArtifact(command(chunks('hello ', 'all')));
+  t.is(sha256, createHash('sha256').update('hello all').digest('hex'));
+});
+
+test('a lost answer to `finish` is read back: what the row says is the answer', async (t) => {
+  const { calls, world, storeArtifact, command } = fixture();
+  world.onFinish = () => {
+    throw dependencyUnavailable('database');
+  };
+  world.finished = artifactOf({ name: 'a.wav', bytes: 2 });
+  let refusals = 2;
+  world.onAbandon = () => {
+    refusals -= 1;
+    if (refusals >= 0) throw dependencyUnavailable('database');
+  };
+  t.like(await storeArtifact(command(chunks('ab'))), { name: 'a.wav', bytes: 2 });
+  t.deepEqual(calls, ['begin', 'finish', 'abandon', 'abandon', 'abandon']);
+});
+
+test('an answer to `finish` that was lost before anything was written refuses the upload', async (t) => {
+  const { world, storeArtifact, command } = fixture();
+  world.onFinish = () => {
+    throw dependencyUnavailable('database');
+  };
+  t.is(await reasonOf(storeArtifact(command(chunks('ab')))), 'DEPENDENCY_UNAVAILABLE');
+});
+
+test('an answer to `finish` that can never be read back is UNAVAILABLE, and no refusal', async (t) => {
+  const { world, storeArtifact, command } = fixture(300);
+  world.onFinish = () => {
+    throw dependencyUnavailable('database');
+  };
+  world.onAbandon = world.onFinish;
+  t.is(await reasonOf(storeArtifact(command(chunks('ab')))), 'DEPENDENCY_UNAVAILABLE');
 });

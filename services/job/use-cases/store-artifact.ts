@@ -1,10 +1,25 @@
+import { hasReason } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
-import { type Artifact, type ArtifactKind, artifactKey, jobPrefix } from '../domain/artifact.ts';
+import { type Artifact, type ArtifactKind, jobPrefix, objectKey } from '../domain/artifact.ts';
 import { jobNotFound, leaseLost } from '../domain/errors.ts';
 import type { Job } from '../domain/job.ts';
 import type { ArtifactIndex, JobRepository, NewUpload } from './ports.ts';
+
+/** The awaits of an upload, for the tests that stop, kill or cut it there. Those that begin with `store` are the store's. */
+export const UPLOAD_CRASH_POINTS = [
+  'upload.before-intent',
+  'upload.after-intent',
+  'store.put.after-create',
+  'store.put.after-part',
+  'upload.before-last-look',
+  'upload.after-last-look',
+  'store.put.before-complete',
+  'store.put.after-complete',
+  'upload.after-put',
+  'upload.after-finish',
+] as const;
 
 /** What is stored, and whether its job may have it. */
 export interface StoreArtifactCommand {
@@ -22,9 +37,11 @@ export interface StoreArtifactCommand {
 }
 
 /**
- * Streams an artifact into the store under a lease that a removal of the job waits for. The artifact exists when this
- * resolves, and nothing is left when it rejects. JOB_NOT_FOUND, OPERATION_IN_PROGRESS, LEASE_LOST, ARTIFACT_TOO_LARGE,
- * and what `check` throws.
+ * Streams an artifact to an object of its own, under a lease that a removal of the job waits for, and then points the
+ * artifact's row at it. When this resolves, a download gives these bytes; when it rejects, it gives what it gave before.
+ * What the store holds of an upload that failed is removed in the background. JOB_NOT_FOUND, OPERATION_IN_PROGRESS,
+ * LEASE_LOST, ARTIFACT_TOO_LARGE, and what `check` throws. DEPENDENCY_UNAVAILABLE may come when the row was written and
+ * the database then went away: that is the one error after which the new bytes may be there.
  */
 export type StoreArtifact = (command: StoreArtifactCommand) => Promise<Artifact>;
 
@@ -35,6 +52,7 @@ export interface UploadTiming {
 }
 
 const REMOVE_LIMIT = 10_000;
+const READ_BACK_PAUSE_MS = 200;
 
 /** Makes StoreArtifact. `maxBytes` bounds one artifact. */
 export const makeStoreArtifact =
@@ -48,8 +66,16 @@ export const makeStoreArtifact =
   async ({ tenantId, jobId, kind, name, contentType, leaseToken, body, signal, check }) => {
     const { leaseMs, heartbeatMs } = timing;
     const upload: NewUpload = { tenantId, jobId, uploadId: newId(), kind, name, contentType, leaseToken, leaseMs };
-    // The intent comes before the first byte: whoever removes the job knows that somebody is still writing.
-    await artifacts.begin(upload, check);
+    crashPoint('upload.before-intent');
+    // The intent comes before the first byte: whoever removes the job knows that somebody is still writing, and what
+    // the store gets from here on is known under this upload's id.
+    try {
+      await artifacts.begin(upload, check);
+    } catch (error) {
+      // Where the answer was lost, the next upload of this name need not wait for the lease to run out.
+      if (hasReason(error, 'DEPENDENCY_UNAVAILABLE')) await abandonOnce(artifacts, upload);
+      throw error;
+    }
     crashPoint('upload.after-intent');
     const lost = new AbortController();
     const heartbeat = setInterval(() => {
@@ -62,20 +88,25 @@ export const makeStoreArtifact =
     /** Asked once more between the last byte and the object: one that may not be there is not made at all. */
     const guarded = async function* (): AsyncIterable<Uint8Array> {
       yield* untilAborted(body, ended);
+      crashPoint('upload.before-last-look');
       if (!(await artifacts.renew(upload))) throw leaseLost();
+      crashPoint('upload.after-last-look');
     };
+    let isFinishing = false;
     try {
-      const { bytes, sha256 } = await store.put(artifactKey(tenantId, jobId, kind, name), guarded(), {
-        contentType,
-        maxBytes,
-        signal: ended,
-      });
+      const key = objectKey(tenantId, { jobId, kind, name, objectId: upload.uploadId });
+      const { bytes, sha256 } = await store.put(key, guarded(), { contentType, maxBytes, signal: ended });
       crashPoint('upload.after-put');
+      isFinishing = true;
       const artifact = await artifacts.finish(upload, bytes, sha256);
+      isFinishing = false;
+      crashPoint('upload.after-finish');
       if (artifact) return artifact;
       throw leaseLost();
-    } catch (error) {
-      await artifacts.abandon(upload);
+    } catch (failure) {
+      const error = isFinishing ? failure : await toLostLease(artifacts, upload, failure);
+      const finished = await (isFinishing ? abandonPatiently(artifacts, upload) : abandonOnce(artifacts, upload));
+      if (finished) return finished;
       if (await jobs.get(tenantId, jobId, true)) throw lost.signal.aborted ? lost.signal.reason : error;
       // The removal waits for a living upload and ends a sleeping one. Once the row is gone nobody looks again, so what
       // a store may have made of an upload that it had to end goes here; before, the removal counts it.
@@ -86,6 +117,29 @@ export const makeStoreArtifact =
       clearInterval(heartbeat);
     }
   };
+
+/** A store that refuses an upload whose lease ran out meanwhile was told to by whoever removed its remains. */
+async function toLostLease(artifacts: ArtifactIndex, upload: NewUpload, error: unknown): Promise<unknown> {
+  if (!hasReason(error, 'DEPENDENCY_UNAVAILABLE')) return error;
+  const isHeld = await artifacts.renew(upload).catch(() => true);
+  return isHeld ? error : leaseLost();
+}
+
+/** Where the database does not answer, the upload's lease runs out and it is abandoned then. */
+const abandonOnce = (artifacts: ArtifactIndex, upload: NewUpload): Promise<Artifact | undefined> =>
+  artifacts.abandon(upload).catch(() => undefined);
+
+/** The answer to `finish` was lost: reads back what became of it, for as long as the upload's lease. */
+async function abandonPatiently(artifacts: ArtifactIndex, upload: NewUpload): Promise<Artifact | undefined> {
+  for (const deadline = performance.now() + upload.leaseMs; ; ) {
+    try {
+      return await artifacts.abandon(upload);
+    } catch (error) {
+      if (performance.now() > deadline) throw error;
+      await new Promise((resolve) => setTimeout(resolve, READ_BACK_PAUSE_MS));
+    }
+  }
+}
 
 /** The chunks until the signal is aborted, whose reason is thrown then: also while the sender is silent. */
 async function* untilAborted(body: AsyncIterable<Uint8Array>, signal: AbortSignal): AsyncIterable<Uint8Array> {

@@ -1,7 +1,7 @@
 import test from 'ava';
 import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
 import type { Artifact } from '../domain/artifact.ts';
-import { CALLER, NOW, partOf } from './fakes.fixture.ts';
+import { artifactOf, CALLER, NOW, partOf } from './fakes.fixture.ts';
 import type { ArtifactIndex, JobRepository, SweepAudit, TenantSweep } from './ports.ts';
 import { makeSweepOrphans } from './sweep-orphans.ts';
 
@@ -184,11 +184,10 @@ test('all tenants are those with a job and those that only the store still knows
 });
 
 test('a job whose artifact the store does not hold is reported once, and nothing is done about it', async (t) => {
-  const artifact = { kind: 'INPUT', contentType: 'a/b', bytes: 1, createdAt: NOW } as const;
   const stored = [
-    { ...artifact, jobId: idOf(1), name: 'there' },
-    { ...artifact, jobId: idOf(2), name: 'gone' },
-    { ...artifact, jobId: idOf(2), name: 'gone-too' },
+    artifactOf({ jobId: idOf(1), name: 'there' }),
+    artifactOf({ jobId: idOf(2), name: 'gone' }),
+    artifactOf({ jobId: idOf(2), name: 'gone-too' }),
   ];
   const { store, sweep } = fixture([1, 2], stored);
   store.write(keyOf(1, 'there'), 'x');

@@ -2,7 +2,7 @@ import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { isId, isTenantId } from '#libs/kernel/id.ts';
 import type { Contents, ObjectStore } from '#libs/object-store/object-store.ts';
-import { artifactKey, jobPrefix, tenantPrefix } from '../domain/artifact.ts';
+import { jobPrefix, objectKey, tenantPrefix } from '../domain/artifact.ts';
 import type { FailedKey } from '../domain/deletion.ts';
 import type { ArtifactIndex, JobRepository, SweepAudit, TenantSweep } from './ports.ts';
 
@@ -76,9 +76,10 @@ export function makeSweepOrphans(
     const missing = new Set<string>();
     for (let after: readonly string[] | undefined, first = true; first || after; first = false) {
       const page = await artifacts.listStored(tenantId, minAgeMs, { limit: PAGE, after });
-      for (const { jobId, kind, name } of page.items) {
+      for (const artifact of page.items) {
+        const { jobId } = artifact;
         if (missing.has(jobId)) continue;
-        const key = artifactKey(tenantId, jobId, kind, name);
+        const key = objectKey(tenantId, artifact);
         const { objects } = await store.list(key.slice(0, key.lastIndexOf('/') + 1), { after: before(key), limit: 1 });
         if (objects[0]?.key !== key) missing.add(jobId);
       }

@@ -14,8 +14,11 @@ import type { JobRepository } from './ports.ts';
 
 /** What a worker does with a job that it holds by a lease. */
 export interface WorkOnJob {
-  /** The oldest claimable job, now RUNNING and leased; undefined for none. */
-  claim(tenantId: string, workerId: string, leaseMs: number): Promise<Job | undefined>;
+  /**
+   * The oldest claimable job, now RUNNING and leased; undefined for none. The same request id again answers with the same
+   * claim; JOB_NOT_FOUND when its job is gone.
+   */
+  claim(tenantId: string, workerId: string, leaseMs: number, requestId: string | undefined): Promise<Job | undefined>;
   /** Records a task's state, or nothing but the renewal; JOB_NOT_FOUND, LEASE_LOST, TASK_NOT_FOUND. */
   updateTask(command: UpdateTaskCommand): Promise<Job>;
   /** Ends the job; JOB_NOT_FOUND, LEASE_LOST, JOB_TRANSITION_ILLEGAL. */
@@ -46,7 +49,8 @@ const CANCELLATIONS_PER_PASS = 100;
 
 /** Makes the worker's use cases. */
 export const makeWorkOnJob = (jobs: JobRepository): WorkOnJob => ({
-  claim: (tenantId, workerId, leaseMs) => jobs.claimOldest(tenantId, (job, now) => claim(job, workerId, leaseMs, now)),
+  claim: (tenantId, workerId, leaseMs, requestId) =>
+    jobs.claimOldest(tenantId, requestId, (job, now) => claim(job, workerId, leaseMs, now)),
 
   async updateTask({ tenantId, jobId, leaseToken, leaseMs, task }) {
     const updated = await jobs.update(tenantId, jobId, (job, now) => {

@@ -100,6 +100,8 @@ def authorize(caller: Caller, scope: str, for_tenant: bool) -> None:
         raise denied("ROLE_TOO_LOW", "This call is RetentionService's.", role="service")
     if for_tenant and not caller.tenant:
         raise denied("TENANT_MISSING", "This token names no tenant.")
+    if not for_tenant and caller.tenant:
+        raise denied("TOKEN_MISMATCH", "The token is for one tenant and the call for none.", claim="tenant")
 
 
 def denied(reason: str, message: str, **metadata: str) -> Refusal:
@@ -131,13 +133,14 @@ def refusals(operation_id: str = ""):
         raise Refusal(Code.INVALID_ARGUMENT, "REQUEST_ID_REUSED", message, operation_id=operation_id) from None
 
 
-def compare_with_token(claim: str | None, field: str, value: str) -> None:
+def compare_with_token(claim: str, allowed: str | None, value: str) -> None:
     """A token is for one subject and one operation."""
-    if claim != value:
-        raise denied("TOKEN_MISMATCH", f"The token is for another {field}.", field=field)
+    if allowed != value:
+        raise denied("TOKEN_MISMATCH", f"The token's {claim} is not that of the call.", claim=claim)
 
 
 def known_subject(name: str) -> None:
+    """Asked last: who may not call for a subject is not told whether there is one."""
     if name != SUBJECT:
         raise Refusal(Code.NOT_FOUND, "SUBJECT_NOT_FOUND", f"There is no subject {name} here.", subject=name)
 
@@ -155,6 +158,10 @@ class Fields:
         if not least <= value <= most:
             self.refuse(field, f"must be a whole number from {least} to {most}")
         return value
+
+    def subject(self, field: str, value: str) -> None:
+        if not value:
+            self.refuse(field, "is required")
 
     def operation_id(self, value: str) -> str:
         if not UUID.fullmatch(value.lower()):
@@ -190,6 +197,7 @@ class Fields:
         return value.ToMicroseconds()
 
     def rule(self, rule: owner_pb2.Rule) -> Rule:
+        self.subject("rule.subject", rule.subject)
         if not rule.HasField("latest_cutoff_time"):
             self.refuse("rule.latest_cutoff_time", "is required")
         self.integer("rule.retention_days", rule.retention_days, 1, 36_500)
@@ -236,6 +244,7 @@ class RetentionOwner(owner_service_pb2_grpc.RetentionOwnerServiceServicer):
     @rpc("owner:read", for_tenant=False)
     def ListTenants(self, request, caller):
         fields = Fields()
+        fields.subject("subject", request.subject)
         size = fields.integer("page_size", request.page_size, 0, 1_000) or 1_000
         fields.done()
         known_subject(request.subject)
@@ -247,13 +256,13 @@ class RetentionOwner(owner_service_pb2_grpc.RetentionOwnerServiceServicer):
 
     @rpc("owner:count")
     def Count(self, request, caller):
-        compare_with_token(caller.subject, "subject", request.rule.subject)
         fields = Fields()
         rule = fields.rule(request.rule)
         cursor = fields.cursor(request.cursor)
         up_to = fields.integer("up_to", request.up_to, 0, 2**63 - 1)
         deadline = fields.deadline(request)
         fields.done()
+        compare_with_token("subject_name", caller.subject, request.rule.subject)
         known_subject(request.rule.subject)
         with refusals():
             counts = self._store.count(caller.tenant, rule, cursor, up_to, deadline)
@@ -268,14 +277,14 @@ class RetentionOwner(owner_service_pb2_grpc.RetentionOwnerServiceServicer):
 
     @rpc("owner:purge")
     def Purge(self, request, caller):
-        compare_with_token(caller.subject, "subject", request.rule.subject)
-        compare_with_token(caller.operation_id, "operation_id", request.operation_id)
         fields = Fields()
         operation_id = fields.operation_id(request.operation_id)
         rule = fields.rule(request.rule)
         limit = fields.integer("limit", request.limit, 0, 100_000) or 10_000
         deadline = fields.deadline(request)
         fields.done()
+        compare_with_token("subject_name", caller.subject, request.rule.subject)
+        compare_with_token("operation_id", caller.operation_id, operation_id)
         known_subject(request.rule.subject)
         with refusals(operation_id):
             operation = self._store.purge(caller.tenant, operation_id, rule, limit, deadline)
@@ -287,13 +296,14 @@ class RetentionOwner(owner_service_pb2_grpc.RetentionOwnerServiceServicer):
 
     @rpc("owner:purge")
     def End(self, request, caller):
-        compare_with_token(caller.subject, "subject", request.subject)
-        compare_with_token(caller.operation_id, "operation_id", request.operation_id)
         fields = Fields()
         operation_id = fields.operation_id(request.operation_id)
+        fields.subject("subject", request.subject)
         cursor = fields.cursor(request.cursor)
         deadline = fields.deadline(request)
         fields.done()
+        compare_with_token("subject_name", caller.subject, request.subject)
+        compare_with_token("operation_id", caller.operation_id, operation_id)
         known_subject(request.subject)
         operation = self._store.end(caller.tenant, operation_id, cursor, deadline)
         return owner_service_pb2.EndResponse(

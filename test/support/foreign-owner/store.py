@@ -11,7 +11,7 @@ import time
 import uuid
 from bisect import bisect_left
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Iterator, NamedTuple
 
 SCHEMA = """
@@ -39,6 +39,7 @@ create table if not exists retention_operations (
   subject text not null,
   rule text,                  -- null: End came before any Purge
   cutoff integer,
+  cutoff_given integer not null default 0,
   messages integer not null default 0,
   attachments integer not null default 0,
   ended_at integer,
@@ -191,7 +192,7 @@ class Store:
                 (tenant, operation_id, SUBJECT, now),
             )
             db.execute("delete from retention_operations where ended_at < ?", (now - REMEMBER,))
-            rule, cutoff, messages, attachments, _ = _operation(db, tenant, operation_id)
+            rule, cutoff, _, messages, attachments, _ = _operation(db, tenant, operation_id)
         ended = Operation(messages, attachments, cutoff)
         if rule is None:
             return ended
@@ -243,7 +244,7 @@ def _compare_clocks(cutoff: int, rule: Rule) -> None:
 
 def _operation(db: sqlite3.Connection, tenant: str, operation_id: str) -> tuple | None:
     return db.execute(
-        "select rule, cutoff, messages, attachments, ended_at from retention_operations"
+        "select rule, cutoff, cutoff_given, messages, attachments, ended_at from retention_operations"
         " where (tenant, operation_id, subject) = (?, ?, ?)",
         (tenant, operation_id, SUBJECT),
     ).fetchone()
@@ -252,19 +253,22 @@ def _operation(db: sqlite3.Connection, tenant: str, operation_id: str) -> tuple 
 def _begin(db: sqlite3.Connection, tenant: str, operation_id: str, rule: Rule) -> Operation:
     """The operation as it stands. The first call keeps its rule and its cutoff."""
     # latest_cutoff is the caller's clock and no part of the rule.
-    text = json.dumps({name: value for name, value in asdict(rule).items() if name != "latest_cutoff"})
+    text = json.dumps({"days": rule.days, "min_to_keep": rule.min_to_keep, "max_rows": rule.max_rows})
     known = _operation(db, tenant, operation_id)
     if known is None:
         cutoff = _cutoff(rule)
         db.execute(
-            "insert into retention_operations (tenant, operation_id, subject, rule, cutoff) values (?, ?, ?, ?, ?)",
-            (tenant, operation_id, SUBJECT, text, cutoff),
+            "insert into retention_operations (tenant, operation_id, subject, rule, cutoff, cutoff_given)"
+            " values (?, ?, ?, ?, ?, ?)",
+            (tenant, operation_id, SUBJECT, text, cutoff, rule.cutoff is not None),
         )
         return Operation(cutoff=cutoff)
-    begun_with, cutoff, messages, attachments, ended_at = known
+    begun_with, cutoff, cutoff_given, messages, attachments, ended_at = known
     if ended_at is not None:
         raise OperationEnded
-    if begun_with != text:
+    # A caller may go on with the cutoff that it was answered, and not leave out one that it gave.
+    is_same_cutoff = not cutoff_given if rule.cutoff is None else rule.cutoff == cutoff
+    if begun_with != text or not is_same_cutoff:
         raise RuleChanged
     _compare_clocks(cutoff, rule)
     return Operation(messages, attachments, cutoff)

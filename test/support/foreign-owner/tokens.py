@@ -61,13 +61,16 @@ class TokenVerifier:
             raise KeysUnavailable from error
         except (jwt.PyJWTError, KeyError) as error:
             raise TokenInvalid from error
-        if claims["exp"] - claims["iat"] > MAX_SECONDS:
+        # A token that were good for others as well would carry what it allows here to them.
+        if claims["aud"] not in (self._audience, [self._audience]) or claims["exp"] - claims["iat"] > MAX_SECONDS:
             raise TokenInvalid
         act = claims.get("act")
+        if not isinstance(act, dict):
+            raise TokenInvalid
         return Caller(
             actor=claims["sub"],
             role=claims.get("role"),
-            service=act.get("sub") if isinstance(act, dict) else None,
+            service=act.get("sub"),
             scopes=frozenset(str(claims.get("scope", "")).split()),
             tenant=claims.get("tenant"),
             subject=claims.get("subject_name"),

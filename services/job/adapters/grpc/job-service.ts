@@ -173,11 +173,12 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
   },
 
   async claimJob(request, context) {
-    const { workerId, leaseMs } = parseFields({
+    const { workerId, leaseMs, requestId } = parseFields({
+      requestId: () => parseRequestId(request.requestId),
       workerId: () => parseText('worker_id', request.workerId, { min: 1, max: MAX_WORKER_NAME }),
       leaseMs: () => parseLeaseMs(request.leaseDuration),
     });
-    const job = await useCases.workOnJob.claim(tenantOf(callerOf(context)), workerId, leaseMs);
+    const job = await useCases.workOnJob.claim(tenantOf(callerOf(context)), workerId, leaseMs, requestId);
     return job?.lease ? { job: toJobMessage(job), ...leaseOf(job), leaseToken: job.lease.token } : {};
   },
 

@@ -1,4 +1,5 @@
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
+import { newId } from '#libs/kernel/id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { jobNotFound } from '../../domain/errors.ts';
@@ -10,34 +11,33 @@ import { type ArtifactRow, toArtifact, toJob } from './rows.ts';
 export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
   begin: (upload, check) =>
     database.forTenant(upload.tenantId, async (trx) => {
-      const { tenantId, jobId } = upload;
+      const { tenantId, jobId, kind, name, uploadId, leaseMs } = upload;
       const job = await lockJob(trx, tenantId, jobId, VISIBLE);
       if (!job) throw jobNotFound();
       check(toJob(job.row), job.now);
+      const bindings = { tenantId, jobId, kind, name, uploadId, leaseMs };
+      // The job's row is the lock: of two that begin at once, the second sees the upload of the first.
       const { rowCount } = await trx.raw(
-        `insert into artifacts (tenant_id, job_id, kind, name, content_type, upload_id, upload_expires_at)
-         values (:tenantId, :jobId, :kind, :name, :contentType, :uploadId, clock_timestamp() + :leaseMs * interval '1 ms')
-         on conflict (tenant_id, job_id, kind, name) do update
-           set upload_id = excluded.upload_id, upload_expires_at = excluded.upload_expires_at
-           where artifacts.upload_expires_at is null or artifacts.upload_expires_at <= clock_timestamp()`,
-        bindingsOf(upload),
+        `with expired as (
+           update artifact_uploads set state = 'ABANDONED', due_at = clock_timestamp()
+           where ${OPEN} and due_at <= clock_timestamp() returning 1)
+         insert into artifact_uploads (tenant_id, job_id, id, kind, name, object_id, state, due_at)
+         select :tenantId, :jobId, :uploadId, :kind, :name, :uploadId, 'OPEN',
+                clock_timestamp() + :leaseMs * interval '1 ms'
+         from (select count(*) from expired) as done
+         where not exists (select from artifact_uploads where ${OPEN} and due_at > clock_timestamp())`,
+        bindings,
       );
       if (rowCount === 1) return;
-      const other = firstOf<{ upload_id: string }>(
-        await trx.raw(
-          `select upload_id from artifacts
-           where tenant_id = :tenantId and job_id = :jobId and kind = :kind and name = :name`,
-          bindingsOf(upload),
-        ),
-      );
-      throw operationInProgress(other?.upload_id ?? '');
+      const other = firstOf<{ id: string }>(await trx.raw(`select id from artifact_uploads where ${OPEN}`, bindings));
+      throw operationInProgress(other?.id ?? '');
     }),
 
   async renew(upload) {
     const [rows] = await database.writeForTenant(upload.tenantId, [
       {
         name: 'renew-upload',
-        text: `update artifacts a set upload_expires_at = clock_timestamp() + $7 * interval '1 ms'
+        text: `update artifact_uploads u set due_at = clock_timestamp() + $5 * interval '1 ms'
                where ${OWN_LIVE_UPLOAD} returning 1`,
         values: [...uploadValues(upload), upload.leaseMs],
       },
@@ -49,24 +49,52 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
     const [rows] = await database.writeForTenant(upload.tenantId, [
       {
         name: 'finish-upload',
-        text: `update artifacts a
-               set content_type = $7, bytes = $8, sha256 = $9, stored_at = clock_timestamp(),
-                   upload_id = null, upload_expires_at = null
-               where ${OWN_LIVE_UPLOAD} returning a.*`,
-        values: [...uploadValues(upload), upload.contentType, bytes, sha256],
+        // One statement, so that a reader sees the old pointer or the new one, and what is replaced is in mind from
+        // the same moment on.
+        text: `with mine as (delete from artifact_uploads u where ${OWN_LIVE_UPLOAD} returning u.*),
+                    before as (
+                      select a.* from artifacts a join mine m
+                        on a.tenant_id = m.tenant_id and a.job_id = m.job_id and a.kind = m.kind and a.name = m.name
+                      where a.stored_at is not null for update of a),
+                    replaced as (
+                      insert into artifact_uploads (tenant_id, job_id, id, kind, name, object_id, state, due_at)
+                      select tenant_id, job_id, $5, kind, name, object_id, 'REPLACED', clock_timestamp() from before
+                      returning 1)
+               insert into artifacts
+                 (tenant_id, job_id, kind, name, content_type, bytes, sha256, object_id, stored_at, created_at)
+               select m.tenant_id, m.job_id, m.kind, m.name, $6, $7, $8, m.object_id, clock_timestamp(), m.created_at
+               from mine m, (select count(*) from replaced) as done
+               on conflict (tenant_id, job_id, kind, name) do update
+                 set content_type = excluded.content_type, bytes = excluded.bytes, sha256 = excluded.sha256,
+                     object_id = excluded.object_id, stored_at = excluded.stored_at
+               returning *`,
+        values: [...uploadValues(upload), newId(), upload.contentType, bytes, sha256],
       },
     ]);
     const row = rows?.[0] as ArtifactRow | undefined;
     return row && toArtifact(row);
   },
 
-  abandon: (upload) =>
-    database.forTenant(upload.tenantId, async (trx) => {
-      const own =
-        'tenant_id = :tenantId and job_id = :jobId and kind = :kind and name = :name and upload_id = :uploadId';
-      await trx.raw(`delete from artifacts where ${own} and stored_at is null`, bindingsOf(upload));
-      await trx.raw(`update artifacts set upload_id = null, upload_expires_at = null where ${own}`, bindingsOf(upload));
-    }),
+  async abandon(upload) {
+    const { tenantId, jobId, uploadId, kind, name } = upload;
+    const [, rows] = await database.writeForTenant(tenantId, [
+      {
+        name: 'abandon-upload',
+        // It waits for a `finish` that is under way, whose outcome the next statement sees.
+        text: `update artifact_uploads set state = 'ABANDONED', due_at = clock_timestamp()
+               where tenant_id = $1 and job_id = $2 and id = $3 and state = 'OPEN' returning 1`,
+        values: [tenantId, jobId, uploadId],
+      },
+      {
+        name: 'read-finished-upload',
+        text: `select * from artifacts
+               where tenant_id = $1 and job_id = $2 and kind = $3 and name = $4 and object_id = $5`,
+        values: [tenantId, jobId, kind, name, uploadId],
+      },
+    ]);
+    const row = rows?.[0] as ArtifactRow | undefined;
+    return row && toArtifact(row);
+  },
 
   async get(tenantId, jobId, kind, name) {
     const [row] = await database.readForTenant<ArtifactRow>(tenantId, {
@@ -90,8 +118,9 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
 
   async countLiveUploads(tenantId, jobId) {
     const [row] = await database.readForTenant<{ count: number }>(tenantId, {
-      text: `select count(*) as count from artifacts
-             where tenant_id = $1 and job_id = $2 and upload_expires_at > clock_timestamp()`,
+      text: `select count(*) as count from artifact_uploads
+             where tenant_id = $1 and job_id = $2
+               and ((state = 'OPEN' and due_at > clock_timestamp()) or claimed_until > clock_timestamp())`,
       values: [tenantId, jobId],
     });
     return row?.count ?? 0;
@@ -101,7 +130,7 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
     const rows = await database.readForTenant<ArtifactRow>(tenantId, {
       text: `select a.* from artifacts a join jobs j on j.tenant_id = a.tenant_id and j.id = a.job_id
              where a.tenant_id = $1 and j.deletion_id is null
-               and a.stored_at < now() - $2 * interval '1 ms' and a.upload_id is null
+               and a.stored_at < now() - $2 * interval '1 ms'
                and ($3::uuid is null or (a.job_id, a.kind, a.name) > ($3, $4, $5))
              order by a.job_id, a.kind, a.name limit $6`,
       values: [tenantId, minAgeMs, after?.[0] ?? null, after?.[1] ?? null, after?.[2] ?? null, limit + 1],
@@ -110,27 +139,17 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
   },
 });
 
-// An upload whose lease or whose worker's ran out, or whose job is being removed, may not write any more.
-const OWN_LIVE_UPLOAD = `a.tenant_id = $1 and a.job_id = $2 and a.kind = $3 and a.name = $4
-  and a.upload_id = $5 and a.upload_expires_at > clock_timestamp()
-  and exists (select from jobs j where j.tenant_id = a.tenant_id and j.id = a.job_id and j.deletion_id is null
-                and ($6::bigint is null or (j.lease_token = $6::bigint and j.lease_expires_at > clock_timestamp())))`;
+const OPEN = "tenant_id = :tenantId and job_id = :jobId and kind = :kind and name = :name and state = 'OPEN'";
 
-const uploadValues = ({ tenantId, jobId, kind, name, uploadId, leaseToken }: NewUpload): unknown[] => [
+// An upload whose lease or whose worker's ran out, or whose job is being removed, may not write any more.
+const OWN_LIVE_UPLOAD = `u.tenant_id = $1 and u.job_id = $2 and u.id = $3
+  and u.state = 'OPEN' and u.due_at > clock_timestamp()
+  and exists (select from jobs j where j.tenant_id = u.tenant_id and j.id = u.job_id and j.deletion_id is null
+                and ($4::bigint is null or (j.lease_token = $4::bigint and j.lease_expires_at > clock_timestamp())))`;
+
+const uploadValues = ({ tenantId, jobId, uploadId, leaseToken }: NewUpload): unknown[] => [
   tenantId,
   jobId,
-  kind,
-  name,
   uploadId,
   leaseToken?.toString() ?? null,
 ];
-
-const bindingsOf = ({ tenantId, jobId, kind, name, contentType, uploadId, leaseMs }: NewUpload) => ({
-  tenantId,
-  jobId,
-  kind,
-  name,
-  contentType,
-  uploadId,
-  leaseMs,
-});

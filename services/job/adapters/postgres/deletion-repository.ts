@@ -126,6 +126,11 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
                     delete from artifacts where tenant_id = $1 and job_id = $4 and exists (select from claimed)
                       and ctid = any(array(select ctid from artifacts where tenant_id = $1 and job_id = $4
                                            limit ${ROWS_PER_BATCH}))
+                    returning 1),
+                  uploads as (
+                    delete from artifact_uploads where tenant_id = $1 and job_id = $4 and exists (select from claimed)
+                      and ctid = any(array(select ctid from artifact_uploads where tenant_id = $1 and job_id = $4
+                                           limit ${ROWS_PER_BATCH}))
                     returning 1)
              update job_deletions
              set counts = counts || jsonb_build_object('artifacts',
@@ -139,6 +144,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       text: `with claimed as (
                     select 1 from job_deletions
                     where ${CLAIMED} and not exists (select from artifacts where tenant_id = $1 and job_id = $4)
+                      and not exists (select from artifact_uploads where tenant_id = $1 and job_id = $4)
                     for update),
                   tasks as (select count(*) as count from job_tasks where tenant_id = $1 and job_id = $4),
                   gone as (

@@ -70,21 +70,17 @@ export const makeJobRepository = (database: Database): JobRepository => ({
       return after;
     }),
 
-  claimOldest: (tenantId, change) =>
+  claimOldest: (tenantId, requestId, change) =>
     database.forTenant(tenantId, async (trx) => {
-      const oldest = firstOf<{ id: string }>(
-        await trx.raw(
-          `select j.id from jobs j
-           where j.tenant_id = :tenantId ${VISIBLE}
-             and (j.state = 'PENDING' or (j.state = 'RUNNING' and j.lease_expires_at <= now()))
-             and not exists (select from step_actions a where a.tenant_id = j.tenant_id and a.run_id = j.run_id
-                               and a.step = j.step and a.job_id = j.id and a.outcome is null)
-           order by j.created_at, j.id limit 1 for update of j skip locked`,
-          { tenantId },
-        ),
-      );
-      const found = oldest && (await readLocked(trx, tenantId, oldest.id));
-      return found && saveJob(trx, toJob(found.row), found.now, change);
+      if (requestId !== undefined) {
+        // The second of two at once waits here, and then finds what the first has claimed.
+        await trx.raw('select pg_advisory_xact_lock(hashtextextended(:request, 0))', {
+          request: `job-claim/${tenantId}/${requestId}`,
+        });
+        const known = await findClaimed(trx, tenantId, requestId);
+        if (known) return known;
+      }
+      return claimNew(trx, tenantId, requestId, change);
     }),
 
   async findAbandonedCancellations(limit) {
@@ -120,6 +116,42 @@ export const makeJobRepository = (database: Database): JobRepository => ({
     return row.now;
   },
 });
+
+/** What this request claimed before; undefined for nothing. */
+async function findClaimed(trx: TenantTransaction, tenantId: string, requestId: string): Promise<Job | undefined> {
+  const claimed = firstOf<{ id: string }>(
+    await trx.raw('select id from jobs where tenant_id = :tenantId and claim_request_id = cast(:requestId as uuid)', {
+      tenantId,
+      requestId,
+    }),
+  );
+  if (!claimed) return undefined;
+  const job = await lockJob(trx, tenantId, claimed.id, VISIBLE);
+  if (!job) throw jobNotFound();
+  return toJob(job.row);
+}
+
+async function claimNew(
+  trx: TenantTransaction,
+  tenantId: string,
+  requestId: string | undefined,
+  change: JobChange,
+): Promise<Job | undefined> {
+  const oldest = firstOf<{ id: string }>(
+    await trx.raw(
+      `select j.id from jobs j
+       where j.tenant_id = :tenantId ${VISIBLE}
+         and (j.state = 'PENDING' or (j.state = 'RUNNING' and j.lease_expires_at <= now()))
+         and not exists (select from step_actions a where a.tenant_id = j.tenant_id and a.run_id = j.run_id
+                           and a.step = j.step and a.job_id = j.id and a.outcome is null)
+       order by j.created_at, j.id limit 1 for update of j skip locked`,
+      { tenantId },
+    ),
+  );
+  const found = oldest && (await readLocked(trx, tenantId, oldest.id));
+  if (!found) return undefined;
+  return saveJob(trx, toJob(found.row), found.now, change, { claim_request_id: requestId ?? null });
+}
 
 /** Inserts a PENDING job and its tasks, in their order. */
 async function insertJob(
@@ -212,6 +244,7 @@ export async function saveJob(
   before: Job,
   now: Temporal.Instant,
   change: JobChange,
+  more: { readonly claim_request_id?: string | null } = {},
 ): Promise<Job> {
   const changed = change(before, now);
   if (changed === before) return before;
@@ -229,6 +262,7 @@ export async function saveJob(
       finished_at: instant(after.finishedAt),
       updated_at: instant(now),
       version: String(after.version),
+      ...more,
     });
   for (const [index, task] of after.tasks.entries()) {
     if (task !== before.tasks[index]) await saveTask(trx, after, task);

@@ -47,6 +47,8 @@ export interface ArtifactRow {
   readonly name: string;
   readonly content_type: string;
   readonly bytes: number | null;
+  readonly sha256: string | null;
+  readonly object_id: string | null;
   readonly stored_at: Temporal.Instant | null;
   readonly created_at: Temporal.Instant;
 }
@@ -128,8 +130,10 @@ export const toArtifact = (row: ArtifactRow): Artifact => ({
   jobId: row.job_id,
   kind: row.kind,
   name: row.name,
+  objectId: row.object_id ?? undefined,
   contentType: row.content_type,
   bytes: row.bytes ?? 0,
+  sha256: row.sha256 ?? undefined,
   createdAt: row.stored_at ?? row.created_at,
 });
 

@@ -2,6 +2,8 @@ import type { Migration } from '#libs/postgres/migrate.ts';
 import { jobs } from './001-jobs.ts';
 import { stepActions } from './002-step-actions.ts';
 import { stuckDeletions } from './003-stuck-deletions.ts';
+import { objectsByUpload } from './004-objects-by-upload.ts';
+import { claimRequests } from './005-claim-requests.ts';
 
 /** JobService's schema, in order. */
-export const jobMigrations: readonly Migration[] = [jobs, stepActions, stuckDeletions];
+export const jobMigrations: readonly Migration[] = [jobs, stepActions, stuckDeletions, objectsByUpload, claimRequests];

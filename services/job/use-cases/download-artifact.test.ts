@@ -1,0 +1,83 @@
+import { createHash } from 'node:crypto';
+import test from 'ava';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
+import { type Artifact, objectKey } from '../domain/artifact.ts';
+import { makeDownloadArtifact } from './download-artifact.ts';
+import { artifactOf, CALLER, JOB, jobIn, partOf, TENANT } from './fakes.fixture.ts';
+import type { ArtifactIndex } from './ports.ts';
+import type { ReadJobs } from './read-jobs.ts';
+
+const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
+
+/** An artifact whose row is `row` and whose object holds `stored`; `looks` answers the rows in order, the last for ever. */
+function fixture(rows: readonly Artifact[], stored: Readonly<Record<string, string>>) {
+  const store = makeMemoryObjectStore();
+  for (const [key, text] of Object.entries(stored)) store.write(key, text);
+  let look = 0;
+  const download = makeDownloadArtifact(
+    partOf<ReadJobs>({ get: async () => jobIn('PENDING') }),
+    partOf<ArtifactIndex>({
+      async get() {
+        look += 1;
+        return rows[Math.min(look, rows.length) - 1];
+      },
+    }),
+    store,
+  );
+  const read = async (): Promise<string> => {
+    const signal = new AbortController().signal;
+    const { body } = await download({
+      caller: CALLER,
+      jobId: JOB,
+      kind: 'INPUT',
+      name: 'a',
+      showDeleted: false,
+      signal,
+    });
+    return Buffer.concat(await Array.fromAsync(body)).toString();
+  };
+  return {
+    read,
+    reason: () =>
+      read().then(
+        () => 'OK',
+        (error) => (error instanceof DomainError ? error.reason : String(error)),
+      ),
+  };
+}
+
+const uploaded = artifactOf({ objectId: 'one', bytes: 5, sha256: digestOf('hello') });
+
+test('a download gives the bytes of the object that the row points at', async (t) => {
+  const other = artifactOf({ objectId: 'other' });
+  const { read } = fixture([uploaded], {
+    [objectKey(TENANT, uploaded)]: 'hello',
+    [objectKey(TENANT, other)]: 'HELLO',
+  });
+  t.is(await read(), 'hello');
+});
+
+test('a download whose size differs from its row fails', async (t) => {
+  for (const text of ['hello!', 'hell', '']) {
+    t.is(await fixture([uploaded], { [objectKey(TENANT, uploaded)]: text }).reason(), 'ARTIFACT_CORRUPT', text);
+  }
+});
+
+test('a download whose digest differs from its row fails before its end', async (t) => {
+  t.is(await fixture([uploaded], { [objectKey(TENANT, uploaded)]: 'jello' }).reason(), 'ARTIFACT_CORRUPT');
+});
+
+test('an artifact from before digests and keys by upload stays readable', async (t) => {
+  const old = artifactOf({ bytes: 5 });
+  t.is(await fixture([old], { [`tenants/${TENANT}/jobs/${JOB}/input/a`]: 'hello' }).read(), 'hello');
+});
+
+test('an artifact that is replaced between the look at its row and the one at its object is read anew', async (t) => {
+  const before = artifactOf({ objectId: 'gone', bytes: 3 });
+  t.is(await fixture([before, uploaded], { [objectKey(TENANT, uploaded)]: 'hello' }).read(), 'hello');
+});
+
+test('an object that is not there is not found', async (t) => {
+  t.is(await fixture([uploaded], {}).reason(), 'ARTIFACT_NOT_FOUND');
+});

@@ -1,0 +1,143 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import anyTest, { type TestFn } from 'ava';
+import { runCli } from '#libs/cli/run-cli.ts';
+import { createLethe } from '#libs/client/lethe.ts';
+import { parsedLine } from '#test/support/command-line.ts';
+import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
+
+const test = anyTest as TestFn<{ postgres: TestPostgres; folder: string }>;
+
+test.before(async (t) => {
+  t.context.postgres = await startTestPostgres();
+  t.context.folder = await mkdtemp(join(tmpdir(), 'lethe-test-cli-owner-'));
+});
+test.after.always(async (t) => {
+  await t.context.postgres.stop();
+  await rm(t.context.folder, { recursive: true, force: true });
+});
+
+const MAIL = `
+database:
+  url_from: MAIL_DATABASE_URL
+  owner_url_from: MAIL_DATABASE_OWNER_URL
+subjects:
+  - name: messages
+    resource_type: message
+    table: messages
+    tenant: tenant_id
+    instant: sent_at
+    id: id
+`;
+const TABLE =
+  'create table messages (tenant_id text not null, id uuid, sent_at timestamptz, primary key (tenant_id, id))';
+const INDEX = 'create index on messages (tenant_id, sent_at, id)';
+
+/** `lethe owner …` in this process, with a file and an environment of its own. */
+async function lethe(folder: string, verb: string, text: string, env: Record<string, string>, ...options: string[]) {
+  const file = join(folder, `${Math.random().toString(36).slice(2)}.yaml`);
+  await writeFile(file, text);
+  const out: string[] = [];
+  const err: string[] = [];
+  const code = await runCli([...options, 'owner', verb, file], {
+    env,
+    out: (line) => out.push(line),
+    err: (line) => err.push(line.replaceAll(file, 'FILE')),
+    outBytes: async () => undefined,
+    input: (async function* () {})(),
+    isInteractive: false,
+    screen: undefined,
+    ask: async () => '',
+    open: createLethe,
+  });
+  return { code, out, err };
+}
+
+const urlsOf = ({ appUrl, ownerUrl }: TestDatabase) => ({
+  MAIL_DATABASE_URL: appUrl,
+  MAIL_DATABASE_OWNER_URL: ownerUrl,
+});
+
+test('a file with problems is refused, each on a line of its own', async (t) => {
+  const outcome = await lethe(t.context.folder, 'serve', 'database: {url_from: A}\nsubjects: [{name: 1}]', {});
+  t.is(outcome.code, 2);
+  t.deepEqual(outcome.out, []);
+  t.deepEqual(outcome.err.slice(-1), ['error: USAGE: FILE has 6 problems']);
+  t.true(outcome.err.includes('problem: subjects[0].table is required'), outcome.err.join('\n'));
+});
+
+test('a database that cannot be reached is named by its variable, and no password is shown', async (t) => {
+  const { folder } = t.context;
+  t.deepEqual((await lethe(folder, 'check', MAIL, {})).err, [
+    'problem: MAIL_DATABASE_URL is not set',
+    'error: USAGE: the environment has 1 problem',
+  ]);
+  const url = 'postgres://app:hunter2@127.0.0.1:1/mail';
+  const { err } = await lethe(folder, 'check', MAIL, { MAIL_DATABASE_URL: url });
+  t.deepEqual(err, [
+    'problem: it cannot be reached: connect ECONNREFUSED 127.0.0.1:1',
+    'error: USAGE: the database of MAIL_DATABASE_URL has 1 problem',
+  ]);
+});
+
+test('what the database lacks is told with the statement that mends it, and then it can be served', async (t) => {
+  const { folder, postgres } = t.context;
+  const database = await postgres.createDatabase([]);
+  await database.query(TABLE);
+  const refused = await lethe(folder, 'check', MAIL, urlsOf(database));
+  t.is(refused.code, 2);
+  const statements = refused.err.flatMap((line) => /; ((?:create|grant) .*)$/.exec(line)?.[1] ?? []);
+  t.is(statements.length, 2, refused.err.join('\n'));
+  for (const statement of statements) await database.query(statement);
+  const { code, out } = await lethe(folder, 'check', MAIL, urlsOf(database), '--json');
+  t.is(code, 0);
+  t.deepEqual(parsedLine(out[0] ?? ''), { remarks: [], done: 'public.messages can be served' });
+});
+
+test('preparing makes one schema, for one role, and can be repeated; before it nothing is served', async (t) => {
+  const { folder, postgres } = t.context;
+  const database = await postgres.createDatabase([]);
+  await database.query(`${TABLE}; ${INDEX}; grant select, delete on messages to ${database.appRole}`);
+  const tables = () =>
+    database.query(`select schemaname || '.' || tablename as name from pg_tables
+      where schemaname not in ('pg_catalog', 'information_schema', 'lethe_owner') order by 1`);
+  const env = { LETHE_JWKS: 'jwks.json', LETHE_OWNER_NAME: 'mail', ...urlsOf(database) };
+  const before = await tables();
+  const refused = await lethe(folder, 'serve', MAIL, { ...env, MAIL_DATABASE_OWNER_URL: '' });
+  t.deepEqual(
+    refused.err[0],
+    `problem: the schema lethe_owner is not ready for ${database.appRole}; run \`lethe owner prepare\` with this file`,
+  );
+  // Creating a schema takes a right on the database, which its owner has.
+  await database.query(`grant create on database ${database.name} to ${database.appRole.replace(/_app$/, '_owner')}`);
+  for (let times = 0; times < 2; times += 1) {
+    const { out, err } = await lethe(folder, 'prepare', MAIL, env);
+    t.deepEqual([out, err], [[`lethe_owner in ${database.name} is ready for ${database.appRole}`], []]);
+  }
+  t.deepEqual(await tables(), before);
+  const [data] = await database.query<{ data_id: string }>('select data_id from lethe_owner.owner_data');
+  t.is(data?.data_id.length, 36);
+});
+
+test('settings that are missing are named together, the database by the variable of the file', async (t) => {
+  const { err } = await lethe(t.context.folder, 'serve', MAIL, { LETHE_OWNER_NAME: 'No name' });
+  for (const name of ['MAIL_DATABASE_URL', 'LETHE_JWKS', 'LETHE_OWNER_NAME']) t.regex(err[0] ?? '', new RegExp(name));
+});
+
+test('the help shows a file and examples', async (t) => {
+  const out: string[] = [];
+  const code = await runCli(['owner', '--help'], {
+    env: {},
+    out: (line) => out.push(line),
+    err: () => undefined,
+    outBytes: async () => undefined,
+    input: (async function* () {})(),
+    isInteractive: false,
+    screen: undefined,
+    ask: async () => '',
+    open: createLethe,
+  });
+  t.is(code, 0);
+  t.regex(out.join('\n'), /instant: sent_at[\s\S]*lethe owner serve mail\.yaml/);
+});
