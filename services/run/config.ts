@@ -1,5 +1,6 @@
 import { hostname } from 'node:os';
 import { type Environment, readSettings } from '#libs/kernel/settings.ts';
+import { readOwnerSettings } from '#libs/owner/settings.ts';
 import { readCommonSettings } from '#libs/service/common-settings.ts';
 
 /** RunService's settings. */
@@ -15,6 +16,7 @@ export interface ParticipantAddress {
 export const readRunSettings = (env: Environment) =>
   readSettings(env, (reader) => ({
     ...readCommonSettings(reader),
+    ...readOwnerSettings(reader),
     workerId: `${hostname()}:${process.pid}`,
     serviceKey: reader.text('LETHE_SERVICE_KEY'),
     participants: reader.parsed('LETHE_PARTICIPANTS', parseParticipants),

@@ -7,6 +7,8 @@ import { readSigningKey } from '#libs/auth/keys.ts';
 import { makeServiceCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
+import { makeOwner } from '#libs/owner/make-owner.ts';
+import { bindOwner } from '#libs/owner/owner-service.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
@@ -21,6 +23,7 @@ import { makeExecutionRepository } from './adapters/postgres/execution-repositor
 import { makeOwnRows } from './adapters/postgres/own-rows.ts';
 import { makeRunRepository } from './adapters/postgres/run-repository.ts';
 import { makeSagaRepository } from './adapters/postgres/saga-repository.ts';
+import { RUN_SUBJECTS } from './adapters/postgres/subjects.ts';
 import type { RunSettings } from './config.ts';
 import { OWN_PARTICIPANT } from './domain/deletion.ts';
 import { actionUnknown } from './domain/errors.ts';
@@ -251,10 +254,12 @@ const ownStepParticipant = (own: OwnParticipant): StepParticipant => ({
   verifyStep: (call) => own.verify(call, call.step),
 });
 
+const EXPIRY_POLL_MS = 3_600_000;
+
 /** RunService, composed. */
 export async function composeRunService(
   settings: RunSettings,
-  { database, log, metrics }: ServiceFoundation,
+  { database, log, metrics, turns }: ServiceFoundation,
 ): Promise<ComposedService> {
   let workers: readonly WorkerLoops[] = [];
   const issuer = {
@@ -315,6 +320,18 @@ export async function composeRunService(
   container
     .bind(TOKENS.onRewritten)
     .toConstantValue((rewritten) => log.info(rewritten, 'a month of executions was rewritten'));
+  const owner = makeOwner({
+    ...settings,
+    database,
+    turns,
+    subjects: RUN_SUBJECTS,
+    onPurged({ subject: { name }, tenantId, caller }, { operationId, rule, removed, waits }) {
+      const { actor, subject } = caller;
+      const told = { audit: true, action: `purge-${name}`, tenantId, operationId, actor, subject, removed, waits };
+      log.info({ ...told, cutoff: rule?.cutoff.toString(), outcome: 'COMPLETE' }, 'purged by age');
+      metrics.deletionFinished(name, 'COMPLETE');
+    },
+  });
   container.load(adapters, useCases, sagaUseCases, executionUseCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
@@ -347,6 +364,7 @@ export async function composeRunService(
         }),
       }),
       bindService(ParticipantService, participantService(get(TOKENS.ownParticipant))),
+      bindOwner(owner),
     ],
     startWorkers() {
       const onError = (name: string, error: unknown) =>
@@ -364,7 +382,13 @@ export async function composeRunService(
         work: get(TOKENS.keepExecutionMonths),
         onError,
       });
-      return [...workers, upkeep, { stop: get(TOKENS.ownRuns).stop }];
+      const operations = startWorkerLoop({
+        name: 'owner-operations',
+        pollMs: EXPIRY_POLL_MS,
+        work: owner.expireOperations,
+        onError,
+      });
+      return [...workers, upkeep, operations, { stop: get(TOKENS.ownRuns).stop }];
     },
     close() {
       for (const { connection } of connections) connection.close();

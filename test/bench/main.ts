@@ -1,5 +1,6 @@
 import { benchArtifacts } from './artifacts.ts';
 import { benchCascade } from './cascade.ts';
+import { benchExecutions } from './executions.ts';
 import { benchPurge } from './purge.ts';
 import { benchRpc } from './rpc.ts';
 import { benchSaga } from './saga.ts';
@@ -11,6 +12,7 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   rpc: benchRpc,
   artifacts: benchArtifacts,
   purge: benchPurge,
+  executions: benchExecutions,
   cascade: benchCascade,
   saga: benchSaga,
 };

@@ -7,6 +7,7 @@ import { parkedRuns } from './005-parked-runs.ts';
 import { executions } from './006-executions.ts';
 import { cleanupExecutions } from './007-cleanup-executions.ts';
 import { executionUpkeep } from './008-execution-upkeep.ts';
+import { owner } from './009-owner.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -18,4 +19,5 @@ export const runMigrations: readonly Migration[] = [
   executions,
   cleanupExecutions,
   executionUpkeep,
+  owner,
 ];
