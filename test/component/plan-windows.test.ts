@@ -129,6 +129,27 @@ test.serial(
   },
 );
 
+test.serial('the audit says who changed which windows and why, once for each change', async (t) => {
+  const { stack } = t.context;
+  const name = 'AUDITED';
+  const windows = [windowOf('drift_checks', 5), { subject: 'approvals', kind: WindowKind.NOT_APPLICABLE }];
+  await platformOf(stack).updatePlan({ name, windows, reason: 'a new offer', allowMissing: true });
+  await platformOf(stack).updatePlan({ name, windows, reason: 'again' });
+  const audit = await queryOnce(
+    stack.superuserUrl('retention'),
+    `select actor, action, target_type, reason, outcome from installation_audit where target_id = 'AUDITED'`,
+  );
+  t.deepEqual(audit, [
+    {
+      actor: 'platform@platform',
+      action: 'update-plan',
+      target_type: 'plan',
+      reason: 'a new offer',
+      outcome: 'drift_checks=5 approvals=NOT_APPLICABLE',
+    },
+  ]);
+});
+
 test.serial('a stale etag is refused, and a repeated request is answered as it was', async (t) => {
   const platform = platformOf(t.context.stack);
   const name = 'REPEATED';

@@ -262,7 +262,7 @@ test.serial('a change that is only tried changes nothing, and tells what the nex
   t.like(tenantPlan, { planName: 'FREE', version: 2n });
   t.deepEqual(
     forecasts.map(({ subject }) => subject),
-    ['approvals', 'drift_checks', 'executions', 'incident_payloads'],
+    ['approval_notes', 'approvals', 'drift_checks', 'executions', 'incident_payloads'],
   );
   const checks = forecasts.find(({ subject }) => subject === 'drift_checks');
   const ahead = checks?.effectTime && timestampDate(checks.effectTime).getTime() - Date.now();

@@ -63,8 +63,6 @@ export interface KeepPlans {
   listPlanWindows(name: string, page: PageQuery): Promise<Page<PlanWindow>>;
 }
 
-const TENANTS_PER_PAGE = 200;
-
 /** Makes KeepPlans; `graceDays` is how long a wider window holds after a change. */
 export function makeKeepPlans(
   plans: PlanRepository,
@@ -125,16 +123,6 @@ export function makeKeepPlans(
     if (violations.length > 0) throw fieldsInvalid(violations);
   };
 
-  const tenantsOn = async (plan: string): Promise<readonly string[]> => {
-    const tenants: string[] = [];
-    for (let after: readonly string[] | undefined, first = true; first || after; first = false) {
-      const page = await plans.listInForce(plan, { limit: TENANTS_PER_PAGE, after });
-      tenants.push(...page.items.map(({ tenantId }) => tenantId));
-      after = page.next;
-    }
-    return tenants;
-  };
-
   return {
     set: (plan) => plans.set({ ...plan, fingerprint: fingerprintOfEntry(plan) }),
 
@@ -175,7 +163,7 @@ export function makeKeepPlans(
       await assertSubjects(change);
       const { plan, recorded } = await planWindows.preview({ ...change, fingerprint: '' });
       const subjects = change.windows.map(({ subject }) => subject);
-      const order = { subjects, tenants: await tenantsOn(change.name), actor: change.actor };
+      const order = { subjects, tenants: await plans.tenantsOn(change.name), actor: change.actor };
       const forecasts = await forecast({
         ...order,
         async changesOf(tenantId) {

@@ -69,6 +69,8 @@ export interface PlanRepository {
   listHistory(tenantId: string, page: PageQuery): Promise<Page<TenantPlan>>;
   /** Must list by tenant the entries in force at the database's now that name a plan. */
   listInForce(plan: string | undefined, page: PageQuery): Promise<Page<TenantPlan>>;
+  /** Must answer every tenant that has this plan in force at the database's now, in order. */
+  tenantsOn(plan: string): Promise<readonly string[]>;
   /** Must answer every tenant that has a plan or an execution policy, in order. */
   findTenants(): Promise<readonly string[]>;
 }

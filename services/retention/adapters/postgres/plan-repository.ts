@@ -21,6 +21,8 @@ class TenantPlanRow extends Model {
 
 type Columns = Omit<TenantPlanRow, keyof Model>;
 
+const MAX_INT = 2_147_483_647;
+
 /** The text that changes with every entry. */
 export const etagOfPlan = ({ version }: Pick<TenantPlan, 'version'>): string => `"${version}"`;
 
@@ -90,6 +92,14 @@ export const makePlanRepository = (database: Database): PlanRepository => ({
       }),
     );
     return { items: entries.filter((entry) => entry !== undefined), next: page.next };
+  },
+
+  async tenantsOn(plan) {
+    const rows = await database.acrossTenants<{ tenant_id: string }>({
+      text: 'select tenant_id from plans_in_force(null, $1, $2)',
+      values: [plan, MAX_INT],
+    });
+    return rows.map((row) => row.tenant_id);
   },
 
   async findTenants() {

@@ -4,6 +4,7 @@ import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { type Plan, type PlanWindow, type PlanWindowKind, planNotFound } from '../../domain/windows.ts';
 import type { NewPlanWindow, PlanChange, PlanWindowRepository } from '../../use-cases/ports.ts';
+import { auditInstallation } from './installation-audit.ts';
 
 /** A row of plan_windows. */
 export interface PlanWindowRow {
@@ -149,7 +150,18 @@ async function record(trx: TenantTransaction, change: PlanChange): Promise<numbe
       reason,
     });
   }
-  if (changes.length > 0) await trx.raw('update plans set version = ? where name = ?', [planVersion, name]);
+  if (changes.length > 0) {
+    await trx.raw('update plans set version = ? where name = ?', [planVersion, name]);
+    await auditInstallation(trx, {
+      actor,
+      subject: change.subject,
+      action: 'update-plan',
+      targetType: 'plan',
+      targetId: name,
+      reason,
+      outcome: changes.map(({ window }) => `${window.subject}=${window.days ?? window.kind}`).join(' '),
+    });
+  }
   if (requestId !== undefined) {
     await trx('plan_requests').insert({ request_id: requestId, fingerprint, plan: name, plan_version: planVersion });
   }

@@ -69,7 +69,7 @@ export const plansAsData: Migration = {
       signature: 'plans_in_force(after_tenant text, wanted_plan text, max_rows int)',
       returns: 'table (tenant_id text, version bigint)',
       query: `select f.tenant_id, f.version from
-                (${IN_FORCE} and (after_tenant is null or p.tenant_id > after_tenant)
+                (${IN_FORCE} and p.tenant_id > coalesce(after_tenant, '')
                  order by p.tenant_id, p.version desc) f
               where f.plan is not null and (wanted_plan is null or f.plan = wanted_plan)
               order by f.tenant_id limit max_rows`,
