@@ -339,7 +339,9 @@ export async function composeRetentionService(
         requeue: () => container.get(TOKENS.purges).requeue(),
         sweepTenants: container.get(TOKENS.sweepTenants),
         async expire() {
-          const { receiptDays } = settings;
+          const { receiptDays, graceDays } = settings;
+          // What it leaves is for the next hour: a person makes each of these rows.
+          await container.get(TOKENS.plans).expire(Math.max(receiptDays, graceDays), EXPIRED_AT_ONCE);
           while ((await container.get(TOKENS.purges).expire(receiptDays, EXPIRED_AT_ONCE)) === EXPIRED_AT_ONCE);
         },
         schedule:

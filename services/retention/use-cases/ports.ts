@@ -69,6 +69,11 @@ export interface PlanRepository {
   listHistory(tenantId: string, page: PageQuery): Promise<Page<TenantPlan>>;
   /** Must list by tenant the entries in force at the database's now that name a plan. */
   listInForce(plan: string | undefined, page: PageQuery): Promise<Page<TenantPlan>>;
+  /**
+   * Must forget up to `limit` entries that are older than so many days and from which no window can come any more, now
+   * or later, and as many answers to requests. `days` must not be less than the grace.
+   */
+  expire(days: number, limit: number): Promise<void>;
   /** Must answer every tenant that has this plan in force at the database's now, in order. */
   tenantsOn(plan: string): Promise<readonly string[]>;
   /** Must answer every tenant that has a plan or an execution policy, in order. */

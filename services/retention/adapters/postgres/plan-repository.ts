@@ -94,6 +94,13 @@ export const makePlanRepository = (database: Database): PlanRepository => ({
     return { items: entries.filter((entry) => entry !== undefined), next: page.next };
   },
 
+  async expire(days, limit) {
+    await database.acrossTenants({
+      text: `select forget_plan_history(clock_timestamp() - $1 * interval '24 hours', $2)`,
+      values: [days, limit],
+    });
+  },
+
   async tenantsOn(plan) {
     const rows = await database.acrossTenants<{ tenant_id: string }>({
       text: 'select tenant_id from plans_in_force(null, $1, $2)',

@@ -8,6 +8,7 @@ import { executionPolicies } from './006-execution-policies.ts';
 import { subjects } from './007-subjects.ts';
 import { purgeSubjects } from './008-purge-subjects.ts';
 import { purgeStops } from './009-purge-stops.ts';
+import { planExpiry } from './010-plan-expiry.ts';
 
 /** RetentionService's schema, in order. */
 export const retentionMigrations: readonly Migration[] = [
@@ -20,4 +21,5 @@ export const retentionMigrations: readonly Migration[] = [
   subjects,
   purgeSubjects,
   purgeStops,
+  planExpiry,
 ];
