@@ -173,61 +173,70 @@ const toApproval = ({ at, cutoff, ...rest }: NonNullable<World['approval']>): Ap
 
 const day = fc.integer({ min: 0, max: 40 });
 const fewDays = fc.integer({ min: 1, max: 25 });
-const worlds: fc.Arbitrary<World> = fc.record({
-  t: fc.integer({ min: 0, max: 50 }),
-  grace: fc.integer({ min: 1, max: 8 }),
-  entries: fc
-    .array(
-      fc.record({ plan: fc.option(fc.constantFrom(...PLANS), { nil: undefined }), recordedAt: day, effectiveAt: day }),
-      { maxLength: 6 },
-    )
-    // Versions are given in the order of recording.
-    .map((entries) =>
-      entries.toSorted((a, b) => a.recordedAt - b.recordedAt).map((entry, index) => ({ ...entry, version: index + 1 })),
-    ),
-  windows: fc
-    .array(
-      fc.record({
-        plan: fc.constantFrom(...PLANS),
-        subject: fc.constantFrom(SUBJECT, SUBJECT, 'approvals'),
-        kind: fc.constantFrom('DAYS', 'DAYS', 'DAYS', 'KEEP', 'NOT_APPLICABLE'),
-        days: fewDays,
-        recordedAt: fc.integer({ min: -10, max: 40 }),
-      }),
-      { maxLength: 10 },
-    )
-    .map((windows) =>
-      windows
-        .toSorted((a, b) => a.recordedAt - b.recordedAt)
-        .map((window, index) => ({ ...window, version: index + 1 })),
-    ),
-  policy: fc.option(fc.record({ days: fewDays, isEnabled: fc.boolean() }), { nil: undefined }),
-  rows: fc
-    .array(
-      fc.record({
-        age: fc.option(fc.integer({ min: -10, max: 50 }), { nil: null, freq: 8 }),
-        exempt: fc.integer({ min: 0, max: 9 }).map((n) => n === 0),
-      }),
-      { maxLength: 25 },
-    )
-    .map((rows) => rows.map((row, id) => ({ ...row, id }))),
-  floor: fc.integer({ min: 0, max: 6 }),
-  last: fc.option(fewDays, { nil: undefined }),
-  ceiling: fc.record({
-    count: fc.integer({ min: 1, max: 12 }),
-    share: fc.constantFrom(0.1, 0.25, 0.5, 1),
-    from: fc.integer({ min: 0, max: 5 }),
-  }),
-  approval: fc.option(
-    fc.record({
-      at: fc.integer({ min: 0, max: 50 }),
-      days: fewDays,
-      cutoff: fc.integer({ min: -10, max: 40 }),
-      rows: fc.integer({ min: 1, max: 10 }),
+const worlds: fc.Arbitrary<World> = fc
+  .record({
+    t: fc.integer({ min: 0, max: 50 }),
+    grace: fc.integer({ min: 1, max: 8 }),
+    entries: fc
+      .array(
+        fc.record({
+          plan: fc.option(fc.constantFrom(...PLANS), { nil: undefined }),
+          recordedAt: day,
+          effectiveAt: day,
+        }),
+        { maxLength: 6 },
+      )
+      // Versions are given in the order of recording.
+      .map((entries) =>
+        entries
+          .toSorted((a, b) => a.recordedAt - b.recordedAt)
+          .map((entry, index) => ({ ...entry, version: index + 1 })),
+      ),
+    windows: fc
+      .array(
+        fc.record({
+          plan: fc.constantFrom(...PLANS),
+          subject: fc.constantFrom(SUBJECT, SUBJECT, 'approvals'),
+          kind: fc.constantFrom('DAYS', 'DAYS', 'DAYS', 'KEEP', 'NOT_APPLICABLE'),
+          days: fewDays,
+          recordedAt: fc.integer({ min: -10, max: 40 }),
+        }),
+        { maxLength: 10 },
+      )
+      .map((windows) =>
+        windows
+          .toSorted((a, b) => a.recordedAt - b.recordedAt)
+          .map((window, index) => ({ ...window, version: index + 1 })),
+      ),
+    policy: fc.option(fc.record({ days: fewDays, isEnabled: fc.boolean() }), { nil: undefined }),
+    rows: fc
+      .array(
+        fc.record({
+          age: fc.option(fc.integer({ min: -10, max: 50 }), { nil: null, freq: 8 }),
+          exempt: fc.integer({ min: 0, max: 9 }).map((n) => n === 0),
+        }),
+        { maxLength: 25 },
+      )
+      .map((rows) => rows.map((row, id) => ({ ...row, id }))),
+    floor: fc.integer({ min: 0, max: 6 }),
+    last: fc.option(fewDays, { nil: undefined }),
+    ceiling: fc.record({
+      count: fc.integer({ min: 1, max: 12 }),
+      share: fc.constantFrom(0.1, 0.25, 0.5, 1),
+      from: fc.integer({ min: 0, max: 5 }),
     }),
-    { nil: undefined },
-  ),
-});
+    approval: fc.option(
+      fc.record({
+        // How long ago: many of them are good still.
+        at: fc.integer({ min: 0, max: 9 }),
+        days: fewDays,
+        cutoff: fc.integer({ min: -10, max: 40 }),
+        rows: fc.integer({ min: 1, max: 10 }),
+      }),
+      { nil: undefined },
+    ),
+  })
+  .map(({ approval, ...world }) => ({ ...world, approval: approval && { ...approval, at: world.t - approval.at } }));
 
 const shown = ({ days, held, gone }: ReturnType<typeof specified>) => ({
   days,
