@@ -325,7 +325,8 @@ async function purgeWhole(
       [tenantId],
     );
     // The floor stays, and what expired since the cutoff was made.
-    if (rows[0].count > FLOORS[0] + removed / 100) throw new Error(`the purge of ${tenantId} left ${rows[0].count} rows`);
+    if (rows[0].count > FLOORS[0] + removed / 100)
+      throw new Error(`the purge of ${tenantId} left ${rows[0].count} rows`);
     const tenth = Math.max(1, Math.floor(costs.length / 10));
     return {
       rowsPerSecond: removed / seconds,
