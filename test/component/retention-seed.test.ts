@@ -70,8 +70,11 @@ for (const { plan, tenantId, checks, incidents } of DAYS) {
       t.deepEqual(await census(stack, tenantId), before, 'a dry run removes nothing');
       const { summary, items } = await purge(stack, { tenantIds: [tenantId] });
       t.is(summary.state, PurgeState.COMPLETE, items[0]?.error);
+      // A dry run counts no dependents.
       const found = (counts: typeof summary.resourceCounts) =>
-        counts.map(({ resourceType, found: count }) => [resourceType, count]);
+        counts
+          .filter(({ resourceType }) => resourceType !== 'drift_check_workflow')
+          .map(({ resourceType, found: count }) => [resourceType, count]);
       t.deepEqual(found(summary.resourceCounts), found(rehearsal.summary.resourceCounts), 'the dry run told the truth');
 
       const after = await census(stack, tenantId);
@@ -86,7 +89,8 @@ for (const { plan, tenantId, checks, incidents } of DAYS) {
         drift_check: goneChecks,
         drift_check_workflow: goneChecks * 2,
         incident_payload: goneIncidents + goneOldest,
-        approval: goneIncidents,
+        // The undecided one of the oldest closed incident ages by the incident's closing.
+        approval: goneIncidents + goneOldest,
       });
       t.is(await rowsOf(stack, 'incidents', tenantId), 11, 'no incident is ever removed');
 

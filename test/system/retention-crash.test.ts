@@ -61,8 +61,9 @@ const GONE = { drift_check: 2_500, drift_check_workflow: 5_000, incident_payload
 for (const point of [
   'retention.purge.after-intent',
   ...PURGE_CRASH_POINTS,
-  'incident.purge.after-intent',
-  'incident.purge.after-batch',
+  'owner.purge.after-intent',
+  'owner.purge.after-batch',
+  'owner.end.after-fence',
 ]) {
   test.serial(
     `a replica that is killed at ${point} leaves a purge that ends, with every row counted once`,

@@ -150,7 +150,7 @@ test.serial('the schedule orders one purge of every tenant, however many replica
     return (await orders()).length === 1 && next !== undefined && !next.due;
   });
   const [ordered] = await orders();
-  t.is(ordered?.actor, 'service:retention');
+  t.is(ordered?.actor, 'system:retention');
   const platform = stack.clients({ role: 'platform' }).retention;
   await until('it is done', async () => {
     const { purge: now } = await platform.getPurge({ purgeId: ordered?.id ?? '' });

@@ -192,7 +192,7 @@ export class TenantPurge {
     const counted: PurgeSubject = { ...known, cutoff: expired.cutoff, error: undefined };
     if (isCountedOnly) {
       const { resourceType } = this.#entryOf(subject);
-      const counts = [{ resourceType, found: count, deleted: 0, left: count }];
+      const counts = count === 0 ? [] : [{ resourceType, found: count, deleted: 0, left: count }];
       this.#set({ ...counted, state: 'OBSERVED', counts });
       return;
     }
