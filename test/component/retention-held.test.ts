@@ -49,42 +49,45 @@ const auditOf = (t: T, tenantId: string) =>
     [tenantId],
   );
 
-test.serial('a subject of which too large a share would go is held, and other subjects and tenants are done', async (t) => {
-  const { stack } = t.context;
-  const environmentId = await addTenant(t, 'share', { old: 6, young: 5 });
-  await addIncidents(stack, 'share', environmentId, [{ state: 'CLOSED', age: '200 days' }]);
-  await addTenant(t, 'within', { old: 5, young: 5 });
-  await addTenant(t, 'few', { old: 3, young: 0 });
-  const before = await census(stack, 'share');
-  const { summary, items } = await purge(stack, { tenantIds: ['share', 'within', 'few'], reason: 'night' });
-  t.like(summary, { state: PurgeState.PARTIAL, heldTenantCount: 1, completeTenantCount: 2, failedTenantCount: 0 });
-  t.is(summary.finishTime, undefined, 'what is held has not ended');
-  const held = items.find(({ tenantId }) => tenantId === 'share');
-  t.is(held?.state, PurgeItemState.HELD);
-  t.is(held?.finishTime, undefined);
-  t.like(holdOf(held), {
-    expiredCount: 6n,
-    totalCount: 11n,
-    maxShare: 0.5,
-    maxCount: 20n,
-    approveTime: undefined,
-  });
-  t.deepEqual(
-    less(before, await census(stack, 'share')),
-    { drift_check: 0, drift_check_workflow: 0, incident_payload: 1, approval: 1 },
-    'only what exceeds waits',
-  );
-  t.deepEqual(
-    items
-      .filter(({ state }) => state === PurgeItemState.COMPLETE)
-      .map(({ tenantId }) => tenantId)
-      .toSorted(),
-    ['few', 'within'],
-  );
-  t.deepEqual(await auditOf(t, 'share'), [
-    { action: 'retention-purge', outcome: 'HELD', reason: 'night', actor: 'platform@platform' },
-  ]);
-});
+test.serial(
+  'a subject of which too large a share would go is held, and other subjects and tenants are done',
+  async (t) => {
+    const { stack } = t.context;
+    const environmentId = await addTenant(t, 'share', { old: 6, young: 5 });
+    await addIncidents(stack, 'share', environmentId, [{ state: 'CLOSED', age: '200 days' }]);
+    await addTenant(t, 'within', { old: 5, young: 5 });
+    await addTenant(t, 'few', { old: 3, young: 0 });
+    const before = await census(stack, 'share');
+    const { summary, items } = await purge(stack, { tenantIds: ['share', 'within', 'few'], reason: 'night' });
+    t.like(summary, { state: PurgeState.PARTIAL, heldTenantCount: 1, completeTenantCount: 2, failedTenantCount: 0 });
+    t.is(summary.finishTime, undefined, 'what is held has not ended');
+    const held = items.find(({ tenantId }) => tenantId === 'share');
+    t.is(held?.state, PurgeItemState.HELD);
+    t.is(held?.finishTime, undefined);
+    t.like(holdOf(held), {
+      expiredCount: 6n,
+      totalCount: 11n,
+      maxShare: 0.5,
+      maxCount: 20n,
+      approveTime: undefined,
+    });
+    t.deepEqual(
+      less(before, await census(stack, 'share')),
+      { drift_check: 0, drift_check_workflow: 0, incident_payload: 1, approval: 1 },
+      'only what exceeds waits',
+    );
+    t.deepEqual(
+      items
+        .filter(({ state }) => state === PurgeItemState.COMPLETE)
+        .map(({ tenantId }) => tenantId)
+        .toSorted(),
+      ['few', 'within'],
+    );
+    t.deepEqual(await auditOf(t, 'share'), [
+      { action: 'retention-purge', outcome: 'HELD', reason: 'night', actor: 'platform@platform' },
+    ]);
+  },
+);
 
 test.serial('more rows than the ceiling lets are held though their share is small', async (t) => {
   await addTenant(t, 'number', { old: 21, young: 100 });

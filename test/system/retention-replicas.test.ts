@@ -99,12 +99,17 @@ test.serial(
     const request = { tenantIds: [tenantId], requestId: newId() };
     const whole = purge(stack, request).catch(() => undefined);
     await until('the first batch is gone', async () => ((await census(stack, tenantId))['drift_check'] ?? 0) < 3_000);
-    const [held] = await queryOnce<{ lease_owner: string }>(
-      stack.superuserUrl('retention'),
-      'select lease_owner from retention_purge_items where tenant_id = $1',
-      [tenantId],
-    );
-    const holder = Number(held?.lease_owner.split(':').at(-1));
+    let owner = '';
+    await until('a replica has it', async () => {
+      const [held] = await queryOnce<{ lease_owner: string | null }>(
+        stack.superuserUrl('retention'),
+        'select lease_owner from retention_purge_items where tenant_id = $1',
+        [tenantId],
+      );
+      owner = held?.lease_owner ?? '';
+      return owner !== '';
+    });
+    const holder = Number(owner.split(':').at(-1));
     t.true([stack.pid('retention'), replica.pid()].includes(holder));
     process.kill(holder, 'SIGKILL');
     await client.query('rollback');
