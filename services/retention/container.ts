@@ -340,7 +340,7 @@ export async function composeRetentionService(
         sweepTenants: container.get(TOKENS.sweepTenants),
         async expire() {
           const { receiptDays, graceDays } = settings;
-          // What it leaves is for the next hour: a person makes each of these rows.
+          // Few rows: people make them one by one. Whatever is left goes an hour later.
           await container.get(TOKENS.plans).expire(Math.max(receiptDays, graceDays), EXPIRED_AT_ONCE);
           while ((await container.get(TOKENS.purges).expire(receiptDays, EXPIRED_AT_ONCE)) === EXPIRED_AT_ONCE);
         },

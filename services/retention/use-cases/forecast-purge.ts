@@ -30,23 +30,23 @@ export interface ForecastOrder {
   readonly subjects: readonly string[];
   readonly tenants: readonly string[];
   readonly actor: string;
-  /** What the change means to a tenant, for each of the subjects. */
+  /** The change's effect on one tenant, for each subject. */
   changesOf(tenantId: string): Promise<readonly WindowChange[]>;
 }
 
 /**
- * Counts, tenant by tenant, what the next purge would take. Ends after its time budget: tenants that were not reached
- * by then are told as uncounted.
+ * Counts, tenant by tenant, what the next purge would take. Stops when its time budget is spent and reports the tenants
+ * it did not reach as uncounted.
  */
 export type ForecastPurge = (order: ForecastOrder) => Promise<readonly PurgeForecast[]>;
 
-/** How long a forecast takes at most, and how many tenants it counts at a time. */
+/** How long a forecast may take, and how many tenants it counts concurrently. */
 export interface ForecastSettings {
   readonly budgetMs: number;
   readonly parallel: number;
 }
 
-/** What fits into the time a caller waits for an answer. */
+/** Short enough for a caller that waits for the answer. */
 export const FORECAST_SETTINGS: ForecastSettings = { budgetMs: 10_000, parallel: 8 };
 
 /** Makes ForecastPurge. */

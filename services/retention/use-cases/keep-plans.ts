@@ -87,7 +87,7 @@ export function makeKeepPlans(
     return { ...history, policies: policy ? [toPolicyWindow(policy)] : [], subjects, at: now, graceDays };
   };
 
-  /** What entries and windows that are not recorded yet would mean, for each subject. */
+  /** The effect of an entry or of windows that are not recorded, for each subject. */
   const changesOf = async (
     tenantId: string,
     { entry, windows = [] }: { entry?: TenantPlan; windows?: readonly PlanWindow[] },

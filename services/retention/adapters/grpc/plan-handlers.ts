@@ -80,7 +80,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
         return request.showHistory;
       },
     });
-    // Of a tenant that is not the caller's nothing is told, not even whether there is one.
+    // Tell nothing about another tenant, not even whether it exists.
     if (tenantId !== undefined && !mayName(caller, tenantId)) return { tenantPlans: [], nextPageToken: '' };
     const filter = { tenantId: tenantId ?? '', plan, showHistory };
     const scope: PageScope = { rpc: 'ListTenantPlans', tenantId: caller.tenantId ?? '', filter };
@@ -148,7 +148,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
   },
 });
 
-/** How many others have bought a plan is the platform's to know. */
+/** Only platform callers learn how many tenants are on a plan. */
 const toldTo = (caller: Caller, plan: Plan): Plan => (caller.kind === 'platform' ? plan : { ...plan, tenants: 0 });
 
 function parseWindows(plan: string, windows: readonly PlanWindowMessage[]): readonly NewPlanWindow[] {

@@ -18,7 +18,7 @@ interface PolicyRow {
   readonly updated_at: Temporal.Instant;
 }
 
-/** The text that changes with every change of the policy, and is never used again for another one. */
+/** Changes with every change of the policy; never reused, not even by a policy created after a deletion. */
 export const etagOfPolicy = ({ version }: Pick<ExecutionPolicy, 'version'>): string => `"${version}"`;
 
 /** Execution policies in Postgres. */
@@ -38,7 +38,7 @@ export function makeExecutionPolicyRepository(database: Database): ExecutionPoli
           const known = await find(trx, policy.tenantId, 'for update');
           assertEtag(policy.etag, known);
           if (known && isSame(known, policy)) return toPolicy(known);
-          // Of two that create at once the second waits for the first one's commit, adds nothing and looks anew.
+          // When two create it at once, the second waits for the first to commit, inserts nothing and starts over.
           const row = known ? await change(trx, policy) : await create(trx, policy);
           if (!row) continue;
           await auditPolicy(
@@ -57,7 +57,7 @@ export function makeExecutionPolicyRepository(database: Database): ExecutionPoli
         const known = await find(trx, policy.tenantId);
         assertEtag(policy.etag, known);
         const now = firstOf<{ now: Temporal.Instant }>(await trx.raw('select clock_timestamp() as now'))?.now;
-        if (!now) throw new Error('the database told no time');
+        if (!now) throw new Error('the database returned no time');
         const { tenantId, retentionDays, isEnabled, minToKeep, staleAfterDays } = policy;
         return {
           ...(known
@@ -90,7 +90,7 @@ export function makeExecutionPolicyRepository(database: Database): ExecutionPoli
         ({ tenant_id }) => tenant_id,
         ({ tenant_id }) => [tenant_id],
       );
-      // The function tells whose; the policies themselves are read under each tenant's row-level security.
+      // The function returns keys only; the policies are read under each tenant's row-level security.
       const policies = await Promise.all(page.items.map((tenantId) => get(tenantId)));
       return { items: policies.filter((policy) => policy !== undefined), next: page.next };
     },

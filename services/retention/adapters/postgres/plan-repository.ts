@@ -81,7 +81,7 @@ export const makePlanRepository = (database: Database): PlanRepository => ({
       (row) => row,
       (row) => [row.tenant_id],
     );
-    // The function tells which entries; the entries themselves are read under each tenant's row-level security.
+    // The function returns keys only; the entries are read under each tenant's row-level security.
     const entries = await Promise.all(
       page.items.map(async ({ tenant_id, version }) => {
         const [row] = await database.readForTenant<Columns>(tenant_id, {
@@ -118,7 +118,7 @@ export const makePlanRepository = (database: Database): PlanRepository => ({
   },
 });
 
-/** Another request changed the same tenant first. It has committed, so this one is tried again from the beginning. */
+/** Another request changed the same tenant first and has committed; start over. */
 class Outrun extends Error {}
 
 /** The entry that this request is answered with. */
@@ -199,7 +199,7 @@ async function compare(
 const isFuture = (at: Temporal.Instant | undefined, now: Temporal.Instant): at is Temporal.Instant =>
   at !== undefined && Temporal.Instant.compare(at, now) > 0;
 
-/** An instant that is past counts as now, or else a plan that is dated back would cut grace short. */
+/** A past instant counts as now: a backdated plan must not cut grace short. */
 const laterOf = (at: Temporal.Instant | undefined, now: Temporal.Instant): Temporal.Instant =>
   isFuture(at, now) ? at : now;
 
@@ -218,7 +218,7 @@ const findAnswer = async (
 
 const databaseNow = async (trx: TenantTransaction): Promise<Temporal.Instant> => {
   const row = firstOf<{ now: Temporal.Instant }>(await trx.raw('select clock_timestamp() as now'));
-  if (!row) throw new Error('the database told no time');
+  if (!row) throw new Error('the database returned no time');
   return row.now;
 };
 

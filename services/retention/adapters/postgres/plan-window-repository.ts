@@ -81,7 +81,7 @@ export function makePlanWindowRepository(database: Database): PlanWindowReposito
         text: 'select clock_timestamp() as now',
         values: [],
       });
-      if (!row) throw new Error('the database told no time');
+      if (!row) throw new Error('the database returned no time');
       const recorded = changesOf(plan.windows, windows).map(
         ({ window, version }): PlanWindow => ({ ...window, plan: name, version, recordedAt: row.now, actor, reason }),
       );
@@ -114,7 +114,7 @@ export function makePlanWindowRepository(database: Database): PlanWindowReposito
   };
 }
 
-/** Records what differs, and answers the version of the plan that the request is answered with. */
+/** Records the windows that differ. Returns the plan version to answer the request with. */
 async function record(trx: TenantTransaction, change: PlanChange): Promise<number> {
   const { name, etag, allowMissing, actor, reason, requestId, fingerprint } = change;
   if (allowMissing) await trx.raw('insert into plans (name) values (?) on conflict do nothing', [name]);
