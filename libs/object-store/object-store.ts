@@ -26,6 +26,16 @@ export interface Removal {
   readonly bytes: number;
   /** What the store refused, each with its reason; the first MAX_FAILURES of them. */
   readonly failures: readonly RemovalFailure[];
+  /**
+   * What was asked to be removed, and of which neither an answer nor a listing tells whether it is gone. Absent where
+   * there is nothing of that kind.
+   */
+  readonly unsure?: {
+    readonly objects: number;
+    readonly markers: number;
+    readonly uploads: number;
+    readonly bytes: number;
+  };
   /** COMPLETE when everything below the prefix was tried, PARTIAL when the limit or an outage came first. */
   readonly progress: 'PARTIAL' | 'COMPLETE';
 }
@@ -71,8 +81,8 @@ export interface ObjectStore {
   /**
    * Must remove every object version, delete marker and open upload below exactly this prefix, at most `limit` items
    * a call. A key that fails must be reported, must not count towards the limit, and must neither hide nor stop the
-   * others. Must tell what it removed before an outage as PARTIAL, and throw only when nothing was removed. Must leave
-   * no request running behind it.
+   * others. Must tell what it removed before an outage as PARTIAL, and throw only when nothing was removed. A lost
+   * answer must be read back, and told as unsure where that fails. Must leave no request running behind it.
    */
   removePrefix(prefix: string, options: { readonly limit: number; readonly signal?: AbortSignal }): Promise<Removal>;
   /** As removePrefix, for exactly this key. */

@@ -46,6 +46,7 @@ const MAX_PARTS = 10_000;
 const MAX_PAGE = 1_000;
 const DELETES_AT_A_TIME = 4;
 const ABORTS_AT_A_TIME = 16;
+const READ_BACKS = 3;
 // Names the upload that made an object, for reading back whether it did.
 const MADE_BY = 'lethe-upload';
 
@@ -69,6 +70,31 @@ interface OpenUpload {
   readonly UploadId: string;
 }
 
+const NOTHING = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
+
+const idOf = ({ Key, VersionId }: Doomed): string => `${Key}\0${VersionId ?? ''}`;
+
+type Sum = NonNullable<Removal['unsure']>;
+
+const sumUp = (a: Sum, b: Sum): Sum => ({
+  objects: a.objects + b.objects,
+  markers: a.markers + b.markers,
+  uploads: a.uploads + b.uploads,
+  bytes: a.bytes + b.bytes,
+});
+
+const sumOf = (items: readonly Doomed[], more: Sum = NOTHING): Sum =>
+  sumUp(more, {
+    objects: items.filter(({ isMarker }) => !isMarker).length,
+    markers: items.filter(({ isMarker }) => isMarker).length,
+    uploads: 0,
+    bytes: items.reduce((sum, { bytes }) => sum + bytes, 0),
+  });
+
+/** Whether the store has answered that it does not do it; anything else may have been done. */
+const isRefusal = (error: unknown): error is S3ServiceException =>
+  error instanceof S3ServiceException && error.$fault === 'client';
+
 /** What one request removed, or several of them together. */
 interface Outcome {
   readonly objects: number;
@@ -76,6 +102,10 @@ interface Outcome {
   readonly uploads: number;
   readonly bytes: number;
   readonly failures: readonly RemovalFailure[];
+  /** Why it went no further. */
+  readonly error?: unknown;
+  /** What was asked for and may have gone. */
+  readonly unsure?: Removal['unsure'];
 }
 
 /** Objects in an S3 bucket, versioned or not. Works on AWS and on what speaks its protocol, such as Ceph's gateway. */
@@ -156,8 +186,47 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
     }
   }
 
-  /** Deletes one page of versions; a 200 can hold refusals, which are read. */
-  const deleteVersions = async (doomed: readonly Doomed[], signal?: AbortSignal): Promise<Outcome> => {
+  /** Those of the versions that are still listed. */
+  const stillListed = async (scope: Scope, asked: readonly Doomed[], signal?: AbortSignal): Promise<Doomed[]> => {
+    const ids = new Set(asked.map(idOf));
+    const there: Doomed[] = [];
+    for await (const page of versionPages(scope, pageSize, signal)) {
+      there.push(...page.filter((item) => ids.has(idOf(item))));
+      if (there.length === asked.length) break;
+    }
+    return there;
+  };
+
+  /**
+   * Deletes one page of versions. Where the answer is lost, the listing tells what has gone and the rest is asked for
+   * again; where that does not answer either, the rest is unsure.
+   */
+  const deleteVersions = async (scope: Scope, doomed: readonly Doomed[], signal?: AbortSignal): Promise<Outcome> => {
+    let rest = doomed;
+    let gone: Doomed[] = [];
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        const outcome = await deleteOnce(rest, signal);
+        return { ...outcome, ...sumOf(gone, outcome) };
+      } catch (error) {
+        if (!(error instanceof Error) || error instanceof TypeError || isRefusal(error)) throw error;
+        try {
+          const there = await stillListed(scope, rest, signal);
+          const left = new Set(there.map(idOf));
+          gone = [...gone, ...rest.filter((item) => !left.has(idOf(item)))];
+          rest = there;
+        } catch {
+          return { ...sumOf(gone), failures: [], error, unsure: sumOf(rest) };
+        }
+        if (rest.length === 0 || attempt === READ_BACKS) {
+          return { ...sumOf(gone), failures: [], ...(rest.length === 0 ? {} : { error }) };
+        }
+      }
+    }
+  };
+
+  /** One request; a 200 can hold refusals, which are read. */
+  const deleteOnce = async (doomed: readonly Doomed[], signal?: AbortSignal): Promise<Outcome> => {
     const { Errors = [] } = await s3.send(
       new DeleteObjectsCommand({
         Bucket,
@@ -174,10 +243,7 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
       refused.has(`${Key}\0${VersionId ?? ''}`) || refused.has(`${Key}\0`);
     const gone = doomed.filter((item) => !isRefused(item));
     return {
-      objects: gone.filter(({ isMarker }) => !isMarker).length,
-      markers: gone.filter(({ isMarker }) => isMarker).length,
-      uploads: 0,
-      bytes: gone.reduce((sum, { bytes }) => sum + bytes, 0),
+      ...sumOf(gone),
       failures: Errors.map(
         ({ Key = '', Code = 'UNKNOWN' }): RemovalFailure => ({
           key: Key,
@@ -190,28 +256,37 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
 
   /** Ends open uploads, a few at a time; one that is gone already counts for nobody. */
   const abortUploads = async (uploads: readonly OpenUpload[], signal?: AbortSignal): Promise<Outcome> => {
-    let ended = 0;
+    let [ended, unsure] = [0, 0];
+    let failure: unknown;
     const failures: RemovalFailure[] = [];
     const rest = uploads.values();
     const abortRest = async (): Promise<void> => {
       for (const { Key, UploadId } of rest) {
+        if (failure !== undefined) return;
         try {
           await s3.send(new AbortMultipartUploadCommand({ Bucket, Key, UploadId }), abortable(signal));
           ended += 1;
         } catch (error) {
           // An answer about this upload is its failure; no answer, or one about the server, is the call's.
-          if (!(error instanceof S3ServiceException) || error.$fault !== 'client') throw error;
+          if (!isRefusal(error)) {
+            failure = error;
+            unsure += 1;
+            return;
+          }
           if (error.name === 'NoSuchUpload') continue;
           failures.push({ key: Key, code: error.name, message: 'The store refused to end the upload.' });
         }
       }
     };
     await Promise.all(Array.from({ length: ABORTS_AT_A_TIME }, abortRest));
-    return { objects: 0, markers: 0, uploads: ended, bytes: 0, failures };
+    const outcome = { objects: 0, markers: 0, uploads: ended, bytes: 0, failures };
+    if (failure === undefined) return outcome;
+    return { ...outcome, error: failure, unsure: { objects: 0, markers: 0, uploads: unsure, bytes: 0 } };
   };
 
   const removeAll = async (scope: Scope, limit: number, signal: AbortSignal | undefined): Promise<Removal> => {
     const removed = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
+    let unsure: Removal['unsure'];
     const failures: RemovalFailure[] = [];
     const add = (outcome: Outcome): void => {
       removed.objects += outcome.objects;
@@ -219,6 +294,7 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
       removed.uploads += outcome.uploads;
       removed.bytes += outcome.bytes;
       failures.push(...outcome.failures.slice(0, MAX_FAILURES - failures.length));
+      if (outcome.unsure) unsure = { ...sumUp(unsure ?? NOTHING, outcome.unsure) };
     };
     const left = () => limit - removed.objects - removed.markers - removed.uploads;
     const page = Math.min(pageSize, limit);
@@ -229,13 +305,13 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
           abortUploads(uploads, signal),
         )) &&
         (await drain(lookingAhead(versionPages(scope, page, signal)), DELETES_AT_A_TIME, left, add, (versions) =>
-          deleteVersions(versions, signal),
+          deleteVersions(scope, versions, signal),
         ));
       return { ...removed, failures, progress: isDone ? 'COMPLETE' : 'PARTIAL' };
     } catch (error) {
       // What is gone is told rather than lost with the error; the next call meets the error again, and throws.
-      if (left() === limit) throw error;
-      return { ...removed, failures, progress: 'PARTIAL' };
+      if (left() === limit && !unsure) throw error;
+      return { ...removed, failures, progress: 'PARTIAL', ...(unsure ? { unsure } : {}) };
     }
   };
 
@@ -427,7 +503,11 @@ async function drain<Item>(
   const begin = (items: readonly Item[]): void => {
     itemsUnderWay += items.length;
     const removal = remove(items)
-      .then(add, (error: unknown) => void failed.push(error))
+      .then((outcome) => {
+        add(outcome);
+        if (outcome.error !== undefined) failed.push(outcome.error);
+      })
+      .catch((error: unknown) => void failed.push(error))
       .finally(() => {
         itemsUnderWay -= items.length;
         underWay.delete(removal);

@@ -188,7 +188,7 @@ function parseRule(
   subjects: readonly OwnedSubject[],
 ): OwnerRule & { readonly subject: string } {
   const { subject = '', retentionDays = 0, minToKeep = 0n, maxRows, staleAfterDays } = rule ?? {};
-  const hasFloor = subjects.find(({ name }) => name === subject)?.hasFloor ?? true;
+  const described = subjects.find(({ name }) => name === subject);
   const days = (field: string, value: number, min: number) => parseInteger(field, value, { min, max: MAX_DAYS });
   return parseFields({
     subject: () => parseSubject('rule.subject', subject),
@@ -200,7 +200,8 @@ function parseRule(
       return latest;
     },
     minToKeep: () => {
-      if (!hasFloor && minToKeep !== 0n) throw fieldInvalid('rule.min_to_keep', 'must be 0: the subject has no floor');
+      if (described && !described.hasFloor && minToKeep !== 0n)
+        throw fieldInvalid('rule.min_to_keep', 'must be 0: the subject has no floor');
       return parseInteger('rule.min_to_keep', minToKeep, { min: 0, max: MAX_FLOOR });
     },
     maxRows: () =>

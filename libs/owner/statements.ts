@@ -108,7 +108,7 @@ export function removeBatch(subject: OwnedSubject, range: ExpiredRange, limit: n
 export function listTenantsQuery(subject: OwnedSubject, isByteOrder: boolean): string {
   const tenant = subject.tenant ?? 'tenant_id';
   const next = (after: string): string =>
-    `select r.${tenant} from ${subject.table} r where ${subject.only ?? 'true'} ${after} order by r.${tenant} limit 1`;
+    `select r.${tenant} from ${subject.table} r where (${subject.only ?? 'true'}) ${after} order by r.${tenant} limit 1`;
   const walk = (from: string): string =>
     `with recursive tenants as (
        (${next(from)})

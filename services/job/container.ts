@@ -4,6 +4,7 @@ import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
+import { hasReason } from '#libs/kernel/domain-error.ts';
 import { openFileStore } from '#libs/object-store/file-store.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { openS3Store } from '#libs/object-store/s3-store.ts';
@@ -16,11 +17,13 @@ import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
 import { makeRefusalAudit, makeSweepAudit } from './adapters/postgres/audit.ts';
 import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
 import { makeDiscardedObjects } from './adapters/postgres/discarded-objects.ts';
+import { makeInstallation } from './adapters/postgres/installation.ts';
 import { makeJobRepository } from './adapters/postgres/job-repository.ts';
 import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
 import { makeStepActions } from './adapters/postgres/step-actions.ts';
 import type { JobSettings } from './config.ts';
 import { type CancelJob, makeCancelJob } from './use-cases/cancel-job.ts';
+import { type CheckStore, makeCheckStore } from './use-cases/check-store.ts';
 import { type CreateJob, makeCreateJob } from './use-cases/create-job.ts';
 import { type DeleteJob, makeDeleteJob } from './use-cases/delete-job.ts';
 import { type DownloadArtifact, makeDownloadArtifact } from './use-cases/download-artifact.ts';
@@ -30,6 +33,7 @@ import type {
   ArtifactIndex,
   DeletionRepository,
   DiscardedObjects,
+  Installation,
   JobRepository,
   RefusalAudit,
   RunJobs,
@@ -58,6 +62,8 @@ const TOKENS = {
   recordRefusal: token<RecordRefusal>('RecordRefusal'),
   onSweepFailed: token<OnSweepFailed>('OnSweepFailed'),
   onDiscardFailed: token<OnDiscardFailed>('OnDiscardFailed'),
+  installation: token<Installation>('Installation'),
+  checkStore: token<CheckStore>('CheckStore'),
   discarded: token<DiscardedObjects>('DiscardedObjects'),
   removeDiscarded: token<RemoveDiscarded>('RemoveDiscarded'),
   jobs: token<JobRepository>('JobRepository'),
@@ -84,6 +90,7 @@ const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.jobs).toResolvedValue(makeJobRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.artifacts).toResolvedValue(makeArtifactIndex, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.installation).toResolvedValue(makeInstallation, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.discarded).toResolvedValue(makeDiscardedObjects, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.runJobs).toResolvedValue(makeRunJobs, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.stepActions).toResolvedValue(makeStepActions, [TOKENS.database]).inSingletonScope();
@@ -91,6 +98,7 @@ const adapters = new ContainerModule(({ bind }) => {
 
 const useCases = new ContainerModule(({ bind }) => {
   const { jobs, artifacts, deletions, runJobs, store, settings, wake } = TOKENS;
+  bind(TOKENS.checkStore).toResolvedValue(makeCheckStore, [TOKENS.installation, store]).inSingletonScope();
   bind(TOKENS.recordRefusal).toResolvedValue(makeRecordRefusal, [TOKENS.refusals]).inSingletonScope();
   bind(TOKENS.createJob).toResolvedValue(makeCreateJob, [jobs]).inSingletonScope();
   bind(TOKENS.readJobs).toResolvedValue(makeReadJobs, [jobs, artifacts, deletions]).inSingletonScope();
@@ -112,11 +120,19 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
   bind(TOKENS.runDeletions)
     .toResolvedValue(
-      (d: DeletionRepository, a: ArtifactIndex, s: ObjectStore, of: JobSettings, onSettled: OnDeletionSettled) =>
+      (
+        d: DeletionRepository,
+        a: ArtifactIndex,
+        s: ObjectStore,
+        check: CheckStore,
+        of: JobSettings,
+        onSettled: OnDeletionSettled,
+      ) =>
         makeRunDeletions(
           d,
           a,
           s,
+          check,
           {
             workerId: of.workerId,
             leaseMs: of.deletionLeaseMs,
@@ -125,15 +141,16 @@ const useCases = new ContainerModule(({ bind }) => {
           },
           onSettled,
         ),
-      [deletions, artifacts, store, settings, TOKENS.onSettled],
+      [deletions, artifacts, store, TOKENS.checkStore, settings, TOKENS.onSettled],
     )
     .inSingletonScope();
   bind(TOKENS.removeDiscarded)
     .toResolvedValue(
-      (d: DiscardedObjects, s: ObjectStore, of: JobSettings, onFailed: OnDiscardFailed) =>
+      (d: DiscardedObjects, s: ObjectStore, check: CheckStore, of: JobSettings, onFailed: OnDiscardFailed) =>
         makeRemoveDiscarded(
           d,
           s,
+          check,
           {
             leaseMs: of.deletionLeaseMs,
             graceMs: of.uploadGraceMs,
@@ -142,7 +159,7 @@ const useCases = new ContainerModule(({ bind }) => {
           },
           onFailed,
         ),
-      [TOKENS.discarded, store, settings, TOKENS.onDiscardFailed],
+      [TOKENS.discarded, store, TOKENS.checkStore, settings, TOKENS.onDiscardFailed],
     )
     .inSingletonScope();
   bind(TOKENS.sweepOrphans)
@@ -164,11 +181,11 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
 });
 
-/** JobService, composed. */
-export function composeJobService(
+/** JobService, composed; STORE_NOT_OURS where the object store is another installation's. */
+export async function composeJobService(
   settings: JobSettings,
   { database, log, metrics }: ServiceFoundation,
-): ComposedService {
+): Promise<ComposedService> {
   let workers: WorkerLoops | undefined;
   const { objectStore } = settings;
   const store = objectStore.kind === 'file' ? openFileStore(objectStore.root) : openS3Store(objectStore);
@@ -220,6 +237,13 @@ export function composeJobService(
   });
   container.load(adapters, useCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
+  try {
+    await get(TOKENS.checkStore)();
+  } catch (error) {
+    // A store that is down is asked again before anything is removed.
+    if (!hasReason(error, 'DEPENDENCY_UNAVAILABLE')) throw error;
+    log.warn({ err: error }, 'the object store does not answer yet');
+  }
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
 

@@ -65,7 +65,7 @@ async function sweep(
   return { tenants, summary };
 }
 
-const files = (stack: TestStack): Promise<string[]> => filesBelow(join(stack.objectFolder, 'objects'));
+const files = (stack: TestStack): Promise<string[]> => filesBelow(join(stack.objectFolder, 'objects/tenants'));
 
 test('a dry run finds old objects without a job in every tenant, and removes nothing', async (t) => {
   const { stack } = t.context;

@@ -203,16 +203,21 @@ declare('S3: refused versions at the front, more than a page and the limit, keep
   t.like(await store.removePrefix(prefix, { limit: 10 }), { objects: 5, failures: [], progress: 'COMPLETE' });
 });
 
-/** A way to the server that loses the answers to CompleteMultipartUpload: the first `count` of them. */
-async function startForgetfulServer(endpoint: string, count: number): Promise<{ endpoint: string; close(): void }> {
+/** A way to the server that loses the answers to the first `count` requests of a kind, and refuses what `refuses` says. */
+async function startForgetfulServer(
+  endpoint: string,
+  count: number,
+  isForgotten: (method: string, path: string) => boolean,
+  refuses: (method: string, lost: number) => boolean = () => false,
+): Promise<{ endpoint: string; close(): void }> {
   const { hostname, port } = new URL(endpoint);
-  let left = count;
+  let lost = 0;
   const server = createHttpServer((request, response) => {
-    const { method, url: path, headers } = request;
-    const completes = method === 'POST' && /[?&]uploadId=/.test(path ?? '');
+    const { method = '', url: path = '', headers } = request;
+    if (refuses(method, lost)) return void request.destroy();
     const onward = httpRequest({ hostname, port, method, path, headers }, (answer) => {
-      if (completes && left > 0) {
-        left -= 1;
+      if (isForgotten(method, path) && lost < count) {
+        lost += 1;
         answer.resume().once('end', () => response.destroy());
         return;
       }
@@ -231,9 +236,45 @@ async function startForgetfulServer(endpoint: string, count: number): Promise<{ 
   return { endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, close };
 }
 
+const isComplete = (method: string, path: string): boolean => method === 'POST' && /[?&]uploadId=/.test(path);
+const isDeletion = (method: string, path: string): boolean => method === 'POST' && /[?&]delete/.test(path);
+
+declare(
+  'S3: versions whose removal was never answered, three times in a row, are counted by the listing',
+  async (t) => {
+    const prefix = 'tenants/a/jobs/unanswered/';
+    for (let at = 0; at < 15; at += 1) {
+      await gateway.s3.send(new PutObjectCommand({ Bucket: 'versioned', Key: `${prefix}${at % 5}`, Body: 'x' }));
+    }
+    const forgetful = await startForgetfulServer(gateway.endpoint, 3, isDeletion);
+    t.teardown(() => forgetful.close());
+    const store = open('versioned', { endpoint: forgetful.endpoint });
+    t.like(await store.removePrefix(prefix, { limit: 100 }), { objects: 15, bytes: 15, failures: [] });
+    t.is((await store.count(prefix)).versions, 0);
+  },
+);
+
+declare(
+  'S3: versions whose removal was never answered are unsure while the listing does not answer either',
+  async (t) => {
+    const prefix = 'tenants/a/jobs/unsure/';
+    for (let at = 0; at < 4; at += 1) {
+      await gateway.s3.send(new PutObjectCommand({ Bucket: 'versioned', Key: `${prefix}${at}`, Body: 'x' }));
+    }
+    const forgetful = await startForgetfulServer(gateway.endpoint, 1, isDeletion, (_, lost) => lost > 0);
+    t.teardown(() => forgetful.close());
+    const store = open('versioned', { endpoint: forgetful.endpoint });
+    t.like(await store.removePrefix(prefix, { limit: 100 }), {
+      objects: 0,
+      progress: 'PARTIAL',
+      unsure: { objects: 4, markers: 0, uploads: 0, bytes: 4 },
+    });
+  },
+);
+
 for (const count of [1, 3]) {
   declare(`S3: an answer to CompleteMultipartUpload that was lost ${count} times is read back`, async (t) => {
-    const forgetful = await startForgetfulServer(gateway.endpoint, count);
+    const forgetful = await startForgetfulServer(gateway.endpoint, count, isComplete);
     t.teardown(() => forgetful.close());
     const store = open('plain', { endpoint: forgetful.endpoint });
     const key = `tenants/a/jobs/forgotten/input/${count}`;

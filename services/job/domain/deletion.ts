@@ -13,6 +13,18 @@ export interface RemovalCounts {
   readonly tasks: number;
   readonly artifacts: number;
   readonly jobs: number;
+  /** More may have gone than is counted: a worker died before it could tell, or answers of the store were lost. */
+  readonly atLeast?: boolean;
+  /** What the store was asked to remove in the last attempt and has neither answered nor listed since. */
+  readonly unsure?: StoredCounts;
+}
+
+/** What a store holds, or has removed. */
+export interface StoredCounts {
+  readonly objects: number;
+  readonly markers: number;
+  readonly uploads: number;
+  readonly bytes: number;
 }
 
 /** Nothing yet. */
@@ -48,14 +60,33 @@ export interface JobDeletion {
   readonly attempts: number;
   readonly lastError: string | undefined;
   readonly nextAttemptAt: Temporal.Instant | undefined;
+  /** Whether a person has accepted that the objects which the index knows are not in the store. */
+  readonly acceptsMissing: boolean;
   readonly createdAt: Temporal.Instant;
   readonly startedAt: Temporal.Instant | undefined;
   readonly updatedAt: Temporal.Instant;
   readonly finishedAt: Temporal.Instant | undefined;
 }
 
-/** The sum of two counts. */
+/**
+ * The counts once the store was listed again: what was unsure and is not there now has been removed. What is there may be
+ * the rest of it or something else, so that from then on the counts are lower bounds.
+ */
+export function settleUnsure({ unsure, ...counts }: RemovalCounts, there: StoredCounts): RemovalCounts {
+  if (!unsure) return counts;
+  const gone = (kind: keyof StoredCounts) => Math.max(0, unsure[kind] - there[kind]);
+  const settled = addCounts(counts, {
+    objects: gone('objects'),
+    markers: gone('markers'),
+    uploads: gone('uploads'),
+    bytes: gone('bytes'),
+  });
+  return there.objects + there.markers + there.uploads > 0 ? { ...settled, atLeast: true } : settled;
+}
+
+/** The sum of two counts; what the first says about their certainty stays. */
 export const addCounts = (a: RemovalCounts, b: Partial<RemovalCounts>): RemovalCounts => ({
+  ...a,
   objects: a.objects + (b.objects ?? 0),
   markers: a.markers + (b.markers ?? 0),
   uploads: a.uploads + (b.uploads ?? 0),

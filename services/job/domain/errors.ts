@@ -15,6 +15,14 @@ export const artifactCorrupt = (): DomainError =>
     'The stored object differs in size or digest from what was uploaded; do not use these bytes.',
   );
 
+/** The object store is not the one that this database's installation uses. `why` is a sentence. */
+export const storeNotOurs = (why: string): DomainError =>
+  new DomainError(
+    'failed-precondition',
+    'STORE_NOT_OURS',
+    `The object store is not this installation's. ${why} Nothing is removed from it.`,
+  );
+
 /** The job has no task of that name. */
 export const taskNotFound = (): DomainError => new DomainError('not-found', 'TASK_NOT_FOUND', 'Task not found.');
 

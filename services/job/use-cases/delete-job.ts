@@ -106,6 +106,7 @@ export const makeDeleteJob = (
       attempts: 0,
       lastError: undefined,
       nextAttemptAt: undefined,
+      acceptsMissing: false,
       createdAt: job.updatedAt,
       startedAt: undefined,
       updatedAt: job.updatedAt,
@@ -118,7 +119,7 @@ export const makeDeleteJob = (
     const deletion = await recordRefusal(
       { caller, tenantId, action: 'redrive', targetType: 'deletion', targetId: deletionId, reason },
       async () => {
-        const driven = await deletions.redrive(tenantId, deletionId, caller, reason);
+        const driven = await deletions.redrive(tenantId, deletionId, { caller, reason, isByPerson: true });
         if (!driven) throw deletionNotFound();
         if (driven.state === 'COMPLETE' || driven.state === 'CANCELLED') throw deletionFinished(driven.state);
         return driven;

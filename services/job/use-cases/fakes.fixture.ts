@@ -79,6 +79,7 @@ export const deletionOf = (more: Partial<JobDeletion> = {}): JobDeletion => ({
   attempts: 0,
   lastError: undefined,
   nextAttemptAt: NOW,
+  acceptsMissing: false,
   createdAt: NOW,
   startedAt: undefined,
   updatedAt: NOW,

@@ -73,7 +73,7 @@ export function makeParticipate(
       if (parked) {
         // The run's deletion retries and parks by its own rules, so its try is a new try for the job.
         await Promise.all(
-          stuck.map(({ deletionId }) => deletions.redrive(scope.tenantId, deletionId, order.caller, order.reason)),
+          stuck.map(({ deletionId }) => deletions.redrive(scope.tenantId, deletionId, { ...order, isByPerson: false })),
         );
         wake(stuck.length);
         const key = failedKeys[0] ?? { key: parked.deletionId, code: 'STUCK', message: parked.lastError ?? '' };

@@ -143,8 +143,11 @@ export interface ArtifactIndex {
   get(tenantId: string, jobId: string, kind: ArtifactKind, name: string): Promise<Artifact | undefined>;
   /** Must list stored artifacts by kind and name. */
   list(tenantId: string, jobId: string, kind: ArtifactKind | undefined, page: PageQuery): Promise<Page<Artifact>>;
-  /** Must count the job's uploads whose lease has not run out, and the removals of objects that are under way. */
-  countLiveUploads(tenantId: string, jobId: string): Promise<number>;
+  /**
+   * Must count the job's uploads whose lease has not run out together with removals of its objects that are under way,
+   * and the objects that its artifacts point at.
+   */
+  countObjects(tenantId: string, jobId: string): Promise<{ readonly liveUploads: number; readonly stored: number }>;
   /** Must list stored artifacts older than the age, by job, kind and name, over all the tenant's jobs. */
   listStored(tenantId: string, minAgeMs: number, page: PageQuery): Promise<Page<Artifact>>;
 }
@@ -176,6 +179,16 @@ export interface DiscardedObjects {
   forget(claim: DiscardClaim): Promise<void>;
   /** Must give it up until `dueInMs` from now; `removed` when nothing of it was left, and the next look is the last. */
   putBack(claim: DiscardClaim, dueInMs: number, removed: boolean): Promise<void>;
+}
+
+/** What the database says of the installation, and where to look whether a store is its own. */
+export interface Installation {
+  /** Must answer the id that the schema was created with, and whether a store was marked with it. */
+  read(): Promise<{ readonly id: string; readonly isMarked: boolean }>;
+  /** Must remember that a store has the marker. */
+  setMarked(): Promise<void>;
+  /** Must answer some objects that stored artifacts of any tenant point at. */
+  someStored(limit: number): Promise<readonly { readonly tenantId: string; readonly object: ObjectRef }[]>;
 }
 
 /** Who wants a job removed, and why. */
@@ -246,12 +259,16 @@ export interface DeletionRepository {
   complete(claim: DeletionClaim, counts: RemovalCounts): Promise<JobDeletion>;
   /** Must give the deletion up until `retryMs` from now, or park it as STUCK when that is undefined. */
   postpone(claim: DeletionClaim, failure: DeletionFailure): Promise<void>;
-  /** Must give a STUCK deletion its attempts anew and make it due; undefined for an unknown one. */
+  /** Must say on a deletion that is due why it is left alone until `retryMs` from now; it costs no attempt. */
+  defer(tenantId: string, deletionId: string, error: string, retryMs: number): Promise<void>;
+  /**
+   * Must give a STUCK deletion its attempts anew and make it due; undefined for an unknown one. A person who redrives one
+   * that is OBJECTS_MISSING accepts that.
+   */
   redrive(
     tenantId: string,
     deletionId: string,
-    caller: Caller,
-    reason: string | undefined,
+    by: { readonly caller: Caller; readonly reason: string | undefined; readonly isByPerson: boolean },
   ): Promise<JobDeletion | undefined>;
   /** Must answer the age in seconds of the oldest deletion that is not COMPLETE, 0 for none. */
   oldestUnfinishedSeconds(): Promise<number>;

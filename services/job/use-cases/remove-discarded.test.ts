@@ -29,7 +29,13 @@ function fixture(due: readonly DiscardClaim[]) {
     putBack: async ({ id }, dueInMs, removed) => void settled.push([id, removed ? dueInMs : 'later', removed]),
   };
   const timing = { leaseMs: 1_000, graceMs: GRACE_MS, backoffMs: 10, backoffMaxMs: 100 };
-  const removeDiscarded = makeRemoveDiscarded(discarded, store, timing, ({ id }) => failed.push(id));
+  const removeDiscarded = makeRemoveDiscarded(
+    discarded,
+    store,
+    async () => undefined,
+    timing,
+    ({ id }) => failed.push(id),
+  );
   return { store, settled, failed, run: () => removeDiscarded(new AbortController().signal) };
 }
 

@@ -3,6 +3,7 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { backoffMs } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { objectKey } from '../domain/artifact.ts';
+import type { CheckStore } from './check-store.ts';
 import type { DiscardClaim, DiscardedObjects } from './ports.ts';
 
 /**
@@ -38,6 +39,7 @@ export const makeRemoveDiscarded =
   (
     discarded: DiscardedObjects,
     store: ObjectStore,
+    checkStore: CheckStore,
     timing: DiscardTiming,
     onFailed: OnDiscardFailed,
   ): RemoveDiscarded =>
@@ -61,7 +63,9 @@ export const makeRemoveDiscarded =
         if (!signal.aborted) onFailed(claim, error);
       }
     };
-    const candidates = (await discarded.findDue(CANDIDATES)).values();
+    const due = await discarded.findDue(CANDIDATES);
+    if (due.length > 0) await checkStore();
+    const candidates = due.values();
     const takeRest = async (): Promise<void> => {
       for (const candidate of candidates) {
         if (signal.aborted) return;

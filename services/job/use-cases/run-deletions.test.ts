@@ -1,7 +1,8 @@
 import test from 'ava';
+import { dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { type MemoryObjectStore, makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
 import type { JobDeletion, RemovalCounts } from '../domain/deletion.ts';
-import { leaseLost } from '../domain/errors.ts';
+import { leaseLost, storeNotOurs } from '../domain/errors.ts';
 import { DELETION, deletionOf, PREFIX, partOf, TENANT } from './fakes.fixture.ts';
 import type { ArtifactIndex, DeletionFailure, DeletionRepository } from './ports.ts';
 import { makeRunDeletions } from './run-deletions.ts';
@@ -13,6 +14,8 @@ interface Fixture {
   readonly saved: RemovalCounts[];
   readonly postponed: DeletionFailure[];
   readonly completed: RemovalCounts[];
+  /** Why a deletion was left alone without being claimed. */
+  readonly deferred: string[];
   readonly told: { outcome: string; error: unknown }[];
   /** Called when everything is removed and nothing is read back yet. */
   readonly before: { verifying: () => void };
@@ -23,11 +26,15 @@ interface Fixture {
 function fixture({
   deletion = deletionOf({ attempts: 1 }),
   liveUploads = 0,
+  stored = 0,
+  storeRefusal = undefined as Error | undefined,
   loseAt = Number.POSITIVE_INFINITY,
   taken = [] as string[],
 }: {
   deletion?: JobDeletion;
   liveUploads?: number;
+  stored?: number;
+  storeRefusal?: Error;
   loseAt?: number;
   taken?: string[];
 } = {}): Fixture {
@@ -37,6 +44,7 @@ function fixture({
   const postponed: DeletionFailure[] = [];
   const completed: RemovalCounts[] = [];
   const told: Fixture['told'] = [];
+  const deferred: string[] = [];
   const before = { verifying: () => {} };
   const write = (what: string): void => {
     if (writes.length + 1 >= loseAt) throw leaseLost();
@@ -45,6 +53,9 @@ function fixture({
   const due = [...taken, DELETION].map((deletionId) => ({ tenantId: TENANT, deletionId }));
   const deletions = partOf<DeletionRepository>({
     findDue: async () => (completed.length > 0 ? [] : due),
+    async defer(_, __, error) {
+      deferred.push(error);
+    },
     claim: async (_, deletionId) => (taken.includes(deletionId) ? undefined : { deletion, token: 7n }),
     renew: async () => write('renew'),
     async saveProgress(_, state, counts) {
@@ -68,8 +79,11 @@ function fixture({
     objectsPerBatch: 2,
     retry: { maxAttempts: 3, baseMs: 100, maxMs: 1_000 },
   };
-  const artifacts = partOf<ArtifactIndex>({ countLiveUploads: async () => liveUploads });
-  const run = makeRunDeletions(deletions, artifacts, store, settings, (_, outcome, error) =>
+  const artifacts = partOf<ArtifactIndex>({ countObjects: async () => ({ liveUploads, stored }) });
+  const checkStore = async (): Promise<void> => {
+    if (storeRefusal) throw storeRefusal;
+  };
+  const run = makeRunDeletions(deletions, artifacts, store, checkStore, settings, (_, outcome, error) =>
     told.push({ outcome, error }),
   );
   return {
@@ -79,6 +93,7 @@ function fixture({
     postponed,
     completed,
     told,
+    deferred,
     before,
     run: (signal = new AbortController().signal) => run(signal),
   };
@@ -227,4 +242,71 @@ test('whoever loses the race for one takes the next that is due', async (t) => {
   fill(f, 'a');
   t.is(await f.run(), 1);
   t.is(f.completed.length, 1);
+});
+
+test('nothing is claimed on a store that is not this installation’s, and the deletion says why', async (t) => {
+  const f = fixture({ stored: 1, storeRefusal: storeNotOurs('It is another.') });
+  fill(f, 'a');
+  await t.throwsAsync(f.run(), { message: /not this installation/ });
+  t.deepEqual(f.writes, []);
+  t.regex(f.deferred[0] ?? '', /^STORE_NOT_OURS: /);
+  t.is(f.store.keys().length, 1);
+});
+
+test('a store that cannot be checked costs an attempt and loses nothing', async (t) => {
+  const f = fixture({ storeRefusal: dependencyUnavailable('object store') });
+  fill(f, 'a');
+  await f.run();
+  t.like(f.postponed[0], { counted: true });
+  t.is(f.store.keys().length, 1);
+});
+
+test('an index that knows objects of which the store lists none is not COMPLETE, and waits for a person', async (t) => {
+  const f = fixture({ stored: 3 });
+  await f.run();
+  t.deepEqual(f.completed, []);
+  t.like(f.postponed[0], { retryMs: undefined });
+  t.regex(f.postponed[0]?.error ?? '', /^OBJECTS_MISSING: The database knows 3 objects/);
+  t.is(f.told[0]?.outcome, 'STUCK');
+});
+
+test('a person can accept that the objects are gone, and the receipt counts none of them', async (t) => {
+  const f = fixture({ stored: 3, deletion: deletionOf({ attempts: 1, acceptsMissing: true }) });
+  await f.run();
+  t.like(f.completed[0], { objects: 0 });
+});
+
+test('objects that a worker removed before it died are not missing, and the count is a lower bound', async (t) => {
+  const counts = { ...deletionOf().counts, atLeast: true };
+  const f = fixture({ stored: 3, deletion: deletionOf({ attempts: 2, counts }) });
+  await f.run();
+  t.like(f.completed[0], { atLeast: true });
+});
+
+test('what was listed before answers were lost is counted once the store can be listed again', async (t) => {
+  const lost = { objects: 10, markers: 0, uploads: 0, bytes: 20 };
+  const first = fixture({ stored: 5 });
+  first.store.removePrefix = async () => ({
+    objects: 5,
+    markers: 0,
+    uploads: 0,
+    bytes: 10,
+    failures: [],
+    progress: 'PARTIAL',
+    unsure: lost,
+  });
+  await first.run();
+  const saved = first.postponed[0]?.counts;
+  t.like(saved, { objects: 5, unsure: lost });
+  t.regex(first.postponed[0]?.error ?? '', /^ANSWERS_LOST: /);
+
+  const gone = fixture({ stored: 5, deletion: deletionOf({ attempts: 2, counts: saved ?? deletionOf().counts }) });
+  await gone.run();
+  t.like(gone.completed[0], { objects: 15, bytes: 30 });
+  t.deepEqual([gone.completed[0]?.unsure, gone.completed[0]?.atLeast], [undefined, undefined], 'exact');
+
+  const left = fixture({ stored: 5, deletion: deletionOf({ attempts: 2, counts: saved ?? deletionOf().counts }) });
+  fill(left, 'abc');
+  await left.run();
+  t.like(left.completed[0], { objects: 15, atLeast: true }, '7 of 10 had gone, and 3 went now');
 });

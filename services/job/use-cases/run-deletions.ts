@@ -3,7 +3,8 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { jobPrefix } from '../domain/artifact.ts';
-import { addCounts, type FailedKey, type JobDeletion, type RemovalCounts } from '../domain/deletion.ts';
+import { addCounts, type FailedKey, type JobDeletion, type RemovalCounts, settleUnsure } from '../domain/deletion.ts';
+import type { CheckStore } from './check-store.ts';
 import type { ArtifactIndex, DeletionClaim, DeletionRepository } from './ports.ts';
 
 /** The persisted points of a job's removal, for the tests that kill the process there. */
@@ -38,6 +39,7 @@ export type OnDeletionSettled = (
 ) => void;
 
 const WAIT_FOR_UPLOAD_MS = 500;
+const WAIT_FOR_STORE_MS = 10_000;
 const MAX_FAILED_KEYS = 10;
 // More than run side by side, so that losing the race for one claim leaves others to take.
 const CANDIDATES = 32;
@@ -47,14 +49,15 @@ export function makeRunDeletions(
   deletions: DeletionRepository,
   artifacts: ArtifactIndex,
   store: ObjectStore,
+  checkStore: CheckStore,
   settings: DeletionSettings,
   onSettled: OnDeletionSettled,
 ): RunDeletions {
   const { workerId, leaseMs, objectsPerBatch, retry } = settings;
 
   /** Removes objects, reads the listing back, and then the rows; the claim is given up in every case. */
-  const drive = async (claim: DeletionClaim, stopping: AbortSignal): Promise<void> => {
-    const { tenantId, jobId, attempts } = claim.deletion;
+  const drive = async (claim: DeletionClaim, isStoreChecked: boolean, stopping: AbortSignal): Promise<void> => {
+    const { tenantId, jobId, attempts, acceptsMissing } = claim.deletion;
     const prefix = jobPrefix(tenantId, jobId);
     let counts = claim.deletion.counts;
     const failedKeys: FailedKey[] = [];
@@ -68,17 +71,27 @@ export function makeRunDeletions(
     try {
       // Processes that die at it count as attempts too, or it would take one replica after another with it.
       if (attempts > retry.maxAttempts) throw new UnfinishedRemoval('CRASHED: Every attempt ended without a word.', 0);
-      if ((await artifacts.countLiveUploads(tenantId, jobId)) > 0) {
+      if (!isStoreChecked) await checkStore();
+      const known = await artifacts.countObjects(tenantId, jobId);
+      if (known.liveUploads > 0) {
         const error = 'UPLOAD_IN_PROGRESS: An upload to this job is still under way.';
         const wait = { counts, left: 0, error, failedKeys: [], retryMs: WAIT_FOR_UPLOAD_MS, counted: false };
         await deletions.postpone(claim, wait);
         return;
+      }
+      if (counts.unsure) {
+        const { versions: objects, ...there } = await store.count(prefix);
+        counts = settleUnsure(counts, { objects, ...there });
       }
       // Keys that fail do not end the loop: it goes on as long as others go, and a retry comes back for the rest.
       for (let goesOn = true; goesOn; ) {
         const removal = await store.removePrefix(prefix, { limit: objectsPerBatch, signal });
         crashPoint('job.delete.after-batch');
         counts = addCounts(counts, removal);
+        if (removal.unsure) {
+          counts = { ...counts, unsure: removal.unsure };
+          throw new UnfinishedRemoval(ANSWERS_LOST, removal.unsure.objects);
+        }
         failedKeys.splice(0, MAX_FAILED_KEYS, ...removal.failures.slice(0, MAX_FAILED_KEYS));
         goesOn = removal.progress === 'PARTIAL' && removal.objects + removal.markers + removal.uploads > 0;
         // The last batch's count is saved with the state that follows.
@@ -97,6 +110,8 @@ export function makeRunDeletions(
           : `${remaining} objects were there when the listing was read back.`;
         throw new UnfinishedRemoval(`OBJECTS_LEFT: ${sentence}`, remaining);
       }
+      if (known.stored > 0 && counts.objects === 0 && !counts.atLeast && !acceptsMissing)
+        throw new UnfinishedRemoval(`${OBJECTS_MISSING}: ${missingSentence(known.stored)}`, 0, true);
       crashPoint('job.delete.after-read-back');
       const deletion = await deletions.complete(claim, counts);
       crashPoint('job.delete.after-rows');
@@ -121,7 +136,8 @@ export function makeRunDeletions(
     const { attempts } = claim.deletion;
     const left = cause instanceof UnfinishedRemoval ? cause.left : 0;
     const error = toSentence(cause);
-    const retryMs = isStopping ? 0 : attempts >= retry.maxAttempts ? undefined : backoffMs(attempts, retry);
+    const isLast = attempts >= retry.maxAttempts || (cause instanceof UnfinishedRemoval && cause.needsPerson);
+    const retryMs = isStopping ? 0 : isLast ? undefined : backoffMs(attempts, retry);
     try {
       await deletions.postpone(claim, { counts, left, error, failedKeys, retryMs, counted: !isStopping });
     } catch (failure) {
@@ -135,21 +151,42 @@ export function makeRunDeletions(
 
   return async (signal) => {
     for (const { tenantId, deletionId } of await deletions.findDue(CANDIDATES)) {
+      let isStoreChecked = true;
+      try {
+        await checkStore();
+      } catch (error) {
+        if (hasReason(error, 'STORE_NOT_OURS')) {
+          // Nothing that this store lacks is gone: it is not asked at all.
+          await deletions.defer(tenantId, deletionId, toSentence(error), WAIT_FOR_STORE_MS);
+          throw error;
+        }
+        isStoreChecked = false;
+      }
       const claim = await deletions.claim(tenantId, deletionId, workerId, leaseMs);
       if (!claim) continue;
-      await drive(claim, signal);
+      await drive(claim, isStoreChecked, signal);
       return 1;
     }
     return 0;
   };
 }
 
+const ANSWERS_LOST =
+  'ANSWERS_LOST: The object store did not answer; what it removed is counted when it can be listed again.';
+const OBJECTS_MISSING = 'OBJECTS_MISSING';
+
+const missingSentence = (stored: number): string =>
+  `The database knows ${stored} objects of this job and the store listed none of them. Check that it is the right store; redrive the deletion to accept that they are gone.`;
+
 /** The attempt came to its end, and something is left. */
 class UnfinishedRemoval extends Error {
   readonly left: number;
-  constructor(message: string, left: number) {
+  /** Whether another attempt would come to the same. */
+  readonly needsPerson: boolean;
+  constructor(message: string, left: number, needsPerson = false) {
     super(message);
     this.left = left;
+    this.needsPerson = needsPerson;
   }
 }
 

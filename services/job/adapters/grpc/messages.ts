@@ -87,21 +87,22 @@ export function toResourceCounts(
   left = 0,
 ): MessageInitShape<typeof ResourceCountSchema>[] {
   const rows = [
-    ['job', counts.jobs, 0, 0],
-    ['job_task', counts.tasks, 0, 0],
-    ['artifact', counts.artifacts, 0, 0],
-    ['object_version', counts.objects, counts.bytes, left],
-    ['delete_marker', counts.markers, 0, 0],
-    ['open_upload', counts.uploads, 0, 0],
+    ['job', counts.jobs, 0, 0, false],
+    ['job_task', counts.tasks, 0, 0, false],
+    ['artifact', counts.artifacts, 0, 0, false],
+    ['object_version', counts.objects, counts.bytes, left, counts.atLeast],
+    ['delete_marker', counts.markers, 0, 0, counts.atLeast],
+    ['open_upload', counts.uploads, 0, 0, counts.atLeast],
   ] as const;
   return rows
     .filter(([, count, , remaining]) => count + remaining > 0)
-    .map(([resourceType, count, bytes, remaining]) => ({
+    .map(([resourceType, count, bytes, remaining, atLeast = false]) => ({
       resourceType,
       found: BigInt(count + remaining),
       deleted: shape === 'removed' ? BigInt(count) : 0n,
       left: shape === 'found' ? BigInt(count) : BigInt(remaining),
       bytes: BigInt(bytes),
+      atLeast,
     }));
 }
 

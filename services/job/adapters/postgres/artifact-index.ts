@@ -116,14 +116,17 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
     return pageOf(rows, limit, toArtifact, (row) => [row.kind, row.name]);
   },
 
-  async countLiveUploads(tenantId, jobId) {
-    const [row] = await database.readForTenant<{ count: number }>(tenantId, {
-      text: `select count(*) as count from artifact_uploads
-             where tenant_id = $1 and job_id = $2
-               and ((state = 'OPEN' and due_at > clock_timestamp()) or claimed_until > clock_timestamp())`,
+  async countObjects(tenantId, jobId) {
+    const [row] = await database.readForTenant<{ live: number; stored: number }>(tenantId, {
+      name: 'count-objects',
+      text: `select (select count(*) from artifact_uploads
+                     where tenant_id = $1 and job_id = $2
+                       and ((state = 'OPEN' and due_at > clock_timestamp()) or claimed_until > clock_timestamp())) as live,
+                    (select count(*) from artifacts
+                     where tenant_id = $1 and job_id = $2 and stored_at is not null) as stored`,
       values: [tenantId, jobId],
     });
-    return row?.count ?? 0;
+    return { liveUploads: row?.live ?? 0, stored: row?.stored ?? 0 };
   },
 
   async listStored(tenantId, minAgeMs, { limit, after }) {

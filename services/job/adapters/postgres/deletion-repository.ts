@@ -82,8 +82,10 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
         text: `update job_deletions d
                set state = 'CASCADING', lease_owner = $3, lease_token = d.lease_token + 1, attempts = d.attempts + 1,
                    lease_expires_at = clock_timestamp() + $4 * interval '1 ms',
-                   started_at = coalesce(d.started_at, clock_timestamp()), updated_at = clock_timestamp()
-               from (select tenant_id, id from job_deletions
+                   started_at = coalesce(d.started_at, clock_timestamp()), updated_at = clock_timestamp(),
+                   -- Whoever held it and never gave it up may have removed more than he could tell.
+                   counts = case when due.lease_owner is null then d.counts else d.counts || '{"atLeast": true}' end
+               from (select tenant_id, id, lease_owner from job_deletions
                      where tenant_id = $1 and id = $2 and state in ('PENDING', 'CASCADING', 'VERIFYING')
                        and next_attempt_at <= clock_timestamp()
                        and (lease_expires_at is null or lease_expires_at <= clock_timestamp())
@@ -168,7 +170,8 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
         // A process that died between a removal and its count has told nobody. What the index says was there, and the
         // read-back says is not, was removed all the same.
         text: `update job_deletions
-               set counts = case when ($5::jsonb ->> 'artifacts')::bigint > 0 then $5::jsonb else $5::jsonb || (
+               set counts = case when ($5::jsonb ->> 'artifacts')::bigint > 0
+                                   or not coalesce(($5::jsonb ->> 'atLeast')::boolean, false) then $5::jsonb else $5::jsonb || (
                      select jsonb_build_object('objects', greatest(($5::jsonb ->> 'objects')::bigint, count(*)),
                                                'bytes', greatest(($5::jsonb ->> 'bytes')::bigint, sum(bytes)))
                      from artifacts where tenant_id = $1 and job_id = $4 and stored_at is not null) end
@@ -208,14 +211,30 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
     });
   },
 
-  redrive: (tenantId, deletionId, caller, reason) =>
+  async defer(tenantId, deletionId, error, retryMs) {
+    await database.writeForTenant(tenantId, [
+      {
+        name: 'defer-deletion',
+        text: `update job_deletions
+               set last_error = $3, next_attempt_at = clock_timestamp() + $4 * interval '1 ms',
+                   updated_at = clock_timestamp()
+               where tenant_id = $1 and id = $2 and state in ('PENDING', 'CASCADING', 'VERIFYING')
+                 and next_attempt_at <= clock_timestamp()
+                 and (lease_expires_at is null or lease_expires_at <= clock_timestamp()) returning 1`,
+        values: [tenantId, deletionId, error, retryMs],
+      },
+    ]);
+  },
+
+  redrive: (tenantId, deletionId, { caller, reason, isByPerson }) =>
     database.forTenant(tenantId, async (trx) => {
       const row = firstOf<DeletionRow>(
         await trx.raw(
           `update job_deletions
-           set state = 'PENDING', attempts = 0, next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()
+           set state = 'PENDING', attempts = 0, next_attempt_at = clock_timestamp(), updated_at = clock_timestamp(),
+               accept_missing = accept_missing or (:isByPerson and last_error like 'OBJECTS_MISSING:%')
            where tenant_id = :tenantId and id = :deletionId and state = 'STUCK' returning *`,
-          { tenantId, deletionId },
+          { tenantId, deletionId, isByPerson },
         ),
       );
       if (row) {

@@ -70,6 +70,7 @@ export interface DeletionRow {
   readonly attempts: number;
   readonly last_error: string | null;
   readonly next_attempt_at: Temporal.Instant | null;
+  readonly accept_missing: boolean;
   readonly lease_token: number;
   readonly created_at: Temporal.Instant;
   readonly started_at: Temporal.Instant | null;
@@ -152,6 +153,7 @@ export const toDeletion = (row: DeletionRow): JobDeletion => ({
   attempts: row.attempts,
   lastError: row.last_error ?? undefined,
   nextAttemptAt: row.next_attempt_at ?? undefined,
+  acceptsMissing: row.accept_missing,
   createdAt: row.created_at,
   startedAt: row.started_at ?? undefined,
   updatedAt: row.updated_at,

@@ -159,6 +159,7 @@ export const makeRunJobs = (database: Database): RunJobs => ({
                select * from job_deletions where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3)
                  and (operation_id = $4 or state not in ('COMPLETE', 'CANCELLED')))
              select ${COUNTED.map((kind) => `${sumOf(kind)} as ${kind}`).join(', ')},
+                    coalesce(bool_or((counts ->> 'atLeast')::boolean) filter (where operation_id = $4), false) as at_least,
                     count(*) filter (where state not in ('COMPLETE', 'STUCK')) as open,
                     json_agg(json_build_object('deletionId', id, 'lastError', last_error) order by id)
                       filter (where state = 'STUCK') as stuck,
@@ -167,9 +168,9 @@ export const makeRunJobs = (database: Database): RunJobs => ({
              from orders`,
       values: [...valuesOf(scope), operationId],
     });
-    const { open = 0, stuck = null, failed_keys: failedKeys = null, ...counts } = row ?? {};
+    const { open = 0, stuck = null, failed_keys: failedKeys = null, at_least: atLeast = false, ...counts } = row ?? {};
     return {
-      counts: { ...NOTHING_REMOVED, ...counts },
+      counts: { ...NOTHING_REMOVED, ...counts, ...(atLeast ? { atLeast } : {}) },
       failedKeys: failedKeys ?? [],
       stuck: (stuck ?? []).map(({ deletionId, lastError }) => ({ deletionId, lastError: lastError ?? undefined })),
       open,
@@ -196,6 +197,7 @@ export const makeRunJobs = (database: Database): RunJobs => ({
 
 interface ProgressRow {
   readonly open: number;
+  readonly at_least: boolean;
   readonly stuck: readonly { readonly deletionId: string; readonly lastError: string | null }[] | null;
   readonly failed_keys: readonly FailedKey[] | null;
 }

@@ -4,6 +4,14 @@ import { stepActions } from './002-step-actions.ts';
 import { stuckDeletions } from './003-stuck-deletions.ts';
 import { objectsByUpload } from './004-objects-by-upload.ts';
 import { claimRequests } from './005-claim-requests.ts';
+import { installation } from './006-installation.ts';
 
 /** JobService's schema, in order. */
-export const jobMigrations: readonly Migration[] = [jobs, stepActions, stuckDeletions, objectsByUpload, claimRequests];
+export const jobMigrations: readonly Migration[] = [
+  jobs,
+  stepActions,
+  stuckDeletions,
+  objectsByUpload,
+  claimRequests,
+  installation,
+];
