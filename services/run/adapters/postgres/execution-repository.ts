@@ -1,3 +1,4 @@
+import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import { codeOf } from '#libs/postgres/sql-errors.ts';
@@ -18,6 +19,8 @@ interface ExecutionRow {
 interface Outcome {
   readonly created: number;
   readonly updated: number;
+  /** As it was when the statement began. */
+  readonly watermark: string;
   /** Positions from 1 of those up to the watermark, which were left alone. */
   readonly passed: readonly number[];
   readonly misdated_created: readonly number[];
@@ -67,11 +70,10 @@ const values = (x: string): string =>
     .map(([, value]) => value)
     .join(', ');
 
-// The watermark is locked in share mode: a purge that is removing the very rows of this batch is waited for, and what
-// it removed is not stored again. In the order of the key, so that two batches with the same rows cannot deadlock.
+// In the order of the key, so that two batches with the same rows cannot deadlock.
 const RECORD = `with ${INPUT},
   watermark as materialized (
-    select age, id, created_at from execution_watermarks where tenant_id = :tenantId for share
+    select w.age, w.id, w.created_at from (select 1) one left join execution_watermarks w on w.tenant_id = :tenantId
   ),
   misdated as materialized (
     select n, created_at > limits.latest or created_at < limits.earliest as created, started_at > limits.latest as started
@@ -94,10 +96,33 @@ const RECORD = `with ${INPUT},
     returning old.id is null as is_created
   )
   select count(*) filter (where is_created) as created, count(*) filter (where not is_created) as updated,
+    (select concat_ws(' ', age, id, created_at) from watermark) as watermark,
     array(select n::int from judged where is_passed) as passed,
     array(select n::int from misdated where created order by n) as misdated_created,
     array(select n::int from misdated where started order by n) as misdated_started
   from recorded`;
+
+// A purge may remove an execution and move the watermark while RECORD waits for that very row, and then stores it anew.
+// The purge has committed by then, so that a statement afterwards sees its watermark. No lock is needed for that; with
+// one, a tenant that records all the time would never be purged.
+const WATERMARK = `select age, concat_ws(' ', age, id, created_at) as watermark from execution_watermarks
+  where tenant_id = :tenantId`;
+
+interface Watermark {
+  readonly age: Temporal.Instant | null;
+  readonly watermark: string;
+}
+
+const reaches = ({ age }: Watermark, executions: readonly Execution[]): boolean =>
+  age !== null &&
+  executions.some(({ startedAt, createdAt }) => Temporal.Instant.compare(startedAt ?? createdAt, age) <= 0);
+
+/** A purge has overtaken the batch, which is to be judged again. */
+const overtaken = (): DomainError =>
+  new DomainError('aborted', 'CONCURRENT_UPDATE', 'A purge has reached these executions meanwhile; try again.', {});
+
+// Each time the purge has come further; beyond that the caller may try again.
+const MAX_TRIES = 20;
 
 // Rows up to the watermark are brought up to date where they were spared, and never inserted. Each is looked up by its
 // key: on its own the planner may read whole partitions to join a thousand keys.
@@ -138,13 +163,17 @@ export const COUNT_EXECUTIONS = `select state, count(*) from executions
 /** Executions in Postgres. */
 export const makeExecutionRepository = (database: Database): ExecutionRepository => ({
   async record(tenantId, executions) {
-    try {
-      return await record(database, tenantId, executions);
-    } catch (error) {
-      if (!isMonthMissing(error)) throw error;
-      for (const day of new Set(executions.map(({ createdAt }) => firstOfMonth(createdAt))))
-        await database.acrossTenants({ text: 'select make_execution_month($1)', values: [day] });
-      return record(database, tenantId, executions);
+    let hasMonths = false;
+    for (let tries = 1; ; tries += 1) {
+      try {
+        return await record(database, tenantId, executions);
+      } catch (error) {
+        if (isMonthMissing(error) && !hasMonths) {
+          for (const day of new Set(executions.map(({ createdAt }) => firstOfMonth(createdAt))))
+            await database.acrossTenants({ text: 'select make_execution_month($1)', values: [day] });
+          hasMonths = true;
+        } else if (!hasReason(error, 'CONCURRENT_UPDATE') || tries === MAX_TRIES) throw error;
+      }
     }
   },
 
@@ -196,12 +225,11 @@ const record = (
 ): Promise<RecordedExecutions | { readonly misdated: MisdatedExecutions }> =>
   database.forTenant(tenantId, async (trx) => {
     const bindings = { tenantId, ...toArrays(executions) };
-    const [, result] = await Promise.all([
-      trx.raw('insert into execution_watermarks (tenant_id) values (:tenantId) on conflict do nothing', { tenantId }),
-      trx.raw(RECORD, bindings),
-    ]);
+    const [result, after] = await Promise.all([trx.raw(RECORD, bindings), trx.raw(WATERMARK, { tenantId })]);
     const outcome = firstOf<Outcome>(result);
     if (!outcome) throw new Error('the insert answered with no row');
+    const moved = firstOf<Watermark>(after);
+    if (moved && moved.watermark !== outcome.watermark && reaches(moved, executions)) throw overtaken();
     const { created, updated, passed, misdated_created, misdated_started } = outcome;
     if (misdated_created.length + misdated_started.length > 0)
       return { misdated: { created: misdated_created.map(fromZero), started: misdated_started.map(fromZero) } };

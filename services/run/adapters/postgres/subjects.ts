@@ -13,7 +13,7 @@ export const executions: OwnedSubject = {
     { column: 'created_at', type: 'timestamptz' },
   ],
   unfinished: "r.state = 'RUNNING'",
-  // One purge of a tenant at a time, and no recording meanwhile: see RECORD in execution-repository.ts.
+  // One purge of a tenant at a time, so that each finds its floor among rows that no other is removing.
   lock: [
     `insert into execution_watermarks (tenant_id)
      select :tenantId where exists (select from executions where tenant_id = :tenantId) on conflict do nothing`,

@@ -35,7 +35,7 @@ export const executions: Migration = {
       create index idx_executions_null_started_at on executions (tenant_id, created_at) where started_at is null;
 
       -- The newest execution that was purged, by (age, id, created_at). Nothing up to it is recorded anew, or a late
-      -- retry would bring back what was purged. Locked by every purge and, in share mode, by every recording.
+      -- retry would bring back what was purged. Every purge locks it, and writes it in the transaction that deletes.
       create table execution_watermarks (
         tenant_id text primary key,
         age timestamptz,

@@ -47,7 +47,7 @@ export const cleanupExecutions: Migration = {
         -- A running execution stays until it has been expired for 30 days.
         stale := cutoff - interval '30 days';
 
-        -- One purge of a tenant at a time, and no recording meanwhile.
+        -- One purge of a tenant at a time.
         insert into execution_watermarks (tenant_id)
           select p_tenant_id where exists (select from executions e where e.tenant_id = p_tenant_id)
           on conflict do nothing;

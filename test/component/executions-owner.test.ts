@@ -1,0 +1,357 @@
+import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import fc from 'fast-check';
+import pg from 'pg';
+import { newId } from '#libs/kernel/id.ts';
+import { makeOwner } from '#libs/owner/make-owner.ts';
+import type { Owner } from '#libs/owner/owner.ts';
+import { countExpired, type ExpiredRange, type Named, removeBatch, selectFloor } from '#libs/owner/statements.ts';
+import type { OwnerRule } from '#libs/owner/subject.ts';
+import type { Database } from '#libs/postgres/open-database.ts';
+import { makeTurns } from '#libs/saga/turns.ts';
+import {
+  COUNT_EXECUTIONS,
+  LIST_EXECUTIONS,
+  makeExecutionRepository,
+} from '#services/run/adapters/postgres/execution-repository.ts';
+import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
+import { executions as subject } from '#services/run/adapters/postgres/subjects.ts';
+import type { ExecutionState } from '#services/run/domain/execution.ts';
+import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
+
+interface Context {
+  postgres: TestPostgres;
+  created: TestDatabase;
+  database: Database;
+  owner: Owner;
+}
+
+const test = anyTest as TestFn<Context>;
+type T = ExecutionContext<Context>;
+
+test.before(async (t) => {
+  const postgres = await startTestPostgres();
+  const created = await postgres.createDatabase(runMigrations);
+  const database = created.open();
+  Object.assign(t.context, { postgres, created, database, owner: ownerOf(database) });
+});
+test.after.always(async (t) => {
+  await t.context.database?.close();
+  await t.context.postgres?.stop();
+});
+
+const ownerOf = (database: Database): Owner =>
+  makeOwner({
+    database,
+    subjects: [subject],
+    turns: makeTurns(),
+    onPurged: () => undefined,
+    maxPauseMs: 3_600_000,
+    snapshotAgeMs: 3_600_000,
+  });
+
+const DAYS = 30;
+// Rows are made around it; it is older than the window, as a cutoff that was answered a while ago.
+const CUTOFF = Temporal.Now.instant()
+  .subtract({ hours: 24 * (DAYS + 2) })
+  .round('microsecond');
+const RULE: OwnerRule = {
+  retentionDays: DAYS,
+  cutoff: CUTOFF,
+  latestCutoff: Temporal.Now.instant(),
+  minToKeep: 0,
+  maxRows: undefined,
+  staleAfterDays: 1,
+};
+const limits = () => ({ budgetMs: 10_000, signal: new AbortController().signal });
+const orderOf = (tenantId: string) => ({ tenantId, subject, caller: { actor: 'test', subject: 'service:retention' } });
+
+/** Purges to the end in calls of `limit` rows; what went, which is checked against End, after which nothing goes. */
+async function purge(t: T, tenantId: string, rule: OwnerRule, limit = 1_000): Promise<number> {
+  const { owner } = t.context;
+  const operationId = newId();
+  for (let calls = 0, before = 0; ; calls += 1) {
+    if (calls > 10_000) throw new Error('the purge does not end');
+    const { operation, isComplete } = await owner.purge(orderOf(tenantId), operationId, rule, limit, limits());
+    if (operation.removed - before > limit) throw new Error(`${operation.removed - before} rows went, not ${limit}`);
+    before = operation.removed;
+    if (isComplete) break;
+  }
+  const { operation, left } = await owner.end(orderOf(tenantId), operationId, undefined, limits());
+  if (rule.maxRows === undefined) t.is(left, 0);
+  return operation.removed;
+}
+
+const rowsOf = async (t: T, tenantId: string): Promise<string[]> => {
+  const rows = await t.context.created.query<{ key: string }>(
+    "select id || ' ' || created_at as key from executions where tenant_id = $1 order by age, id, created_at",
+    [tenantId],
+  );
+  return rows.map(({ key }) => key);
+};
+
+/** What a purge must leave, in a few lines of SQL that share nothing with the product. */
+const EXPECTED = `
+  select id || ' ' || created_at as key from (
+    select r.*, row_number() over (order by age desc, id desc, created_at desc) as place,
+           row_number() over (partition by goes order by age, id, created_at) as turn
+    from (select r.*, row_number() over (order by age desc, id desc, created_at desc) > $3::bigint
+                      and age < $2 and (state <> 'RUNNING' or coalesce(age < $4, false)) as goes
+          from executions r where tenant_id = $1) r) r
+  where not (goes and turn <= $5::bigint)
+  order by age, id, created_at`;
+
+interface Row {
+  /** Microseconds after the cutoff. */
+  readonly age: number;
+  readonly id: number;
+  readonly state: ExecutionState;
+  readonly created: 'age' | 'now' | 'month before';
+  readonly isStarted: boolean;
+}
+
+const insertRows = (created: TestDatabase, tenantId: string, rows: readonly Row[]): Promise<unknown> =>
+  created.query(
+    `insert into executions (tenant_id, id, state, started_at, created_at)
+     select $1, cast(lpad(to_hex(r.id), 32, '0') as uuid), r.state, case when r."isStarted" then a.age end,
+            case when not r."isStarted" or r.created = 'age' then a.age
+                 when r.created = 'now' then now() else a.age - interval '31 days' end
+     from jsonb_to_recordset($2::jsonb) as r (age bigint, id int, state text, created text, "isStarted" boolean),
+          lateral (select $3::timestamptz + r.age * interval '1 microsecond' as age) a
+     on conflict do nothing`,
+    [tenantId, JSON.stringify(rows), CUTOFF.toString()],
+  );
+
+const DAY_US = 86_400_000_000;
+const someRow: fc.Arbitrary<Row> = fc.record({
+  age: fc.oneof(
+    fc.integer({ min: -3, max: 3 }),
+    fc.integer({ min: -3, max: 3 }).map((us) => us - DAY_US),
+    fc.integer({ min: -60, max: 30 }).map((days) => days * DAY_US),
+  ),
+  id: fc.integer({ min: 0, max: 6 }),
+  state: fc.constantFrom<ExecutionState>('ENDED', 'ENDED', 'QUEUED', 'RUNNING'),
+  created: fc.constantFrom<Row['created']>('age', 'now', 'month before'),
+  isStarted: fc.boolean(),
+});
+
+test('what remains of random rows is what a few lines of SQL say, and counts say it before', async (t) => {
+  let tenants = 0;
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(someRow, { maxLength: 60 }),
+      fc.record({
+        minToKeep: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 70 })),
+        maxRows: fc.option(fc.integer({ min: 0, max: 20 }), { nil: undefined }),
+        staleAfterDays: fc.option(fc.constant(1), { nil: undefined }),
+      }),
+      fc.constantFrom(1, 3, 7, 1_000),
+      async (rows, more, limit) => {
+        tenants += 1;
+        const tenantId = `random-${tenants}`;
+        await insertRows(t.context.created, tenantId, rows);
+        await insertRows(t.context.created, `${tenantId}-2`, rows);
+        const before = await rowsOf(t, tenantId);
+        const rule = { ...RULE, ...more };
+        const stale = more.staleAfterDays ? CUTOFF.subtract({ hours: 24 * more.staleAfterDays }).toString() : null;
+        const most = more.maxRows ?? 1_000_000;
+        const expected = await t.context.created.query<{ key: string }>(EXPECTED, [
+          tenantId,
+          CUTOFF.toString(),
+          more.minToKeep,
+          stale,
+          most,
+        ]);
+        const counted = await t.context.owner.count(orderOf(tenantId), rule, undefined, 1_000_000, limits());
+        t.deepEqual([counted.expired + counted.remaining, counted.undated], [before.length, 0]);
+        const removed = await purge(t, tenantId, rule, limit);
+        t.deepEqual(
+          await rowsOf(t, tenantId),
+          expected.map(({ key }) => key),
+        );
+        t.is(removed, before.length - expected.length);
+        t.is(removed, Math.min(most, counted.expired));
+        t.is((await rowsOf(t, `${tenantId}-2`)).length, before.length, 'another tenant keeps its rows');
+      },
+    ),
+    { numRuns: 25 },
+  );
+});
+
+test('executions of one start a microsecond and a month apart go up to the cutoff, whatever the batch', async (t) => {
+  const { created } = t.context;
+  await created.query(
+    `insert into executions (tenant_id, started_at, created_at)
+     select 'edges', $1::timestamptz + n * interval '1 microsecond', now() - (n & 3) * interval '31 days'
+     from generate_series(-2500, 2499) n`,
+    [CUTOFF.toString()],
+  );
+  t.is(await purge(t, 'edges', RULE, 97), 2_500);
+  const [left] = await created.query<{ first: number; count: number }>(
+    "select min(age) = $1 as first, count(*)::int as count from executions where tenant_id = 'edges'",
+    [CUTOFF.toString()],
+  );
+  t.like(left, { first: true, count: 2_500 });
+});
+
+test('the floor holds while executions are recorded and two purges run at once', async (t) => {
+  const tenantId = 'floor';
+  const { created, database, owner } = t.context;
+  await insertRows(
+    created,
+    tenantId,
+    Array.from({ length: 3_000 }, (_, id) => ({
+      age: -id * 1_000_003,
+      id,
+      state: 'ENDED',
+      created: 'age',
+      isStarted: true,
+    })),
+  );
+  const repository = makeExecutionRepository(database);
+  const floor = 500;
+  let isOver = false;
+  let least = Number.POSITIVE_INFINITY;
+  let recorded = 0;
+  const recording = (async () => {
+    for (let round = 0; !isOver; round += 1) {
+      const age = CUTOFF.subtract({ milliseconds: (round * 7_919) % 3_000_000 });
+      const outcome = await repository.record(
+        tenantId,
+        Array.from({ length: 20 }, () => ({
+          id: newId(),
+          workflow: 'late',
+          status: '',
+          state: 'ENDED' as const,
+          startedAt: age,
+          finishedAt: undefined,
+          createdAt: age,
+        })),
+      );
+      if ('created' in outcome) recorded += outcome.created;
+    }
+  })();
+  const watching = (async () => {
+    while (!isOver) {
+      const [row] = await created.query<{ count: number }>(
+        'select count(*)::int as count from executions where tenant_id = $1',
+        [tenantId],
+      );
+      least = Math.min(least, row?.count ?? 0);
+    }
+  })();
+  const rule = { ...RULE, minToKeep: floor };
+  const purgeOnce = async (): Promise<number> => {
+    const operationId = newId();
+    for (let calls = 0; calls < 200; calls += 1) {
+      const { operation, isComplete } = await owner.purge(orderOf(tenantId), operationId, rule, 100, limits());
+      if (isComplete) return operation.removed;
+    }
+    return (await owner.end(orderOf(tenantId), operationId, undefined, limits())).operation.removed;
+  };
+  const removed = (await Promise.all([purgeOnce(), purgeOnce(), purgeOnce()])).reduce((sum, count) => sum + count, 0);
+  isOver = true;
+  await Promise.all([recording, watching]);
+  t.true(least >= floor, `${least} were left`);
+  t.is((await rowsOf(t, tenantId)).length, 3_000 + recorded - removed, 'the sums are true');
+  t.true(removed > 0 && recorded > 0);
+});
+
+test('what purges remove does not come back, however often it is recorded meanwhile', async (t) => {
+  const tenantId = 'comes-back';
+  const { database } = t.context;
+  const repository = makeExecutionRepository(database);
+  const executions = Array.from({ length: 2_000 }, (_, index) => ({
+    id: newId(),
+    workflow: 'again',
+    status: '',
+    state: 'ENDED' as const,
+    startedAt: CUTOFF.subtract({ seconds: index + 1 }),
+    finishedAt: undefined,
+    createdAt: CUTOFF.subtract({ seconds: index + 1 }),
+  }));
+  const batches = Array.from({ length: 4 }, (_, index) => executions.slice(index * 500, (index + 1) * 500));
+  for (const batch of batches) await repository.record(tenantId, batch);
+  let isOver = false;
+  let created = 0;
+  const recording = batches.map(async (batch) => {
+    while (!isOver) {
+      const outcome = await repository.record(tenantId, batch);
+      if ('created' in outcome) created += outcome.created;
+    }
+  });
+  t.is(await purge(t, tenantId, RULE, 100), 2_000);
+  isOver = true;
+  await Promise.all(recording);
+  t.deepEqual([created, (await rowsOf(t, tenantId)).length], [0, 0]);
+});
+
+interface Query {
+  readonly text: string;
+  readonly values: readonly unknown[];
+}
+
+const toPositional = ({ text, bindings }: Named): Query => {
+  const names = Object.keys(bindings);
+  const position = (_: string, name: string): string => `$${names.indexOf(name) + 1}`;
+  return { text: text.replace(/(?<!:):(\w+)/g, position), values: Object.values(bindings) };
+};
+
+test('every statement is planned by the index for dense, sparse and empty tenants, as the app role', async (t) => {
+  const { created } = t.context;
+  await created.query(
+    `insert into executions (tenant_id, workflow, started_at, created_at)
+     select 'dense', 'w' || n % 5, a, case when n % 2 = 0 then a else now() end
+     from generate_series(1, 60000) n, lateral (select now() - n * interval '7 minutes' as a) a`,
+  );
+  await created.query("insert into executions (tenant_id, started_at) values ('sparse', now() - interval '200 days')");
+  await created.query('analyze executions');
+  const now = Temporal.Now.instant();
+  const range = (tenantId: string): ExpiredRange => ({
+    tenantId,
+    cutoff: now.subtract({ hours: 24 * 90 }),
+    stale: now.subtract({ hours: 24 * 120 }),
+    floor: [now.subtract({ hours: 1 }).toString(), newId(), now.toString()],
+    after: [now.subtract({ hours: 24 * 400 }).toString(), newId(), now.toString()],
+    scan: 1_000,
+  });
+  const ages = [now.subtract({ hours: 24 }).toString(), now.toString()];
+  for (const tenantId of ['dense', 'sparse', 'nobody']) {
+    const client = new pg.Client({ connectionString: created.appUrl });
+    await client.connect();
+    try {
+      await client.query('begin');
+      await client.query("select set_config('lethe.tenant', $1, true)", [tenantId]);
+      const byIndex = "select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)";
+      const list = [tenantId, null, null, ages[1], newId(), ages[1], 10_000, 'w1', null, null, 51];
+      const queries: readonly (readonly [name: string, isOwners: boolean, query: Query])[] = [
+        ['list', false, { text: LIST_EXECUTIONS, values: list }],
+        ['count', false, { text: COUNT_EXECUTIONS, values: [tenantId, ...ages, null] }],
+        ['floor', true, toPositional(selectFloor(subject, tenantId, 100))],
+        ['count expired', true, toPositional(countExpired(subject, range(tenantId)))],
+        ['remove', true, toPositional(removeBatch(subject, range(tenantId), 1_000))],
+      ];
+      for (const [name, isOwners, query] of queries) {
+        await client.query('savepoint before');
+        if (isOwners) await client.query(byIndex);
+        const explain = `explain (analyze, buffers off, timing off) ${query.text}`;
+        const { rows } = await client.query<{ 'QUERY PLAN': string }>(explain, [...query.values]);
+        await client.query('rollback to savepoint before');
+        const lines = rows.map((row) => row['QUERY PLAN']);
+        const plan = lines.join('\n');
+        // Of an empty month there is nothing to look up.
+        t.notRegex(plan, /Seq Scan on executions_\d.*cost=0\.00\.\.(?!0\.00)/, `${name} of ${tenantId}`);
+        // Conditions on the age are looked up and not filtered; coalesce() would be, under row-level security.
+        if (/ on executions_\d/.test(plan)) t.regex(plan, /Index Cond: \(\(?tenant_id = /, `${name} of ${tenantId}`);
+        // Of the few rows of a small month the planner may sort what it has filtered, where it is free to.
+        for (const [at, line] of isOwners ? lines.entries() : []) {
+          if (!/ Filter:.*\bage\b/.test(line) || /\bw\.age\b/.test(line) || /Seq Scan/.test(lines[at - 1] ?? ''))
+            continue;
+          t.regex(line, /state/, `${name}: ${line}`);
+        }
+      }
+      await client.query('rollback');
+    } finally {
+      await client.end();
+    }
+  }
+});
