@@ -8,7 +8,12 @@ const test = anyTest as TestFn<{ stack: TestStack; lethe: CommandLine }>;
 test.before(async (t) => {
   t.context.stack = await startTestStack({
     services: ['run', 'incident', 'retention'],
-    env: { LETHE_PURGE_CEILING_SHARE: '0.5', LETHE_PURGE_CEILING_SHARE_FROM: '4', LETHE_FLEET_CEILING_TENANTS: '2' },
+    env: {
+      LETHE_PURGE_CEILING_SHARE: '0.5',
+      LETHE_PURGE_CEILING_SHARE_FROM: '4',
+      LETHE_FLEET_CEILING_TENANTS: '2',
+      LETHE_TENANT_SWEEP_SECONDS: '1',
+    },
   });
   t.context.lethe = await makeCommandLine(t.context.stack);
 });

@@ -67,8 +67,9 @@ async function readMappings(): Promise<readonly Mapping[]> {
 
 test.before(async (t) => {
   const stack = await startTestStack({ services: OWNERS });
+  t.context.stack = stack;
   const listed = await Promise.all(OWNERS.map((owner) => listSubjects(stack, owner)));
-  Object.assign(t.context, { stack, mappings: await readMappings(), listed: listed.flat() });
+  Object.assign(t.context, { mappings: await readMappings(), listed: listed.flat() });
 });
 test.after.always((t) => t.context.stack?.dispose());
 

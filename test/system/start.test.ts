@@ -104,28 +104,20 @@ testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's command
   t.is(blocks.length, 8);
   const outputs: string[] = [];
   for (const block of blocks) outputs.push((await bash(await onThisStack(t.context.folder, block))).stdout);
-  const [
-    byGrpcurl = '',
-    byCli = '',
-    ofRun = '',
-    ofWorkflow = '',
-    ofPlan = '',
-    ofStop = '',
-    ofPolicy = '',
-    ofExecutions = '',
-  ] = outputs;
+  const [byGrpcurl = '', byCli = '', ofRun = '', ofWorkflow = '', ofExecutions = '', ...ofRetention] = outputs;
+  const [ofPlan = '', ofStop = '', ofPolicy = ''] = ofRetention;
   t.regex(byGrpcurl, /"state": "DELETION_STATE_PENDING"/);
   t.regex(byCli, /COMPLETE: \d+ of \d+ tenants$/m);
   t.regex(ofRun, /PURGE +COMPLETE/);
   t.regex(ofWorkflow, /"workflow": "client_to_delivery"/);
+  t.regex(ofExecutions, /^2 created, 0 updated, 0 expired$/m);
+  t.regex(ofExecutions, / RUNNING +sync contacts /);
   t.regex(ofPlan, /^Nothing was changed\.[\s\S]*^TRIAL +drift_checks +3 days /m);
   t.regex(ofPlan, /^drift_checks +everything +GRACE .* 14 days$/m);
   t.regex(ofStop, /^purges are stopped since .*: the counts look wrong$/m);
   t.regex(ofStop, /^purges are not stopped; resumed at .*: they were right$/m);
   t.regex(ofPolicy, /^acme COMPLETE /m);
   t.regex(ofPolicy, /^acme +90 days +100 /m);
-  t.regex(ofExecutions, /^2 created, 0 updated, 0 expired$/m);
-  t.regex(ofExecutions, / RUNNING +sync contacts /);
 });
 
 test.serial('Ctrl-C leaves no process', async (t) => {
