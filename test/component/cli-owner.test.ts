@@ -1,11 +1,18 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import anyTest, { type TestFn } from 'ava';
+import { freePort } from '#deploy/local/free-port.ts';
 import { runCli } from '#libs/cli/run-cli.ts';
 import { createLethe } from '#libs/client/lethe.ts';
 import { parsedLine } from '#test/support/command-line.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
+import { until } from '#test/support/test-stack.ts';
+
+const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 
 const test = anyTest as TestFn<{ postgres: TestPostgres; folder: string }>;
 
@@ -118,6 +125,54 @@ test('preparing makes one schema, for one role, and can be repeated; before it n
   t.deepEqual(await tables(), before);
   const [data] = await database.query<{ data_id: string }>('select data_id from lethe_owner.owner_data');
   t.is(data?.data_id.length, 36);
+});
+
+test("the README's file is served by the README's commands", async (t) => {
+  const { folder, postgres } = t.context;
+  const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+  const [, file = '', commands = 'false'] =
+    /```yaml\n(database:[\s\S]*?)```\n\n<!-- tested by test\/component\/cli-owner\S+ -->\n```sh\n([\s\S]*?)```/.exec(
+      readme,
+    ) ?? [];
+  await writeFile(join(folder, 'mail.yaml'), file);
+  await writeFile(join(folder, 'jwks.json'), '{"keys": []}');
+  const database = await postgres.createDatabase([]);
+  await database.query(`
+    create schema mail;
+    create table mail.messages (
+      tenant_id text not null, mailbox text not null, number int not null, sent_at timestamp,
+      primary key (tenant_id, mailbox, number));
+    create index on mail.messages (tenant_id, sent_at, mailbox, number);
+    create table mail.attachments (
+      tenant_id text not null, mailbox text not null, message int not null, name text not null,
+      primary key (tenant_id, mailbox, message, name),
+      foreign key (tenant_id, mailbox, message) references mail.messages);
+    grant usage on schema mail to ${database.appRole};
+    grant select, delete on all tables in schema mail to ${database.appRole};`);
+  const [address, metrics] = [`127.0.0.1:${await freePort()}`, `127.0.0.1:${await freePort()}`];
+  const script = commands
+    .replaceAll('127.0.0.1:7411', address)
+    .replaceAll('.lethe/keys/', `${folder}/`)
+    .replaceAll('mail.yaml', join(folder, 'mail.yaml'))
+    .replaceAll('lethe owner', `${process.execPath} libs/cli/lethe.ts owner`);
+  const shell = spawn('bash', ['-euo', 'pipefail', '-c', script], {
+    cwd: REPOSITORY,
+    env: { PATH: process.env['PATH'], LETHE_METRICS_ADDRESS: metrics, ...urlsOf(database) },
+    stdio: ['ignore', 'pipe', 'inherit'],
+    detached: true,
+  });
+  const ended = once(shell, 'exit');
+  t.teardown(async () => {
+    if (shell.pid && shell.exitCode === null) process.kill(-shell.pid, 'SIGTERM');
+    await ended;
+  });
+  let output = '';
+  shell.stdout.on('data', (chunk) => {
+    output += chunk;
+  });
+  await until('it serves', async () => (await fetch(`http://${metrics}/ready`)).ok, 60_000);
+  t.regex(output, /^mail\.messages can be served$/m);
+  t.regex(output, /^lethe_owner in \w+ is ready for \w+_app$/m);
 });
 
 test('settings that are missing are named together, the database by the variable of the file', async (t) => {

@@ -1,18 +1,17 @@
-import { randomUUID } from 'node:crypto';
+import { randomInt, randomUUID } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import anyTest, { type TestFn } from 'ava';
+import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import pg from 'pg';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
-import { makeKeyPair, readSigningKey } from '#libs/auth/keys.ts';
-import { makeOwnerCredential, type OwnerCall } from '#libs/auth/sign-token.ts';
-import { type Connection, connect } from '#libs/grpc/client.ts';
+import { makeKeyPair } from '#libs/auth/keys.ts';
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { type OwnerBox, startOwnerBox } from '#test/support/owner-box.ts';
+import { NIGHT_TOKEN, type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
 import { until } from '#test/support/test-stack.ts';
+import { type Declare, type OwnerUnderTest, ownerContract } from './owner.ts';
 
 const NAME = 'mail';
 
@@ -21,13 +20,12 @@ interface Context {
   postgres: TestPostgres;
   database: TestDatabase;
   box: OwnerBox;
-  connection: Connection;
-  client(call: Omit<OwnerCall, 'owner' | 'actor'>): ReturnType<typeof clientOf>;
+  access: OwnerAccess;
+  /** Another one on the same database, which is killed. */
+  mortal: { box: OwnerBox; access: OwnerAccess };
 }
 
 const test = anyTest as TestFn<Context>;
-const clientOf = (connection: Connection, token: () => Promise<string>) =>
-  connection.client(RetentionOwnerService, token);
 
 const SCHEMA = `
   create schema mail;
@@ -40,10 +38,18 @@ const SCHEMA = `
     primary key (tenant_id, message_id, name),
     foreign key (tenant_id, message_id) references mail.messages
   );
+  -- A key of two columns, and instants without a time zone.
   create table mail.visits (
     org text not null, page text not null, n integer not null, at timestamp, primary key (org, page, n)
   );
   create index on mail.visits (org, at, page, n);
+  -- Tenants and ids that are numbers, and no floor.
+  create table mail.calls (
+    account bigint not null, number bigint not null, ended_at timestamptz, primary key (account, number)
+  );
+  create index on mail.calls (account, ended_at, number);
+  create table mail.recordings (number bigint not null, account bigint not null, at_second integer not null);
+  create index on mail.recordings (number);
   grant usage on schema mail to "app_role";
   grant select, delete on all tables in schema mail to "app_role";
 `;
@@ -71,6 +77,21 @@ const SUBJECTS = [
     id: ['page', 'n'],
     floor: true,
   },
+  {
+    name: 'calls',
+    resource_type: 'call',
+    table: 'mail.calls',
+    tenant: 'account',
+    instant: 'ended_at',
+    id: 'number',
+    dependents: [
+      {
+        table: 'mail.recordings',
+        resource_type: 'recording',
+        columns: { account: 'account', number: 'number' },
+      },
+    ],
+  },
 ];
 
 test.before(async (t) => {
@@ -83,58 +104,125 @@ test.before(async (t) => {
   await writeFile(join(folder, 'key.json'), JSON.stringify(privateJwk));
   const database = await postgres.createDatabase([]);
   await database.query(SCHEMA.replaceAll('app_role', database.appRole));
-  const box = await startOwnerBox({ database, subjects: SUBJECTS, name: NAME, jwks });
-  const connection = connect({ address: box.address, token: async () => 'no token' });
-  const issuer = { key: await readSigningKey(join(folder, 'key.json')), issuer: 'lethe', audience: 'lethe' };
-  const credential = makeOwnerCredential(issuer, 'retention');
-  const client: Context['client'] = (call) =>
-    clientOf(connection, () => credential({ owner: NAME, actor: 'system:retention', ...call }));
-  Object.assign(t.context, { database, box, connection, client });
+  const start = async () => {
+    const box = await startOwnerBox({ database, subjects: SUBJECTS, name: NAME, jwks });
+    return { box, access: await openOwner({ address: box.address, name: NAME, keyFile: join(folder, 'key.json') }) };
+  };
+  Object.assign(t.context, { database, ...(await start()) });
+  Object.assign(t.context, { mortal: await start() });
+  current = t.context;
 });
 
 test.after.always(async (t) => {
-  const { folder, postgres, box, connection } = t.context;
-  connection?.close();
-  await box?.stop();
+  const { folder, postgres, box, access, mortal } = t.context;
+  for (const each of [{ box, access }, mortal]) {
+    each?.access?.close();
+    await each?.box?.stop();
+  }
   await postgres.stop();
   await rm(folder, { recursive: true, force: true });
 });
 
-test('killed between batches, its sums are those of what is gone', async (t) => {
-  const { database, box, client } = t.context;
-  const [tenantId, subject, operationId] = ['acme', 'messages', randomUUID()];
-  await database.query(`
-    insert into mail.messages select org, gen_random_uuid(), now() - interval '40 days' - n * interval '1 microsecond'
-      from generate_series(1, 5000) n, (values ('acme'), ('zeta')) o (org);
-    insert into mail.messages values ('acme', gen_random_uuid(), null), ('acme', gen_random_uuid(), '-infinity'),
-      ('acme', gen_random_uuid(), 'infinity'), ('acme', gen_random_uuid(), now());
-    insert into mail.attachments select tenant_id, id, 'a' from mail.messages where tenant_id in ('acme', 'zeta')`);
-  const rule = { subject, retentionDays: 30, latestCutoffTime: toTimestamp(Temporal.Now.instant()), minToKeep: 12n };
-  const counted = await client({ scope: 'owner:count', tenantId, subject }).count({ rule, upTo: 100_000n });
-  t.like(counted, { expiredCount: 4_990n, undatedCount: 1n, progress: Progress.COMPLETE });
+/** What the suite is told of one table: how to make a row, and how to find a tenant's. */
+interface Seeding {
+  readonly subject: string;
+  readonly table: string;
+  readonly tenant: string;
+  readonly instant: string;
+  readonly newTenant?: () => string;
+  /** Selects rows to insert: `$1` is the tenant, `made` the instant, and `n` another number for each. */
+  readonly row: string;
+  readonly dependents?: { readonly table: string; readonly tenant: string; readonly row: string };
+}
 
-  const purging = client({ scope: 'owner:purge', tenantId, subject, operationId });
-  const request = { operationId, rule, limit: 100_000 };
-  await box.crashAt('owner.purge.after-batch');
-  const pid = box.pid();
-  await t.throwsAsync(purging.purge(request), { message: /unavailable/ });
-  await until('COMPLETE', async () => (await purging.purge(request)).progress === Progress.COMPLETE);
-  t.not(box.pid(), pid);
-  const sums = [
-    { resourceType: 'message', found: 4_990n, deleted: 4_990n, left: 0n },
-    { resourceType: 'attachment', found: 4_990n, deleted: 4_990n, left: 0n },
-  ];
-  t.like((await purging.end({ operationId, subject })).resourceCounts, sums);
-  const left = await database.query(`select tenant_id, count(*)::int as n from mail.messages
-    where tenant_id in ('acme', 'zeta') group by 1 order by 1`);
-  t.deepEqual(left, [
-    { tenant_id: 'acme', n: 14 },
-    { tenant_id: 'zeta', n: 5_000 },
-  ]);
-});
+let current: Context | undefined;
+let rowsMade = 0;
 
-test('what is hung on a row while it goes is counted as well', async (t) => {
-  const { database, client } = t.context;
+function underTest({ subject, table, tenant, instant, newTenant, row, dependents }: Seeding): OwnerUnderTest {
+  return {
+    subject,
+    ...(newTenant ? { newTenant } : {}),
+    client: (token) => context().access.client(token),
+    async seed(tenantId, rows) {
+      const ages = rows.map(({ age }) => age?.toString() ?? null);
+      const from = rowsMade;
+      rowsMade += rows.length;
+      const values = [tenantId, ages, from];
+      const source = `unnest($2::text[]) with ordinality u (text, nth), cast(u.text as timestamptz) as made, cast($3 + u.nth as int) as n`;
+      await context().database.query(`insert into ${table} select ${row} from ${source}`, values);
+      if (!dependents) return;
+      await context().database.query(
+        `insert into ${dependents.table} select ${dependents.row} from ${source}, generate_series(1, 2) k`,
+        values,
+      );
+    },
+    async left(tenantId) {
+      const { database } = context();
+      const found = await database.query<{ text: string | null }>(
+        `select to_char(${instant} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as text from ${table} where ${tenant} = $1`,
+        [tenantId],
+      );
+      const ages = found.map(({ text }) => (text === null ? null : Temporal.Instant.from(text)));
+      if (!dependents) return { ages, dependents: 0 };
+      const [count] = await database.query<{ n: number }>(
+        `select count(*)::int as n from ${dependents.table} where ${dependents.tenant} = $1`,
+        [tenantId],
+      );
+      return { ages, dependents: count?.n ?? 0 };
+    },
+  };
+}
+
+const context = (): Context => {
+  if (!current) throw new Error('the box was not started');
+  return current;
+};
+
+const ID = `lpad(to_hex(n), 32, '0')::uuid`;
+const SEEDINGS: readonly Seeding[] = [
+  {
+    subject: 'messages',
+    table: 'mail.messages',
+    tenant: 'tenant_id',
+    instant: 'sent_at',
+    row: `$1, ${ID}, made, 'hello'`,
+    dependents: { table: 'mail.attachments', tenant: 'tenant_id', row: `$1, ${ID}, 'file ' || k` },
+  },
+  {
+    subject: 'visits',
+    table: 'mail.visits',
+    tenant: 'org',
+    // Told to be UTC, as the file tells the box.
+    instant: `mail.visits.at at time zone 'UTC'`,
+    row: `$1, 'page ' || n % 3, n, made at time zone 'UTC'`,
+  },
+  {
+    subject: 'calls',
+    table: 'mail.calls',
+    tenant: 'account',
+    instant: 'ended_at',
+    newTenant: () => String(randomInt(1, 2 ** 47)),
+    row: `cast($1 as bigint), n, made`,
+    dependents: { table: 'mail.recordings', tenant: 'account', row: `n, cast($1 as bigint), k` },
+  },
+];
+
+const declare: Declare = (title, body) => test.serial(title, (t) => body(t as ExecutionContext<unknown>));
+for (const seeding of SEEDINGS)
+  ownerContract(declare, `an owner in a box, ${seeding.subject}`, () => underTest(seeding));
+
+// A process of its own, whose first batch is small, so that it is met between two of them.
+const declareCrash: Declare = (title, body) => title.includes(': an owner that dies ') && declare(title, body);
+for (const seeding of SEEDINGS) {
+  ownerContract(declareCrash, `an owner in a box that is killed, ${seeding.subject}`, () => ({
+    ...underTest(seeding),
+    client: (token) => context().mortal.access.client(token),
+    armCrash: () => context().mortal.box.crashAfterNextBatch(),
+  }));
+}
+
+test.serial('what is hung on a row while it goes is counted as well', async (t) => {
+  const { database, access } = t.context;
   const [tenantId, subject, operationId] = ['hung', 'messages', randomUUID()];
   await database.query(`
     insert into mail.messages select 'hung', gen_random_uuid(), now() - interval '40 days' from generate_series(1, 10)`);
@@ -145,7 +233,7 @@ test('what is hung on a row while it goes is counted as well', async (t) => {
   await writer.query(
     `begin; insert into mail.attachments select tenant_id, id, 'late' from mail.messages where tenant_id = 'hung'`,
   );
-  const purged = client({ scope: 'owner:purge', tenantId, subject, operationId }).purge({ operationId, rule });
+  const purged = access.client({ ...NIGHT_TOKEN, tenantId, subject, operationId }).purge({ operationId, rule });
   await until('the batch waits for the writer', async () => {
     const waiting = await database.query(`select from pg_locks where not granted`);
     return waiting.length > 0;
@@ -160,7 +248,7 @@ test('what is hung on a row while it goes is counted as well', async (t) => {
   t.deepEqual(await database.query(`select from mail.attachments where name = 'late'`), []);
 });
 
-test('it shows its figures, and ends when it is told to', async (t) => {
+test.serial('it shows its figures, and ends when it is told to', async (t) => {
   const { database, folder, box } = t.context;
   const figures = await (await fetch(`http://${box.metricsAddress}/metrics`)).text();
   t.regex(figures, /lethe_rpc_duration_seconds/);

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
@@ -19,8 +20,11 @@ export interface Message {
 export interface ForeignOwner {
   readonly address: string;
   readonly store: ForeignStore;
-  /** Ends the process at once and starts it again on the same port and store. */
-  kill(): Promise<void>;
+  /**
+   * Kills the process right after it has committed its next batch, and starts it again some time later, on the same port
+   * and store. Answers with whether it was killed.
+   */
+  killAfterNextBatch(): () => Promise<boolean>;
   /** Leaves neither process nor files behind. */
   stop(): Promise<void>;
 }
@@ -28,12 +32,16 @@ export interface ForeignOwner {
 /** The store by hand-written SQL, for seeding and for evidence. */
 export interface ForeignStore {
   insert(tenantId: string, messages: readonly Message[]): void;
-  /** Ids in the order of age, undated ones last. */
-  ids(tenantId: string): string[];
+  /** The instants of a tenant's messages; null for those without one. */
+  instants(tenantId: string): (Temporal.Instant | null)[];
   attachments(tenantId: string): number;
+  /** How many messages all operations together have removed. */
+  removed(): number;
   /** As if another data set were behind the owner. */
   renewDataId(): void;
 }
+
+const DOWN_MS = 2_000;
 
 const FOLDER = fileURLToPath(new URL('foreign-owner/', import.meta.url));
 const PROTO = fileURLToPath(new URL('../../proto/', import.meta.url));
@@ -80,14 +88,26 @@ export async function startForeignOwner({ jwks, name }: { jwks: string; name: st
     const files = [...PROTOS, ...OWNER_PROTOS].map((proto) => `${proto}.proto`);
     await promisify(execFile)('python3', ['-m', 'grpc_tools.protoc', '-I', PROTO, ...out, ...files]);
     const address = await start('127.0.0.1:0');
+    const store = openStore(file);
+    let restarting = Promise.resolve();
     return {
       address,
-      store: openStore(file),
-      async kill() {
-        await end('SIGKILL');
-        await start(address);
+      store,
+      killAfterNextBatch() {
+        const before = store.removed();
+        let isKilled = false;
+        restarting = (async () => {
+          while (store.removed() === before) await delay(1);
+          await end('SIGKILL');
+          isKilled = true;
+          // For so long that a caller's own retries are over.
+          await delay(DOWN_MS);
+          await start(address);
+        })();
+        return async () => isKilled;
       },
       async stop() {
+        await restarting;
         await end('SIGTERM');
         process.off('exit', onExit);
         await rm(folder, { recursive: true, force: true });
@@ -100,6 +120,7 @@ export async function startForeignOwner({ jwks, name }: { jwks: string; name: st
   }
 }
 
+const toInstant = (micros: string): Temporal.Instant => Temporal.Instant.fromEpochNanoseconds(BigInt(micros) * 1_000n);
 const toMicros = (instant: Temporal.Instant): bigint => instant.epochNanoseconds / 1_000n;
 
 function openStore(file: string): ForeignStore {
@@ -124,12 +145,15 @@ function openStore(file: string): ForeignStore {
         database.exec('commit');
       });
     },
-    ids: (tenantId) =>
+    instants: (tenantId) =>
+      withDatabase((database) => {
+        // As texts: a number has not digits enough.
+        const statement = database.prepare('select cast(sent_at as text) as at from messages where tenant = ?');
+        return statement.all(tenantId).map(({ at }) => (at === null ? null : toInstant(String(at))));
+      }),
+    removed: () =>
       withDatabase((database) =>
-        database
-          .prepare('select id from messages where tenant = ? order by sent_at is null, sent_at, id')
-          .all(tenantId)
-          .map(({ id }) => String(id)),
+        Number(database.prepare('select coalesce(sum(messages), 0) as n from retention_operations').get()?.['n']),
       ),
     attachments: (tenantId) =>
       withDatabase((database) =>

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,9 +11,8 @@ import { until } from './test-stack.ts';
 export interface OwnerBox {
   readonly address: string;
   readonly metricsAddress: string;
-  pid(): number | undefined;
-  /** Arms a crash point: the process dies there, and is started again. */
-  crashAt(point: string): Promise<void>;
+  /** The process dies when it has committed its next batch, and is started again. Answers with whether it has died. */
+  crashAfterNextBatch(): Promise<() => Promise<boolean>>;
   /** Leaves neither process nor files behind. */
   stop(): Promise<void>;
 }
@@ -42,7 +42,7 @@ export async function startOwnerBox({ database, subjects, name, jwks, env = {} }
   const metricsAddress = `127.0.0.1:${await freePort({ exclude: [Number(address.split(':')[1])] })}`;
   try {
     await runToEnd([PROGRAM, 'owner', 'prepare', file], urls);
-    const process = await startServiceProcess({
+    const started = await startServiceProcess({
       name: 'owner',
       program: PROGRAM,
       args: ['owner', 'serve', file],
@@ -59,7 +59,7 @@ export async function startOwnerBox({ database, subjects, name, jwks, env = {} }
       onGivingUp: () => undefined,
     });
     const stop = async () => {
-      await process.stop();
+      await started.stop();
       await rm(folder, { recursive: true, force: true });
     };
     try {
@@ -72,8 +72,11 @@ export async function startOwnerBox({ database, subjects, name, jwks, env = {} }
     return {
       address,
       metricsAddress,
-      pid: process.pid,
-      crashAt: (point) => writeFile(crashFile, point),
+      async crashAfterNextBatch() {
+        await rm(`${crashFile}.struck`, { force: true });
+        await writeFile(crashFile, 'owner.purge.after-batch');
+        return async () => existsSync(`${crashFile}.struck`);
+      },
       stop,
     };
   } catch (error) {
