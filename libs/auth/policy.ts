@@ -5,7 +5,6 @@ const writes = (scope: string): Rule => ({ scope, role: 'member' });
 const ends = (scope: string): Rule => ({ scope, role: 'admin' });
 const participates: Rule = { scope: 'participant', service: true };
 const owns = (ownerScope: OwnerScope): Rule => ({ ownerScope, isOfTenant: ownerScope !== 'owner:read' });
-const purgesByAge = (scope: string): Rule => ({ scope, service: true, platform: true });
 
 /**
  * Every RPC of Lethe and who may call it. What is not here is denied, and a test walks all method descriptors to see
@@ -70,9 +69,6 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.incident.v1.IncidentService/DecideApproval': ends('incidents:write'),
   'lethe.incident.v1.IncidentService/ListApprovals': reads('incidents:read'),
   'lethe.incident.v1.IncidentService/GetDriftDashboard': reads('incidents:read'),
-  'lethe.incident.v1.IncidentService/PurgeDriftChecks': purgesByAge('retention:purge'),
-  'lethe.incident.v1.IncidentService/PurgeIncidentPayloads': purgesByAge('retention:purge'),
-  'lethe.incident.v1.IncidentService/PurgeApprovals': purgesByAge('retention:purge'),
 
   'lethe.retention.v1.RetentionService/UpdatePlan': { scope: 'retention:write', platform: true },
   'lethe.retention.v1.RetentionService/GetPlan': { ...reads('retention:read'), platform: true },

@@ -56,11 +56,10 @@ export interface OwnerOptions {
 // A transaction is aimed at a fifth of a second, so that nobody waits for its locks, and cut off below two seconds.
 const TARGET_MS = 200;
 const MAX_STATEMENT_MS = 1_800;
-const FIRST_BATCH = 1_000;
-const MAX_BATCH = 20_000;
-const FIRST_SLICE = 5_000;
-const MAX_SLICE = 100_000;
-const MIN_ROWS = 50;
+const BATCH_ROWS = { first: 1_000, min: 200, max: 20_000 };
+const SLICE_ROWS = { first: 5_000, min: 1_000, max: 100_000 };
+// A piece of fewer rows costs what it costs, whatever it removes.
+const MIN_PIECE = 50;
 const LOCK_TRIES = 5;
 
 const SNAPSHOT_CHECK_MS = 1_000;
@@ -77,8 +76,8 @@ const STATEMENT_CUT_OFF = '57014';
 /** Makes a retention owner over a service's Postgres. Its slices and batches give way to calls that somebody waits for. */
 export function makeOwner(options: OwnerOptions): Owner {
   const { database, subjects, turns, onPurged, maxPauseMs, snapshotAgeMs } = options;
-  const batches = new Map(subjects.map(({ name }) => [name, makePace(FIRST_BATCH, MAX_BATCH)]));
-  const slices = new Map(subjects.map(({ name }) => [name, makePace(FIRST_SLICE, MAX_SLICE)]));
+  const batches = new Map(subjects.map(({ name }) => [name, makePace(BATCH_ROWS)]));
+  const slices = new Map(subjects.map(({ name }) => [name, makePace(SLICE_ROWS)]));
   const paceOf = (paces: ReadonlyMap<string, Pace>, { name }: OwnedSubject): Pace => {
     const pace = paces.get(name);
     if (!pace) throw new Error(`${name} is no subject of this owner`);
@@ -398,7 +397,7 @@ interface Pace {
   run<T>(turns: Turns, most: number, work: (rows: number, waitedMs: number) => Promise<T>): Promise<T>;
 }
 
-function makePace(first: number, max: number): Pace {
+function makePace({ first, min, max }: { first: number; min: number; max: number }): Pace {
   let rows = first;
   return {
     async run(turns, most, work) {
@@ -407,21 +406,21 @@ function makePace(first: number, max: number): Pace {
         try {
           return await turns.take(async (share) => {
             const startedAt = performance.now();
-            const taken = Math.max(1, Math.min(most, Math.ceil(rows * share)));
+            const taken = Math.max(1, Math.min(most, Math.max(MIN_PIECE, Math.ceil(rows * share))));
             const result = await work(taken, startedAt - askedAt);
             const ms = performance.now() - startedAt;
-            // A smaller piece than usual says nothing about how many rows there could be.
-            if (taken >= rows || ms > TARGET_MS) {
+            // A smaller piece than usual says little about how many rows there could be.
+            if (share === 1 && (taken >= rows || ms > TARGET_MS)) {
               const factor = Math.min(2, Math.max(0.5, TARGET_MS / Math.max(1, ms)));
-              rows = Math.round(Math.min(max, Math.max(MIN_ROWS, taken * factor)));
+              rows = Math.round(Math.min(max, Math.max(min, taken * factor)));
             }
             return result;
           });
         } catch (error) {
           const isCutOff = error instanceof DomainError && codeOf(error.cause) === STATEMENT_CUT_OFF;
           const hasLostLocks = error instanceof DomainError && error.reason === 'CONCURRENT_UPDATE';
-          if (!(isCutOff && rows > MIN_ROWS) && !(hasLostLocks && tries < LOCK_TRIES)) throw error;
-          if (isCutOff) rows = Math.max(MIN_ROWS, Math.floor(rows / 4));
+          if (!(isCutOff && rows > MIN_PIECE) && !(hasLostLocks && tries < LOCK_TRIES)) throw error;
+          if (isCutOff) rows = Math.max(MIN_PIECE, Math.floor(rows / 4));
         }
       }
     },

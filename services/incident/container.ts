@@ -7,12 +7,10 @@ import { makeOwner } from '#libs/owner/make-owner.ts';
 import type { Owner } from '#libs/owner/owner.ts';
 import { bindOwner } from '#libs/owner/owner-service.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import type { Turns } from '#libs/saga/turns.ts';
 import { startWorkerLoop } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { incidentService } from './adapters/grpc/incident-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
-import { makeAgePurgeRepository } from './adapters/postgres/age-purge-repository.ts';
 import { makeApprovalRepository } from './adapters/postgres/approval-repository.ts';
 import { makeRefusalAudit } from './adapters/postgres/audit.ts';
 import { makeReadDashboard } from './adapters/postgres/dashboard.ts';
@@ -27,7 +25,6 @@ import { type KeepDrift, makeKeepDrift } from './use-cases/keep-drift.ts';
 import { type KeepIncidents, makeKeepIncidents } from './use-cases/keep-incidents.ts';
 import { makeParticipate, type OnRunTouched, type Participate } from './use-cases/participate.ts';
 import type {
-  AgePurgeRepository,
   ApprovalRepository,
   DriftRepository,
   IncidentRepository,
@@ -36,27 +33,22 @@ import type {
   RunIncidents,
   StepActions,
 } from './use-cases/ports.ts';
-import { makePurgeByAge, type OnPurged, type PurgeByAge } from './use-cases/purge-by-age.ts';
 
 const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 
 const TOKENS = {
   database: token<Database>('Database'),
-  turns: token<Turns>('Turns'),
-  onPurged: token<OnPurged>('OnPurged'),
   onRunTouched: token<OnRunTouched>('OnRunTouched'),
   refusals: token<RefusalAudit>('RefusalAudit'),
   drift: token<DriftRepository>('DriftRepository'),
   incidents: token<IncidentRepository>('IncidentRepository'),
   approvals: token<ApprovalRepository>('ApprovalRepository'),
-  agePurges: token<AgePurgeRepository>('AgePurgeRepository'),
   runIncidents: token<RunIncidents>('RunIncidents'),
   stepActions: token<StepActions>('StepActions'),
   keepDrift: token<KeepDrift>('KeepDrift'),
   keepIncidents: token<KeepIncidents>('KeepIncidents'),
   keepApprovals: token<KeepApprovals>('KeepApprovals'),
   readDashboard: token<ReadDashboard>('ReadDashboard'),
-  purgeByAge: token<PurgeByAge>('PurgeByAge'),
   participate: token<Participate>('Participate'),
   owner: token<Owner>('Owner'),
 };
@@ -68,16 +60,12 @@ const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.readDashboard).toResolvedValue(makeReadDashboard, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.runIncidents).toResolvedValue(makeRunIncidents, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.stepActions).toResolvedValue(makeStepActions, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.agePurges).toResolvedValue(makeAgePurgeRepository, [TOKENS.database]).inSingletonScope();
 });
 
 const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.keepDrift).toResolvedValue(makeKeepDrift, [TOKENS.drift]).inSingletonScope();
   bind(TOKENS.keepIncidents).toResolvedValue(makeKeepIncidents, [TOKENS.incidents]).inSingletonScope();
   bind(TOKENS.keepApprovals).toResolvedValue(makeKeepApprovals, [TOKENS.approvals]).inSingletonScope();
-  bind(TOKENS.purgeByAge)
-    .toResolvedValue(makePurgeByAge, [TOKENS.agePurges, TOKENS.turns, TOKENS.onPurged])
-    .inSingletonScope();
   bind(TOKENS.participate)
     .toResolvedValue(makeParticipate, [TOKENS.runIncidents, TOKENS.stepActions, TOKENS.refusals, TOKENS.onRunTouched])
     .inSingletonScope();
@@ -92,16 +80,6 @@ export function composeIncidentService(
 ): ComposedService {
   const container = new Container();
   container.bind(TOKENS.database).toConstantValue(database);
-  container.bind(TOKENS.turns).toConstantValue(turns);
-  container
-    .bind(TOKENS.onPurged)
-    .toConstantValue(({ subject: what, tenantId, operationId, caller }, { cutoff, deleted, dependents }) => {
-      const kind = what.replaceAll('_', '-');
-      const { actor, subject } = caller;
-      const told = { audit: true, action: `purge-${kind}`, tenantId, operationId, actor, subject, deleted, dependents };
-      log.info({ ...told, cutoff: cutoff.toString(), outcome: 'COMPLETE' }, 'purged by age');
-      metrics.deletionFinished(kind, 'COMPLETE');
-    });
   const owner = makeOwner({
     ...settings,
     database,
@@ -144,7 +122,6 @@ export function composeIncidentService(
           keepIncidents: get(TOKENS.keepIncidents),
           keepApprovals: get(TOKENS.keepApprovals),
           readDashboard: get(TOKENS.readDashboard),
-          purgeByAge: get(TOKENS.purgeByAge),
         }),
       ),
       bindService(ParticipantService, participantService(get(TOKENS.participate))),

@@ -1,13 +1,13 @@
 import anyTest, { type TestFn } from 'ava';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
-import { type Connection, connect } from '#libs/grpc/client.ts';
 import { parseTimestamp } from '#libs/grpc/timestamp.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { agePurgerOf } from '#test/support/age-purger.ts';
+import { type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
-const test = anyTest as TestFn<{ stack: TestStack; connection: Connection }>;
+const test = anyTest as TestFn<{ stack: TestStack; owner: OwnerAccess }>;
 
 const TENANT = 'acme';
 const YEAR_SECONDS = 366 * 86_400;
@@ -27,21 +27,16 @@ test.before(async (t) => {
     services: ['incident'],
     envOf: { incident: { NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(AHEAD)}` } },
   });
-  // The service finds every token old, so this one lives for two years.
-  const identity = { role: 'service', tenantId: TENANT, subject: 'service:retention' } as const;
-  const connection = connect({
-    address: stack.addresses.incident,
-    token: () => stack.token(identity, 2 * YEAR_SECONDS),
-  });
-  Object.assign(t.context, { stack, connection });
+  const owner = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.userKeyFile });
+  Object.assign(t.context, { stack, owner });
 });
 test.after.always(async (t) => {
-  t.context.connection?.close();
+  t.context.owner?.close();
   await t.context.stack?.dispose();
 });
 
 test('a service whose clock is a year ahead purges by the clock of the database, and nothing too early', async (t) => {
-  const { stack, connection } = t.context;
+  const { stack, owner } = t.context;
   const url = stack.superuserUrl('incident');
   const insert = (days: number) =>
     queryOnce(
@@ -61,26 +56,25 @@ test('a service whose clock is a year ahead purges by the clock of the database,
     );
   // By the service's clock all three are older than the window; by the database's, one is.
   for (const days of [1, 179, 181]) await insert(days);
-  const incidents = connection.client(IncidentService);
-  for (const rpc of ['purgeDriftChecks', 'purgeIncidentPayloads', 'purgeApprovals'] as const) {
-    const request = { operationId: newId(), retentionDays: 180 };
-    const rehearsal = await incidents[rpc]({ ...request, validateOnly: true });
-    t.is(rehearsal.resourceCounts[0]?.found, 1n, rpc);
-    const purge = await incidents[rpc](request);
+  // The service believes no token but of its own time.
+  const ofItsTime = { issuedSecondsAgo: -YEAR_SECONDS };
+  for (const subject of ['drift_checks', 'incident_payloads', 'approvals']) {
+    const purger = agePurgerOf(owner, TENANT, subject, ofItsTime);
+    t.is((await purger.count(180)).expired, 1, subject);
+    const purge = await purger.purge({ operationId: newId(), retentionDays: 180 });
     t.is(purge.progress, Progress.COMPLETE);
-    t.is(purge.resourceCounts[0]?.deleted, 1n, rpc);
+    t.is(purge.resourceCounts[0]?.deleted, 1n, subject);
     const cutoff = parseTimestamp('cutoff_time', purge.cutoffTime);
     const [row] = await queryOnce<{ off: number }>(
       url,
       `select abs(extract(epoch from clock_timestamp() - interval '180 days' - $1::timestamptz))::float as off`,
       [cutoff?.toString()],
     );
-    t.true((row?.off ?? 99) < 10, `${rpc}: the cutoff is of the database's clock`);
+    t.true((row?.off ?? 99) < 10, `${subject}: the cutoff is of the database's clock`);
   }
 });
 
 test('the service under test does run a year ahead', async (t) => {
-  const { stack } = t.context;
-  const expired = stack.clients({ role: 'service', tenantId: TENANT }).incidents;
-  await t.throwsAsync(expired.purgeDriftChecks({ operationId: newId(), retentionDays: 1 }), { message: /expired/ });
+  const purger = agePurgerOf(t.context.owner, TENANT, 'drift_checks');
+  await t.throwsAsync(purger.purge({ operationId: newId(), retentionDays: 1 }), { message: /expired/ });
 });

@@ -17,20 +17,31 @@ import { ParticipantService } from '#gen/lethe/participant/v1/participant_servic
 import { type Connection, connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Participant } from '#test/contract/participant.ts';
+import { agePurgerOf } from '#test/support/age-purger.ts';
+import { type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
-const test = anyTest as TestFn<{ stack: TestStack; connection: Connection; crashFile: string }>;
-type T = ExecutionContext<{ stack: TestStack; connection: Connection; crashFile: string }>;
+interface Context {
+  stack: TestStack;
+  connection: Connection;
+  owner: OwnerAccess;
+  crashFile: string;
+}
+
+const test = anyTest as TestFn<Context>;
+type T = ExecutionContext<Context>;
 
 test.before(async (t) => {
   const crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
   const stack = await startTestStack({ services: ['incident'], envOf: { incident: { LETHE_CRASH_FILE: crashFile } } });
   const connection = connect({ address: stack.addresses.incident, token: async () => 'no token' });
-  Object.assign(t.context, { stack, connection, crashFile });
+  const owner = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.userKeyFile });
+  Object.assign(t.context, { stack, connection, owner, crashFile });
 });
 test.after.always(async (t) => {
   t.context.connection?.close();
+  t.context.owner?.close();
   await t.context.stack?.dispose();
   for (const file of [t.context.crashFile, `${t.context.crashFile}.struck`]) await rm(file, { force: true });
 });
@@ -376,11 +387,10 @@ test('a purge by age takes the payloads of hidden incidents too, and they come b
   const [incident] = (await run.incidents.listIncidents({})).incidents;
   const hiding = newId();
   await run.softDelete(hiding);
-  const purger = t.context.stack.clients({ tenantId: run.tenantId, role: 'service' }).incidents;
+  const purger = agePurgerOf(t.context.owner, run.tenantId, 'incident_payloads');
   const request = { operationId: newId(), retentionDays: 180 };
-  const rehearsal = await purger.purgeIncidentPayloads({ ...request, validateOnly: true });
-  t.is(countsOf(rehearsal.resourceCounts)['incident_payload']?.found, 2);
-  await purger.purgeIncidentPayloads(request);
+  t.is((await purger.count(180)).expired, 2);
+  await purger.purge(request);
   t.is(await run.payloads(), 0);
   await run.restore(newId(), hiding);
   const { incidents } = await run.incidents.listIncidents({});
@@ -456,7 +466,7 @@ test('only a service with the scope takes part, in the tenant of its credential;
 test('purges of a run and purges by age at once count every payload once, and end with none', async (t) => {
   const run = await fixture(t, 'together');
   await run.insertMany(2_300);
-  const purger = t.context.stack.clients({ tenantId: run.tenantId, role: 'service' }).incidents;
+  const purger = agePurgerOf(t.context.owner, run.tenantId, 'incident_payloads');
   const untilComplete = async (call: () => Promise<{ progress: Progress; resourceCounts: ResourceCount[] }>) => {
     for (;;) {
       const { progress, resourceCounts } = await call();
@@ -470,7 +480,7 @@ test('purges of a run and purges by age at once count every payload once, and en
     }),
     ...Array.from({ length: 2 }, () => {
       const operationId = newId();
-      return untilComplete(() => purger.purgeIncidentPayloads({ operationId, retentionDays: 180, limit: 300 }));
+      return untilComplete(() => purger.purge({ operationId, retentionDays: 180, limit: 300 }));
     }),
   ]);
   t.is(
@@ -565,24 +575,24 @@ test.serial('an action that is killed before its answer is done once by the same
   );
 });
 
-for (const point of ['incident.purge.after-intent', 'incident.purge.after-batch']) {
+for (const point of ['owner.purge.after-intent', 'owner.purge.after-batch']) {
   test.serial(`a purge by age that is killed at ${point} goes on with its cutoff and exact counts`, async (t) => {
     const run = await fixture(t, `kill-age-${point.replaceAll('.', '-')}`);
     await run.insertMany(2_200);
-    const purger = t.context.stack.clients({ tenantId: run.tenantId, role: 'service' }).incidents;
+    const purger = agePurgerOf(t.context.owner, run.tenantId, 'incident_payloads');
     const request = { operationId: newId(), retentionDays: 180 };
-    await killAt(t, point, () => purger.purgeIncidentPayloads(request));
+    await killAt(t, point, () => purger.purge(request));
     const receipt = () =>
       sql<{ cutoff: string; deleted: string }>(
         t,
-        'select cutoff::text, deleted::text from age_purges where tenant_id = $1',
+        'select cutoff::text, removed::text as deleted from owner_operations where tenant_id = $1',
         [run.tenantId],
       );
     const [before] = await receipt();
     const gone = 2_200 - Number(await run.payloads());
     t.is(Number(before?.deleted), gone, 'what was committed was counted');
     t.is(gone > 0 && gone < 2_200, point.endsWith('batch'));
-    const { resourceCounts } = await repeat(() => purger.purgeIncidentPayloads(request));
+    const { resourceCounts } = await repeat(() => purger.purge(request));
     t.is(countsOf(resourceCounts)['incident_payload']?.deleted, 2_200);
     t.deepEqual(await receipt(), [{ cutoff: before?.cutoff ?? '', deleted: '2200' }]);
     t.is(await run.payloads(), 0);

@@ -3,30 +3,40 @@ import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import type { StackClients } from '#deploy/local/stack.ts';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ApprovalState, DriftStatus, IncidentState, PayloadState } from '#gen/lethe/incident/v1/incident_pb.ts';
-import type { PurgeApprovalsResponse } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { parseTimestamp } from '#libs/grpc/timestamp.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { type AgePurger, agePurgerOf } from '#test/support/age-purger.ts';
+import { type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
-const test = anyTest as TestFn<{ stack: TestStack }>;
-type T = ExecutionContext<{ stack: TestStack }>;
+interface Context {
+  stack: TestStack;
+  owner: OwnerAccess;
+}
+
+const test = anyTest as TestFn<Context>;
+type T = ExecutionContext<Context>;
 
 test.before(async (t) => {
-  t.context.stack = await startTestStack({ services: ['incident'] });
+  const stack = await startTestStack({ services: ['incident'] });
+  const owner = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.userKeyFile });
+  Object.assign(t.context, { stack, owner });
 });
-test.after.always((t) => t.context.stack.dispose());
+test.after.always(async (t) => {
+  t.context.owner?.close();
+  await t.context.stack?.dispose();
+});
 
 type Incidents = StackClients['incidents'];
 
 const NOTICE = 'Incident drift details were purged per retention policy.';
-const RPCS = ['purgeIncidentPayloads', 'purgeApprovals'] as const;
+const SUBJECTS = ['incident_payloads', 'approvals'] as const;
 
 const adminOf = (t: T, tenantId: string): Incidents => t.context.stack.clients({ tenantId, role: 'admin' }).incidents;
 
-/** As RetentionService calls, acting for somebody. */
-const purgerOf = (t: T, tenantId: string): Incidents =>
-  t.context.stack.clients({ tenantId, role: 'service', subject: 'service:retention' }).incidents;
+const purgerOf = (t: T, tenantId: string, subject: string): AgePurger =>
+  agePurgerOf(t.context.owner, tenantId, subject);
 
 const sql = <Row>(t: T, text: string, values: readonly unknown[]): Promise<Row[]> =>
   queryOnce<Row>(t.context.stack.superuserUrl('incident'), text, values);
@@ -90,30 +100,20 @@ const rowsLeft = async (t: T, tenantId: string) =>
     )
   )[0];
 
-const countOf = ({ resourceCounts }: Pick<PurgeApprovalsResponse, 'resourceCounts'>) => {
+const countOf = ({ resourceCounts }: Pick<Awaited<ReturnType<AgePurger['purge']>>, 'resourceCounts'>) => {
   const [count] = resourceCounts;
   return { found: Number(count?.found), deleted: Number(count?.deleted), left: Number(count?.left) };
 };
-
-/** Calls until it is COMPLETE, as RetentionService does; the answers in order. */
-async function purgeWhole(
-  purger: Incidents,
-  rpc: (typeof RPCS)[number],
-  request: { operationId: string; retentionDays: number; limit?: number },
-) {
-  const answers = [await purger[rpc](request)];
-  while (answers.at(-1)?.progress !== Progress.COMPLETE) answers.push(await purger[rpc](request));
-  return answers;
-}
 
 for (const retentionDays of [180, 365, 2_555]) {
   test(`at ${retentionDays} days, what is a microsecond older than the cutoff goes, and nothing at it, after it or without an instant`, async (t) => {
     const tenantId = `edge-${retentionDays}`;
     const environmentId = await newEnvironment(adminOf(t, tenantId));
-    const purger = purgerOf(t, tenantId);
+    const payloads = purgerOf(t, tenantId, 'incident_payloads');
+    const approvals = purgerOf(t, tenantId, 'approvals');
     const request = { operationId: newId(), retentionDays };
-    const { cutoffTime } = await purger.purgeIncidentPayloads(request);
-    const { cutoffTime: approvalsCutoffTime } = await purger.purgeApprovals(request);
+    const { cutoffTime } = await payloads.purge(request);
+    const { cutoffTime: approvalsCutoffTime } = await approvals.purge(request);
     const cutoff = parseTimestamp('cutoff_time', cutoffTime);
     const approvalsCutoff = parseTimestamp('cutoff_time', approvalsCutoffTime);
     if (!cutoff || !approvalsCutoff) return t.fail('no cutoff');
@@ -136,33 +136,31 @@ for (const retentionDays of [180, 365, 2_555]) {
     }
     byAge.set('never', await insertAged(t, tenantId, environmentId, {}));
 
-    for (const [rpc, time] of [
-      ['purgeIncidentPayloads', cutoffTime],
-      ['purgeApprovals', approvalsCutoffTime],
+    for (const [purger, time] of [
+      [payloads, cutoffTime],
+      [approvals, approvalsCutoffTime],
     ] as const) {
-      const rehearsal = await purger[rpc]({ ...request, validateOnly: true });
-      t.deepEqual(countOf(rehearsal), { found: 1, deleted: 0, left: 1 });
-      t.is(rehearsal.population, 4n);
-      const again = await purger[rpc](request);
+      t.deepEqual(await purger.count(retentionDays, time), { expired: 1, population: 4 });
+      const again = await purger.purge(request);
       t.deepEqual(again.cutoffTime, time, 'the cutoff was made once');
       t.deepEqual(countOf(again), { found: 1, deleted: 1, left: 0 });
     }
-    const payloads = await sql<{ id: string }>(
+    const payloadsLeft = await sql<{ id: string }>(
       t,
       'select incident_id as id from incident_payloads where tenant_id = $1',
       [tenantId],
     );
-    const approvals = await sql<{ id: string }>(t, 'select id from approvals where tenant_id = $1', [tenantId]);
+    const approvalsLeft = await sql<{ id: string }>(t, 'select id from approvals where tenant_id = $1', [tenantId]);
     const kept = ['at', 'after', 'never'].map((name) => byAge.get(name)).toSorted();
-    t.deepEqual(payloads.map(({ id }) => id).toSorted(), kept);
-    t.deepEqual(approvals.map(({ id }) => id).toSorted(), kept);
+    t.deepEqual(payloadsLeft.map(({ id }) => id).toSorted(), kept);
+    t.deepEqual(approvalsLeft.map(({ id }) => id).toSorted(), kept);
     const { incident } = await adminOf(t, tenantId).getIncident({ incidentId: byAge.get('before') ?? '' });
     t.like(incident, { payloadState: PayloadState.PURGED, payloadNotice: NOTICE, driftSummary: undefined });
     t.like(await rowsLeft(t, tenantId), { incidents: 4, stamped: 1 });
   });
 }
 
-test('whatever its dates, an open incident keeps its payload and its approvals, and an undecided approval stays', async (t) => {
+test('whatever its dates, an open incident keeps its payload and its approvals, and an undecided approval ages by the closing', async (t) => {
   const tenantId = 'open';
   const environmentId = await newEnvironment(adminOf(t, tenantId));
   const long = '2001-01-01T00:00:00Z';
@@ -183,23 +181,28 @@ test('whatever its dates, an open incident keeps its payload and its approvals, 
     decidedAt: long,
   });
   await sql(t, `update incidents set created_at = $2, updated_at = $2 where tenant_id = $1`, [tenantId, long]);
-  const purger = purgerOf(t, tenantId);
-  for (const [rpc, gone] of [
-    ['purgeIncidentPayloads', 2],
-    ['purgeApprovals', 1],
-  ] as const) {
-    const request = { operationId: newId(), retentionDays: 1 };
-    t.is(countOf(await purger[rpc]({ ...request, validateOnly: true })).found, gone);
-    t.is(countOf(await purger[rpc](request)).deleted, gone);
+  const justClosed = await insertAged(t, tenantId, environmentId, {
+    closedAt: new Date().toISOString(),
+    approval: 'PENDING',
+    decidedAt: long,
+  });
+  for (const subject of SUBJECTS) {
+    const purger = purgerOf(t, tenantId, subject);
+    t.is((await purger.count(1)).expired, 2);
+    t.is(countOf(await purger.purge({ operationId: newId(), retentionDays: 1 })).deleted, 2);
   }
   for (const incidentId of open) {
     const { incident } = await adminOf(t, tenantId).getIncident({ incidentId });
     t.like(incident, { payloadState: PayloadState.PRESENT, driftSummary: { a: 1 } });
     t.is((await adminOf(t, tenantId).listApprovals({ incidentId })).approvals.length, 1);
   }
-  t.is((await adminOf(t, tenantId).listApprovals({ incidentId: undecided })).approvals.length, 1);
-  t.is((await adminOf(t, tenantId).listApprovals({ incidentId: rejected })).approvals.length, 0);
-  t.like(await rowsLeft(t, tenantId), { incidents: 6, payloads: 4, approvals: 5, stamped: 2 });
+  for (const [incidentId, left] of [
+    [undecided, 0],
+    [rejected, 0],
+    [justClosed, 1],
+  ] as const)
+    t.is((await adminOf(t, tenantId).listApprovals({ incidentId })).approvals.length, left);
+  t.like(await rowsLeft(t, tenantId), { incidents: 7, payloads: 5, approvals: 5, stamped: 2 });
 });
 
 test('an incident loads, is listed and counted the same with its payload present, purged and never there', async (t) => {
@@ -230,12 +233,12 @@ test('an incident loads, is listed and counted the same with its payload present
   const dashboard = await incidents.getDriftDashboard({});
   const { environment } = await incidents.getEnvironment({ environmentId });
 
-  const purger = purgerOf(t, tenantId);
-  await purgeWhole(purger, 'purgeIncidentPayloads', { operationId: newId(), retentionDays: 180 });
+  const whole = { operationId: newId(), retentionDays: 180 };
+  await purgerOf(t, tenantId, 'incident_payloads').purgeWhole(whole);
   await sql(t, `update approvals set decided_at = decided_at - interval '200 days' where tenant_id = $1`, [tenantId]);
-  await purgeWhole(purger, 'purgeApprovals', { operationId: newId(), retentionDays: 180 });
+  await purgerOf(t, tenantId, 'approvals').purgeWhole(whole);
   await sql(t, `update drift_checks set checked_at = checked_at - interval '9 days' where tenant_id = $1`, [tenantId]);
-  await purger.purgeDriftChecks({ operationId: newId(), retentionDays: 7 });
+  await purgerOf(t, tenantId, 'drift_checks').purgeWhole({ ...whole, retentionDays: 7 });
 
   const after = await get(purged);
   t.like(after, { payloadState: PayloadState.PURGED, payloadNotice: NOTICE, driftSummary: undefined });
@@ -243,7 +246,8 @@ test('an incident loads, is listed and counted the same with its payload present
   t.deepEqual(after?.timeline, before?.timeline);
   t.not(after?.etag, before?.etag);
   const shell = { driftSummary: undefined, payloadState: 0, payloadNotice: '', payloadPurgeTime: undefined };
-  const rest = { ...shell, updateTime: undefined, etag: '' };
+  const told = { approvalsPurgeTime: undefined, approvalsNotice: '' };
+  const rest = { ...shell, ...told, updateTime: undefined, etag: '' };
   t.deepEqual({ ...after, ...rest }, { ...before, ...rest });
   t.like(await get(present), { payloadState: PayloadState.PRESENT, payloadNotice: '', driftSummary: { a: 1 } });
   t.like(await get(absent), { payloadState: PayloadState.ABSENT, payloadNotice: '', payloadPurgeTime: undefined });
@@ -267,42 +271,36 @@ test('an incident loads, is listed and counted the same with its payload present
   t.like(await rowsLeft(t, tenantId), { incidents: 3, payloads: 1, approvals: 0, stamped: 1 });
 });
 
-for (const rpc of RPCS) {
-  test(`${rpc}: many batches remove what a dry run counted, leave shells and neighbours, and are audited once`, async (t) => {
-    const tenantId = `batches-${rpc.toLowerCase()}`;
+for (const subject of SUBJECTS) {
+  test(`${subject}: many batches remove what a dry run counted, leave shells and neighbours, and are audited once`, async (t) => {
+    const tenantId = `batches-${subject.replace('_', '-')}`;
     const neighbour = `${tenantId}-2`;
     const environmentId = await newEnvironment(adminOf(t, tenantId));
     await insertMany(t, tenantId, environmentId, 181, 3_500);
     await insertMany(t, tenantId, environmentId, 2, 10);
     await insertMany(t, neighbour, await newEnvironment(adminOf(t, neighbour)), 400, 5);
     const dashboard = await adminOf(t, tenantId).getDriftDashboard({});
-    const purger = purgerOf(t, tenantId);
+    const purger = purgerOf(t, tenantId, subject);
     const request = { operationId: newId(), retentionDays: 180 };
-    const rehearsal = await purger[rpc]({ ...request, validateOnly: true });
-    t.is(rehearsal.progress, Progress.COMPLETE);
-    t.is(rehearsal.population, 3_510n);
-    t.deepEqual(countOf(rehearsal), { found: 3_500, deleted: 0, left: 3_500 });
+    t.deepEqual(await purger.count(180), { expired: 3_500, population: 3_510 });
     t.like(await rowsLeft(t, tenantId), { payloads: 3_510, approvals: 3_510, stamped: 0 });
 
-    const answers = await purgeWhole(purger, rpc, { ...request, limit: 1_300 });
-    t.deepEqual(
-      answers.map(({ progress }) => progress),
-      [Progress.PARTIAL, Progress.PARTIAL, Progress.COMPLETE],
-    );
-    t.deepEqual(
-      answers.map((answer) => countOf(answer).deleted),
-      [1_300, 2_600, 3_500],
-    );
-    const [payloads, approvals] = rpc === 'purgeIncidentPayloads' ? [10, 3_510] : [3_510, 10];
+    const answers = await purger.purgeWhole({ ...request, limit: 1_300 });
+    const sums = answers.map((answer) => countOf(answer).deleted);
+    t.is(sums.at(-1), 3_500);
+    for (const [index, sum] of sums.entries()) t.true(sum - (sums[index - 1] ?? 0) <= 1_300, 'the limit of a call');
+    t.true(answers.length >= 3);
+    for (const { progress } of answers.slice(0, -1)) t.is(progress, Progress.PARTIAL);
+    const [payloads, approvals] = subject === 'incident_payloads' ? [10, 3_510] : [3_510, 10];
     t.deepEqual(await rowsLeft(t, tenantId), { incidents: 3_510, payloads, approvals, stamped: 3_510 - payloads });
     t.deepEqual(await rowsLeft(t, neighbour), { incidents: 5, payloads: 5, approvals: 5, stamped: 0 });
     t.deepEqual(await adminOf(t, tenantId).getDriftDashboard({}), dashboard);
 
-    t.deepEqual(countOf(await purger[rpc](request)).deleted, 3_500, 'a repetition counts nothing twice');
+    t.deepEqual(countOf(await purger.purge(request)).deleted, 3_500, 'a repetition counts nothing twice');
     const [action, counted] =
-      rpc === 'purgeIncidentPayloads'
-        ? ['purge-incident-payloads', { incident_payloads: 3_500 }]
-        : ['purge-approvals', { approvals: 3_500 }];
+      subject === 'incident_payloads'
+        ? ['purge-incident-payloads', { incident_payload: 3_500 }]
+        : ['purge-approvals', { approval: 3_500 }];
     const audit = await sql(
       t,
       'select action, subject, target_id, outcome, counts from audit_entries where tenant_id = $1 and action = $2',
@@ -312,14 +310,14 @@ for (const rpc of RPCS) {
     t.deepEqual(audit, [{ action, subject: 'service:retention', ...receipt }]);
   });
 
-  test(`${rpc}: five operations at once count every row once, and none is complete before all is gone`, async (t) => {
-    const tenantId = `together-${rpc.toLowerCase()}`;
+  test(`${subject}: five operations at once count every row once, and none is complete before all is gone`, async (t) => {
+    const tenantId = `together-${subject.replace('_', '-')}`;
     await insertMany(t, tenantId, await newEnvironment(adminOf(t, tenantId)), 200, 4_000);
-    const purger = purgerOf(t, tenantId);
+    const purger = purgerOf(t, tenantId, subject);
     const sums = await Promise.all(
       Array.from({ length: 5 }, async () => {
-        const answers = await purgeWhole(purger, rpc, { operationId: newId(), retentionDays: 180, limit: 700 });
-        t.is((await rowsLeft(t, tenantId))?.[rpc === 'purgeApprovals' ? 'approvals' : 'payloads'], 0);
+        const answers = await purger.purgeWhole({ operationId: newId(), retentionDays: 180, limit: 700 });
+        t.is((await rowsLeft(t, tenantId))?.[subject === 'approvals' ? 'approvals' : 'payloads'], 0);
         const last = answers.at(-1);
         return last ? countOf(last).deleted : 0;
       }),
@@ -330,36 +328,28 @@ for (const rpc of RPCS) {
     );
   });
 
-  test(`${rpc}: windows that make no sense, reused operations and other callers are refused and remove nothing`, async (t) => {
-    const tenantId = `refused-${rpc.toLowerCase()}`;
+  test(`${subject}: windows that make no sense and reused operations are refused and remove nothing`, async (t) => {
+    const tenantId = `refused-${subject.replace('_', '-')}`;
     await insertMany(t, tenantId, await newEnvironment(adminOf(t, tenantId)), 36_400, 3);
-    const purger = purgerOf(t, tenantId);
+    const purger = purgerOf(t, tenantId, subject);
     for (const [field, request] of [
-      ['retention_days', { retentionDays: 0 }],
-      ['retention_days', { retentionDays: -1 }],
-      ['retention_days', { retentionDays: 36_501 }],
+      ['rule.retention_days', { retentionDays: 0 }],
+      ['rule.retention_days', { retentionDays: -1 }],
+      ['rule.retention_days', { retentionDays: 36_501 }],
       ['limit', { retentionDays: 7, limit: -1 }],
       ['limit', { retentionDays: 7, limit: 100_001 }],
       ['time_budget', { retentionDays: 7, timeBudget: { seconds: 61n, nanos: 0 } }],
-      ['operation_id', { retentionDays: 7, operationId: '' }],
+      ['operation_id', { retentionDays: 7, operationId: 'none' }],
     ] as const) {
-      const refusal = await refusalOf(purger[rpc]({ operationId: newId(), ...request }));
+      const refusal = await refusalOf(purger.purge({ operationId: newId(), ...request }));
       t.like(refusal, { code: Code.InvalidArgument, reason: 'FIELD_INVALID', metadata: { fields: field } });
     }
     const operationId = newId();
-    await purger[rpc]({ operationId, retentionDays: 36_500 });
-    for (const validateOnly of [false, true]) {
-      const reused = await refusalOf(purger[rpc]({ operationId, retentionDays: 7, validateOnly }));
-      t.like(reused, { code: Code.InvalidArgument, reason: 'REQUEST_ID_REUSED' });
-    }
-    const request = { operationId: newId(), retentionDays: 7 };
-    const { stack } = t.context;
-    const owner = stack.clients({ tenantId, role: 'owner' }).incidents;
-    t.is((await refusalOf(owner[rpc](request))).reason, 'ROLE_TOO_LOW');
-    const scopeless = stack.clients({ tenantId, role: 'service', scopes: ['incidents:write'] }).incidents;
-    t.is((await refusalOf(scopeless[rpc](request))).reason, 'SCOPE_MISSING');
-    t.is((await refusalOf(stack.clients({ role: 'platform' }).incidents[rpc](request))).reason, 'TENANT_MISSING');
-    t.is(countOf(await purgerOf(t, `${tenantId}-2`)[rpc](request)).deleted, 0);
+    await purger.purge({ operationId, retentionDays: 36_500 });
+    const reused = await refusalOf(purger.purge({ operationId, retentionDays: 7 }));
+    t.like(reused, { code: Code.InvalidArgument, reason: 'REQUEST_ID_REUSED' });
+    const neighbour = purgerOf(t, `${tenantId}-2`, subject);
+    t.is(countOf(await neighbour.purge({ operationId: newId(), retentionDays: 7 })).deleted, 0);
     t.like(await rowsLeft(t, tenantId), { payloads: 3, approvals: 3, stamped: 0 });
   });
 }
@@ -367,11 +357,12 @@ for (const rpc of RPCS) {
 test('one operation purges its three subjects, each with a window of its own', async (t) => {
   const tenantId = 'three';
   await insertMany(t, tenantId, await newEnvironment(adminOf(t, tenantId)), 200, 2);
-  const purger = purgerOf(t, tenantId);
   const operationId = newId();
-  await purger.purgeDriftChecks({ operationId, retentionDays: 30 });
-  t.is(countOf(await purger.purgeIncidentPayloads({ operationId, retentionDays: 180 })).deleted, 2);
-  t.is(countOf(await purger.purgeApprovals({ operationId, retentionDays: 365 })).deleted, 0);
+  const purge = (subject: string, retentionDays: number) =>
+    purgerOf(t, tenantId, subject).purge({ operationId, retentionDays });
+  await purge('drift_checks', 30);
+  t.is(countOf(await purge('incident_payloads', 180)).deleted, 2);
+  t.is(countOf(await purge('approvals', 365)).deleted, 0);
   t.like(await rowsLeft(t, tenantId), { payloads: 0, approvals: 2 });
 });
 
@@ -387,7 +378,7 @@ test('an approval that is asked for or decided again after its purge is told as 
   await incidents.decideApproval(decide);
   for (const state of [2, 3, 4, 5] as const) await incidents.transitionIncident({ incidentId, state });
   await sql(t, `update approvals set decided_at = decided_at - interval '200 days' where tenant_id = $1`, [tenantId]);
-  await purgeWhole(purgerOf(t, tenantId), 'purgeApprovals', { operationId: newId(), retentionDays: 180 });
+  await purgerOf(t, tenantId, 'approvals').purgeWhole({ operationId: newId(), retentionDays: 180 });
   for (const call of [incidents.requestApproval(ask), incidents.decideApproval(decide)]) {
     t.like(await refusalOf(call), { code: Code.NotFound, reason: 'APPROVAL_NOT_FOUND' });
   }

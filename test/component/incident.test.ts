@@ -4,19 +4,30 @@ import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import type { StackClients } from '#deploy/local/stack.ts';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { DriftFlag, DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
-import type { PurgeDriftChecksResponse } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { parseTimestamp } from '#libs/grpc/timestamp.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { type AgePurger, agePurgerOf } from '#test/support/age-purger.ts';
+import { type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
-const test = anyTest as TestFn<{ stack: TestStack }>;
-type T = ExecutionContext<{ stack: TestStack }>;
+interface Context {
+  stack: TestStack;
+  owner: OwnerAccess;
+}
+
+const test = anyTest as TestFn<Context>;
+type T = ExecutionContext<Context>;
 
 test.before(async (t) => {
-  t.context.stack = await startTestStack({ services: ['incident'] });
+  const stack = await startTestStack({ services: ['incident'] });
+  const owner = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.userKeyFile });
+  Object.assign(t.context, { stack, owner });
 });
-test.after.always((t) => t.context.stack.dispose());
+test.after.always(async (t) => {
+  t.context.owner?.close();
+  await t.context.stack?.dispose();
+});
 
 type Incidents = StackClients['incidents'];
 
@@ -24,9 +35,7 @@ const DAY_MS = 86_400_000;
 
 const memberOf = (t: T, tenantId: string): Incidents => t.context.stack.clients({ tenantId, role: 'member' }).incidents;
 
-/** As RetentionService calls, acting for somebody. */
-const purgerOf = (t: T, tenantId: string): Incidents =>
-  t.context.stack.clients({ tenantId, role: 'service', subject: 'service:retention' }).incidents;
+const purgerOf = (t: T, tenantId: string): AgePurger => agePurgerOf(t.context.owner, tenantId, 'drift_checks');
 
 const sql = <Row>(t: T, text: string, values: readonly unknown[]): Promise<Row[]> =>
   queryOnce<Row>(t.context.stack.superuserUrl('incident'), text, values);
@@ -47,7 +56,7 @@ const insertAged = (t: T, tenantId: string, environmentId: string, days: number,
   );
 
 const countOf = (
-  response: PurgeDriftChecksResponse,
+  response: { readonly resourceCounts: Awaited<ReturnType<AgePurger['purge']>>['resourceCounts'] },
   type: string,
 ): { found: number; deleted: number; left: number } => {
   const count = response.resourceCounts.find(({ resourceType }) => resourceType === type);
@@ -63,16 +72,6 @@ const rowsLeft = async (t: T, tenantId: string): Promise<{ checks: number; workf
   );
   return row ?? { checks: -1, workflows: -1 };
 };
-
-/** Calls until it is COMPLETE, as RetentionService does; the answers in order. */
-async function purgeWhole(
-  incidents: Incidents,
-  request: { operationId: string; retentionDays: number; limit?: number },
-): Promise<PurgeDriftChecksResponse[]> {
-  const answers: PurgeDriftChecksResponse[] = [];
-  while (answers.at(-1)?.progress !== Progress.COMPLETE) answers.push(await incidents.purgeDriftChecks(request));
-  return answers;
-}
 
 test('a check becomes the badge of its environment when it is the newest, and an older one leaves the badge', async (t) => {
   const incidents = memberOf(t, 'badges');
@@ -248,7 +247,7 @@ for (const retentionDays of [7, 30, 90, 180]) {
     const tenantId = `edge-${retentionDays}`;
     const environmentId = await newEnvironment(memberOf(t, tenantId));
     const request = { operationId: newId(), retentionDays };
-    const { cutoffTime } = await purgerOf(t, tenantId).purgeDriftChecks(request);
+    const { cutoffTime } = await purgerOf(t, tenantId).purge(request);
     const cutoff = parseTimestamp('cutoff_time', cutoffTime);
     if (!cutoff) return t.fail('no cutoff');
     const [clock] = await sql<{ age: number }>(
@@ -266,7 +265,7 @@ for (const retentionDays of [7, 30, 90, 180]) {
         [tenantId, environmentId, checkedAt],
       );
     }
-    const again = await purgerOf(t, tenantId).purgeDriftChecks(request);
+    const again = await purgerOf(t, tenantId).purge(request);
     t.deepEqual(again.cutoffTime, cutoffTime);
     t.deepEqual(countOf(again, 'drift_check'), { found: 1, deleted: 1, left: 0 });
     const kept = await sql<{ kept: string | null }>(
@@ -298,29 +297,22 @@ test('a purge of many batches removes what a dry run counted, children too, leav
 
   const purger = purgerOf(t, tenantId);
   const operationId = newId();
-  const rehearsal = await purger.purgeDriftChecks({ operationId, retentionDays: 30, validateOnly: true });
-  t.is(rehearsal.progress, Progress.COMPLETE);
-  t.is(rehearsal.population, 4_511n);
-  t.deepEqual(countOf(rehearsal, 'drift_check'), { found: 4_501, deleted: 0, left: 4_501 });
-  t.deepEqual(countOf(rehearsal, 'drift_check_workflow'), { found: 4_501, deleted: 0, left: 4_501 });
+  t.deepEqual(await purger.count(30), { expired: 4_501, population: 4_511 });
   t.deepEqual(await rowsLeft(t, tenantId), { checks: 4_511, workflows: 4_511 });
 
-  const answers = await purgeWhole(purger, { operationId, retentionDays: 30, limit: 1_200 });
-  t.deepEqual(
-    answers.map(({ progress }) => progress),
-    [Progress.PARTIAL, Progress.PARTIAL, Progress.PARTIAL, Progress.COMPLETE],
-  );
-  t.deepEqual(
-    answers.map((answer) => countOf(answer, 'drift_check').deleted),
-    [1_200, 2_400, 3_600, 4_501],
-  );
+  const answers = await purger.purgeWhole({ operationId, retentionDays: 30, limit: 1_200 });
+  const sums = answers.map((answer) => countOf(answer, 'drift_check').deleted);
+  t.is(sums.at(-1), 4_501);
+  for (const [index, sum] of sums.entries()) t.true(sum - (sums[index - 1] ?? 0) <= 1_200, 'the limit of a call');
+  t.true(answers.length >= 4);
+  for (const { progress } of answers.slice(0, -1)) t.is(progress, Progress.PARTIAL);
   const last = answers.at(-1);
   t.deepEqual(last && countOf(last, 'drift_check_workflow'), { found: 4_501, deleted: 4_501, left: 0 });
   t.deepEqual(await rowsLeft(t, tenantId), { checks: 10, workflows: 10 });
   t.deepEqual(await rowsLeft(t, neighbour), { checks: 5, workflows: 5 });
   t.deepEqual(await memberOf(t, tenantId).getEnvironment({ environmentId }), badge);
 
-  const [repeated] = await purgeWhole(purger, { operationId, retentionDays: 30 });
+  const [repeated] = await purger.purgeWhole({ operationId, retentionDays: 30 });
   t.deepEqual(repeated && countOf(repeated, 'drift_check').deleted, 4_501);
   const audit = await sql<{ subject: string; counts: object }>(t, 'select * from audit_entries where tenant_id = $1', [
     tenantId,
@@ -331,7 +323,7 @@ test('a purge of many batches removes what a dry run counted, children too, leav
     action: 'purge-drift-checks',
     target_id: operationId,
     outcome: 'COMPLETE',
-    counts: { drift_checks: 4_501, drift_check_workflows: 4_501 },
+    counts: { drift_check: 4_501, drift_check_workflow: 4_501 },
   });
 });
 
@@ -341,7 +333,7 @@ test('five operations at once on one tenant count every row once, and none is co
   const purger = purgerOf(t, tenantId);
   const sums = await Promise.all(
     Array.from({ length: 5 }, async () => {
-      const answers = await purgeWhole(purger, { operationId: newId(), retentionDays: 7, limit: 700 });
+      const answers = await purger.purgeWhole({ operationId: newId(), retentionDays: 7, limit: 700 });
       t.is((await rowsLeft(t, tenantId)).checks, 0);
       const last = answers.at(-1);
       return last ? countOf(last, 'drift_check').deleted : 0;
@@ -363,7 +355,7 @@ test('a check that is recorded again after its purge is told as purged, not made
     requestId: newId(),
   };
   const { driftCheck } = await incidents.recordDriftCheck(check);
-  await purgeWhole(purgerOf(t, tenantId), { operationId: newId(), retentionDays: 7 });
+  await purgerOf(t, tenantId).purgeWhole({ operationId: newId(), retentionDays: 7 });
   const gone = await refusalOf(incidents.getDriftCheck({ driftCheckId: driftCheck?.id ?? '' }));
   t.like(gone, { code: Code.NotFound, reason: 'DRIFT_CHECK_NOT_FOUND' });
   t.is((await refusalOf(incidents.recordDriftCheck(check))).reason, 'DRIFT_CHECK_NOT_FOUND');
@@ -375,40 +367,22 @@ test('windows and limits that make no sense are refused and remove nothing', asy
   await insertAged(t, tenantId, await newEnvironment(memberOf(t, tenantId)), 40_000, 3);
   const purger = purgerOf(t, tenantId);
   for (const [field, request] of [
-    ['retention_days', { retentionDays: 0 }],
-    ['retention_days', { retentionDays: -1 }],
-    ['retention_days', { retentionDays: 36_501 }],
-    ['retention_days', { retentionDays: 2_147_483_647 }],
+    ['rule.retention_days', { retentionDays: 0 }],
+    ['rule.retention_days', { retentionDays: -1 }],
+    ['rule.retention_days', { retentionDays: 36_501 }],
+    ['rule.retention_days', { retentionDays: 2_147_483_647 }],
     ['limit', { retentionDays: 7, limit: -1 }],
     ['limit', { retentionDays: 7, limit: 100_001 }],
     ['time_budget', { retentionDays: 7, timeBudget: { seconds: -1n, nanos: 0 } }],
     ['time_budget', { retentionDays: 7, timeBudget: { seconds: 61n, nanos: 0 } }],
-    ['operation_id', { retentionDays: 7, operationId: '' }],
+    ['operation_id', { retentionDays: 7, operationId: 'none' }],
   ] as const) {
-    const refusal = await refusalOf(purger.purgeDriftChecks({ operationId: newId(), ...request }));
+    const refusal = await refusalOf(purger.purge({ operationId: newId(), ...request }));
     t.like(refusal, { code: Code.InvalidArgument, reason: 'FIELD_INVALID', metadata: { fields: field } });
   }
   t.is((await rowsLeft(t, tenantId)).checks, 3);
   const operationId = newId();
-  await purger.purgeDriftChecks({ operationId, retentionDays: 36_500 });
-  for (const validateOnly of [false, true]) {
-    const reused = await refusalOf(purger.purgeDriftChecks({ operationId, retentionDays: 7, validateOnly }));
-    t.like(reused, { code: Code.InvalidArgument, reason: 'REQUEST_ID_REUSED' });
-  }
-});
-
-test('only a service and the platform purge by age, and only in the tenant of their credential', async (t) => {
-  const request = { operationId: newId(), retentionDays: 7 };
-  const { stack } = t.context;
-  const owner = stack.clients({ tenantId: 'somebody', role: 'owner' }).incidents;
-  t.like(await refusalOf(owner.purgeDriftChecks(request)), { code: Code.PermissionDenied, reason: 'ROLE_TOO_LOW' });
-  const nowhere = stack.clients({ role: 'platform' }).incidents;
-  t.like(await refusalOf(nowhere.purgeDriftChecks(request)), {
-    code: Code.PermissionDenied,
-    reason: 'TENANT_MISSING',
-  });
-  const scopeless = stack.clients({ tenantId: 'somebody', role: 'service', scopes: ['incidents:read'] }).incidents;
-  t.like(await refusalOf(scopeless.purgeDriftChecks(request)), { reason: 'SCOPE_MISSING' });
-  const platform = stack.clients({ tenantId: 'somebody', role: 'platform' }).incidents;
-  t.is((await platform.purgeDriftChecks(request)).progress, Progress.COMPLETE);
+  await purger.purge({ operationId, retentionDays: 36_500 });
+  const reused = await refusalOf(purger.purge({ operationId, retentionDays: 7 }));
+  t.like(reused, { code: Code.InvalidArgument, reason: 'REQUEST_ID_REUSED' });
 });

@@ -148,64 +148,6 @@ export interface DriftDashboard {
 /** Must read nothing that a purge removes. */
 export type ReadDashboard = (tenantId: string) => Promise<DriftDashboard>;
 
-/** What is purged by age. */
-export const PURGE_SUBJECTS = ['drift_checks', 'incident_payloads', 'approvals'] as const;
-
-/** One of PURGE_SUBJECTS. */
-export type PurgeSubject = (typeof PURGE_SUBJECTS)[number];
-
-/** A purge by age as it is asked for. */
-export interface AgePurgeOrder {
-  readonly subject: PurgeSubject;
-  readonly tenantId: string;
-  readonly operationId: string;
-  readonly retentionDays: number;
-  /** Who stands behind it, for the audit. */
-  readonly caller: Pick<Caller, 'actor' | 'subject'>;
-}
-
-/** One purge by age of a tenant, over all its calls. */
-export interface AgePurge {
-  readonly cutoff: Temporal.Instant;
-  /** Rows of the subject that are gone. */
-  readonly deleted: number;
-  /** Rows that went with them: the workflows of drift checks. */
-  readonly dependents: number;
-}
-
-/** What is expired at the moment, and of how many. */
-export interface ExpiredCounts {
-  readonly cutoff: Temporal.Instant;
-  readonly expired: number;
-  readonly dependents: number;
-  readonly population: number;
-  /** What the operation has removed so far; undefined when it has not begun. */
-  readonly begun: AgePurge | undefined;
-}
-
-/** What one batch did. */
-export interface AgePurgeBatch {
-  readonly purge: AgePurge;
-  /** Rows of the subject that this batch removed. */
-  readonly deleted: number;
-  /** Whether a read-back after the removal found nothing expired. */
-  readonly isDone: boolean;
-}
-
-/** Purges by age. The database's clock makes the cutoff; a row without an instant is never old. */
-export interface AgePurgeRepository {
-  /** Must fix the cutoff at the first call of an operation and answer the same ever after; REQUEST_ID_REUSED. */
-  begin(order: AgePurgeOrder): Promise<AgePurge>;
-  /**
-   * Must remove up to `limit` expired rows, children first, add what went to the operation's sums, and write an
-   * audit row when nothing is left, in one transaction; the shell of a payload is stamped in it too. Must say isDone
-   * only when nothing expired is left, also where another operation is removing the same rows.
-   */
-  purgeBatch(order: AgePurgeOrder, limit: number): Promise<AgePurgeBatch>;
-  /** Must count by the predicate that purgeBatch uses. */
-  countExpired(order: AgePurgeOrder): Promise<ExpiredCounts>;
-}
-
 /** What belongs to a run, and is hidden, brought back and ended with it. */
 export interface RunScope {
   readonly tenantId: string;

@@ -4,8 +4,6 @@ import type { KeepApprovals } from '../../use-cases/keep-approvals.ts';
 import type { KeepDrift } from '../../use-cases/keep-drift.ts';
 import type { KeepIncidents } from '../../use-cases/keep-incidents.ts';
 import type { ReadDashboard } from '../../use-cases/ports.ts';
-import type { PurgeByAge } from '../../use-cases/purge-by-age.ts';
-import { agePurgeHandlers } from './age-purge-handlers.ts';
 import { driftHandlers } from './drift-handlers.ts';
 import { incidentHandlers } from './incident-handlers.ts';
 
@@ -15,12 +13,10 @@ export interface IncidentUseCases {
   readonly keepIncidents: KeepIncidents;
   readonly keepApprovals: KeepApprovals;
   readonly readDashboard: ReadDashboard;
-  readonly purgeByAge: PurgeByAge;
 }
 
 /** IncidentService over gRPC: a request becomes a command, its outcome a message. */
 export const incidentService = (useCases: IncidentUseCases): Partial<ServiceImpl<typeof IncidentService>> => ({
   ...driftHandlers(useCases.keepDrift, useCases.readDashboard),
   ...incidentHandlers(useCases.keepIncidents, useCases.keepApprovals),
-  ...agePurgeHandlers(useCases.purgeByAge),
 });

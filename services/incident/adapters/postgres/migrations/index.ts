@@ -6,6 +6,7 @@ import { incidentPayloads } from './004-incident-payloads.ts';
 import { purgeSums } from './005-purge-sums.ts';
 import { runEffects } from './006-run-effects.ts';
 import { owner } from './007-owner.ts';
+import { dropAgePurges } from './008-drop-age-purges.ts';
 
 /** IncidentService's schema, in order. */
 export const incidentMigrations: readonly Migration[] = [
@@ -16,4 +17,5 @@ export const incidentMigrations: readonly Migration[] = [
   purgeSums,
   runEffects,
   owner,
+  dropAgePurges,
 ];
