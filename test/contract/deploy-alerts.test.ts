@@ -101,7 +101,7 @@ test.before(async (t) => {
         LETHE_JWKS: join(folder, 'keys/jwks.json'),
         LETHE_SERVICE_KEY: join(folder, 'keys/run.json'),
         LETHE_PARTICIPANTS: 'job=127.0.0.1:1',
-        LETHE_INCIDENT_ADDRESS: '127.0.0.1:1',
+        LETHE_RETENTION_OWNERS: 'incident=127.0.0.1:1',
         LETHE_FILE_STORE_ROOT: join(folder, 'objects'),
         LETHE_LOG_LEVEL: 'silent',
       });
@@ -166,7 +166,10 @@ test('Run and Job tell of their deletions, Retention of its purges', async (t) =
     for (const name of ['lethe_oldest_unfinished_deletion_seconds', 'lethe_stuck_deletions']) t.true(names.has(name));
   }
   const names = await namesOf('retention');
-  for (const name of ['lethe_last_purge_timestamp_seconds', 'lethe_held_purges']) t.true(names.has(name), name);
+  for (const name of ['last_purge_timestamp_seconds', 'held_purges', 'purges_stopped', 'unplanned_tenants']) {
+    t.true(names.has(`lethe_${name}`), name);
+  }
+  t.true(names.has('lethe_retention_overdue_seconds'));
 });
 
 test('deletions that are stuck are counted, whatever their tenant, and no others', async (t) => {

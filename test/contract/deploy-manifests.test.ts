@@ -82,7 +82,9 @@ const services = (manifests: readonly Manifest[]): readonly Workload[] =>
   workloadsOf(manifests).filter(({ kind }) => kind === 'Deployment');
 
 const settingsOf = (manifests: readonly Manifest[], workload: Workload) => {
-  const { env, read } = noting(environmentOf(manifests, workload, (source) => source));
+  const given = (source: string): string =>
+    source.endsWith('-database/url') ? 'postgres://app:secret@postgres:5432/lethe' : source;
+  const { env, read } = noting(environmentOf(manifests, workload, given));
   const parse = SETTINGS[workload.name];
   if (!parse) throw new Error(`${workload.name} is no service`);
   return { settings: parse(env), env, read };
