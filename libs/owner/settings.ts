@@ -6,7 +6,7 @@ const MAX_PERIOD_MS = 7 * 24 * UNIT_MS.h;
 /** What a retention owner is told; durations in milliseconds. */
 export const readOwnerSettings = (reader: SettingsReader) => ({
   maxPauseMs: reader.parsed('LETHE_PURGE_MAX_PAUSE', parsePeriodMs, '1h'),
-  snapshotAgeMs: reader.parsed('LETHE_PURGE_SNAPSHOT_AGE', parsePeriodMs, '10s'),
+  snapshotAgeMs: reader.parsed('LETHE_PURGE_SNAPSHOT_AGE', parsePeriodMs, '1m'),
 });
 
 /** `500ms`, `30s`, `10m` or `1h` in milliseconds, up to a week; an Error saying so otherwise. */
