@@ -32,6 +32,8 @@ const sql = <Row>(text: string, values: readonly unknown[]): Promise<Row[]> =>
 // By hand, since no RPC makes anything old: some never started, some were inserted long after they did, in three months.
 const executions: OwnerUnderTest = {
   subject: 'executions',
+  // More than one batch ever takes, so that a crash after a batch is one in the middle.
+  bulk: 25_000,
   canBeUndated: false,
   canBeUnfinished: true,
   client: (token) => access.client(token),
