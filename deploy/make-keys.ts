@@ -2,8 +2,8 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeKeyPair } from '#libs/auth/keys.ts';
 
-/** Who signs tokens in a cluster: the services that call others, the nightly purge, and the operators. */
-const SIGNERS = ['run', 'retention', 'retention-purge', 'operator'] as const;
+/** Who signs tokens in a cluster: the services that call others, the nightly purge, the weekly report, and the operators. */
+const SIGNERS = ['run', 'retention', 'retention-purge', 'orphan-report', 'operator'] as const;
 
 /**
  * Makes a key pair for each signer: private keys as `NAME.json`, readable for their owner only, and all public ones

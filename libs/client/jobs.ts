@@ -91,6 +91,10 @@ export interface SweepOptions {
   readonly minAgeSeconds?: number;
   /** Why, for the audit; required unless validateOnly. */
   readonly reason?: string;
+  /** The largest share of a tenant's objects that may go, in percent; the service's own by default. */
+  readonly maxSharePercent?: number;
+  /** Also sweep tenants, named by `tenantIds`, that have objects and not one job. */
+  readonly tenantsWithoutJobs?: boolean;
 }
 
 const CHUNK_BYTES = 256 * 1_024;
@@ -175,11 +179,20 @@ export const makeJobs = (services: Services, deletions: Deletions): Jobs => ({
 /** Compares store and jobs, tenant by tenant; the summary comes last. */
 export const sweepOrphans = (
   services: Services,
-  { tenantIds, validateOnly, minAgeSeconds, reason = '' }: SweepOptions,
+  {
+    tenantIds,
+    validateOnly,
+    minAgeSeconds,
+    reason = '',
+    maxSharePercent = 0,
+    tenantsWithoutJobs = false,
+  }: SweepOptions,
 ): AsyncIterable<SweepOrphansResponse> =>
   services.job.sweepOrphans({
     ...(tenantIds ? { tenantIds: [...tenantIds] } : { allTenants: true }),
     ...(minAgeSeconds === undefined ? {} : { minAge: { seconds: BigInt(minAgeSeconds), nanos: 0 } }),
     validateOnly,
     reason,
+    maxSharePercent,
+    tenantsWithoutJobs,
   });

@@ -17,17 +17,19 @@ import {
 import { dirname, join } from 'node:path';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
-import { mapBodyErrors, mapErrors, markErrors } from './map-errors.ts';
+import { mapBodyErrors, mapErrors, markErrors, toCallersError } from './map-errors.ts';
 import {
   type Contents,
   MAX_FAILURES,
   type ObjectStore,
   type Removal,
   type RemovalFailure,
+  type StoredItem,
   type StoredObject,
 } from './object-store.ts';
 
 const CREATE_ATTEMPTS = 10;
+const PAGE = 1_000;
 
 // A media type on its way to its place, beside the upload it belongs to.
 const TYPE_SUFFIX = '.type';
@@ -78,13 +80,30 @@ export function openFileStore(root: string): ObjectStore {
     return { ...removed, markers: 0, failures, progress: 'COMPLETE' };
   };
 
-  const countFiles = async (openUploads: AsyncIterable<string>, stored: AsyncIterable<string>): Promise<Contents> => {
+  /** Removes what a crash between the two files of an object has left: media types without bytes, each an upload. */
+  const removeStrays = async (keys: AsyncIterable<string>, removal: Removal, limit: number): Promise<Removal> => {
+    let { uploads: strays } = removal;
+    for await (const key of keys) {
+      if (await exists(join(objects, key))) continue;
+      if (removal.objects + strays >= limit) return { ...removal, uploads: strays, progress: 'PARTIAL' };
+      const isGone = await unlink(join(meta, key)).then(() => true, orUndefined('ENOENT'));
+      if (isGone) strays += 1;
+    }
+    return { ...removal, uploads: strays };
+  };
+
+  const countFiles = async (
+    openUploads: AsyncIterable<string>,
+    stored: AsyncIterable<string>,
+    types: AsyncIterable<string>,
+  ): Promise<Contents> => {
     const counted = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
     for await (const key of stored) {
       counted.versions += 1;
       counted.bytes += (await stat(join(objects, key)).catch(() => undefined))?.size ?? 0;
     }
     for await (const key of openUploads) counted.uploads += key.endsWith(TYPE_SUFFIX) ? 0 : 1;
+    for await (const key of types) counted.uploads += (await exists(join(objects, key))) ? 0 : 1;
     return counted;
   };
 
@@ -149,12 +168,10 @@ export function openFileStore(root: string): ObjectStore {
           signal,
         );
         if (removal.progress === 'PARTIAL') return removal;
-        // What a crash between the two files of an object has left.
-        for await (const key of filesBelow(meta, prefix)) {
-          if (!(await exists(join(objects, key)))) await rm(join(meta, key), { force: true });
-        }
+        const swept = await removeStrays(filesBelow(meta, prefix), removal, limit);
+        if (swept.progress === 'PARTIAL') return swept;
         for (const area of [objects, meta, uploads]) await removeEmptyTree(join(area, prefix), area);
-        return removal;
+        return swept;
       }),
 
     removeKey: (key, { limit, signal }) =>
@@ -167,22 +184,71 @@ export function openFileStore(root: string): ObjectStore {
           signal,
         );
         if (removal.progress === 'PARTIAL') return removal;
-        if (!(await exists(join(objects, key)))) await rm(join(meta, key), { force: true });
+        const swept = await removeStrays(fileAt(meta, key), removal, limit);
         await removeEmptyTree(join(uploads, key), uploads);
         for (const area of [objects, meta]) await removeEmptyFolders(dirname(join(area, key)), area);
-        return removal;
+        return swept;
       }),
 
     count: (prefix) =>
       mapErrors(isStoreError, async () => {
         assertPrefix(prefix);
-        return countFiles(filesBelow(uploads, prefix), filesBelow(objects, prefix));
+        return countFiles(filesBelow(uploads, prefix), filesBelow(objects, prefix), filesBelow(meta, prefix));
       }),
 
     countKey: (key) =>
       mapErrors(isStoreError, async () => {
         assertKey(key);
-        return countFiles(filesBelow(uploads, `${key}/`), fileAt(objects, key));
+        return countFiles(filesBelow(uploads, `${key}/`), fileAt(objects, key), fileAt(meta, key));
+      }),
+
+    survey: (prefix) => {
+      assertPrefix(prefix);
+      const pages = async function* (): AsyncGenerator<StoredItem[]> {
+        let page: StoredItem[] = [];
+        const add = async (area: string, path: string, key: string, kind: StoredItem['kind']): Promise<void> => {
+          const entry = await stat(join(area, path)).catch(orUndefined('ENOENT'));
+          if (!entry) return; // It went between the listing and the look at it.
+          const modifiedAt = Temporal.Instant.fromEpochMilliseconds(Math.trunc(entry.mtimeMs));
+          page.push({ key, kind, bytes: kind === 'VERSION' ? entry.size : 0, modifiedAt });
+        };
+        const full = function* (): Generator<StoredItem[]> {
+          if (page.length < PAGE) return;
+          yield page;
+          page = [];
+        };
+        try {
+          for await (const path of filesBelow(uploads, prefix)) {
+            await add(uploads, path, dirname(path), 'UPLOAD');
+            yield* full();
+          }
+          for await (const key of filesBelow(objects, prefix)) {
+            await add(objects, key, key, 'VERSION');
+            yield* full();
+          }
+          // What a crash between the two files of an object has left.
+          for await (const key of filesBelow(meta, prefix)) {
+            if (!(await exists(join(objects, key)))) await add(meta, key, key, 'UPLOAD');
+            yield* full();
+          }
+          if (page.length > 0) yield page;
+        } catch (error) {
+          throw toCallersError(isStoreError, error);
+        }
+      };
+      return pages();
+    },
+
+    folders: (prefix) =>
+      mapErrors(isStoreError, async () => {
+        assertPrefix(prefix);
+        const names = new Set<string>();
+        for (const area of [objects, meta, uploads]) {
+          const folder = await opendir(join(area, prefix)).catch(orUndefined('ENOENT', 'ENOTDIR'));
+          if (!folder) continue;
+          for await (const entry of folder) if (entry.isDirectory()) names.add(entry.name);
+        }
+        return [...names].toSorted();
       }),
 
     check: () =>

@@ -33,7 +33,8 @@ export async function* mapBodyErrors(
   }
 }
 
-function toCallersError(isStoreError: (error: Error) => boolean, error: unknown): unknown {
+/** What a caller sees of an error in a call to a store: see mapErrors. */
+export function toCallersError(isStoreError: (error: Error) => boolean, error: unknown): unknown {
   if (error instanceof BodyError) return error.cause;
   // An abort was asked for, and a TypeError is a bug of ours: neither says anything about the store.
   if (!(error instanceof Error) || error instanceof DomainError || error instanceof TypeError) return error;

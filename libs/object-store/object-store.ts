@@ -5,6 +5,15 @@ export interface StoredObject {
   readonly modifiedAt: Temporal.Instant;
 }
 
+/** One thing that a store holds under a key. */
+export interface StoredItem {
+  readonly key: string;
+  /** An object version, current or old; a delete marker; what an upload that has not ended has left. */
+  readonly kind: 'VERSION' | 'MARKER' | 'UPLOAD';
+  readonly bytes: number;
+  readonly modifiedAt: Temporal.Instant;
+}
+
 /** An object that could not be removed, with the store's own code. */
 export interface RemovalFailure {
   readonly key: string;
@@ -91,6 +100,10 @@ export interface ObjectStore {
   count(prefix: string): Promise<Contents>;
   /** As count, for exactly this key. */
   countKey(key: string): Promise<Contents>;
+  /** Must tell everything below the prefix, page by page and in any order: what removePrefix would take. */
+  survey(prefix: string): AsyncIterable<readonly StoredItem[]>;
+  /** Must answer the names directly below the prefix under which there is anything that `survey` would tell. */
+  folders(prefix: string): Promise<readonly string[]>;
   /** Must resolve when the store answers. */
   check(): Promise<void>;
   close(): void;

@@ -18,13 +18,14 @@ import {
 } from '@aws-sdk/client-s3';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
-import { mapBodyErrors, mapErrors, markErrors } from './map-errors.ts';
+import { mapBodyErrors, mapErrors, markErrors, toCallersError } from './map-errors.ts';
 import {
   type Contents,
   MAX_FAILURES,
   type ObjectStore,
   type Removal,
   type RemovalFailure,
+  type StoredItem,
   type StoredObject,
 } from './object-store.ts';
 
@@ -63,11 +64,13 @@ interface Doomed extends ObjectIdentifier {
   readonly Key: string;
   readonly bytes: number;
   readonly isMarker: boolean;
+  readonly modifiedAt: Temporal.Instant;
 }
 
 interface OpenUpload {
   readonly Key: string;
   readonly UploadId: string;
+  readonly beganAt: Temporal.Instant;
 }
 
 const NOTHING = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
@@ -90,6 +93,10 @@ const sumOf = (items: readonly Doomed[], more: Sum = NOTHING): Sum =>
     uploads: 0,
     bytes: items.reduce((sum, { bytes }) => sum + bytes, 0),
   });
+
+// What has no time counts as young: it is not touched.
+const toInstant = (time: Date | undefined): Temporal.Instant =>
+  Temporal.Instant.fromEpochMilliseconds(time?.getTime() ?? Date.now());
 
 /** Whether the store has answered that it does not do it; anything else may have been done. */
 const isRefusal = (error: unknown): error is S3ServiceException =>
@@ -145,13 +152,26 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
         abortable(signal),
       );
       const doomed: Doomed[] = [];
-      for (const { Key, VersionId, Size } of page.Versions ?? []) {
+      for (const { Key, VersionId, Size, LastModified } of page.Versions ?? []) {
         // Checked here too: an answer that is not as asked must cost nobody an object.
         if (Key && isMeant(Key))
-          doomed.push({ Key, ...(VersionId ? { VersionId } : {}), bytes: Size ?? 0, isMarker: false });
+          doomed.push({
+            Key,
+            ...(VersionId ? { VersionId } : {}),
+            bytes: Size ?? 0,
+            isMarker: false,
+            modifiedAt: toInstant(LastModified),
+          });
       }
-      for (const { Key, VersionId } of page.DeleteMarkers ?? []) {
-        if (Key && isMeant(Key)) doomed.push({ Key, ...(VersionId ? { VersionId } : {}), bytes: 0, isMarker: true });
+      for (const { Key, VersionId, LastModified } of page.DeleteMarkers ?? []) {
+        if (Key && isMeant(Key))
+          doomed.push({
+            Key,
+            ...(VersionId ? { VersionId } : {}),
+            bytes: 0,
+            isMarker: true,
+            modifiedAt: toInstant(LastModified),
+          });
       }
       if (doomed.length > 0) yield doomed;
       if (!page.IsTruncated) return;
@@ -174,8 +194,8 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
         abortable(signal),
       );
       const uploads: OpenUpload[] = [];
-      for (const { Key, UploadId } of page.Uploads ?? []) {
-        if (Key && isMeant(Key) && UploadId) uploads.push({ Key, UploadId });
+      for (const { Key, UploadId, Initiated } of page.Uploads ?? []) {
+        if (Key && isMeant(Key) && UploadId) uploads.push({ Key, UploadId, beganAt: toInstant(Initiated) });
       }
       if (uploads.length > 0) yield uploads;
       if (!page.IsTruncated) return;
@@ -465,6 +485,57 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
       mapErrors(isStoreError, async () => {
         assertKey(key);
         return countAll(exactly(key));
+      }),
+
+    survey: (prefix) => {
+      assertPrefix(prefix);
+      const pages = async function* (): AsyncGenerator<StoredItem[]> {
+        try {
+          for await (const page of uploadPages(below(prefix), pageSize)) {
+            yield page.map(({ Key, beganAt }) => ({ key: Key, kind: 'UPLOAD', bytes: 0, modifiedAt: beganAt }));
+          }
+          for await (const page of versionPages(below(prefix), pageSize)) {
+            yield page.map(({ Key, isMarker, bytes, modifiedAt }) => ({
+              key: Key,
+              kind: isMarker ? 'MARKER' : 'VERSION',
+              bytes,
+              modifiedAt,
+            }));
+          }
+        } catch (error) {
+          throw toCallersError(isStoreError, error);
+        }
+      };
+      return pages();
+    },
+
+    folders: (prefix) =>
+      mapErrors(isStoreError, async () => {
+        assertPrefix(prefix);
+        const names = new Set<string>();
+        const add = (found: readonly { Prefix?: string | undefined }[] | undefined): void => {
+          for (const { Prefix = '' } of found ?? []) {
+            if (Prefix.startsWith(prefix)) names.add(Prefix.slice(prefix.length, -1));
+          }
+        };
+        const listing = { Bucket, Prefix: prefix, Delimiter: '/' };
+        for (let KeyMarker: string | undefined; ; ) {
+          const page = await s3.send(
+            new ListObjectVersionsCommand({ ...listing, ...(KeyMarker ? { KeyMarker } : {}) }),
+          );
+          add(page.CommonPrefixes);
+          KeyMarker = page.NextKeyMarker;
+          if (!page.IsTruncated || !KeyMarker) break;
+        }
+        for (let KeyMarker: string | undefined; ; ) {
+          const page = await s3.send(
+            new ListMultipartUploadsCommand({ ...listing, ...(KeyMarker ? { KeyMarker } : {}) }),
+          );
+          add(page.CommonPrefixes);
+          KeyMarker = page.NextKeyMarker;
+          if (!page.IsTruncated || !KeyMarker) break;
+        }
+        return [...names].toSorted();
       }),
 
     check: () => mapErrors(isStoreError, async () => void (await s3.send(new HeadBucketCommand({ Bucket })))),

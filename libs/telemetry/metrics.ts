@@ -14,6 +14,18 @@ export interface Metrics {
   observeOldestDeletion(ageSeconds: () => Promise<number>): void;
   /** Tells when asked how many deletions are parked as STUCK until a person redrives them. */
   observeStuckDeletions(count: () => Promise<number>): void;
+  /** Tells when asked what the last report of orphaned objects found, and how old it is; NaN while there is none. */
+  observeOrphans(
+    last: () => Promise<
+      | {
+          readonly orphans: number;
+          readonly jobsWithoutObjects: number;
+          readonly failedTenants: number;
+          readonly ageSeconds: number;
+        }
+      | undefined
+    >,
+  ): void;
   /** Tells when asked how many runs are parked until a person retries them. */
   observeParkedRuns(count: () => Promise<number>): void;
   /** Tells when asked at which second since 1970 the last retention purge ended, whatever its outcome. */
@@ -68,6 +80,24 @@ export function makeMetrics(service: string): Metrics {
       'Age of the oldest deletion that is neither complete nor cancelled.',
     ),
     observeStuckDeletions: observe('lethe_stuck_deletions', 'Deletions that wait for a person to redrive them.'),
+    observeOrphans(last) {
+      for (const [name, help, figure] of [
+        ['lethe_orphaned_objects', 'Versions, markers and uploads without a row in the last report.', 'orphans'],
+        ['lethe_jobs_without_objects', 'Jobs whose objects the last report missed.', 'jobsWithoutObjects'],
+        ['lethe_orphan_report_failed_tenants', 'Tenants that the last report could not look at.', 'failedTenants'],
+        ['lethe_orphan_report_age_seconds', 'Age of the last report of orphaned objects.', 'ageSeconds'],
+      ] as const) {
+        new Gauge({
+          name,
+          help,
+          registers: [registry],
+          async collect() {
+            const report = await last();
+            this.set(report ? report[figure] : Number.NaN);
+          },
+        });
+      }
+    },
     observeParkedRuns: observe('lethe_parked_runs', 'Runs whose compensation waits for a person to retry it.'),
     observeLastPurge: observe(
       'lethe_last_purge_timestamp_seconds',

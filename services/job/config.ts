@@ -30,5 +30,6 @@ export const readJobSettings = (env: Environment) =>
     deletionBackoffMs: reader.integer('LETHE_DELETION_BACKOFF_MS', { min: 1, max: 3_600_000 }, 500),
     deletionBackoffMaxMs: reader.integer('LETHE_DELETION_BACKOFF_MAX_MS', { min: 1, max: 86_400_000 }, 300_000),
     objectsPerBatch: reader.integer('LETHE_DELETION_OBJECTS_PER_BATCH', { min: 1, max: 100_000 }, 10_000),
+    sweepCeilingPercent: reader.integer('LETHE_SWEEP_CEILING_PERCENT', { min: 1, max: 100 }, 20),
     pollMs: reader.integer('LETHE_POLL_MS', { min: 10, max: 60_000 }, 1_000),
   }));

@@ -19,6 +19,7 @@ import { makeDeletionRepository } from './adapters/postgres/deletion-repository.
 import { makeDiscardedObjects } from './adapters/postgres/discarded-objects.ts';
 import { makeInstallation } from './adapters/postgres/installation.ts';
 import { makeJobRepository } from './adapters/postgres/job-repository.ts';
+import { makeOrphanReports } from './adapters/postgres/orphan-reports.ts';
 import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
 import { makeStepActions } from './adapters/postgres/step-actions.ts';
 import type { JobSettings } from './config.ts';
@@ -35,6 +36,7 @@ import type {
   DiscardedObjects,
   Installation,
   JobRepository,
+  OrphanReports,
   RefusalAudit,
   RunJobs,
   StepActions,
@@ -62,6 +64,7 @@ const TOKENS = {
   recordRefusal: token<RecordRefusal>('RecordRefusal'),
   onSweepFailed: token<OnSweepFailed>('OnSweepFailed'),
   onDiscardFailed: token<OnDiscardFailed>('OnDiscardFailed'),
+  orphanReports: token<OrphanReports>('OrphanReports'),
   installation: token<Installation>('Installation'),
   checkStore: token<CheckStore>('CheckStore'),
   discarded: token<DiscardedObjects>('DiscardedObjects'),
@@ -90,6 +93,7 @@ const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.jobs).toResolvedValue(makeJobRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.artifacts).toResolvedValue(makeArtifactIndex, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.orphanReports).toResolvedValue(makeOrphanReports, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.installation).toResolvedValue(makeInstallation, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.discarded).toResolvedValue(makeDiscardedObjects, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.runJobs).toResolvedValue(makeRunJobs, [TOKENS.database]).inSingletonScope();
@@ -163,7 +167,28 @@ const useCases = new ContainerModule(({ bind }) => {
     )
     .inSingletonScope();
   bind(TOKENS.sweepOrphans)
-    .toResolvedValue(makeSweepOrphans, [jobs, artifacts, store, TOKENS.sweepAudit, TOKENS.onSweepFailed])
+    .toResolvedValue(
+      (
+        j: JobRepository,
+        a: ArtifactIndex,
+        s: ObjectStore,
+        check: CheckStore,
+        audit: SweepAudit,
+        reports: OrphanReports,
+        { sweepCeilingPercent }: JobSettings,
+        onFailed: OnSweepFailed,
+      ) => makeSweepOrphans(j, a, s, check, audit, reports, sweepCeilingPercent, onFailed),
+      [
+        jobs,
+        artifacts,
+        store,
+        TOKENS.checkStore,
+        TOKENS.sweepAudit,
+        TOKENS.orphanReports,
+        settings,
+        TOKENS.onSweepFailed,
+      ],
+    )
     .inSingletonScope();
   bind(TOKENS.participate)
     .toResolvedValue(
@@ -246,6 +271,7 @@ export async function composeJobService(
   }
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
+  metrics.observeOrphans(get(TOKENS.orphanReports).last);
 
   return {
     services: [

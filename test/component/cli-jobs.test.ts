@@ -126,6 +126,7 @@ test('a job that cannot be deleted is 3, is found as STUCK, and goes when it is 
 
 test('orphans are shown, and removed when the number of them is typed', async (t) => {
   const { lethe, stack } = t.context;
+  await stack.clients({ tenantId: 'orphaned', role: 'member' }).jobs.createJob({});
   const file = inputOf(stack, 'orphaned', newId(), 'a');
   await mkdir(dirname(file), { recursive: true });
   await writeFile(file, 'orphan');

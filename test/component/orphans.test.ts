@@ -124,6 +124,7 @@ test('a job whose objects are missing is reported and stays', async (t) => {
 
 test('a tenant for which a look-up fails loses nothing, and the others are done', async (t) => {
   const { stack } = t.context;
+  await stack.clients({ tenantId: 'fine', role: 'member' }).jobs.createJob({});
   const orphan = newId();
   await putFile(pathOf(stack, 'broken', orphan, 'a'), 2);
   await putFile(pathOf(stack, 'fine', newId(), 'a'), 2);
@@ -149,7 +150,53 @@ test('only the platform sweeps, with a reason, and not below an hour of age', as
     { reason: 'x', allTenants: true, tenantIds: ['acme'] },
     { reason: 'x', allTenants: true, minAge: { seconds: 1n, nanos: 0 } },
     { reason: 'x', tenantIds: ['../etc'] },
+    { reason: 'x', allTenants: true, tenantsWithoutJobs: true },
+    { reason: 'x', allTenants: true, maxSharePercent: 101 },
   ]) {
     t.is((await run(platform, request)).reason, 'FIELD_INVALID');
   }
+});
+
+test('with an empty database nothing is swept, of no tenant', async (t) => {
+  const { stack } = t.context;
+  for (const tenantId of ['acme', 'globex']) {
+    for (let n = 0; n < 20; n += 1) await putFile(pathOf(stack, tenantId, newId(), 'a'), 30);
+  }
+  const before = await files(stack);
+  const { tenants, summary } = await sweep(stack, {});
+  t.is(summary?.progress, Progress.PARTIAL);
+  for (const tenantId of ['acme', 'globex']) t.regex(tenants.get(tenantId)?.error ?? '', /^TENANT_WITHOUT_JOBS: /);
+  t.deepEqual(await files(stack), before);
+});
+
+test('what old versions of JobService left in the file store is found on jobs that are there, and swept', async (t) => {
+  const { stack } = t.context;
+  const jobId = await jobWithInput(stack, 'acme');
+  const kept = await storedFiles(stack, { tenantId: 'acme' });
+  const below = (area: string, name: string) =>
+    join(stack.objectFolder, area, 'tenants/acme/jobs', jobId, 'input', name);
+  await putFile(below('meta', `.${newId()}`), 2);
+  await putFile(below('uploads', join('a', newId())), 2);
+  await putFile(below('objects', `${newId()}-a`), 2);
+  const found = (await sweep(stack, { validateOnly: true })).tenants.get('acme')?.orphans;
+  t.deepEqual(
+    found?.map(({ resourceType, found: count }) => [resourceType, count]),
+    [
+      ['object_version', 1n],
+      ['open_upload', 2n],
+    ],
+  );
+  const { summary } = await sweep(stack, {});
+  t.is(summary?.progress, Progress.COMPLETE);
+  t.deepEqual(
+    summary?.orphans.map(({ resourceType, deleted, left }) => [resourceType, deleted, left]),
+    [
+      ['object_version', 1n, 0n],
+      ['open_upload', 2n, 0n],
+    ],
+  );
+  t.deepEqual(await storedFiles(stack, { tenantId: 'acme' }), kept);
+  const metrics = await (await fetch(`http://${stack.environment('job')['LETHE_METRICS_ADDRESS']}/metrics`)).text();
+  t.regex(metrics, /lethe_orphaned_objects\{[^}]*\} 0/);
+  t.regex(metrics, /lethe_orphan_report_age_seconds\{[^}]*\} [0-9.]+/);
 });

@@ -134,7 +134,7 @@ testEach('every document keeps to the schemas of Kubernetes', async (t, manifest
   const kinds = Object.groupBy(manifests, ({ kind }) => kind);
   t.is(kinds['Deployment']?.length, 4);
   t.is(kinds['Job']?.length, 4);
-  t.is(kinds['CronJob']?.length, 1);
+  t.is(kinds['CronJob']?.length, 2);
   t.is(kinds['PodDisruptionBudget']?.length, 4);
   t.is(kinds['Secret'], undefined, 'what is secret is not in the repository');
 });
@@ -383,8 +383,27 @@ testEach('the network lets through the calls that the settings name, and no othe
   }
 });
 
+const cronNamed = (manifests: readonly Manifest[], name: string): ICronJob | undefined =>
+  ofKind<ICronJob>(manifests, 'CronJob').find(({ metadata }) => metadata?.name === name);
+
+testEach('what the object store holds without a row is reported once a week, and not removed', async (t, manifests) => {
+  const cron = cronNamed(manifests, 'orphan-report');
+  t.like(cron?.spec, { schedule: '0 12 * * 0', timeZone: 'Etc/UTC', concurrencyPolicy: 'Forbid' });
+  const report = workloadNamed(manifests, 'CronJob', 'orphan-report');
+  const given = environmentOf(manifests, report, (source) => source);
+  t.deepEqual(commandOf(report, given), ['lethe', 'orphans']);
+  const { env, read } = noting(given);
+  const profile = await readProfile({}, env);
+  t.is(profile.addresses.job, 'job:7400');
+  await t.throwsAsync(openCredential(profile, {}, env), { message: /\/etc\/lethe\/key\/key\.json cannot be used/ });
+  t.deepEqual(
+    Object.keys(env).filter((name) => !read.has(name)),
+    ['USER'],
+  );
+});
+
 testEach('the CronJob runs once a night and never twice at a time, and is over before the next', (t, manifests) => {
-  const [cron] = ofKind<ICronJob>(manifests, 'CronJob');
+  const cron = cronNamed(manifests, 'retention-purge');
   const job = cron?.spec?.jobTemplate.spec;
   t.like(cron?.spec, { schedule: '0 2 * * *', timeZone: 'Etc/UTC', concurrencyPolicy: 'Forbid' });
   const seconds = (cron?.spec?.startingDeadlineSeconds ?? 0) + (job?.activeDeadlineSeconds ?? 0);
@@ -407,7 +426,7 @@ testRendered('the schedule is RETENTION_JOB_SCHEDULE_CRON', async (t) => {
       path,
       text.replace('RETENTION_JOB_SCHEDULE_CRON=0 2 * * *', 'RETENTION_JOB_SCHEDULE_CRON=30 3 * * 6'),
     );
-    const [cron] = ofKind<ICronJob>(await render(folder), 'CronJob');
+    const cron = cronNamed(await render(folder), 'retention-purge');
     t.is(cron?.spec?.schedule, '30 3 * * 6');
   } finally {
     await rm(folder, { recursive: true, force: true });

@@ -138,6 +138,20 @@ declare('S3, versioned bucket: delete markers go too', async (t) => {
   t.deepEqual(await store.count('tenants/a/jobs/marked/'), { versions: 0, markers: 0, uploads: 0, bytes: 0 });
 });
 
+declare('S3: a prefix of which only a marker is current is surveyed, and so are its old versions', async (t) => {
+  const store = open('versioned', { pageSize: 2 });
+  const prefix = 'tenants/ghost/jobs/1/';
+  for (const name of ['a', 'b', 'c']) {
+    await gateway.s3.send(new PutObjectCommand({ Bucket: 'versioned', Key: `${prefix}${name}`, Body: 'x' }));
+    await gateway.s3.send(new DeleteObjectCommand({ Bucket: 'versioned', Key: `${prefix}${name}` }));
+  }
+  t.deepEqual((await store.list(prefix, { limit: 10 })).objects, []);
+  const kinds = (await Array.fromAsync(store.survey(prefix))).flat().map(({ kind }) => kind);
+  t.deepEqual(kinds.toSorted(), ['MARKER', 'MARKER', 'MARKER', 'VERSION', 'VERSION', 'VERSION']);
+  t.true((await store.folders('tenants/')).includes('ghost'));
+  await store.removePrefix(prefix, { limit: 10 });
+});
+
 declare('S3: more objects than a page are listed, counted and removed', async (t) => {
   const store = open('versioned');
   const prefix = 'tenants/a/jobs/many/';

@@ -184,6 +184,30 @@ export function objectStoreContract(
     t.is(await read(store, `${root}10/a`), 'ten');
   });
 
+  test('survey tells what removePrefix would take: versions, and uploads that are open', async (t) => {
+    const store = open();
+    const prefix = freshPrefix();
+    for (const text of ['1', '22']) await store.put(`${prefix}input/a`, chunks(text), options);
+    const [begun, removed] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const body = (async function* () {
+      yield Buffer.from('x');
+      begun.resolve();
+      await removed.promise;
+      yield Buffer.from('y');
+    })();
+    const put = t.throwsAsync(store.put(`${prefix}output/b`, body, options));
+    await begun.promise;
+    const items = (await Array.fromAsync(store.survey(prefix))).flat();
+    const told = items.map(({ kind, key }) => `${kind} ${key.slice(prefix.length)}`).toSorted();
+    t.deepEqual(told, ['UPLOAD output/b', ...Array.from({ length: isVersioned ? 2 : 1 }, () => 'VERSION input/a')]);
+    t.deepEqual(await store.folders(prefix), ['input', 'output']);
+    await store.removePrefix(prefix, { limit: 100 });
+    removed.resolve();
+    await put;
+    t.deepEqual((await Array.fromAsync(store.survey(prefix))).flat(), []);
+    t.deepEqual(await store.folders(prefix), []);
+  });
+
   test('removeKey takes everything under exactly its key: versions, open uploads, and no neighbour', async (t) => {
     const store = open();
     const prefix = freshPrefix();

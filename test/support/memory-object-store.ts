@@ -162,6 +162,32 @@ export function makeMemoryObjectStore(): MemoryObjectStore {
       return countAll((other) => other === key);
     },
 
+    survey: (prefix) => {
+      assertPrefix(prefix);
+      return (async function* () {
+        answer();
+        for (const [key, versions] of sorted(prefix)) {
+          yield versions.map(({ content, modifiedAt }) => ({
+            key,
+            kind: 'VERSION' as const,
+            bytes: content.length,
+            modifiedAt,
+          }));
+        }
+        for (const key of uploads.values()) {
+          if (key.startsWith(prefix))
+            yield [{ key, kind: 'UPLOAD' as const, bytes: 0, modifiedAt: Temporal.Now.instant() }];
+        }
+      })();
+    },
+
+    async folders(prefix) {
+      assertPrefix(prefix);
+      answer();
+      const keys = [...objects.keys(), ...uploads.values()].filter((key) => key.startsWith(prefix));
+      return [...new Set(keys.map((key) => key.slice(prefix.length).split('/')[0] ?? ''))].toSorted();
+    },
+
     check: async () => answer(),
     close: () => undefined,
   };

@@ -13,6 +13,8 @@ interface OrphanOptions {
   readonly reason: string;
   readonly minAgeHours: number;
   readonly yes: boolean;
+  readonly maxShare: number;
+  readonly tenantsWithoutJobs: boolean;
 }
 
 const HOUR_SECONDS = 3_600;
@@ -28,6 +30,13 @@ export function addOrphanCommand(program: Command, run: Run): void {
     .option('--sweep', 'remove the objects, after showing what would go', false)
     .option('--reason <reason>', 'why, for the audit; required with --sweep', '')
     .option('--min-age-hours <hours>', 'pass over what is younger', wholeNumber({ min: 1, max: MAX_AGE_HOURS }), 24)
+    .option(
+      '--max-share <percent>',
+      "leave a tenant alone of whose objects more would go; the service's own by default",
+      wholeNumber({ min: 1, max: 100 }),
+      0,
+    )
+    .option('--tenants-without-jobs', 'also of the named tenants that have objects and not one job', false)
     .option('--yes', 'do not ask', false)
     .action((options: OrphanOptions) => run((context) => sweep(context, options), { asPlatform: true }));
 }
@@ -48,11 +57,18 @@ async function sweep(context: CommandContext, options: OrphanOptions): Promise<n
 
 async function go(
   { lethe, tenant, progress, print }: CommandContext,
-  { tenants = tenant === undefined ? undefined : [tenant], minAgeHours, reason }: OrphanOptions,
+  {
+    tenants = tenant === undefined ? undefined : [tenant],
+    minAgeHours,
+    reason,
+    maxShare: maxSharePercent,
+    tenantsWithoutJobs,
+  }: OrphanOptions,
   validateOnly: boolean,
 ): Promise<SweepSummary | undefined> {
   const scope = tenants ? { tenantIds: tenants } : {};
-  const request = { ...scope, validateOnly, reason, minAgeSeconds: minAgeHours * HOUR_SECONDS };
+  const limits = { maxSharePercent, tenantsWithoutJobs, minAgeSeconds: minAgeHours * HOUR_SECONDS };
+  const request = { ...scope, validateOnly, reason, ...limits };
   let done = 0;
   for await (const { event } of lethe.orphans.sweep(request)) {
     if (event.case === 'summary') {

@@ -1,7 +1,7 @@
 import test from 'ava';
 import fc from 'fast-check';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import { type ArtifactKind, jobPrefix, objectKey, parseArtifactName } from './artifact.ts';
+import { type ArtifactKind, jobPrefix, objectKey, parseArtifactName, parseObjectKey } from './artifact.ts';
 
 /** The key of an upload's object; of one from before uploads had keys, where that is null. */
 const keyOf = (tenantId: string, jobId: string, kind: ArtifactKind, name: string, upload: string | null = 'upload') =>
@@ -45,4 +45,19 @@ test("a job's prefix holds no other job and no other tenant", (t) => {
 
 test('no two uploads of one artifact have the same key', (t) => {
   t.not(keyOf('acme', '1', 'TASK', 'a', 'one'), keyOf('acme', '1', 'TASK', 'a', 'other'));
+});
+
+test('the object of a key is read back from it, whoever named it', (t) => {
+  const [jobId, objectId] = ['01890000-0000-7000-8000-000000000001', '01890000-0000-7000-8000-000000000002'];
+  for (const ref of [
+    { jobId, kind: 'INPUT', name: 'a-b.wav', objectId },
+    { jobId, kind: 'OUTPUT', name: 'a', objectId: undefined },
+    { jobId, kind: 'TASK', name: `${objectId}-x`, objectId: undefined },
+  ] as const) {
+    const refs = parseObjectKey('acme', objectKey('acme', ref));
+    t.true(refs.some((found) => objectKey('acme', found) === objectKey('acme', ref) && found.name === ref.name));
+  }
+  for (const key of ['tenants/acme/jobs/readme/input/a', `tenants/acme/jobs/${jobId}/else/a`, 'tenants/b/jobs/x']) {
+    t.deepEqual(parseObjectKey('acme', key), []);
+  }
 });

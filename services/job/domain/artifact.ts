@@ -1,4 +1,5 @@
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { isId } from '#libs/kernel/id.ts';
 import { stateForbidsUpload } from './errors.ts';
 import { assertLease, type Job } from './job.ts';
 
@@ -27,6 +28,7 @@ export interface Artifact extends ObjectRef {
 }
 
 const FOLDERS: Readonly<Record<ArtifactKind, string>> = { INPUT: 'input', TASK: 'tasks', OUTPUT: 'output' };
+const ID_LENGTH = 36;
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$/;
 
 /** The prefix of every object of a tenant's jobs. */
@@ -38,6 +40,20 @@ export const jobPrefix = (tenantId: string, jobId: string): string => `${tenantP
 /** The key of one object: `…/input/UPLOAD-NAME`. */
 export const objectKey = (tenantId: string, { jobId, kind, name, objectId }: ObjectRef): string =>
   `${jobPrefix(tenantId, jobId)}${FOLDERS[kind]}/${objectId === undefined ? '' : `${objectId}-`}${name}`;
+
+/**
+ * The objects that a key below a tenant's prefix can be of: one whose key has its upload, one from before whose key is its
+ * name. None for a key that Lethe does not make.
+ */
+export function parseObjectKey(tenantId: string, key: string): readonly ObjectRef[] {
+  const [jobId = '', folder = '', file = '', ...rest] = key.slice(tenantPrefix(tenantId).length).split('/');
+  const kind = ARTIFACT_KINDS.find((each) => FOLDERS[each] === folder);
+  if (!key.startsWith(tenantPrefix(tenantId)) || !isId(jobId) || !kind || file === '' || rest.length > 0) return [];
+  const byName: ObjectRef = { jobId, kind, name: file, objectId: undefined };
+  const objectId = file.slice(0, ID_LENGTH);
+  const isByUpload = isId(objectId) && file[ID_LENGTH] === '-';
+  return isByUpload ? [{ jobId, kind, name: file.slice(ID_LENGTH + 1), objectId }, byName] : [byName];
+}
 
 /** The name as it stands; FIELD_INVALID unless it is safe as the last part of a key. */
 export function parseArtifactName(field: string, name: string): string {

@@ -75,6 +75,8 @@ export interface JobRepository {
   findAbandonedCancellations(limit: number): Promise<readonly { tenantId: string; jobId: string }[]>;
   /** Must answer which of these jobs have a row, hidden and half-removed ones included. */
   findExisting(tenantId: string, jobIds: readonly string[]): Promise<ReadonlySet<string>>;
+  /** Must answer whether the tenant has any job, hidden and half-removed ones included. */
+  hasAny(tenantId: string): Promise<boolean>;
   /** Must answer every tenant that has a job. */
   findTenants(): Promise<readonly string[]>;
   /** Must answer the database's clock, which decides every age. */
@@ -105,6 +107,23 @@ export interface SweepAudit {
   begin(caller: Caller, sweep: TenantSweep, reason: string | undefined): Promise<void>;
   /** Must commit what was removed, what is left, and whether that is everything. */
   end(caller: Caller, sweep: TenantSweep, reason: string | undefined): Promise<void>;
+}
+
+/** What the last report over all tenants found. */
+export interface OrphanReport {
+  /** Versions, markers and open uploads that no row keeps in mind. */
+  readonly orphans: number;
+  readonly jobsWithoutObjects: number;
+  /** Tenants that could not be looked at. */
+  readonly failedTenants: number;
+}
+
+/** The last report, for the figures. */
+export interface OrphanReports {
+  /** Must commit it in the place of the one before. */
+  save(report: OrphanReport): Promise<void>;
+  /** Must answer the last one with its age; undefined where there was none. */
+  last(): Promise<(OrphanReport & { readonly ageSeconds: number }) | undefined>;
 }
 
 /** A new upload of one artifact. */
@@ -148,6 +167,8 @@ export interface ArtifactIndex {
    * and the objects that its artifacts point at.
    */
   countObjects(tenantId: string, jobId: string): Promise<{ readonly liveUploads: number; readonly stored: number }>;
+  /** Must answer which of these objects a row keeps in mind: an artifact's, an open upload's, one that is to be removed. */
+  findKnown(tenantId: string, objects: readonly ObjectRef[]): Promise<readonly ObjectRef[]>;
   /** Must list stored artifacts older than the age, by job, kind and name, over all the tenant's jobs. */
   listStored(tenantId: string, minAgeMs: number, page: PageQuery): Promise<Page<Artifact>>;
 }

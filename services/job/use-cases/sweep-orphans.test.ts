@@ -1,14 +1,17 @@
 import test from 'ava';
 import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
-import type { Artifact } from '../domain/artifact.ts';
+import { type Artifact, type ObjectRef, objectKey } from '../domain/artifact.ts';
+import { storeNotOurs } from '../domain/errors.ts';
 import { artifactOf, CALLER, NOW, partOf } from './fakes.fixture.ts';
-import type { ArtifactIndex, JobRepository, SweepAudit, TenantSweep } from './ports.ts';
-import { makeSweepOrphans } from './sweep-orphans.ts';
+import type { ArtifactIndex, JobRepository, OrphanReport, OrphanReports, SweepAudit, TenantSweep } from './ports.ts';
+import { makeSweepOrphans, type SweepOrphansCommand } from './sweep-orphans.ts';
 
 const DAY_MS = 86_400_000;
 const idOf = (n: number): string => `01890000-0000-7000-8000-${String(n).padStart(12, '0')}`;
 const keyOf = (n: number, name = 'a', tenantId = 'acme'): string => `tenants/${tenantId}/jobs/${idOf(n)}/input/${name}`;
 const nothing = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
+
+const isSame = (a: ObjectRef, b: ObjectRef): boolean => objectKey('acme', a) === objectKey('acme', b);
 
 /** A store, jobs with a row, and what the audit was told. */
 function fixture(rows: readonly number[] = [], stored: readonly Artifact[] = []) {
@@ -16,30 +19,48 @@ function fixture(rows: readonly number[] = [], stored: readonly Artifact[] = [])
   const existing = new Set(rows.map(idOf));
   const audited: [string, TenantSweep, readonly string[]][] = [];
   const failed: string[] = [];
-  const world = { findExisting: async (ids: readonly string[]) => new Set(ids.filter((id) => existing.has(id))) };
+  const world = {
+    findExisting: async (ids: readonly string[]) => new Set(ids.filter((id) => existing.has(id))),
+    hasJobs: true,
+    storeRefusal: undefined as Error | undefined,
+  };
   const jobs = partOf<JobRepository>({
     now: async () => NOW,
     findTenants: async () => ['acme'],
+    hasAny: async () => world.hasJobs,
     findExisting: (_, ids) => world.findExisting(ids),
   });
-  const artifacts = partOf<ArtifactIndex>({ listStored: async () => ({ items: stored, next: undefined }) });
+  const known = new Set<string>();
+  const saved: OrphanReport[] = [];
+  const artifacts = partOf<ArtifactIndex>({
+    listStored: async () => ({ items: stored, next: undefined }),
+    findKnown: async (tenantId, objects) =>
+      objects.filter((object) => known.has(objectKey(tenantId, object)) || stored.some((each) => isSame(each, object))),
+  });
   const audit: SweepAudit = {
     begin: async (_, sweep) => void audited.push(['begin', sweep, store.keys()]),
     end: async (_, sweep) => void audited.push(['end', sweep, store.keys()]),
   };
-  const sweepOrphans = makeSweepOrphans(jobs, artifacts, store, audit, (tenantId) => failed.push(tenantId));
-  const sweep = (more: { validateOnly?: boolean; tenantIds?: readonly string[] | undefined } = {}) =>
+  const checkStore = async (): Promise<void> => {
+    if (world.storeRefusal) throw world.storeRefusal;
+  };
+  const reports = partOf<OrphanReports>({ save: async (report) => void saved.push(report) });
+  const sweepOrphans = makeSweepOrphans(jobs, artifacts, store, checkStore, audit, reports, 20, (tenantId) =>
+    failed.push(tenantId),
+  );
+  const sweep = (more: Partial<SweepOrphansCommand> = {}) =>
     Array.fromAsync(
       sweepOrphans(
         { caller: CALLER, tenantIds: ['acme'], validateOnly: false, minAgeMs: DAY_MS, reason: 'monthly', ...more },
         new AbortController().signal,
       ),
     );
-  return { store, existing, audit, audited, failed, world, sweep };
+  return { store, existing, known, saved, audit, audited, failed, world, sweep };
 }
 
 test('a rehearsal finds every version of jobs without a row, and touches and writes down nothing', async (t) => {
-  const { store, audited, sweep } = fixture([2]);
+  const { store, audited, known, sweep } = fixture([2]);
+  known.add(keyOf(2));
   for (const [n, text] of [
     [1, 'a'],
     [1, 'bcd'],
@@ -54,7 +75,8 @@ test('a rehearsal finds every version of jobs without a row, and touches and wri
 });
 
 test('a sweep removes what a rehearsal finds, reads it back, and writes it down before and after', async (t) => {
-  const { store, audited, sweep } = fixture([2]);
+  const { store, audited, known, sweep } = fixture([2]);
+  known.add(keyOf(2));
   for (const [n, text] of [
     [1, 'a'],
     [1, 'bcd'],
@@ -99,7 +121,7 @@ test('keys that the store refuses are left and named, ten at most, and the other
     store.write(keyOf(n, 'goes'), 'x');
     store.refused.set(keyOf(n, 'stays'), 'AccessDenied');
   }
-  const [acme] = await sweep();
+  const [acme] = await sweep({ maxSharePercent: 100 });
   t.like(acme, {
     found: { ...nothing, versions: 30, bytes: 45 },
     deleted: { ...nothing, versions: 15, bytes: 15 },
@@ -193,4 +215,74 @@ test('a job whose artifact the store does not hold is reported once, and nothing
   store.write(keyOf(1, 'there'), 'x');
   const [acme] = await sweep();
   t.like(acme, { jobsWithoutObjects: 1, jobIds: [idOf(2)], found: nothing });
+});
+
+test('what no row of a job that is there points at goes, and what one keeps in mind stays', async (t) => {
+  const { store, known, sweep } = fixture([1]);
+  const [mine, other] = [keyOf(1, `${idOf(7)}-a`), keyOf(1, `${idOf(8)}-a`)];
+  known.add(mine);
+  for (const key of [mine, other]) store.write(key, 'xx');
+  const [acme] = await sweep();
+  t.like(acme, { deleted: { ...nothing, versions: 1, bytes: 2 }, left: nothing, orphanKeys: [other] });
+  t.deepEqual(store.keys(), [mine]);
+});
+
+test('an open upload of a job that is not there is found, counted and ended', async (t) => {
+  const { store, sweep } = fixture();
+  const begun = Promise.withResolvers<void>();
+  const never = Promise.withResolvers<void>();
+  const body = (async function* () {
+    yield Buffer.from('x');
+    begun.resolve();
+    await never.promise;
+  })();
+  const put = store.put(keyOf(1), body, { contentType: 'a/b', maxBytes: 10 }).catch(() => undefined);
+  await begun.promise;
+  const inTheFuture = -10 * DAY_MS * 365 * 100;
+  const [acme] = await sweep({ minAgeMs: inTheFuture });
+  t.like(acme, { found: { uploads: 1 }, deleted: { uploads: 1 }, left: nothing });
+  never.resolve();
+  await put;
+});
+
+test('a tenant of whose objects more than the share would go loses none, until it is told to', async (t) => {
+  const { store, audited, known, sweep } = fixture([1]);
+  for (let n = 0; n < 100; n += 1) {
+    known.add(keyOf(1, `kept-${n}`));
+    store.write(keyOf(1, `kept-${n}`), 'x');
+  }
+  for (let n = 0; n < 30; n += 1) store.write(keyOf(2, `${n}`), 'x');
+  const [acme] = await sweep();
+  t.regex(acme?.error ?? '', /^SHARE_CEILING: 30 of 130 objects/);
+  t.like(acme, { found: { versions: 30 }, deleted: nothing, left: { versions: 30 } });
+  t.deepEqual(audited, []);
+  t.is(store.keys().length, 130);
+  t.like((await sweep({ maxSharePercent: 25 }))[0], { deleted: { versions: 30 }, error: undefined });
+});
+
+test('a tenant that has objects and not one job loses none, until it is allowed', async (t) => {
+  const { store, world, sweep } = fixture();
+  world.hasJobs = false;
+  store.write(keyOf(1), 'x');
+  t.regex((await sweep())[0]?.error ?? '', /^TENANT_WITHOUT_JOBS: /);
+  t.is(store.keys().length, 1);
+  t.like((await sweep({ tenantsWithoutJobs: true }))[0], { deleted: { versions: 1 }, error: undefined });
+});
+
+test('nothing is looked at in a store that is not this installation’s', async (t) => {
+  const { store, world, sweep } = fixture();
+  world.storeRefusal = storeNotOurs('It is another.');
+  store.write(keyOf(1), 'x');
+  await t.throwsAsync(sweep(), { message: /not this installation/ });
+  t.is(store.keys().length, 1);
+});
+
+test('what is found over all tenants is kept for the figures, and what is found of some is not', async (t) => {
+  const { store, saved, sweep } = fixture();
+  store.write(keyOf(1), 'x');
+  store.write(keyOf(2, 'a', 'beta'), 'x');
+  await sweep({ validateOnly: true });
+  t.deepEqual(saved, []);
+  await sweep({ validateOnly: true, tenantIds: undefined });
+  t.deepEqual(saved, [{ orphans: 2, jobsWithoutObjects: 0, failedTenants: 0 }]);
 });

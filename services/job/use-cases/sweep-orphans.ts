@@ -1,10 +1,11 @@
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { isId, isTenantId } from '#libs/kernel/id.ts';
-import type { Contents, ObjectStore } from '#libs/object-store/object-store.ts';
-import { jobPrefix, objectKey, tenantPrefix } from '../domain/artifact.ts';
+import type { Contents, ObjectStore, StoredItem } from '#libs/object-store/object-store.ts';
+import { jobPrefix, objectKey, parseObjectKey, tenantPrefix } from '../domain/artifact.ts';
 import type { FailedKey } from '../domain/deletion.ts';
-import type { ArtifactIndex, JobRepository, SweepAudit, TenantSweep } from './ports.ts';
+import type { CheckStore } from './check-store.ts';
+import type { ArtifactIndex, JobRepository, OrphanReports, SweepAudit, TenantSweep } from './ports.ts';
 
 /** What to sweep. */
 export interface SweepOrphansCommand {
@@ -15,6 +16,10 @@ export interface SweepOrphansCommand {
   /** What is younger may be an upload under way, in milliseconds. */
   readonly minAgeMs: number;
   readonly reason: string | undefined;
+  /** At most this share of a tenant's versions, markers and uploads goes; undefined for the service's own. */
+  readonly maxSharePercent?: number | undefined;
+  /** Whether tenants that have objects and not one job are swept. */
+  readonly tenantsWithoutJobs?: boolean;
 }
 
 /** Compares store and jobs, tenant by tenant. A tenant for which any look-up fails loses nothing. */
@@ -27,49 +32,85 @@ const PAGE = 1_000;
 const OBJECTS_PER_BATCH = 10_000;
 const MAX_SAMPLES = 100;
 const MAX_FAILED_KEYS = 10;
+// Fewer are swept whatever their share: of three objects one is a third.
+const CEILING_FROM = 10;
 const NOTHING: Contents = Object.freeze({ versions: 0, markers: 0, uploads: 0, bytes: 0 });
 
-interface OrphanedJob {
+/** Everything that no row keeps in mind below a job's prefix, or at one key of a job that is there. */
+interface Orphan {
   readonly jobId: string;
-  readonly prefix: string;
+  /** Undefined for all of a job that is not there. */
+  readonly key: string | undefined;
   readonly firstKey: string;
-  readonly contents: Contents;
+  young: boolean;
+  contents: Contents;
 }
 
-/** Makes SweepOrphans. */
+/** What was found of one tenant. */
+interface Findings {
+  readonly orphans: readonly Orphan[];
+  /** Versions, markers and open uploads of the tenant, orphans included. */
+  readonly items: number;
+}
+
+/** Makes SweepOrphans. `ceilingPercent` of a tenant's items are the most that a sweep takes unless it is told more. */
 export function makeSweepOrphans(
   jobs: JobRepository,
   artifacts: ArtifactIndex,
   store: ObjectStore,
+  checkStore: CheckStore,
   audit: SweepAudit,
+  reports: OrphanReports,
+  ceilingPercent: number,
   onFailed: OnSweepFailed,
 ): SweepOrphans {
-  /** Every job id below the tenant's prefix whose job is not there and whose objects are all old enough. */
-  const findOrphans = async (tenantId: string, youngerThan: Temporal.Instant): Promise<OrphanedJob[]> => {
-    const tenant = tenantPrefix(tenantId);
-    const seen = new Map<string, { readonly firstKey: string; young: boolean }>();
-    for (let after: string | undefined, first = true; first || after; first = false) {
-      const page = await store.list(tenant, { after, limit: PAGE });
-      for (const { key, modifiedAt } of page.objects) {
-        const jobId = key.slice(tenant.length).split('/')[0] ?? '';
-        if (!isId(jobId)) continue; // Not a key that Lethe makes: not Lethe's to remove.
-        const job = seen.get(jobId) ?? { firstKey: key, young: false };
-        job.young ||= Temporal.Instant.compare(modifiedAt, youngerThan) > 0;
-        seen.set(jobId, job);
+  /** Everything below the tenant's prefix that no row keeps in mind and that is all old enough. */
+  const findOrphans = async (tenantId: string, youngerThan: Temporal.Instant): Promise<Findings> => {
+    const prefix = tenantPrefix(tenantId);
+    const ofJobs = new Map<string, Orphan>();
+    const ofKeys = new Map<string, Orphan>();
+    let items = 0;
+    const note = (
+      found: Map<string, Orphan>,
+      id: string,
+      orphan: Omit<Orphan, 'young' | 'contents'>,
+      item: StoredItem,
+    ) => {
+      const known = found.get(id) ?? { ...orphan, young: false, contents: NOTHING };
+      known.young ||= Temporal.Instant.compare(item.modifiedAt, youngerThan) > 0;
+      known.contents = add(known.contents, contentsOf(item));
+      found.set(id, known);
+    };
+    for await (const page of store.survey(prefix)) {
+      const ours = page.filter(({ key }) => isId(jobIdOf(prefix, key))); // The rest is nothing that Lethe makes.
+      items += ours.length;
+      const existing = await jobs.findExisting(tenantId, [...new Set(ours.map(({ key }) => jobIdOf(prefix, key)))]);
+      const ofExisting = ours.filter(({ key }) => existing.has(jobIdOf(prefix, key)));
+      const asked = ofExisting.flatMap(({ key }) => parseObjectKey(tenantId, key));
+      const known = asked.length === 0 ? [] : await artifacts.findKnown(tenantId, asked);
+      const knownKeys = new Set(known.map((object) => objectKey(tenantId, object)));
+      for (const item of ours) {
+        const { key } = item;
+        const jobId = jobIdOf(prefix, key);
+        if (!existing.has(jobId)) note(ofJobs, jobId, { jobId, key: undefined, firstKey: key }, item);
+        else if (!knownKeys.has(key)) note(ofKeys, key, { jobId, key, firstKey: key }, item);
       }
-      // Those that have a row are dropped page by page, so that memory holds the orphans and not the store.
-      const existing = await jobs.findExisting(tenantId, [...seen.keys()]);
-      for (const jobId of existing) seen.delete(jobId);
-      after = page.next;
     }
-    const orphans: OrphanedJob[] = [];
-    for (const [jobId, { firstKey, young }] of seen) {
-      if (young) continue;
-      const prefix = jobPrefix(tenantId, jobId);
-      // The listing shows current objects; what a removal takes is more than that in a versioned bucket.
-      orphans.push({ jobId, prefix, firstKey, contents: await store.count(prefix) });
+    return { orphans: [...ofJobs.values(), ...ofKeys.values()].filter(({ young }) => !young), items };
+  };
+
+  /** Why the orphans of a tenant may not be what they look like; undefined where nothing speaks against it. */
+  const findDoubt = async (
+    { maxSharePercent = ceilingPercent, tenantsWithoutJobs }: SweepOrphansCommand,
+    tenantId: string,
+    { orphans, items }: Findings,
+  ): Promise<string | undefined> => {
+    if (!tenantsWithoutJobs && !(await jobs.hasAny(tenantId))) {
+      return `TENANT_WITHOUT_JOBS: The store holds ${items} objects of this tenant and the database not one job. Is it the right database? Name the tenant and allow it to sweep all of them.`;
     }
-    return orphans;
+    const doomed = orphans.reduce((sum, { contents }) => sum + itemsOf(contents), 0);
+    if (doomed <= CEILING_FROM || doomed * 100 <= items * maxSharePercent) return undefined;
+    return `SHARE_CEILING: ${doomed} of ${items} objects would go, more than ${maxSharePercent} %. Raise the share to sweep them.`;
   };
 
   const findJobsWithoutObjects = async (tenantId: string, minAgeMs: number): Promise<string[]> => {
@@ -88,6 +129,18 @@ export function makeSweepOrphans(
     return [...missing];
   };
 
+  const hasRow = async (tenantId: string, { jobId, key }: Orphan): Promise<boolean> => {
+    const isThere = (await jobs.findExisting(tenantId, [jobId])).size > 0;
+    if (key === undefined || !isThere) return isThere;
+    return (await artifacts.findKnown(tenantId, parseObjectKey(tenantId, key))).length > 0;
+  };
+
+  const remove = (tenantId: string, { jobId, key }: Orphan, options: { limit: number; signal: AbortSignal }) =>
+    key === undefined ? store.removePrefix(jobPrefix(tenantId, jobId), options) : store.removeKey(key, options);
+
+  const count = (tenantId: string, { jobId, key }: Orphan): Promise<Contents> =>
+    key === undefined ? store.count(jobPrefix(tenantId, jobId)) : store.countKey(key);
+
   const sweepTenant = async (
     command: SweepOrphansCommand,
     tenantId: string,
@@ -95,7 +148,8 @@ export function makeSweepOrphans(
   ): Promise<TenantSweep> => {
     const { validateOnly, minAgeMs, caller, reason } = command;
     const youngerThan = (await jobs.now()).subtract({ milliseconds: minAgeMs });
-    const orphans = await findOrphans(tenantId, youngerThan);
+    const findings = await findOrphans(tenantId, youngerThan);
+    const { orphans } = findings;
     const jobIds = await findJobsWithoutObjects(tenantId, minAgeMs);
     const found = orphans.reduce((sum, { contents }) => add(sum, contents), NOTHING);
     const sweep: TenantSweep = {
@@ -108,6 +162,8 @@ export function makeSweepOrphans(
       jobIds: jobIds.slice(0, MAX_SAMPLES),
     };
     if (validateOnly || orphans.length === 0) return sweep;
+    const doubt = await findDoubt(command, tenantId, findings);
+    if (doubt !== undefined) return { ...sweep, error: doubt };
     await audit.begin(caller, sweep, reason);
     const swept = { ...sweep, ...(await removeOrphans(tenantId, orphans, signal)) };
     try {
@@ -123,22 +179,23 @@ export function makeSweepOrphans(
   /** Removes orphan after orphan until something fails; what went before that is told all the same. */
   const removeOrphans = async (
     tenantId: string,
-    orphans: readonly OrphanedJob[],
+    orphans: readonly Orphan[],
     signal: AbortSignal,
   ): Promise<Pick<TenantSweep, 'found' | 'deleted' | 'left' | 'failedKeys' | 'error'>> => {
     let found = orphans.reduce((sum, { contents }) => add(sum, contents), NOTHING);
     let [deleted, left] = [NOTHING, found];
     const failedKeys: FailedKey[] = [];
     try {
-      for (const { jobId, prefix, contents } of orphans) {
-        // Asked once more, right before: objects that have a job by now are no orphans.
-        if ((await jobs.findExisting(tenantId, [jobId])).size > 0) {
+      for (const orphan of orphans) {
+        const { contents } = orphan;
+        // Asked once more, right before: what has a row by now is no orphan.
+        if (await hasRow(tenantId, orphan)) {
           [found, left] = [subtract(found, contents), subtract(left, contents)];
           continue;
         }
         let failures: readonly FailedKey[] = [];
         for (let goesOn = true; goesOn; ) {
-          const removal = await store.removePrefix(prefix, { limit: OBJECTS_PER_BATCH, signal });
+          const removal = await remove(tenantId, orphan, { limit: OBJECTS_PER_BATCH, signal });
           const { objects: versions, markers, uploads, bytes } = removal;
           const gone = { versions, markers, uploads, bytes };
           [deleted, left] = [add(deleted, gone), subtract(left, gone)];
@@ -150,8 +207,8 @@ export function makeSweepOrphans(
       }
       // Read back rather than believed.
       left = NOTHING;
-      for (const { jobId, prefix } of orphans) {
-        if ((await jobs.findExisting(tenantId, [jobId])).size === 0) left = add(left, await store.count(prefix));
+      for (const orphan of orphans) {
+        if (!(await hasRow(tenantId, orphan))) left = add(left, await count(tenantId, orphan));
       }
     } catch (error) {
       onFailed(tenantId, error);
@@ -161,18 +218,40 @@ export function makeSweepOrphans(
   };
 
   return async function* (command, signal) {
+    // Against another store everything would look like an orphan, or nothing.
+    await checkStore();
     const tenantIds = command.tenantIds ?? (await findAllTenants(jobs, store));
+    let report = { orphans: 0, jobsWithoutObjects: 0, failedTenants: 0 };
     for (const tenantId of tenantIds) {
       signal.throwIfAborted();
+      let sweep: TenantSweep;
       try {
-        yield await sweepTenant(command, tenantId, signal);
+        sweep = await sweepTenant(command, tenantId, signal);
       } catch (error) {
         onFailed(tenantId, error);
-        yield { ...NOTHING_FOUND, tenantId, error: toSentence(error) };
+        sweep = { ...NOTHING_FOUND, tenantId, error: toSentence(error) };
       }
+      report = {
+        orphans: report.orphans + itemsOf(sweep.left),
+        jobsWithoutObjects: report.jobsWithoutObjects + sweep.jobsWithoutObjects,
+        failedTenants: report.failedTenants + (sweep.error === undefined ? 0 : 1),
+      };
+      yield sweep;
     }
+    if (command.tenantIds === undefined) await reports.save(report);
   };
 }
+
+const jobIdOf = (tenant: string, key: string): string => key.slice(tenant.length).split('/')[0] ?? '';
+
+const itemsOf = ({ versions, markers, uploads }: Contents): number => versions + markers + uploads;
+
+const contentsOf = ({ kind, bytes }: StoredItem): Contents => ({
+  versions: kind === 'VERSION' ? 1 : 0,
+  markers: kind === 'MARKER' ? 1 : 0,
+  uploads: kind === 'UPLOAD' ? 1 : 0,
+  bytes,
+});
 
 const add = (a: Contents, b: Contents): Contents => ({
   versions: a.versions + b.versions,
@@ -207,16 +286,8 @@ const toSentence = (error: unknown): string =>
 
 /** Tenants with a job, and those that only the store still knows. */
 async function findAllTenants(jobs: JobRepository, store: ObjectStore): Promise<string[]> {
-  const tenants = new Set(await jobs.findTenants());
-  for (let after: string | undefined; ; ) {
-    const { objects } = await store.list('tenants/', { after, limit: 1 });
-    const tenantId = objects[0]?.key.split('/')[1];
-    if (tenantId === undefined) break;
-    if (isTenantId(tenantId)) tenants.add(tenantId);
-    // Past everything of this tenant: `0` is the character after `/`.
-    after = `tenants/${tenantId}0`;
-  }
-  return [...tenants].toSorted();
+  const stored = (await store.folders('tenants/')).filter(isTenantId);
+  return [...new Set([...(await jobs.findTenants()), ...stored])].toSorted();
 }
 
 /** The greatest text below a key that matters here: listing after it begins with the key itself. */

@@ -277,6 +277,12 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
         return ms;
       },
       reason: () => (validateOnly ? parseReason(request.reason) : parseRequiredReason(request.reason)),
+      maxSharePercent: () => parseSharePercent(request.maxSharePercent),
+      tenantsWithoutJobs: () => {
+        if (request.tenantsWithoutJobs && request.allTenants)
+          throw fieldInvalid('tenants_without_jobs', 'goes with tenant_ids only');
+        return request.tenantsWithoutJobs;
+      },
     });
     let [tenantCount, failedTenantCount, jobsWithoutObjects, isPartial] = [0, 0, 0, false];
     let sum = { found: NOTHING_REMOVED, deleted: NOTHING_REMOVED, left: NOTHING_REMOVED };
@@ -356,6 +362,11 @@ function parseLeaseMs(duration: Parameters<typeof parseDurationMs>[1]): number {
   const ms = parseDurationMs('lease_duration', duration) ?? DEFAULT_LEASE_MS;
   if (ms < MIN_LEASE_MS || ms > MAX_LEASE_MS) throw fieldInvalid('lease_duration', 'must be from 1 s to 15 min');
   return ms;
+}
+
+function parseSharePercent(percent: number): number | undefined {
+  if (percent < 0 || percent > 100) throw fieldInvalid('max_share_percent', 'must be from 1 to 100, or 0');
+  return percent === 0 ? undefined : percent;
 }
 
 function parseStep(step: string, runId: string): string | undefined {

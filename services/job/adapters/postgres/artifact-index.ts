@@ -129,6 +129,34 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
     return { liveUploads: row?.live ?? 0, stored: row?.stored ?? 0 };
   },
 
+  async findKnown(tenantId, objects) {
+    const rows = await database.readForTenant<ArtifactRow>(tenantId, {
+      text: `with asked as (
+               select distinct * from unnest($2::uuid[], $3::text[], $4::text[], $5::uuid[])
+                 as asked (job_id, kind, name, object_id))
+             select a.job_id, a.kind, a.name, a.object_id from asked join artifacts a
+               on a.tenant_id = $1 and a.job_id = asked.job_id and a.kind = asked.kind and a.name = asked.name
+               and a.object_id is not distinct from asked.object_id
+             union
+             select u.job_id, u.kind, u.name, u.object_id from asked join artifact_uploads u
+               on u.tenant_id = $1 and u.job_id = asked.job_id and u.kind = asked.kind and u.name = asked.name
+               and u.object_id is not distinct from asked.object_id`,
+      values: [
+        tenantId,
+        objects.map(({ jobId }) => jobId),
+        objects.map(({ kind }) => kind),
+        objects.map(({ name }) => name),
+        objects.map(({ objectId }) => objectId ?? null),
+      ],
+    });
+    return rows.map((row) => ({
+      jobId: row.job_id,
+      kind: row.kind,
+      name: row.name,
+      objectId: row.object_id ?? undefined,
+    }));
+  },
+
   async listStored(tenantId, minAgeMs, { limit, after }) {
     const rows = await database.readForTenant<ArtifactRow>(tenantId, {
       text: `select a.* from artifacts a join jobs j on j.tenant_id = a.tenant_id and j.id = a.job_id

@@ -99,6 +99,14 @@ export const makeJobRepository = (database: Database): JobRepository => ({
     return new Set(rows.map(({ id }) => id));
   },
 
+  async hasAny(tenantId) {
+    const [row] = await database.readForTenant<{ any: boolean }>(tenantId, {
+      text: 'select exists (select from jobs where tenant_id = $1) as any',
+      values: [tenantId],
+    });
+    return row?.any ?? false;
+  },
+
   async findTenants() {
     const rows = await database.acrossTenants<{ tenant_id: string }>({
       text: 'select tenants_with_jobs() as tenant_id',

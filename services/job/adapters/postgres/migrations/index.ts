@@ -5,6 +5,7 @@ import { stuckDeletions } from './003-stuck-deletions.ts';
 import { objectsByUpload } from './004-objects-by-upload.ts';
 import { claimRequests } from './005-claim-requests.ts';
 import { installation } from './006-installation.ts';
+import { orphanReports } from './007-orphan-reports.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -14,4 +15,5 @@ export const jobMigrations: readonly Migration[] = [
   objectsByUpload,
   claimRequests,
   installation,
+  orphanReports,
 ];
