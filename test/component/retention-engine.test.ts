@@ -35,7 +35,7 @@ test.before(async (t) => {
       LETHE_PURGE_CEILING_SHARE_FROM: '4',
       LETHE_PURGE_BACKOFF_MS: '50',
       LETHE_OWNER_TIMEOUT_MS: '2000',
-      LETHE_OWNER_MAX_WAIT: '3',
+      LETHE_OWNER_MAX_WAIT: '6',
       LETHE_CATALOGUE_POLL_MS: '200',
     },
   });
@@ -214,7 +214,13 @@ test.serial('an owner that is silent for a while makes nobody PARTIAL', async (t
   }
   await incident.down();
   const whole = purge(stack, { tenantIds: tenants });
-  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  await until('every tenant waits', async () => {
+    const waiting = await queryOnce(
+      stack.superuserUrl('retention'),
+      "select from retention_purge_items where waiting_since is not null and tenant_id like 'silent-%'",
+    );
+    return waiting.length === 24;
+  });
   await incident.up();
   const { summary } = await whole;
   t.like(summary, { state: PurgeState.COMPLETE, completeTenantCount: 24 });
@@ -373,17 +379,25 @@ test.serial('tenants with data and without a plan are listed', async (t) => {
   const { stack, incident } = t.context;
   incident.add('unplanned', 'approvals', times(2, 4_000));
   incident.add('unplanned', 'drift_checks', times(1, 1));
-  incident.rowsPerCall = 3;
-  await queryOnce(
-    stack.superuserUrl('retention'),
-    "update graphile_worker._private_jobs set run_at = now() where key = 'sweep-tenants'",
-  );
+  // Two pages, at least.
+  incident.rowsPerCall = 20;
   await queryOnce(stack.superuserUrl('retention'), "update tenant_sweeps set finished_at = 'epoch'");
   const listed = async () => {
     const { tenants } = await platformOf(t).listUnplannedTenants({ pageSize: 200 });
     return tenants.find(({ tenantId }) => tenantId === 'unplanned');
   };
-  await until('it is listed', async () => (await listed())?.subjects.length === 2, 30_000);
+  await until(
+    'it is listed',
+    async () => {
+      // Its turn comes every minute; a turn that is under way when this is set has a successor.
+      await queryOnce(
+        stack.superuserUrl('retention'),
+        "update graphile_worker._private_jobs set run_at = now() where key = 'sweep-tenants' and run_at > now()",
+      );
+      return (await listed())?.subjects.length === 2;
+    },
+    60_000,
+  );
   t.deepEqual((await listed())?.subjects, ['approvals', 'drift_checks']);
   await putPlan(stack, 'unplanned', 'PRO');
   t.is(await listed(), undefined);

@@ -195,6 +195,27 @@ test.serial(
   },
 );
 
+test.serial('an owner that is down for fifteen seconds leaves no tenant behind', async (t) => {
+  const { stack, incident } = t.context;
+  const tenants = Array.from({ length: 24 }, (_, index) => `outage-${index}`);
+  for (const tenantId of tenants) {
+    await putPlan(stack, tenantId, 'PRO');
+    incident.add(tenantId, 'drift_checks', [31, 31, 1, 1, 1]);
+  }
+  await incident.down();
+  const downAt = performance.now();
+  const whole = purge(stack, { tenantIds: tenants });
+  await until('the outage is over', async () => performance.now() - downAt > 15_000);
+  await incident.up();
+  const { summary, items } = await whole;
+  t.like(summary, { state: PurgeState.COMPLETE, completeTenantCount: 24, failedTenantCount: 0 });
+  for (const tenantId of tenants) t.is(incident.countOf(tenantId, 'drift_checks'), 3);
+  t.true(
+    items.every(({ attempts }) => attempts === 1),
+    'waiting is no attempt',
+  );
+});
+
 test.serial('receipts expire by a rule of their own, and what was last purged is still known', async (t) => {
   const { stack } = t.context;
   const database = stack.superuserUrl('retention');
