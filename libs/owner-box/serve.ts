@@ -49,49 +49,58 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
     statementTimeoutMs: settings.statementTimeoutMs,
     lockTimeoutMs: settings.lockTimeoutMs,
   });
-  await assertPrepared(database, role);
-  let ready = false;
-  const stopMetrics = await startMetricsServer(settings.metricsAddress, metrics, () => ready);
-  const { maxPauseMs, snapshotAgeMs } = settings;
-  const owner = makeBoxOwner(tables, {
-    database,
-    turns: makeTurns(),
-    maxPauseMs,
-    snapshotAgeMs,
-    onPurged({ subject: { name }, tenantId, caller }, { operationId, rule, removed, dependents, waits }) {
-      const told = { action: `purge-${name.replaceAll('_', '-')}`, tenantId, operationId, actor: caller.actor };
-      log.info({ audit: true, ...told, removed, dependents, waits, cutoff: rule?.cutoff.toString() }, 'purged by age');
-      metrics.deletionFinished(name.replaceAll('_', '-'), 'COMPLETE');
-    },
-  });
-  const upkeep = startWorkerLoop({
-    name: 'owner-operations',
-    pollMs: EXPIRY_POLL_MS,
-    work: owner.expireOperations,
-    onError: (name, error) => log.error({ err: error, loop: name }, 'a background pass failed'),
-  });
-  const server = await startServer({
-    address: settings.grpcAddress,
-    services: [bindOwner(owner)],
-    verifyToken: makeTokenVerifier({
-      jwks: settings.jwks,
-      issuer: settings.jwtIssuer,
-      audience: settings.jwtAudience,
-      ownerName: settings.ownerName,
-    }),
-    policy: POLICY,
-    log,
-    metrics,
-    limits: { callsPerSecond: settings.callsPerSecond, drainMs: settings.drainMs },
-  });
-  ready = true;
-  runUntilSignal(log, async () => {
-    ready = false;
-    await server.stop();
-    await upkeep.stop();
-    await stopMetrics();
-    await database.close();
-  });
+  // What was opened, closed the other way round, also where a later step fails.
+  const opened: (() => Promise<void>)[] = [database.close];
+  const stop = async (): Promise<void> => {
+    for (const close of opened.toReversed()) await close();
+  };
+  try {
+    await assertPrepared(database, role);
+    let ready = false;
+    opened.push(await startMetricsServer(settings.metricsAddress, metrics, () => ready));
+    const owner = makeBoxOwner(tables, {
+      database,
+      turns: makeTurns(),
+      maxPauseMs: settings.maxPauseMs,
+      snapshotAgeMs: settings.snapshotAgeMs,
+      onPurged({ subject: { name }, tenantId, caller }, { operationId, rule, removed, dependents, waits }) {
+        const kind = name.replaceAll('_', '-');
+        const told = { action: `purge-${kind}`, tenantId, operationId, actor: caller.actor, removed, dependents };
+        log.info({ audit: true, ...told, waits, cutoff: rule?.cutoff.toString() }, 'purged by age');
+        metrics.deletionFinished(kind, 'COMPLETE');
+      },
+    });
+    const upkeep = startWorkerLoop({
+      name: 'owner-operations',
+      pollMs: EXPIRY_POLL_MS,
+      work: owner.expireOperations,
+      onError: (name, error) => log.error({ err: error, loop: name }, 'a background pass failed'),
+    });
+    opened.push(upkeep.stop);
+    const server = await startServer({
+      address: settings.grpcAddress,
+      services: [bindOwner(owner)],
+      verifyToken: makeTokenVerifier({
+        jwks: settings.jwks,
+        issuer: settings.jwtIssuer,
+        audience: settings.jwtAudience,
+        ownerName: settings.ownerName,
+      }),
+      policy: POLICY,
+      log,
+      metrics,
+      limits: { callsPerSecond: settings.callsPerSecond, drainMs: settings.drainMs },
+    });
+    opened.push(async () => {
+      ready = false;
+      await server.stop();
+    });
+    ready = true;
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  runUntilSignal(log, stop);
 }
 
 /** As of a service, with the database's URL where the file says; an OwnerBoxError that names every problem. */
