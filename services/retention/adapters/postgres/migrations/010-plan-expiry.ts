@@ -22,23 +22,23 @@ export const planExpiry: Migration = {
            where o.created_at < before order by o.created_at limit max_rows);
          delete from plan_requests r where r.request_id in (
            select o.request_id from plan_requests o where o.created_at < before order by o.created_at limit max_rows);
-         -- An entry can go when a later one was in force by then that says something of every subject any plan knows:
-         -- from there on no window comes from the older one, in grace or inherited.
+         -- An entry can go when a later one was in force by then whose plan says something of every subject any plan
+         -- knows: from there on no window comes from the older one, in grace or inherited. Plans that ever said
+         -- NOT_APPLICABLE do not count.
          delete from tenant_plans p where (p.tenant_id, p.version) in (
+           with stating as materialized (
+             select w.plan, max(w.first_at) as since from (
+               select v.plan, v.subject, min(v.recorded_at) as first_at from plan_windows v
+               group by v.plan, v.subject having bool_and(v.kind <> 'NOT_APPLICABLE')) w
+             group by w.plan having count(*) = (select count(distinct a.subject) from plan_windows a))
            select e.tenant_id, e.version from tenant_plans e
            where e.created_at < before and exists (
-             select from tenant_plans l
+             select from tenant_plans l join stating s on s.plan = l.plan and s.since <= ${knownAt('l')}
              where l.tenant_id = e.tenant_id and l.version > e.version and ${knownAt('l')} <= before
                and not exists (
                  select from tenant_plans m
-                 where m.tenant_id = l.tenant_id and m.version > l.version and ${knownAt('m')} <= ${knownAt('l')})
-               and not exists (
-                 select from (select distinct w.subject from plan_windows w) s
-                 where coalesce((
-                   select w.kind from plan_windows w
-                   where w.plan = l.plan and w.subject = s.subject and w.recorded_at <= ${knownAt('l')}
-                   order by w.version desc limit 1), 'NOT_APPLICABLE') = 'NOT_APPLICABLE'))
-           order by e.created_at limit max_rows);
+                 where m.tenant_id = l.tenant_id and m.version > l.version and ${knownAt('m')} <= ${knownAt('l')}))
+           limit max_rows);
        end`,
     );
   },
