@@ -1,4 +1,8 @@
+import { access as accessFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import test from 'ava';
+import { newId } from '#libs/kernel/id.ts';
 import { type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
@@ -6,14 +10,20 @@ import { type OwnerUnderTest, ownerContract } from './owner.ts';
 
 let stack: TestStack;
 let access: OwnerAccess;
+const crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
 
 test.before(async () => {
-  stack = await startTestStack({ services: ['run'], foreignParticipants: { nobody: '127.0.0.1:1' } });
+  stack = await startTestStack({
+    services: ['run'],
+    foreignParticipants: { nobody: '127.0.0.1:1' },
+    env: { LETHE_CRASH_FILE: crashFile },
+  });
   access = await openOwner({ address: stack.addresses.run, name: 'run', keyFile: stack.userKeyFile });
 });
 test.after.always(async () => {
   access?.close();
   await stack?.dispose();
+  for (const file of [crashFile, `${crashFile}.struck`]) await rm(file, { force: true });
 });
 
 const sql = <Row>(text: string, values: readonly unknown[]): Promise<Row[]> =>
@@ -22,6 +32,8 @@ const sql = <Row>(text: string, values: readonly unknown[]): Promise<Row[]> =>
 // By hand, since no RPC makes anything old: some never started, some were inserted long after they did, in three months.
 const executions: OwnerUnderTest = {
   subject: 'executions',
+  // More than one batch ever takes, so that a crash after a batch is one in the middle.
+  bulk: 25_000,
   canBeUndated: false,
   canBeUnfinished: true,
   client: (token) => access.client(token),
@@ -43,6 +55,15 @@ const executions: OwnerUnderTest = {
       [tenantId],
     );
     return { ages: rows.map(({ age }) => Temporal.Instant.from(age)), dependents: 0 };
+  },
+  async armCrash() {
+    await rm(`${crashFile}.struck`, { force: true });
+    await writeFile(crashFile, 'owner.purge.after-batch');
+    return () =>
+      accessFile(`${crashFile}.struck`).then(
+        () => true,
+        () => false,
+      );
   },
 };
 
