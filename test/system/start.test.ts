@@ -116,7 +116,7 @@ testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's command
   t.regex(ofPlan, /^drift_checks +everything +GRACE .* 14 days$/m);
   t.regex(ofStop, /^purges are stopped since .*: the counts look wrong$/m);
   t.regex(ofStop, /^purges are not stopped; resumed at .*: they were right$/m);
-  t.regex(ofPolicy, /^acme COMPLETE /m);
+  t.regex(ofPolicy, /^acme COMPLETE$/m);
   t.regex(ofPolicy, /^acme +90 days +100 /m);
 });
 
