@@ -95,8 +95,10 @@ test('a service whose address is not set, or that is not there, is told', async 
 });
 
 /** Command and verbs as help tells them: two spaces, the name, its arguments, two spaces, the description. */
-const namesIn = (help: string): string[] =>
-  [...help.slice(help.indexOf('Commands:')).matchAll(/^ {2}([a-z]+)\b/gm)].map(([, name = '']) => name);
+const namesIn = (help: string): string[] => {
+  const [list = ''] = help.slice(help.indexOf('Commands:')).split('\n\n');
+  return [...list.matchAll(/^ {2}([a-z]+)\b/gm)].map(([, name = '']) => name);
+};
 
 test('help is 0, and the README names every command and verb that there is, and no other', async (t) => {
   const { lethe } = t.context;
