@@ -1,4 +1,8 @@
 import { spawn } from 'node:child_process';
+import { mkdtempSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import anyTest, { type TestFn } from 'ava';
 import { freePort } from '#deploy/local/free-port.ts';
@@ -9,17 +13,21 @@ import { until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ postgres: TestPostgres }>;
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
+const stores: string[] = [];
+test.after.always(() => Promise.all(stores.map((folder) => rm(folder, { recursive: true, force: true }))));
 
 test.before(async (t) => {
   t.context.postgres = await startTestPostgres();
 });
 test.after.always((t) => t.context.postgres.stop());
 
-/** JobService's program, with these words and settings. */
+/** JobService's program, with these words and settings, and a store of its own. */
 function startProgram(words: readonly string[], env: Readonly<Record<string, string>>) {
+  const store = mkdtempSync(join(tmpdir(), 'lethe-test-store-'));
+  stores.push(store);
   const child = spawn(process.execPath, ['services/job/main.ts', ...words], {
     cwd: REPOSITORY,
-    env: { PATH: process.env['PATH'], LETHE_JWKS: '/nowhere/jwks.json', LETHE_FILE_STORE_ROOT: '/nowhere', ...env },
+    env: { PATH: process.env['PATH'], LETHE_JWKS: '/nowhere/jwks.json', LETHE_FILE_STORE_ROOT: store, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';
