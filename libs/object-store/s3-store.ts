@@ -528,10 +528,14 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
           if (!page.IsTruncated || !KeyMarker) break;
         }
         for (let KeyMarker: string | undefined; ; ) {
+          // Without a delimiter: Ceph's gateway answers nothing at all for uploads below one.
           const page = await s3.send(
-            new ListMultipartUploadsCommand({ ...listing, ...(KeyMarker ? { KeyMarker } : {}) }),
+            new ListMultipartUploadsCommand({ Bucket, Prefix: prefix, ...(KeyMarker ? { KeyMarker } : {}) }),
           );
-          add(page.CommonPrefixes);
+          for (const { Key = '' } of page.Uploads ?? []) {
+            const [folder = '', ...below] = Key.slice(prefix.length).split('/');
+            if (below.length > 0) names.add(folder);
+          }
           KeyMarker = page.NextKeyMarker;
           if (!page.IsTruncated || !KeyMarker) break;
         }

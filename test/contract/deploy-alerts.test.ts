@@ -233,6 +233,22 @@ test('a purge counts as run when it went over every tenant and has ended, and a 
          values ($1, $2, $3, $4, 'x', ${at}, ${at})`,
         [tenantId, id, state, dry],
       );
+      if (state === 'HELD') {
+        await database.query(
+          `insert into retention_purge_subjects
+             (tenant_id, purge_id, subject, state, validate_only, kind, days, source, held_at)
+           values ($1, $2, 'drift_checks', 'HELD', $3, 'DAYS', 7, 'PLAN', ${at})`,
+          [tenantId, id, dry],
+        );
+      }
+      if (state === 'COMPLETE' && !dry) {
+        await database.query(
+          `insert into last_purges (tenant_id, subject, days, purge_id, completed_at)
+           values ($1, 'drift_checks', 7, $2, ${at})
+           on conflict (tenant_id, subject) do update set completed_at = excluded.completed_at`,
+          [tenantId, id],
+        );
+      }
     }
   };
   t.deepEqual(await figures(), { hours: 0, held: 0 }, 'of the schema, which is new');
