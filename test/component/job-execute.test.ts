@@ -6,6 +6,8 @@ import { ArtifactKind, JobState, TaskState } from '#gen/lethe/job/v1/job_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { openDatabase } from '#libs/postgres/open-database.ts';
+import { makeArtifactIndex } from '#services/job/adapters/postgres/artifact-index.ts';
 import type { Participant } from '#test/contract/participant.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
@@ -172,4 +174,40 @@ test('every bad field of an input is named by its path, and nothing is made', as
   const stranger = { key: { operationId: newId(), step: 'draft' }, runId, action: 'create-job' };
   t.is((await refusalOf(participant.execute(stranger))).metadata['fields'], 'key.operation_id');
   t.is((await jobs.listJobs({})).jobs.length, 0);
+});
+
+test('a call that comes late to an asset does not store it over the one that another call has stored', async (t) => {
+  const { stack, connection } = t.context;
+  const [tenantId, runId] = [`t-${newId()}`, newId()];
+  const participant = connection.client(ParticipantService, () =>
+    stack.token({ role: 'service', subject: 'service:run', tenantId }),
+  );
+  const { output } = await participant.execute({
+    key: { operationId: runId, step: 'draft' },
+    runId,
+    action: 'create-job',
+    input: { assets: [{ name: 'draft.md', text: 'a' }], state: 'COMPLETED' },
+  });
+  const database = openDatabase({
+    url: stack.environment('job')['LETHE_DATABASE_URL'] ?? '',
+    poolSize: 1,
+    applicationName: 'test',
+    statementTimeoutMs: 10_000,
+    lockTimeoutMs: 10_000,
+  });
+  t.teardown(() => database.close());
+  const upload = (ifAbsent: boolean) => ({
+    tenantId,
+    jobId: String(output?.['job_id']),
+    uploadId: newId(),
+    kind: 'OUTPUT' as const,
+    name: 'draft.md',
+    contentType: 'text/markdown',
+    leaseToken: undefined,
+    leaseMs: 60_000,
+    ifAbsent,
+  });
+  const index = makeArtifactIndex(database);
+  await t.throwsAsync(index.begin(upload(true), () => undefined), { message: /already under way/ });
+  await t.notThrowsAsync(index.begin(upload(false), () => undefined));
 });

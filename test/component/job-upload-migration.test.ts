@@ -97,6 +97,7 @@ test('up, down and up again with data loses no pointer and nothing that is to be
     contentType: 'a/b',
     leaseToken: undefined,
     leaseMs: 60_000,
+    ifAbsent: false,
   });
   const [fresh, failed] = [upload('fresh'), upload('failed')];
   for (const each of [fresh, failed]) await index.begin(each, () => undefined);

@@ -69,6 +69,7 @@ export const makeExecuteStep =
         name,
         contentType,
         leaseToken: undefined,
+        ifAbsent: true,
         body: once(content),
         signal,
         check: assertActionGoesOn,

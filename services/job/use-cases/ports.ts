@@ -137,13 +137,16 @@ export interface NewUpload {
   /** Of the worker that holds the job; undefined for anybody else. */
   readonly leaseToken: bigint | undefined;
   readonly leaseMs: number;
+  /** Whether an artifact that is stored already is left as it is. */
+  readonly ifAbsent: boolean;
 }
 
 /** The index of the objects that jobs have, and of the uploads under way. */
 export interface ArtifactIndex {
   /**
    * Must check the job under its row's lock and commit that this upload is under way, before a byte is sent;
-   * JOB_NOT_FOUND, what `check` throws, or OPERATION_IN_PROGRESS while another upload of the same artifact lives.
+   * JOB_NOT_FOUND, what `check` throws, or OPERATION_IN_PROGRESS while another upload of the same artifact lives, and
+   * with `ifAbsent` where one has just been stored.
    */
   begin(upload: NewUpload, check: (job: Job, now: Temporal.Instant) => void): Promise<void>;
   /** Must answer false once the upload's lease or its worker's ran out, or the job is being removed. */

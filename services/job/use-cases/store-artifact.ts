@@ -30,6 +30,8 @@ export interface StoreArtifactCommand {
   readonly contentType: string;
   /** Of the worker that holds the job; undefined for anybody else. */
   readonly leaseToken: bigint | undefined;
+  /** OPERATION_IN_PROGRESS where another upload has stored the artifact meanwhile, which is left as it is. */
+  readonly ifAbsent: boolean;
   readonly body: AsyncIterable<Uint8Array>;
   readonly signal: AbortSignal;
   /** Throws unless the job takes it now; called under the lock of the job's row. */
@@ -63,9 +65,10 @@ export const makeStoreArtifact =
     maxBytes: number,
     timing: UploadTiming,
   ): StoreArtifact =>
-  async ({ tenantId, jobId, kind, name, contentType, leaseToken, body, signal, check }) => {
+  async ({ tenantId, jobId, kind, name, contentType, leaseToken, ifAbsent, body, signal, check }) => {
     const { leaseMs, heartbeatMs } = timing;
-    const upload: NewUpload = { tenantId, jobId, uploadId: newId(), kind, name, contentType, leaseToken, leaseMs };
+    const uploadId = newId();
+    const upload: NewUpload = { tenantId, jobId, uploadId, kind, name, contentType, leaseToken, leaseMs, ifAbsent };
     crashPoint('upload.before-intent');
     // The intent comes before the first byte: whoever removes the job knows that somebody is still writing, and what
     // the store gets from here on is known under this upload's id.

@@ -11,11 +11,11 @@ import { type ArtifactRow, toArtifact, toJob } from './rows.ts';
 export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
   begin: (upload, check) =>
     database.forTenant(upload.tenantId, async (trx) => {
-      const { tenantId, jobId, kind, name, uploadId, leaseMs } = upload;
+      const { tenantId, jobId, kind, name, uploadId, leaseMs, ifAbsent } = upload;
       const job = await lockJob(trx, tenantId, jobId, VISIBLE);
       if (!job) throw jobNotFound();
       check(toJob(job.row), job.now);
-      const bindings = { tenantId, jobId, kind, name, uploadId, leaseMs };
+      const bindings = { tenantId, jobId, kind, name, uploadId, leaseMs, ifAbsent };
       // The job's row is the lock: of two that begin at once, the second sees the upload of the first.
       const { rowCount } = await trx.raw(
         `with expired as (
@@ -25,7 +25,11 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
          select :tenantId, :jobId, :uploadId, :kind, :name, :uploadId, 'OPEN',
                 clock_timestamp() + :leaseMs * interval '1 ms'
          from (select count(*) from expired) as done
-         where not exists (select from artifact_uploads where ${OPEN} and due_at > clock_timestamp())`,
+         where not exists (select from artifact_uploads where ${OPEN} and due_at > clock_timestamp())
+           and not (:ifAbsent and exists (
+             select from artifacts
+             where tenant_id = :tenantId and job_id = :jobId and kind = :kind and name = :name
+               and stored_at is not null))`,
         bindings,
       );
       if (rowCount === 1) return;
