@@ -208,6 +208,9 @@ test('a call that comes late to an asset does not store it over the one that ano
     ifAbsent,
   });
   const index = makeArtifactIndex(database);
-  await t.throwsAsync(index.begin(upload(true), () => undefined), { message: /already under way/ });
+  await t.throwsAsync(
+    index.begin(upload(true), () => undefined),
+    { message: /already under way/ },
+  );
   await t.notThrowsAsync(index.begin(upload(false), () => undefined));
 });

@@ -57,7 +57,7 @@ function fixture(leaseMs = 60_000) {
     name: 'a.wav',
     contentType: 'audio/wav',
     leaseToken: undefined,
-      ifAbsent: false,
+    ifAbsent: false,
     body,
     signal: new AbortController().signal,
     check: () => undefined,
