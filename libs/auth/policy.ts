@@ -3,6 +3,7 @@ import type { OwnerScope, Rule } from './authorize.ts';
 const reads = (scope: string): Rule => ({ scope, role: 'viewer' });
 const writes = (scope: string): Rule => ({ scope, role: 'member' });
 const ends = (scope: string): Rule => ({ scope, role: 'admin' });
+const audits: Rule = { scope: 'audit:read', role: 'admin', platform: true };
 const participates: Rule = { scope: 'participant', service: true };
 const owns = (ownerScope: OwnerScope): Rule => ({ ownerScope, isOfTenant: ownerScope !== 'owner:read' });
 
@@ -31,6 +32,7 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.job.v1.JobService/ListDeletions': reads('jobs:read'),
   'lethe.job.v1.JobService/RedriveDeletion': ends('jobs:delete'),
   'lethe.job.v1.JobService/SweepOrphans': { scope: 'orphans:sweep', platform: true },
+  'lethe.job.v1.JobService/ListAuditEntries': audits,
 
   'lethe.run.v1.RunService/CreateRun': writes('workflows:write'),
   'lethe.run.v1.RunService/StartRun': writes('workflows:write'),
@@ -54,6 +56,7 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.run.v1.RunService/RecordExecutions': writes('workflows:write'),
   'lethe.run.v1.RunService/ListExecutions': reads('workflows:read'),
   'lethe.run.v1.RunService/CountExecutions': reads('workflows:read'),
+  'lethe.run.v1.RunService/ListAuditEntries': audits,
 
   'lethe.incident.v1.IncidentService/CreateEnvironment': writes('incidents:write'),
   'lethe.incident.v1.IncidentService/GetEnvironment': reads('incidents:read'),
@@ -69,6 +72,7 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.incident.v1.IncidentService/DecideApproval': ends('incidents:write'),
   'lethe.incident.v1.IncidentService/ListApprovals': reads('incidents:read'),
   'lethe.incident.v1.IncidentService/GetDriftDashboard': reads('incidents:read'),
+  'lethe.incident.v1.IncidentService/ListAuditEntries': audits,
 
   'lethe.retention.v1.RetentionService/UpdatePlan': { scope: 'retention:write', platform: true },
   'lethe.retention.v1.RetentionService/GetPlan': { ...reads('retention:read'), platform: true },
@@ -94,6 +98,7 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.retention.v1.RetentionService/GetPurge': { ...reads('retention:read'), platform: true },
   'lethe.retention.v1.RetentionService/ListPurges': { ...reads('retention:read'), platform: true },
   'lethe.retention.v1.RetentionService/ApproveHeldPurge': { scope: 'retention:purge', platform: true },
+  'lethe.retention.v1.RetentionService/ListAuditEntries': audits,
 
   'lethe.participant.v1.ParticipantService/Preview': participates,
   'lethe.participant.v1.ParticipantService/Execute': participates,

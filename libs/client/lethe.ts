@@ -1,4 +1,5 @@
 import type { SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { type Audit, makeAudit } from './audit.ts';
 import { type Deletions, makeDeletions } from './deletions.ts';
 import { type Environments, makeEnvironments } from './environments.ts';
 import { type Executions, makeExecutions } from './executions.ts';
@@ -18,6 +19,7 @@ export type LetheOptions = Addresses &
 
 /** Lethe for programs. Every call fails with LetheError. */
 export interface Lethe {
+  readonly audit: Audit;
   readonly jobs: Jobs;
   readonly runs: Runs;
   readonly deletions: Deletions;
@@ -39,6 +41,7 @@ export function createLethe({ token, credential, ...addresses }: LetheOptions): 
   const { services, close } = connectServices(addresses, credential ?? (() => Promise.resolve(token)));
   const deletions = makeDeletions(services);
   return {
+    audit: makeAudit(services, addresses),
     jobs: makeJobs(services, deletions),
     runs: makeRuns(services, deletions),
     deletions,

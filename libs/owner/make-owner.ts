@@ -1,5 +1,5 @@
+import { audit } from '#libs/audit/write-audit.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import { audit } from '#libs/postgres/audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { codeOf } from '#libs/postgres/sql-errors.ts';

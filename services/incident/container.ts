@@ -2,6 +2,7 @@ import 'reflect-metadata';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import type { Owner } from '#libs/owner/owner.ts';
@@ -115,15 +116,15 @@ export function composeIncidentService(
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   return {
     services: [
-      bindService(
-        IncidentService,
-        incidentService({
+      bindService(IncidentService, {
+        ...incidentService({
           keepDrift: get(TOKENS.keepDrift),
           keepIncidents: get(TOKENS.keepIncidents),
           keepApprovals: get(TOKENS.keepApprovals),
           readDashboard: get(TOKENS.readDashboard),
         }),
-      ),
+        ...auditHandlers(database),
+      }),
       bindService(ParticipantService, participantService(get(TOKENS.participate))),
       bindOwner(get(TOKENS.owner)),
     ],

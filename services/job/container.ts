@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { hasReason } from '#libs/kernel/domain-error.ts';
 import { openFileStore } from '#libs/object-store/file-store.ts';
@@ -275,9 +276,8 @@ export async function composeJobService(
 
   return {
     services: [
-      bindService(
-        JobService,
-        jobService({
+      bindService(JobService, {
+        ...jobService({
           createJob: get(TOKENS.createJob),
           readJobs: get(TOKENS.readJobs),
           uploadArtifact: get(TOKENS.uploadArtifact),
@@ -287,7 +287,8 @@ export async function composeJobService(
           deleteJob: get(TOKENS.deleteJob),
           sweepOrphans: get(TOKENS.sweepOrphans),
         }),
-      ),
+        ...auditHandlers(database),
+      }),
       bindService(ParticipantService, participantService(get(TOKENS.participate), get(TOKENS.executeStep))),
     ],
     startWorkers() {

@@ -2,6 +2,7 @@ import 'reflect-metadata';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { readSigningKey } from '#libs/auth/keys.ts';
 import { makeOwnerCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
@@ -302,9 +303,8 @@ export async function composeRetentionService(
 
   return {
     services: [
-      bindService(
-        RetentionService,
-        retentionService({
+      bindService(RetentionService, {
+        ...retentionService({
           keepPlans: container.get(TOKENS.keepPlans),
           keepPolicies: container.get(TOKENS.keepPolicies),
           orderPurge: container.get(TOKENS.orderPurge),
@@ -312,7 +312,8 @@ export async function composeRetentionService(
           keepCatalogue: container.get(TOKENS.keepCatalogue),
           directory: container.get(TOKENS.directory),
         }),
-      ),
+        ...auditHandlers(database),
+      }),
     ],
     async readyNotes() {
       const { isStopped, last } = await stopPurges.get();

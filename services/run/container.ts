@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { readSigningKey } from '#libs/auth/keys.ts';
 import { makeServiceCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
@@ -362,6 +363,7 @@ export async function composeRunService(
           recordExecutions: get(TOKENS.recordExecutions),
           readExecutions: get(TOKENS.readExecutions),
         }),
+        ...auditHandlers(database),
       }),
       bindService(ParticipantService, participantService(get(TOKENS.ownParticipant))),
       bindOwner(owner),

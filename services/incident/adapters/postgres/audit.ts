@@ -1,4 +1,4 @@
-import { audit } from '#libs/postgres/audit.ts';
+import { audit } from '#libs/audit/write-audit.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { RefusalAudit } from '../../use-cases/ports.ts';
 

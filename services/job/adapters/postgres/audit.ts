@@ -1,6 +1,6 @@
+import { audit } from '#libs/audit/write-audit.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import type { Contents } from '#libs/object-store/object-store.ts';
-import { audit } from '#libs/postgres/audit.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { RefusalAudit, SweepAudit, TenantSweep } from '../../use-cases/ports.ts';
 

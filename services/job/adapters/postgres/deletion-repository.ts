@@ -1,7 +1,7 @@
+import { type AuditEntry, audit } from '#libs/audit/write-audit.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { type AuditEntry, audit } from '#libs/postgres/audit.ts';
 import type { Database, Statement, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';

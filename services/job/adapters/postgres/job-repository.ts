@@ -1,6 +1,6 @@
+import { audit } from '#libs/audit/write-audit.ts';
 import { requestIdReused, runDeleted } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { audit } from '#libs/postgres/audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { jobNotFound, stepCompensated } from '../../domain/errors.ts';

@@ -1,5 +1,5 @@
+import { audit } from '#libs/audit/write-audit.ts';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
-import { audit } from '#libs/postgres/audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { type FailedKey, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';

@@ -1,9 +1,9 @@
+import { auditInstallation } from '#libs/audit/write-audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import type { CatalogueSubject, SubjectProblem } from '../../domain/catalogue.ts';
 import type { SubjectCatalogue } from '../../use-cases/ports.ts';
 import type { CatalogueRepository } from '../../use-cases/purge-ports.ts';
-import { auditInstallation } from './installation-audit.ts';
 
 interface CatalogueRow {
   readonly name: string;

@@ -1,6 +1,6 @@
 import { Model } from 'objection';
+import { audit } from '#libs/audit/write-audit.ts';
 import { DomainError, requestIdReused } from '#libs/kernel/domain-error.ts';
-import { audit } from '#libs/postgres/audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { planNotFound, type TenantPlan } from '../../domain/windows.ts';

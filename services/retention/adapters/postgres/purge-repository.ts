@@ -1,6 +1,6 @@
+import { audit, auditInstallation } from '#libs/audit/write-audit.ts';
 import { DomainError, operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { audit } from '#libs/postgres/audit.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
@@ -30,7 +30,6 @@ import type {
   NewPurge,
   PurgeRepository,
 } from '../../use-cases/purge-ports.ts';
-import { auditInstallation } from './installation-audit.ts';
 import { type SubjectRow, toSubject, toSubjectColumns } from './purge-subject-row.ts';
 
 type StateCounts = Partial<Record<ItemState, number>>;

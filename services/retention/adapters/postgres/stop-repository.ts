@@ -1,8 +1,8 @@
+import { auditInstallation } from '#libs/audit/write-audit.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import type { PurgeStop } from '../../domain/purge-stop.ts';
 import type { StopRepository } from '../../use-cases/purge-ports.ts';
-import { auditInstallation } from './installation-audit.ts';
 
 interface StopRow {
   readonly version: number;

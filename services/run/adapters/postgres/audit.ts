@@ -1,4 +1,4 @@
-import { type AuditEntry, audit as writeAudit } from '#libs/postgres/audit.ts';
+import { type AuditEntry, audit as writeAudit } from '#libs/audit/write-audit.ts';
 import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 
 /** What one row of the audit says of a run. */

@@ -7,6 +7,7 @@ import { purgeSums } from './005-purge-sums.ts';
 import { runEffects } from './006-run-effects.ts';
 import { owner } from './007-owner.ts';
 import { dropAgePurges } from './008-drop-age-purges.ts';
+import { listedAudit } from './009-audit.ts';
 
 /** IncidentService's schema, in order. */
 export const incidentMigrations: readonly Migration[] = [
@@ -18,4 +19,5 @@ export const incidentMigrations: readonly Migration[] = [
   runEffects,
   owner,
   dropAgePurges,
+  listedAudit,
 ];

@@ -6,6 +6,7 @@ import { objectsByUpload } from './004-objects-by-upload.ts';
 import { claimRequests } from './005-claim-requests.ts';
 import { installation } from './006-installation.ts';
 import { orphanReports } from './007-orphan-reports.ts';
+import { listedAudit } from './008-audit.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -16,4 +17,5 @@ export const jobMigrations: readonly Migration[] = [
   claimRequests,
   installation,
   orphanReports,
+  listedAudit,
 ];

@@ -9,6 +9,7 @@ import { subjects } from './007-subjects.ts';
 import { purgeSubjects } from './008-purge-subjects.ts';
 import { purgeStops } from './009-purge-stops.ts';
 import { planExpiry } from './010-plan-expiry.ts';
+import { listedAudit } from './011-audit.ts';
 
 /** RetentionService's schema, in order. */
 export const retentionMigrations: readonly Migration[] = [
@@ -22,4 +23,5 @@ export const retentionMigrations: readonly Migration[] = [
   purgeSubjects,
   purgeStops,
   planExpiry,
+  listedAudit,
 ];

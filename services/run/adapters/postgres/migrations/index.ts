@@ -8,6 +8,7 @@ import { executions } from './006-executions.ts';
 import { cleanupExecutions } from './007-cleanup-executions.ts';
 import { executionUpkeep } from './008-execution-upkeep.ts';
 import { owner } from './009-owner.ts';
+import { listedAudit } from './010-audit.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -20,4 +21,5 @@ export const runMigrations: readonly Migration[] = [
   cleanupExecutions,
   executionUpkeep,
   owner,
+  listedAudit,
 ];

@@ -1,0 +1,47 @@
+import type { Knex } from 'knex';
+
+// What ListAuditEntries filters by; the primary keys serve a list without a filter.
+const FILTERS = ['actor', 'action', 'target_id'] as const;
+
+/** Adds the indexes by which `audit_entries` is listed. Called once by one of the service's migrations. */
+export async function createAuditIndexes(knex: Knex): Promise<void> {
+  for (const column of FILTERS) {
+    await knex.raw('create index ?? on audit_entries (tenant_id, ??, at, id)', [`audit_entries_${column}`, column]);
+  }
+}
+
+/** Drops what createAuditIndexes made. */
+export async function dropAuditIndexes(knex: Knex): Promise<void> {
+  for (const column of FILTERS) await knex.raw('drop index ??', [`audit_entries_${column}`]);
+}
+
+/** Creates `installation_audit`, the audit of what belongs to no tenant. */
+export async function createInstallationAudit(knex: Knex, appRole: string): Promise<void> {
+  await knex.raw(`
+    create table installation_audit (
+      at timestamptz not null default clock_timestamp(),
+      id uuid not null default gen_random_uuid(),
+      actor text not null,
+      subject text not null,
+      action text not null,
+      target_type text not null,
+      target_id text not null,
+      reason text,
+      outcome text not null,
+      counts jsonb not null default '{}',
+      primary key (at, id)
+    )`);
+  await knex.raw('grant select, insert on installation_audit to ??', [appRole]);
+}
+
+/** Adds the indexes by which `installation_audit` is listed. */
+export async function createInstallationAuditIndexes(knex: Knex): Promise<void> {
+  for (const column of FILTERS) {
+    await knex.raw('create index ?? on installation_audit (??, at, id)', [`installation_audit_${column}`, column]);
+  }
+}
+
+/** Drops what createInstallationAuditIndexes made. */
+export async function dropInstallationAuditIndexes(knex: Knex): Promise<void> {
+  for (const column of FILTERS) await knex.raw('drop index ??', [`installation_audit_${column}`]);
+}

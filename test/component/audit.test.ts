@@ -1,0 +1,191 @@
+import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import type { AuditEntry, AuditFilter } from '#gen/lethe/audit/v1/audit_pb.ts';
+import { auditHandlers } from '#libs/audit/audit-handlers.ts';
+import { type AuditFilter as Filter, listAudit } from '#libs/audit/read-audit.ts';
+import { CALLER } from '#libs/grpc/caller.ts';
+import type { Caller } from '#libs/kernel/caller.ts';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import type { Database } from '#libs/postgres/open-database.ts';
+import { incidentMigrations } from '#services/incident/adapters/postgres/migrations/index.ts';
+import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
+import { retentionMigrations } from '#services/retention/adapters/postgres/migrations/index.ts';
+import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
+import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
+
+const SERVICES = {
+  run: runMigrations,
+  job: jobMigrations,
+  incident: incidentMigrations,
+  retention: retentionMigrations,
+};
+
+interface Context {
+  readonly postgres: TestPostgres;
+  readonly of: Readonly<Record<string, { readonly created: TestDatabase; readonly database: Database }>>;
+}
+
+const test = anyTest as TestFn<Context>;
+type T = ExecutionContext<Context>;
+
+// Twelve entries share each microsecond, so that pages of seven end in the middle of one.
+const FILL = `insert into audit_entries (tenant_id, at, actor, subject, action, target_type, target_id, outcome, counts)
+  select $1, timestamptz '2026-01-01 00:00:00.123456Z' + (n / 12) * interval '1 microsecond',
+         'actor-' || n % 50, 'subject', 'action-' || n % 5, 'job', 'target-' || n % 200, 'DONE', '{"objects": 3}'
+  from generate_series(1, $2) n`;
+
+test.before(async (t) => {
+  const postgres = await startTestPostgres();
+  const of = Object.fromEntries(
+    await Promise.all(
+      Object.entries(SERVICES).map(async ([service, migrations]) => {
+        const created = await postgres.createDatabase(migrations);
+        for (const [tenantId, rows] of [
+          ['paged', 400],
+          ['dense', 20_000],
+          ['other', 30],
+        ] as const) {
+          await created.query(FILL, [tenantId, rows]);
+        }
+        await created.query(`insert into installation_audit (at, actor, subject, action, target_type, target_id, outcome)
+          select at, actor, subject, action, target_type, target_id, 'INSTALLED' from audit_entries where tenant_id = 'dense'`);
+        await created.query('analyze');
+        return [service, { created, database: created.open() }] as const;
+      }),
+    ),
+  );
+  Object.assign(t.context, { postgres, of });
+});
+test.after.always(async (t) => {
+  for (const { database } of Object.values(t.context.of ?? {})) await database.close();
+  await t.context.postgres?.stop();
+});
+
+const callerIn = (tenantId: string | undefined, role: 'admin' | 'platform' = 'admin'): Caller => ({
+  subject: 'ada',
+  kind: role === 'platform' ? 'platform' : 'user',
+  tenantId,
+  role,
+  scopes: new Set(['audit:read']),
+  actor: 'ada',
+});
+
+const contextOf = (caller: Caller) =>
+  ({ values: { get: (key: unknown) => (key === CALLER ? caller : undefined) } }) as never;
+
+async function listAll(
+  { database }: Context['of'][string],
+  caller: Caller,
+  filter: Partial<AuditFilter> = {},
+  pageSize = 200,
+) {
+  const { listAuditEntries } = auditHandlers(database);
+  const found: AuditEntry[] = [];
+  let pageToken = '';
+  do {
+    const page = await listAuditEntries({ pageSize, pageToken, filter: filter as AuditFilter }, contextOf(caller));
+    found.push(...(page.entries as AuditEntry[]));
+    pageToken = page.nextPageToken;
+  } while (pageToken !== '');
+  return found;
+}
+
+const serviceOf = (t: T, name: string): Context['of'][string] => {
+  const service = t.context.of[name];
+  if (!service) throw new Error(`no ${name}`);
+  return service;
+};
+
+const nanosOf = ({ createTime }: AuditEntry): bigint =>
+  (createTime?.seconds ?? 0n) * 1_000_000_000n + BigInt(createTime?.nanos ?? 0);
+
+for (const name of Object.keys(SERVICES)) {
+  test(`${name}: pages join without a gap or a repetition, also where entries share a microsecond`, async (t) => {
+    const entries = await listAll(serviceOf(t, name), callerIn('paged'), {}, 7);
+    t.is(entries.length, 400);
+    t.is(new Set(entries.map(({ id }) => id)).size, 400);
+    t.deepEqual(
+      entries.map(nanosOf),
+      entries.map(nanosOf).toSorted((a, b) => (a > b ? -1 : 1)),
+    );
+    t.true(entries.every(({ createTime }) => (createTime?.nanos ?? 0) % 1_000 === 0 && (createTime?.nanos ?? 0) > 0));
+    t.like(entries[0], { tenantId: 'paged', subject: 'subject', targetType: 'job', counts: { objects: 3 } });
+  });
+
+  test(`${name}: filters match exactly, and times to the microsecond`, async (t) => {
+    const service = serviceOf(t, name);
+    const count = async (filter: Partial<AuditFilter>) => (await listAll(service, callerIn('paged'), filter)).length;
+    t.is(await count({ actor: 'actor-7' }), 8);
+    t.is(await count({ action: 'action-3' }), 80);
+    t.is(await count({ targetId: 'target-11' }), 2);
+    t.is(await count({ targetId: 'target-11', actor: 'actor-11', action: 'action-1' }), 2);
+    t.is(await count({ targetId: 'target-11', actor: 'actor-12' }), 0);
+    const at = (nanos: number) => ({ seconds: 1_767_225_600n, nanos }) as never;
+    // The third microsecond has the rows 24 to 35.
+    t.is(await count({ afterTime: at(123_458_000), beforeTime: at(123_459_000) }), 12);
+    t.is(await count({ afterTime: at(123_457_001), beforeTime: at(123_458_001) }), 12);
+  });
+
+  test(`${name}: another tenant's entries are never seen`, async (t) => {
+    const service = serviceOf(t, name);
+    for (const filter of [{}, { tenantId: 'other' }, { actor: 'actor-1' }, { targetId: 'target-1' }]) {
+      const entries = await listAll(service, callerIn('other'), filter);
+      t.true(entries.length > 0 && entries.every(({ tenantId }) => tenantId === 'other'));
+    }
+    t.deepEqual(await listAll(service, callerIn('empty')), []);
+    for (const tenantId of ['paged', 'no-such-tenant']) {
+      const error = await t.throwsAsync(listAll(service, callerIn('other'), { tenantId }), { instanceOf: DomainError });
+      t.like(error, { kind: 'permission-denied', reason: 'TENANT_MISMATCH', metadata: {} });
+    }
+    // A page token of one tenant is none in another.
+    const { listAuditEntries } = auditHandlers(service.database);
+    const first = await listAuditEntries({ pageSize: 5, pageToken: '' }, contextOf(callerIn('paged')));
+    const again = { pageSize: 5, pageToken: first.nextPageToken };
+    const stolen = await t.throwsAsync(listAuditEntries(again, contextOf(callerIn('other'))));
+    t.like(stolen, { reason: 'FIELD_INVALID' });
+  });
+
+  test(`${name}: platform names a tenant, and sees what belongs to none where it names none`, async (t) => {
+    const service = serviceOf(t, name);
+    t.is((await listAll(service, callerIn(undefined, 'platform'), { tenantId: 'other' })).length, 30);
+    t.is((await listAll(service, callerIn('paged', 'platform'))).length, 400);
+    const installed = await listAll(service, callerIn(undefined, 'platform'), { targetId: 'target-1' });
+    t.is(installed.length, 100);
+    t.true(installed.every(({ tenantId, outcome }) => tenantId === '' && outcome === 'INSTALLED'));
+  });
+
+  test(`${name}: the app role finds entries by an index, whatever the filter`, async (t) => {
+    const { database } = serviceOf(t, name);
+    const none: Filter = {
+      actor: undefined,
+      action: undefined,
+      targetId: undefined,
+      after: undefined,
+      before: undefined,
+    };
+    const at = Temporal.Instant.from('2026-01-01T00:00:00.124Z');
+    const key = [at.toString(), '00000000-0000-0000-0000-000000000000'];
+    for (const tenantId of ['dense', 'other', 'empty', undefined]) {
+      for (const filter of [
+        none,
+        { ...none, actor: 'actor-7' },
+        { ...none, action: 'action-3' },
+        { ...none, targetId: 'target-11' },
+        { ...none, after: at, before: at.add({ seconds: 1 }) },
+      ]) {
+        for (const after of [undefined, key]) {
+          const { text, values } = listAudit(tenantId, filter, { limit: 50, after });
+          const statement = { text: `explain ${text}`, values };
+          const rows =
+            tenantId === undefined
+              ? await database.acrossTenants<Record<string, string>>(statement)
+              : await database.readForTenant<Record<string, string>>(tenantId, statement);
+          const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
+          t.notRegex(plan, /Seq Scan/, plan);
+          t.regex(plan, /Index (Only )?Scan/, plan);
+          if (tenantId !== undefined) t.regex(plan, /Index Cond: \(\(?tenant_id = /, plan);
+          if (tenantId === 'dense' && filter.targetId) t.regex(plan, /audit_entries_target_id/, plan);
+        }
+      }
+    }
+  });
+}
