@@ -47,12 +47,22 @@ test('a workflow is begun, watched to its end and told step by step', async (t) 
   t.deepEqual([unknown.code, /WORKFLOW_NOT_FOUND/.test(unknown.err)], [1, true]);
 });
 
-test('a run that fails is undone, and is 1', async (t) => {
+test('a run that fails is undone, and is 1; its steps and its receipt tell what was removed', async (t) => {
   const { lethe, stack } = t.context;
   const input = await inputIn(stack, 'fails', { force_qc_fail: true });
   const failed = await lethe('--tenant', 'fails', 'runs', 'start', 'client_to_delivery', '--input', input, '--wait');
   t.is(failed.code, 1, failed.err);
   t.regex(failed.out, /COMPENSATED +client_to_delivery .*QC_FAILED/);
+  const [id = ''] = /[0-9a-f-]{36}/.exec(failed.out) ?? [];
+  const steps = await lethe('--tenant', 'fails', 'runs', 'steps', id);
+  t.regex(steps.out, /brief +COMPENSATED .*onboarding_brief 1, onboarding_intake 1/);
+  t.regex(steps.out, /draft +COMPENSATED +job .*job 1/);
+  const receipts = await lethe('--tenant', 'fails', 'deletions', 'list', '--target', id);
+  t.regex(receipts.out, /COMPENSATION +COMPLETE +run/);
+  const [, receipt = ''] = /^([0-9a-f-]{36}) +COMPENSATION/m.exec(receipts.out) ?? [];
+  const told = await lethe('--tenant', 'fails', 'deletions', 'get', receipt);
+  t.regex(told.out, /^job +job +1 +1 +0/m);
+  t.regex(told.out, /^run +strategy_document +1 +1 +0/m);
 });
 
 test('a run is cancelled, and one whose undoing is parked is 3, however often it is tried', async (t) => {

@@ -20,6 +20,34 @@ const TENANT_TABLES = `select c.relname as table, c.relrowsecurity as secured, c
   where c.relkind in ('r', 'p') and c.relnamespace = 'public'::regnamespace
     and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id') order by 1`;
 
+test('run: text that earlier versions left of compensated runs goes with the migration, that of all others stays', async (t) => {
+  const before = runMigrations.slice(
+    0,
+    runMigrations.findIndex(({ name }) => name.endsWith('compensation-receipts')),
+  );
+  const created = await t.context.postgres.createDatabase(before);
+  await created.query(`
+    insert into workflow_runs (tenant_id, id, workflow, display_name, state, ending, driver, parked_reason, input)
+    select 'acme', gen_random_uuid(), 'w', state || ending, state, ending, driver, parked, '{"client": "Acme"}'
+    from (values ('RUNNING', 'COMPENSATED', 'ENGINE', null), ('COMPLETED', 'COMPENSATED', 'ENGINE', null),
+                 ('COMPENSATED', 'COMPENSATED', 'ENGINE', null), ('CANCELLED', 'CANCELLED', 'ENGINE', null),
+                 ('CANCELLED', 'COMPENSATED', 'CALLER', null), ('FAILED', 'COMPENSATED', 'ENGINE', 'X: no.'),
+                 ('FAILED', 'COMPENSATED', 'CALLER', null)) as v(state, ending, driver, parked);
+    insert into workflow_run_steps (tenant_id, run_id, name, position, state, output)
+    select tenant_id, id, 'draft', 1, case state when 'COMPLETED' then 'COMPLETED' else 'COMPENSATED' end, '{"a": 1}'
+    from workflow_runs where state in ('COMPLETED', 'COMPENSATED')`);
+  await migrateUp({ ownerUrl: created.ownerUrl, appRole: created.appRole, migrations: runMigrations });
+  const kept = await created.query<{ state: string }>(
+    "select state || ' ' || driver as state from workflow_runs where input is not null order by 1",
+  );
+  t.deepEqual(
+    kept.map(({ state }) => state),
+    ['CANCELLED CALLER', 'COMPLETED ENGINE', 'FAILED CALLER', 'RUNNING ENGINE'],
+  );
+  const outputs = await created.query('select state from workflow_run_steps where output is not null');
+  t.deepEqual(outputs, [{ state: 'COMPLETED' }]);
+});
+
 for (const [service, migrations] of Object.entries(ALL)) {
   test(`${service}: the schema goes up, down to nothing, and up to the same`, async (t) => {
     const created = await t.context.postgres.createDatabase([]);

@@ -1,8 +1,10 @@
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import type { StackClients } from '#deploy/local/stack.ts';
+import { DeletionMode, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RunDriver, RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { findText } from '#test/support/find-text.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { COMPLETE, countTen, inputOf, NOTHING } from '#test/support/saga-harness.ts';
 import { storedFiles } from '#test/support/stored-files.ts';
@@ -10,8 +12,10 @@ import { refusalOf, startTestStack, type TestStack } from '#test/support/test-st
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
 
+const SERVICES = ['run', 'job', 'incident'] as const;
+
 test.before(async (t) => {
-  t.context.stack = await startTestStack({ services: ['run', 'job', 'incident'] });
+  t.context.stack = await startTestStack({ services: SERVICES });
 });
 test.after.always((t) => t.context.stack.dispose());
 
@@ -83,6 +87,69 @@ test('a run that fails quality control leaves no row, no job, no object and no p
   const { incidents } = await clients.incidents.listIncidents({});
   t.is(incidents.length, 1);
 });
+
+/** What a run is given, with a mark in every text that the workflow takes. */
+const markedInput = (mark: string, more: Parameters<typeof inputOf>[0]) =>
+  inputOf({
+    brief: {
+      client: `Client ${mark}`,
+      product: `Product ${mark}`,
+      audience: `Audience ${mark}`,
+      tone: `tone ${mark}`,
+      goals: [`goal ${mark}`],
+      channels: [mark],
+    },
+    ...more,
+  });
+
+for (const flag of ['force_qc_fail', 'force_delivery_fail'] as const) {
+  test(`${flag}: of a compensated run no text is left in any table of any service, in the store or in a log, and its receipt counts what went`, async (t) => {
+    const { stack } = t.context;
+    const tenantId = `marked-${flag.replaceAll('_', '-')}`;
+    const mark = `zq${newId().slice(-12)}`;
+    const clients = stack.clients({ tenantId, role: 'admin' });
+    const environmentId = await environmentIn(clients);
+    const { runId, last } = await follow(clients, markedInput(mark, { environment_id: environmentId, [flag]: true }));
+    t.is(last?.state, RunState.COMPENSATED, last?.parkedReason);
+    t.deepEqual(await findText(stack, SERVICES, mark), []);
+    const kept = `zq${newId().slice(-12)}`;
+    await follow(clients, markedInput(kept, { environment_id: environmentId }));
+    const places = await findText(stack, SERVICES, kept);
+    for (const place of ['run.workflow_runs.input', 'run.workflow_run_steps.output', 'job.artifacts.name', 'store'])
+      t.true(places.includes(place), `the search sees ${place}`);
+    const { run } = await clients.runs.getRun({ runId });
+    t.deepEqual([run?.input, run?.output], [undefined, undefined]);
+
+    const { steps } = await clients.runs.listRunSteps({ runId });
+    const removedOf = (name: string) =>
+      Object.fromEntries(
+        steps.find((step) => step.name === name)?.removed.map((count) => [count.resourceType, count]) ?? [],
+      );
+    t.like(removedOf('brief'), { onboarding_brief: { found: 1n, deleted: 1n, left: 0n } });
+    t.like(removedOf('draft'), { job: { found: 1n, deleted: 1n, left: 0n }, production_drafts: { deleted: 1n } });
+    t.true((removedOf('draft')['object']?.bytes ?? removedOf('draft')['object_version']?.bytes ?? 0n) > 0n);
+
+    const { deletions } = await clients.runs.listDeletions({ runId, mode: DeletionMode.COMPENSATION });
+    const [receipt] = deletions;
+    t.is(deletions.length, 1);
+    t.like(receipt, { state: DeletionState.COMPLETE, targetType: 'run', targetId: runId, reason: last?.error });
+    t.deepEqual(
+      receipt?.participants.map(({ participant, state }) => [participant, state]),
+      [...(flag === 'force_qc_fail' ? ['incident'] : []), 'job', 'run'].map((name) => [name, DeletionState.COMPLETE]),
+    );
+    t.truthy(receipt?.participants[0]?.verifyTime, 'what others held was read back as gone');
+    for (const step of steps) {
+      for (const { resourceType, deleted } of step.removed) {
+        const total = receipt?.participants.flatMap(({ resourceCounts }) => resourceCounts);
+        t.is(total?.find((count) => count.resourceType === resourceType)?.deleted, deleted, resourceType);
+      }
+    }
+    // The receipt outlives the run.
+    const { deletion } = await clients.runs.purgeRun({ runId, reason: 'asked for' });
+    for await (const _ of clients.runs.watchDeletion({ deletionId: deletion?.id ?? '' }));
+    t.is((await clients.runs.getDeletion({ deletionId: receipt?.id ?? '' })).deletion?.targetId, runId);
+  });
+}
 
 test('a run whose delivery fails leaves no row, no job and no object', async (t) => {
   const { stack } = t.context;

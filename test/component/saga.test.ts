@@ -4,6 +4,7 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
 import type { Workflow } from '#services/run/domain/workflow.ts';
 import { clientToDelivery } from '#services/run/workflows/client-to-delivery/workflow.ts';
+import { findInDatabase } from '#test/support/find-text.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
 import {
   COMPLETE,
@@ -95,9 +96,12 @@ for (const [position, [name, made]] of Object.entries(MADE_BY).entries()) {
     const [job, incident] = participants();
     const tenantId = `alone-${name}`;
     const engine = makeEngine(database, [job, incident], { tenantId, workflow: failingAt(name) });
-    const run = await engine.run(inputOf());
+    const brief = { client: 'Zqmark', product: `Zqmark ${name}`, audience: 'zqmark', goals: ['zqmark'] };
+    const channels = ['zqmark-1', 'zqmark-2', 'zqmark-3'];
+    const run = await engine.run(inputOf({ brief: { ...brief, channels } }));
     t.is(run.state, 'COMPENSATED');
     t.is(run.error, 'TOLD: to fail.');
+    t.deepEqual([...(await findInDatabase(created.superuserUrl, `zqmark ${name}`)).keys()], []);
     const ledger = await ledgerOf(created, run.runId);
     t.is(ledger.length, position + 1);
     t.deepEqual(ledger.at(-1)?.removed, made);

@@ -1,7 +1,8 @@
 import { leaseLost } from '#services/run/domain/errors.ts';
 import { isTerminal, type JsonObject, type Run } from '#services/run/domain/run.ts';
+import { toRemovedCounts } from '#services/run/domain/saga.ts';
 import type { Declaration, EffectRow } from '#services/run/domain/workflow.ts';
-import type { SagaClaim, SagaRepository, SagaRun } from '#services/run/use-cases/saga-ports.ts';
+import type { Removed, SagaClaim, SagaRepository, SagaRun } from '#services/run/use-cases/saga-ports.ts';
 
 interface Kept {
   run: SagaRun;
@@ -51,7 +52,7 @@ export function makeMemorySagas(): SagaRepository & { readonly rows: Map<string,
       const kept = runs.get(runId);
       if (kept?.token !== token || kept.version !== version) throw leaseLost();
       kept.version += 1;
-      const removed: Record<string, Record<string, number>> = {};
+      const removed: Record<string, Removed> = {};
       if (write.rows?.kind === 'make') {
         const made: { type: string; id: string }[] = [];
         for (const [type, effects] of Object.entries(write.rows.effects)) {
@@ -63,12 +64,21 @@ export function makeMemorySagas(): SagaRepository & { readonly rows: Map<string,
         provenance.set(`${runId}/${write.rows.step}`, made);
       }
       for (const step of write.rows?.kind === 'remove' ? write.rows.steps : []) {
-        const counts = { ...write.after.steps.find(({ name }) => name === step)?.removed };
+        const own: Record<string, number> = {};
         for (const { type, id } of provenance.get(`${runId}/${step}`) ?? []) {
-          if (rowsOf(type).delete(id)) counts[type] = (counts[type] ?? 0) + 1;
+          if (rowsOf(type).delete(id)) own[type] = (own[type] ?? 0) + 1;
         }
         provenance.delete(`${runId}/${step}`);
-        removed[step] = counts;
+        const counts = Object.entries(own).map(([resourceType, deleted]) => ({
+          resourceType,
+          found: deleted,
+          deleted,
+          left: 0,
+          bytes: 0,
+        }));
+        const remote = write.after.steps.find(({ name }) => name === step)?.removals ?? [];
+        const removals = [...remote, { participant: 'run', counts }];
+        removed[step] = { removals, removed: toRemovedCounts(removals) };
       }
       kept.run = write.after;
       kept.isDue = !isTerminal(write.after.state) && write.hold.kind === 'release';

@@ -12,6 +12,7 @@ import { PARTICIPANT_CRASH_POINTS } from '#services/incident/use-cases/participa
 import { EXECUTE_CRASH_POINTS } from '#services/job/use-cases/execute-step.ts';
 import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
 import { RUN_CRASH_POINTS, STEP_CRASH_POINTS } from '#services/run/use-cases/advance-runs.ts';
+import { findText } from '#test/support/find-text.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { makeRandom, shuffle } from '#test/support/random.ts';
 import { type RunReplica, startRunReplica } from '#test/support/run-replica.ts';
@@ -54,7 +55,7 @@ test.before(async (t) => {
   const run = { ...patience, LETHE_RUN_BACKOFF_MS: '20', LETHE_RUN_BACKOFF_MAX_MS: '200' };
   t.context.crashFiles = crashFiles;
   t.context.stack = await startTestStack({
-    services: ['run', 'job', 'incident'],
+    services: SERVICES,
     envOf: {
       run: { ...run, LETHE_CRASH_FILE: crashFiles.run },
       job: {
@@ -85,6 +86,19 @@ test.after.always(async (t) => {
 const KINDS = ['ok', 'qc', 'delivery'] as const;
 type Kind = (typeof KINDS)[number];
 const FLAGS = { ok: {}, qc: { force_qc_fail: true }, delivery: { force_delivery_fail: true } } as const;
+const SERVICES = ['run', 'job', 'incident'] as const;
+
+// What runs that fail are given, and what nothing may show any more once they are compensated.
+const MARK = 'zqfails';
+const BRIEF = {
+  client: `Client ${MARK}`,
+  product: `Product ${MARK}`,
+  audience: `Audience ${MARK}`,
+  goals: [`goal ${MARK}`],
+  channels: [MARK, 'radio', 'print'],
+};
+const inputFor = (kind: Kind, environmentId: string) =>
+  inputOf({ environment_id: environmentId, ...(kind === 'ok' ? {} : { brief: BRIEF }), ...FLAGS[kind] });
 
 const exists = (path: string): Promise<boolean> =>
   access(path).then(
@@ -104,7 +118,7 @@ test(`${CRASHES} kills of RunService, JobService and IncidentService at every pe
     queryOnce<Row>(stack.superuserUrl(service), sql, values);
 
   const start = async (kind: Kind, line: Client<typeof RunService>): Promise<string> => {
-    const input = inputOf({ environment_id: environment?.id ?? '', ...FLAGS[kind] }) as never;
+    const input = inputFor(kind, environment?.id ?? '') as never;
     const requestId = newId();
     for (;;) {
       try {
@@ -238,5 +252,13 @@ test(`${CRASHES} kills of RunService, JobService and IncidentService at every pe
     await query('incident', "select 1 from incidents where tenant_id = $1 and state <> 'CLOSED'", [TENANT]),
     [],
   );
+  t.deepEqual(await findText(stack, SERVICES, MARK), [], 'no text of a compensated run is left');
+  const receipts = await query<{ run_id: string }>(
+    'run',
+    "select run_id from deletions where tenant_id = $1 and mode = 'COMPENSATION'",
+    [TENANT],
+  );
+  const compensated = states.filter(({ state }) => state === 'COMPENSATED').map(({ id }) => id);
+  t.deepEqual(receipts.map(({ run_id }) => run_id).toSorted(), compensated.toSorted(), 'each has one receipt');
   t.deepEqual(await dump(), before);
 });

@@ -28,6 +28,16 @@ const rowOf = (deletion: Deletion) => [
 export const deletionTable = (deletions: readonly Deletion[]): string =>
   toTable(['DELETION', 'MODE', 'STATE', 'OF', 'ID', 'LAST ERROR'], deletions.map(rowOf));
 
+/** What a deletion has done so far, participant by participant. */
+export function receiptTable({ participants }: Deletion): string {
+  const rows = participants.flatMap(({ participant, resourceCounts }) =>
+    resourceCounts.map(({ resourceType, found, deleted, left, bytes }) =>
+      [participant, resourceType, found, deleted, left, bytes].map(String),
+    ),
+  );
+  return toTable(['SERVICE', 'WHAT', 'FOUND', 'DONE', 'LEFT', 'BYTES'], rows);
+}
+
 /** What a rehearsed deletion would take. */
 export function countTable({ participants }: Deletion): string {
   const rows = participants.flatMap(({ participant, resourceCounts }) =>
@@ -79,11 +89,12 @@ export function addDeletionCommands(program: Command, run: Run): void {
 
   deletions
     .command('get <deletion>')
+    .description('one receipt, with counts for each service')
     .addOption(ofOption())
     .action((deletionId: string, options: OfOption) =>
       run(async ({ lethe, print }) => {
         const deletion = await lethe.deletions.get(deletionId, options);
-        print(deletion, () => deletionTable([deletion]));
+        print(deletion, () => `${deletionTable([deletion])}\n\n${receiptTable(deletion)}`);
         return EXIT.ok;
       }),
     );

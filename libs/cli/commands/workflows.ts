@@ -30,10 +30,11 @@ const stepRow = (step: RunStep) => [
   nameOf(StepState, step.state),
   step.participants.join(', '),
   instantOf(step.startTime),
+  step.removed.map(({ resourceType, deleted }) => `${resourceType} ${deleted}`).join(', '),
   step.error,
 ];
 const stepTable = (steps: readonly RunStep[]): string =>
-  toTable(['', 'STEP', 'STATE', 'AT', 'BEGUN', 'ERROR'], steps.map(stepRow));
+  toTable(['', 'STEP', 'STATE', 'AT', 'BEGUN', 'REMOVED', 'ERROR'], steps.map(stepRow));
 
 const OVER: ReadonlySet<StepState> = new Set([StepState.COMPLETED, StepState.COMPENSATED]);
 
@@ -89,7 +90,7 @@ export function addWorkflowCommands(runs: Command, run: Run): void {
 
   runs
     .command('steps <run>')
-    .description('where each of its steps stands')
+    .description('where each of its steps stands, and what its compensation removed')
     .option('--show-deleted', 'also of a hidden run', false)
     .action((runId: string, options: { showDeleted: boolean }) =>
       run(async ({ lethe, print }) => {

@@ -1,5 +1,5 @@
-/** What a deletion does: hide, bring back, or remove for good. */
-export const DELETION_MODES = ['SOFT_DELETE', 'UNDELETE', 'PURGE'] as const;
+/** What a deletion does: hide, bring back, remove for good, or remove the effects of a run that failed. */
+export const DELETION_MODES = ['SOFT_DELETE', 'UNDELETE', 'PURGE', 'COMPENSATION'] as const;
 
 /** One of DELETION_MODES. */
 export type DeletionMode = (typeof DELETION_MODES)[number];

@@ -10,12 +10,18 @@ import {
   end,
   failSaga,
   nextMove,
+  removalsOf,
   retrySaga,
   type Saga,
+  sumByType,
   sumRemoved,
 } from './saga.ts';
 
-const begun = beginSaga({ name: 'one', participants: [] });
+const begun = beginSaga({ name: 'one', participants: [] }, { client: 'Acme' });
+
+const removalOf = (resourceType: string, deleted: number) => [
+  { participant: 'job', counts: [{ resourceType, found: deleted, deleted, left: 0, bytes: 0 }] },
+];
 
 const stepOf = (saga: Saga, name: string) => {
   const step = saga.steps.find((each) => each.name === name);
@@ -48,7 +54,7 @@ test('a failed step is compensated first, then those before it, newest first', (
   const order: string[] = [];
   for (let move = nextMove(saga); move.kind === 'compensate'; move = nextMove(saga)) {
     order.push(...move.steps.map(({ name }) => name));
-    saga = afterCompensation(saga, move.steps, { row: 1 });
+    saga = afterCompensation(saga, move.steps, removalOf('row', 1));
   }
   t.deepEqual(order, ['two', 'one']);
   t.like(saga, { state: 'COMPENSATED', error: 'QC_FAILED: no.', currentStep: undefined });
@@ -60,7 +66,7 @@ function failing(...participants: string[][]): Saga {
   const intents = participants.map((names, index) => ({ name: `s${index + 1}`, participants: names }));
   const [first, ...others] = intents;
   if (!first) throw new Error('a run has steps');
-  let saga = beginSaga(first);
+  let saga = beginSaga(first, {});
   for (const intent of others) saga = afterAction(saga, stepOf(saga, saga.currentStep ?? ''), {}, { intent });
   return afterFailedAction(saga, stepOf(saga, saga.currentStep ?? ''), 'no');
 }
@@ -80,7 +86,7 @@ test('after a failed attempt they go one at a time, so that the newer ones do no
   const saga = failing([], [], []);
   const tried = afterAttempt(saga, stepOf(saga, 's3'), 'X: held.', false);
   t.deepEqual(compensated(tried), ['s3']);
-  t.deepEqual(compensated(afterCompensation(tried, [stepOf(tried, 's3')], {})), ['s2', 's1']);
+  t.deepEqual(compensated(afterCompensation(tried, [stepOf(tried, 's3')], [])), ['s2', 's1']);
 });
 
 test('an attempt that failed is repeated; the last one fails the step', (t) => {
@@ -112,7 +118,7 @@ test('a cancelled run gives up everything, its step under way too, and ends as C
   let saga = cancelSaga(withTwo);
   t.is(cancelSaga(saga), saga);
   for (let move = nextMove(saga); move.kind === 'compensate'; move = nextMove(saga)) {
-    saga = afterCompensation(saga, move.steps, {});
+    saga = afterCompensation(saga, move.steps, []);
   }
   t.is(saga.state, 'CANCELLED');
   t.is(cancelSaga(saga), saga);
@@ -127,6 +133,30 @@ test('a run that has failed or ended cannot be cancelled, nor one that was cance
     t.throws(() => cancelSaga({ ...begun, state }));
     t.throws(() => failSaga({ ...begun, state }, 'no'));
   }
+});
+
+test('compensation keeps neither what the run was given nor what its steps resulted in', (t) => {
+  let saga = afterFailedAction(withTwo, stepOf(withTwo, 'two'), 'no');
+  t.is(saga.input, undefined, 'nothing that follows reads it');
+  t.is(cancelSaga(withTwo).input, undefined);
+  t.is(failSaga(withTwo, 'no').input, undefined);
+  t.deepEqual(stepOf(saga, 'one').output, { a: 1 }, 'its effects are still there');
+  for (let move = nextMove(saga); move.kind === 'compensate'; move = nextMove(saga))
+    saga = afterCompensation(saga, move.steps, []);
+  t.true(saga.steps.every(({ output }) => output === undefined));
+});
+
+test('a step tells what was removed by type, also where an earlier version did not keep it by participant', (t) => {
+  const count = (resourceType: string, deleted: number) => ({
+    resourceType,
+    found: deleted,
+    deleted,
+    left: 0,
+    bytes: 0,
+  });
+  const told = [...removalOf('job', 2), ...removalOf('job', 1), ...removalOf('qc_issues', 0)];
+  t.deepEqual(sumByType(removalsOf({ removed: { job: 3, qc_issues: 0 }, removals: told })), [count('job', 3)]);
+  t.deepEqual(sumByType(removalsOf({ removed: { brief: 1 }, removals: [] })), [count('brief', 1)]);
 });
 
 test('a run without effects ends at once', (t) => {
@@ -152,7 +182,7 @@ test('whatever happens in whatever order, a run never ends compensated while a s
           else if (what === 'fail') saga = afterFailedAction(saga, step, 'no');
           else saga = afterAttempt(saga, step, 'no', what === 'give-up');
         } else if (move.kind === 'compensate') {
-          if (what === 'well' || what === 'last') saga = afterCompensation(saga, move.steps, {});
+          if (what === 'well' || what === 'last') saga = afterCompensation(saga, move.steps, []);
           else saga = afterAttempt(saga, move.steps[0], 'no', what === 'give-up');
         }
         const isGone = saga.state === 'COMPENSATED' || saga.state === 'CANCELLED';

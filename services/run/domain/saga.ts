@@ -1,9 +1,16 @@
+import { OWN_PARTICIPANT, type ResourceCount } from './deletion.ts';
 import { runNotParked, runNotRunning } from './errors.ts';
 import type { JsonObject, RunState } from './run.ts';
 import type { StepState } from './step.ts';
 
 /** How many rows or things of each type a compensation removed. */
 export type RemovedCounts = Readonly<Record<string, number>>;
+
+/** What a compensation removed of one step with one participant; RunService's own rows are those of `run`. */
+export interface Removal {
+  readonly participant: string;
+  readonly counts: readonly ResourceCount[];
+}
 
 /** One step of a saga as the ledger has it. */
 export interface SagaStep {
@@ -16,9 +23,12 @@ export interface SagaStep {
   /** Attempts of its action or compensation that failed. */
   readonly attempts: number;
   readonly error: string | undefined;
+  /** What it resulted in, for the steps after it. Undefined once it is compensated. */
   readonly output: JsonObject | undefined;
   /** What its compensation removed, once it did. */
   readonly removed: RemovedCounts;
+  /** The same by participant. Empty for a step that an earlier version of Lethe compensated. */
+  readonly removals: readonly Removal[];
 }
 
 /** How a run ends whose effects are removed. */
@@ -28,6 +38,8 @@ export type Ending = 'COMPENSATED' | 'CANCELLED';
 export interface Saga {
   readonly state: RunState;
   readonly ending: Ending;
+  /** What it was given. Compensation does not need it, so it is gone from the moment that it begins. */
+  readonly input: JsonObject | undefined;
   readonly currentStep: string | undefined;
   /** Attempts of the step under way that failed. */
   readonly attempts: number;
@@ -64,9 +76,10 @@ const MAY_HAVE_EFFECTS: Readonly<Record<StepState, boolean>> = {
 };
 
 /** A saga whose first step's intent is known. */
-export const beginSaga = (first: Intent): Saga => ({
+export const beginSaga = (first: Intent, input: JsonObject): Saga => ({
   state: 'RUNNING',
   ending: 'COMPENSATED',
+  input,
   currentStep: first.name,
   attempts: 0,
   error: undefined,
@@ -116,6 +129,7 @@ export function afterAction(
 export const afterFailedAction = (saga: Saga, step: SagaStep, error: string): Saga => ({
   ...withStep(saga, { ...step, state: 'FAILED', attempts: step.attempts + 1, error }),
   state: 'COMPENSATING',
+  input: undefined,
   attempts: 0,
   error,
 });
@@ -129,9 +143,16 @@ export function afterAttempt(saga: Saga, step: SagaStep, error: string, isLast: 
   return isLast ? { ...tried, state: 'FAILED', attempts, parkedReason: error } : { ...tried, attempts };
 }
 
-/** The saga after the effects of steps are gone. It ends only when no other step may have any. */
-export function afterCompensation(saga: Saga, steps: readonly SagaStep[], removed: RemovedCounts): Saga {
-  const undone = steps.reduce((left, step) => withStep(left, { ...step, state: 'COMPENSATED', removed }), saga);
+/**
+ * The saga after the effects of steps are gone, and what the steps had resulted in with them. It ends only when no other
+ * step may have effects.
+ */
+export function afterCompensation(saga: Saga, steps: readonly SagaStep[], removals: readonly Removal[]): Saga {
+  const removed = toRemovedCounts(removals);
+  const undone = steps.reduce(
+    (left, step) => withStep(left, { ...step, state: 'COMPENSATED', output: undefined, removed, removals }),
+    saga,
+  );
   const next = newestWithEffects(undone.steps);
   return next ? { ...undone, currentStep: next.name, attempts: 0 } : end(undone);
 }
@@ -165,6 +186,43 @@ export function retrySaga(saga: Saga): Saga {
   return { ...saga, state: 'COMPENSATING', attempts: 0, parkedReason: undefined };
 }
 
+/** How many of each type were removed, whoever held them. */
+export function toRemovedCounts(removals: readonly Removal[]): RemovedCounts {
+  const sum: Record<string, number> = {};
+  for (const { resourceType, deleted } of removals.flatMap(({ counts }) => counts))
+    sum[resourceType] = (sum[resourceType] ?? 0) + deleted;
+  return sum;
+}
+
+/** What a step's compensation removed, by participant; where an earlier version kept it by type alone, all as of `run`. */
+export function removalsOf({ removed, removals }: Pick<SagaStep, 'removed' | 'removals'>): readonly Removal[] {
+  if (removals.length > 0 || Object.keys(removed).length === 0) return removals;
+  const counts = Object.entries(removed).map(([resourceType, deleted]) => ({
+    resourceType,
+    found: deleted,
+    deleted,
+    left: 0,
+    bytes: 0,
+  }));
+  return [{ participant: OWN_PARTICIPANT, counts }];
+}
+
+/** One count for each type that anything was found of. */
+export function sumByType(removals: readonly Removal[]): readonly ResourceCount[] {
+  const sums = new Map<string, ResourceCount>();
+  for (const count of removals.flatMap(({ counts }) => counts)) {
+    const { found, deleted, left, bytes } = sums.get(count.resourceType) ?? NONE;
+    sums.set(count.resourceType, {
+      ...count,
+      found: found + count.found,
+      deleted: deleted + count.deleted,
+      left: left + count.left,
+      bytes: bytes + count.bytes,
+    });
+  }
+  return [...sums.values()].filter(({ found }) => found > 0);
+}
+
 /** All that compensation removed so far, by type. */
 export function sumRemoved(steps: readonly SagaStep[]): RemovedCounts {
   const sum: Record<string, number> = {};
@@ -175,8 +233,10 @@ export function sumRemoved(steps: readonly SagaStep[]): RemovedCounts {
 
 function toCompensating(saga: Saga, ending: Ending, error: string | undefined): Saga {
   const newest = newestWithEffects(saga.steps);
-  return { ...saga, state: 'COMPENSATING', ending, error, attempts: 0, currentStep: newest?.name };
+  return { ...saga, state: 'COMPENSATING', ending, input: undefined, error, attempts: 0, currentStep: newest?.name };
 }
+
+const NONE = { found: 0, deleted: 0, left: 0, bytes: 0 } as const;
 
 const isLocal = ({ participants }: SagaStep): boolean => participants.length === 0;
 
@@ -192,6 +252,7 @@ const toStep = ({ name, participants }: Intent, position: number): SagaStep => (
   error: undefined,
   output: undefined,
   removed: {},
+  removals: [],
 });
 
 const withStep = (saga: Saga, step: SagaStep): Saga => ({

@@ -1,3 +1,4 @@
+import type { ResourceCount } from './deletion.ts';
 import { runDrivenByEngine, runNotRunning, stepTransitionIllegal } from './errors.ts';
 import type { Run, Tombstone } from './run.ts';
 
@@ -30,6 +31,8 @@ export interface RunStep {
   readonly finishedAt: Temporal.Instant | undefined;
   /** When its effects were gone. */
   readonly compensatedAt: Temporal.Instant | undefined;
+  /** What its compensation removed, by type. */
+  readonly removed: readonly ResourceCount[];
   readonly tombstone: Tombstone | undefined;
 }
 
@@ -75,6 +78,7 @@ export function recordStep(
     startedAt: undefined,
     finishedAt: undefined,
     compensatedAt: undefined,
+    removed: [],
     tombstone: undefined,
   };
   const all = [...new Set([...before.participants, ...participants])];

@@ -12,7 +12,7 @@ import {
   end,
   type Intent,
   nextMove,
-  type RemovedCounts,
+  type Removal,
   type SagaMove,
   type SagaStep,
 } from '../domain/saga.ts';
@@ -40,7 +40,7 @@ export interface AdvanceRuns {
   /** Drives a run that is held already, as far as it goes. */
   held(claim: SagaClaim, signal: AbortSignal): Promise<void>;
   /** The step with which a run begins: its intent names whom it will ask. Throws what the workflow refuses. */
-  firstIntent(workflow: Workflow, run: Pick<SagaRun, 'tenantId' | 'runId' | 'input'>): Promise<Intent>;
+  firstIntent(workflow: Workflow, run: Pick<StepContext, 'tenantId' | 'runId' | 'input'>): Promise<Intent>;
 }
 
 /** How runs are driven. */
@@ -119,9 +119,9 @@ export function makeAdvanceRuns(
     throw dependencyUnavailable(participant);
   };
 
-  /** Has everybody remove what they hold of a step, and reads back that it is gone. */
-  const compensateRemote = async (run: SagaRun, step: SagaStep): Promise<RemovedCounts> => {
-    const removed: Record<string, number> = {};
+  /** Has every participant remove what it holds of a step, and reads back that it is gone. */
+  const compensateRemote = async (run: SagaRun, step: SagaStep): Promise<readonly Removal[]> => {
+    const removals: Removal[] = [];
     const startedAt = performance.now();
     for (const name of step.participants) {
       const participant = participantNamed(name);
@@ -140,10 +140,9 @@ export function makeAdvanceRuns(
         part = afterAnswer('PURGE', part, answer);
         if (isStalled && !part.lastError) throw dependencyUnavailable(name);
       }
-      for (const { resourceType, deleted } of part.counts)
-        removed[resourceType] = (removed[resourceType] ?? 0) + deleted;
+      removals.push({ participant: name, counts: part.counts });
     }
-    return removed;
+    return removals;
   };
 
   const drive = async (claim: SagaClaim, signal: AbortSignal): Promise<void> => {
@@ -159,8 +158,8 @@ export function makeAdvanceRuns(
       if (isOld) renewedAt = performance.now();
       version += 1;
       const withRemoved = (step: SagaStep): SagaStep => {
-        const counts = removed[step.name];
-        return counts ? { ...step, removed: counts } : step;
+        const told = removed[step.name];
+        return told ? { ...step, ...told } : step;
       };
       run = rows?.kind === 'remove' ? { ...after, steps: after.steps.map(withRemoved) } : after;
       onChanged(run);
@@ -288,7 +287,7 @@ const stepOf = (move: Extract<SagaMove, { kind: 'act' | 'compensate' }>): SagaSt
 
 /** What a step may know: what it was given, and what those before it left. */
 function contextOf(run: SagaRun, done?: SagaStep, output?: JsonObject): StepContext {
-  const { tenantId, runId, input, steps } = run;
+  const { tenantId, runId, input = {}, steps } = run;
   const outputs: Record<string, JsonObject> = {};
   for (const step of steps) if (step.output) outputs[step.name] = step.output;
   if (done && output) outputs[done.name] = output;

@@ -88,6 +88,8 @@ export function makeRunCascades(
         return participant.restore(call, deletion.undoes ?? deletion.id);
       case 'PURGE':
         return participant.purge(call, purgeLimit);
+      case 'COMPENSATION':
+        throw new Error('a compensation is stored when it is complete, and no worker claims it');
     }
   };
 

@@ -1,6 +1,6 @@
 import type { Answer, ResourceCount } from '../domain/deletion.ts';
 import type { JsonObject, Run } from '../domain/run.ts';
-import type { RemovedCounts, Saga } from '../domain/saga.ts';
+import type { Removal, RemovedCounts, Saga } from '../domain/saga.ts';
 import type { Declaration, Effects } from '../domain/workflow.ts';
 import type { ParticipantCall } from './ports.ts';
 
@@ -36,7 +36,6 @@ export interface SagaRun extends RunKey, Saga {
   readonly workflow: string;
   /** What it began with; undefined for a run that its caller drives. */
   readonly declaration: Declaration | undefined;
-  readonly input: JsonObject;
   /** On whose behalf it goes on. */
   readonly actor: string;
 }
@@ -64,6 +63,12 @@ export type Hold =
   | { readonly kind: 'keep' }
   | { readonly kind: 'renew'; readonly leaseMs: number }
   | { readonly kind: 'release'; readonly pauseMs: number };
+
+/** What the compensation of one step has removed in all. */
+export interface Removed {
+  readonly removed: RemovedCounts;
+  readonly removals: readonly Removal[];
+}
 
 /** One write of a worker: the run as it becomes, and what happens to the rows of the steps under way. */
 export interface SagaWrite {
@@ -103,11 +108,13 @@ export interface SagaRepository {
   /** Must give the run to this worker with a new token, unless it is not due. */
   claim(key: RunKey, owner: string, leaseMs: number): Promise<SagaClaim | undefined>;
   /**
-   * Must write all of it at once, and answer by step what its compensation has removed in all; LEASE_LOST, with nothing written, when
-   * the token is not the last one, or the version another than the claim's: a write whose answer was lost may have been
-   * committed. A run whose compensation ends, well or parked, must leave a row in the audit.
+   * Must write all of it at once, and answer by step what its compensation has removed in all. What the run or a step no
+   * longer has, input or output, must be gone from its row. LEASE_LOST, with nothing written, when the token is not the
+   * last one, or the version is not the claim's: a write whose answer was lost may have been committed. A compensation
+   * that ends, well or parked, must leave a row in the audit; one that ends well must also leave its receipt, a COMPLETE
+   * deletion.
    */
-  write(claim: SagaClaim, write: SagaWrite): Promise<Readonly<Record<string, RemovedCounts>>>;
+  write(claim: SagaClaim, write: SagaWrite): Promise<Readonly<Record<string, Removed>>>;
   /** Must answer the row of a type, whoever made it; undefined for none. */
   findEffect(tenantId: string, type: string, id: string): Promise<JsonObject | undefined>;
   /**

@@ -66,7 +66,7 @@ export function makeStartRun(
     try {
       const { run, claim } = await sagas.begin(
         {
-          run: { ...key, ...beginSaga(intent), workflow: name, declaration, actor: caller.actor },
+          run: { ...key, ...beginSaga(intent, input), workflow: name, declaration, actor: caller.actor },
           displayName,
           request,
         },

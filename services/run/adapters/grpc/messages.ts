@@ -82,6 +82,7 @@ export const toStepMessage = (step: RunStep): MessageInitShape<typeof RunStepSch
   ...optional('deleteTime', toOptionalTimestamp(step.tombstone?.at)),
   deletedBy: step.tombstone?.by ?? '',
   deleteReason: step.tombstone?.reason ?? '',
+  removed: toCountMessages(step.removed),
 });
 
 /** Counts as messages. */

@@ -118,6 +118,12 @@ export function makeOwnRows(database: Database, effects: readonly EffectTable[])
           if (deleted > 0) counts = addDeleted(withFound(counts, resourceType, deleted), resourceType, deleted);
         }
         if (removed > 0) await updateCounts(trx, call, 'COMPENSATE', counts);
+        // What the step resulted in tells of the effects that have just gone.
+        await trx.raw(
+          `update workflow_run_steps set output = null
+           where tenant_id = :tenantId and run_id = :runId and name = :step and output is not null`,
+          { tenantId, runId, step },
+        );
         return { counts, removed, isEmpty: removed < limit };
       }),
 

@@ -4,6 +4,7 @@ import type { Database, TenantTransaction } from '#libs/postgres/open-database.t
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { runNotFound } from '../../domain/errors.ts';
 import type { JsonObject, Run, RunDriver, RunState, Tombstone } from '../../domain/run.ts';
+import { type Removal, type RemovedCounts, removalsOf, sumByType } from '../../domain/saga.ts';
 import type { RunStep, StepState } from '../../domain/step.ts';
 import type { RunRepository } from '../../use-cases/ports.ts';
 import { rememberRequest } from './request-ids.ts';
@@ -50,6 +51,8 @@ interface StepColumns {
   readonly started_at: Temporal.Instant | null;
   readonly finished_at: Temporal.Instant | null;
   readonly compensated_at: Temporal.Instant | null;
+  readonly removed: RemovedCounts;
+  readonly removals: readonly Removal[];
   readonly deleted_at: Temporal.Instant | null;
   readonly deleted_by: string | null;
   readonly deleted_reason: string | null;
@@ -262,6 +265,7 @@ const toStep = (row: StepColumns): RunStep => ({
   startedAt: row.started_at ?? undefined,
   finishedAt: row.finished_at ?? undefined,
   compensatedAt: row.compensated_at ?? undefined,
+  removed: sumByType(removalsOf(row)),
   tombstone: toTombstone(row),
 });
 

@@ -1,13 +1,23 @@
 import { DomainError, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import { newId } from '#libs/kernel/id.ts';
 import type { Database, Statement } from '#libs/postgres/open-database.ts';
 import { codeOf } from '#libs/postgres/sql-errors.ts';
+import { OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import { leaseLost, runNotFound } from '../../domain/errors.ts';
 import { isTerminal, type JsonObject, type RunState } from '../../domain/run.ts';
-import { type Ending, type RemovedCounts, type Saga, type SagaStep, sumRemoved } from '../../domain/saga.ts';
+import {
+  type Ending,
+  type Removal,
+  type RemovedCounts,
+  removalsOf,
+  type Saga,
+  type SagaStep,
+  sumRemoved,
+} from '../../domain/saga.ts';
 import type { StepState } from '../../domain/step.ts';
 import { type Declaration, digestOf, type ResourceType } from '../../domain/workflow.ts';
-import type { SagaClaim, SagaRepository, SagaRun, SagaWrite } from '../../use-cases/saga-ports.ts';
+import type { Removed, SagaClaim, SagaRepository, SagaRun, SagaWrite } from '../../use-cases/saga-ports.ts';
 import { audit } from './audit.ts';
 import { lockStatement, makeContentStatements, removeClauses } from './content-repository.ts';
 import { lockRun, type RunColumns, toRun } from './run-repository.ts';
@@ -33,9 +43,10 @@ interface StepColumns {
   readonly error: string | null;
   readonly output: JsonObject | null;
   readonly removed: RemovedCounts;
+  readonly removals: readonly Removal[];
 }
 
-const STEPS = `select name, position, state, participants, attempts, error, output, removed
+const STEPS = `select name, position, state, participants, attempts, error, output, removed, removals
   from workflow_run_steps where tenant_id = $1 and run_id = $2 order by position`;
 
 /** The runs as sagas in Postgres; `types` are those of all workflows. */
@@ -63,7 +74,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
     },
 
     async begin({ run, displayName, request }, hold) {
-      const { tenantId, runId, workflow, declaration, input, actor } = run;
+      const { tenantId, runId, workflow, declaration, input = {}, actor } = run;
       const first = run.steps[0];
       if (!first || !declaration) throw new Error('a run begins with its declaration and a first step');
       const values = [
@@ -134,7 +145,6 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         runId,
         workflow: row.workflow,
         declaration: row.declaration ?? undefined,
-        input: row.input ?? {},
         actor: row.actor,
       };
       return { run, token: row.claim_token, version: row.version, isAfterLoss: row.before !== null };
@@ -149,7 +159,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
           return { text: lock, values: [tenantId, runId, step], name: nameOf(lock) };
         }),
       );
-      const row = await one<{ held: boolean; removed: Record<string, RemovedCounts> | null }>(
+      const row = await one<{ held: boolean; removed: Record<string, Removed> | null }>(
         tenantId,
         text,
         values,
@@ -188,6 +198,8 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         const { rows } = await trx.raw(
           `update workflow_runs
            set state = :state, ending = :ending, current_step = :currentStep, attempts = :attempts, error = :error,
+               ${after.input === before.input ? '' : 'input = null,'}
+               compensating_at = coalesce(compensating_at, clock_timestamp()),
                parked_reason = :parkedReason, finished_at = null, due_at = clock_timestamp(), claim_owner = null,
                claim_token = claim_token + 1, version = version + 1, updated_at = clock_timestamp()
            where tenant_id = :tenantId and id = :runId returning *`,
@@ -248,6 +260,7 @@ function toWriteStatement(
     : dueIn === undefined
       ? ''
       : `due_at = clock_timestamp() + ${bind(dueIn)} * interval '1 ms', ${hold.kind === 'release' ? 'claim_owner = null,' : ''}`;
+  const began = after.state === 'COMPENSATING' && before.state !== after.state;
   const ctes = [
     `held as (
        update workflow_runs
@@ -255,23 +268,31 @@ function toWriteStatement(
            attempts = ${bind(after.attempts)}, error = ${bind(after.error ?? null)},
            parked_reason = ${bind(after.parkedReason ?? null)}, ${lease}
            ${after.output === before.output ? '' : `output = ${bind(JSON.stringify(after.output))}::jsonb,`}
+           ${after.input === before.input ? '' : 'input = null,'} ${began ? 'compensating_at = clock_timestamp(),' : ''}
            version = version + 1, updated_at = clock_timestamp()
-       where tenant_id = $1 and id = $2 and claim_token = ${bind(token)} and version = ${bind(version)} returning 1)`,
+       where tenant_id = $1 and id = $2 and claim_token = ${bind(token)} and version = ${bind(version)} returning compensating_at)`,
   ];
   if (isRemoving) {
     const steps = stepsRemoved(claim, write).map(({ name, removes }) => ({ name, step: bind(name), tables: removes }));
     const removing = removeClauses(steps);
-    const counts = steps.map((step) => {
-      const remote = after.steps.find(({ name }) => name === step.name)?.removed ?? {};
-      return `when ${step.step} then ${bind(JSON.stringify(remote))}::jsonb || ${removing.counts(step)}`;
-    });
+    const remoteOf = (name: string) => after.steps.find((step) => step.name === name);
+    const counts = steps.map(
+      (step) =>
+        `when ${step.step} then ${bind(JSON.stringify(remoteOf(step.name)?.removed ?? {}))}::jsonb || ${removing.counts(step)}`,
+    );
+    const removals = steps.map(
+      (step) =>
+        `when ${step.step} then ${bind(JSON.stringify(remoteOf(step.name)?.removals ?? []))}::jsonb || ${ownRemoval(removing.counts(step))}`,
+    );
     const names = steps.map(({ step }) => step).join(', ');
     ctes.push(
       ...removing.ctes,
       `step as (
          update workflow_run_steps s
-         set state = 'COMPENSATED', compensated_at = clock_timestamp(), removed = case s.name ${counts.join(' ')} end
-         from held where s.tenant_id = $1 and s.run_id = $2 and s.name in (${names}) returning s.name, s.removed)`,
+         set state = 'COMPENSATED', compensated_at = clock_timestamp(), output = null,
+             removed = case s.name ${counts.join(' ')} end, removals = case s.name ${removals.join(' ')} end
+         from held where s.tenant_id = $1 and s.run_id = $2 and s.name in (${names})
+         returning s.name, s.removed, s.removals)`,
     );
   }
   if (changed && !isRemoving) {
@@ -297,22 +318,66 @@ function toWriteStatement(
     ctes.push(...making.ctes);
   }
   if (isEndOfCompensation) {
-    const known = sumRemoved(after.steps.filter(({ name }) => !(isRemoving && rows.steps.includes(name))));
+    const others = after.steps.filter(({ name }) => !(isRemoving && rows.steps.includes(name)));
+    const known = sumRemoved(others);
+    const why = bind(after.parkedReason ?? after.error ?? null);
+    const actor = bind(after.actor);
     const all = isRemoving ? 'union all select t.key, t.value from step, jsonb_each_text(step.removed) t' : '';
     ctes.push(`audited as (
        insert into audit_entries (tenant_id, actor, subject, action, target_type, target_id, reason, outcome, counts)
-       select $1, ${bind(after.actor)}, 'service:run', 'compensation', 'run', $2::text,
-              ${bind(after.parkedReason ?? after.error ?? null)}, ${bind(after.state)},
+       select $1, ${actor}, 'service:run', 'compensation', 'run', $2::text, ${why}, ${bind(after.state)},
               (select coalesce(jsonb_object_agg(key, sum), '{}') from (
                  select key, sum(value::bigint) from (
                    select key, value from jsonb_each_text(${bind(JSON.stringify(known))}::jsonb) ${all}) each
                  group by key) summed)
        from held)`);
+    if (after.state !== 'FAILED') {
+      const removals = bind(JSON.stringify(others.flatMap(removalsOf)));
+      const allRemovals = `select ${removals}::jsonb as removals ${isRemoving ? 'union all select removals from step' : ''}`;
+      ctes.push(...receiptClauses({ id: bind(newId()), actor, why, allRemovals }));
+    }
   }
-  const removed = isRemoving ? '(select jsonb_object_agg(name, removed) from step)' : 'null::jsonb';
+  const removed = isRemoving
+    ? `(select jsonb_object_agg(name, jsonb_build_object('removed', removed, 'removals', removals)) from step)`
+    : 'null::jsonb';
   const text = `with ${ctes.join(',\n')} select exists (select from held) as held, ${removed} as removed`;
   return { text, values };
 }
+
+/** What RunService itself removed, as a list of one Removal; `counts` is an object of counts by type. */
+const ownRemoval = (counts: string): string =>
+  `jsonb_build_array(jsonb_build_object('participant', '${OWN_PARTICIPANT}', 'counts', (
+     select coalesce(jsonb_agg(jsonb_build_object('resourceType', key, 'found', value::bigint, 'deleted', value::bigint,
+       'left', 0, 'bytes', 0)), '[]') from jsonb_each_text(${counts}) where value <> '0')))`;
+
+/**
+ * The receipt of a compensation that is finished, as a COMPLETE deletion; `$1` is the tenant and `$2` the run. What
+ * participants removed was read back before; RunService's own rows went in the transaction that says so.
+ */
+const receiptClauses = (of: { id: string; actor: string; why: string; allRemovals: string }): string[] => [
+  `receipt as (
+     insert into deletions (tenant_id, id, run_id, mode, state, actor, subject, reason, fingerprint, next_attempt_at,
+       created_at, started_at, updated_at, finished_at)
+     select $1, ${of.id}::uuid, $2::uuid, 'COMPENSATION', 'COMPLETE', ${of.actor}, 'service:run', ${of.why}, '', null,
+            coalesce(compensating_at, now.at), coalesce(compensating_at, now.at), now.at, now.at
+     from held, (select clock_timestamp() as at) now returning id, finished_at)`,
+  `removal as (
+     select r.told ->> 'participant' as participant, c.count ->> 'resourceType' as type,
+            sum((c.count ->> 'found')::bigint) as found, sum((c.count ->> 'deleted')::bigint) as deleted,
+            sum((c.count ->> 'left')::bigint) as remains, sum((c.count ->> 'bytes')::bigint) as bytes
+     from (${of.allRemovals}) each, jsonb_array_elements(each.removals) as r(told)
+       left join lateral jsonb_array_elements(r.told -> 'counts') as c(count) on true
+     group by 1, 2)`,
+  `receipt_steps as (
+     insert into deletion_steps (tenant_id, deletion_id, position, participant, state, counts, verified_at)
+     select $1, receipt.id, row_number() over (order by p.participant = '${OWN_PARTICIPANT}', p.participant) - 1,
+            p.participant, 'COMPLETE', p.counts,
+            case when p.participant <> '${OWN_PARTICIPANT}' then receipt.finished_at end
+     from receipt, (
+       select participant, coalesce(jsonb_agg(jsonb_build_object('resourceType', type, 'found', found,
+         'deleted', deleted, 'left', remains, 'bytes', bytes) order by type) filter (where found > 0), '[]') as counts
+       from removal group by participant) p)`,
+];
 
 const concurrentUpdate = (cause: unknown): DomainError =>
   new DomainError('aborted', 'CONCURRENT_UPDATE', 'Another run changed what this one uses.', {}, { cause });
@@ -320,6 +385,7 @@ const concurrentUpdate = (cause: unknown): DomainError =>
 const toSaga = (row: RunColumns & SagaColumns, steps: readonly StepColumns[]): Saga => ({
   state: row.state as RunState,
   ending: row.ending,
+  input: row.input ?? undefined,
   currentStep: row.current_step ?? undefined,
   attempts: row.attempts,
   error: row.error ?? undefined,
@@ -335,6 +401,7 @@ const toSaga = (row: RunColumns & SagaColumns, steps: readonly StepColumns[]): S
       error: step.error ?? undefined,
       output: step.output ?? undefined,
       removed: step.removed,
+      removals: step.removals,
     }),
   ),
 });

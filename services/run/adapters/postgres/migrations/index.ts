@@ -9,6 +9,7 @@ import { cleanupExecutions } from './007-cleanup-executions.ts';
 import { executionUpkeep } from './008-execution-upkeep.ts';
 import { owner } from './009-owner.ts';
 import { listedAudit } from './010-audit.ts';
+import { compensationReceipts } from './011-compensation-receipts.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -22,4 +23,5 @@ export const runMigrations: readonly Migration[] = [
   executionUpkeep,
   owner,
   listedAudit,
+  compensationReceipts,
 ];
