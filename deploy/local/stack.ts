@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { access, chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Client } from '@connectrpc/connect';
+import { type Client, Code, ConnectError } from '@connectrpc/connect';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
@@ -76,6 +76,8 @@ export interface Stack {
   pid(service: ServiceName): number | undefined;
   /** What a service is started with, for those who start one more of it. */
   environment(service: ServiceName): Readonly<Record<string, string>>;
+  /** Stops a service and starts it with these settings over those it had at first; resolves when it answers. */
+  restart(service: ServiceName, env?: Readonly<Record<string, string>>): Promise<void>;
   /** Stops the services, then the database. Nothing of the stack runs when it resolves. */
   stop(): Promise<void>;
 }
@@ -178,6 +180,16 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       },
       pid: (service) => processes.get(service)?.pid(),
       environment: (service) => environments.get(service) ?? {},
+      async restart(name, changes = {}) {
+        await processes.get(name)?.stop();
+        const env = { ...environments.get(name), ...changes };
+        const logFile = join(folder, 'logs', `${name}.log`);
+        const { onGivingUp } = options;
+        processes.set(name, await startServiceProcess({ name, program: programOf(name), env, logFile, onGivingUp }));
+        await waitUntilReady(name, ports.metrics[name], processes, folder);
+        const connection = connections.get(name);
+        if (connection) await waitUntilConnected(name, connection);
+      },
       stop,
     };
   } catch (error) {
@@ -351,6 +363,24 @@ async function waitUntilReady(
     }
     await delay(25);
   }
+}
+
+/** Waits until the connection has found the service again: any answer of its own will do. */
+async function waitUntilConnected(name: ServiceName, connection: Connection): Promise<void> {
+  const ask: Readonly<Record<ServiceName, () => Promise<unknown>>> = {
+    run: () => connection.client(RunService).getRun({}),
+    job: () => connection.client(JobService).getJob({}),
+    incident: () => connection.client(IncidentService).getIncident({}),
+    retention: () => connection.client(RetentionService).getPurge({}),
+  };
+  for (const deadline = Date.now() + READY_DEADLINE_MS; Date.now() < deadline; await delay(25)) {
+    const code = await ask[name]().then(
+      () => undefined,
+      (error: unknown) => ConnectError.from(error).code,
+    );
+    if (code !== Code.Unavailable) return;
+  }
+  throw new Error(`${name} was not reached in ${READY_DEADLINE_MS} ms`);
 }
 
 const exists = (path: string): Promise<boolean> =>

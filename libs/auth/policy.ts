@@ -53,6 +53,8 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.run.v1.RunService/ListDeletions': reads('workflows:read'),
   'lethe.run.v1.RunService/WatchDeletion': reads('workflows:read'),
   'lethe.run.v1.RunService/RedriveDeletion': ends('workflows:delete'),
+  'lethe.run.v1.RunService/ListParticipants': { scope: 'workflows:read', platform: true },
+  'lethe.run.v1.RunService/RetireParticipant': { scope: 'workflows:delete', platform: true },
   'lethe.run.v1.RunService/RecordExecutions': writes('workflows:write'),
   'lethe.run.v1.RunService/ListExecutions': reads('workflows:read'),
   'lethe.run.v1.RunService/CountExecutions': reads('workflows:read'),

@@ -7,6 +7,7 @@ import { addExecutionCommands } from './commands/executions.ts';
 import { addJobCommands } from './commands/jobs.ts';
 import { addOrphanCommand } from './commands/orphans.ts';
 import { addOwnerCommands } from './commands/owner.ts';
+import { addParticipantCommands } from './commands/participants.ts';
 import { addPlanCommands, addTenantCommands } from './commands/plans.ts';
 import { addPolicyCommands } from './commands/policies.ts';
 import { addPurgeCommand } from './commands/purge.ts';
@@ -84,6 +85,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   addPlanCommands(program, run);
   addTenantCommands(program, run);
   addPolicyCommands(program, run);
+  addParticipantCommands(program, run);
   addSubjectCommands(program, run);
   addStopCommands(program, run);
   addPurgeCommand(program, run);

@@ -4,6 +4,7 @@ import { type Deletions, makeDeletions } from './deletions.ts';
 import { type Environments, makeEnvironments } from './environments.ts';
 import { type Executions, makeExecutions } from './executions.ts';
 import { type Jobs, makeJobs, type SweepOptions, sweepOrphans } from './jobs.ts';
+import { makeParticipants, type Participants } from './participants.ts';
 import { makeRetention, type Retention } from './retention.ts';
 import { makeRuns, type Runs } from './runs.ts';
 import { type Addresses, connectServices, type Services } from './services.ts';
@@ -25,6 +26,7 @@ export interface Lethe {
   readonly deletions: Deletions;
   readonly environments: Environments;
   readonly executions: Executions;
+  readonly participants: Participants;
   readonly retention: Retention;
   readonly orphans: {
     /** Objects without a job and jobs without objects, tenant by tenant; the summary comes last. For platform. */
@@ -47,6 +49,7 @@ export function createLethe({ token, credential, ...addresses }: LetheOptions): 
     deletions,
     environments: makeEnvironments(services),
     executions: makeExecutions(services),
+    participants: makeParticipants(services),
     retention: makeRetention(services),
     orphans: { sweep: (options) => sweepOrphans(services, options) },
     services,

@@ -22,6 +22,7 @@ import { makeDeletionRepository } from './adapters/postgres/deletion-repository.
 import { makeExecutionMonths } from './adapters/postgres/execution-months.ts';
 import { makeExecutionRepository } from './adapters/postgres/execution-repository.ts';
 import { makeOwnRows } from './adapters/postgres/own-rows.ts';
+import { makeParticipantDirectory } from './adapters/postgres/participant-directory.ts';
 import { makeRunRepository } from './adapters/postgres/run-repository.ts';
 import { makeSagaRepository } from './adapters/postgres/saga-repository.ts';
 import { RUN_SUBJECTS } from './adapters/postgres/subjects.ts';
@@ -41,9 +42,16 @@ import {
   makeKeepExecutionMonths,
   type OnRewritten,
 } from './use-cases/keep-execution-months.ts';
+import { type KeepParticipants, makeKeepParticipants, type OnRetired } from './use-cases/keep-participants.ts';
 import { makeOrderDeletion, type OnOrdered, type OrderDeletion } from './use-cases/order-deletion.ts';
 import { makeOwnParticipant, type OwnParticipant } from './use-cases/participate.ts';
-import type { DeletionRepository, OwnRows, Participant, RunRepository } from './use-cases/ports.ts';
+import type {
+  DeletionRepository,
+  OwnRows,
+  Participant,
+  ParticipantDirectory,
+  RunRepository,
+} from './use-cases/ports.ts';
 import { makePreviewPurge, type PreviewPurge } from './use-cases/preview-purge.ts';
 import { makeReadDeletions, type ReadDeletions } from './use-cases/read-deletions.ts';
 import { makeReadExecutions, type ReadExecutions } from './use-cases/read-executions.ts';
@@ -73,6 +81,9 @@ const TOKENS = {
   runs: token<RunRepository>('RunRepository'),
   deletions: token<DeletionRepository>('DeletionRepository'),
   ownRows: token<OwnRows>('OwnRows'),
+  directory: token<ParticipantDirectory>('ParticipantDirectory'),
+  onRetired: token<OnRetired>('OnRetired'),
+  keepParticipants: token<KeepParticipants>('KeepParticipants'),
   ownParticipant: token<OwnParticipant>('OwnParticipant'),
   createRun: token<CreateRun>('CreateRun'),
   recordStep: token<RecordStep>('RecordStep'),
@@ -105,6 +116,7 @@ const TOKENS = {
 const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.runs).toResolvedValue(makeRunRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.directory).toResolvedValue(makeParticipantDirectory, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.ownRows)
     .toResolvedValue(
       (database: Database, workflows: readonly Workflow[]) =>
@@ -154,9 +166,9 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.redriveDeletion).toResolvedValue(makeRedriveDeletion, [deletions, wake]).inSingletonScope();
   bind(TOKENS.previewPurge)
     .toResolvedValue(
-      (r: RunRepository, p: readonly Participant[], { minPurgeAgeHours }: RunSettings) =>
-        makePreviewPurge(r, p, minPurgeAgeHours),
-      [runs, participants, settings],
+      (r: RunRepository, d: DeletionRepository, p: readonly Participant[], { minPurgeAgeHours }: RunSettings) =>
+        makePreviewPurge(r, d, p, minPurgeAgeHours),
+      [runs, deletions, participants, settings],
     )
     .inSingletonScope();
   bind(TOKENS.orderDeletion)
@@ -174,9 +186,16 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
   bind(TOKENS.runCascades)
     .toResolvedValue(
-      (d: DeletionRepository, p: readonly Participant[], of: RunSettings, o: OnCascadeSettled) =>
+      (
+        d: DeletionRepository,
+        known: ParticipantDirectory,
+        p: readonly Participant[],
+        of: RunSettings,
+        o: OnCascadeSettled,
+      ) =>
         makeRunCascades(
           d,
+          known,
           p,
           {
             workerId: of.workerId,
@@ -187,7 +206,18 @@ const useCases = new ContainerModule(({ bind }) => {
           },
           o,
         ),
-      [deletions, participants, settings, onSettled],
+      [deletions, TOKENS.directory, participants, settings, onSettled],
+    )
+    .inSingletonScope();
+  bind(TOKENS.keepParticipants)
+    .toResolvedValue(
+      (known: ParticipantDirectory, others: readonly Participant[], o: OnRetired) =>
+        makeKeepParticipants(
+          known,
+          others.map(({ name }) => name),
+          o,
+        ),
+      [TOKENS.directory, TOKENS.peers, TOKENS.onRetired],
     )
     .inSingletonScope();
 });
@@ -305,6 +335,9 @@ export async function composeRunService(
     else log.warn({ ...told, attempts, lastError, err: error }, 'cascade not complete yet');
     if (outcome !== 'RETRY') metrics.deletionFinished(mode, outcome);
   });
+  container.bind(TOKENS.onRetired).toConstantValue(({ name, retirement }) => {
+    log.warn({ audit: true, action: 'retire-participant', participant: name, ...retirement }, 'participant retired');
+  });
   container.bind(TOKENS.workflows).toConstantValue([clientToDelivery]);
   container.bind(TOKENS.changes).toConstantValue(makeRunChanges((ms, signal) => delay(ms, undefined, { signal })));
   container.bind(TOKENS.onLostRun).toConstantValue((error) => log.error({ err: error }, 'a run was given up'));
@@ -335,6 +368,7 @@ export async function composeRunService(
   });
   container.load(adapters, useCases, sagaUseCases, executionUseCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
+  await get(TOKENS.directory).keepConfigured(settings.participants.map(({ name }) => name));
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
   metrics.observeParkedRuns(get(TOKENS.sagas).parkedCount);
@@ -351,6 +385,7 @@ export async function composeRunService(
           previewPurge: get(TOKENS.previewPurge),
           readDeletions: get(TOKENS.readDeletions),
           redriveDeletion: get(TOKENS.redriveDeletion),
+          keepParticipants: get(TOKENS.keepParticipants),
         }),
         ...sagaService({
           startRun: get(TOKENS.startRun),

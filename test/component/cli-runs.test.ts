@@ -216,3 +216,14 @@ test('what is wrong with a command line is 2, and nothing is sent', async (t) =>
   const state = await stack.clients({ tenantId: 'wrong', role: 'viewer' }).runs.getRun({ runId: id });
   t.is(state.run?.state, RunState.COMPLETED);
 });
+
+test('the participants are listed, and one that is configured is not retired', async (t) => {
+  const { lethe } = t.context;
+  const { out, code } = await lethe('participants', 'list');
+  t.is(code, 0);
+  t.regex(out, /^job +CONFIGURED /m);
+  t.regex(out, /^notes +CONFIGURED /m);
+  const refused = await lethe('participants', 'retire', 'notes', '--reason', 'gone');
+  t.is(refused.code, 1);
+  t.regex(refused.err, /^error: PARTICIPANT_CONFIGURED: /);
+});

@@ -25,7 +25,25 @@ export const stepTransitionIllegal = (name: string, from: string, to: string): D
 
 /** Nobody of that name takes part in cascades. */
 export const participantUnknown = (name: string): DomainError =>
-  new DomainError('failed-precondition', 'PARTICIPANT_UNKNOWN', `No participant ${name} is configured.`, { name });
+  new DomainError(
+    'failed-precondition',
+    'PARTICIPANT_UNKNOWN',
+    `Participant ${name} is not configured; configure it, or retire it if its data is gone.`,
+    { name },
+  );
+
+/** This installation never had a participant of that name. */
+export const participantNotFound = (name: string): DomainError =>
+  new DomainError('not-found', 'PARTICIPANT_NOT_FOUND', `There was never a participant ${name}.`, { name });
+
+/** The participant is configured, so it cannot be retired. */
+export const participantConfigured = (name: string): DomainError =>
+  new DomainError(
+    'failed-precondition',
+    'PARTICIPANT_CONFIGURED',
+    `Participant ${name} is configured; remove it from LETHE_PARTICIPANTS first.`,
+    { name },
+  );
 
 /** Somebody changed the run since the etag was read. */
 export const etagMismatch = (etag: string): DomainError =>

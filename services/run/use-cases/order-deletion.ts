@@ -5,7 +5,7 @@ import { crashPoint } from '#libs/saga/crash-point.ts';
 import { type Deletion, type DeletionMode, OWN_PARTICIPANT } from '../domain/deletion.ts';
 import { assertEtag, assertPurgeable, assertTerminal, type Run } from '../domain/run.ts';
 import type { DeletionOrder, DeletionRepository, Participant, RunRepository } from './ports.ts';
-import { askForPreviews, type PurgePreview } from './preview-purge.ts';
+import { askForPreviews, assertConfigured, type PurgePreview } from './preview-purge.ts';
 
 /** What a caller asks for; `force` skips the age guard. */
 export interface OrderDeletionCommand {
@@ -21,10 +21,11 @@ export interface OrderDeletionCommand {
 }
 
 /**
- * Hides a run, brings it back or purges it: the intent at once, the cascade by whichever replica comes first. Answers
- * with the deletion and the run as it is now; without a deletion when there is nothing to do. RUN_NOT_FOUND,
+ * Soft-deletes, undeletes or purges a run. Commits the intent before returning; any replica then runs the cascade.
+ * Returns the deletion and the run as it is now, without a deletion when there is nothing to do. RUN_NOT_FOUND,
  * RUN_NOT_TERMINAL, RETENTION_GUARD, ETAG_MISMATCH, OPERATION_IN_PROGRESS, REQUEST_ID_REUSED, ROLE_TOO_LOW for
- * `force`, and what the participants forbid, JOB_NOT_TERMINAL and its like.
+ * `force`, PARTICIPANT_UNKNOWN for a purge whose participant is not configured, and any blocker that a participant
+ * reports, such as JOB_NOT_TERMINAL.
  */
 export type OrderDeletion = (
   command: OrderDeletionCommand,
@@ -53,16 +54,26 @@ export function makeOrderDeletion(
     };
 
   /** Asks the participants before anything is committed: what cannot end must not begin. */
-  const askParticipants = async (order: DeletionOrder): Promise<PurgePreview['participants']> => {
+  const askParticipants = async (
+    order: DeletionOrder,
+    steps: Deletion['steps'],
+  ): Promise<PurgePreview['participants']> => {
     try {
-      const { participants: asked, blockers } = await askForPreviews(
+      // Hiding waits for one that is not configured, as it does for one that is down.
+      if (order.mode === 'PURGE') {
+        assertConfigured(
+          participants,
+          steps.map(({ participant }) => participant),
+        );
+      }
+      const { participants: previews, blockers } = await askForPreviews(
         participants,
         order.caller,
         order.tenantId,
         order.runId,
       );
       const blocker = blockers[0];
-      if (!blocker) return asked;
+      if (!blocker) return previews;
       const { reason, message, resourceType, resourceId } = blocker;
       throw new DomainError('failed-precondition', reason, message, { [`${resourceType}_id`]: resourceId });
     } catch (error) {
@@ -78,7 +89,7 @@ export function makeOrderDeletion(
     const check = checkOf(command);
     let ordered = await deletions.begin(order, check, true);
     if (ordered.outcome === 'checked') {
-      const asked = mode === 'UNDELETE' ? [] : await askParticipants(order);
+      const asked = mode === 'UNDELETE' ? [] : await askParticipants(order, ordered.deletion?.steps ?? []);
       if (validateOnly)
         return { run: await runs.get(tenantId, runId, true), deletion: foretell(ordered.deletion, asked) };
       ordered = await deletions.begin(order, check, false);

@@ -77,7 +77,7 @@ export interface DeletionOrder {
   readonly requestId: string | undefined;
   readonly fingerprint: string;
   readonly force: boolean;
-  /** The participants that it cascades to, in order; RunService's own rows come after them. */
+  /** The configured participants but RunService itself, in the order in which they are called. */
   readonly participants: readonly string[];
 }
 
@@ -114,8 +114,15 @@ export interface DeletionRepository {
    * Must answer with the earlier deletion for the same mode, request id and fingerprint, also when the run is gone,
    * and for a SOFT_DELETE repeated with the one that hid the run. Must throw REQUEST_ID_REUSED for another
    * fingerprint, OPERATION_IN_PROGRESS while another deletion is not over, RUN_NOT_FOUND for an unknown run.
+   *
+   * The deletion's steps must be those of `participantsOf`, read under the lock, and RunService's own as the last one.
    */
   begin(order: DeletionOrder, check: (run: Run, now: Temporal.Instant) => void, checkOnly: boolean): Promise<Ordered>;
+  /**
+   * Must return everyone who may hold data of the run: the configured participants in their order, then by name those
+   * that were ever configured or that a step of the run names. Retired ones are left out unless they are configured.
+   */
+  participantsOf(tenantId: string, runId: string, configured: readonly string[]): Promise<readonly string[]>;
   get(tenantId: string, deletionId: string): Promise<Deletion | undefined>;
   /** Must list newest first. */
   list(tenantId: string, query: DeletionQuery): Promise<Page<Deletion>>;
@@ -146,6 +153,29 @@ export interface DeletionRepository {
   oldestUnfinishedSeconds(): Promise<number>;
   /** Must count those of all tenants that are STUCK. */
   stuckCount(): Promise<number>;
+}
+
+/** A participant that this installation has or had. */
+export interface KnownParticipant {
+  readonly name: string;
+  readonly firstConfiguredAt: Temporal.Instant;
+  /** An operator's word that it is gone together with its data. */
+  readonly retirement:
+    | { readonly at: Temporal.Instant; readonly by: string; readonly reason: string | undefined }
+    | undefined;
+}
+
+/** Every participant that was ever configured in this installation. It belongs to no tenant. */
+export interface ParticipantDirectory {
+  /** Must remember these names, and lift the retirement of any of them. */
+  keepConfigured(names: readonly string[]): Promise<void>;
+  /** Must list all of them by name. */
+  list(): Promise<readonly KnownParticipant[]>;
+  /**
+   * Must retire the participant with a row of the audit in one transaction; one that is retired stays as it is.
+   * Undefined for a name that was never configured.
+   */
+  retire(name: string, caller: Caller, reason: string): Promise<KnownParticipant | undefined>;
 }
 
 /** For whom, and under which key, a participant is called. */

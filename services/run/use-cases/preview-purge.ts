@@ -1,8 +1,8 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
-import type { ResourceCount } from '../domain/deletion.ts';
-import { retentionGuard, runNotFound } from '../domain/errors.ts';
+import { OWN_PARTICIPANT, type ResourceCount } from '../domain/deletion.ts';
+import { participantUnknown, retentionGuard, runNotFound } from '../domain/errors.ts';
 import { purgeableAt } from '../domain/run.ts';
-import type { Blocker, Participant, ResourceSample, RunRepository } from './ports.ts';
+import type { Blocker, DeletionRepository, Participant, ResourceSample, RunRepository } from './ports.ts';
 
 const MAX_BLOCKERS = 100;
 const MAX_SAMPLES = 100;
@@ -40,16 +40,32 @@ export async function askForPreviews(
   };
 }
 
-/** Previews the purge of a run, hidden or not. RUN_NOT_FOUND, DEPENDENCY_UNAVAILABLE. */
+/** Throws PARTICIPANT_UNKNOWN when one of these names is not among the configured participants. */
+export function assertConfigured(participants: readonly Participant[], names: readonly string[]): void {
+  const missing = names.find((name) => !participants.some((participant) => participant.name === name));
+  if (missing !== undefined) throw participantUnknown(missing);
+}
+
+/**
+ * Previews the purge of a run, hidden or not. RUN_NOT_FOUND; DEPENDENCY_UNAVAILABLE when a participant does not answer;
+ * PARTICIPANT_UNKNOWN when one that may hold data of the run is not configured.
+ */
 export type PreviewPurge = (caller: Caller, runId: string) => Promise<PurgePreview>;
 
 /** Makes PreviewPurge over all participants of a cascade. */
 export const makePreviewPurge =
-  (runs: RunRepository, participants: readonly Participant[], minPurgeAgeHours: number): PreviewPurge =>
+  (
+    runs: RunRepository,
+    deletions: Pick<DeletionRepository, 'participantsOf'>,
+    participants: readonly Participant[],
+    minPurgeAgeHours: number,
+  ): PreviewPurge =>
   async (caller, runId) => {
     const tenantId = tenantOf(caller);
     const inspected = await runs.inspect(tenantId, runId);
     if (!inspected) throw runNotFound();
+    const configured = participants.map(({ name }) => name).filter((name) => name !== OWN_PARTICIPANT);
+    assertConfigured(participants, await deletions.participantsOf(tenantId, runId, configured));
     const { participants: asked, blockers } = await askForPreviews(participants, caller, tenantId, runId);
     const at = purgeableAt(inspected.run, minPurgeAgeHours);
     const isGuarded = Temporal.Instant.compare(inspected.now, at) < 0;

@@ -14,7 +14,14 @@ import {
   withStep,
 } from '../domain/deletion.ts';
 import { participantUnknown, workerLost } from '../domain/errors.ts';
-import type { DeletionClaim, DeletionRepository, Participant, ParticipantCall } from './ports.ts';
+import type {
+  DeletionClaim,
+  DeletionRepository,
+  KnownParticipant,
+  Participant,
+  ParticipantCall,
+  ParticipantDirectory,
+} from './ports.ts';
 
 /** The persisted points of a cascade, for the tests that kill the process there. */
 export const CASCADE_CRASH_POINTS = [
@@ -49,11 +56,12 @@ export type OnCascadeSettled = (deletion: Deletion, outcome: 'COMPLETE' | 'STUCK
 const CANDIDATES = 64;
 
 /**
- * Makes RunCascades. What comes next is the domain's to say (`nextMove`); this asks the participants, with no
- * transaction open, and saves after every answer, so that whoever comes next goes on from there.
+ * Makes RunCascades. The domain decides what comes next (`nextMove`); this calls the participants, with no transaction
+ * open, and saves after every answer, so that the next worker continues from there.
  */
 export function makeRunCascades(
   deletions: DeletionRepository,
+  directory: Pick<ParticipantDirectory, 'list'>,
   participants: readonly Participant[],
   settings: CascadeSettings,
   onSettled: OnCascadeSettled,
@@ -64,6 +72,12 @@ export function makeRunCascades(
     const participant = participants.find((candidate) => candidate.name === name);
     if (!participant) throw participantUnknown(name);
     return participant;
+  };
+
+  /** The retirement of a step's participant, unless it is configured. */
+  const retirementOf = async ({ participant: name }: DeletionStep): Promise<KnownParticipant['retirement']> => {
+    if (participants.some((participant) => participant.name === name)) return undefined;
+    return (await directory.list()).find((known) => known.name === name)?.retirement;
   };
 
   const callOf = (
@@ -111,6 +125,11 @@ export function makeRunCascades(
         current = step;
         if (step.attempts >= retry.maxAttempts) throw workerLost();
         if (signal.aborted || moves >= movesPerTurn) return await deletions.release(claim, 0);
+        const retirement = await retirementOf(step);
+        if (retirement) {
+          await save(withoutParticipant(step, retirement));
+          continue;
+        }
         if (move.kind === 'verify') {
           await save(afterReadBack(step, await participantOf(step).verify(callOf(deletion, step))));
           crashPoint('run.delete.after-verify');
@@ -154,6 +173,16 @@ export function makeRunCascades(
     return 0;
   };
 }
+
+/** The step of a participant that an operator has retired. The receipt keeps what was counted, and who said so. */
+const withoutParticipant = (
+  step: DeletionStep,
+  { by, reason }: NonNullable<KnownParticipant['retirement']>,
+): DeletionStep => ({
+  ...step,
+  state: 'CANCELLED',
+  lastError: `PARTICIPANT_RETIRED: retired by ${by}${reason === undefined ? '' : `: ${reason}`}.`,
+});
 
 /** A step whose answer was no success; its sentence stands in the step already. */
 class StepFailed extends Error {}

@@ -21,6 +21,7 @@ import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from 
 import { type DeletionMode, isSettled } from '../../domain/deletion.ts';
 import type { CreateRun } from '../../use-cases/create-run.ts';
 import type { FinishRun } from '../../use-cases/finish-run.ts';
+import type { KeepParticipants, ListedParticipant } from '../../use-cases/keep-participants.ts';
 import type { OrderDeletion } from '../../use-cases/order-deletion.ts';
 import type { PreviewPurge } from '../../use-cases/preview-purge.ts';
 import type { ReadDeletions } from '../../use-cases/read-deletions.ts';
@@ -49,6 +50,7 @@ export interface RunUseCases {
   readonly previewPurge: PreviewPurge;
   readonly readDeletions: ReadDeletions;
   readonly redriveDeletion: RedriveDeletion;
+  readonly keepParticipants: KeepParticipants;
 }
 
 const STEP = /^[a-z0-9_-]{1,100}$/;
@@ -71,6 +73,7 @@ export const runService = ({
   previewPurge,
   readDeletions,
   redriveDeletion,
+  keepParticipants,
 }: RunUseCases): Partial<ServiceImpl<typeof RunService>> => ({
   async createRun(request, context) {
     const command = parseFields({
@@ -234,6 +237,32 @@ export const runService = ({
     });
     return { deletion: toDeletionMessage(await redriveDeletion(callerOf(context), deletionId, reason)) };
   },
+
+  async listParticipants(request) {
+    const { limit } = parseFields({ limit: () => parsePageSize(request.pageSize) });
+    const scope: PageScope = { rpc: 'ListParticipants', tenantId: '', filter: {} };
+    const [after = ''] = decodePageToken(scope, request.pageToken, 1) ?? [];
+    const rest = (await keepParticipants.list()).filter(({ name }) => name > after);
+    const page = rest.slice(0, limit);
+    const last = page.at(-1);
+    const nextPageToken = rest.length > limit && last ? encodePageToken(scope, [last.name]) : '';
+    return { participants: page.map(toParticipantMessage), nextPageToken };
+  },
+
+  async retireParticipant(request, context) {
+    const { name } = parseFields({ name: () => parseText('name', request.name, { min: 1, max: 63 }) });
+    const reason = parseRequiredReason(request.reason);
+    return { participant: toParticipantMessage(await keepParticipants.retire(callerOf(context), name, reason)) };
+  },
+});
+
+const toParticipantMessage = ({ name, isConfigured, firstConfiguredAt, retirement }: ListedParticipant) => ({
+  name,
+  configured: isConfigured,
+  firstConfigureTime: toTimestamp(firstConfiguredAt),
+  ...(retirement
+    ? { retireTime: toTimestamp(retirement.at), retiredBy: retirement.by, retireReason: retirement.reason ?? '' }
+    : {}),
 });
 
 interface EndRunRequest {

@@ -1,7 +1,7 @@
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import {
   type Deletion,
   type DeletionMode,
@@ -85,10 +85,15 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       }
 
       check(toRun(run.row), run.now);
-      if (checkOnly) return { outcome: 'checked', deletion: toChecked(order, run.now, hiddenBy) };
+      const participants = await findParticipants(trx, order);
+      const cascading = { ...order, participants };
+      if (checkOnly) return { outcome: 'checked', deletion: toChecked(cascading, run.now, hiddenBy) };
       if (hides) await cancel(trx, hides);
-      return { outcome: 'begun', deletion: await insert(trx, order, request, run.row) };
+      return { outcome: 'begun', deletion: await insert(trx, cascading, request, run.row) };
     }),
+
+  participantsOf: (tenantId, runId, participants) =>
+    database.forTenant(tenantId, (trx) => findParticipants(trx, { tenantId, runId, participants })),
 
   async get(tenantId, deletionId) {
     const [row] = await database.readForTenant<DeletionRow>(tenantId, {
@@ -205,7 +210,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
          update deletion_steps s
          set state = case s.state when 'STUCK' then 'CASCADING' else s.state end, attempts = 0, last_error = null,
              next_attempt_at = null
-         from redriven r where s.tenant_id = r.tenant_id and s.deletion_id = r.id and s.state <> 'COMPLETE'`,
+         from redriven r where s.tenant_id = r.tenant_id and s.deletion_id = r.id and s.state not in ('COMPLETE', 'CANCELLED')`,
         bindings,
       );
       const row = await findOne(trx, BY_ID, bindings);
@@ -256,6 +261,26 @@ const toOrdered = (deletion: Deletion | undefined, outcome: 'known'): Ordered =>
   outcome: deletion ? outcome : 'nothing',
   deletion,
 });
+
+/** As `participantsOf`, in the caller's transaction. */
+async function findParticipants(
+  trx: TenantTransaction,
+  { tenantId, runId, participants }: Pick<DeletionOrder, 'tenantId' | 'runId' | 'participants'>,
+): Promise<readonly string[]> {
+  const known = rowsOf<{ name: string }>(
+    await trx.raw(
+      `select name from participants where retired_at is null
+       union
+       select s.name from (select unnest(participants) as name from workflow_run_steps
+                           where tenant_id = :tenantId and run_id = :runId) s
+       where not exists (select from participants p where p.name = s.name and p.retired_at is not null)
+       order by name`,
+      { tenantId, runId },
+    ),
+  );
+  const others = known.map(({ name }) => name);
+  return [...participants, ...others.filter((name) => name !== OWN_PARTICIPANT && !participants.includes(name))];
+}
 
 /** Commits the intent, its steps, and what is done at once: the run's own rows hidden or shown. */
 async function insert(

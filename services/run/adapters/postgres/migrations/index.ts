@@ -10,6 +10,7 @@ import { executionUpkeep } from './008-execution-upkeep.ts';
 import { owner } from './009-owner.ts';
 import { listedAudit } from './010-audit.ts';
 import { compensationReceipts } from './011-compensation-receipts.ts';
+import { participants } from './012-participants.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -24,4 +25,5 @@ export const runMigrations: readonly Migration[] = [
   owner,
   listedAudit,
   compensationReceipts,
+  participants,
 ];

@@ -1,0 +1,40 @@
+import type { Caller } from '#libs/kernel/caller.ts';
+import { participantConfigured, participantNotFound } from '../domain/errors.ts';
+import type { KnownParticipant, ParticipantDirectory } from './ports.ts';
+
+/** A participant that this installation has or had, and whether this replica has it configured. */
+export interface ListedParticipant extends KnownParticipant {
+  readonly isConfigured: boolean;
+}
+
+/** The participants that deletions of runs wait for. */
+export interface KeepParticipants {
+  /** Everyone who was ever configured, by name. */
+  list(): Promise<readonly ListedParticipant[]>;
+  /**
+   * Takes a participant out of all cascades whose service is gone together with its data. Configuring it again brings it
+   * back. PARTICIPANT_NOT_FOUND; PARTICIPANT_CONFIGURED while it is configured here.
+   */
+  retire(caller: Caller, name: string, reason: string): Promise<ListedParticipant>;
+}
+
+/** Told of a participant that was retired. */
+export type OnRetired = (participant: KnownParticipant) => void;
+
+/** Makes KeepParticipants. `configured` are the names that this replica calls. */
+export const makeKeepParticipants = (
+  directory: ParticipantDirectory,
+  configured: readonly string[],
+  onRetired: OnRetired,
+): KeepParticipants => ({
+  async list() {
+    return (await directory.list()).map((known) => ({ ...known, isConfigured: configured.includes(known.name) }));
+  },
+  async retire(caller, name, reason) {
+    if (configured.includes(name)) throw participantConfigured(name);
+    const retired = await directory.retire(name, caller, reason);
+    if (!retired) throw participantNotFound(name);
+    onRetired(retired);
+    return { ...retired, isConfigured: false };
+  },
+});
