@@ -30,7 +30,7 @@ import type {
 } from '@grpc/grpc-js';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
-import { CALLER } from './caller.ts';
+import { CALLER, NOTE_REFUSAL } from './caller.ts';
 import { makeInterruptible } from './interruptible.ts';
 import { type OnInternalError, toStatus } from './status.ts';
 
@@ -40,6 +40,7 @@ interface ServerCall {
   readonly cancelled: boolean;
   getDeadline(): Date | number;
   getPath(): string;
+  getPeer(): string;
   on(event: 'cancelled', listener: () => void): unknown;
 }
 
@@ -55,10 +56,27 @@ export const bindService = <Desc extends DescService>(
   implementation: Partial<ServiceImpl<Desc>>,
 ): ServiceBinding => ({ service, implementation: implementation as Partial<ServiceImpl<DescService>> });
 
+/** A call that was refused because of who made it. */
+export interface Refusal {
+  /** `package.Service/Method`. */
+  readonly rpc: string;
+  /** Undefined where the credential was not believed. */
+  readonly caller: Caller | undefined;
+  /** e.g. ROLE_TOO_LOW. */
+  readonly reason: string;
+  /** The other end of the connection, host:port. */
+  readonly peer: string;
+}
+
 /** What stands between the wire and every handler. */
 export interface CallGuard {
-  /** The verified and authorized caller; throws a DomainError otherwise. `rpc` is `package.Service/Method`. */
-  admit(rpc: string, authorization: string | undefined): Promise<Caller>;
+  /**
+   * The verified and authorized caller; throws a DomainError otherwise, after it has told of the refusal. `rpc` is
+   * `package.Service/Method`.
+   */
+  admit(rpc: string, authorization: string | undefined, peer: string): Promise<Caller>;
+  /** Told of every refusal of a call that had been admitted. */
+  onRefused(refusal: Refusal): void;
   /** Told once of every finished call; `code` is the gRPC status number. */
   onFinished(rpc: string, code: number, durationMs: number): void;
   onInternalError: OnInternalError;
@@ -121,16 +139,20 @@ function handlerOf(
     work: (run: Implement, context: ServerCallContext) => Promise<void>,
   ): Promise<void> => {
     const startedAt = performance.now();
+    let caller: Caller | undefined;
     let context: ServerCallContext | undefined;
     let code = 0;
     try {
-      const caller = await guard.admit(rpc, call.metadata.get('authorization')[0]?.toString());
+      caller = await guard.admit(rpc, call.metadata.get('authorization')[0]?.toString(), call.getPeer());
       if (!implement) throw new ConnectError(`${rpc} is not implemented yet.`, Code.Unimplemented);
       // While its caller was verified nobody listened.
       if (call.cancelled) throw cancelled();
       context = new ServerCallContext(method, call, caller, guard);
       await work(implement, context);
     } catch (error) {
+      if (caller && error instanceof DomainError && error.kind === 'permission-denied') {
+        guard.onRefused({ rpc, caller, reason: error.reason, peer: call.getPeer() });
+      }
       const status = toStatus(error, guard.onInternalError);
       refuse(status);
       code = status.code ?? Code.Unknown;
@@ -222,7 +244,10 @@ class ServerCallContext implements HandlerContext {
     this.service = method.parent;
     this.method = method;
     this.url = call.getPath();
-    this.values = createContextValues().set(CALLER, caller);
+    const rpc = `${method.parent.typeName}/${method.name}`;
+    this.values = createContextValues()
+      .set(CALLER, caller)
+      .set(NOTE_REFUSAL, (reason) => guard.onRefused({ rpc, caller, reason, peer: call.getPeer() }));
     this.#metadata = call.metadata;
     this.#guard = guard;
     // grpc-js tells it of every call, also of one that ended well: then there is nothing to stop.

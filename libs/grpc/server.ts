@@ -7,10 +7,16 @@ import { file_google_rpc_error_details } from '#gen/google/rpc/error_details_pb.
 import { authorize, type Rule } from '#libs/auth/authorize.ts';
 import type { VerifyToken } from '#libs/auth/verify-token.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
-import { DomainError } from '#libs/kernel/domain-error.ts';
+import { DomainError, type ErrorKind } from '#libs/kernel/domain-error.ts';
 import type { Logger } from '#libs/telemetry/logger.ts';
 import type { Metrics } from '#libs/telemetry/metrics.ts';
-import { type CallGuard, connectHandlers, type ServiceBinding, serviceDefinition } from './connect-handlers.ts';
+import {
+  type CallGuard,
+  connectHandlers,
+  type Refusal,
+  type ServiceBinding,
+  serviceDefinition,
+} from './connect-handlers.ts';
 import { makeRateLimit } from './rate-limit.ts';
 
 /** What a server serves, and whom. */
@@ -24,6 +30,8 @@ export interface ServerOptions {
   readonly metrics: Metrics;
   /** Told of every call that was admitted. */
   readonly onCall?: (caller: Caller) => void;
+  /** Told of every call that was refused because of who made it. */
+  readonly onRefused?: (refusal: Refusal) => void;
   readonly limits?: Partial<ServerLimits>;
 }
 
@@ -63,6 +71,8 @@ export interface RunningServer {
   stop(): Promise<void>;
 }
 
+// Any other error says that the credential could not be checked.
+const REFUSALS: ReadonlySet<ErrorKind> = new Set(['unauthenticated', 'permission-denied']);
 const KEEPALIVE_MS = 30_000;
 const KEEPALIVE_TIMEOUT_MS = 10_000;
 // How long a call that was told to end at the end of the drain has to say so, before its connection is cut.
@@ -70,14 +80,23 @@ const CUT_MS = 1_000;
 
 /** Starts serving: the given services, health, and reflection of all of them. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const { address, services, verifyToken, policy, log, metrics, onCall } = options;
+  const { address, services, verifyToken, policy, log, metrics, onCall, onRefused = () => undefined } = options;
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const rateLimit = makeRateLimit(limits.callsPerSecond);
   const shutdown = new AbortController();
   const guard: CallGuard = {
-    async admit(rpc, authorization) {
-      const caller = await verifyToken(authorization);
-      authorize(caller, policy[rpc]);
+    onRefused,
+    async admit(rpc, authorization, peer) {
+      let caller: Caller | undefined;
+      try {
+        caller = await verifyToken(authorization);
+        authorize(caller, policy[rpc]);
+      } catch (error) {
+        if (error instanceof DomainError && REFUSALS.has(error.kind)) {
+          onRefused({ rpc, caller, reason: error.reason, peer });
+        }
+        throw error;
+      }
       const waitMs = rateLimit(caller.tenantId ?? caller.subject);
       if (waitMs > 0) {
         const message = `More than ${limits.callsPerSecond} calls a second; slow down.`;

@@ -1,3 +1,4 @@
+import { makeRefusalRecorder } from '#libs/audit/record-refusals.ts';
 import { POLICY } from '#libs/auth/policy.ts';
 import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
 import { runUntilSignal } from '#libs/grpc/run-until-signal.ts';
@@ -77,6 +78,8 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
       onError: (name, error) => log.error({ err: error, loop: name }, 'a background pass failed'),
     });
     opened.push(upkeep.stop);
+    const refusals = makeRefusalRecorder({ database, log, metrics, hasInstallationAudit: false });
+    opened.push(refusals.stop);
     const server = await startServer({
       address: settings.grpcAddress,
       services: [bindOwner(owner)],
@@ -89,6 +92,7 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
       policy: POLICY,
       log,
       metrics,
+      onRefused: refusals.record,
       limits: { callsPerSecond: settings.callsPerSecond, drainMs: settings.drainMs },
     });
     opened.push(async () => {

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
+import { makeRefusalRecorder } from '#libs/audit/record-refusals.ts';
 import { POLICY } from '#libs/auth/policy.ts';
 import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
 import type { ServiceBinding } from '#libs/grpc/connect-handlers.ts';
@@ -81,6 +82,7 @@ export async function startService(
   const turns = makeTurns();
   composed = await compose({ database, log, metrics, turns });
   const workers = composed.startWorkers();
+  const refusals = makeRefusalRecorder({ database, log, metrics });
   const server: RunningServer = await startServer({
     address: settings.grpcAddress,
     services: composed.services,
@@ -96,6 +98,7 @@ export async function startService(
     onCall({ kind }) {
       if (kind !== 'service') turns.onCall();
     },
+    onRefused: refusals.record,
     limits: { callsPerSecond: settings.callsPerSecond, drainMs: settings.drainMs },
   });
   ready = true;
@@ -106,6 +109,7 @@ export async function startService(
       await server.stop();
       await Promise.all(workers.map((worker) => worker.stop()));
       composed.close();
+      await refusals.stop();
       await stopMetrics();
       await database.close();
     },

@@ -6,6 +6,8 @@ export interface Metrics {
   readonly registry: Registry;
   /** Seconds of finished RPCs, by RPC and status code number. */
   rpcFinished(rpc: string, code: number, durationMs: number): void;
+  /** One more call was refused because of who made it, by the reason told to the caller. */
+  callRefused(reason: string): void;
   /** One more deletion, undelete, purge or refusal came to its end. */
   deletionFinished(kind: string, outcome: string): void;
   /** Shows these outcomes as 0 until there is one: Prometheus sees no increase in a count that begins with 1. */
@@ -58,6 +60,12 @@ export function makeMetrics(service: string): Metrics {
     labelNames: ['kind', 'outcome'],
     registers: [registry],
   });
+  const refusals = new Counter({
+    name: 'lethe_refused_calls_total',
+    help: 'Calls refused because of who made them, by reason.',
+    labelNames: ['reason'],
+    registers: [registry],
+  });
   const observe = (name: string, help: string) => (read: () => Promise<number>) => {
     new Gauge({
       name,
@@ -71,6 +79,7 @@ export function makeMetrics(service: string): Metrics {
   return {
     registry,
     rpcFinished: (rpc, code, durationMs) => rpcs.observe({ rpc, code: String(code) }, durationMs / 1_000),
+    callRefused: (reason) => refusals.inc({ reason }),
     deletionFinished: (kind, outcome) => deletions.inc({ kind, outcome }),
     expectDeletions(kind, outcomes) {
       for (const outcome of outcomes) deletions.inc({ kind, outcome }, 0);

@@ -2,15 +2,19 @@ import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import type { AuditEntry, AuditFilter } from '#gen/lethe/audit/v1/audit_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { type AuditFilter as Filter, listAudit } from '#libs/audit/read-audit.ts';
+import { makeRefusalRecorder } from '#libs/audit/record-refusals.ts';
 import { CALLER } from '#libs/grpc/caller.ts';
+import type { Refusal } from '#libs/grpc/connect-handlers.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
+import { makeLogger } from '#libs/telemetry/logger.ts';
 import { incidentMigrations } from '#services/incident/adapters/postgres/migrations/index.ts';
 import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
 import { retentionMigrations } from '#services/retention/adapters/postgres/migrations/index.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
+import { until } from '#test/support/test-stack.ts';
 
 const SERVICES = {
   run: runMigrations,
@@ -189,3 +193,77 @@ for (const name of Object.keys(SERVICES)) {
     }
   });
 }
+
+/** A log that keeps its lines. */
+function keptLog() {
+  const lines: Record<string, unknown>[] = [];
+  return { lines, log: makeLogger('test', 'info', { write: (line: string) => void lines.push(JSON.parse(line)) }) };
+}
+
+const refusedIn = (tenantId: string, actor: string, rpc: string): Refusal => ({
+  rpc,
+  caller: { ...callerIn(tenantId), actor, subject: actor },
+  reason: 'ROLE_TOO_LOW',
+  peer: '127.0.0.1:1',
+});
+
+test('a flood of refusals leaves few entries, whose counts add up to every call', async (t) => {
+  const job = serviceOf(t, 'job');
+  const { lines, log } = keptLog();
+  let counted = 0;
+  const metrics = {
+    callRefused() {
+      counted += 1;
+    },
+  };
+  const recorder = makeRefusalRecorder({ database: job.database, log, metrics });
+  const flood = 20_000;
+  for (let call = 0; call < flood; call += 1) recorder.record(refusedIn('flooded', 'mallory', `s/Rpc${call % 15}`));
+  // One more caller than a tenant has entries for, and two beyond.
+  for (let caller = 0; caller < 101; caller += 1) recorder.record(refusedIn('flooded', `caller-${caller}`, 's/Rpc'));
+  for (let call = 0; call < 1_000; call += 1) recorder.record({ ...refusedIn('', '', 's/Rpc'), caller: undefined });
+  await recorder.stop();
+  t.is(counted, flood + 101 + 1_000);
+  const entries = await listAll(job, callerIn('flooded'));
+  const numberOf = ({ counts }: AuditEntry): number => Number(counts?.['refusals'] ?? 1);
+  const sumOf = (actor: string) =>
+    entries.filter((entry) => entry.actor === actor).reduce((sum, entry) => sum + numberOf(entry), 0);
+  t.is(entries.filter(({ actor }) => actor === 'mallory').length, 21);
+  t.is(sumOf('mallory'), flood);
+  t.is(sumOf('*'), 2);
+  t.is(entries.length, 21 + 99 + 1);
+  // As many lines as entries, and two for the thousand whose credential was not believed.
+  t.is(lines.length, entries.length + 2);
+  t.true(lines.some(({ msg, refusals }) => msg === 'credentials not believed' && refusals === 999));
+});
+
+test('repetitions are written when the window ends, and then the first refusal has an entry of its own again', async (t) => {
+  const job = serviceOf(t, 'job');
+  const { log } = keptLog();
+  const metrics = { callRefused: () => undefined };
+  const recorder = makeRefusalRecorder({ database: job.database, log, metrics, windowMs: 300 });
+  const entries = () => listAll(job, callerIn('repeated'));
+  const shown = async () => (await entries()).map(({ counts }) => counts?.['refusals']).toReversed();
+  for (let call = 0; call < 5; call += 1) recorder.record(refusedIn('repeated', 'ada', 's/Rpc'));
+  await until('the window ends', async () => (await entries()).length === 2);
+  recorder.record(refusedIn('repeated', 'ada', 's/Rpc'));
+  await until('a new window begins', async () => (await entries()).length === 3);
+  t.deepEqual(await shown(), [undefined, 4, undefined]);
+  await recorder.stop();
+  t.is((await entries()).length, 3);
+});
+
+test('refusals wait while the database is away, hold nobody up, and are written once', async (t) => {
+  const job = serviceOf(t, 'job');
+  const { lines, log } = keptLog();
+  const metrics = { callRefused: () => undefined };
+  let isAway = true;
+  const forTenant: Database['forTenant'] = (tenantId, work) =>
+    isAway ? Promise.reject(new Error('away')) : job.database.forTenant(tenantId, work);
+  const recorder = makeRefusalRecorder({ database: { ...job.database, forTenant }, log, metrics });
+  for (let call = 0; call < 9; call += 1) recorder.record(refusedIn(`away-${call % 3}`, 'ada', `s/Rpc${call}`));
+  await until('it was tried', async () => lines.some(({ msg }) => String(msg).includes('could not be written')));
+  isAway = false;
+  await recorder.stop();
+  for (const tenantId of ['away-0', 'away-1', 'away-2']) t.is((await listAll(job, callerIn(tenantId))).length, 3);
+});

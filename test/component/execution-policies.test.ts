@@ -190,7 +190,7 @@ test.serial('a policy is created with the defaults, replaced as a whole, and rea
   }
   const audit = await queryOnce<{ outcome: string }>(
     stack.superuserUrl('retention'),
-    "select outcome from audit_entries where tenant_id = 'policy' order by at",
+    "select outcome from audit_entries where tenant_id = 'policy' and action <> 'call' order by at",
   );
   t.deepEqual(audit, [{ outcome: '90 days' }, { outcome: '30 days' }]);
 });

@@ -1,10 +1,15 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { DescMethod } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import anyTest, { type TestFn } from 'ava';
 import type { StackClients } from '#deploy/local/stack.ts';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
+import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { connect } from '#libs/grpc/client.ts';
@@ -67,6 +72,96 @@ test.serial('every RPC of the contract is built, and answers only those who may 
   const viewer = stack.clients({ tenantId: 'acme', role: 'viewer' }).runs;
   t.is((await refusalOf(viewer.recordExecutions({}))).code, Code.PermissionDenied);
 });
+
+/** Calls an RPC of any kind and throws what it answers. */
+async function callAnyhow(client: object, { localName, methodKind }: DescMethod): Promise<void> {
+  const call = (client as Record<string, (request: unknown) => unknown>)[localName];
+  const isUpload = methodKind === 'client_streaming' || methodKind === 'bidi_streaming';
+  const answer = call?.(isUpload ? (async function* () {})() : {});
+  if (methodKind === 'server_streaming' || methodKind === 'bidi_streaming') {
+    for await (const _ of answer as AsyncIterable<unknown>);
+  } else await answer;
+}
+
+test.serial(
+  'whoever is refused at any RPC of any service is in its audit, and what a token hides is not',
+  async (t) => {
+    const { stack } = t.context;
+    const services = {
+      run: [RunService, ParticipantService, RetentionOwnerService],
+      job: [JobService, ParticipantService],
+      incident: [IncidentService, ParticipantService, RetentionOwnerService],
+      retention: [RetentionService],
+    } as const;
+    const listed = { run: 'runs', job: 'jobs', incident: 'incidents', retention: 'retention' } as const;
+    for (const [name, contracts] of Object.entries(services)) {
+      const service = name as keyof typeof services;
+      const rpcs = contracts.flatMap((contract) => contract.methods.map((method) => ({ contract, method })));
+      await Promise.all(
+        rpcs.map(async ({ contract, method }) => {
+          // A person for each RPC, since one person's refusals are counted after the tenth kind.
+          const identity = { role: 'owner', tenantId: 'refused', subject: `ada-${method.name}`, scopes: [] } as const;
+          const connection = connect({ address: stack.addresses[service], token: () => stack.token(identity) });
+          try {
+            const { code } = await refusalOf(callAnyhow(connection.client(contract), method));
+            t.true(code === Code.PermissionDenied || code === Code.Unauthenticated, method.toString());
+          } finally {
+            connection.close();
+          }
+        }),
+      );
+      const refused = async () => {
+        const audit = stack.clients({ role: 'admin', tenantId: 'refused' })[listed[service]];
+        const filter = { action: 'call' };
+        return (await audit.listAuditEntries({ pageSize: 200, filter })).entries;
+      };
+      await until('all refusals are in the audit', async () => (await refused()).length >= rpcs.length);
+      t.deepEqual(
+        (await refused()).map(({ actor, targetId, outcome }) => [actor, targetId, outcome]).toSorted(),
+        rpcs
+          .map(({ contract, method }) => [
+            `ada-${method.name}`,
+            `${contract.typeName}/${method.name}`,
+            contract === RetentionOwnerService ? 'TOKEN_INVALID' : 'SCOPE_MISSING',
+          ])
+          .toSorted(),
+      );
+      // Too low a role in a handler, no tenant, and a token that nobody signed.
+      const deleted = { showDeleted: true };
+      const viewer = stack.clients({ role: 'viewer', tenantId: 'too-low' });
+      if (service === 'run') await t.throwsAsync(viewer.runs.listRuns(deleted));
+      const nobody = connect({ address: stack.addresses[service], token: async () => 'made-up' });
+      await t.throwsAsync(nobody.client(contracts[0]).listAuditEntries({}));
+      nobody.close();
+      const log = await readFile(join(stack.folder, `logs/${name}.log`), 'utf8');
+      t.true(log.includes('"credential not believed"') && log.includes('"reason":"TOKEN_INVALID"'));
+      t.true(log.includes(`"actor":"ada-ListAuditEntries"`));
+      t.false(log.includes('made-up'));
+    }
+    // A platform credential without a tenant, where one is needed: the refusal belongs to the installation.
+    await t.throwsAsync(stack.clients({ role: 'platform', subject: 'operator' }).jobs.listJobs({}));
+    const platform = stack.clients({ role: 'platform' });
+    const installed = async () => (await platform.jobs.listAuditEntries({ filter: { actor: 'operator' } })).entries;
+    await until('it is in the audit', async () => (await installed()).length > 0);
+    t.like((await installed())[0], {
+      tenantId: '',
+      targetId: 'lethe.job.v1.JobService/ListJobs',
+      outcome: 'TENANT_MISSING',
+    });
+    // Another tenant is answered as if it did not exist; the audit knows better.
+    const curious = stack.clients({ role: 'owner', tenantId: 'curious', subject: 'eve' });
+    const refusal = await refusalOf(curious.retention.getTenantPlan({ tenantId: 'refused' }));
+    t.is(refusal.code, Code.NotFound);
+    t.deepEqual((await curious.retention.listPurges({ tenantId: 'refused' })).purges, []);
+    const { retention } = curious;
+    await until('it is in the audit', async () => (await retention.listAuditEntries({})).entries.length >= 2);
+    const entries = (await retention.listAuditEntries({})).entries;
+    t.true(entries.every(({ actor, outcome }) => actor === 'eve' && outcome === 'TENANT_MISMATCH'));
+    t.deepEqual(entries.map(({ targetId }) => targetId.split('/').at(-1)).toSorted(), ['GetTenantPlan', 'ListPurges']);
+    const low = await stack.clients({ role: 'admin', tenantId: 'too-low' }).runs.listAuditEntries({});
+    t.like(low.entries[0], { actor: 'viewer@too-low', outcome: 'ROLE_TOO_LOW' });
+  },
+);
 
 test.serial('a caller who asks too often is told how long to wait', async (t) => {
   const limited = await startTestStack({ services: ['job'], env: { LETHE_CALLS_PER_SECOND: '1' } });

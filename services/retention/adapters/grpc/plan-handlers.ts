@@ -64,7 +64,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
   },
 
   async getTenantPlan(request, context) {
-    const tenantId = namedTenant(callerOf(context), request.tenantId, tenantPlanNotFound);
+    const tenantId = namedTenant(context, request.tenantId, tenantPlanNotFound);
     return { tenantPlan: toTenantPlanMessage(await keepPlans.get(tenantId)) };
   },
 
@@ -81,7 +81,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
       },
     });
     // Tell nothing about another tenant, not even whether it exists.
-    if (tenantId !== undefined && !mayName(caller, tenantId)) return { tenantPlans: [], nextPageToken: '' };
+    if (tenantId !== undefined && !mayName(context, tenantId)) return { tenantPlans: [], nextPageToken: '' };
     const filter = { tenantId: tenantId ?? '', plan, showHistory };
     const scope: PageScope = { rpc: 'ListTenantPlans', tenantId: caller.tenantId ?? '', filter };
     const after = decodePageToken(scope, request.pageToken, 1);
@@ -94,7 +94,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
   },
 
   async resolveRetention(request, context) {
-    const tenantId = namedTenant(callerOf(context), request.tenantId, tenantPlanNotFound);
+    const tenantId = namedTenant(context, request.tenantId, tenantPlanNotFound);
     const { current, windows, at } = await keepPlans.resolve(tenantId, parseTimestamp('at_time', request.atTime));
     return {
       tenantId,

@@ -23,7 +23,7 @@ const MAX_TO_KEEP = 1_000_000_000;
 export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<ServiceImpl<typeof RetentionService>> => ({
   async upsertExecutionPolicy(request, context) {
     const caller = callerOf(context);
-    const tenantId = namedTenant(caller, request.tenantId, executionPolicyNotFound);
+    const tenantId = namedTenant(context, request.tenantId, executionPolicyNotFound);
     const policy = parseFields({
       retentionDays: () =>
         parseInteger('retention_days', request.retentionDays ?? DEFAULT_EXECUTION_POLICY.retentionDays, {
@@ -58,7 +58,7 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
     const etag = parseOptionalText('etag', request.etag, 100) ?? '';
     const tenantId = wantedTenant(caller, request.tenantId) ?? parseTenantId('tenant_id', request.tenantId);
     // Another tenant's policy does not exist to this caller, and one that does not exist is no error.
-    if (!mayName(caller, tenantId)) return {};
+    if (!mayName(context, tenantId)) return {};
     const { actor, subject } = caller;
     await keepPolicies.remove({ tenantId, etag, actor, subject });
     return {};
@@ -75,7 +75,7 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
   },
 
   async getExecutionPolicy(request, context) {
-    const tenantId = namedTenant(callerOf(context), request.tenantId, executionPolicyNotFound);
+    const tenantId = namedTenant(context, request.tenantId, executionPolicyNotFound);
     return { executionPolicy: toPolicyMessage(await keepPolicies.get(tenantId)) };
   },
 });

@@ -83,7 +83,7 @@ const handlersOf = (
       requestId: () => parseRequestId(request.requestId),
       reason: () => parseReason(request.reason),
     });
-    const tenantId = namedTenant(caller, request.tenantId, tenantPlanNotFound);
+    const tenantId = namedTenant(context, request.tenantId, tenantPlanNotFound);
     const { validateOnly } = request;
     const purge = await orderPurge.order({
       caller,
@@ -119,7 +119,7 @@ const handlersOf = (
       state: () => parseOptionalEnum('state', request.state, STATE_OF),
       tenantId: () => wantedTenant(caller, request.tenantId),
     });
-    if (tenantId !== undefined && !mayName(caller, tenantId)) return { purges: [], nextPageToken: '' };
+    if (tenantId !== undefined && !mayName(context, tenantId)) return { purges: [], nextPageToken: '' };
     const filter = { state, tenantId };
     const scope: PageScope = { rpc: 'ListPurges', tenantId: caller.tenantId ?? '', filter };
     const after = decodePageToken(scope, request.pageToken, 2);

@@ -1,3 +1,5 @@
+import type { HandlerContext } from '@connectrpc/connect';
+import { callerOf, noteRefusal } from '#libs/grpc/caller.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { parseTenantId } from '#libs/kernel/id.ts';
 
@@ -9,13 +11,17 @@ export const wantedTenant = (caller: Caller, tenantId: string): string | undefin
       : tenantOf(caller)
     : parseTenantId('tenant_id', tenantId);
 
-/** Whether the caller may see this tenant. */
-export const mayName = (caller: Caller, tenantId: string): boolean =>
-  caller.kind === 'platform' || caller.tenantId === tenantId;
+/** Whether the caller may see this tenant. If not, that is in the audit. */
+export function mayName(context: HandlerContext, tenantId: string): boolean {
+  const caller = callerOf(context);
+  if (caller.kind === 'platform' || caller.tenantId === tenantId) return true;
+  noteRefusal(context, 'TENANT_MISMATCH');
+  return false;
+}
 
 /** Like wantedTenant, but required. Another tenant is answered as if it did not exist. */
-export function namedTenant(caller: Caller, tenantId: string, notFound: () => Error): string {
-  const wanted = wantedTenant(caller, tenantId) ?? parseTenantId('tenant_id', tenantId);
-  if (!mayName(caller, wanted)) throw notFound();
+export function namedTenant(context: HandlerContext, tenantId: string, notFound: () => Error): string {
+  const wanted = wantedTenant(callerOf(context), tenantId) ?? parseTenantId('tenant_id', tenantId);
+  if (!mayName(context, wanted)) throw notFound();
   return wanted;
 }

@@ -1,0 +1,174 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Refusal } from '#libs/grpc/connect-handlers.ts';
+import type { Database } from '#libs/postgres/open-database.ts';
+import type { Logger } from '#libs/telemetry/logger.ts';
+import type { Metrics } from '#libs/telemetry/metrics.ts';
+import { type AuditEntry, audit, auditInstallation } from './write-audit.ts';
+
+/** Where refusals go. */
+export interface RefusalRecorderOptions {
+  readonly database: Database;
+  readonly log: Logger;
+  readonly metrics: Pick<Metrics, 'callRefused'>;
+  /** For how long repetitions are only counted, in milliseconds; a minute by default. */
+  readonly windowMs?: number;
+  /** False where the database has no `installation_audit`: refusals that belong to no tenant are then only logged. */
+  readonly hasInstallationAudit?: boolean;
+}
+
+/** Writes down who was refused. */
+export interface RefusalRecorder {
+  /** Takes a refusal and returns at once: it is logged now and written to the audit in the background. */
+  record(refusal: Refusal): void;
+  /** Writes what is still waiting, the counts of the current window included; gives up after five seconds. */
+  stop(): Promise<void>;
+}
+
+/** What is written of a refusal; without tenantId it belongs to the installation. */
+type Entry = Omit<AuditEntry, 'tenantId' | 'requestId' | 'reason'> & { readonly tenantId: string | undefined };
+
+/** The refusals of one caller in the current window. */
+interface Refused {
+  readonly caller: Pick<Entry, 'tenantId' | 'actor' | 'subject'>;
+  /** By RPC and reason: how often again, after the first one, which has been written. */
+  readonly repetitions: Map<string, { readonly rpc: string; readonly reason: string; count: number }>;
+  /** Refusals beyond KINDS_PER_CALLER. */
+  others: number;
+}
+
+const WINDOW_MS = 60_000;
+const KINDS_PER_CALLER = 10;
+const CALLERS_PER_TENANT = 100;
+const MAX_WAITING = 10_000;
+const ROWS_PER_TRANSACTION = 100;
+const RETRY_MS = 1_000;
+const STOP_MS = 5_000;
+const SEVERAL = '*';
+
+/**
+ * Makes the recorder. However many calls are refused, a caller gets at most 21 entries a window: the first refusal for
+ * each of ten pairs of RPC and reason, one with the count of repetitions for each of these pairs, and one with the count
+ * of all others. A tenant has entries for 100 callers a window; what further callers are refused is counted under the
+ * actor `*`. The bound is that of one process. A credential that was not believed names nobody: its refusals are logged
+ * and counted, and not written to the audit.
+ */
+export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRecorder {
+  const { database, log, metrics, windowMs = WINDOW_MS, hasInstallationAudit = true } = options;
+  let tenants = new Map<string | undefined, Map<string, Refused>>();
+  let unbelieved = new Map<string, { readonly rpc: string; readonly reason: string; count: number }>();
+  let timer: NodeJS.Timeout | undefined;
+  let isStopping = false;
+  const waiting: Entry[] = [];
+  let writing: Promise<void> | undefined;
+
+  const write = (entry: Entry, peer?: string): void => {
+    const { tenantId, actor, subject, targetId: rpc, outcome, counts } = entry;
+    log.warn({ audit: true, action: 'call', tenantId, actor, subject, rpc, outcome, peer, ...counts }, 'call refused');
+    if (tenantId === undefined && !hasInstallationAudit) return;
+    if (waiting.length >= MAX_WAITING) return void log.error({ tenantId, rpc }, 'a refusal is missing from the audit');
+    waiting.push(entry);
+    writing ??= writeAll();
+  };
+
+  const writeAll = async (): Promise<void> => {
+    // Refusals that arrive together share a transaction.
+    await delay(0);
+    while (waiting.length > 0) {
+      const { tenantId } = waiting[0] as Entry;
+      const batch = waiting.filter((entry) => entry.tenantId === tenantId).slice(0, ROWS_PER_TRANSACTION);
+      try {
+        await writeEntries(database, tenantId, batch);
+      } catch (error) {
+        log.error({ err: error, waiting: waiting.length }, 'refusals could not be written to the audit yet');
+        if (isStopping) break;
+        await delay(RETRY_MS, undefined, { ref: false });
+        continue;
+      }
+      const written = new Set(batch);
+      waiting.splice(0, waiting.length, ...waiting.filter((entry) => !written.has(entry)));
+    }
+    writing = undefined;
+  };
+
+  const refusedOf = ({ tenantId, actor, subject }: Refused['caller']): Refused => {
+    const callers = tenants.get(tenantId) ?? new Map<string, Refused>();
+    tenants.set(tenantId, callers);
+    const isFull = callers.size >= CALLERS_PER_TENANT;
+    const known = callers.get(JSON.stringify([actor, subject])) ?? (isFull ? callers.get(SEVERAL) : undefined);
+    if (known) return known;
+    const caller = isFull ? { tenantId, actor: SEVERAL, subject: SEVERAL } : { tenantId, actor, subject };
+    const refused: Refused = { caller, repetitions: new Map(), others: 0 };
+    callers.set(isFull ? SEVERAL : JSON.stringify([actor, subject]), refused);
+    return refused;
+  };
+
+  const closeWindow = (): void => {
+    clearTimeout(timer);
+    timer = undefined;
+    for (const { rpc, reason, count } of unbelieved.values()) {
+      if (count > 0) log.warn({ rpc, reason, refusals: count }, 'credentials not believed');
+    }
+    for (const { caller, repetitions, others } of [...tenants.values()].flatMap((callers) => [...callers.values()])) {
+      for (const { rpc, reason, count } of repetitions.values()) {
+        if (count > 0) write({ ...refusalOf(rpc, reason), ...caller, counts: { refusals: count } });
+      }
+      if (others > 0) write({ ...refusalOf(SEVERAL, 'REFUSED'), ...caller, counts: { refusals: others } });
+    }
+    tenants = new Map();
+    unbelieved = new Map();
+  };
+
+  return {
+    record({ rpc, caller, reason, peer }) {
+      metrics.callRefused(reason);
+      timer ??= setTimeout(closeWindow, windowMs).unref();
+      const kind = `${rpc} ${reason}`;
+      if (caller === undefined) {
+        const known = unbelieved.get(kind);
+        if (known) known.count += 1;
+        else {
+          unbelieved.set(kind, { rpc, reason, count: 0 });
+          log.warn({ rpc, reason, peer }, 'credential not believed');
+        }
+        return;
+      }
+      const { tenantId, actor, subject } = caller;
+      const refused = refusedOf({ tenantId, actor, subject });
+      const known = refused.repetitions.get(kind);
+      if (known) known.count += 1;
+      else if (refused.repetitions.size >= KINDS_PER_CALLER || refused.caller.actor === SEVERAL) refused.others += 1;
+      else {
+        refused.repetitions.set(kind, { rpc, reason, count: 0 });
+        write({ ...refusalOf(rpc, reason), tenantId, actor, subject }, peer);
+      }
+    },
+    async stop() {
+      isStopping = true;
+      closeWindow();
+      await Promise.race([writing, delay(STOP_MS, undefined, { ref: false })]);
+    },
+  };
+}
+
+const refusalOf = (rpc: string, reason: string) => ({
+  action: 'call',
+  targetType: 'rpc',
+  targetId: rpc,
+  outcome: reason,
+});
+
+async function writeEntries(
+  database: Database,
+  tenantId: string | undefined,
+  entries: readonly Entry[],
+): Promise<void> {
+  if (tenantId === undefined) {
+    await database.forInstallation(async (trx) => {
+      for (const entry of entries) await auditInstallation(trx, entry);
+    });
+    return;
+  }
+  await database.forTenant(tenantId, async (trx) => {
+    for (const entry of entries) await audit(trx, { ...entry, tenantId });
+  });
+}
