@@ -30,7 +30,7 @@ import type { RunSettings } from './config.ts';
 import { OWN_PARTICIPANT } from './domain/deletion.ts';
 import { actionUnknown } from './domain/errors.ts';
 import { sumRemoved } from './domain/saga.ts';
-import { deletionOrder, type Workflow } from './domain/workflow.ts';
+import { deletionOrder, sharersOf, type Workflow } from './domain/workflow.ts';
 import { type AdvanceRuns, makeAdvanceRuns, type OnSagaSettled } from './use-cases/advance-runs.ts';
 import { type CancelRun, makeCancelRun } from './use-cases/cancel-run.ts';
 import { type CreateRun, makeCreateRun } from './use-cases/create-run.ts';
@@ -122,7 +122,12 @@ const adapters = new ContainerModule(({ bind }) => {
       (database: Database, workflows: readonly Workflow[]) =>
         makeOwnRows(
           database,
-          workflows.flatMap(deletionOrder).map((table) => ({ table, resourceType: table })),
+          workflows.flatMap((workflow) =>
+            deletionOrder(workflow).map((table) => {
+              const sharedThrough = sharersOf(workflow, table);
+              return { table, resourceType: table, ...(sharedThrough ? { sharedThrough } : {}) };
+            }),
+          ),
         ),
       [TOKENS.database, TOKENS.workflows],
     )

@@ -1,11 +1,12 @@
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import type { StackClients } from '#deploy/local/stack.ts';
-import { DeletionMode, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { DeletionMode, DeletionState, type ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RunDriver, RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { findText } from '#test/support/find-text.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { settled } from '#test/support/run-graph.ts';
 import { COMPLETE, countTen, inputOf, NOTHING } from '#test/support/saga-harness.ts';
 import { storedFiles } from '#test/support/stored-files.ts';
 import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
@@ -264,4 +265,44 @@ test('a purged run leaves nothing of its content, and a brief that another run s
   t.is(await purge(second.runId), 4);
   t.deepEqual(await tenOf(stack, 'purge'), NOTHING);
   t.deepEqual(await objectsOf(stack, 'purge'), []);
+});
+
+test('a purge passes a shared brief on to the run that shares it, and preview and receipt say so and add up', async (t) => {
+  const { stack } = t.context;
+  const clients = stack.clients({ tenantId: 'shares', role: 'admin' });
+  const { runs } = clients;
+  const input = inputOf({ environment_id: await environmentIn(clients), brief_id: newId() });
+  const maker = await follow(clients, input);
+  const sharer = await follow(clients, input);
+  const briefOf = (participants: readonly { readonly resourceCounts: readonly ResourceCount[] }[]) =>
+    participants
+      .flatMap(({ resourceCounts }) => resourceCounts)
+      .filter(({ resourceType }) => resourceType === 'onboarding_brief')
+      .map(({ found, deleted, left, passedOn }) => ({ found, deleted, left, passedOn }));
+  const purge = async (runId: string) => {
+    const preview = await runs.previewPurgeRun({ runId });
+    const { deletion } = await runs.purgeRun({ runId, reason: 'asked for' });
+    const receipt = await settled(stack, 'shares', deletion?.id);
+    t.is(receipt.state, DeletionState.COMPLETE);
+    const told = preview.participants.flatMap(({ resourceCounts }) => resourceCounts);
+    const done = receipt.participants.flatMap(({ resourceCounts }) => resourceCounts);
+    for (const { resourceType, found, deleted, left, passedOn } of [...told, ...done])
+      t.is(found, deleted + left + passedOn, resourceType);
+    t.deepEqual(
+      done.map(({ resourceType, found, passedOn }) => [resourceType, found, passedOn]),
+      told.map(({ resourceType, found, passedOn }) => [resourceType, found, passedOn]),
+    );
+    return { told: briefOf(preview.participants), done: briefOf(receipt.participants) };
+  };
+
+  t.deepEqual(await purge(maker.runId), {
+    told: [{ found: 1n, deleted: 0n, left: 0n, passedOn: 1n }],
+    done: [{ found: 1n, deleted: 0n, left: 0n, passedOn: 1n }],
+  });
+  t.deepEqual(await tenOf(stack, 'shares', sharer.runId), COMPLETE, 'the brief is the heir’s');
+  t.deepEqual(await purge(sharer.runId), {
+    told: [{ found: 1n, deleted: 0n, left: 1n, passedOn: 0n }],
+    done: [{ found: 1n, deleted: 1n, left: 0n, passedOn: 0n }],
+  });
+  t.deepEqual(await tenOf(stack, 'shares'), NOTHING);
 });

@@ -6,8 +6,11 @@ import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 
-/** How a foreign service treats the purge of a run: as it should, with an error, late but done, or as if it were done. */
-export type Temper = 'well' | 'fails' | 'late' | 'keeps';
+/**
+ * How a foreign service treats the purge of a run: as it should, with an error, late but done, as if it were done, or
+ * with counts that are lower bounds.
+ */
+export type Temper = 'well' | 'fails' | 'late' | 'keeps' | 'guesses';
 
 /** A service of somebody else's that takes part in cascades: notes on runs, in memory, none of Lethe's code. */
 export interface ForeignParticipant {
@@ -54,7 +57,8 @@ export async function startForeignParticipant(lateMs: number): Promise<ForeignPa
           if (temper === 'keeps') return { progress: Progress.COMPLETE, resourceCounts: counts(runId, total, total) };
           notes.delete(runId);
           if (temper === 'late') await delay(lateMs);
-          return { progress: Progress.COMPLETE, resourceCounts: counts(runId, total, total) };
+          const told = counts(runId, total, total).map((count) => ({ ...count, atLeast: temper === 'guesses' }));
+          return { progress: Progress.COMPLETE, resourceCounts: told };
         },
       }),
   });

@@ -167,3 +167,20 @@ test.serial(
     t.deepEqual(await evidenceOf(stack, neighbour), near);
   },
 );
+
+test.serial('a receipt says where a participant told lower bounds, and not exact counts', async (t) => {
+  const { stack, foreign } = t.context;
+  const runs = runsOf(stack, 'guesses');
+  const graph = await makeRunGraph(stack, 'guesses', { jobs: 1, objectsPerJob: 0 });
+  foreign.put(graph.runId, 4);
+  foreign.treat(graph.runId, 'guesses');
+  const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'guesses' });
+  const receipt = await settled(stack, 'guesses', deletion?.id);
+  t.is(receipt.state, DeletionState.COMPLETE);
+  const told = receipt.participants.flatMap(({ resourceCounts }) =>
+    resourceCounts.filter(({ atLeast }) => atLeast).map(({ resourceType, deleted }) => [resourceType, deleted]),
+  );
+  t.deepEqual(told, [['note', 4n]]);
+  const listed = (await runs.listDeletions({ runId: graph.runId })).deletions[0];
+  t.deepEqual(listed?.participants, receipt.participants);
+});

@@ -31,17 +31,22 @@ export const deletionTable = (deletions: readonly Deletion[]): string =>
 /** What a deletion has done so far, participant by participant. */
 export function receiptTable({ participants }: Deletion): string {
   const rows = participants.flatMap(({ participant, resourceCounts }) =>
-    resourceCounts.map(({ resourceType, found, deleted, left, bytes }) =>
-      [participant, resourceType, found, deleted, left, bytes].map(String),
-    ),
+    resourceCounts.map(({ resourceType, found, deleted, left, passedOn, bytes, atLeast }) => {
+      const told = (count: bigint): string => (atLeast ? `>= ${count}` : String(count));
+      return [participant, resourceType, told(found), told(deleted), String(left), String(passedOn), told(bytes)];
+    }),
   );
-  return toTable(['SERVICE', 'WHAT', 'FOUND', 'DONE', 'LEFT', 'BYTES'], rows);
+  return toTable(['SERVICE', 'WHAT', 'FOUND', 'DONE', 'LEFT', 'PASSED ON', 'BYTES'], rows);
 }
 
 /** What a rehearsed deletion would take. */
 export function countTable({ participants }: Deletion): string {
   const rows = participants.flatMap(({ participant, resourceCounts }) =>
-    resourceCounts.map(({ resourceType, found }: ResourceCount) => [participant, resourceType, String(found)]),
+    resourceCounts.map(({ resourceType, found, passedOn }: ResourceCount) => [
+      participant,
+      resourceType,
+      String(found - passedOn),
+    ]),
   );
   return toTable(['SERVICE', 'WOULD GO', 'COUNT'], rows);
 }

@@ -158,10 +158,12 @@ export function addRunCommands(program: Command, run: Run): void {
 
 function tellPreview({ participants, blockers, purgeableTime }: PreviewPurgeRunResponse): string {
   const rows = participants.flatMap(({ participant, resourceCounts }) =>
-    resourceCounts.map(({ resourceType, found, bytes }) => [participant, resourceType, String(found), String(bytes)]),
+    resourceCounts.map(({ resourceType, found, passedOn, bytes }) =>
+      [participant, resourceType, found - passedOn, bytes, passedOn].map(String),
+    ),
   );
   const forbidden = blockers.map(({ reason, message }) => `forbidden: ${reason}: ${toLine(message)}`);
   const guard =
     purgeableTime && forbidden.length > 0 ? [`the age guard lets it go at ${instantOf(purgeableTime)}`] : [];
-  return [toTable(['SERVICE', 'WHAT', 'COUNT', 'BYTES'], rows), ...forbidden, ...guard].join('\n');
+  return [toTable(['SERVICE', 'WHAT', 'COUNT', 'BYTES', 'PASSED ON'], rows), ...forbidden, ...guard].join('\n');
 }

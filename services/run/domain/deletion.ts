@@ -10,13 +10,17 @@ export const DELETION_STATES = ['PENDING', 'CASCADING', 'VERIFYING', 'COMPLETE',
 /** One of DELETION_STATES. */
 export type DeletionState = (typeof DELETION_STATES)[number];
 
-/** Counts of one kind of resource; bytes where it has any. */
+/** Counts of one kind of resource: `found` is the sum of `deleted`, `left` and `passedOn`. Bytes where it has any. */
 export interface ResourceCount {
   readonly resourceType: string;
   readonly found: number;
   readonly deleted: number;
   readonly left: number;
   readonly bytes: number;
+  /** What others share and is theirs now. Absent: none. */
+  readonly passedOn?: number;
+  /** Whether `found`, `deleted` and `bytes` are lower bounds. Absent: they are exact. */
+  readonly atLeast?: boolean;
 }
 
 /** Something that could not be removed. */

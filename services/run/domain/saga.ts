@@ -211,13 +211,22 @@ export function removalsOf({ removed, removals }: Pick<SagaStep, 'removed' | 're
 export function sumByType(removals: readonly Removal[]): readonly ResourceCount[] {
   const sums = new Map<string, ResourceCount>();
   for (const count of removals.flatMap(({ counts }) => counts)) {
-    const { found, deleted, left, bytes } = sums.get(count.resourceType) ?? NONE;
+    const {
+      found,
+      deleted,
+      left,
+      bytes,
+      passedOn = 0,
+      atLeast = false,
+    } = sums.get(count.resourceType) ?? { ...NONE, passedOn: 0, atLeast: false };
     sums.set(count.resourceType, {
       ...count,
       found: found + count.found,
       deleted: deleted + count.deleted,
       left: left + count.left,
       bytes: bytes + count.bytes,
+      ...(passedOn || count.passedOn ? { passedOn: passedOn + (count.passedOn ?? 0) } : {}),
+      ...(atLeast || count.atLeast ? { atLeast: true } : {}),
     });
   }
   return [...sums.values()].filter(({ found }) => found > 0);
@@ -236,7 +245,7 @@ function toCompensating(saga: Saga, ending: Ending, error: string | undefined): 
   return { ...saga, state: 'COMPENSATING', ending, input: undefined, error, attempts: 0, currentStep: newest?.name };
 }
 
-const NONE = { found: 0, deleted: 0, left: 0, bytes: 0 } as const;
+const NONE: Omit<ResourceCount, 'resourceType'> = { found: 0, deleted: 0, left: 0, bytes: 0 };
 
 const isLocal = ({ participants }: SagaStep): boolean => participants.length === 0;
 

@@ -172,6 +172,17 @@ export const deletionOrder = (workflow: Pick<Workflow, 'name' | 'types' | 'steps
     .steps.toReversed()
     .flatMap(({ removes }) => removes);
 
+/** Whose rows hang on rows of a type that runs share, and by which column; undefined for a type that is not shared. */
+export function sharersOf(
+  { types }: Pick<Workflow, 'types'>,
+  name: string,
+): readonly { readonly table: string; readonly column: string }[] | undefined {
+  if (!types.some((type) => type.name === name && type.isShared === true)) return undefined;
+  return types.flatMap((type) =>
+    Object.entries(type.parents).flatMap(([column, parent]) => (parent === name ? [{ table: type.name, column }] : [])),
+  );
+}
+
 /** Names a declaration by what it says: two versions of a workflow that compensate alike are one. */
 export const digestOf = (declaration: Declaration): string => fingerprint({ ...declaration });
 

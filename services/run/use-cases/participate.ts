@@ -44,7 +44,7 @@ export const makeOwnParticipant = (rows: OwnRows): OwnParticipant => ({
   compensate: (call, limit = DEFAULT_PURGE_LIMIT) => inBatches(limit, (size) => rows.removeStep(call, size)),
 
   verify: async ({ tenantId, runId }, step) =>
-    step === undefined ? (await rows.inspect(tenantId, runId)).counts : rows.countStep(tenantId, runId, step),
+    step === undefined ? (await rows.inspect(tenantId, runId)).left : rows.countStep(tenantId, runId, step),
 });
 
 /** Removes batch after batch, each in its own transaction, until nothing is left or the limit is reached. */

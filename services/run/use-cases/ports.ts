@@ -234,6 +234,8 @@ export interface OwnRows {
   ): Promise<{
     readonly run: Run | undefined;
     readonly counts: readonly ResourceCount[];
+    /** The same, with nothing passed on yet. */
+    readonly left: readonly ResourceCount[];
     readonly sampleSteps: readonly string[];
   }>;
   /**

@@ -98,10 +98,20 @@ function toAnswer(response: {
   };
 }
 
-const toCount = ({ resourceType, found, deleted, left, bytes }: ResourceCountMessage): ResourceCount => ({
+const toCount = ({
+  resourceType,
+  found,
+  deleted,
+  left,
+  bytes,
+  passedOn,
+  atLeast,
+}: ResourceCountMessage): ResourceCount => ({
   resourceType,
   found: Number(found),
   deleted: Number(deleted),
   left: Number(left),
   bytes: Number(bytes),
+  ...(passedOn > 0n ? { passedOn: Number(passedOn) } : {}),
+  ...(atLeast ? { atLeast } : {}),
 });

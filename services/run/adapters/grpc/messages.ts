@@ -87,12 +87,14 @@ export const toStepMessage = (step: RunStep): MessageInitShape<typeof RunStepSch
 
 /** Counts as messages. */
 export const toCountMessages = (counts: readonly ResourceCount[]): MessageInitShape<typeof ResourceCountSchema>[] =>
-  counts.map(({ resourceType, found, deleted, left, bytes }) => ({
+  counts.map(({ resourceType, found, deleted, left, bytes, passedOn = 0, atLeast = false }) => ({
     resourceType,
     found: BigInt(found),
     deleted: BigInt(deleted),
     left: BigInt(left),
     bytes: BigInt(bytes),
+    passedOn: BigInt(passedOn),
+    atLeast,
   }));
 
 /** The deletion as a message. */

@@ -13,6 +13,11 @@ export interface EffectTable {
   readonly table: string;
   /** What its rows are called in counts. */
   readonly resourceType: string;
+  /**
+   * Whose rows hang on these, by which column; those of other runs may. A row of these that another run's row hangs on is
+   * passed on to that run instead of being removed. Absent: nobody shares them.
+   */
+  readonly sharedThrough?: readonly { readonly table: string; readonly column: string }[];
 }
 
 const MAX_SAMPLES = 100;
@@ -22,7 +27,7 @@ export function makeOwnRows(database: Database, effects: readonly EffectTable[])
   // The order of removal: what a row points to goes after it.
   const children: readonly EffectTable[] = [...effects, { table: 'workflow_run_steps', resourceType: 'run_step' }];
   const countQuery = [
-    ...children.map(({ table, resourceType }) => countOf(table, 'run_id', resourceType)),
+    ...children.map((child) => countOf(child.table, 'run_id', child.resourceType, child.sharedThrough)),
     countOf('workflow_runs', 'id', 'run'),
   ].join(' union all ');
 
@@ -42,7 +47,7 @@ export function makeOwnRows(database: Database, effects: readonly EffectTable[])
           { tenantId, runId },
         );
         const sampleSteps = rowsOf<{ name: string }>(steps).map(({ name }) => name);
-        return { run: found && toRun(found), counts, sampleSteps };
+        return { run: found && toRun(found), counts, left: asLeft(counts), sampleSteps };
       }),
 
     hide: (call) =>
@@ -73,20 +78,23 @@ export function makeOwnRows(database: Database, effects: readonly EffectTable[])
         const present = await countRows(trx, call);
         if (!counts) {
           if (run) assertTerminal(toRun(run.row));
-          counts = present;
+          // Who inherits is decided when a row goes, so all of it is left until then.
+          counts = asLeft(present);
           await remember(trx, call, 'PURGE', counts);
         }
         const holds = new Set(present.map(({ resourceType }) => resourceType));
         let removed = 0;
-        const took = (resourceType: string, deleted: number): void => {
-          removed += deleted;
-          counts = addDeleted(counts ?? [], resourceType, deleted);
+        const took = (resourceType: string, deleted: number, passedOn = 0): void => {
+          removed += deleted + passedOn;
+          counts = addDeleted(counts ?? [], resourceType, deleted, passedOn);
         };
-        for (const { table, resourceType } of children) {
+        for (const { table, resourceType, sharedThrough } of children) {
           if (removed >= limit) break;
           if (!holds.has(resourceType)) continue;
           const batch = { table, tenantId, where: 'run_id = :runId', bindings: { runId }, limit: limit - removed };
-          took(resourceType, (await deleteOneBatch(trx, batch)).deleted);
+          const { chosen, deleted } = await deleteOneBatch(trx, batch);
+          // The run's lock is held, so only the trigger that passes a row on keeps one that was chosen.
+          took(resourceType, deleted, sharedThrough ? chosen - deleted : 0);
         }
         const isEmpty = removed < limit;
         if (isEmpty) {
@@ -115,7 +123,7 @@ export function makeOwnRows(database: Database, effects: readonly EffectTable[])
           const batch = { table, tenantId, where, bindings: { runId, step }, limit: limit - removed };
           const { deleted } = await deleteOneBatch(trx, batch);
           removed += deleted;
-          if (deleted > 0) counts = addDeleted(withFound(counts, resourceType, deleted), resourceType, deleted);
+          if (deleted > 0) counts = addDeleted(counts, resourceType, deleted);
         }
         if (removed > 0) await updateCounts(trx, call, 'COMPENSATE', counts);
         // What the step resulted in tells of the effects that have just gone.
@@ -141,6 +149,7 @@ export function makeOwnRows(database: Database, effects: readonly EffectTable[])
 interface CountRow {
   readonly type: string;
   readonly found: number;
+  readonly passed_on: number;
 }
 
 type RunOf = Pick<ParticipantCall, 'tenantId' | 'runId'>;
@@ -201,13 +210,33 @@ export async function showRows(
   return counts;
 }
 
-const countOf = (table: string, column: string, resourceType: string): string =>
-  `select '${resourceType}' as type, count(*) as found from ${table} where tenant_id = :tenantId and ${column} = :runId`;
+/** Counts a run's rows, and how many of them a removal would pass on to other runs. */
+function countOf(
+  table: string,
+  column: string,
+  resourceType: string,
+  sharedThrough: EffectTable['sharedThrough'] = [],
+): string {
+  const isShared = sharedThrough.map(
+    (child) => `exists (select from ${child.table} c
+      where c.tenant_id = t.tenant_id and c.${child.column} = t.id and c.run_id is distinct from t.run_id)`,
+  );
+  const passedOn = isShared.length > 0 ? `count(*) filter (where ${isShared.join(' or ')})` : '0::bigint';
+  return `select '${resourceType}' as type, count(*) as found, ${passedOn} as passed_on
+    from ${table} t where t.tenant_id = :tenantId and t.${column} = :runId`;
+}
 
 const toFound = (rows: readonly CountRow[]): ResourceCount[] =>
   rows
     .filter(({ found }) => found > 0)
-    .map(({ type, found }) => ({ resourceType: type, found, deleted: 0, left: found, bytes: 0 }));
+    .map(({ type, found, passed_on: passedOn }) => ({
+      resourceType: type,
+      found,
+      deleted: 0,
+      left: found - passedOn,
+      bytes: 0,
+      ...(passedOn > 0 ? { passedOn } : {}),
+    }));
 
 const toChanged = (row: { readonly runs: number; readonly steps: number } | undefined): ResourceCount[] =>
   [
@@ -217,21 +246,26 @@ const toChanged = (row: { readonly runs: number; readonly steps: number } | unde
     .filter(({ found }) => found > 0)
     .map((count) => ({ ...count, deleted: count.found, left: 0, bytes: 0 }));
 
-const withFound = (counts: readonly ResourceCount[], resourceType: string, found: number): ResourceCount[] =>
-  counts.some((count) => count.resourceType === resourceType)
-    ? counts.map((count) =>
-        count.resourceType === resourceType
-          ? { ...count, found: count.found + found, left: count.left + found }
-          : { ...count },
-      )
-    : [...counts, { resourceType, found, deleted: 0, left: found, bytes: 0 }];
+/** Counts before anything is passed on: all of it is left. */
+const asLeft = (counts: readonly ResourceCount[]): ResourceCount[] =>
+  counts.map(({ passedOn: _, ...count }) => ({ ...count, left: count.found }));
 
-const addDeleted = (counts: readonly ResourceCount[], resourceType: string, deleted: number): ResourceCount[] =>
-  counts.map((count) =>
-    count.resourceType === resourceType
-      ? { ...count, deleted: count.deleted + deleted, left: Math.max(0, count.left - deleted) }
-      : { ...count },
-  );
+/** Adds what went and what was passed on, also of what was not there when the operation first looked. */
+function addDeleted(
+  counts: readonly ResourceCount[],
+  resourceType: string,
+  deletedNow: number,
+  passedOnNow = 0,
+): ResourceCount[] {
+  const none: ResourceCount = { resourceType, found: 0, deleted: 0, left: 0, bytes: 0 };
+  const before = counts.find((count) => count.resourceType === resourceType) ?? none;
+  const deleted = before.deleted + deletedNow;
+  const passedOn = (before.passedOn ?? 0) + passedOnNow;
+  const found = Math.max(before.found, deleted + passedOn);
+  const after = { ...before, found, deleted, left: found - deleted - passedOn, ...(passedOn > 0 ? { passedOn } : {}) };
+  const others = counts.map((count) => (count === before ? after : count));
+  return before === none && found > 0 ? [...others, after] : others;
+}
 
 async function findCounts(
   trx: TenantTransaction,
