@@ -14,10 +14,10 @@ import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.t
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import { assertTokenMatches, authorize, type OwnerScope } from './authorize.ts';
+import { assertTokenMatches, authorize, type CalleeScope, type OwnerScope } from './authorize.ts';
 import { makeKeyPair, type SigningKey } from './keys.ts';
 import { POLICY } from './policy.ts';
-import { makeOwnerCredential, makeServiceCredential, signToken, type TokenIssuer } from './sign-token.ts';
+import { makeOwnerCredential, makeParticipantCredential, signToken, type TokenIssuer } from './sign-token.ts';
 import { makeTokenVerifier, type VerifyToken } from './verify-token.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'lethe-test-auth-'));
@@ -78,20 +78,15 @@ test('what no rule allows is denied', (t) => {
   t.throws(() => authorize(everything, POLICY['lethe.job.v1.JobService/DropEverything']), { message: /No policy/ });
 });
 
-test('only a service speaks as a participant, and only the platform sets plans', (t) => {
+test('only the platform sets plans, and no service deletes as a person', (t) => {
   const caller = (role: Caller['role'], tenantId?: string): Caller => ({
     subject: 'x',
     kind: role === 'platform' || role === 'service' ? role : 'user',
     tenantId,
     role,
-    scopes: new Set(['participant', 'retention:write', 'jobs:delete']),
+    scopes: new Set(['retention:write', 'jobs:delete']),
     actor: 'x',
   });
-  const purge = POLICY['lethe.participant.v1.ParticipantService/Purge'];
-  t.notThrows(() => authorize(caller('service', 'acme'), purge));
-  for (const role of ['owner', 'platform'] as const)
-    t.throws(() => authorize(caller(role, 'acme'), purge), undefined, role);
-  t.throws(() => authorize(caller('service'), purge), { message: /names no tenant/ });
   const setPlan = POLICY['lethe.retention.v1.RetentionService/SetTenantPlan'];
   t.notThrows(() => authorize(caller('platform'), setPlan));
   t.throws(() => authorize(caller('owner', 'acme'), setPlan), { message: /platform/ });
@@ -106,12 +101,10 @@ test('a good token says who calls', async (t) => {
   t.true(caller.scopes.has('jobs:read'));
 });
 
-test('a service’s token carries the actor at the origin, and a person’s cannot carry another’s name', async (t) => {
-  const credential = makeServiceCredential(by, 'run', ['participant']);
-  const service = await verify(`Bearer ${await credential({ tenantId: 'acme', actor: 'ada' })}`);
-  t.like(service, { subject: 'service:run', kind: 'service', actor: 'ada', tenantId: 'acme' });
-  const person = await verify(`Bearer ${await signToken(by, { ...claims, actor: 'somebody-else' }, 60)}`);
-  t.is(person.actor, 'ada');
+test('a token says on whose behalf a service calls, and which service that is', async (t) => {
+  const own = { ...claims, actingService: 'service:console' };
+  t.like(await verify(`Bearer ${await signToken(by, own, 60)}`), { subject: 'service:console', actor: 'ada' });
+  t.like(await verify(`Bearer ${await signToken(by, claims, 60)}`), { subject: 'ada', actor: 'ada' });
 });
 
 test('every bad token is refused without a word on why', async (t) => {
@@ -234,13 +227,13 @@ const OWNER_CALL = {
   operationId: '01890000-0000-7000-8000-000000000000',
 } as const;
 const verifyOwner = () =>
-  makeTokenVerifier({ jwks, issuer: 'lethe', audience: 'lethe', ownerName: 'incident', keepMs: 60_000 });
+  makeTokenVerifier({ jwks, issuer: 'lethe', audience: 'lethe', names: { owner: 'incident' }, keepMs: 60_000 });
 
 test("an owner's token names the actor, the service that acts and the one thing it is good for", async (t) => {
   const token = await makeOwnerCredential(by, 'retention')(OWNER_CALL);
   const caller = await verifyOwner()(`Bearer ${token}`);
   t.like(caller, { subject: 'service:retention', kind: 'service', actor: 'ada', tenantId: 'acme' });
-  t.deepEqual(caller.owner, { subjectName: 'approvals', operationId: OWNER_CALL.operationId });
+  t.like(caller.limits, { callee: 'owner', subjectName: 'approvals', operationId: OWNER_CALL.operationId });
   t.notThrows(() => authorize(caller, POLICY['lethe.owner.v1.RetentionOwnerService/Purge']));
 });
 
@@ -277,17 +270,17 @@ test('an owner’s token opens the RPCs of owners and nothing else, and no other
       { ...by, audience: 'lethe-owner:incident' },
       {
         subject: 'ada',
-        actor: 'service:retention',
+        actingService: 'service:retention',
         role: 'service',
         scopes: Object.values(POLICY).flatMap((rule) =>
-          'scope' in rule ? [rule.scope] : 'ownerScope' in rule ? [rule.ownerScope] : [],
+          'scope' in rule ? [rule.scope] : 'callee' in rule ? [rule.calleeScope] : [],
         ),
         tenantId: 'acme',
       },
       60,
     )}`,
   )) as Caller;
-  const ordinary: Caller = { ...caller, owner: undefined };
+  const ordinary: Caller = { ...caller, limits: undefined };
   for (const [rpc, rule] of Object.entries(POLICY)) {
     const refused = OWNER_RPCS.includes(rpc) ? ordinary : caller;
     if ('public' in rule) t.notThrows(() => authorize(refused, rule));
@@ -311,7 +304,7 @@ test('an owner asks for scope, role, service and tenant', async (t) => {
   const scopes: OwnerScope[] = ['owner:read', 'owner:count', 'owner:purge'];
   for (const rpc of OWNER_RPCS) {
     const rule = POLICY[rpc];
-    const needed = rule && 'ownerScope' in rule ? rule.ownerScope : undefined;
+    const needed = rule && 'callee' in rule ? rule.calleeScope : undefined;
     for (const scope of scopes) {
       const of = scope === 'owner:read' ? nobody : OWNER_CALL;
       const caller = await verifyOwner()(`Bearer ${await credential({ ...of, scope })}`);
@@ -379,4 +372,114 @@ test('an owner’s token that is of another owner, lives longer than a minute or
   for (const [name, claims] of Object.entries(cases)) t.is(await reason(await sign(claims)), 'TOKEN_INVALID', name);
   t.is(await reason(await sign({ iat: now - 120, exp: now - 60 })), 'TOKEN_EXPIRED');
   t.is(await reasonOf(`Bearer ${await sign()}`), 'TOKEN_INVALID', 'a service that is no owner');
+});
+
+const PARTICIPANT_CALL = {
+  participant: 'job',
+  actor: 'ada',
+  tenantId: 'acme',
+  runId: '01890000-0000-7000-8000-00000000000a',
+  operationId: '01890000-0000-7000-8000-00000000000b',
+  step: 'draft',
+} as const;
+const PARTICIPANT_RPCS = Object.entries(POLICY).flatMap(([rpc, rule]) =>
+  'callee' in rule && rule.callee === 'participant' ? [{ rpc, rule, scope: rule.calleeScope }] : [],
+);
+const verifyAs = (name: string) =>
+  makeTokenVerifier({ jwks, issuer: 'lethe', audience: 'lethe', names: { owner: name, participant: name } });
+
+test('a token for a participant opens the one kind of call that it was made for, and nothing else', async (t) => {
+  const credential = makeParticipantCredential(by, 'run');
+  t.is(PARTICIPANT_RPCS.length, 7);
+  const believing = verifyAs('job');
+  for (const { scope } of PARTICIPANT_RPCS) {
+    if (!scope.startsWith('participant:')) throw new Error(scope);
+    const authorization = `Bearer ${await credential({ ...PARTICIPANT_CALL, scope: scope as 'participant:purge' })}`;
+    const caller = await believing(authorization);
+    t.like(caller, { subject: 'service:run', kind: 'service', actor: 'ada', tenantId: 'acme' });
+    for (const [rpc, rule] of Object.entries(POLICY)) {
+      const isItsOwn = 'callee' in rule && rule.calleeScope === scope;
+      if ('public' in rule || isItsOwn) t.notThrows(() => authorize(caller, rule), rpc);
+      else {
+        const reason = 'callee' in rule && rule.callee === 'participant' ? 'SCOPE_MISSING' : 'TOKEN_INVALID';
+        t.like(
+          t.throws(() => authorize(caller, rule), undefined, rpc),
+          { reason },
+          `${scope} on ${rpc}`,
+        );
+      }
+    }
+    for (const other of ['run', 'incident', 'retention'])
+      await t.throwsAsync(verifyAs(other)(authorization), { message: /not valid here/ }, `${scope} at ${other}`);
+    await t.throwsAsync(verify(authorization), { message: /not valid here/ });
+  }
+});
+
+test('no other token opens a participant’s calls, whatever scopes it names', async (t) => {
+  const scopes = [...new Set(Object.values(POLICY).flatMap((rule) => ('scope' in rule ? [rule.scope] : [])))];
+  const calleeScopes = PARTICIPANT_RPCS.map(({ scope }): CalleeScope => scope);
+  const believing = verifyAs('job');
+  for (const role of ['viewer', 'member', 'admin', 'owner', 'platform', 'service'] as const) {
+    const wide = { subject: 'ada', role, scopes: [...scopes, ...calleeScopes, 'participant'], tenantId: 'acme' };
+    const caller = await believing(`Bearer ${await signToken(by, wide, 60)}`);
+    for (const { rpc, rule } of PARTICIPANT_RPCS)
+      t.like(
+        t.throws(() => authorize(caller, rule)),
+        { reason: 'TOKEN_INVALID' },
+        `${role} on ${rpc}`,
+      );
+    const asOwner = { ...wide, actingService: 'service:retention' };
+    const forOwner = await believing(`Bearer ${await signToken({ ...by, audience: 'lethe-owner:job' }, asOwner, 60)}`);
+    for (const { rpc, rule } of PARTICIPANT_RPCS)
+      t.like(
+        t.throws(() => authorize(forOwner, rule)),
+        { reason: 'TOKEN_INVALID' },
+        `an owner's on ${rpc}`,
+      );
+  }
+});
+
+test('a token for a participant is refused for another run, operation or step, also when it was believed before', async (t) => {
+  const believing = verifyAs('job');
+  const { runId, operationId, step } = PARTICIPANT_CALL;
+  const call = { ...PARTICIPANT_CALL, scope: 'participant:purge' } as const;
+  const authorization = `Bearer ${await makeParticipantCredential(by, 'run')(call)}`;
+  for (const caller of [await believing(authorization), await believing(authorization)]) {
+    t.notThrows(() => assertTokenMatches(caller, { runId, operationId, step }));
+    for (const [claim, other] of [
+      ['run_id', { runId: operationId, operationId, step }],
+      ['operation_id', { runId, operationId: runId, step }],
+      ['step', { runId, operationId, step: 'deliver' }],
+    ] as const)
+      t.like(
+        t.throws(() => assertTokenMatches(caller, other)),
+        { reason: 'TOKEN_MISMATCH', metadata: { claim } },
+      );
+  }
+  const { operationId: _, step: __, ...preview } = call;
+  const previewing = await believing(`Bearer ${await makeParticipantCredential(by, 'run')(preview)}`);
+  t.like(
+    t.throws(() => assertTokenMatches(previewing, { runId, operationId, step })),
+    { reason: 'TOKEN_MISMATCH' },
+  );
+});
+
+test('a token that was signed for one callee is not given for another', async (t) => {
+  const participants = makeParticipantCredential(by, 'run');
+  const owners = makeOwnerCredential(by, 'retention');
+  const call = { ...PARTICIPANT_CALL, scope: 'participant:purge' } as const;
+  const tokens = [
+    await participants(call),
+    await participants({ ...call, participant: 'incident' }),
+    await participants({ ...call, scope: 'participant:verify' }),
+    await participants({ ...call, actor: 'bob' }),
+    await participants({ ...call, tenantId: 'other' }),
+    await participants({ ...call, runId: call.operationId }),
+    await participants({ ...call, operationId: call.runId }),
+    await participants({ ...call, step: 'deliver' }),
+    await owners(OWNER_CALL),
+    await owners({ ...OWNER_CALL, owner: 'run' }),
+  ];
+  t.is(new Set(tokens).size, tokens.length);
+  t.is(tokens[0], await participants(call), 'but again for the same call');
 });

@@ -1,4 +1,4 @@
-import { type Caller, hasRole, type TenantRole } from '#libs/kernel/caller.ts';
+import { type CalleeKind, type Caller, hasRole, type TenantRole, type TokenLimits } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 
 /** Who may call an RPC. Everything that no rule allows is denied. */
@@ -14,28 +14,42 @@ export type Rule =
       /** Another service, acting for a tenant. */
       readonly service?: true;
     }
-  | {
-      /** The scope of a token that was made for this service as a retention owner; no other token passes. */
-      readonly ownerScope: OwnerScope;
-      /** Whether the call is about one tenant. A token for the others must name none. */
-      readonly isOfTenant: boolean;
-    };
+  | CalleeRule;
 
-const RETENTION_SERVICE = 'service:retention';
+/** An RPC that one service serves to another; only a token made for this callee passes. */
+export interface CalleeRule {
+  readonly callee: CalleeKind;
+  readonly calleeScope: CalleeScope;
+  /** Whether the call is about one tenant. A token for the others must name none. */
+  readonly isOfTenant: boolean;
+}
 
-/** What a retention owner's token may allow. */
+/** What a token for a retention owner may allow. */
 export type OwnerScope = 'owner:read' | 'owner:count' | 'owner:purge';
 
+/** What a token for a participant may allow; `participant:delete` is SoftDelete and Restore. */
+export type ParticipantScope = `participant:${'preview' | 'execute' | 'compensate' | 'delete' | 'purge' | 'verify'}`;
+
+/** What a token for one callee may allow. */
+export type CalleeScope = OwnerScope | ParticipantScope;
+
+/** The one service that calls each kind of callee. */
+const CALLER_OF: Readonly<Record<CalleeKind, { subject: string; name: string }>> = {
+  owner: { subject: 'service:retention', name: 'RetentionService' },
+  participant: { subject: 'service:run', name: 'RunService' },
+};
+
 /**
- * Passes, or throws PERMISSION_DENIED with SCOPE_MISSING, ROLE_TOO_LOW or TENANT_MISSING. A retention owner's token is
- * TOKEN_INVALID for every RPC but the owner's, and every other token is for those.
+ * Passes, or throws PERMISSION_DENIED with SCOPE_MISSING, ROLE_TOO_LOW or TENANT_MISSING. A token that was made for one
+ * callee is TOKEN_INVALID for every RPC but those that this kind of callee serves, and every other token is for those.
  */
 export function authorize(caller: Caller, rule: Rule | undefined): void {
   if (rule === undefined) throw denied('RPC_NOT_ALLOWED', 'No policy allows this call.');
   if ('public' in rule) return;
-  if ('ownerScope' in rule !== (caller.owner !== undefined)) throw tokenInvalid();
-  if ('ownerScope' in rule) {
-    authorizeOwnerCall(caller, rule);
+  const callee = 'callee' in rule ? rule.callee : undefined;
+  if (callee !== caller.limits?.callee) throw tokenInvalid();
+  if ('callee' in rule) {
+    authorizeServiceCall(caller, rule);
     return;
   }
   if (!caller.scopes.has(rule.scope)) {
@@ -57,25 +71,32 @@ export function authorize(caller: Caller, rule: Rule | undefined): void {
   throw denied('ROLE_TOO_LOW', `This call needs the role ${needed}.`, { role: needed });
 }
 
-function authorizeOwnerCall(caller: Caller, rule: Extract<Rule, { ownerScope: OwnerScope }>): void {
-  const { ownerScope, isOfTenant } = rule;
-  if (!caller.scopes.has(ownerScope)) {
-    throw denied('SCOPE_MISSING', `This call needs the scope ${ownerScope}.`, { scope: ownerScope });
+function authorizeServiceCall(caller: Caller, { callee, calleeScope, isOfTenant }: CalleeRule): void {
+  if (!caller.scopes.has(calleeScope)) {
+    throw denied('SCOPE_MISSING', `This call needs the scope ${calleeScope}.`, { scope: calleeScope });
   }
-  if (caller.kind !== 'service' || caller.subject !== RETENTION_SERVICE)
-    throw denied('ROLE_TOO_LOW', 'This call is for RetentionService.', { role: 'service' });
+  const { subject, name } = CALLER_OF[callee];
+  if (caller.kind !== 'service' || caller.subject !== subject)
+    throw denied('ROLE_TOO_LOW', `This call is for ${name}.`, { role: 'service' });
   if (isOfTenant && caller.tenantId === undefined) throw denied('TENANT_MISSING', 'This credential names no tenant.');
   if (!isOfTenant && caller.tenantId !== undefined) throw tokenMismatch('tenant');
 }
 
+const CLAIM_OF = {
+  subjectName: 'subject_name',
+  runId: 'run_id',
+  operationId: 'operation_id',
+  step: 'step',
+} as const satisfies Partial<Record<keyof TokenLimits, string>>;
+
 /**
- * Passes when the token was made for this subject and this operation; PERMISSION_DENIED/TOKEN_MISMATCH otherwise. A token
- * that names neither matches nothing. `operationId` undefined: the call has none, and the token's is not compared.
+ * Passes when the token was made for this call; PERMISSION_DENIED/TOKEN_MISMATCH otherwise. What the call leaves
+ * undefined is not compared. A token that does not name what the call names does not match.
  */
-export function assertTokenMatches(caller: Caller, call: { subjectName: string; operationId?: string }): void {
-  if (caller.owner?.subjectName !== call.subjectName) throw tokenMismatch('subject_name');
-  if (call.operationId !== undefined && caller.owner.operationId !== call.operationId)
-    throw tokenMismatch('operation_id');
+export function assertTokenMatches(caller: Caller, call: Omit<TokenLimits, 'callee'>): void {
+  for (const name of ['subjectName', 'runId', 'operationId', 'step'] as const) {
+    if (call[name] !== undefined && caller.limits?.[name] !== call[name]) throw tokenMismatch(CLAIM_OF[name]);
+  }
 }
 
 const tokenMismatch = (claim: string): DomainError =>

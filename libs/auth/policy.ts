@@ -1,11 +1,19 @@
-import type { OwnerScope, Rule } from './authorize.ts';
+import type { OwnerScope, ParticipantScope, Rule } from './authorize.ts';
 
 const reads = (scope: string): Rule => ({ scope, role: 'viewer' });
 const writes = (scope: string): Rule => ({ scope, role: 'member' });
 const ends = (scope: string): Rule => ({ scope, role: 'admin' });
 const audits: Rule = { scope: 'audit:read', role: 'admin', platform: true };
-const participates: Rule = { scope: 'participant', service: true };
-const owns = (ownerScope: OwnerScope): Rule => ({ ownerScope, isOfTenant: ownerScope !== 'owner:read' });
+const participates = (calleeScope: ParticipantScope): Rule => ({
+  callee: 'participant',
+  calleeScope,
+  isOfTenant: true,
+});
+const owns = (calleeScope: OwnerScope): Rule => ({
+  callee: 'owner',
+  calleeScope,
+  isOfTenant: calleeScope !== 'owner:read',
+});
 
 /**
  * Every RPC of Lethe and who may call it. What is not here is denied, and a test walks all method descriptors to see
@@ -102,13 +110,13 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.retention.v1.RetentionService/ApproveHeldPurge': { scope: 'retention:purge', platform: true },
   'lethe.retention.v1.RetentionService/ListAuditEntries': audits,
 
-  'lethe.participant.v1.ParticipantService/Preview': participates,
-  'lethe.participant.v1.ParticipantService/Execute': participates,
-  'lethe.participant.v1.ParticipantService/Compensate': participates,
-  'lethe.participant.v1.ParticipantService/SoftDelete': participates,
-  'lethe.participant.v1.ParticipantService/Restore': participates,
-  'lethe.participant.v1.ParticipantService/Purge': participates,
-  'lethe.participant.v1.ParticipantService/Verify': participates,
+  'lethe.participant.v1.ParticipantService/Preview': participates('participant:preview'),
+  'lethe.participant.v1.ParticipantService/Execute': participates('participant:execute'),
+  'lethe.participant.v1.ParticipantService/Compensate': participates('participant:compensate'),
+  'lethe.participant.v1.ParticipantService/SoftDelete': participates('participant:delete'),
+  'lethe.participant.v1.ParticipantService/Restore': participates('participant:delete'),
+  'lethe.participant.v1.ParticipantService/Purge': participates('participant:purge'),
+  'lethe.participant.v1.ParticipantService/Verify': participates('participant:verify'),
 
   'lethe.owner.v1.RetentionOwnerService/ListSubjects': owns('owner:read'),
   'lethe.owner.v1.RetentionOwnerService/ListTenants': owns('owner:read'),
@@ -117,7 +125,7 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.owner.v1.RetentionOwnerService/End': owns('owner:purge'),
 } satisfies Record<string, Rule>);
 
-/** Every scope that a person's, the platform's or a service's token can carry, for those who hand out tokens. */
+/** Every scope that a person's or the platform's token can carry, for those who hand out tokens. */
 export const SCOPES: readonly string[] = [
   ...new Set(Object.values(POLICY).flatMap((rule) => ('scope' in rule ? [rule.scope] : []))),
 ].toSorted();

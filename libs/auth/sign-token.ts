@@ -1,19 +1,17 @@
 import { SignJWT } from 'jose';
-import type { Role } from '#libs/kernel/caller.ts';
-import type { OwnerScope } from './authorize.ts';
+import type { CalleeKind, Role, TokenLimits } from '#libs/kernel/caller.ts';
+import type { CalleeScope, OwnerScope, ParticipantScope } from './authorize.ts';
 import { SIGNATURE_ALGORITHM, type SigningKey } from './keys.ts';
 
 /** What a token says. */
-export interface TokenClaims {
+export interface TokenClaims extends Omit<TokenLimits, 'callee'> {
+  /** On whose behalf calls are made. */
   readonly subject: string;
+  /** The service that calls on the subject's behalf (RFC 8693's `act.sub`). Undefined: the subject calls. */
+  readonly actingService?: string | undefined;
   readonly role: Role;
   readonly scopes: readonly string[];
   readonly tenantId?: string | undefined;
-  /** The one at the origin of the call, where the subject acts for somebody. */
-  readonly actor?: string | undefined;
-  /** Only in a token for a retention owner: the one subject and the one operation that it is good for. */
-  readonly subjectName?: string | undefined;
-  readonly operationId?: string | undefined;
 }
 
 /** Who signs, and for whom. */
@@ -25,14 +23,16 @@ export interface TokenIssuer {
 
 /** Signs a token that is good for `ttlSeconds` from now. */
 export function signToken(by: TokenIssuer, claims: TokenClaims, ttlSeconds: number): Promise<string> {
-  const { subject, role, scopes, tenantId, actor, subjectName, operationId } = claims;
+  const { subject, actingService, role, scopes, tenantId, subjectName, runId, operationId, step } = claims;
   return new SignJWT({
     role,
     scope: scopes.join(' '),
     ...(tenantId === undefined ? {} : { tenant: tenantId }),
-    ...(actor === undefined ? {} : { act: { sub: actor } }),
+    ...(actingService === undefined ? {} : { act: { sub: actingService } }),
     ...(subjectName === undefined ? {} : { subject_name: subjectName }),
+    ...(runId === undefined ? {} : { run_id: runId }),
     ...(operationId === undefined ? {} : { operation_id: operationId }),
+    ...(step === undefined ? {} : { step }),
   })
     .setProtectedHeader({ alg: SIGNATURE_ALGORITHM, kid: by.key.kid, typ: 'JWT' })
     .setSubject(subject)
@@ -43,31 +43,8 @@ export function signToken(by: TokenIssuer, claims: TokenClaims, ttlSeconds: numb
     .sign(by.key.key);
 }
 
-/** For whom a service calls another. */
-export interface ActingFor {
-  readonly tenantId?: string | undefined;
-  /** The person, service or platform account at the origin; it goes into the audit of the called service. */
-  readonly actor: string;
-}
-
-/** Gives the token with which a service calls another, acting for somebody. */
-export type ServiceCredential = (acting: ActingFor) => Promise<string>;
-
-const SERVICE_TOKEN_SECONDS = 60;
-const REUSE_MS = 30_000;
-const MAX_KEPT = 10_000;
-
-/**
- * Makes the credential of one service: tokens of 60 seconds with role `service`, subject `service:<name>` and these
- * scopes. A token is used again for 30 seconds, since signing costs more than a small call.
- */
-export function makeServiceCredential(by: TokenIssuer, service: string, scopes: readonly string[]): ServiceCredential {
-  const reuse = keepTokens();
-  return ({ tenantId, actor }) =>
-    reuse(JSON.stringify([tenantId, actor]), () =>
-      signToken(by, { subject: `service:${service}`, role: 'service', scopes, tenantId, actor }, SERVICE_TOKEN_SECONDS),
-    );
-}
+/** The audience of tokens for one callee, as `lethe-participant:job`. */
+export const calleeAudience = (kind: CalleeKind, name: string): string => `lethe-${kind}:${name}`;
 
 /** One call of a retention owner. */
 export interface OwnerCall {
@@ -89,28 +66,62 @@ export type OwnerCredential = (call: OwnerCall) => Promise<string>;
  * Makes the credential with which a service calls retention owners: tokens of 60 seconds whose audience is that one
  * owner, whose subject is the actor and whose `act` is `service:<name>`. A token is used again for 30 seconds.
  */
-export function makeOwnerCredential(by: TokenIssuer, service: string): OwnerCredential {
-  const reuse = keepTokens();
+export function makeOwnerCredential(by: Omit<TokenIssuer, 'audience'>, service: string): OwnerCredential {
+  const tokenFor = calleeTokens(by, service);
   return ({ owner, scope, actor, tenantId, subject, operationId }) =>
-    reuse(JSON.stringify([owner, scope, actor, tenantId, subject, operationId]), () =>
+    tokenFor(calleeAudience('owner', owner), scope, { subject: actor, tenantId, subjectName: subject, operationId });
+}
+
+/** One call of a participant. */
+export interface ParticipantTokenCall {
+  /** The participant's name in RunService's configuration. */
+  readonly participant: string;
+  readonly scope: ParticipantScope;
+  /** Who is behind it. */
+  readonly actor: string;
+  readonly tenantId?: string | undefined;
+  readonly runId?: string | undefined;
+  /** Undefined for Preview alone, as is `step`. */
+  readonly operationId?: string | undefined;
+  readonly step?: string | undefined;
+}
+
+/** Gives the token with which a service calls a participant. */
+export type ParticipantCredential = (call: ParticipantTokenCall) => Promise<string>;
+
+/**
+ * Makes the credential with which a service calls participants: tokens of 60 seconds for one participant, one kind of
+ * call, one tenant, run and operation, whose subject is the actor and whose `act` is `service:<name>`. A token is used
+ * again for 30 seconds.
+ */
+export function makeParticipantCredential(by: Omit<TokenIssuer, 'audience'>, service: string): ParticipantCredential {
+  const tokenFor = calleeTokens(by, service);
+  return ({ participant, scope, actor, ...limits }) =>
+    tokenFor(calleeAudience('participant', participant), scope, { subject: actor, ...limits });
+}
+
+const SERVICE_TOKEN_SECONDS = 60;
+const REUSE_MS = 30_000;
+const MAX_KEPT = 2_000;
+
+/** Signs tokens for callees, or gives again what it signed for the same call in the last 30 seconds. */
+function calleeTokens(by: Omit<TokenIssuer, 'audience'>, service: string) {
+  const reuse = keepTokens();
+  return (
+    audience: string,
+    scope: CalleeScope,
+    claims: Omit<TokenClaims, 'role' | 'scopes' | 'actingService'>,
+  ): Promise<string> => {
+    const { subject, tenantId, subjectName, runId, operationId, step } = claims;
+    return reuse(JSON.stringify([audience, scope, subject, tenantId, subjectName, runId, operationId, step]), () =>
       signToken(
-        { ...by, audience: ownerAudience(owner) },
-        {
-          subject: actor,
-          actor: `service:${service}`,
-          role: 'service',
-          scopes: [scope],
-          tenantId,
-          subjectName: subject,
-          operationId,
-        },
+        { ...by, audience },
+        { ...claims, role: 'service', scopes: [scope], actingService: `service:${service}` },
         SERVICE_TOKEN_SECONDS,
       ),
     );
+  };
 }
-
-/** The audience of tokens for the retention owner of this name. */
-export const ownerAudience = (owner: string): string => `lethe-owner:${owner}`;
 
 /** Makes the function that gives the token made for a key in the last 30 seconds, or has a new one made. */
 function keepTokens(): (key: string, sign: () => Promise<string>) => Promise<string> {

@@ -1,12 +1,12 @@
 import { hash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { createLocalJWKSet, createRemoteJWKSet, errors, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose';
-import type { Caller, Role } from '#libs/kernel/caller.ts';
+import type { CalleeKind, Caller, Role } from '#libs/kernel/caller.ts';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { isTenantId } from '#libs/kernel/id.ts';
 import { tokenInvalid } from './authorize.ts';
 import { ROLES } from './keys.ts';
-import { ownerAudience } from './sign-token.ts';
+import { calleeAudience } from './sign-token.ts';
 
 /** Which tokens are believed. */
 export interface VerifierOptions {
@@ -14,8 +14,8 @@ export interface VerifierOptions {
   readonly jwks: string;
   readonly issuer: string;
   readonly audience: string;
-  /** The service's name as a retention owner. Undefined: it is none, and believes no owner's token. */
-  readonly ownerName?: string;
+  /** The service's name as each kind of callee. Undefined: it is none, and believes no token for one. */
+  readonly names?: Readonly<Partial<Record<CalleeKind, string>>>;
   /** For how long a verified token is believed again unseen, in milliseconds; a minute by default. */
   readonly keepMs?: number;
 }
@@ -29,23 +29,29 @@ export type VerifyToken = (authorization: string | undefined) => Promise<Caller>
 // An allow-list: `none` and the symmetric algorithms can never get in through a token's own header.
 const ALGORITHMS = ['EdDSA', 'ES256', 'RS256'];
 const CLOCK_TOLERANCE_SECONDS = 5;
-const MAX_OWNER_TOKEN_SECONDS = 60;
+const MAX_CALLEE_TOKEN_SECONDS = 60;
 const MAX_TOKEN_LENGTH = 8_192;
 const MAX_KEPT = 10_000;
 const KEEP_MS = 60_000;
 const RECHECK_MS = 1_000;
+const CALLEE_KINDS = ['owner', 'participant'] as const satisfies readonly CalleeKind[];
 
 /**
  * Makes the verifier. A verified token is believed again for `keepMs`, never past its expiry: so long may a token of a
  * key that was withdrawn still pass. What is kept is a digest, of so many tokens at most.
  *
- * A retention owner's token, which has the audience `lethe-owner:<ownerName>` and no other, makes a caller with `owner`;
- * it must live no longer than a minute. What it is limited to is compared for each call: see assertTokenMatches.
+ * A token that was made for one callee, with the audience `lethe-owner:<name>` or `lethe-participant:<name>` and no
+ * other, makes a caller with `limits`; it must live no longer than a minute. The limits are part of what is kept and are
+ * compared for each call: see assertTokenMatches.
  */
 export function makeTokenVerifier(options: VerifierOptions): VerifyToken {
-  const { jwks, issuer, audience, ownerName, keepMs = KEEP_MS } = options;
-  const forOwner = ownerName === undefined ? undefined : ownerAudience(ownerName);
-  const audiences = forOwner === undefined ? [audience] : [audience, forOwner];
+  const { jwks, issuer, audience, names = {}, keepMs = KEEP_MS } = options;
+  const calleeOf = new Map<string, CalleeKind>();
+  for (const kind of CALLEE_KINDS) {
+    const name = names[kind];
+    if (name !== undefined) calleeOf.set(calleeAudience(kind, name), kind);
+  }
+  const audiences = [audience, ...calleeOf.keys()];
   const keys = /^https?:/.test(jwks) ? remoteJwks(new URL(jwks)) : fileJwks(jwks);
   const kept = new Map<string, { caller: Caller; until: number }>();
 
@@ -61,8 +67,11 @@ export function makeTokenVerifier(options: VerifierOptions): VerifyToken {
     if (known && known.until > now) return known.caller;
 
     const payload = await verified(token, keys, { issuer, audience: audiences });
-    const isForOwner = forOwner !== undefined && [payload.aud].flat().includes(forOwner);
-    const caller = isForOwner ? toOwnerCaller(payload, now) : toCaller(payload);
+    const callee = [payload.aud]
+      .flat()
+      .map((name) => calleeOf.get(name ?? ''))
+      .find(Boolean);
+    const caller = callee ? toLimitedCaller(callee, payload, now) : toCaller(payload);
     if (kept.size >= MAX_KEPT) kept.clear();
     kept.set(digest, { caller, until: Math.min(now + keepMs, (payload.exp ?? 0) * 1_000) });
     return caller;
@@ -96,38 +105,42 @@ function toCaller(payload: JWTPayload): Caller {
   if (!isText(sub) || !ROLES.includes(role as Role)) throw tokenInvalid();
   if (tenant !== undefined && !(isText(tenant) && isTenantId(tenant))) throw tokenInvalid();
   if (scope !== undefined && typeof scope !== 'string') throw tokenInvalid();
-  const origin = typeof act === 'object' && act !== null && 'sub' in act ? act.sub : undefined;
-  if (act !== undefined && !isText(origin)) throw tokenInvalid();
+  const actingService = typeof act === 'object' && act !== null && 'sub' in act ? act.sub : undefined;
+  if (act !== undefined && !isText(actingService)) throw tokenInvalid();
   const kind = role === 'platform' || role === 'service' ? role : 'user';
   return Object.freeze<Caller>({
-    subject: sub,
+    subject: isText(actingService) ? actingService : sub,
     kind,
     tenantId: tenant,
     role: role as Role,
     scopes: new Set(scope?.split(' ').filter(Boolean)),
-    // Only a service acts for somebody else; a person's token cannot put another name into the audit.
-    actor: kind === 'service' && isText(origin) ? origin : sub,
+    actor: sub,
   });
 }
 
-/** RetentionService's call: the actor is the token's subject, and the service that acts for it stands in `act`. */
-function toOwnerCaller(payload: JWTPayload, nowMs: number): Caller {
-  const { aud, iat, exp, act, subject_name: subjectName, operation_id: operationId } = payload;
+/** The caller of a token for one callee: the subject is the actor, and the service that acts for it stands in `act`. */
+function toLimitedCaller(callee: CalleeKind, payload: JWTPayload, nowMs: number): Caller {
+  const { aud, iat, exp, act } = payload;
   const now = nowMs / 1_000;
-  // A token that were good for both would carry an owner's rights to where nothing compares what it is limited to.
+  // A token that were good for both would carry a callee's rights to where nothing compares what it is limited to.
   if (Array.isArray(aud) && aud.length !== 1) throw tokenInvalid();
   if (iat === undefined || exp === undefined || iat > now + CLOCK_TOLERANCE_SECONDS) throw tokenInvalid();
-  if (exp - iat > MAX_OWNER_TOKEN_SECONDS) throw tokenInvalid();
+  if (exp - iat > MAX_CALLEE_TOKEN_SECONDS) throw tokenInvalid();
   if (act === undefined) throw tokenInvalid();
-  const isName = (value: unknown): value is string | undefined =>
-    value === undefined || (typeof value === 'string' && value !== '' && value.length <= 256);
-  if (!isName(subjectName) || !isName(operationId)) throw tokenInvalid();
-  const caller = toCaller(payload);
+  const nameIn = (claim: 'subject_name' | 'run_id' | 'operation_id' | 'step'): string | undefined => {
+    const value = payload[claim];
+    if (value === undefined || (typeof value === 'string' && value !== '' && value.length <= 256)) return value;
+    throw tokenInvalid();
+  };
   return Object.freeze<Caller>({
-    ...caller,
-    subject: (act as { sub: string }).sub,
-    actor: caller.subject,
-    owner: Object.freeze({ subjectName, operationId: operationId?.toLowerCase() }),
+    ...toCaller(payload),
+    limits: Object.freeze({
+      callee,
+      subjectName: nameIn('subject_name'),
+      runId: nameIn('run_id')?.toLowerCase(),
+      operationId: nameIn('operation_id')?.toLowerCase(),
+      step: nameIn('step'),
+    }),
   });
 }
 

@@ -11,7 +11,7 @@ export type Role = TenantRole | 'platform' | 'service';
 
 /** Who calls, as the verified credential says; nothing in a request can change it. */
 export interface Caller {
-  /** The credential's subject: a person, `service:<name>` or a platform account. */
+  /** Who makes the call: a person, a platform account, or the service that acts for one, as `service:<name>`. */
   readonly subject: string;
   readonly kind: 'user' | 'service' | 'platform';
   /** The tenant acted in. A platform credential may carry none. */
@@ -20,16 +20,24 @@ export interface Caller {
   readonly scopes: ReadonlySet<string>;
   /** The one at the origin of the call: the subject itself, or for a service the one it acts for. */
   readonly actor: string;
-  /** Only in a token for this service as a retention owner: what else the token is limited to. */
-  readonly owner?: OwnerClaims | undefined;
+  /** Only in a token that another service made for this one alone: what the token is limited to. */
+  readonly limits?: TokenLimits | undefined;
 }
 
-/** What a retention owner's token may be used for. */
-export interface OwnerClaims {
-  /** The subject, as `drift_checks`. Undefined: the token names none. */
-  readonly subjectName: string | undefined;
-  /** The operation, in lower case. Undefined: the token names none. */
-  readonly operationId: string | undefined;
+/** As what a service is called by another service: each has tokens of its own. */
+export type CalleeKind = 'owner' | 'participant';
+
+/** What a token that was made for one callee may be used for. Undefined: the token does not name it. */
+export interface TokenLimits {
+  readonly callee: CalleeKind;
+  /** A retention owner's subject, such as `drift_checks`. */
+  readonly subjectName?: string | undefined;
+  /** The run, in lower case. */
+  readonly runId?: string | undefined;
+  /** The operation, in lower case. */
+  readonly operationId?: string | undefined;
+  /** The step of the operation. */
+  readonly step?: string | undefined;
 }
 
 /** The caller's tenant; PERMISSION_DENIED/TENANT_MISSING where the credential names none. */

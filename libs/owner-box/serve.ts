@@ -9,7 +9,7 @@ import { readOwnerSettings } from '#libs/owner/settings.ts';
 import { type Database, openDatabase } from '#libs/postgres/open-database.ts';
 import { makeTurns } from '#libs/saga/turns.ts';
 import { startWorkerLoop } from '#libs/saga/worker-loop.ts';
-import { parseOwnerName, readCommonSettings } from '#libs/service/common-settings.ts';
+import { parsePeerName, readCommonSettings } from '#libs/service/common-settings.ts';
 import { makeLogger } from '#libs/telemetry/logger.ts';
 import { makeMetrics, startMetricsServer } from '#libs/telemetry/metrics.ts';
 import { type Role, readRole, SCHEMA, withConnection, withOwnerSchema } from './connect.ts';
@@ -87,7 +87,7 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
         jwks: settings.jwks,
         issuer: settings.jwtIssuer,
         audience: settings.jwtAudience,
-        ownerName: settings.ownerName,
+        names: { owner: settings.ownerName },
       }),
       policy: POLICY,
       log,
@@ -116,7 +116,7 @@ function readBoxSettings(file: OwnerFile, env: Environment) {
         parsed: (name, ...rest) => reader.parsed(name === 'LETHE_DATABASE_URL' ? file.urlFrom : name, ...rest),
       }),
       ...readOwnerSettings(reader),
-      ownerName: reader.parsed('LETHE_OWNER_NAME', parseOwnerName),
+      ownerName: reader.parsed('LETHE_OWNER_NAME', parsePeerName),
     }));
   } catch (error) {
     throw new OwnerBoxError('the environment', [(error as Error).message]);

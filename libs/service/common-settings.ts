@@ -16,15 +16,16 @@ export const readCommonSettings = (reader: SettingsReader) => ({
   jwks: reader.text('LETHE_JWKS'),
   jwtIssuer: reader.text('LETHE_JWT_ISSUER', 'lethe'),
   jwtAudience: reader.text('LETHE_JWT_AUDIENCE', 'lethe'),
-  /** Its name as a retention owner in LETHE_RETENTION_OWNERS; the service's own by default. */
-  ownerName: reader.optional('LETHE_OWNER_NAME', parseOwnerName),
+  /** Its names in LETHE_RETENTION_OWNERS and in LETHE_PARTICIPANTS; the service's own by default. */
+  ownerName: reader.optional('LETHE_OWNER_NAME', parsePeerName),
+  participantName: reader.optional('LETHE_PARTICIPANT_NAME', parsePeerName),
   logLevel: reader.oneOf('LETHE_LOG_LEVEL', LOG_LEVELS, 'info'),
   callsPerSecond: reader.integer('LETHE_CALLS_PER_SECOND', { min: 1, max: 1_000_000 }, 5_000),
   drainMs: reader.integer('LETHE_DRAIN_MS', { min: 100, max: 600_000 }, 10_000),
 });
 
-/** The name of a retention owner as it stands: 1 to 63 of a-z, 0-9 and `-`, beginning with a letter. */
-export function parseOwnerName(text: string): string {
+/** The name by which other services know one, as it stands: 1 to 63 of a-z, 0-9 and `-`, beginning with a letter. */
+export function parsePeerName(text: string): string {
   if (!/^[a-z][a-z0-9-]{0,62}$/.test(text))
     throw new Error('must be 1 to 63 of a-z, 0-9 and -, beginning with a letter');
   return text;

@@ -90,7 +90,7 @@ export async function startService(
       jwks: settings.jwks,
       issuer: settings.jwtIssuer,
       audience: settings.jwtAudience,
-      ownerName: settings.ownerName ?? name,
+      names: { owner: settings.ownerName ?? name, participant: settings.participantName ?? name },
     }),
     policy: POLICY,
     log,

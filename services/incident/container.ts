@@ -1,8 +1,8 @@
 import 'reflect-metadata';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
-import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
+import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import type { Owner } from '#libs/owner/owner.ts';
@@ -125,7 +125,7 @@ export function composeIncidentService(
         }),
         ...auditHandlers(database),
       }),
-      bindService(ParticipantService, participantService(get(TOKENS.participate))),
+      bindParticipant(participantService(get(TOKENS.participate))),
       bindOwner(get(TOKENS.owner)),
     ],
     startWorkers: () => [

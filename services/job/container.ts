@@ -2,8 +2,8 @@ import 'reflect-metadata';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
-import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
+import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { hasReason } from '#libs/kernel/domain-error.ts';
 import { openFileStore } from '#libs/object-store/file-store.ts';
@@ -289,7 +289,7 @@ export async function composeJobService(
         }),
         ...auditHandlers(database),
       }),
-      bindService(ParticipantService, participantService(get(TOKENS.participate), get(TOKENS.executeStep))),
+      bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.executeStep))),
     ],
     startWorkers() {
       const { pollMs, deletionWorkers } = settings;

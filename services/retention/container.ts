@@ -246,7 +246,6 @@ export async function composeRetentionService(
   const issuer = {
     key: await readSigningKey(settings.serviceKey),
     issuer: settings.jwtIssuer,
-    audience: settings.jwtAudience,
   };
   const credential = makeOwnerCredential(issuer, 'retention');
   const connections = new Map(

@@ -1,11 +1,11 @@
 import 'reflect-metadata';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
-import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { readSigningKey } from '#libs/auth/keys.ts';
-import { makeServiceCredential } from '#libs/auth/sign-token.ts';
+import { makeParticipantCredential } from '#libs/auth/sign-token.ts';
+import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
@@ -301,15 +301,14 @@ export async function composeRunService(
   const issuer = {
     key: await readSigningKey(settings.serviceKey),
     issuer: settings.jwtIssuer,
-    audience: settings.jwtAudience,
   };
-  const credential = makeServiceCredential(issuer, 'run', ['participant']);
+  const credential = makeParticipantCredential(issuer, 'run');
   const connections = settings.participants.map(({ name, address }) => ({
     name,
     connection: connect({
       address,
       deadlineMs: settings.participantTimeoutMs,
-      token: () => credential({ actor: 'service:run' }),
+      token: () => Promise.reject(new Error('each call of a participant has a token of its own')),
     }),
   }));
   const container = new Container();
@@ -405,7 +404,7 @@ export async function composeRunService(
         }),
         ...auditHandlers(database),
       }),
-      bindService(ParticipantService, participantService(get(TOKENS.ownParticipant))),
+      bindParticipant(participantService(get(TOKENS.ownParticipant))),
       bindOwner(owner),
     ],
     startWorkers() {

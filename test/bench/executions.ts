@@ -121,7 +121,7 @@ const round = (value: number, digits: number): number => Number(value.toFixed(di
 
 async function ownerCredential(stack: TestStack): Promise<OwnerCredential> {
   const key = await readSigningKey(join(stack.folder, 'keys', 'retention.private.json'));
-  return makeOwnerCredential({ key, issuer: 'lethe', audience: 'lethe' }, 'retention');
+  return makeOwnerCredential({ key, issuer: 'lethe' }, 'retention');
 }
 
 /**

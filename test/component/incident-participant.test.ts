@@ -19,6 +19,7 @@ import { newId } from '#libs/kernel/id.ts';
 import type { Participant } from '#test/contract/participant.ts';
 import { agePurgerOf } from '#test/support/age-purger.ts';
 import { type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
+import { stackParticipant } from '#test/support/participant-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -55,9 +56,7 @@ const as = (t: T, role: 'viewer' | 'member' | 'admin', tenantId: string): Incide
 
 /** As RunService calls. */
 const participantOf = (t: T, tenantId: string): Participant =>
-  t.context.connection.client(ParticipantService, () =>
-    t.context.stack.token({ tenantId, role: 'service', subject: 'service:run', scopes: ['participant'] }),
-  );
+  stackParticipant(t.context.stack, t.context.connection, 'incident', tenantId, { actor: 'service:run' });
 
 const sql = <Row>(t: T, text: string, values: readonly unknown[]): Promise<Row[]> =>
   queryOnce<Row>(t.context.stack.superuserUrl('incident'), text, values);
@@ -442,18 +441,27 @@ test('only a service with the scope takes part, in the tenant of its credential;
     () => participant.compensate({ key: stepKey, runId }),
     () => participant.purge({ key, runId, reason: 'r' }),
   ];
-  for (const [identity, reason] of [
-    [{ tenantId: 'mine', role: 'owner' }, 'ROLE_TOO_LOW'],
-    [{ tenantId: 'mine', role: 'platform' }, 'ROLE_TOO_LOW'],
-    [{ tenantId: 'mine', role: 'service', scopes: ['incidents:write'] }, 'SCOPE_MISSING'],
-    [{ role: 'service' }, 'TENANT_MISSING'],
+  const person = (role: 'owner' | 'platform') =>
+    connection.client(ParticipantService, () => stack.token({ tenantId: 'mine', role }));
+  const service = (changes: Parameters<typeof stackParticipant>[4]) =>
+    stackParticipant(stack, connection, 'incident', 'mine', changes);
+  const denied = Code.PermissionDenied;
+  for (const [participant, reason, code] of [
+    [person('owner'), 'TOKEN_INVALID', Code.Unauthenticated],
+    [person('platform'), 'TOKEN_INVALID', Code.Unauthenticated],
+    [service({ audience: 'lethe' }), 'TOKEN_INVALID', Code.Unauthenticated],
+    [service({ audience: 'lethe-participant:job' }), 'TOKEN_INVALID', Code.Unauthenticated],
+    [service({ scope: 'incidents:write' }), 'SCOPE_MISSING', denied],
+    [service({ role: 'owner' }), 'ROLE_TOO_LOW', denied],
+    [service({ actingService: 'service:retention' }), 'ROLE_TOO_LOW', denied],
+    [service({ tenantId: undefined }), 'TENANT_MISSING', denied],
+    [service({ runId: newId() }), 'TOKEN_MISMATCH', denied],
   ] as const) {
-    const participant = connection.client(ParticipantService, () => stack.token(identity));
     for (const call of [
       ...calls(participant),
       () => participant.execute({ key: stepKey, runId, action: 'open-incident', input: run.input }),
     ]) {
-      t.like(await refusalOf(call()), { code: Code.PermissionDenied, reason });
+      t.like(await refusalOf(call()), { code, reason });
     }
   }
   for (const call of calls(participantOf(t, 'strangers'))) {

@@ -6,6 +6,7 @@ import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { stackParticipant } from '#test/support/participant-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { type Refusal, refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -40,9 +41,7 @@ test('bad tokens, too little rights and bad input get their documented errors, a
   const platform = stack.clients({ role: 'platform' }).jobs;
   const connection = connect({ address: stack.addresses.job, token: async () => 'forged' });
   t.teardown(() => connection.close());
-  const participant = connection.client(ParticipantService, () =>
-    stack.token({ role: 'service', subject: 'service:run', tenantId: 'acme' }),
-  );
+  const participant = stackParticipant(stack, connection, 'job', 'acme');
   const person = connection.client(ParticipantService, () => stack.token({ role: 'owner', tenantId: 'acme' }));
   await other.createJob({});
   await other.createJob({});
@@ -68,7 +67,7 @@ test('bad tokens, too little rights and bad input get their documented errors, a
     ],
     ['a role too low', denied('ROLE_TOO_LOW'), () => member.deleteJob({ jobId })],
     ['a role too low for what is hidden', denied('ROLE_TOO_LOW'), () => viewer.getJob({ jobId, showDeleted: true })],
-    ['a person as a participant’s caller', denied('ROLE_TOO_LOW'), () => person.preview({ runId: jobId })],
+    ['a person as a participant’s caller', unauthenticated, () => person.preview({ runId: jobId })],
     ['an owner who would sweep', denied('ROLE_TOO_LOW'), () => sweep(admin, { allTenants: true, reason: 'r' })],
     ['no tenant', denied('TENANT_MISSING'), () => platform.getJob({ jobId })],
     [

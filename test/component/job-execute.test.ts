@@ -3,12 +3,12 @@ import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import type { StackClients } from '#deploy/local/stack.ts';
 import { ArtifactKind, JobState, TaskState } from '#gen/lethe/job/v1/job_pb.ts';
-import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { openDatabase } from '#libs/postgres/open-database.ts';
 import { makeArtifactIndex } from '#services/job/adapters/postgres/artifact-index.ts';
 import type { Participant } from '#test/contract/participant.ts';
+import { stackParticipant } from '#test/support/participant-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
@@ -33,9 +33,7 @@ interface Fixture {
 /** A tenant and a run of its own. */
 function fixture({ stack, connection }: { stack: TestStack; connection: Connection }): Fixture {
   const [tenantId, runId] = [`t-${newId()}`, newId()];
-  const participant = connection.client(ParticipantService, () =>
-    stack.token({ role: 'service', subject: 'service:run', tenantId }),
-  );
+  const participant = stackParticipant(stack, connection, 'job', tenantId);
   return {
     jobs: stack.clients({ tenantId, role: 'admin' }).jobs,
     participant,
@@ -179,9 +177,7 @@ test('every bad field of an input is named by its path, and nothing is made', as
 test('a call that comes late to an asset does not store it over the one that another call has stored', async (t) => {
   const { stack, connection } = t.context;
   const [tenantId, runId] = [`t-${newId()}`, newId()];
-  const participant = connection.client(ParticipantService, () =>
-    stack.token({ role: 'service', subject: 'service:run', tenantId }),
-  );
+  const participant = stackParticipant(stack, connection, 'job', tenantId);
   const { output } = await participant.execute({
     key: { operationId: runId, step: 'draft' },
     runId,

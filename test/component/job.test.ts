@@ -6,9 +6,9 @@ import type { StackClients } from '#deploy/local/stack.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind, JobState, TaskState } from '#gen/lethe/job/v1/job_pb.ts';
 import { UploadArtifactRequestSchema } from '#gen/lethe/job/v1/job_service_pb.ts';
-import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { stackParticipant } from '#test/support/participant-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { storedPaths } from '#test/support/stored-files.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -167,12 +167,9 @@ test('what is refused to a person or to a cascade is in the audit with its reaso
   t.is((await refusalOf(jobs.redriveDeletion({ deletionId, reason: 'again' }))).reason, 'DELETION_FINISHED');
   t.deepEqual(await auditOf(stack, deletionId), [{ action: 'redrive', outcome: 'DELETION_FINISHED', reason: 'again' }]);
 
-  const connection = connect({
-    address: stack.addresses.job,
-    token: () => stack.token({ role: 'service', subject: 'service:run', tenantId }),
-  });
+  const connection = connect({ address: stack.addresses.job, token: async () => 'no token' });
   t.teardown(() => connection.close());
-  const participant = connection.client(ParticipantService);
+  const participant = stackParticipant(stack, connection, 'job', tenantId);
   const runId = newId();
   const jobId = (await jobs.createJob({ runId })).job?.id ?? '';
   const order = () => ({ key: { operationId: newId(), step: 's' }, runId, reason: 'asked for' });

@@ -1,7 +1,7 @@
 import anyTest, { type TestFn } from 'ava';
-import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { connect, reasonOf } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { stackParticipant } from '#test/support/participant-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { storedFiles } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
@@ -43,12 +43,9 @@ for (const name of ['job', 'incident'] as const) {
       incident: { environment_id: environment?.id ?? '', title: 'a', drift_summary: { score: 1 } },
     }[name];
     const action = { job: 'create-job', incident: 'open-incident' }[name];
-    const connection = connect({
-      address: stack.addresses[name],
-      token: () => stack.token({ tenantId, role: 'service', subject: 'service:run' }),
-    });
+    const connection = connect({ address: stack.addresses[name], token: async () => 'no token' });
     t.teardown(() => connection.close());
-    const participant = connection.client(ParticipantService);
+    const participant = stackParticipant(stack, connection, name, tenantId);
     for (const order of orders()) {
       const runId = newId();
       const key = { operationId: runId, step: 'draft' };

@@ -8,8 +8,8 @@ import test from 'ava';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { readSigningKey } from '#libs/auth/keys.ts';
-import { makeServiceCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
+import { participantClient } from '#test/support/participant-clients.ts';
 import { startTestStack, until } from '#test/support/test-stack.ts';
 import { type Participant, type ParticipantUnderTest, participantContract } from './participant.ts';
 
@@ -49,16 +49,12 @@ function actingSeeder(participantOf: ParticipantUnderTest['participant']): Seede
 }
 
 async function declareForForeign(): Promise<void> {
-  const issuer = {
-    key: await readSigningKey(setting('LETHE_PARTICIPANT_KEY')),
-    issuer: env['LETHE_JWT_ISSUER'] ?? 'lethe',
-    audience: env['LETHE_JWT_AUDIENCE'] ?? 'lethe',
-  };
-  const credential = makeServiceCredential(issuer, 'run', ['participant']);
+  const key = await readSigningKey(setting('LETHE_PARTICIPANT_KEY'));
   const connection = connect({ address: setting('LETHE_PARTICIPANT_ADDRESS'), token: async () => 'no token' });
   test.after.always(() => connection.close());
+  const caller = { connection, name: setting('LETHE_PARTICIPANT_NAME'), key: async () => key };
   const participant = (tenantId: string | undefined): Participant =>
-    connection.client(ParticipantService, () => credential({ tenantId, actor: 'suite' }));
+    participantClient(caller, tenantId, { issuer: env['LETHE_JWT_ISSUER'] ?? 'lethe' });
   const module = env['LETHE_PARTICIPANT_SEEDER'];
   const seeder: Seeder = module ? await import(pathToFileURL(resolve(module)).href) : actingSeeder(participant);
   participantContract(test, 'foreign participant', () => ({

@@ -3,6 +3,7 @@ import test from 'ava';
 import { IncidentSchema } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
+import { stackParticipant } from '#test/support/participant-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 import { participantContract } from './participant.ts';
@@ -31,10 +32,7 @@ test.after.always(async () => {
 
 participantContract(test, 'IncidentService', () => ({
   participant(tenantId) {
-    const identity = { role: 'service', subject: 'service:run', scopes: ['participant'] } as const;
-    const client = connection.client(ParticipantService, () =>
-      stack.token(tenantId === undefined ? identity : { ...identity, tenantId }),
-    );
+    const client = stackParticipant(stack, connection, 'incident', tenantId);
     return {
       ...client,
       async execute(request, options) {

@@ -4,6 +4,7 @@ import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { ArtifactKind, ArtifactSchema, JobSchema, JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
+import { stackParticipant } from '#test/support/participant-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { storedPaths } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
@@ -35,12 +36,7 @@ async function makeJob(tenantId: string, runId: string, step: string): Promise<{
 }
 
 participantContract(test, 'JobService', () => ({
-  participant: (tenantId) => {
-    const identity = { role: 'service', subject: 'service:run', scopes: ['participant'] } as const;
-    return connection.client(ParticipantService, () =>
-      stack.token(tenantId === undefined ? identity : { ...identity, tenantId }),
-    );
-  },
+  participant: (tenantId) => stackParticipant(stack, connection, 'job', tenantId),
   forger: () => connection.client(ParticipantService),
   hasEffects: true,
   async seed(tenantId, runId, steps) {

@@ -4,6 +4,7 @@ import { ParticipantService } from '#gen/lethe/participant/v1/participant_servic
 import { RunSchema, RunStepSchema } from '#gen/lethe/run/v1/run_pb.ts';
 import { type Connection, connect, reasonOf } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { stackParticipant } from '#test/support/participant-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 import { participantContract } from './participant.ts';
@@ -52,12 +53,7 @@ async function insertRun(tenantId: string, runId: string, steps: readonly string
 }
 
 participantContract(test, 'RunService', () => ({
-  participant: (tenantId) => {
-    const identity = { role: 'service', subject: 'service:other', scopes: ['participant'] } as const;
-    return connection.client(ParticipantService, () =>
-      stack.token(tenantId === undefined ? identity : { ...identity, tenantId }),
-    );
-  },
+  participant: (tenantId) => stackParticipant(stack, connection, 'run', tenantId),
   forger: () => connection.client(ParticipantService),
   hasEffects: true,
   holdsMore: true,

@@ -1,7 +1,7 @@
 import { createServer, type Http2Session } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { Code, ConnectError } from '@connectrpc/connect';
+import { Code, ConnectError, type Interceptor } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
@@ -22,6 +22,8 @@ export interface ForeignParticipant {
   countOf(runId: string): number;
   /** Purge calls so far for a run. */
   callsOf(runId: string): number;
+  /** The bearer tokens that it was given, by the name of the RPC, the last one first. */
+  tokensOf(rpc: string): readonly string[];
   /** Takes the service off the network, and back. */
   down(): Promise<void>;
   up(): Promise<void>;
@@ -40,7 +42,15 @@ export async function startForeignParticipant(lateMs: number): Promise<ForeignPa
       ? []
       : [{ resourceType: 'note', found: BigInt(total), deleted: BigInt(deleted), left: BigInt(total - deleted) }];
 
+  const tokens: { readonly rpc: string; readonly token: string }[] = [];
+  const keepToken: Interceptor = (next) => (request) => {
+    const token = request.header.get('authorization')?.replace(/^Bearer /, '') ?? '';
+    tokens.unshift({ rpc: request.method.name, token });
+    return next(request);
+  };
+
   const handler = connectNodeAdapter({
+    interceptors: [keepToken],
     routes: (router) =>
       router.service(ParticipantService, {
         preview: ({ runId }) => ({ resourceCounts: counts(runId, 0, countOf(runId)) }),
@@ -89,6 +99,7 @@ export async function startForeignParticipant(lateMs: number): Promise<ForeignPa
     put: (runId, count) => notes.set(runId, count),
     countOf,
     callsOf: (runId) => calls.get(runId) ?? 0,
+    tokensOf: (rpc) => tokens.filter((each) => each.rpc === rpc).map(({ token }) => token),
     up,
     down,
     close: down,

@@ -1,5 +1,9 @@
+import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { connect } from '#libs/grpc/client.ts';
+import { newId } from '#libs/kernel/id.ts';
 import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
 import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -183,4 +187,29 @@ test.serial('a receipt says where a participant told lower bounds, and not exact
   t.deepEqual(told, [['note', 4n]]);
   const listed = (await runs.listDeletions({ runId: graph.runId })).deletions[0];
   t.deepEqual(listed?.participants, receipt.participants);
+});
+
+test.serial('the tokens that a participant was given end nothing at another service', async (t) => {
+  const { stack, foreign } = t.context;
+  const runs = runsOf(stack, 'replays');
+  const [previewed, other] = [await makeRunGraph(stack, 'replays'), await makeRunGraph(stack, 'replays')];
+  await runs.previewPurgeRun({ runId: previewed.runId });
+  await runs.deleteRun({ runId: previewed.runId });
+  await until('it was asked to hide the run', async () => foreign.tokensOf('SoftDelete').length > 0);
+  const before = await Promise.all([previewed, other].map((graph) => evidenceOf(stack, graph)));
+  for (const token of [foreign.tokensOf('Preview')[0], foreign.tokensOf('SoftDelete')[0]]) {
+    if (!token) return t.fail('it was given no token');
+    for (const service of ['job', 'run'] as const) {
+      const connection = connect({ address: stack.addresses[service], token: async () => token });
+      t.teardown(() => connection.close());
+      const participant = connection.client(ParticipantService);
+      for (const { runId } of [other, previewed]) {
+        const request = { runId, key: { operationId: newId(), step: service }, reason: 'replayed' };
+        const step = { runId, key: { operationId: runId, step: 'step-1' } };
+        for (const call of [participant.purge(request), participant.softDelete(request), participant.compensate(step)])
+          t.like(await refusalOf(call), { code: Code.Unauthenticated, reason: 'TOKEN_INVALID' });
+      }
+    }
+  }
+  t.deepEqual(await Promise.all([previewed, other].map((graph) => evidenceOf(stack, graph))), before);
 });

@@ -5,12 +5,12 @@ import anyTest, { type TestFn } from 'ava';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind, JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
-import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { EXECUTE_CRASH_POINTS } from '#services/job/use-cases/execute-step.ts';
 import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
 import type { Participant } from '#test/contract/participant.ts';
+import { stackParticipant } from '#test/support/participant-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { AREAS, storedFiles } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -32,10 +32,7 @@ test.before(async (t) => {
       },
     },
   });
-  t.context.connection = connect({
-    address: t.context.stack.addresses.job,
-    token: () => t.context.stack.token({ role: 'service', subject: 'service:run', tenantId: TENANT }),
-  });
+  t.context.connection = connect({ address: t.context.stack.addresses.job, token: async () => 'no token' });
 });
 test.after.always(async (t) => {
   t.context.connection?.close();
@@ -112,7 +109,7 @@ const WHOLE = ['objects', 'meta'].flatMap((area) => ASSETS.map(({ name }) => `${
 for (const point of EXECUTE_CRASH_POINTS) {
   test.serial(`an action that is killed at ${point} is finished by the same key, and done once`, async (t) => {
     const { stack, connection } = t.context;
-    const participant = connection.client(ParticipantService);
+    const participant = stackParticipant(stack, connection, 'job', TENANT);
     const runId = newId();
     await killAt(t.context, point, () => execute(participant, runId));
     const { output } = await repeat(() => execute(participant, runId));
@@ -135,7 +132,7 @@ for (const point of EXECUTE_CRASH_POINTS) {
 
   test.serial(`an action that is killed at ${point} and compensated leaves nothing`, async (t) => {
     const { stack, connection } = t.context;
-    const participant = connection.client(ParticipantService);
+    const participant = stackParticipant(stack, connection, 'job', TENANT);
     const [runId, neighbour] = [newId(), newId()];
     await repeat(() => execute(participant, neighbour));
     const before = await remains(stack, neighbour);
@@ -149,7 +146,7 @@ for (const point of EXECUTE_CRASH_POINTS) {
 for (const point of DELETION_CRASH_POINTS.filter((name) => name !== 'job.delete.after-intent')) {
   test.serial(`a compensation that is killed at ${point} is finished by the same key`, async (t) => {
     const { stack, connection } = t.context;
-    const participant = connection.client(ParticipantService);
+    const participant = stackParticipant(stack, connection, 'job', TENANT);
     const runId = newId();
     await repeat(() => execute(participant, runId));
     await killAt(t.context, point, () => compensate(participant, runId));

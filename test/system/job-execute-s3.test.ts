@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Participant } from '#test/contract/participant.ts';
 import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
+import { stackParticipant } from '#test/support/participant-clients.ts';
 import { testIfFound } from '#test/support/require.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -38,10 +38,7 @@ test.before(async () => {
       LETHE_DELETION_BACKOFF_MAX_MS: '1000',
     },
   });
-  connection = connect({
-    address: stack.addresses.job,
-    token: () => stack.token({ role: 'service', subject: 'service:run', tenantId: 'acme' }),
-  });
+  connection = connect({ address: stack.addresses.job, token: async () => 'no token' });
 });
 test.after.always(async () => {
   connection?.close();
@@ -69,7 +66,7 @@ const untilComplete = (call: () => Promise<{ progress: Progress }>) =>
 
 for (const point of ['upload.after-intent', 'upload.after-put', 'job.execute.between-objects']) {
   declare(`an action that is killed at ${point} and compensated leaves no version, marker or upload`, async (t) => {
-    const participant = connection.client(ParticipantService);
+    const participant = stackParticipant(stack, connection, 'job', 'acme');
     const [runId, neighbour] = [newId(), newId()];
     await untilComplete(() => execute(participant, neighbour));
     const before = await everything();
@@ -83,7 +80,7 @@ for (const point of ['upload.after-intent', 'upload.after-put', 'job.execute.bet
 }
 
 declare('an action that meets a dead S3 server is UNAVAILABLE, and done by the same key when it is back', async (t) => {
-  const participant = connection.client(ParticipantService);
+  const participant = stackParticipant(stack, connection, 'job', 'acme');
   const runId = newId();
   const before = await everything();
   await gateway.kill9();

@@ -1,19 +1,25 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { DescMethod } from '@bufbuild/protobuf';
+import { create, type DescMethod, type DescService, toBinary } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import anyTest, { type TestFn } from 'ava';
-import type { StackClients } from '#deploy/local/stack.ts';
+import type { ServiceName, StackClients } from '#deploy/local/stack.ts';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
-import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { ParticipantService, PurgeRequestSchema } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { readSigningKey } from '#libs/auth/keys.ts';
+import { POLICY } from '#libs/auth/policy.ts';
+import { makeOwnerCredential, makeParticipantCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
+import { newId } from '#libs/kernel/id.ts';
 import { readRunSettings } from '#services/run/config.ts';
+import { PARTICIPANT_SCOPES, stackParticipant } from '#test/support/participant-clients.ts';
+import { evidenceOf, incidentsOf, makeRunGraph } from '#test/support/run-graph.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
@@ -21,19 +27,39 @@ const test = anyTest as TestFn<{ stack: TestStack }>;
 test.before(async (t) => {
   t.context.stack = await startTestStack();
 });
-test.after.always((t) => t.context.stack.dispose());
+test.after.always(async (t) => {
+  for (const client of bareClients.values()) client.close();
+  await t.context.stack.dispose();
+});
+
+const bareClients = new Map<string, Client>();
 
 /** A call by bare grpc-js, past everything of the product's own client. */
-function bareCall(stack: TestStack, path: string, request: Buffer, token?: string): Promise<ServiceError | undefined> {
-  const client = new Client(stack.addresses.job, credentials.createInsecure());
+function bareCall(
+  stack: TestStack,
+  path: string,
+  request: Uint8Array,
+  token?: string,
+  service: ServiceName = 'job',
+): Promise<ServiceError | undefined> {
+  const known = bareClients.get(stack.addresses[service]);
+  const client = known ?? new Client(stack.addresses[service], credentials.createInsecure());
+  bareClients.set(stack.addresses[service], client);
   const metadata = new Metadata();
   if (token) metadata.set('authorization', `Bearer ${token}`);
   const identity = (bytes: Buffer): Buffer => bytes;
   return new Promise((resolve) => {
-    client.makeUnaryRequest(path, identity, identity, request, metadata, { deadline: Date.now() + 10_000 }, (error) => {
-      client.close();
-      resolve(error ?? undefined);
-    });
+    client.makeUnaryRequest(
+      path,
+      identity,
+      identity,
+      Buffer.from(request),
+      metadata,
+      { deadline: Date.now() + 10_000 },
+      (error) => {
+        resolve(error ?? undefined);
+      },
+    );
   });
 }
 
@@ -122,7 +148,8 @@ test.serial(
           .map(({ contract, method }) => [
             `ada-${method.name}`,
             `${contract.typeName}/${method.name}`,
-            contract === RetentionOwnerService ? 'TOKEN_INVALID' : 'SCOPE_MISSING',
+            // What services serve to one another is for tokens that were made for it.
+            contract === RetentionOwnerService || contract === ParticipantService ? 'TOKEN_INVALID' : 'SCOPE_MISSING',
           ])
           .toSorted(),
       );
@@ -162,6 +189,102 @@ test.serial(
     t.like(low.entries[0], { actor: 'viewer@too-low', outcome: 'ROLE_TOO_LOW' });
   },
 );
+
+/** Every RPC that a stack serves, and where. */
+const SERVED: readonly (readonly [ServiceName, DescService])[] = [
+  ['run', RunService],
+  ['job', JobService],
+  ['incident', IncidentService],
+  ['retention', RetentionService],
+  ['run', ParticipantService],
+  ['job', ParticipantService],
+  ['incident', ParticipantService],
+  ['run', RetentionOwnerService],
+  ['incident', RetentionOwnerService],
+];
+
+test.serial('a token between services is refused by every other RPC and service, and changes nothing', async (t) => {
+  const { stack } = t.context;
+  const graph = await makeRunGraph(stack, 'replayed', { incidents: 1 });
+  const look = async () => [await evidenceOf(stack, graph), await incidentsOf(stack, graph)];
+  const before = await look();
+  const { tenantId, runId } = graph;
+  const keyOf = (name: string) => readSigningKey(join(stack.folder, 'keys', `${name}.private.json`));
+  const asRun = makeParticipantCredential({ key: await keyOf('run'), issuer: 'lethe' }, 'run');
+  const asRetention = makeOwnerCredential({ key: await keyOf('retention'), issuer: 'lethe' }, 'retention');
+  const operation = { operationId: newId(), step: 'job' };
+  const call = { tenantId, runId, actor: 'ada', ...operation };
+  const tokens = [
+    ...(await Promise.all(
+      [...new Set(Object.values(PARTICIPANT_SCOPES))].map(async (scope) => ({
+        ...{ callee: 'job', scope },
+        token: await asRun({ ...call, participant: 'job', scope }),
+      })),
+    )),
+    ...(await Promise.all(
+      (['owner:count', 'owner:purge'] as const).map(async (scope) => ({
+        ...{ callee: 'incident', scope },
+        token: await asRetention({ ...call, owner: 'incident', scope, subject: 'incident_payloads' }),
+      })),
+    )),
+  ];
+  const purge = toBinary(
+    PurgeRequestSchema,
+    create(PurgeRequestSchema, { key: operation, runId, reason: 'replayed with everything but its RPC right' }),
+  );
+  for (const { callee, scope, token } of tokens) {
+    for (const [name, service] of SERVED) {
+      for (const { name: rpc } of service.methods) {
+        const path = `${service.typeName}/${rpc}`;
+        const rule = POLICY[path];
+        if (name === callee && rule && 'callee' in rule && rule.calleeScope === scope) continue;
+        const code = (await bareCall(stack, `/${path}`, purge, token, name))?.code as number;
+        t.true([Code.Unauthenticated, Code.PermissionDenied].includes(code), `${scope} of ${callee}: ${name} ${path}`);
+      }
+    }
+  }
+  t.deepEqual(await look(), before);
+});
+
+test.serial('a token between services is refused for another run, tenant, operation or step', async (t) => {
+  const { stack } = t.context;
+  const [mine, other, foreign] = await Promise.all([
+    makeRunGraph(stack, 'bound', { incidents: 1 }),
+    makeRunGraph(stack, 'bound', { incidents: 1 }),
+    makeRunGraph(stack, 'bound-too', { incidents: 1 }),
+  ]);
+  const look = () =>
+    Promise.all([mine, other, foreign].flatMap((graph) => [evidenceOf(stack, graph), incidentsOf(stack, graph)]));
+  const before = await look();
+  const bound = { runId: mine.runId, operationId: newId(), step: 'purge' };
+  for (const name of ['job', 'incident', 'run'] as const) {
+    const connection = connect({ address: stack.addresses[name], token: async () => 'no token' });
+    t.teardown(() => connection.close());
+    const participant = stackParticipant(stack, connection, name, 'bound', bound);
+    const asked = { runId: mine.runId, key: { operationId: bound.operationId, step: bound.step }, reason: 'replayed' };
+    for (const wrong of [
+      { ...asked, runId: other.runId },
+      { ...asked, runId: foreign.runId },
+      { ...asked, key: { ...asked.key, operationId: newId() } },
+      { ...asked, key: { ...asked.key, step: 'another' } },
+    ]) {
+      const stepKey = { runId: wrong.runId, key: { operationId: wrong.runId, step: 'step-1' } };
+      for (const call of [
+        participant.purge(wrong),
+        participant.softDelete(wrong),
+        participant.restore({ ...wrong, softDeleteOperationId: newId() }),
+        participant.compensate(stepKey),
+        participant.execute({ ...stepKey, action: 'create-job' }),
+      ])
+        t.like(await refusalOf(call), { code: Code.PermissionDenied, reason: 'TOKEN_MISMATCH' }, name);
+    }
+    for (const { runId } of [other, foreign])
+      for (const call of [participant.preview({ runId }), participant.verify({ runId })])
+        t.like(await refusalOf(call), { code: Code.PermissionDenied, reason: 'TOKEN_MISMATCH' }, name);
+    t.deepEqual((await participant.preview({ runId: mine.runId })).blockers, [], 'and good for its own run');
+  }
+  t.deepEqual(await look(), before);
+});
 
 test.serial('a caller who asks too often is told how long to wait', async (t) => {
   const limited = await startTestStack({ services: ['job'], env: { LETHE_CALLS_PER_SECOND: '1' } });

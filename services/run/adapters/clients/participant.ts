@@ -7,21 +7,28 @@ import {
   type ResourceCount as ResourceCountMessage,
 } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
-import type { ServiceCredential } from '#libs/auth/sign-token.ts';
+import type { ParticipantScope } from '#libs/auth/authorize.ts';
+import type { ParticipantCredential } from '#libs/auth/sign-token.ts';
 import { type Connection, toPeerError } from '#libs/grpc/client.ts';
 import { DomainError, type ErrorKind } from '#libs/kernel/domain-error.ts';
 import type { Answer, ResourceCount } from '../../domain/deletion.ts';
 import type { Participant, ParticipantCall } from '../../use-cases/ports.ts';
 import type { StepParticipant } from '../../use-cases/saga-ports.ts';
 
-/** A participant behind gRPC. Every call carries the acting tenant and the actor at the origin in its credential. */
+/**
+ * A participant behind gRPC. Each call has a token for it alone: this participant, this kind of call, tenant, run,
+ * operation and step, on behalf of the actor at the origin.
+ */
 export function makeParticipant(
   name: string,
   connection: Connection,
-  credential: ServiceCredential,
+  credential: ParticipantCredential,
 ): Participant & StepParticipant {
-  const clientFor = ({ tenantId, actor }: ParticipantCall) =>
-    connection.client(ParticipantService, () => credential({ tenantId, actor }));
+  const clientFor = (scope: ParticipantScope, { tenantId, actor, runId, operationId, step }: ParticipantCall) =>
+    connection.client(ParticipantService, () => {
+      const call = { participant: name, scope, actor, tenantId, runId };
+      return credential(scope === 'participant:preview' ? call : { ...call, operationId, step });
+    });
   const keyOf = ({ operationId, step }: ParticipantCall) => ({ operationId, step });
   const ask = async <T>(call: Promise<T>): Promise<T> => {
     try {
@@ -35,34 +42,44 @@ export function makeParticipant(
     name,
     async softDelete(to) {
       const { runId, reason = '' } = to;
-      return toAnswer(await ask(clientFor(to).softDelete({ key: keyOf(to), runId, reason })));
+      return toAnswer(await ask(clientFor('participant:delete', to).softDelete({ key: keyOf(to), runId, reason })));
     },
     async restore(to, softDeleteOperationId) {
       const { runId, reason = '' } = to;
-      return toAnswer(await ask(clientFor(to).restore({ key: keyOf(to), runId, reason, softDeleteOperationId })));
+      return toAnswer(
+        await ask(
+          clientFor('participant:delete', to).restore({ key: keyOf(to), runId, reason, softDeleteOperationId }),
+        ),
+      );
     },
     async purge(to, limit = 0) {
       const { runId, reason = '' } = to;
-      return toAnswer(await ask(clientFor(to).purge({ key: keyOf(to), runId, reason, limit })));
+      return toAnswer(await ask(clientFor('participant:purge', to).purge({ key: keyOf(to), runId, reason, limit })));
     },
     async verify(to) {
-      const { resourceCounts } = await ask(clientFor(to).verify({ runId: to.runId }));
+      const { resourceCounts } = await ask(clientFor('participant:verify', to).verify({ runId: to.runId }));
       return resourceCounts.map(toCount);
     },
     async execute(to, action, input) {
       const request = { key: keyOf(to), runId: to.runId, action, input: input as JsonObject };
-      const { progress, output = {} } = await ask(clientFor(to).execute(request));
+      const { progress, output = {} } = await ask(clientFor('participant:execute', to).execute(request));
       return { progress: progress === Progress.COMPLETE ? 'COMPLETE' : 'PARTIAL', output };
     },
     async compensate(to) {
-      return toAnswer(await ask(clientFor(to).compensate({ key: keyOf(to), runId: to.runId })));
+      return toAnswer(
+        await ask(clientFor('participant:compensate', to).compensate({ key: keyOf(to), runId: to.runId })),
+      );
     },
     async verifyStep(to) {
-      const { resourceCounts } = await ask(clientFor(to).verify({ runId: to.runId, step: to.step }));
+      const { resourceCounts } = await ask(
+        clientFor('participant:verify', to).verify({ runId: to.runId, step: to.step }),
+      );
       return resourceCounts.map(toCount);
     },
     async preview(to) {
-      const { resourceCounts, blockers, samples } = await ask(clientFor(to).preview({ runId: to.runId }));
+      const { resourceCounts, blockers, samples } = await ask(
+        clientFor('participant:preview', to).preview({ runId: to.runId }),
+      );
       return { counts: resourceCounts.map(toCount), blockers, samples };
     },
   };

@@ -1,0 +1,33 @@
+import type { Message } from '@bufbuild/protobuf';
+import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
+import type { OperationKey } from '#gen/lethe/participant/v1/participant_pb.ts';
+import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { assertTokenMatches } from '#libs/auth/authorize.ts';
+import { callerOf } from './caller.ts';
+import { bindService, type ServiceBinding } from './connect-handlers.ts';
+
+/** What the requests of a participant have in common; Preview and Verify have no key. */
+type ParticipantRequest = Message & { readonly runId: string; readonly key?: OperationKey };
+
+type Handler = (request: ParticipantRequest, context: HandlerContext) => unknown;
+
+/**
+ * Serves the participant contract. Every call is first compared with what its token was made for: the run, and the
+ * operation and step where the request has a key. PERMISSION_DENIED/TOKEN_MISMATCH. What is missing in the request is
+ * left to the handler, which refuses it by its field.
+ */
+export function bindParticipant(implementation: Partial<ServiceImpl<typeof ParticipantService>>): ServiceBinding {
+  const guarded = Object.entries(implementation).map(([name, handle]) => {
+    const guardedHandle: Handler = (request, context) => {
+      const { runId, key } = request;
+      assertTokenMatches(callerOf(context), {
+        runId: runId.toLowerCase() || undefined,
+        operationId: key?.operationId.toLowerCase() || undefined,
+        step: key?.step || undefined,
+      });
+      return (handle as Handler).call(implementation, request, context);
+    };
+    return [name, guardedHandle];
+  });
+  return bindService(ParticipantService, Object.fromEntries(guarded));
+}
