@@ -189,7 +189,7 @@ test('the purge of a run takes the payloads of its incidents in every state, and
   t.deepEqual(after.map(withoutPayload), before.map(withoutPayload));
   for (const incident of after) {
     t.like(incident, { payloadState: PayloadState.PURGED, driftSummary: undefined });
-    t.is(incident.payloadNotice, 'Incident drift details were purged per retention policy.');
+    t.is(incident.payloadNotice, 'Incident drift details were purged together with their run.');
   }
   t.deepEqual(await run.incidents.getDriftDashboard({}), dashboard);
   t.deepEqual((await run.incidents.listApprovals({})).approvals, approval ? [approval] : []);
@@ -208,6 +208,39 @@ test('the purge of a run takes the payloads of its incidents in every state, and
   // A shell goes on living.
   const { incident } = await run.incidents.transitionIncident({ incidentId: ids[0] ?? '', state: ACKNOWLEDGED });
   t.like(incident, { state: ACKNOWLEDGED, payloadState: PayloadState.PURGED });
+});
+
+test('a purge of a run leaves the same of its incidents whether the run was hidden before or not', async (t) => {
+  const seen = await Promise.all(
+    [false, true].map(async (isHidden) => {
+      const run = await fixture(t, `one-rule-${isHidden}`);
+      const ids = [await run.open(), await run.open({ last: CLOSED })];
+      const { incident } = await run.incidents.openIncident({
+        environmentId: run.environmentId,
+        title: 'without a payload',
+        runId: run.runId,
+        step: 'draft',
+      });
+      ids.push(incident?.id ?? '');
+      if (isHidden) await run.softDelete(newId());
+      const operationId = newId();
+      while ((await run.purge(operationId, 2)).progress !== Progress.COMPLETE);
+      const shells = await Promise.all(ids.map(async (incidentId) => run.incidents.getIncident({ incidentId })));
+      const { openIncidentCount } = await run.incidents.getDriftDashboard({});
+      return {
+        shells: shells.map(({ incident: shell }) => [
+          shell?.state,
+          shell?.payloadState,
+          shell?.payloadNotice,
+          shell?.deleteTime,
+        ]),
+        listed: (await run.incidents.listIncidents({})).incidents.length,
+        open: openIncidentCount,
+      };
+    }),
+  );
+  t.deepEqual(seen[1], seen[0]);
+  t.like(seen[0], { listed: 3, open: 2n });
 });
 
 test('once a run is purged, no incident can be opened for it any more, by nobody', async (t) => {

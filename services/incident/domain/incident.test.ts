@@ -8,6 +8,8 @@ import {
   INCIDENT_TRANSITIONS,
   type Incident,
   OPEN_STATES,
+  type PayloadState,
+  type PurgeCause,
   payloadNotice,
   transition,
 } from './incident.ts';
@@ -31,6 +33,7 @@ const incidentIn = (state: Incident['state']): Incident => ({
   updatedAt: now,
   closedAt: undefined,
   payloadPurgedAt: undefined,
+  payloadPurgeCause: undefined,
   approvalsPurgedAt: undefined,
   deletedAt: undefined,
   version: 1n,
@@ -80,8 +83,12 @@ test('a stale etag is refused, and does not matter once the incident is where it
 });
 
 test('only a purged payload has the sentence of the policy', (t) => {
-  t.is(payloadNotice('PURGED'), 'Incident drift details were purged per retention policy.');
-  t.is(payloadNotice('PRESENT') + payloadNotice('ABSENT'), '');
+  const noticeOf = (payloadState: PayloadState, payloadPurgeCause?: PurgeCause) =>
+    payloadNotice({ payloadState, payloadPurgeCause });
+  t.is(noticeOf('PURGED'), 'Incident drift details were purged per retention policy.');
+  t.is(noticeOf('PURGED', 'RUN_PURGE'), 'Incident drift details were purged together with their run.');
+  t.is(noticeOf('PURGED', 'COMPENSATION'), 'Incident drift details were removed when their run was undone.');
+  t.is(noticeOf('PRESENT') + noticeOf('ABSENT'), '');
 });
 
 test('an approval is decided once: the same again changes nothing, the other is refused', (t) => {

@@ -13,6 +13,9 @@ export type CloseCause = 'RESOLVED' | 'COMPENSATED';
 /** What has become of a payload. */
 export type PayloadState = 'PRESENT' | 'PURGED' | 'ABSENT';
 
+/** Why a payload was purged other than by its age. */
+export type PurgeCause = 'RUN_PURGE' | 'COMPENSATION';
+
 /** One step in an incident's life. */
 export interface IncidentTransition {
   readonly state: IncidentState;
@@ -42,6 +45,8 @@ export interface Incident {
   readonly updatedAt: Temporal.Instant;
   readonly closedAt: Temporal.Instant | undefined;
   readonly payloadPurgedAt: Temporal.Instant | undefined;
+  /** Undefined: by its age, or it was not purged. */
+  readonly payloadPurgeCause: PurgeCause | undefined;
   /** When the first of its approvals was purged. */
   readonly approvalsPurgedAt: Temporal.Instant | undefined;
   /** Hidden with its run since then. */
@@ -74,9 +79,19 @@ export const AGE_DECISIONS: Readonly<Record<IncidentState, 'KEEP' | 'EXPIRE'>> =
 /** The states that count as open. */
 export const OPEN_STATES = INCIDENT_STATES.filter((state) => INCIDENT_TRANSITIONS[state].length > 0);
 
-/** The sentence that stands in a purged payload's place, in the words of the seed; empty for the others. */
-export const payloadNotice = (state: PayloadState): string =>
-  state === 'PURGED' ? 'Incident drift details were purged per retention policy.' : '';
+const NOTICE_OF: Readonly<Record<PurgeCause, string>> = {
+  RUN_PURGE: 'Incident drift details were purged together with their run.',
+  COMPENSATION: 'Incident drift details were removed when their run was undone.',
+};
+
+/** The sentence that stands in a purged payload's place, for its age in the words of the seed; empty for the others. */
+export function payloadNotice({
+  payloadState,
+  payloadPurgeCause,
+}: Pick<Incident, 'payloadState' | 'payloadPurgeCause'>): string {
+  if (payloadState !== 'PURGED') return '';
+  return payloadPurgeCause ? NOTICE_OF[payloadPurgeCause] : 'Incident drift details were purged per retention policy.';
+}
 
 /** The sentence that stands beside approvals of which some were purged; empty where none was. */
 export const approvalsNotice = ({ approvalsPurgedAt }: Pick<Incident, 'approvalsPurgedAt'>): string =>

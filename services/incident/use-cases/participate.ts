@@ -40,7 +40,10 @@ export interface Participate {
   softDelete(scope: RunScope, operation: RunOperation): Promise<number>;
   /** Brings back what the soft delete hid; how many. */
   restore(scope: RunScope, operation: RunOperation, softDeleteId: string): Promise<number>;
-  /** Removes the payloads of the run's incidents, and refuses incidents that come later. The shells stay as they are. */
+  /**
+   * Removes the payloads of the run's incidents, and refuses incidents that come later. The shells stay in the states that
+   * they are in, visible also where the run was hidden.
+   */
   purge(scope: RunScope, operation: RunOperation, limit: number): Promise<Participation>;
   /** Closes the step's incidents as compensated, removes their payloads, and refuses those that come later. */
   compensate(scope: RunScope, operation: RunOperation): Promise<Participation>;

@@ -106,7 +106,7 @@ export const toIncidentMessage = (incident: Incident): MessageInitShape<typeof I
   closeCause: incident.closeCause ? CloseCauseMessage[incident.closeCause] : CloseCauseMessage.UNSPECIFIED,
   ...optional('driftSummary', incident.payload as ProtoJsonObject | undefined),
   payloadState: PayloadStateMessage[incident.payloadState],
-  payloadNotice: payloadNotice(incident.payloadState),
+  payloadNotice: payloadNotice(incident),
   timeline: incident.timeline.map(({ state, actor, note, at }) => ({
     state: IncidentStateMessage[state],
     actor,

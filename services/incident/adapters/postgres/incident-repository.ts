@@ -8,6 +8,7 @@ import {
   type IncidentState,
   incidentNotFound,
   type PayloadState,
+  type PurgeCause,
 } from '../../domain/incident.ts';
 import type { IncidentRepository, NewIncident } from '../../use-cases/ports.ts';
 import { repeatedTarget } from './requests.ts';
@@ -24,6 +25,7 @@ interface IncidentRow {
   readonly state: IncidentState;
   readonly close_cause: CloseCause | null;
   readonly payload_purged_at: Temporal.Instant | null;
+  readonly payload_purge_cause: PurgeCause | null;
   readonly approvals_purged_at: Temporal.Instant | null;
   readonly created_at: Temporal.Instant;
   readonly updated_at: Temporal.Instant;
@@ -213,6 +215,7 @@ const toIncident = (row: IncidentRow): Incident => ({
   updatedAt: row.updated_at,
   closedAt: row.closed_at ?? undefined,
   payloadPurgedAt: row.payload_purged_at ?? undefined,
+  payloadPurgeCause: row.payload_purge_cause ?? undefined,
   approvalsPurgedAt: row.approvals_purged_at ?? undefined,
   deletedAt: row.deleted_at ?? undefined,
   version: BigInt(row.version),

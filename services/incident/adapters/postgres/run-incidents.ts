@@ -15,8 +15,11 @@ const MAX_SAMPLES = 100;
 const OF_RUN = `i.tenant_id = :tenantId and i.run_id = :runId and (cast(:step as text) is null or i.step = :step)`;
 const HAS_PAYLOAD = `exists (
   select from incident_payloads p where p.tenant_id = i.tenant_id and p.incident_id = i.id)`;
-// One predicate for what is chosen and for what is left. A purge of the run leaves open what is open.
-const UNENDED = `${OF_RUN} and (i.payload_purged_at is null and ${HAS_PAYLOAD} or :closes and i.state <> 'CLOSED')`;
+// One predicate for what is chosen and for what is left. A purge of the run leaves open what is open, and shows the shells
+// that were hidden with it: hidden or not before, every shell is the same after it.
+const UNENDED = `${OF_RUN} and (
+  i.payload_purged_at is null and ${HAS_PAYLOAD} or
+  case when :closes then i.state <> 'CLOSED' else i.deleted_at is not null end)`;
 // The order in which a purge by age locks them too, so that the two never wait for each other.
 const IN_ORDER = 'order by i.closed_at, i.id';
 
@@ -113,7 +116,8 @@ export const makeRunIncidents = (database: Database): RunIncidents => ({
   endBatch: (scope, operation, limit) =>
     database.forTenant(scope.tenantId, async (trx) => {
       const ending = endingOf(scope, operation);
-      const bindings = { ...bindingsOf(scope), closes: scope.step !== undefined };
+      const isCompensation = scope.step !== undefined;
+      const bindings = { ...bindingsOf(scope), closes: isCompensation };
       const chosen = rowsOf<{ id: string }>(
         await trx.raw(`select i.id from incidents i where ${UNENDED} ${IN_ORDER} limit :limit for update of i`, {
           ...bindings,
@@ -128,7 +132,8 @@ export const makeRunIncidents = (database: Database): RunIncidents => ({
              delete from incident_payloads p where p.tenant_id = :tenantId and p.incident_id = any(cast(:ids as uuid[]))
              returning p.incident_id, octet_length(p.payload_json::text) as bytes),
            before as materialized (
-             select i.id, :closes and i.state <> 'CLOSED' as closes, p.incident_id is not null as purges
+             select i.id, :closes and i.state <> 'CLOSED' as closes, p.incident_id is not null as purges,
+                    not :closes and i.deleted_at is not null as shows
              from incidents i left join payloads p on p.incident_id = i.id
              where i.tenant_id = :tenantId and i.id = any(cast(:ids as uuid[]))),
            shells as (
@@ -137,9 +142,13 @@ export const makeRunIncidents = (database: Database): RunIncidents => ({
                  close_cause = case when b.closes then 'COMPENSATED' else i.close_cause end,
                  closed_at = case when b.closes then clock.at else i.closed_at end,
                  payload_purged_at = case when b.purges then clock.at else i.payload_purged_at end,
+                 payload_purge_cause = case when b.purges then :cause else i.payload_purge_cause end,
+                 deleted_at = case when b.shows then null else i.deleted_at end,
+                 deleted_by = case when b.shows then null else i.deleted_by end,
+                 deleted_reason = case when b.shows then null else i.deleted_reason end,
                  updated_at = clock.at, version = i.version + 1
              from before b, clock
-             where i.tenant_id = :tenantId and i.id = b.id and (b.closes or b.purges)),
+             where i.tenant_id = :tenantId and i.id = b.id and (b.closes or b.purges or b.shows)),
            entries as (
              insert into incident_transitions (tenant_id, incident_id, state, actor, note, at)
              select :tenantId, b.id, 'CLOSED', :actor, :note, clock.at from before b, clock where b.closes)
@@ -149,6 +158,7 @@ export const makeRunIncidents = (database: Database): RunIncidents => ({
           {
             ...bindings,
             ids: chosen.map(({ id }) => id),
+            cause: isCompensation ? 'COMPENSATION' : 'RUN_PURGE',
             actor: operation.caller.actor,
             note: operation.reason ?? null,
           },

@@ -8,6 +8,7 @@ import { runEffects } from './006-run-effects.ts';
 import { owner } from './007-owner.ts';
 import { dropAgePurges } from './008-drop-age-purges.ts';
 import { listedAudit } from './009-audit.ts';
+import { payloadPurgeCause } from './010-payload-purge-cause.ts';
 
 /** IncidentService's schema, in order. */
 export const incidentMigrations: readonly Migration[] = [
@@ -20,4 +21,5 @@ export const incidentMigrations: readonly Migration[] = [
   owner,
   dropAgePurges,
   listedAudit,
+  payloadPurgeCause,
 ];
