@@ -34,10 +34,15 @@ import {
   countDated,
   countExpired,
   countUndated,
+  type ExpiredRange,
   type Named,
+  noteRange,
   removeBatch,
+  removeRange,
   type SliceRow,
   selectFloor,
+  selectLastExpired,
+  selectRangeEnd,
 } from './statements.ts';
 import type { OwnedSubject, Position } from './subject.ts';
 
@@ -56,10 +61,12 @@ export interface OwnerOptions {
 // A transaction is aimed at a fifth of a second, so that nobody waits for its locks, and cut off below two seconds.
 const TARGET_MS = 200;
 const MAX_STATEMENT_MS = 1_800;
-const BATCH_ROWS = { first: 1_000, min: 200, max: 20_000 };
+const BATCH_ROWS = { first: 1_000, min: 200, max: 100_000 };
 const SLICE_ROWS = { first: 5_000, min: 1_000, max: 100_000 };
 // A piece of fewer rows costs what it costs, whatever it removes.
 const MIN_PIECE = 50;
+// A range that may hold fewer rows would be all of rows that stay, and the next one again.
+const MIN_RANGE = 1_000;
 const LOCK_TRIES = 5;
 
 const SNAPSHOT_CHECK_MS = 1_000;
@@ -156,7 +163,7 @@ export function makeOwner(options: OwnerOptions): Owner {
     onWaited: (ms: number) => Readonly<Record<string, number>>,
   ): Promise<{ operation: StoredOperation; removed: number; isDone: boolean }> =>
     paceOf(batches, order.subject)
-      .run(turns, Number.POSITIVE_INFINITY, (scan, waitedMs) =>
+      .run(turns, mostLookedAt(order.subject, most), (scan, waitedMs) =>
         database.forTenant(key.tenantId, async (trx) => {
           const before = await lockRunning(trx, key, MAX_STATEMENT_MS);
           const allowed = Math.min(most, (before.rule.maxRows ?? Number.POSITIVE_INFINITY) - before.removed);
@@ -333,30 +340,88 @@ async function removeFrom(
   for (const statement of subject.lock ?? []) await trx.raw(statement, { tenantId });
   const after = operation.position;
   const range = { tenantId, ...rangeOf(operation.rule), floor: positionOf(floor), after, scan };
+  if (subject.afterRange !== undefined && allowed >= scan) {
+    const { removed, end, isAtEnd } = await removeWhole(trx, subject, subject.afterRange, range);
+    return afterBatch(operation, { removed, dependents: {}, end, isAtEnd, isLost: false });
+  }
   const batch = one(await run<BatchRow>(trx, removeBatch(subject, range, allowed)));
   const { seen, going, chosen, removed } = batch;
   const isCut = going > chosen;
-  const isAtEnd = seen < scan && !isCut;
-  // What was chosen and is not removed, another transaction changed or removed at the same time.
-  const isClean = removed === chosen && !operation.isPassDirty && (removed === 0 || after === undefined);
+  return afterBatch(operation, {
+    removed,
+    dependents: Object.fromEntries(
+      (subject.dependents ?? []).map(({ type }, index) => [type, batch.dependents[index] ?? 0]),
+    ),
+    end: (isCut ? batch.last_chosen : batch.last) ?? undefined,
+    isAtEnd: seen < scan && !isCut,
+    // What was chosen and is not removed, another transaction changed or removed at the same time.
+    isLost: removed < chosen,
+  });
+}
+
+/** What one batch came to. */
+interface Batch {
+  readonly removed: number;
+  readonly dependents: Readonly<Record<string, number>>;
+  /** The last row that it looked at; undefined where there was none. */
+  readonly end: Position | undefined;
+  /** Whether no expired row was there after it. */
+  readonly isAtEnd: boolean;
+  /** Whether something that was to go is still there, or went by another's hand. */
+  readonly isLost: boolean;
+}
+
+/** Where the operation stands after a batch. */
+function afterBatch(
+  operation: StoredOperation & { readonly rule: OperationRule },
+  { removed, dependents, end, isAtEnd, isLost }: Batch,
+): { operation: StoredOperation; removed: number; isDone: boolean } {
+  const { position, isPassDirty, rule } = operation;
+  const isClean = !isLost && !isPassDirty && (removed === 0 || position === undefined);
   const total = operation.removed + removed;
-  const isSpent = operation.rule.maxRows !== undefined && total >= operation.rule.maxRows;
+  const isSpent = rule.maxRows !== undefined && total >= rule.maxRows;
   return {
     removed,
     isDone: isSpent || (isAtEnd && isClean),
     operation: {
       ...operation,
       removed: total,
-      dependents: sumOf(
-        operation.dependents,
-        Object.fromEntries((subject.dependents ?? []).map(({ type }, index) => [type, batch.dependents[index] ?? 0])),
-      ),
+      dependents: sumOf(operation.dependents, dependents),
       // At the end the oldest row is next: something may have come in behind the batches.
-      position: isAtEnd ? undefined : ((isCut ? batch.last_chosen : batch.last) ?? after),
-      isPassDirty: !isAtEnd && (operation.isPassDirty || chosen > 0),
+      position: isAtEnd ? undefined : (end ?? position),
+      isPassDirty: !isAtEnd && (isPassDirty || removed > 0 || isLost),
     },
   };
 }
+
+/** Removes what goes of the next `scan` expired rows. CONCURRENT_UPDATE where more rows came into them meanwhile. */
+async function removeWhole(
+  trx: TenantTransaction,
+  subject: OwnedSubject,
+  afterwards: string,
+  range: ExpiredRange,
+): Promise<Pick<Batch, 'removed' | 'end' | 'isAtEnd'>> {
+  const { tenantId, scan } = range;
+  const positionBy = async (statement: Named): Promise<Position | undefined> =>
+    firstOf<{ position: Position }>(await run(trx, statement))?.position;
+  const nth = await positionBy(selectRangeEnd(subject, range));
+  const end = nth ?? (await positionBy(selectLastExpired(subject, range)));
+  if (!end) return { removed: 0, end, isAtEnd: true };
+  const { text, bindings } = removeRange(subject, range, end);
+  const { rowCount } = await trx.raw(text, bindings as Record<string, string | number>);
+  const removed = rowCount ?? 0;
+  if (removed > scan) throw overfull();
+  if (removed > 0) await run(trx, noteRange(afterwards, tenantId, end));
+  return { removed, end, isAtEnd: nth === undefined };
+}
+
+/** Between the look at the range and its removal rows came into it; the batch is tried again. */
+const overfull = (): DomainError =>
+  new DomainError('aborted', 'CONCURRENT_UPDATE', 'Rows have come into the range that was to be removed.', {});
+
+/** How many rows a batch may look at. A range removes what it looks at, so that is bounded by what may go. */
+const mostLookedAt = ({ afterRange }: OwnedSubject, most: number): number =>
+  afterRange === undefined ? Number.POSITIVE_INFINITY : Math.max(MIN_RANGE, most);
 
 /** For how long the operation has stood still since it was last noted. */
 function pausedMs({ pausedAt, now }: StoredOperation): Record<string, number> {

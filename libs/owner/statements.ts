@@ -104,6 +104,42 @@ export function removeBatch(subject: OwnedSubject, range: ExpiredRange, limit: n
   };
 }
 
+/** The position of the `scan`-th expired row; no row where there are fewer. */
+export function selectRangeEnd(subject: OwnedSubject, range: ExpiredRange): Named {
+  const { where, bindings } = expiredRows(subject, range);
+  return {
+    text: `select ${positionOf(subject, `r.${subject.age}`, 'r.')} as position from ${subject.table} r
+           where ${where} order by ${orderOf(subject)} offset :skipped limit 1`,
+    bindings: { ...bindings, skipped: range.scan - 1 },
+  };
+}
+
+/** The position of the newest expired row; no row where there is none. */
+export function selectLastExpired(subject: OwnedSubject, range: ExpiredRange): Named {
+  const { where, bindings } = expiredRows(subject, range);
+  return {
+    text: `select ${positionOf(subject, `r.${subject.age}`, 'r.')} as position from ${subject.table} r
+           where ${where} order by ${orderOf(subject, 'desc')} limit 1`,
+    bindings,
+  };
+}
+
+/** Removes what goes of the expired rows up to a position. */
+export function removeRange(subject: OwnedSubject, range: ExpiredRange, end: Position): Named {
+  const { where, bindings } = expiredRows(subject, range);
+  return {
+    text: `delete from ${subject.table} r
+           where ${where} and ${rowOf(subject)} <= ${valuesOf(subject, 'last')} and ${goesOf(subject)}`,
+    bindings: { ...bindings, ...staleOf(subject, range), ...bindingsOf('last', end) },
+  };
+}
+
+/** What a subject does after a range of it was removed. */
+export const noteRange = (text: string, tenantId: string, end: Position): Named => ({
+  text,
+  bindings: { tenantId, ...bindingsOf('last', end) },
+});
+
 /** Lists tenants that have rows, by the index: one probe a tenant, however many rows it has. For a migration. */
 export function listTenantsQuery(subject: OwnedSubject, isByteOrder: boolean): string {
   const tenant = subject.tenant ?? 'tenant_id';
@@ -123,28 +159,35 @@ export function listTenantsQuery(subject: OwnedSubject, isByteOrder: boolean): s
 }
 
 function expiredSlice(subject: OwnedSubject, range: ExpiredRange): Named {
-  const { age, unfinished } = subject;
-  const { tenantId, cutoff, stale, floor, after, scan } = range;
-  const start = afterPosition(subject, after);
-  const goes =
-    unfinished === undefined ? 'true' : `(not (${unfinished}) or r.${age} < cast(:stale as timestamptz)) is true`;
+  const { where, bindings } = expiredRows(subject, range);
   return {
     text: `slice as materialized (
-             select r.${age} as age, ${keysOf(subject, 'r.')}, ${goes} as goes
-             from ${subject.table} r
-             where ${ofTenant(subject)} and r.${age} < :cutoff ${start.where}
-             ${floor ? `and ${rowOf(subject)} < ${valuesOf(subject, 'floor')}` : ''}
+             select r.${subject.age} as age, ${keysOf(subject, 'r.')}, ${goesOf(subject)} as goes
+             from ${subject.table} r where ${where}
              order by ${orderOf(subject)} limit :scan)`,
-    bindings: {
-      ...start.bindings,
-      ...bindingsOf('floor', floor),
-      tenantId,
-      scan,
-      cutoff: cutoff.toString(),
-      stale: stale?.toString() ?? null,
-    },
+    bindings: { ...bindings, scan: range.scan, stale: range.stale?.toString() ?? null },
   };
 }
+
+/** The predicate of the rows that are expired and older than the floor. */
+function expiredRows(
+  subject: OwnedSubject,
+  { tenantId, cutoff, floor, after }: ExpiredRange,
+): { where: string; bindings: Named['bindings'] } {
+  const start = afterPosition(subject, after);
+  return {
+    where: `${ofTenant(subject)} and r.${subject.age} < :cutoff ${start.where}
+            ${floor ? `and ${rowOf(subject)} < ${valuesOf(subject, 'floor')}` : ''}`,
+    bindings: { ...start.bindings, ...bindingsOf('floor', floor), tenantId, cutoff: cutoff.toString() },
+  };
+}
+
+/** Whether an expired row goes. */
+const goesOf = ({ age, unfinished }: OwnedSubject): string =>
+  unfinished === undefined ? 'true' : `(not (${unfinished}) or r.${age} < cast(:stale as timestamptz)) is true`;
+
+const staleOf = ({ unfinished }: OwnedSubject, { stale }: ExpiredRange): Named['bindings'] =>
+  unfinished === undefined ? {} : { stale: stale?.toString() ?? null };
 
 function afterPosition(
   subject: OwnedSubject,

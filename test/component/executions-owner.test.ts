@@ -4,7 +4,16 @@ import pg from 'pg';
 import { newId } from '#libs/kernel/id.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import type { Owner } from '#libs/owner/owner.ts';
-import { countExpired, type ExpiredRange, type Named, removeBatch, selectFloor } from '#libs/owner/statements.ts';
+import {
+  countExpired,
+  type ExpiredRange,
+  type Named,
+  removeBatch,
+  removeRange,
+  selectFloor,
+  selectLastExpired,
+  selectRangeEnd,
+} from '#libs/owner/statements.ts';
 import type { OwnerRule } from '#libs/owner/subject.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { makeTurns } from '#libs/saga/turns.ts';
@@ -495,6 +504,7 @@ test('every statement is planned by the index for dense, sparse and empty tenant
     after: [now.subtract({ hours: 24 * 400 }).toString(), newId(), now.toString()],
     scan: 1_000,
   });
+  const lastOf = (at: Temporal.Instant) => [at.toString(), newId(), at.toString()];
   const ages = [now.subtract({ hours: 24 }).toString(), now.toString()];
   for (const tenantId of ['dense', 'sparse', 'nobody']) {
     const client = new pg.Client({ connectionString: created.appUrl });
@@ -510,6 +520,9 @@ test('every statement is planned by the index for dense, sparse and empty tenant
         ['floor', true, toPositional(selectFloor(subject, tenantId, 100))],
         ['count expired', true, toPositional(countExpired(subject, range(tenantId)))],
         ['remove', true, toPositional(removeBatch(subject, range(tenantId), 1_000))],
+        ['end of a range', true, toPositional(selectRangeEnd(subject, range(tenantId)))],
+        ['last expired', true, toPositional(selectLastExpired(subject, range(tenantId)))],
+        ['remove a range', true, toPositional(removeRange(subject, range(tenantId), lastOf(now)))],
       ];
       for (const [name, isOwners, query] of queries) {
         await client.query('savepoint before');

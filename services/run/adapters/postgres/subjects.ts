@@ -15,8 +15,7 @@ export const executions: OwnedSubject = {
   unfinished: "r.state = 'RUNNING'",
   // One purge of a tenant at a time, so that each finds its floor among rows that no other is removing.
   lock: [
-    `insert into execution_watermarks (tenant_id)
-     select :tenantId where exists (select from executions where tenant_id = :tenantId) on conflict do nothing`,
+    'insert into execution_watermarks (tenant_id) values (:tenantId) on conflict do nothing',
     'select from execution_watermarks where tenant_id = :tenantId for update',
   ],
   // By a range of the index, since a ctid repeats in every partition and a key costs a probe in each of them. Between
@@ -38,6 +37,11 @@ export const executions: OwnedSubject = {
       update execution_watermarks w set age = l.age, id = l.id, created_at = l.created_at from last l
       where w.tenant_id = :tenantId
         and (w.age is null or (w.age, w.id, w.created_at) < (l.age, l.id, l.created_at)))`,
+  afterRange: `update execution_watermarks w
+    set age = cast(:last as timestamptz), id = cast(:last0 as uuid), created_at = cast(:last1 as timestamptz)
+    where w.tenant_id = :tenantId
+      and (w.age is null or (w.age, w.id, w.created_at)
+        < (cast(:last as timestamptz), cast(:last0 as uuid), cast(:last1 as timestamptz)))`,
 };
 
 /** What RunService owns that ages. */
