@@ -101,15 +101,18 @@ export function makeOwner(options: OwnerOptions): Owner {
 
   const readFloor = (
     { tenantId, subject }: OwnerOrder,
-    { minToKeep }: Pick<OperationRule, 'minToKeep'>,
+    { minToKeep, cutoff }: Pick<OperationRule, 'minToKeep' | 'cutoff'>,
   ): Promise<Floor> =>
     minToKeep === 0
       ? Promise.resolve('none')
       : turns.take(() =>
           database.forTenant(tenantId, async (trx) => {
             await trx.raw(`select ${BY_INDEX}`);
-            const row = firstOf<{ floor: Position }>(await run(trx, selectFloor(subject, tenantId, minToKeep)));
-            return row?.floor ?? 'all';
+            const row = firstOf<{ floor: Position; is_expired: boolean }>(
+              await run(trx, selectFloor(subject, tenantId, cutoff, minToKeep)),
+            );
+            if (!row) return 'all';
+            return row.is_expired ? row.floor : 'none';
           }),
         );
 
@@ -222,9 +225,8 @@ export function makeOwner(options: OwnerOptions): Owner {
     async purge(order, operationId, rule, limit, limits): Promise<Purged> {
       const isOver = overAt(limits);
       const key = { tenantId: order.tenantId, operationId, subject: order.subject.name };
-      let operation: StoredOperation = await database.forTenant(order.tenantId, (trx) =>
-        beginOperation(trx, order, operationId, rule),
-      );
+      const begun = await database.forTenant(order.tenantId, (trx) => beginOperation(trx, order, operationId, rule));
+      let operation: StoredOperation = begun;
       crashPoint('owner.purge.after-intent');
       const answer = (how: Partial<Purged>): Purged => ({
         operation,
@@ -233,7 +235,7 @@ export function makeOwner(options: OwnerOptions): Owner {
         isThrottled: false,
         ...how,
       });
-      const floor = await readFloor(order, rule);
+      const floor = await readFloor(order, begun.rule);
       let left = limit;
       let checkedAt = Number.NEGATIVE_INFINITY;
       while (left > 0) {
@@ -296,7 +298,7 @@ export function makeOwner(options: OwnerOptions): Owner {
   };
 }
 
-/** Where the floor is: there is none, all rows are behind it, or only those before this one are not. */
+/** Where the floor is: behind the cutoff or nowhere, before all rows, or here, so that only rows before this one go. */
 type Floor = 'none' | 'all' | Position;
 
 const positionOf = (floor: Floor): Position | undefined => (typeof floor === 'string' ? undefined : floor);

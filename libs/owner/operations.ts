@@ -101,12 +101,11 @@ export async function beginOperation(
   { tenantId, subject, caller }: OwnerOrder,
   operationId: string,
   rule: OwnerRule,
-): Promise<StoredOperation> {
+): Promise<StoredOperation & { readonly rule: OperationRule }> {
   const key = { tenantId, operationId, subject: subject.name };
   const known = await lockOperation(trx, key);
   if (known) {
-    assertSame(known, rule);
-    return known;
+    return sameOf(known, rule);
   }
   const cutoff = cutoffOf(rule, await readClock(trx));
   await trx.raw(
@@ -129,11 +128,10 @@ export async function beginOperation(
   const stored = await lockOperation(trx, key);
   if (!stored) throw new Error('the operation was stored and is gone');
   // Another call may have been faster, with another rule or with End.
-  assertSame(stored, rule);
-  return stored;
+  return sameOf(stored, rule);
 }
 
-function assertSame(operation: StoredOperation, rule: OwnerRule): void {
+function sameOf(operation: StoredOperation, rule: OwnerRule): StoredOperation & { readonly rule: OperationRule } {
   const { operationId, rule: kept, endedAt, cutoffGiven } = operation;
   if (endedAt || !kept) throw operationEnded(operationId);
   // The caller may echo the cutoff that it was answered; it may not leave out one that it gave.
@@ -146,6 +144,7 @@ function assertSame(operation: StoredOperation, rule: OwnerRule): void {
     rule.staleAfterDays === kept.staleAfterDays;
   if (!isSame) throw ruleReused(operationId);
   assertClocksAgree(kept.cutoff, rule.latestCutoff);
+  return { ...operation, rule: kept };
 }
 
 /** Which operation. */

@@ -29,7 +29,7 @@ export interface ExpiredRange {
   readonly cutoff: Temporal.Instant;
   /** The cutoff of rows that have not finished; undefined: those never go. */
   readonly stale: Temporal.Instant | undefined;
-  /** Only rows before this one. */
+  /** Only rows before this one, which must be expired itself. */
   readonly floor: Position | undefined;
   /** Only rows after this one. */
   readonly after: Position | undefined;
@@ -37,13 +37,18 @@ export interface ExpiredRange {
   readonly scan: number;
 }
 
-/** The position of the tenant's `minToKeep`-th newest row; no row where it has fewer. */
-export function selectFloor(subject: OwnedSubject, tenantId: string, minToKeep: number): Named {
+/** The position of the tenant's `minToKeep`-th newest row, and whether it is expired; no row where it has fewer. */
+export function selectFloor(
+  subject: OwnedSubject,
+  tenantId: string,
+  cutoff: Temporal.Instant,
+  minToKeep: number,
+): Named {
   return {
-    text: `select ${positionOf(subject, `r.${subject.age}`, 'r.')} as floor
+    text: `select ${positionOf(subject, `r.${subject.age}`, 'r.')} as floor, r.${subject.age} < :cutoff as is_expired
            from ${subject.table} r where ${ofTenant(subject)} and r.${subject.age} is not null
            order by ${orderOf(subject, 'desc')} offset :skipped limit 1`,
-    bindings: { tenantId, skipped: minToKeep - 1 },
+    bindings: { tenantId, cutoff: cutoff.toString(), skipped: minToKeep - 1 },
   };
 }
 
@@ -100,7 +105,7 @@ export function removeBatch(subject: OwnedSubject, range: ExpiredRange, limit: n
              `(select count(*) from chosen) as chosen, ${lastOf(subject, 'chosen')} as last_chosen,
               (select count(*) from gone) as removed, cast(array[${dependents}] as int[]) as dependents`,
            )}`,
-    bindings: { ...bindings, limit },
+    bindings: { ...bindings, cutoff: range.cutoff.toString(), limit },
   };
 }
 
@@ -124,13 +129,16 @@ export function selectLastExpired(subject: OwnedSubject, range: ExpiredRange): N
   };
 }
 
-/** Removes what goes of the expired rows up to a position. */
+/** Removes what goes of the expired rows up to one of them. */
 export function removeRange(subject: OwnedSubject, range: ExpiredRange, end: Position): Named {
-  const { where, bindings } = expiredRows(subject, range);
+  const { tenantId, after, stale } = range;
+  const start = afterPosition(subject, after);
+  const bindings = { ...start.bindings, ...bindingsOf('last', end), tenantId };
   return {
     text: `delete from ${subject.table} r
-           where ${where} and ${rowOf(subject)} <= ${valuesOf(subject, 'last')} and ${goesOf(subject)}`,
-    bindings: { ...bindings, ...staleOf(subject, range), ...bindingsOf('last', end) },
+           where ${ofTenant(subject)} ${start.where} and ${rowOf(subject)} <= ${valuesOf(subject, 'last')}
+             and ${goesOf(subject)}`,
+    bindings: subject.unfinished === undefined ? bindings : { ...bindings, stale: stale?.toString() ?? null },
   };
 }
 
@@ -169,25 +177,29 @@ function expiredSlice(subject: OwnedSubject, range: ExpiredRange): Named {
   };
 }
 
-/** The predicate of the rows that are expired and older than the floor. */
+/**
+ * The predicate of the rows that are expired and older than the floor. It has one upper bound: of several on a column of
+ * an index Postgres lets only one end the scan, and would walk all rows behind it for the others.
+ */
 function expiredRows(
   subject: OwnedSubject,
   { tenantId, cutoff, floor, after }: ExpiredRange,
 ): { where: string; bindings: Named['bindings'] } {
   const start = afterPosition(subject, after);
+  const isOlder = floor ? `${rowOf(subject)} < ${valuesOf(subject, 'floor')}` : `r.${subject.age} < :cutoff`;
   return {
-    where: `${ofTenant(subject)} and r.${subject.age} < :cutoff ${start.where}
-            ${floor ? `and ${rowOf(subject)} < ${valuesOf(subject, 'floor')}` : ''}`,
-    bindings: { ...start.bindings, ...bindingsOf('floor', floor), tenantId, cutoff: cutoff.toString() },
+    where: `${ofTenant(subject)} ${start.where} and ${isOlder}`,
+    bindings: {
+      ...start.bindings,
+      ...(floor ? bindingsOf('floor', floor) : { cutoff: cutoff.toString() }),
+      tenantId,
+    },
   };
 }
 
 /** Whether an expired row goes. */
 const goesOf = ({ age, unfinished }: OwnedSubject): string =>
   unfinished === undefined ? 'true' : `(not (${unfinished}) or r.${age} < cast(:stale as timestamptz)) is true`;
-
-const staleOf = ({ unfinished }: OwnedSubject, { stale }: ExpiredRange): Named['bindings'] =>
-  unfinished === undefined ? {} : { stale: stale?.toString() ?? null };
 
 function afterPosition(
   subject: OwnedSubject,

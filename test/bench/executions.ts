@@ -245,7 +245,7 @@ async function timeFloors(stack: TestStack): Promise<number[]> {
     );
     const floors = [];
     for (const floor of FLOORS) {
-      const { text, bindings } = selectFloor(subject, BIG, floor);
+      const { text, bindings } = selectFloor(subject, BIG, Temporal.Now.instant(), floor);
       const names = Object.keys(bindings);
       const positional = text.replace(/(?<!:):(\w+)/g, (_, name: string) => `$${names.indexOf(name) + 1}`);
       const times = [];

@@ -500,7 +500,7 @@ test('every statement is planned by the index for dense, sparse and empty tenant
     tenantId,
     cutoff: now.subtract({ hours: 24 * 90 }),
     stale: now.subtract({ hours: 24 * 120 }),
-    floor: [now.subtract({ hours: 1 }).toString(), newId(), now.toString()],
+    floor: [now.subtract({ hours: 24 * 100 }).toString(), newId(), now.toString()],
     after: [now.subtract({ hours: 24 * 400 }).toString(), newId(), now.toString()],
     scan: 1_000,
   });
@@ -517,7 +517,7 @@ test('every statement is planned by the index for dense, sparse and empty tenant
       const queries: readonly (readonly [name: string, isOwners: boolean, query: Query])[] = [
         ['list', false, { text: LIST_EXECUTIONS, values: list }],
         ['count', false, { text: COUNT_EXECUTIONS, values: [tenantId, ...ages, null] }],
-        ['floor', true, toPositional(selectFloor(subject, tenantId, 100))],
+        ['floor', true, toPositional(selectFloor(subject, tenantId, now, 100))],
         ['count expired', true, toPositional(countExpired(subject, range(tenantId)))],
         ['remove', true, toPositional(removeBatch(subject, range(tenantId), 1_000))],
         ['end of a range', true, toPositional(selectRangeEnd(subject, range(tenantId)))],
