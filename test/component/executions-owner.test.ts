@@ -549,3 +549,44 @@ test('every statement is planned by the index for dense, sparse and empty tenant
     }
   }
 });
+
+test('the removal of a range reads what is in the range, and not what lies behind it', async (t) => {
+  const { created } = t.context;
+  const tenantId = 'one-bound';
+  await created.query(
+    `insert into executions (tenant_id, workflow, started_at, created_at)
+     select $1, 'w', now() - n * interval '7 minutes', now() - n * interval '7 minutes' from generate_series(1, 60000) n`,
+    [tenantId],
+  );
+  await created.query('vacuum analyze executions');
+  const now = Temporal.Now.instant();
+  const positionAt = (days: number) => [
+    now.subtract({ hours: Math.round(24 * days) }).toString(),
+    newId(),
+    now.toString(),
+  ];
+  const range: ExpiredRange = {
+    tenantId,
+    cutoff: now.subtract({ hours: 24 * 90 }),
+    stale: undefined,
+    floor: positionAt(91),
+    after: positionAt(201),
+    scan: 100,
+  };
+  const client = new pg.Client({ connectionString: created.appUrl });
+  await client.connect();
+  t.teardown(() => client.end());
+  await client.query('begin');
+  await client.query("select set_config('lethe.tenant', $1, true), set_config('enable_seqscan', 'off', true)", [
+    tenantId,
+  ]);
+  await client.query("select set_config('enable_bitmapscan', 'off', true)");
+  const statements = [selectRangeEnd(subject, range), removeRange(subject, range, positionAt(200.9))];
+  for (const { text, values } of statements.map(toPositional)) {
+    const { rows } = await client.query(`explain (analyze, timing off, format json) ${text}`, [...values]);
+    const { Plan: plan } = rows[0]['QUERY PLAN'][0];
+    const pages = plan['Shared Hit Blocks'] + plan['Shared Read Blocks'];
+    t.true(pages < 300, `${pages} pages for about 21 rows`);
+  }
+  await client.query('rollback');
+});
