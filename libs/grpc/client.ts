@@ -33,7 +33,7 @@ export interface Connection {
 const DEFAULT_DEADLINE_MS = 30_000;
 
 // Only UNAVAILABLE is retried: every other code may mean that the call was carried out. UNAVAILABLE may mean it too, where
-// the answer was lost; so a call that is not idempotent by itself carries a request_id, by which a retry is known.
+// the answer was lost; so a call that makes something carries a request_id, by which a retry is known.
 const SERVICE_CONFIG = JSON.stringify({
   loadBalancingConfig: [{ round_robin: {} }],
   methodConfig: [
@@ -163,9 +163,12 @@ function makeCall(method: DescMethod, { grpc, token, deadlineMs }: Calling): (..
   }
 }
 
-/** Whether a repetition of the call is another call, unless a request_id says otherwise. */
+/**
+ * Whether the call makes something that a request_id names: without one, the repetition of a call whose answer was lost
+ * would make another, or be refused for what the first has done.
+ */
 const takesRequestId = ({ idempotency, input }: DescMethod): boolean =>
-  idempotency === Level.IDEMPOTENCY_UNKNOWN && input.fields.some(({ name }) => name === 'request_id');
+  idempotency !== Level.NO_SIDE_EFFECTS && input.fields.some(({ name }) => name === 'request_id');
 
 /** What every kind of client call has in common. */
 interface Call {

@@ -2,6 +2,7 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import type { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { parseEnum, parseFields, parseOptionalEnum, parseRequestId, parseText } from '#libs/grpc/parse.ts';
+import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { parseTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
@@ -10,7 +11,6 @@ import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from 
 import type { KeepDrift } from '../../use-cases/keep-drift.ts';
 import type { ReadDashboard } from '../../use-cases/ports.ts';
 import { FLAG_OF, STATUS_OF, toCheckMessage, toDashboardMessage, toEnvironmentMessage } from './messages.ts';
-import { parseJsonObject } from './parse-json.ts';
 
 const MAX_NAME = 200;
 const MAX_WORKFLOWS = 1_000;

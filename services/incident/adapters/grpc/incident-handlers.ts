@@ -9,6 +9,7 @@ import {
   parseRequestId,
   parseText,
 } from '#libs/grpc/parse.ts';
+import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { MAX_STEP } from '#libs/grpc/parse-participant.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
@@ -17,7 +18,6 @@ import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from 
 import type { KeepApprovals } from '../../use-cases/keep-approvals.ts';
 import type { KeepIncidents } from '../../use-cases/keep-incidents.ts';
 import { APPROVAL_STATE_OF, DECISION_OF, INCIDENT_STATE_OF, toApprovalMessage, toIncidentMessage } from './messages.ts';
-import { parseJsonObject } from './parse-json.ts';
 
 /** A title is 1 to so many characters. */
 export const MAX_TITLE = 200;

@@ -1,10 +1,10 @@
 import type { JsonObject, JsonValue } from '@bufbuild/protobuf';
 import { parseFields, parseText } from '#libs/grpc/parse.ts';
+import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
 import type { StepAction } from '../../use-cases/ports.ts';
 import { MAX_TITLE } from './incident-handlers.ts';
-import { parseJsonObject } from './parse-json.ts';
 
 const FIELDS = ['environment_id', 'drift_check_id', 'title', 'drift_summary'];
 

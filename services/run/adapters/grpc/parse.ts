@@ -1,4 +1,3 @@
-import type { JsonObject } from '@bufbuild/protobuf';
 import { parseOptionalText } from '#libs/grpc/parse.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 
@@ -8,7 +7,6 @@ export const MAX_NAME = 200;
 export const MAX_ERROR = 2_000;
 
 const WORKFLOW = /^[A-Za-z0-9_.-]{1,100}$/;
-const MAX_JSON_BYTES = 1_048_576;
 
 /** The etag as it stands, empty for none. */
 export const parseEtag = (etag: string): string => parseOptionalText('etag', etag, 100) ?? '';
@@ -17,11 +15,4 @@ export const parseEtag = (etag: string): string => parseOptionalText('etag', eta
 export function parseWorkflow(workflow: string): string {
   if (!WORKFLOW.test(workflow)) throw fieldInvalid('workflow', 'must be 1 to 100 of letters, digits, _, - and .');
   return workflow;
-}
-
-/** The object as it stands, undefined for none; FIELD_INVALID when it is too large. */
-export function parseJson(field: string, json: JsonObject | undefined): JsonObject | undefined {
-  if (json && Buffer.byteLength(JSON.stringify(json)) > MAX_JSON_BYTES)
-    throw fieldInvalid(field, 'must have at most 1 MiB');
-  return json;
 }

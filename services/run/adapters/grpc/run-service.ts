@@ -1,8 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
+import { DeletionSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type RunService, WatchDeletionResponseSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { fitPage } from '#libs/grpc/fit-page.ts';
 import {
   parseEnum,
   parseFields,
@@ -13,12 +15,13 @@ import {
   parseRequiredReason,
   parseText,
 } from '#libs/grpc/parse.ts';
+import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
-import { type DeletionMode, isSettled } from '../../domain/deletion.ts';
+import { type Deletion, type DeletionMode, isSettled } from '../../domain/deletion.ts';
 import type { CreateRun } from '../../use-cases/create-run.ts';
 import type { FinishRun } from '../../use-cases/finish-run.ts';
 import type { KeepParticipants, ListedParticipant } from '../../use-cases/keep-participants.ts';
@@ -38,7 +41,7 @@ import {
   toRunMessage,
   toStepMessage,
 } from './messages.ts';
-import { MAX_ERROR, MAX_NAME, parseEtag, parseJson, parseWorkflow } from './parse.ts';
+import { MAX_ERROR, MAX_NAME, parseEtag, parseWorkflow } from './parse.ts';
 
 /** What RunService does for its callers. */
 export interface RunUseCases {
@@ -80,7 +83,7 @@ export const runService = ({
       requestId: () => parseRequestId(request.requestId),
       workflow: () => parseWorkflow(request.workflow),
       displayName: () => parseText('display_name', request.displayName, { max: MAX_NAME }),
-      input: () => parseJson('input', request.input),
+      input: () => parseJsonObject('input', request.input),
     });
     return { run: toRunMessage(await createRun({ tenantId: tenantOf(callerOf(context)), ...command })) };
   },
@@ -131,7 +134,7 @@ export const runService = ({
       output: () => {
         if (request.output && CALLERS_ENDS.get(request.state) !== 'COMPLETED')
           throw fieldInvalid('output', 'goes with COMPLETED only');
-        return parseJson('output', request.output);
+        return parseJsonObject('output', request.output);
       },
       etag: () => parseEtag(request.etag),
     });
@@ -211,8 +214,9 @@ export const runService = ({
     const scope: PageScope = { rpc: 'run.ListDeletions', tenantId: tenantOf(caller), filter: query };
     const after = decodePageToken(scope, request.pageToken, 2);
     const page = await readDeletions.list(caller, { ...query, limit, after });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { deletions: page.items.map(toDeletionMessage), nextPageToken };
+    const keyOf = ({ createdAt, id }: Deletion) => [createdAt.toString(), id];
+    const { messages, next } = fitPage(DeletionSchema, page, toDeletionMessage, keyOf);
+    return { deletions: messages, nextPageToken: next ? encodePageToken(scope, next) : '' };
   },
 
   async *watchDeletion(request, context) {

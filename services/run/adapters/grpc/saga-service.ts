@@ -3,6 +3,7 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import { type RunService, WatchRunResponseSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { parseFields, parseReason, parseRequestId, parseText } from '#libs/grpc/parse.ts';
+import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import type { CancelRun } from '../../use-cases/cancel-run.ts';
 import type { FailRun } from '../../use-cases/fail-run.ts';
@@ -10,7 +11,7 @@ import type { RetryRun } from '../../use-cases/retry-run.ts';
 import type { StartRun } from '../../use-cases/start-run.ts';
 import type { WatchRun } from '../../use-cases/watch-run.ts';
 import { toRunMessage, toStepMessage } from './messages.ts';
-import { MAX_ERROR, MAX_NAME, parseEtag, parseJson, parseWorkflow } from './parse.ts';
+import { MAX_ERROR, MAX_NAME, parseEtag, parseWorkflow } from './parse.ts';
 
 /** What RunService does with the runs that it drives or compensates. */
 export interface SagaUseCases {
@@ -34,7 +35,7 @@ export const sagaService = ({
       requestId: () => parseRequestId(request.requestId),
       workflow: () => parseWorkflow(request.workflow),
       displayName: () => parseText('display_name', request.displayName, { max: MAX_NAME }),
-      input: () => parseJson('input', request.input) ?? {},
+      input: () => parseJsonObject('input', request.input) ?? {},
     });
     return { run: toRunMessage(await startRun({ caller: callerOf(context), ...command })) };
   },

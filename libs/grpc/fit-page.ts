@@ -1,0 +1,29 @@
+import { create, type DescMessage, type MessageInitShape, type MessageShape, toBinary } from '@bufbuild/protobuf';
+
+// What remains of a message of 4 MiB is for the token of the next page.
+const MAX_PAGE_BYTES = 3_670_016;
+/** Tag and length of one message in a list. */
+const FRAME_BYTES = 8;
+
+/**
+ * The page as messages, cut where more would not fit one answer. `keyOf` gives the keyset of an item, as the list orders
+ * them.
+ */
+export function fitPage<Desc extends DescMessage, Item>(
+  schema: Desc,
+  page: { readonly items: readonly Item[]; readonly next: readonly string[] | undefined },
+  toMessage: (item: Item) => MessageInitShape<Desc>,
+  keyOf: (item: Item) => readonly string[],
+): { readonly messages: MessageShape<Desc>[]; readonly next: readonly string[] | undefined } {
+  const messages: MessageShape<Desc>[] = [];
+  let bytes = 0;
+  let last: Item | undefined;
+  for (const item of page.items) {
+    const message = create(schema, toMessage(item));
+    bytes += toBinary(schema, message).byteLength + FRAME_BYTES;
+    if (bytes > MAX_PAGE_BYTES && last !== undefined) return { messages, next: keyOf(last) };
+    messages.push(message);
+    last = item;
+  }
+  return { messages, next: page.next };
+}

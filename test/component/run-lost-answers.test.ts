@@ -1,0 +1,203 @@
+import anyTest, { type TestFn } from 'ava';
+import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
+import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { type Connection, connect } from '#libs/grpc/client.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { settled } from '#test/support/run-graph.ts';
+import { inputOf } from '#test/support/saga-harness.ts';
+import { makeTcpGate } from '#test/support/tcp-gate.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+
+const test = anyTest as TestFn<{ stack: TestStack }>;
+
+test.before(async (t) => {
+  t.context.stack = await startTestStack({ services: ['run', 'incident'] });
+});
+test.after.always((t) => t.context.stack?.dispose());
+
+type Service = 'run' | 'incident';
+
+/** How many rows of a tenant there are, by hand-written SQL. */
+async function count(stack: TestStack, service: Service, from: string, tenantId: string): Promise<number> {
+  const sql = `select count(*)::int as count from ${from} and tenant_id = $1`;
+  const [row] = await queryOnce<{ count: number }>(stack.superuserUrl(service), sql, [tenantId]);
+  return row?.count ?? 0;
+}
+
+/** Makes one call whose first answer is lost after `isDone`, so that the transport repeats it. */
+async function loseAnswer<T>(
+  stack: TestStack,
+  service: Service,
+  tenantId: string,
+  call: (connection: Connection) => Promise<T>,
+  isDone: () => Promise<boolean>,
+): Promise<T> {
+  const gate = await makeTcpGate();
+  gate.open(stack.addresses[service]);
+  const connection = connect({ address: gate.address, token: () => stack.token({ tenantId, role: 'owner' }) });
+  try {
+    await (service === 'run'
+      ? connection.client(RunService).listRuns({})
+      : connection.client(IncidentService).listIncidents({}));
+    void gate.loseAnswers();
+    const answer = call(connection);
+    await until('the call was carried out', isDone);
+    gate.shut();
+    gate.open(stack.addresses[service]);
+    return await answer;
+  } finally {
+    connection.close();
+    await gate.close();
+  }
+}
+
+interface Lossy {
+  readonly title: string;
+  readonly service: Service;
+  /** What there is one of afterwards: a table with the start of a predicate. */
+  readonly from: string;
+  /** Makes what the call needs, and gives the call. */
+  prepare(stack: TestStack, tenantId: string): Promise<(connection: Connection) => Promise<unknown>>;
+}
+
+const runs = (connection: Connection) => connection.client(RunService);
+const incidents = (connection: Connection) => connection.client(IncidentService);
+
+async function finishedRun(stack: TestStack, tenantId: string): Promise<string> {
+  const client = stack.clients({ tenantId, role: 'member' }).runs;
+  const runId = (await client.createRun({ workflow: 'call' })).run?.id ?? '';
+  await client.finishRun({ runId, state: RunState.COMPLETED });
+  return runId;
+}
+
+async function environmentOf(stack: TestStack, tenantId: string): Promise<string> {
+  const { incidents: client } = stack.clients({ tenantId, role: 'member' });
+  return (await client.createEnvironment({ displayName: 'production' })).environment?.id ?? '';
+}
+
+const LOSSY: readonly Lossy[] = [
+  {
+    title: 'CreateRun',
+    service: 'run',
+    from: 'workflow_runs where true',
+    prepare: async () => (connection) => runs(connection).createRun({ workflow: 'call' }),
+  },
+  {
+    title: 'StartRun',
+    service: 'run',
+    from: 'workflow_runs where true',
+    async prepare(stack, tenantId) {
+      const input = inputOf({ environment_id: await environmentOf(stack, tenantId) }) as never;
+      return (connection) => runs(connection).startRun({ workflow: 'client_to_delivery', input });
+    },
+  },
+  {
+    title: 'FinishRun',
+    service: 'run',
+    from: `workflow_runs where state = 'COMPLETED'`,
+    async prepare(stack, tenantId) {
+      const { run } = await stack.clients({ tenantId, role: 'member' }).runs.createRun({ workflow: 'call' });
+      const end = { runId: run?.id ?? '', state: RunState.COMPLETED, output: { words: 7 } };
+      return (connection) => runs(connection).finishRun(end);
+    },
+  },
+  {
+    title: 'DeleteRun',
+    service: 'run',
+    from: `deletions where mode = 'SOFT_DELETE'`,
+    async prepare(stack, tenantId) {
+      const runId = await finishedRun(stack, tenantId);
+      return (connection) => runs(connection).deleteRun({ runId });
+    },
+  },
+  {
+    title: 'PurgeRun',
+    service: 'run',
+    from: `deletions where mode = 'PURGE'`,
+    async prepare(stack, tenantId) {
+      const runId = await finishedRun(stack, tenantId);
+      return async (connection) => {
+        const { deletion } = await runs(connection).purgeRun({ runId, reason: 'asked for' });
+        return settled(stack, tenantId, deletion?.id);
+      };
+    },
+  },
+  {
+    title: 'CreateEnvironment',
+    service: 'incident',
+    from: 'environments where true',
+    prepare: async () => (connection) => incidents(connection).createEnvironment({ displayName: 'production' }),
+  },
+  {
+    title: 'OpenIncident',
+    service: 'incident',
+    from: 'incidents where true',
+    async prepare(stack, tenantId) {
+      const environmentId = await environmentOf(stack, tenantId);
+      return (connection) => incidents(connection).openIncident({ environmentId, title: 'drift' });
+    },
+  },
+];
+
+for (const { title, service, from, prepare } of LOSSY) {
+  test(`a ${title} without a request id whose answer was lost, and that the transport repeats, is done once and no refusal`, async (t) => {
+    const { stack } = t.context;
+    const tenantId = `loses-${title.toLowerCase()}`;
+    const call = await prepare(stack, tenantId);
+    const isDone = async () => (await count(stack, service, from, tenantId)) > 0;
+    await t.notThrowsAsync(loseAnswer(stack, service, tenantId, call, isDone));
+    t.is(await count(stack, service, from, tenantId), 1);
+  });
+}
+
+// Half a megabyte as JSON, and almost three as a message.
+const numbers = { n: Array.from({ length: 250_000 }, () => 1) };
+const text = { text: 'x'.repeat(1_048_000) };
+
+test('what would not fit an answer is refused before anything is committed', async (t) => {
+  const { stack } = t.context;
+  const { runs: client, incidents: incident } = stack.clients({ tenantId: 'large', role: 'member' });
+  const refused = await refusalOf(client.createRun({ workflow: 'call', input: numbers }));
+  t.like(refused, { reason: 'FIELD_INVALID', metadata: { fields: 'input' } });
+  t.is(await count(stack, 'run', 'workflow_runs where true', 'large'), 0);
+  const runId = (await client.createRun({ workflow: 'call', input: text })).run?.id ?? '';
+  const end = { runId, state: RunState.COMPLETED };
+  t.like(await refusalOf(client.finishRun({ ...end, output: numbers })), {
+    reason: 'FIELD_INVALID',
+    metadata: { fields: 'output' },
+  });
+  t.is((await client.getRun({ runId })).run?.state, RunState.RUNNING);
+  t.is((await client.finishRun({ ...end, output: text })).run?.state, RunState.COMPLETED);
+  t.is((await client.getRun({ runId })).run?.output?.['text'], text.text, 'the largest of both fits');
+  const environmentId = await environmentOf(stack, 'large');
+  const payload = await refusalOf(incident.openIncident({ environmentId, title: 'x', driftSummary: numbers }));
+  t.like(payload, { reason: 'FIELD_INVALID', metadata: { fields: 'drift_summary' } });
+});
+
+test('a page of deletions that would not fit one answer is cut, and the next goes on from there', async (t) => {
+  const { stack } = t.context;
+  const tenantId = 'pages';
+  const runId = await finishedRun(stack, tenantId);
+  const { runs: client } = stack.clients({ tenantId, role: 'admin' });
+  await settled(stack, tenantId, (await client.deleteRun({ runId })).deletion?.id);
+  // As a participant with very many types may make them: 40 receipts of 200 kB.
+  await queryOnce(
+    stack.superuserUrl('run'),
+    `with d as (
+       insert into deletions (tenant_id, id, run_id, mode, state, actor, subject, fingerprint)
+       select $1, gen_random_uuid(), $2, 'UNDELETE', 'COMPLETE', 'a', 'a', 'f' from generate_series(1, 40) returning *)
+     insert into deletion_steps (tenant_id, deletion_id, position, participant, state, last_error)
+     select tenant_id, id, 0, 'notes', 'COMPLETE', repeat('x', 200000) from d`,
+    [tenantId, runId],
+  );
+  const seen = new Set<string>();
+  let pages = 0;
+  for (let pageToken = ''; pages === 0 || pageToken !== ''; pages += 1) {
+    const page = await client.listDeletions({ pageSize: 200, pageToken });
+    for (const { id } of page.deletions) seen.add(id);
+    pageToken = page.nextPageToken;
+  }
+  t.is(seen.size, 41);
+  t.true(pages > 1);
+});
