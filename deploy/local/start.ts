@@ -1,4 +1,5 @@
 import { writeFile } from 'node:fs/promises';
+import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -42,6 +43,8 @@ async function readyBlock(stack: Stack): Promise<string> {
 const profileOf = (stack: Stack) => ({
   addresses: stack.addresses,
   keyFile: stack.userKeyFile,
+  // Whoever runs a stack of their own is known by their account, and be it root's.
+  actor: userInfo().username,
   issuer: 'lethe',
   audience: 'lethe',
 });

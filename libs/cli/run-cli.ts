@@ -2,6 +2,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { ROLES } from '#libs/auth/keys.ts';
 import { LetheError, toLetheError } from '#libs/client/lethe.ts';
 import { TENANT_ROLES } from '#libs/kernel/caller.ts';
+import { addAuditCommand } from './commands/audit.ts';
 import { addDeletionCommands } from './commands/deletions.ts';
 import { addExecutionCommands } from './commands/executions.ts';
 import { addJobCommands } from './commands/jobs.ts';
@@ -19,12 +20,12 @@ import { addTokenCommand } from './commands/token.ts';
 import type { Run, Terminal } from './context.ts';
 import { EXIT, toJson, toLine } from './output.ts';
 import { makeProgress } from './progress.ts';
-import { type IdentityOptions, openCredential, readProfile } from './session.ts';
+import { askOf, type IdentityOptions, openCredential, readProfile } from './session.ts';
 import { UsageError } from './usage-error.ts';
 
 const HELP = `
 Who calls: LETHE_TOKEN; or the file that LETHE_TOKEN_FILE names, read at each call; or tokens signed with the private
-key of --key, LETHE_SERVICE_KEY or the profile. Where to: LETHE_RUN_ADDRESS, LETHE_JOB_ADDRESS, LETHE_INCIDENT_ADDRESS
+key of --key, LETHE_SERVICE_KEY or the profile, in the name of --as, LETHE_ACTOR, the profile or $USER. Where to: LETHE_RUN_ADDRESS, LETHE_JOB_ADDRESS, LETHE_INCIDENT_ADDRESS
 and LETHE_RETENTION_ADDRESS, or the profile.
 
 Exit codes:
@@ -48,7 +49,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
     .option('--key <file>', 'a private JWK that signs tokens')
     .option('--tenant <tenant>', 'act in this tenant, as its owner; without it as platform')
     .addOption(new Option('--role <role>', 'act with this role').choices([...ROLES]))
-    .option('--subject <subject>', 'who acts, for the audit')
+    .option('--as <person>', 'who acts, for the audit')
     .option('--json', 'print each result as one line of JSON')
     .addHelpText('after', HELP)
     .exitOverride()
@@ -63,7 +64,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
     const isInTenant = TENANT_ROLES.some((role) => role === identity.role);
     const caller = asPlatform && !isInTenant ? { ...identity, tenant: undefined } : identity;
     const profile = await readProfile(identity, terminal.env);
-    const credential = await openCredential(profile, caller, terminal.env);
+    const credential = await openCredential(profile, caller, terminal.env, askOf(terminal));
     const lethe = terminal.open({ ...profile.addresses, credential: credential.token });
     const progress = makeProgress(json ? undefined : terminal.screen);
     const print = (value: unknown, text: () => string): void => {
@@ -81,6 +82,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   addOrphanCommand(program, run);
   addRunCommands(program, run);
   addDeletionCommands(program, run);
+  addAuditCommand(program, run);
   addExecutionCommands(program, run);
   addPlanCommands(program, run);
   addTenantCommands(program, run);

@@ -6,6 +6,7 @@ import { signToken } from '#libs/auth/sign-token.ts';
 import { type Addresses, SERVICE_NAMES } from '#libs/client/services.ts';
 import type { Role } from '#libs/kernel/caller.ts';
 import type { Environment } from '#libs/kernel/settings.ts';
+import type { Terminal } from './context.ts';
 import { UsageError } from './usage-error.ts';
 
 /** What a command line says about who calls. */
@@ -16,13 +17,16 @@ export interface IdentityOptions {
   readonly key?: string;
   readonly tenant?: string | undefined;
   readonly role?: Role;
-  readonly subject?: string;
+  /** Who acts, for the audit. */
+  readonly as?: string;
 }
 
 /** Where the services are, and how tokens are signed. */
 export interface Profile {
   readonly addresses: Addresses;
   readonly keyFile: string | undefined;
+  /** Who acts where the command line does not say. */
+  readonly actor: string | undefined;
   readonly issuer: string;
   readonly audience: string;
 }
@@ -36,10 +40,13 @@ export interface TokenOptions {
 const TOKEN_SECONDS = 300;
 const TOKEN = /^[\w.~+/=-]+$/;
 const DEFAULT_PROFILE = '.lethe/cli.json';
+const MAX_ACTOR = 256;
+// Accounts that many people and programs share: they do not say who acts.
+const SHARED_ACCOUNTS: ReadonlySet<string> = new Set(['root', 'node', 'nobody']);
 
 /**
  * Where the services are and how to sign: the command line before the environment (LETHE_RUN_ADDRESS and its like,
- * LETHE_SERVICE_KEY, LETHE_JWT_ISSUER, LETHE_JWT_AUDIENCE) before the profile. A UsageError for a profile that was
+ * LETHE_SERVICE_KEY, LETHE_ACTOR, LETHE_JWT_ISSUER, LETHE_JWT_AUDIENCE) before the profile. A UsageError for a profile that was
  * named and cannot be read, and for one that is no profile.
  */
 export async function readProfile(options: IdentityOptions, env: Environment): Promise<Profile> {
@@ -52,6 +59,7 @@ export async function readProfile(options: IdentityOptions, env: Environment): P
       SERVICE_NAMES.map((name) => [name, env[`LETHE_${name.toUpperCase()}_ADDRESS`] || profile.addresses?.[name]]),
     ),
     keyFile: options.key ?? (env['LETHE_SERVICE_KEY'] || profile.keyFile),
+    actor: env['LETHE_ACTOR'] || profile.actor,
     issuer: env['LETHE_JWT_ISSUER'] || profile.issuer || 'lethe',
     audience: env['LETHE_JWT_AUDIENCE'] || profile.audience || 'lethe',
   };
@@ -67,23 +75,62 @@ function parseProfile(path: string, text: string): Partial<Profile> {
   throw new UsageError(`the profile ${path} is no JSON object`);
 }
 
+/** Asks a person a question; undefined where no terminal is. */
+export type Ask = ((question: string) => Promise<string>) | undefined;
+
+/** How to ask in this terminal. */
+export const askOf = (terminal: Pick<Terminal, 'isInteractive' | 'ask'>): Ask =>
+  terminal.isInteractive ? (question) => terminal.ask(question) : undefined;
+
+/**
+ * The person who acts: the command line before LETHE_ACTOR, the profile, the account that runs the command, and whoever
+ * answers. A shared account such as root is nobody. A UsageError where nobody is known: the audit never names a tool.
+ */
+async function actorOf({ actor }: Profile, { as }: IdentityOptions, env: Environment, ask: Ask): Promise<string> {
+  const account = [env['USER'], env['LOGNAME']].find((name) => name && !SHARED_ACCOUNTS.has(name));
+  const known = as ?? actor ?? account ?? (await ask?.('Who acts? It goes into the audit:'));
+  const name = known?.trim() ?? '';
+  if (name === '')
+    throw new UsageError('say who acts, for the audit: --as NAME, LETHE_ACTOR, or "actor" in the profile');
+  if (name.length > MAX_ACTOR) throw new UsageError(`who acts must have at most ${MAX_ACTOR} characters`);
+  return name;
+}
+
+/** Makes the function that signs tokens; it asks who acts at most once. UsageErrors as of mintToken. */
+async function makeMint(profile: Profile, identity: IdentityOptions, env: Environment, ask: Ask) {
+  const { keyFile } = profile;
+  if (keyFile === undefined) {
+    throw new UsageError('set LETHE_TOKEN, LETHE_TOKEN_FILE or LETHE_SERVICE_KEY, or start the local stack');
+  }
+  const subject = await actorOf(profile, identity, env, ask);
+  return (options: TokenOptions = {}) => sign(profile, keyFile, identity, subject, options);
+}
+
 /**
  * Signs a token with the profile's key: as platform, or as the owner of a named tenant, unless a role is given. A
- * UsageError when there is no key that can be used.
+ * UsageError when there is no key that can be used, or nobody who acts.
  */
 export async function mintToken(
   profile: Profile,
   identity: IdentityOptions,
   env: Environment,
-  { scopes = SCOPES, ttlSeconds = TOKEN_SECONDS }: TokenOptions = {},
+  ask: Ask,
+  options: TokenOptions = {},
 ): Promise<string> {
-  if (profile.keyFile === undefined) {
-    throw new UsageError('set LETHE_TOKEN, LETHE_TOKEN_FILE or LETHE_SERVICE_KEY, or start the local stack');
-  }
-  const key = await readSigningKey(profile.keyFile).catch((error: Error) => {
+  const mint = await makeMint(profile, identity, env, ask);
+  return mint(options);
+}
+
+async function sign(
+  profile: Profile,
+  keyFile: string,
+  { tenant, role = tenant === undefined ? 'platform' : 'owner' }: IdentityOptions,
+  subject: string,
+  { scopes = SCOPES, ttlSeconds = TOKEN_SECONDS }: TokenOptions,
+): Promise<string> {
+  const key = await readSigningKey(keyFile).catch((error: Error) => {
     throw new UsageError(error.message);
   });
-  const { tenant, role = tenant === undefined ? 'platform' : 'owner', subject = env['USER'] || 'lethe-cli' } = identity;
   if (tenant === undefined && role !== 'platform' && role !== 'service') {
     throw new UsageError(`the role ${role} is one inside a tenant; add --tenant`);
   }
@@ -102,19 +149,21 @@ export interface Credential {
 /**
  * Who calls: LETHE_TOKEN, or what is in the file LETHE_TOKEN_FILE at each call, or tokens signed with the key. A key
  * on the command line comes before all of them. A UsageError when there is none, and when a given token would be
- * contradicted by --tenant, --role or --subject: better than to act as somebody else than was meant.
+ * contradicted by --tenant, --role or --as: better than to act as somebody else than was meant.
  */
 export async function openCredential(
   profile: Profile,
   identity: IdentityOptions,
   env: Environment,
+  ask?: Ask,
 ): Promise<Credential> {
   const given = givenToken(env);
   if (given === undefined || identity.key !== undefined) {
-    const token = await reusing(() => mintToken(profile, identity, env));
+    const mint = await makeMint(profile, identity, env, ask);
+    const token = await reusing(() => mint());
     return { token, role: roleIn(await token()) };
   }
-  const contradicted = (['tenant', 'role', 'subject'] as const).find((name) => identity[name] !== undefined);
+  const contradicted = (['tenant', 'role', 'as'] as const).find((name) => identity[name] !== undefined);
   if (contradicted) throw new UsageError(`the given token says who calls; --${contradicted} needs a key to sign with`);
   return { token: given, role: roleIn(await given()) };
 }

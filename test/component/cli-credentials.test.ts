@@ -15,7 +15,7 @@ test.after.always((t) => t.context.stack?.dispose());
 
 test('a token says who calls, for how long and what for', async (t) => {
   const { lethe } = t.context;
-  const { out } = await lethe('--tenant', 'acme', '--subject', 'ada', 'token', '--ttl', '60', '--scope', 'jobs:read');
+  const { out } = await lethe('--tenant', 'acme', '--as', 'ada', 'token', '--ttl', '60', '--scope', 'jobs:read');
   const claims = decodeJwt(out);
   t.like(claims, { sub: 'ada', tenant: 'acme', role: 'owner', scope: 'jobs:read', aud: 'lethe', iss: 'lethe' });
   t.is((claims.exp ?? 0) - (claims.iat ?? 0), 60);
@@ -34,6 +34,38 @@ test('a token says who calls, for how long and what for', async (t) => {
   t.is((await lethe('--role', 'god', 'token')).code, 2);
 });
 
+test('nobody acts under the name of the tool: who acts is said, known or asked for', async (t) => {
+  const { lethe, stack } = t.context;
+  const profile = join(stack.folder, 'nameless.json');
+  await writeFile(profile, JSON.stringify({ addresses: stack.addresses, keyFile: stack.userKeyFile }));
+  const nameless = (env: Record<string, string>, typing?: readonly string[]) => {
+    const run = lethe.with({ env, ...(typing ? { typing } : {}) });
+    return (...args: string[]) => run('--profile', profile, '--tenant', 'acme', ...args);
+  };
+  for (const env of [{}, { USER: '' }, { USER: 'root', LOGNAME: 'node' }, { LETHE_ACTOR: ' ' }]) {
+    const { code, err, out } = await nameless(env)('token');
+    t.deepEqual([code, out], [2, ''], JSON.stringify(env));
+    t.is(err, 'error: USAGE: say who acts, for the audit: --as NAME, LETHE_ACTOR, or "actor" in the profile');
+    t.is((await nameless(env)('jobs', 'create')).code, 2);
+  }
+  const subjectOf = async (env: Record<string, string>, args: readonly string[], typing?: readonly string[]) => {
+    const { out, asked } = await nameless(env, typing)(...args, 'token');
+    return [decodeJwt(out).sub, asked.length];
+  };
+  t.deepEqual(await subjectOf({ USER: 'ada' }, []), ['ada', 0]);
+  t.deepEqual(await subjectOf({ USER: 'root', LOGNAME: 'ada' }, []), ['ada', 0]);
+  t.deepEqual(await subjectOf({ USER: 'ada', LETHE_ACTOR: 'night shift' }, []), ['night shift', 0]);
+  t.deepEqual(await subjectOf({ LETHE_ACTOR: 'night shift' }, ['--as', 'grace']), ['grace', 0]);
+  t.deepEqual(await subjectOf({}, [], ['grace']), ['grace', 1]);
+  t.is((await nameless({}, [''])('jobs', 'create')).code, 2);
+  // Asked once, however many calls a command makes.
+  const { code, asked } = await nameless({}, ['grace'])('jobs', 'list');
+  t.deepEqual([code, asked.length], [0, 1]);
+  // A given token says who acts.
+  const LETHE_TOKEN = await stack.token({ tenantId: 'acme', role: 'member' });
+  t.is((await lethe.with({ env: { LETHE_TOKEN } })('--profile', profile, 'jobs', 'list')).code, 0);
+});
+
 test('a given token calls as it says, and is never contradicted nor shown', async (t) => {
   const { lethe, stack } = t.context;
   const token = await stack.token({ tenantId: 'given', role: 'member' });
@@ -41,7 +73,7 @@ test('a given token calls as it says, and is never contradicted nor shown', asyn
   const created = await given('jobs', 'create');
   t.is(created.code, 0, created.err);
   t.is((await lethe('--tenant', 'given', 'jobs', 'get', created.out)).code, 0);
-  for (const option of ['--tenant', '--role', '--subject']) {
+  for (const option of ['--tenant', '--role', '--as']) {
     const contradicted = await given(option, 'owner', 'jobs', 'list');
     t.is(contradicted.code, 2);
     t.regex(contradicted.err, new RegExp(`the given token says who calls; ${option}`));
@@ -90,7 +122,8 @@ test('a service whose address is not set, or that is not there, is told', async 
   t.regex(gone.err, /^error: UNAVAILABLE: /);
   const file = join(t.context.stack.folder, 'keyless.json');
   await writeFile(file, '{"addresses": {}}');
-  const nowhere = await lethe('--profile', file, '--key', t.context.stack.userKeyFile, '--tenant', 'a', 'jobs', 'list');
+  const key = ['--key', t.context.stack.userKeyFile];
+  const nowhere = await lethe('--profile', file, ...key, '--as', 'ada', '--tenant', 'a', 'jobs', 'list');
   t.deepEqual([nowhere.code, nowhere.err], [2, 'error: ADDRESS_MISSING: The address of the job service is not set.']);
 });
 

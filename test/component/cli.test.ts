@@ -6,9 +6,9 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import anyTest, { type TestFn } from 'ava';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { putPlan } from '#test/support/aged-data.ts';
-import { type CommandLine, makeCommandLine } from '#test/support/command-line.ts';
+import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
 import { queryOnce } from '#test/support/postgres.ts';
-import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
+import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack; lethe: CommandLine }>;
 
@@ -63,7 +63,8 @@ test('a wrong call is refused before anything is sent', async (t) => {
   }
 });
 
-test('the nightly command purges by plan, and tells in its exit code when a tenant was left', async (t) => {
+// Before any other test adds a tenant with a plan.
+test.serial('the nightly command purges by plan, and tells in its exit code when a tenant was left', async (t) => {
   const { lethe, stack } = t.context;
   await putPlan(stack, 'cli-free', 'FREE');
   const { incidents } = stack.clients({ tenantId: 'cli-free', role: 'member' });
@@ -111,6 +112,60 @@ test('a run with a job is hidden, previewed and purged', async (t) => {
   t.regex(purged.out, /PURGE +COMPLETE/);
   t.deepEqual(await queryOnce(stack.superuserUrl('job'), 'select 1 from jobs where id = $1', [job]), []);
   t.deepEqual(await queryOnce(stack.superuserUrl('run'), 'select 1 from workflow_runs where id = $1', [runId]), []);
+});
+
+test('the audit of all services is one list, with every refusal and nothing of another tenant', async (t) => {
+  const { lethe, stack } = t.context;
+  const as = ['--tenant', 'cli-audit'];
+  const { out: jobId } = await lethe(...as, '--as', 'grace', 'jobs', 'create');
+  await lethe(...as, '--as', 'grace', 'jobs', 'cancel', jobId);
+  await lethe('plans', 'set', 'cli-audit', 'FREE', '--reason', 'signed up');
+  await lethe(
+    '--tenant',
+    'cli-audit-2',
+    'jobs',
+    'cancel',
+    (await lethe('--tenant', 'cli-audit-2', 'jobs', 'create')).out,
+  );
+  t.is((await lethe(...as, '--role', 'viewer', '--as', 'eve', 'jobs', 'delete', jobId, '--yes')).code, 1);
+  const refusals = () => lethe(...as, '--json', 'audit', '--refused');
+  await until('the refusal is in the audit', async () => parsedLine((await refusals()).out).length === 1);
+  t.like(parsedLine((await refusals()).out)[0], {
+    service: 'job',
+    tenantId: 'cli-audit',
+    actor: 'eve',
+    action: 'call',
+    targetId: 'lethe.job.v1.JobService/DeleteJob',
+    outcome: 'ROLE_TOO_LOW',
+  });
+  const all = await lethe(...as, 'audit');
+  t.is(all.code, 0, all.err);
+  const lines = all.out.split('\n');
+  t.regex(lines[0] ?? '', /^TIME +SERVICE +ACTOR +ACTION +TARGET +OUTCOME +REASON$/);
+  t.deepEqual(
+    lines.slice(1).map((line) => /^\S+Z +(\S+) +(\S+) +(\S+)/.exec(line)?.slice(1)),
+    [
+      ['job', 'eve', 'call'],
+      ['retention', 'ada', 'set-plan'],
+      ['job', 'grace', 'cancel'],
+    ],
+  );
+  const some = async (...args: string[]) => parsedLine((await lethe('--json', ...args)).out).length;
+  t.is(await some(...as, 'audit', '--service', 'retention'), 1);
+  t.is(await some(...as, 'audit', '--actor', 'grace'), 1);
+  t.is(await some(...as, 'audit', '--target', jobId), 1);
+  t.is(await some(...as, 'audit', '--limit', '2'), 2);
+  t.is(await some(...as, 'audit', '--until', '2020-01-01T00:00:00Z'), 0);
+  t.is(await some('audit', '--of', 'cli-audit'), 3);
+  t.is(await some('--tenant', 'cli-audit-2', 'audit'), 1);
+  t.regex((await lethe('--tenant', 'cli-audit-2', 'audit', '--of', 'cli-audit')).err, /^error: TENANT_MISMATCH: /);
+  t.regex((await lethe(...as, '--role', 'member', 'audit')).err, /^error: ROLE_TOO_LOW: /);
+  // A list that lacks a service is none.
+  const away = lethe.with({ env: { LETHE_RUN_ADDRESS: '127.0.0.1:1' } });
+  t.is((await away(...as, 'audit')).code, 1);
+  t.is((await away(...as, 'audit', '--service', 'job', 'retention')).code, 0);
+  const platform = stack.clients({ role: 'platform' });
+  await t.notThrowsAsync(platform.incidents.listAuditEntries({}));
 });
 
 test('the program itself prints, ends with its code, and does not mind a reader that has seen enough', async (t) => {

@@ -36,7 +36,7 @@ const TOKEN = /eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+/;
 /** Makes it. It throws when a command prints a key, or a token that `lethe token` was not asked for. */
 export async function makeCommandLine(stack: TestStack): Promise<CommandLine> {
   const profile = join(stack.folder, 'cli.json');
-  await writeFile(profile, JSON.stringify({ addresses: stack.addresses, keyFile: stack.userKeyFile }));
+  await writeFile(profile, JSON.stringify({ addresses: stack.addresses, keyFile: stack.userKeyFile, actor: 'ada' }));
   const { d: secret } = JSON.parse(await readFile(stack.userKeyFile, 'utf8')) as { d: string };
 
   const run = async (args: readonly string[], { env = {}, typing, input }: Surroundings): Promise<Outcome> => {

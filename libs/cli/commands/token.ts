@@ -3,7 +3,7 @@ import { SCOPES } from '#libs/auth/policy.ts';
 import type { Terminal } from '../context.ts';
 import { toJson } from '../output.ts';
 import { wholeNumber } from '../parse.ts';
-import { type IdentityOptions, mintToken, readProfile } from '../session.ts';
+import { askOf, type IdentityOptions, mintToken, readProfile } from '../session.ts';
 
 const MAX_TTL_SECONDS = 30 * 86_400;
 
@@ -18,7 +18,7 @@ export function addTokenCommand(program: Command, terminal: Terminal): void {
       const { json, ...identity } = program.opts<IdentityOptions & { json?: true }>();
       const profile = await readProfile(identity, terminal.env);
       const options = { ttlSeconds: ttl, ...(scope ? { scopes: scope } : {}) };
-      const token = await mintToken(profile, identity, terminal.env, options);
+      const token = await mintToken(profile, identity, terminal.env, askOf(terminal), options);
       terminal.out(json ? toJson({ token }) : token);
     });
 }
