@@ -7,6 +7,7 @@ import pg from 'pg';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { makeKeyPair } from '#libs/auth/keys.ts';
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
+import { crashesOf } from '#test/support/arm-crash.ts';
 import { type OwnerBox, startOwnerBox } from '#test/support/owner-box.ts';
 import { NIGHT_TOKEN, type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
@@ -217,7 +218,7 @@ for (const seeding of SEEDINGS) {
   ownerContract(declareCrash, `an owner in a box that is killed, ${seeding.subject}`, () => ({
     ...underTest(seeding),
     client: (token) => context().mortal.access.client(token),
-    armCrash: () => context().mortal.box.crashAfterNextBatch(),
+    ...crashesOf(() => context().mortal.box.crashFile),
   }));
 }
 

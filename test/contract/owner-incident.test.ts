@@ -1,4 +1,9 @@
+import { rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import test from 'ava';
+import { newId } from '#libs/kernel/id.ts';
+import { crashesOf } from '#test/support/arm-crash.ts';
 import { type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
@@ -6,14 +11,16 @@ import { type OwnerUnderTest, ownerContract } from './owner.ts';
 
 let stack: TestStack;
 let access: OwnerAccess;
+const crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
 
 test.before(async () => {
-  stack = await startTestStack({ services: ['incident'] });
+  stack = await startTestStack({ services: ['incident'], env: { LETHE_CRASH_FILE: crashFile } });
   access = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.userKeyFile });
 });
 test.after.always(async () => {
   access?.close();
   await stack?.dispose();
+  for (const file of [crashFile, `${crashFile}.struck`]) await rm(file, { force: true });
 });
 
 const sql = <Row>(text: string, values: readonly unknown[]): Promise<Row[]> =>
@@ -78,6 +85,7 @@ const SAMPLES: Readonly<Record<string, Sample>> = {
 
 const underTest = (subject: string, { insert, ages, dependents }: Sample): OwnerUnderTest => ({
   subject,
+  ...crashesOf(() => crashFile),
   client: (token) => access.client(token),
   async seed(tenantId, rows) {
     await sql(insert, [tenantId, rows.map(({ age }) => age?.toString() ?? null)]);

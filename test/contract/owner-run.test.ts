@@ -1,8 +1,9 @@
-import { access as accessFile, rm, writeFile } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'ava';
 import { newId } from '#libs/kernel/id.ts';
+import { crashesOf } from '#test/support/arm-crash.ts';
 import { type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
@@ -56,15 +57,7 @@ const executions: OwnerUnderTest = {
     );
     return { ages: rows.map(({ age }) => Temporal.Instant.from(age)), dependents: 0 };
   },
-  async armCrash() {
-    await rm(`${crashFile}.struck`, { force: true });
-    await writeFile(crashFile, 'owner.purge.after-batch');
-    return () =>
-      accessFile(`${crashFile}.struck`).then(
-        () => true,
-        () => false,
-      );
-  },
+  ...crashesOf(() => crashFile),
 };
 
 // One after the other, so that what is timed is not slowed down by the others.

@@ -47,8 +47,14 @@ export interface OwnerUnderTest {
    * Makes the owner die right after it has committed the next batch; it is up again some time later. Answers whether it
    * has died. Absent: not tried.
    */
-  readonly armCrash?: () => Promise<() => Promise<boolean>>;
+  readonly armCrash?: ArmCrash;
+  /** The same right after it has stored an operation that begins, and right after it has ended one. Absent: not tried. */
+  readonly armCrashAfterIntent?: ArmCrash;
+  readonly armCrashAfterFence?: ArmCrash;
 }
+
+/** Arms a crash; what it resolves to answers whether the owner has died since. */
+export type ArmCrash = () => Promise<() => Promise<boolean>>;
 
 type Stamp = ReturnType<typeof toTimestamp> | Timestamp;
 
@@ -223,6 +229,9 @@ export function ownerContract(declare: Declare, name: string, open: () => OwnerU
     }
     throw new Error(`no COMPLETE in ${MAX_CALLS} calls`);
   };
+
+  const untilUp = (held: Holding): Promise<void> =>
+    until('it is up again', async () => (await held.count()).progress !== Progress.UNSPECIFIED, CRASH_DEADLINE_MS);
 
   /** Rows that have expired for as many days each, the oldest first. */
   const old = (count: number, days = 100): SeededRow[] =>
@@ -783,6 +792,45 @@ export function ownerContract(declare: Declare, name: string, open: () => OwnerU
     }
   });
 
+  test('an owner that dies with an operation begun and nothing removed goes on by the same rule', async (t) => {
+    const under = open();
+    if (!under.armCrashAfterIntent) {
+      t.is(under.armCrashAfterIntent, undefined);
+      return;
+    }
+    const held = await holding([...old(20), ...young(2)], under);
+    const operationId = randomUUID();
+    const hasStruck = await under.armCrashAfterIntent();
+    await refusalOf(held.purge(operationId));
+    await until('it has died', hasStruck, CRASH_DEADLINE_MS);
+    t.is((await held.left()).ages.length, 22, 'nothing is gone');
+    await untilUp(held);
+    const reused = await refusalOf(held.purge(operationId, { retentionDays: DAYS + 1 }));
+    t.is(reused.reason, 'REQUEST_ID_REUSED', 'the operation was stored');
+    await purgeWhole(t, held, operationId);
+    const end = await endWhole(held, operationId);
+    t.deepEqual([end.left, end.deleted.rows, (await held.left()).ages.length], [0, 20, 2]);
+  });
+
+  test('an owner that dies with an operation ended removes nothing more under it, and ends it by the same sums', async (t) => {
+    const under = open();
+    if (!under.armCrashAfterFence) {
+      t.is(under.armCrashAfterFence, undefined);
+      return;
+    }
+    const held = await holding([...old(20), ...young(2)], under);
+    const operationId = randomUUID();
+    await held.purge(operationId, {}, { limit: 7 });
+    const hasStruck = await under.armCrashAfterFence();
+    await refusalOf(held.endOnce(operationId));
+    await until('it has died', hasStruck, CRASH_DEADLINE_MS);
+    await untilUp(held);
+    t.is((await refusalOf(held.purge(operationId))).reason, 'OPERATION_ENDED');
+    const end = await endWhole(held, operationId);
+    t.deepEqual([end.left, end.deleted.rows, (await held.left()).ages.length], [13, 7, 15]);
+  });
+
+  // After the others, so that the owner has just been started and its first batch is a small one.
   test('an owner that dies between two batches has counted what it removed, and goes on', async (t) => {
     const under = open();
     if (!under.armCrash) {
@@ -796,11 +844,7 @@ export function ownerContract(declare: Declare, name: string, open: () => OwnerU
     await until('it has died', hasStruck, CRASH_DEADLINE_MS);
     const gone = bulk + 1 - (await held.left()).ages.length;
     t.true(gone > 0 && gone < bulk, 'some batches were committed');
-    await until(
-      'it is up again',
-      async () => (await held.count()).progress !== Progress.UNSPECIFIED,
-      CRASH_DEADLINE_MS,
-    );
+    await untilUp(held);
     const next = await held.purge(operationId, {}, { limit: 1 });
     t.is(held.deletedIn(next.resourceCounts).rows, gone + 1, 'what was removed before is counted');
     await purgeWhole(t, held, operationId);

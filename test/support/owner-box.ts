@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,8 +10,8 @@ import { until } from './test-stack.ts';
 export interface OwnerBox {
   readonly address: string;
   readonly metricsAddress: string;
-  /** The process dies when it has committed its next batch, and is started again. Answers with whether it has died. */
-  crashAfterNextBatch(): Promise<() => Promise<boolean>>;
+  /** Where the name of a crash point arms the process; it is started again when it has died. */
+  readonly crashFile: string;
   /** Leaves neither process nor files behind. */
   stop(): Promise<void>;
 }
@@ -72,11 +71,7 @@ export async function startOwnerBox({ database, subjects, name, jwks, env = {} }
     return {
       address,
       metricsAddress,
-      async crashAfterNextBatch() {
-        await rm(`${crashFile}.struck`, { force: true });
-        await writeFile(crashFile, 'owner.purge.after-batch');
-        return async () => existsSync(`${crashFile}.struck`);
-      },
+      crashFile,
       stop,
     };
   } catch (error) {

@@ -1,0 +1,19 @@
+import { existsSync } from 'node:fs';
+import { rm, writeFile } from 'node:fs/promises';
+
+/**
+ * Arms a crash point in the processes whose LETHE_CRASH_FILE this is: the first one that reaches the point dies. What it
+ * resolves to answers whether one has.
+ */
+export async function armCrash(crashFile: string, point: string): Promise<() => Promise<boolean>> {
+  await rm(`${crashFile}.struck`, { force: true });
+  await writeFile(crashFile, point);
+  return async () => existsSync(`${crashFile}.struck`);
+}
+
+/** How an owner of this repository is made to die, for the suite of owners. */
+export const crashesOf = (crashFile: () => string) => ({
+  armCrash: () => armCrash(crashFile(), 'owner.purge.after-batch'),
+  armCrashAfterIntent: () => armCrash(crashFile(), 'owner.purge.after-intent'),
+  armCrashAfterFence: () => armCrash(crashFile(), 'owner.end.after-fence'),
+});
