@@ -84,6 +84,8 @@ function fixture(options: {
   /** Expired rows by subject; each has a hundred in all. */
   readonly rows?: Readonly<Record<string, number>>;
   readonly onCall?: (call: Call, count: number) => void;
+  /** What every call of Purge says keeps rows from going. */
+  readonly blockers?: readonly string[];
   /** What is otherwise with subjects of the catalogue. */
   readonly entries?: Readonly<Record<string, Partial<CatalogueSubject>>>;
 }) {
@@ -127,7 +129,7 @@ function fixture(options: {
       removed.set(operationId, (removed.get(operationId) ?? 0) + gone);
       const isComplete = left - gone === 0 || spare - gone === 0;
       const answer = counts(call.subject, operationId, left - gone);
-      return { isComplete, counts: answer, cutoff: NOW, retryDelayMs: 0, waits: [], blockers: [] };
+      return { isComplete, counts: answer, cutoff: NOW, retryDelayMs: 0, waits: [], blockers: options.blockers ?? [] };
     },
     async end(call, operationId) {
       seen({ rpc: 'end', ...call, operationId });
@@ -476,6 +478,17 @@ test('executions’ cleanups are recorded with the owner’s own sums, also when
     await run();
     t.deepEqual(cleanups, [rows]);
   }
+});
+
+test('executions’ cleanups are recorded when the tenant ends PARTIAL, too', async (t) => {
+  const blocked = fixture({
+    days: { executions: 90 },
+    rows: { executions: 5 },
+    blockers: ['LOCKED: Some are locked.'],
+  });
+  await blocked.run();
+  t.is(blocked.saved.at(-1)?.state, 'PARTIAL');
+  t.deepEqual(blocked.cleanups, [2]);
 });
 
 test('a worker that is to stop gives the tenant back, and its turn does not count', async (t) => {

@@ -105,6 +105,7 @@ export function makeRunPurges(
         await purges.postpone(claim, progress, { ms, isForSilentOwner: isWaitedFor, isAttempt: hasFailed });
         return;
       }
+      await recordPartialCleanup(ports, tenantId, turn.now, progress);
       await purges.save(claim, progress, leaseMs);
     } catch (error) {
       if (hasReason(error, 'LEASE_LOST')) return;
@@ -113,6 +114,18 @@ export function makeRunPurges(
     crashPoint('retention.purge.after-tenant');
     onFinished(item, progress);
   };
+}
+
+/** Records what a purge removed of executions before it gave them up. One whose operation is open is settled later. */
+async function recordPartialCleanup(
+  { recordCleanup }: Pick<TenantPurgePorts, 'recordCleanup'>,
+  tenantId: string,
+  now: Temporal.Instant | undefined,
+  { subjects }: ItemProgress,
+): Promise<void> {
+  const executions = subjects.find(({ subject }) => subject === EXECUTIONS);
+  if (!now || executions?.state !== 'PARTIAL' || !executions.isEnded) return;
+  await recordCleanup(tenantId, now, removedOf(executions));
 }
 
 /** What is stored at the end of a turn. */
@@ -158,13 +171,11 @@ export const makeSettlePurge =
     await purges.settle(tenantId, purgeId, settled);
     const executions = settled.find(({ subject }) => subject === EXECUTIONS);
     if (executions && item.finishedAt) {
-      await recordCleanup(
-        tenantId,
-        item.finishedAt,
-        countsOf([executions]).reduce((sum, { deleted }) => sum + deleted, 0),
-      );
+      await recordCleanup(tenantId, item.finishedAt, removedOf(executions));
     }
   };
+
+const removedOf = (subject: PurgeSubject): number => countsOf([subject]).reduce((sum, { deleted }) => sum + deleted, 0);
 
 const workersLost = (attempts: number): DomainError =>
   new DomainError('failed-precondition', 'WORKERS_LOST', `${attempts - 1} workers took it up and did not end it.`, {
