@@ -11,6 +11,16 @@ for (const [what, purge, exit] of [
   ['held as a whole', { state: HELD }, EXIT.held],
   ['one tenant held, the others complete', { state: PARTIAL, heldTenantCount: 1, completeTenantCount: 1 }, EXIT.held],
   ['one tenant held, one failed', { state: PARTIAL, heldTenantCount: 1, failedTenantCount: 1 }, EXIT.partial],
+  [
+    'one tenant held, one left to a purge that failed it',
+    { state: PARTIAL, heldTenantCount: 1, skippedTenantCount: 1, skippedFailedTenantCount: 1 },
+    EXIT.partial,
+  ],
+  [
+    'one tenant held, one left to a purge that completed it',
+    { state: PARTIAL, heldTenantCount: 1, skippedTenantCount: 1 },
+    EXIT.held,
+  ],
   ['one tenant failed', { state: PARTIAL, failedTenantCount: 1 }, EXIT.partial],
   ['one tenant left to a purge that did not finish it', { state: PARTIAL, skippedTenantCount: 1 }, EXIT.partial],
 ] as const) {

@@ -164,10 +164,11 @@ function purgeText(purge: RetentionPurge | undefined): string {
   return `${done}; ${fleetHoldText(purge)}`;
 }
 
-/** Held when it is held as a whole, or when nothing failed and a tenant is held: no retry changes that. */
+/** Held when it is held as a whole, or when a tenant is held and none failed, here or where it was skipped for. */
 export function exitOfPurge(purge: RetentionPurge | undefined): number {
   if (!purge) return EXIT.failed;
   if (purge.state === PurgeState.COMPLETE) return EXIT.ok;
   if (purge.state === PurgeState.HELD) return EXIT.held;
-  return purge.failedTenantCount === 0 && purge.heldTenantCount > 0 ? EXIT.held : EXIT.partial;
+  const failed = purge.failedTenantCount + purge.skippedFailedTenantCount;
+  return failed === 0 && purge.heldTenantCount > 0 ? EXIT.held : EXIT.partial;
 }

@@ -40,6 +40,8 @@ export interface RetentionPurge {
     readonly failed: number;
     readonly held: number;
     readonly skipped: number;
+    /** Those of the skipped ones that the purge which had them left PARTIAL or FAILED. */
+    readonly skippedFailed: number;
   };
   readonly counts: readonly ResourceCount[];
   readonly createdAt: Temporal.Instant;

@@ -174,6 +174,7 @@ function toPurgeMessage(
     failedTenantCount: purge.tenants.failed,
     heldTenantCount: purge.tenants.held,
     skippedTenantCount: purge.tenants.skipped,
+    skippedFailedTenantCount: purge.tenants.skippedFailed,
     resourceCounts: toCountMessages(purge.counts),
     createTime: toTimestamp(purge.createdAt),
     ...(startTime ? { startTime } : {}),

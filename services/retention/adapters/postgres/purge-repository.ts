@@ -782,6 +782,8 @@ function toPurge(row: PurgeSumsRow): RetentionPurge {
       failed: count.FAILED + count.PARTIAL,
       held: count.HELD,
       skipped: count.SKIPPED,
+      // `states` has the skipped ones as they stand in the purge that was running for them.
+      skippedFailed: (row.states.FAILED ?? 0) + (row.states.PARTIAL ?? 0) - count.FAILED - count.PARTIAL,
     },
     counts: sumCounts([row.counts]),
     createdAt: row.created_at,
