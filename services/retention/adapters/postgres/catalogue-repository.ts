@@ -38,7 +38,8 @@ export const makeCatalogueRepository = (database: Database): CatalogueRepository
       database.forTenant('nobody', async (trx) => {
         // Replicas that reconcile at once take turns; a row that is to be inserted cannot be locked.
         await trx.raw('select pg_advisory_xact_lock(?)', [CATALOGUE_LOCK]);
-        const known = rowsOf<CatalogueRow>(await trx.raw(ALL)).map(toSubject);
+        // A night that is counted meanwhile waits, or it would be written over.
+        const known = rowsOf<CatalogueRow>(await trx.raw(`${ALL} for no key update`)).map(toSubject);
         const clock = firstOf<{ now: Temporal.Instant }>(await trx.raw('select clock_timestamp() as now'));
         if (!clock) throw new Error('the database told no time');
         const changes = decide(known, clock.now);
