@@ -6,7 +6,9 @@ import {
   SubjectState,
   WindowKind,
 } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { EXIT } from '#libs/cli/output.ts';
 import { purge, putPlan } from '#test/support/aged-data.ts';
+import { makeCommandLine } from '#test/support/command-line.ts';
 import { type MemoryOwner, startMemoryOwner } from '#test/support/memory-owner.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -205,6 +207,36 @@ test.serial(
       t.is(ticketsOf(next.items, tenantId)?.state, PurgeSubjectState.COMPLETE);
       t.is(desk.countOf(tenantId, 'tickets'), 3);
     }
+  },
+);
+
+test.serial(
+  'an owner that a restart no longer names leaves its tenants PARTIAL until its subject is retired',
+  async (t) => {
+    const { stack, incident, desk, helpdesk } = t.context;
+    const lethe = await makeCommandLine(stack);
+    const night = (...args: string[]) => lethe('purge', '--wait', ...args);
+    desk.add('observed-a', 'tickets', [20]);
+    const held = desk.countOf('observed-a', 'tickets');
+    await stack.restart('retention', {
+      LETHE_RETENTION_OWNERS: `incident=${incident.address},helpdesk=${helpdesk.address}`,
+      LETHE_OBSERVE_NIGHTS: 'incident=0,helpdesk=1',
+    });
+    await untilState(t, 'tickets', SubjectState.OWNER_UNKNOWN);
+    desk.calls.length = 0;
+    for (const again of [1, 2]) {
+      const partial = await night('--tenant', 'observed-a');
+      t.is(partial.code, EXIT.partial, `night ${again}: ${partial.err || partial.out}`);
+      t.regex(partial.out, /observed-a PARTIAL .*OWNER_UNKNOWN: The owner desk of tickets is not configured/);
+    }
+    t.is((await lethe('subjects', 'retire', 'tickets')).code, EXIT.usage, 'without a reason');
+    const retired = await lethe('subjects', 'retire', 'tickets', '--reason', 'the desk is gone');
+    t.is(retired.code, EXIT.ok, retired.err);
+    t.like((await auditOf(t, 'tickets')).at(-1), { action: 'subject-retired', reason: 'the desk is gone' });
+    const complete = await night('--tenant', 'observed-a');
+    t.is(complete.code, EXIT.ok, complete.err || complete.out);
+    t.deepEqual(desk.calls, [], 'an owner that is not named is not called');
+    t.is(desk.countOf('observed-a', 'tickets'), held);
   },
 );
 
