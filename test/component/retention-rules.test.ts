@@ -1,7 +1,17 @@
-import { timestampFromDate } from '@bufbuild/protobuf/wkt';
+import { timestampDate, timestampFromDate } from '@bufbuild/protobuf/wkt';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { WindowKind, WindowSource } from '#gen/lethe/retention/v1/retention_pb.ts';
-import { addChecks, addEnvironment, addIncidents, census, less, purge, putPlan } from '#test/support/aged-data.ts';
+import {
+  addChecks,
+  addEnvironment,
+  addIncidents,
+  census,
+  less,
+  purge,
+  putPlan,
+  removedBy,
+} from '#test/support/aged-data.ts';
+import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
@@ -14,6 +24,10 @@ test.after.always((t) => t.context.stack.dispose());
 
 const platformOf = (t: T) => t.context.stack.clients({ role: 'platform' }).retention;
 const inDays = (days: number) => timestampFromDate(new Date(Date.now() + days * 86_400_000));
+
+const never = (): never => {
+  throw new Error('the field is absent');
+};
 
 /** Checks and closed incidents of every age; all of them are older than FREE keeps checks. */
 async function fill(t: T, tenantId: string): Promise<void> {
@@ -88,6 +102,60 @@ test.serial('payloads and approvals of a tenant that went to FREE go by the last
   await fill(t, tenantId);
   t.deepEqual(await taken(t, tenantId), { drift_check: 4, incident_payload: 2, approval: 2 });
 });
+
+test.serial(
+  'notes of approvals go first where a plan says so: the approval tells it, and the incident when it went',
+  async (t) => {
+    const { stack } = t.context;
+    const tenantId = 'notes';
+    await platformOf(t).updatePlan({
+      name: 'NOTES',
+      allowMissing: true,
+      reason: 'notes are bulky',
+      windows: [
+        { subject: 'approval_notes', kind: WindowKind.DAYS, retentionDays: 30 },
+        { subject: 'approvals', kind: WindowKind.DAYS, retentionDays: 180 },
+      ],
+    });
+    await queryOnce(
+      stack.superuserUrl('retention'),
+      "update plan_windows set recorded_at = 'epoch' where plan = 'NOTES'",
+    );
+    await putPlan(stack, tenantId, 'NOTES');
+    const environmentId = await addEnvironment(stack, tenantId);
+    const [gone = '', bare = '', young = ''] = await addIncidents(
+      stack,
+      tenantId,
+      environmentId,
+      ['200 days', '40 days', '20 days'].map((age) => ({ state: 'CLOSED', age })),
+    );
+    await queryOnce(
+      stack.superuserUrl('incident'),
+      "update approvals set request_notes = 'why', decision_notes = 'fine' where tenant_id = $1",
+      [tenantId],
+    );
+    const { incidents } = stack.clients({ tenantId, role: 'admin' });
+    const approvalOf = async (incidentId: string) => (await incidents.listApprovals({ incidentId })).approvals[0];
+    const incidentOf = async (incidentId: string) => (await incidents.getIncident({ incidentId })).incident;
+    const before = await Promise.all([bare, young].map(approvalOf));
+    const { summary } = await purge(stack, { tenantIds: [tenantId] });
+    t.deepEqual(removedBy(summary.resourceCounts, ['approval', 'approval_note']), { approval: 1, approval_note: 2 });
+
+    const { notesPurgeTime, etag, ...rest } = (await approvalOf(bare)) ?? {};
+    t.true(timestampDate(notesPurgeTime ?? never()).getTime() > Date.now() - 60_000);
+    t.not(etag, before[0]?.etag, 'who holds an older etag reads it again');
+    t.like(rest, { requestNotes: '', decisionNotes: '', state: before[0]?.state, decideTime: before[0]?.decideTime });
+    t.like(await incidentOf(bare), { approvalsNotice: '', approvalsPurgeTime: undefined }, 'the approval is there');
+    t.deepEqual(await approvalOf(young), before[1]);
+
+    t.is(await approvalOf(gone), undefined);
+    const told = await incidentOf(gone);
+    t.is(told?.approvalsNotice, 'Approvals of this incident were purged per retention policy.');
+    t.true(timestampDate(told?.approvalsPurgeTime ?? never()).getTime() > Date.now() - 60_000);
+    const again = await purge(stack, { tenantIds: [tenantId] });
+    t.deepEqual(removedBy(again.summary.resourceCounts, []), {}, 'a second purge takes nothing');
+  },
+);
 
 test.serial('payloads and approvals of a tenant that was always on FREE stay', async (t) => {
   await putPlan(t.context.stack, 'always-free', 'FREE');
