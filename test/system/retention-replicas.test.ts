@@ -79,55 +79,125 @@ test.serial('two replicas share the tenants of one purge, and neither does what 
   t.deepEqual([...first, ...second].toSorted(), tenants.toSorted());
 });
 
+interface ItemRow {
+  readonly state: string;
+  readonly attempts: number;
+  readonly lease_owner: string | null;
+}
+
+const itemOf = async (t: T, tenantId: string): Promise<ItemRow | undefined> => {
+  const [row] = await queryOnce<ItemRow>(
+    t.context.stack.superuserUrl('retention'),
+    'select state, attempts, lease_owner from retention_purge_items where tenant_id = $1',
+    [tenantId],
+  );
+  return row;
+};
+
+/** Begins a purge of a tenant, and waits until its first batch is gone and its second one waits for a lock. */
+async function purgeHalf(t: T, tenantId: string) {
+  const { stack, replica } = t.context;
+  await addTenant(t, tenantId, 3_000);
+  const before = await census(stack, tenantId);
+  const client = new pg.Client({ connectionString: stack.superuserUrl('incident') });
+  client.on('error', () => undefined);
+  await client.connect();
+  await client.query('begin');
+  await client.query(
+    `select from drift_checks where tenant_id = $1 and id = (
+       select id from drift_checks where tenant_id = $1 order by checked_at, id offset 1200 limit 1) for update`,
+    [tenantId],
+  );
+  const request = { tenantIds: [tenantId], requestId: newId() };
+  const whole = purge(stack, request).catch(() => undefined);
+  await until('the first batch is gone', async () => ((await census(stack, tenantId))['drift_check'] ?? 0) < 3_000);
+  let owner = '';
+  await until('a replica has it', async () => {
+    owner = (await itemOf(t, tenantId))?.lease_owner ?? '';
+    return owner !== '';
+  });
+  const holder = Number(owner.split(':').at(-1));
+  t.true([stack.pid('retention'), replica.pid()].includes(holder));
+  return {
+    before,
+    holder,
+    async release() {
+      await client.query('rollback');
+      await client.end();
+    },
+    /** The outcome; the same request joins what was begun where the stream was cut. */
+    async ended() {
+      let outcome = await whole;
+      await until('the purge has ended', async () => {
+        outcome ??= await purge(stack, request);
+        return true;
+      });
+      if (!outcome) throw new Error('the purge has not ended');
+      return outcome;
+    },
+  };
+}
+
+/** Each row was removed once, and the receipt says so. */
+async function assertCountedOnce(t: T, tenantId: string, { before, ended }: Awaited<ReturnType<typeof purgeHalf>>) {
+  const { summary, items } = await ended();
+  t.is(summary.state, PurgeState.COMPLETE, items[0]?.error);
+  t.is(items[0]?.attempts, 2);
+  const gone = less(before, await census(t.context.stack, tenantId));
+  t.deepEqual([gone['drift_check'], gone['drift_check_workflow']], [3_000, 6_000]);
+  t.deepEqual(removedBy(summary.resourceCounts), gone);
+  const operations = await queryOnce<{ removed: number; open: boolean }>(
+    t.context.stack.superuserUrl('incident'),
+    `select sum(removed)::int as removed, bool_or(ended_at is null) as open from owner_operations
+     where tenant_id = $1 and subject = 'drift_checks'`,
+    [tenantId],
+  );
+  t.deepEqual(
+    operations,
+    [{ removed: 3_000, open: false }],
+    'the owner has counted the same, and every operation ended',
+  );
+  const receipts = await queryOnce<{ outcome: string }>(
+    t.context.stack.superuserUrl('retention'),
+    "select outcome from audit_entries where tenant_id = $1 and action like '%retention-purge'",
+    [tenantId],
+  );
+  t.deepEqual(receipts, [{ outcome: 'COMPLETE' }], 'there is one receipt');
+}
+
 test.serial(
   'a replica that is killed in the middle of a tenant is followed by another, and every row is counted once',
   async (t) => {
-    const { stack, replica } = t.context;
-    const tenantId = 'taken-over';
-    await addTenant(t, tenantId, 3_000);
-    const before = await census(stack, tenantId);
-    const client = new pg.Client({ connectionString: stack.superuserUrl('incident') });
-    client.on('error', () => undefined);
-    await client.connect();
-    await client.query('begin');
-    // The second batch waits.
-    await client.query(
-      `select from drift_checks where tenant_id = $1 and id = (
-       select id from drift_checks where tenant_id = $1 order by checked_at, id offset 1200 limit 1) for update`,
-      [tenantId],
-    );
-    const request = { tenantIds: [tenantId], requestId: newId() };
-    const whole = purge(stack, request).catch(() => undefined);
-    await until('the first batch is gone', async () => ((await census(stack, tenantId))['drift_check'] ?? 0) < 3_000);
-    let owner = '';
-    await until('a replica has it', async () => {
-      const [held] = await queryOnce<{ lease_owner: string | null }>(
-        stack.superuserUrl('retention'),
-        'select lease_owner from retention_purge_items where tenant_id = $1',
-        [tenantId],
-      );
-      owner = held?.lease_owner ?? '';
-      return owner !== '';
-    });
-    const holder = Number(owner.split(':').at(-1));
-    t.true([stack.pid('retention'), replica.pid()].includes(holder));
-    process.kill(holder, 'SIGKILL');
-    await client.query('rollback');
-    await client.end();
-    let ended = await whole;
-    await until(
-      'the purge has ended',
-      async () => {
-        ended ??= await purge(stack, request);
-        return true;
-      },
-      60_000,
-    );
-    t.is(ended?.summary.state, PurgeState.COMPLETE, ended?.items[0]?.error);
-    t.is(ended?.items[0]?.attempts, 2);
-    const gone = less(before, await census(stack, tenantId));
-    t.deepEqual([gone['drift_check'], gone['drift_check_workflow']], [3_000, 6_000]);
-    t.deepEqual(removedBy(ended?.summary.resourceCounts ?? []), gone);
+    const half = await purgeHalf(t, 'taken-over');
+    process.kill(half.holder, 'SIGKILL');
+    await half.release();
+    await assertCountedOnce(t, 'taken-over', half);
+  },
+);
+
+test.serial(
+  'a replica that stands still beyond its lease is followed by another, and does nothing twice when it goes on',
+  async (t) => {
+    const tenantId = 'stood-still';
+    const half = await purgeHalf(t, tenantId);
+    process.kill(half.holder, 'SIGSTOP');
+    await half.release();
+    try {
+      await until('the other replica has finished it', async () => (await itemOf(t, tenantId))?.state === 'COMPLETE');
+    } finally {
+      process.kill(half.holder, 'SIGCONT');
+    }
+    await assertCountedOnce(t, tenantId, half);
+    // The one that stood still works again, and has changed nothing of what the other one did.
+    const tenants = Array.from({ length: 12 }, (_, index) => `after-standing-still-${index}`);
+    for (const each of tenants) await addTenant(t, each, 100);
+    t.is((await purge(t.context.stack, { tenantIds: tenants })).summary.state, PurgeState.COMPLETE);
+    await assertCountedOnce(t, tenantId, half);
+    const purged = [
+      ...(await purgedBy(join(t.context.stack.folder, 'logs', 'retention.log'))),
+      ...(await purgedBy(t.context.replicaLog)),
+    ];
+    t.is(purged.filter((each) => each === tenantId).length, 1, 'one replica has finished it');
   },
 );
 
