@@ -111,6 +111,7 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.retention.v1.RetentionService/ListAuditEntries': audits,
 
   'lethe.participant.v1.ParticipantService/Preview': participates('participant:preview'),
+  'lethe.participant.v1.ParticipantService/CheckAction': participates('participant:preview'),
   'lethe.participant.v1.ParticipantService/Execute': participates('participant:execute'),
   'lethe.participant.v1.ParticipantService/Compensate': participates('participant:compensate'),
   'lethe.participant.v1.ParticipantService/SoftDelete': participates('participant:delete'),

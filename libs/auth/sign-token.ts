@@ -81,7 +81,7 @@ export interface ParticipantTokenCall {
   readonly actor: string;
   readonly tenantId?: string | undefined;
   readonly runId?: string | undefined;
-  /** Undefined for Preview alone, as is `step`. */
+  /** Undefined for Preview and CheckAction alone, as is `step`. */
   readonly operationId?: string | undefined;
   readonly step?: string | undefined;
 }

@@ -125,7 +125,7 @@ export function composeIncidentService(
         }),
         ...auditHandlers(database),
       }),
-      bindParticipant(participantService(get(TOKENS.participate))),
+      bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.keepDrift))),
       bindOwner(get(TOKENS.owner)),
     ],
     startWorkers: () => [

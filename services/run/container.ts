@@ -63,6 +63,7 @@ import { makeRetryRun, type RetryRun } from './use-cases/retry-run.ts';
 import { makeRunCascades, type OnCascadeSettled, type RunCascades } from './use-cases/run-cascades.ts';
 import { makeOwnRuns, type OwnRuns } from './use-cases/run-slots.ts';
 import type { SagaRepository, StepParticipant } from './use-cases/saga-ports.ts';
+import { makeShowReferences, type ShowReferences } from './use-cases/show-references.ts';
 import { makeStartRun, type StartRun } from './use-cases/start-run.ts';
 import { makeRunChanges, makeWatchRun, type RunChanges, type WatchRun } from './use-cases/watch-run.ts';
 import { clientToDelivery } from './workflows/client-to-delivery/workflow.ts';
@@ -79,6 +80,7 @@ const TOKENS = {
   onOrdered: token<OnOrdered>('OnOrdered'),
   onSettled: token<OnCascadeSettled>('OnCascadeSettled'),
   runs: token<RunRepository>('RunRepository'),
+  showReferences: token<ShowReferences>('ShowReferences'),
   deletions: token<DeletionRepository>('DeletionRepository'),
   ownRows: token<OwnRows>('OwnRows'),
   directory: token<ParticipantDirectory>('ParticipantDirectory'),
@@ -114,7 +116,26 @@ const TOKENS = {
 };
 
 const adapters = new ContainerModule(({ bind }) => {
-  bind(TOKENS.runs).toResolvedValue(makeRunRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.runs)
+    .toResolvedValue(
+      (database: Database, show: ShowReferences): RunRepository => {
+        const runs = makeRunRepository(database);
+        const get: RunRepository['get'] = async (...of) => {
+          const run = await runs.get(...of);
+          return run && show(run);
+        };
+        return { ...runs, get };
+      },
+      [TOKENS.database, TOKENS.showReferences],
+    )
+    .inSingletonScope();
+  bind(TOKENS.showReferences)
+    .toResolvedValue(
+      (workflows: readonly Workflow[], peers: readonly StepParticipant[]) =>
+        makeShowReferences(workflows, peers, REFERENCE_PATIENCE_MS),
+      [TOKENS.workflows, TOKENS.peers],
+    )
+    .inSingletonScope();
   bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.directory).toResolvedValue(makeParticipantDirectory, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.ownRows)
@@ -263,7 +284,7 @@ const sagaUseCases = new ContainerModule(({ bind }) => {
     )
     .inSingletonScope();
   bind(TOKENS.startRun)
-    .toResolvedValue(makeStartRun, [sagas, workflows, advanceRuns, ownRuns, wake])
+    .toResolvedValue(makeStartRun, [sagas, workflows, advanceRuns, TOKENS.peers, ownRuns, wake, TOKENS.showReferences])
     .inSingletonScope();
   bind(TOKENS.watchRun).toResolvedValue(makeWatchRun, [readRuns, changes]).inSingletonScope();
   bind(TOKENS.cancelRun).toResolvedValue(makeCancelRun, [sagas, wake]).inSingletonScope();
@@ -285,10 +306,15 @@ const executionUseCases = new ContainerModule(({ bind }) => {
 /** RunService as a participant of steps that callers record with it: it can take back, and does nothing new. */
 const ownStepParticipant = (own: OwnParticipant): StepParticipant => ({
   name: OWN_PARTICIPANT,
+  check: (_, action) => Promise.reject(actionUnknown(action)),
   execute: (_, action) => Promise.reject(actionUnknown(action)),
   compensate: (call) => own.compensate(call),
   verifyStep: (call) => own.verify(call, call.step),
+  holds: async (call, type) => (await own.verify(call, call.step)).some(({ resourceType }) => resourceType === type),
 });
+
+// A reader of a run waits no longer for a participant.
+const REFERENCE_PATIENCE_MS = 1_000;
 
 const EXPIRY_POLL_MS = 3_600_000;
 

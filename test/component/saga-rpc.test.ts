@@ -2,14 +2,14 @@ import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import type { StackClients } from '#deploy/local/stack.ts';
 import { DeletionMode, DeletionState, type ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { RunDriver, RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
+import { ReferenceState, RunDriver, RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { findText } from '#test/support/find-text.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { settled } from '#test/support/run-graph.ts';
 import { COMPLETE, countTen, inputOf, NOTHING } from '#test/support/saga-harness.ts';
 import { storedFiles } from '#test/support/stored-files.ts';
-import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
 
@@ -243,6 +243,86 @@ test('each RPC of the saga refuses what it must, with its reason', async (t) => 
   ]) {
     t.deepEqual(await refusalOf(call(runId)), await refusalOf(call(newId())));
   }
+});
+
+test("a hidden run's brief begins no run of a member's, and its text is not in any other run", async (t) => {
+  const { stack } = t.context;
+  const tenantId = 'hides';
+  const mark = `zq${newId().slice(-12)}`;
+  const admin = stack.clients({ tenantId, role: 'admin' });
+  const environmentId = await environmentIn(admin);
+  const briefId = newId();
+  const owner = await follow(admin, markedInput(mark, { environment_id: environmentId, brief_id: briefId }));
+  const { deletion } = await admin.runs.deleteRun({ runId: owner.runId, reason: 'hide it' });
+  for await (const _ of admin.runs.watchDeletion({ deletionId: deletion?.id ?? '' }));
+  const { runs } = stack.clients({ tenantId, role: 'member' });
+  const input = { environment_id: environmentId, brief_id: briefId };
+  t.like(await refusalOf(runs.startRun({ workflow: 'client_to_delivery', input })), {
+    code: Code.FailedPrecondition,
+    reason: 'RUN_DELETED',
+    metadata: { run_id: owner.runId },
+  });
+  t.deepEqual((await runs.listRuns({})).runs, []);
+  await admin.runs.undeleteRun({ runId: owner.runId });
+  const { last } = await follow(admin, input as never);
+  t.is(last?.state, RunState.COMPLETED, last?.error);
+});
+
+test("StartRun names a wrong environment by its field, and another tenant's looks like an unknown one", async (t) => {
+  const { stack } = t.context;
+  const clients = stack.clients({ tenantId: 'environs', role: 'member' });
+  const foreign = await environmentIn(stack.clients({ tenantId: 'elsewhere', role: 'member' }));
+  const own = await environmentIn(clients);
+  const start = (environmentId: string) =>
+    clients.runs.startRun({
+      workflow: 'client_to_delivery',
+      input: inputOf({ environment_id: environmentId, force_qc_fail: true }) as never,
+    });
+  const refused = await refusalOf(start(foreign));
+  t.like(refused, {
+    code: Code.InvalidArgument,
+    reason: 'FIELD_INVALID',
+    message: 'input.environment_id names no environment.',
+    metadata: { fields: 'input.environment_id' },
+  });
+  t.deepEqual(await refusalOf(start(newId())), refused);
+  t.deepEqual((await clients.runs.listRuns({})).runs, []);
+  t.is((await start(own)).run?.state, RunState.RUNNING);
+});
+
+test("the deletion of a run's job says that the run keeps its own text, and the run shows no id of a job that is gone", async (t) => {
+  const { stack } = t.context;
+  const tenantId = 'jobless';
+  const mark = `zq${newId().slice(-12)}`;
+  const clients = stack.clients({ tenantId, role: 'admin' });
+  const environmentId = await environmentIn(clients);
+  const { runId, last } = await follow(clients, markedInput(mark, { environment_id: environmentId }));
+  const jobId = String(last?.output?.['job_id']);
+  const reference = { field: 'job_id', participant: 'job', resourceType: 'job' };
+  t.like(last?.references, [{ ...reference, state: ReferenceState.EXISTS }]);
+  const { deletion } = await clients.jobs.deleteJob({ jobId, reason: 'asked for' });
+  t.is(deletion?.runId, runId);
+  await until('the job is gone', async () => (await jobsOf(stack, runId)) === 0);
+  const places = await findText(stack, SERVICES, mark);
+  t.deepEqual(
+    places.filter((place) => !place.startsWith('run.')),
+    [],
+    'JobService holds none of it',
+  );
+  t.true(places.includes('run.production_bundle_assets.copy'), 'RunService does, as the answer says');
+  const seen = [
+    (await clients.runs.getRun({ runId })).run,
+    (await Array.fromAsync(clients.runs.watchRun({ runId }))).at(-1)?.run,
+    (await clients.runs.deleteRun({ runId, validateOnly: true })).run,
+  ];
+  for (const run of seen) {
+    t.like(run?.references, [{ ...reference, state: ReferenceState.GONE }]);
+    t.false(JSON.stringify(run?.output).includes(jobId));
+    t.is(run?.output?.['files'], 1);
+  }
+  const purge = await clients.runs.purgeRun({ runId, reason: 'asked for' });
+  for await (const _ of clients.runs.watchDeletion({ deletionId: purge.deletion?.id ?? '' }));
+  t.deepEqual(await findText(stack, SERVICES, mark), []);
 });
 
 test('a purged run leaves nothing of its content, and a brief that another run shares', async (t) => {

@@ -1,8 +1,11 @@
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import pg from 'pg';
+import { DomainError, dependencyUnavailable, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
 import type { Workflow } from '#services/run/domain/workflow.ts';
+import type { SagaRepository } from '#services/run/use-cases/saga-ports.ts';
 import { clientToDelivery } from '#services/run/workflows/client-to-delivery/workflow.ts';
 import { findInDatabase } from '#test/support/find-text.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
@@ -16,6 +19,7 @@ import {
   NOTHING,
   TEN_TABLES,
 } from '#test/support/saga-harness.ts';
+import { until } from '#test/support/test-stack.ts';
 
 interface Context {
   readonly postgres: TestPostgres;
@@ -246,6 +250,149 @@ test('a brief passes to a run that shares it when its maker is compensated, and 
   t.is(made.state, 'COMPENSATED');
   t.deepEqual(await countTen(created, tenantId, made.runId), NOTHING);
   t.deepEqual(await countTen(created, tenantId, sharer.runId), COMPLETE, 'the brief is the other run’s now');
+});
+
+/** Hides a run as DeleteRun does: under its row's lock. */
+const hide = (created: TestDatabase, runId: string) =>
+  created.query('update workflow_runs set deleted_at = now(), deletion_id = $2 where id = $1', [runId, newId()]);
+
+const SECRET = {
+  client: 'Zqhidden',
+  product: 'Zqhidden tram',
+  audience: 'zqhidden people',
+  goals: ['be zqhidden'],
+  channels: ['web'],
+};
+
+/** Everywhere that the text of the brief stands, except with the run that it belongs to. */
+async function copiesOf(created: TestDatabase, ownerId: string, tenantId: string): Promise<unknown[]> {
+  const found: unknown[] = [];
+  for (const table of [...TEN_TABLES, 'workflow_run_steps']) {
+    found.push(
+      ...(await created.query(
+        `select '${table}' as table, run_id from ${table} t
+         where tenant_id = $2 and run_id is distinct from $1 and t::text ilike '%zqhidden%'`,
+        [ownerId, tenantId],
+      )),
+    );
+  }
+  return found;
+}
+
+test('a run on the brief of a hidden run is refused at its start, and begins again once that one is undeleted', async (t) => {
+  const { created, database } = t.context;
+  const tenantId = 'hidden-start';
+  const briefId = newId();
+  const engine = makeEngine(database, participants(), { tenantId });
+  const owner = await engine.run(inputOf({ brief_id: briefId, brief: SECRET }));
+  const { brief: _, ...bare } = inputOf({ brief_id: briefId });
+  const command = { caller: callerIn(tenantId), workflow: 'client_to_delivery', displayName: '', requestId: newId() };
+  const before = await engine.startRun({ ...command, input: bare });
+  await engine.idle();
+  await hide(created, owner.runId);
+  const count = async () =>
+    (await created.query('select 1 from workflow_runs where tenant_id = $1', [tenantId])).length;
+  for (const input of [bare, inputOf({ brief_id: briefId })]) {
+    const error = await t.throwsAsync(engine.startRun({ ...command, requestId: newId(), input }));
+    t.like(error, { reason: 'RUN_DELETED', metadata: { run_id: owner.runId } });
+  }
+  t.is(await count(), 2, 'nothing has begun');
+  t.is((await engine.startRun({ ...command, input: bare })).id, before.id, 'a request that was answered still is');
+  await created.query('update workflow_runs set deleted_at = null where id = $1', [owner.runId]);
+  t.is((await engine.run(bare)).state, 'COMPLETED');
+});
+
+test('a brief whose run is hidden after the start and before the step reads it fails the run, which keeps none of it', async (t) => {
+  const { created, database } = t.context;
+  const tenantId = 'hidden-read';
+  const briefId = newId();
+  const engine = makeEngine(database, participants(), { tenantId });
+  const owner = await engine.run(inputOf({ brief_id: briefId, brief: SECRET }));
+  const { brief: _, ...bare } = inputOf({ brief_id: briefId });
+  // The start's own look is the first, the step's the second.
+  let looks = 0;
+  const sagas: SagaRepository = {
+    ...engine.sagas,
+    async findEffect(...wanted) {
+      looks += 1;
+      if (looks === 2) await hide(created, owner.runId);
+      return engine.sagas.findEffect(...wanted);
+    },
+  };
+  const run = await makeEngine(sagas, participants(), { tenantId }).run(bare);
+  t.is(run.state, 'COMPENSATED');
+  t.regex(run.error ?? '', /^RUN_DELETED: /);
+  t.deepEqual(await copiesOf(created, owner.runId, tenantId), []);
+});
+
+test('a brief whose run is being hidden while the step writes fails the run, which keeps none of it', async (t) => {
+  const { created, database } = t.context;
+  const tenantId = 'hidden-write';
+  const briefId = newId();
+  const engine = makeEngine(database, participants(), { tenantId });
+  const owner = await engine.run(inputOf({ brief_id: briefId, brief: SECRET }));
+  const { brief: _, ...bare } = inputOf({ brief_id: briefId });
+  const hiding = new pg.Client({ connectionString: created.superuserUrl });
+  await hiding.connect();
+  t.teardown(() => hiding.end());
+  let writes = 0;
+  const sagas: SagaRepository = {
+    ...engine.sagas,
+    async write(...order) {
+      writes += 1;
+      if (writes !== 1) return engine.sagas.write(...order);
+      // The soft delete has the run's lock, and commits only once the write waits for it.
+      await hiding.query('begin');
+      await hiding.query('select 1 from workflow_runs where id = $1 for update', [owner.runId]);
+      const writing = engine.sagas.write(...order);
+      writing.catch(() => undefined);
+      await until('the write waits', async () => {
+        const waiting = await created.query(
+          "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        );
+        return waiting.length > 0;
+      });
+      await hiding.query('update workflow_runs set deleted_at = now() where id = $1', [owner.runId]);
+      await hiding.query('commit');
+      return writing;
+    },
+  };
+  const run = await makeEngine(sagas, participants(), { tenantId }).run(bare);
+  t.is(run.state, 'COMPENSATED');
+  t.regex(run.error ?? '', /^RUN_DELETED: /);
+  t.deepEqual(await copiesOf(created, owner.runId, tenantId), []);
+});
+
+test('the error of a run is its first cause, also when reporting that cause is refused or never answered', async (t) => {
+  const { created, database } = t.context;
+  for (const [index, [failure, ofStep]] of [
+    [new DomainError('failed-precondition', 'ACTION_REFUSED', 'Environment not found.'), /^ACTION_REFUSED: /],
+    [dependencyUnavailable('incident'), /^DEPENDENCY_UNAVAILABLE: /],
+  ].entries() as ArrayIterator<[number, [Error, RegExp]]>) {
+    const [job, incident] = participants();
+    incident.fail.execute = failure;
+    const engine = makeEngine(database, [job, incident], { tenantId: `cause-${index}`, maxAttempts: 1 });
+    const run = await engine.run(inputOf({ force_qc_fail: true }));
+    t.like(run, { state: 'COMPENSATED', error: 'QC_FAILED: 1 blocking issues.' });
+    t.regex(run.steps.find(({ name }) => name === 'qc')?.error ?? '', ofStep, 'the step says what failed last');
+    const [audit] = await created.query<{ reason: string }>('select reason from audit_entries where target_id = $1', [
+      run.runId,
+    ]);
+    t.is(audit?.reason, 'QC_FAILED: 1 blocking issues.');
+  }
+});
+
+test('an action that a participant would refuse lets no run begin; one that cannot check lets it', async (t) => {
+  const { created, database } = t.context;
+  const [job, incident] = participants();
+  const engine = makeEngine(database, [job, incident], { tenantId: 'check' });
+  incident.fail.check = fieldInvalid('input.environment_id', 'names no environment');
+  await t.throwsAsync(engine.run(inputOf()), { message: 'input.environment_id names no environment.' });
+  incident.fail.check = dependencyUnavailable('incident');
+  t.like(await t.throwsAsync(engine.run(inputOf())), { reason: 'DEPENDENCY_UNAVAILABLE' });
+  t.deepEqual(await created.query("select 1 from workflow_runs where tenant_id = 'check'"), []);
+  incident.fail.check = undefined;
+  t.is((await engine.run(inputOf())).state, 'COMPLETED');
 });
 
 test('200 runs at once on 20 shared briefs, half of them failing: the others are complete, the briefs are there', async (t) => {

@@ -84,6 +84,9 @@ export function makeMemorySagas(): SagaRepository & { readonly rows: Map<string,
       kept.isDue = !isTerminal(write.after.state) && write.hold.kind === 'release';
       return removed;
     },
+    async findBegun() {
+      return undefined;
+    },
     async findEffect(_, type, id) {
       return rowsOf(type).get(id) as JsonObject | undefined;
     },
@@ -122,6 +125,7 @@ function toRun(run: SagaRun, displayName: string): Run {
     updatedAt: now,
     finishedAt: isTerminal(run.state) ? now : undefined,
     tombstone: undefined,
+    references: [],
     version: 1n,
   };
 }

@@ -14,6 +14,7 @@ export type ParticipantClient = Client<typeof ParticipantService>;
 /** The scope that each RPC of a participant needs. */
 export const PARTICIPANT_SCOPES = {
   preview: 'participant:preview',
+  checkAction: 'participant:preview',
   execute: 'participant:execute',
   compensate: 'participant:compensate',
   softDelete: 'participant:delete',

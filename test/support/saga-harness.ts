@@ -80,7 +80,12 @@ export interface FakeParticipant extends StepParticipant {
   readonly effects: Map<string, JsonObject>;
   readonly calls: string[];
   /** Thrown by the next calls of that kind, one each; `for ever` by all of them. */
-  fail: { execute?: Error | undefined; compensate?: Error | undefined; verify?: Error | undefined };
+  fail: {
+    check?: Error | undefined;
+    execute?: Error | undefined;
+    compensate?: Error | undefined;
+    verify?: Error | undefined;
+  };
   /** Claims to have removed, and keeps. */
   lies: boolean;
   /** How many calls of each kind are answered PARTIAL before the first that is COMPLETE. */
@@ -103,6 +108,9 @@ export function makeFakeParticipant(name: string): FakeParticipant {
     lies: false,
     partial: 0,
     afterExecute: async () => undefined,
+    async check() {
+      if (fake.fail.check) throw fake.fail.check;
+    },
     async execute(call, action, input) {
       fake.calls.push(`execute ${call.step}`);
       if (fake.fail.execute) throw fake.fail.execute;
@@ -128,6 +136,7 @@ export function makeFakeParticipant(name: string): FakeParticipant {
         failedItems: [],
       };
     },
+    holds: async (call) => effects.has(keyOf(call)),
     async verifyStep(call) {
       if (fake.fail.verify) throw fake.fail.verify;
       const left = effects.has(keyOf(call)) ? 1 : 0;
@@ -211,7 +220,15 @@ export function makeEngine(
   const own = makeOwnRuns({ held }, { owner: workerId, leaseMs, size: slots }, (error) => {
     throw error;
   });
-  const startRun = makeStartRun(sagas, [workflow], advance, own, () => undefined);
+  const startRun = makeStartRun(
+    sagas,
+    [workflow],
+    advance,
+    participants,
+    own,
+    () => undefined,
+    async (run) => run,
+  );
   const drain = async (): Promise<void> => {
     const signal = new AbortController().signal;
     for (let idle = 0; idle < 5; ) {

@@ -132,7 +132,10 @@ export function addJobCommands(program: Command, run: Run): void {
           allowMissing,
           ...(options.wait ? {} : { waitMs: 0 }),
         });
-        print(deletion, () => `${jobId} ${deletion ? nameOf(DeletionState, deletion.state) : 'is not there'}`);
+        const rest = deletion?.runId
+          ? `\nthe run ${deletion.runId} keeps what it holds itself, until it is purged: lethe runs purge`
+          : '';
+        print(deletion, () => `${jobId} ${deletion ? nameOf(DeletionState, deletion.state) : 'is not there'}${rest}`);
         return !options.wait || !deletion || deletion.state === DeletionState.COMPLETE ? EXIT.ok : EXIT.partial;
       }),
     );

@@ -50,6 +50,8 @@ export interface JobDeletion {
   readonly id: string;
   readonly tenantId: string;
   readonly jobId: string;
+  /** The run that the job belonged to, which keeps what it holds itself. */
+  readonly runId: string | undefined;
   readonly state: DeletionState;
   readonly actor: string;
   readonly reason: string | undefined;

@@ -87,6 +87,7 @@ export const makeDeleteJob = (
       id: '',
       tenantId,
       jobId,
+      runId: job.runId,
       state: 'PENDING',
       actor: caller.actor,
       reason,

@@ -69,6 +69,7 @@ export const deletionOf = (more: Partial<JobDeletion> = {}): JobDeletion => ({
   id: DELETION,
   tenantId: TENANT,
   jobId: JOB,
+  runId: undefined,
   state: 'PENDING',
   actor: 'ann',
   reason: undefined,

@@ -21,6 +21,18 @@ export interface Tombstone {
   readonly reason: string | undefined;
 }
 
+/** Whether what an output names is still there. */
+export const REFERENCE_STATES = ['EXISTS', 'GONE', 'UNKNOWN'] as const;
+
+/** What a field of a run's output names in another service. */
+export interface OutputReference {
+  readonly field: string;
+  readonly participant: string;
+  readonly resourceType: string;
+  /** UNKNOWN: the participant did not answer, or is not configured. */
+  readonly state: (typeof REFERENCE_STATES)[number];
+}
+
 /** One run of a workflow; instants are the database's. */
 export interface Run {
   readonly id: string;
@@ -44,6 +56,8 @@ export interface Run {
   readonly updatedAt: Temporal.Instant;
   readonly finishedAt: Temporal.Instant | undefined;
   readonly tombstone: Tombstone | undefined;
+  /** What its output names in other services, where a reader was told of it; empty for a run as it is stored. */
+  readonly references: readonly OutputReference[];
   /** Grows with every change of what the run is; hiding and bringing back leave it, as they leave the rest. */
   readonly version: bigint;
 }

@@ -125,18 +125,21 @@ export function afterAction(
   return { ...done, currentStep: next.intent.name, attempts: 0, steps };
 }
 
-/** The saga after a step has failed for good: everything that was done is to be undone, this step first. */
-export const afterFailedAction = (saga: Saga, step: SagaStep, error: string): Saga => ({
+/**
+ * The saga after a step has failed for good: everything that was done is to be undone, this step first. `cause` is why it
+ * failed in the first place, where that is not the error of its last attempt.
+ */
+export const afterFailedAction = (saga: Saga, step: SagaStep, error: string, cause: string = error): Saga => ({
   ...withStep(saga, { ...step, state: 'FAILED', attempts: step.attempts + 1, error }),
   state: 'COMPENSATING',
   input: undefined,
   attempts: 0,
-  error,
+  error: cause,
 });
 
 /** The saga after an attempt that may be repeated; after the last one the step has failed, or the run is parked. */
-export function afterAttempt(saga: Saga, step: SagaStep, error: string, isLast: boolean): Saga {
-  if (isLast && saga.state === 'RUNNING') return afterFailedAction(saga, step, error);
+export function afterAttempt(saga: Saga, step: SagaStep, error: string, isLast: boolean, cause?: string): Saga {
+  if (isLast && saga.state === 'RUNNING') return afterFailedAction(saga, step, error, cause);
   const state = saga.state === 'COMPENSATING' ? 'COMPENSATING' : step.state;
   const tried = withStep(saga, { ...step, state, attempts: step.attempts + 1, error });
   const attempts = saga.attempts + 1;

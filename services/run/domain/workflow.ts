@@ -56,6 +56,11 @@ export interface StepOutcome {
 /** What a step does: a call first, where it has one, and then its own effects, knowing the call's answer. */
 export interface StepAction {
   readonly remote?: RemoteAction | undefined;
+  /**
+   * Why the step will fail however its call goes: the run's error is this, also where the call is refused or not
+   * answered. Undefined: only the call or `finish` can tell.
+   */
+  readonly cause?: string | undefined;
   finish(answer: JsonObject): StepOutcome;
 }
 
@@ -83,6 +88,18 @@ export interface Workflow {
   readonly steps: readonly WorkflowStep[];
   /** Passes for an input that the first step can work with; FIELD_INVALID otherwise. */
   checkInput(input: JsonObject): void;
+  /**
+   * Actions that a later step may ask for, as far as the input decides them. Participants check them before a run
+   * begins, so that what can never succeed is refused by the name of its field. Absent: there are none.
+   */
+  foresee?(input: JsonObject): readonly RemoteAction[];
+  /**
+   * Which fields of the output are ids of what a step made with a participant, where that may be deleted by itself.
+   * Absent: none is.
+   */
+  readonly outputNames?: Readonly<
+    Record<string, { readonly step: string; readonly participant: string; readonly resourceType: string }>
+  >;
   /** What a completed run resulted in. */
   output(outputs: StepContext['outputs']): JsonObject;
 }

@@ -100,6 +100,10 @@ test('a participant that is no longer configured parks the compensation instead 
   const { runId } = await without.run(inputOf());
   const parked = without.settled.at(-1)?.run;
   t.is(parked?.runId, runId);
-  t.like(parked, { state: 'FAILED', parkedReason: 'PARTICIPANT_UNKNOWN: No participant job is configured.' });
+  t.like(parked, {
+    state: 'FAILED',
+    parkedReason:
+      'PARTICIPANT_UNKNOWN: Participant job is not configured; configure it, or retire it if its data is gone.',
+  });
   t.is(engine.settled.length, 0);
 });

@@ -18,7 +18,7 @@ import {
 } from '../domain/saga.ts';
 import type { StepAction, StepContext, StepOutcome, Workflow } from '../domain/workflow.ts';
 import type { ParticipantCall } from './ports.ts';
-import type { Hold, SagaClaim, SagaRepository, SagaRun, SagaWrite, StepParticipant } from './saga-ports.ts';
+import type { EffectKey, Hold, SagaClaim, SagaRepository, SagaRun, SagaWrite, StepParticipant } from './saga-ports.ts';
 
 /** The persisted points of a run as a whole, for the tests that kill the process there. */
 export const RUN_CRASH_POINTS = ['run.start.after-commit', 'run.step.after-claim'] as const;
@@ -39,7 +39,7 @@ export interface AdvanceRuns {
   due(signal: AbortSignal): Promise<number>;
   /** Drives a run that is held already, as far as it goes. */
   held(claim: SagaClaim, signal: AbortSignal): Promise<void>;
-  /** The step with which a run begins: its intent names whom it will ask. Throws what the workflow refuses. */
+  /** The step with which a run begins: its intent names whom it will ask. RUN_DELETED when it uses a hidden run's. */
   firstIntent(workflow: Workflow, run: Pick<StepContext, 'tenantId' | 'runId' | 'input'>): Promise<Intent>;
 }
 
@@ -89,12 +89,12 @@ export function makeAdvanceRuns(
     return workflow;
   };
 
-  const plan = async (workflow: Workflow, name: string, context: StepContext): Promise<StepAction> => {
+  const plan = async (workflow: Workflow, name: string, context: StepContext): Promise<PlannedStep> => {
     const step = workflow.steps.find((candidate) => candidate.name === name);
     if (!step) throw stepUnknown(workflow.name, name);
-    const wanted = step.lookUp?.(context);
-    const found = wanted && (await sagas.findEffect(context.tenantId, wanted.type, wanted.id));
-    return step.act({ ...context, found });
+    const uses = step.lookUp?.(context);
+    const found = uses && (await sagas.findEffect(context.tenantId, uses.type, uses.id));
+    return { step: name, action: step.act({ ...context, found }), uses };
   };
 
   const callOf = ({ tenantId, actor, runId }: SagaRun, step: SagaStep): ParticipantCall => ({
@@ -149,7 +149,9 @@ export function makeAdvanceRuns(
     let { run, version } = claim;
     let renewedAt = performance.now();
     // What the next step will do is known with its intent.
-    let planned: { readonly step: string; readonly action: StepAction } | undefined;
+    let planned: PlannedStep | undefined;
+    // Why the step under way fails whatever happens, once that is known.
+    let cause: string | undefined;
 
     const write = async (after: SagaRun, rows?: SagaWrite['rows'], hold?: Hold): Promise<void> => {
       const isOld = performance.now() - renewedAt > leaseMs / 3;
@@ -167,11 +169,13 @@ export function makeAdvanceRuns(
 
     const act = async (step: SagaStep): Promise<void> => {
       crashPoint(`run.step.before-action:${step.name}`);
+      cause = undefined;
       const workflow = workflowOf(run);
-      const action = planned?.step === step.name ? planned.action : await plan(workflow, step.name, contextOf(run));
+      const { action, uses } = planned?.step === step.name ? planned : await plan(workflow, step.name, contextOf(run));
       planned = undefined;
+      ({ cause } = action);
       const outcome = action.finish(await askRemote(run, step, action));
-      const rows = { kind: 'make', step: step.name, effects: outcome.effects } as const;
+      const rows = { kind: 'make', step: step.name, effects: outcome.effects, uses } as const;
       await write(await afterOutcome(workflow, step, outcome), rows);
       crashPoint(`run.step.after-outcome:${step.name}`);
     };
@@ -183,8 +187,9 @@ export function makeAdvanceRuns(
       const next = steps[steps.findIndex(({ name }) => name === step.name) + 1];
       if (!next)
         return { ...run, ...afterAction(run, step, outcome.output, { output: workflow.output(context.outputs) }) };
-      const { intent, action } = await prepare(workflow, next.name, context);
-      planned = action && { step: next.name, action };
+      const prepared = await prepare(workflow, next.name, context);
+      const { intent } = prepared;
+      planned = prepared.planned;
       return { ...run, ...afterAction(run, step, outcome.output, { intent }) };
     };
 
@@ -195,11 +200,21 @@ export function makeAdvanceRuns(
       for (const { name } of steps) crashPoint(`run.step.after-compensation:${name}`);
     };
 
+    /** Why a step would have failed in any case, where the workflow can tell without doing it. */
+    const foreseenCause = async ({ name }: SagaStep): Promise<string | undefined> => {
+      try {
+        return (await plan(workflowOf(run), name, contextOf(run))).action.cause;
+      } catch (error) {
+        if (error instanceof DomainError) return undefined;
+        throw error;
+      }
+    };
+
     /** An attempt has failed: it is repeated later, or it was the last one. */
     const giveWay = async (step: SagaStep, error: unknown): Promise<void> => {
       const isFinal = run.state === 'RUNNING' && isRefusal(error);
       const isLast = isFinal || run.attempts + 1 >= retry.maxAttempts;
-      const after = { ...run, ...afterAttempt(run, step, toSentence(error), isLast) };
+      const after = { ...run, ...afterAttempt(run, step, toSentence(error), isLast, cause) };
       const wasRunning = run.state === 'RUNNING';
       const hold: Hold = isLast ? { kind: 'keep' } : { kind: 'release', pauseMs: backoffMs(run.attempts + 1, retry) };
       await write(after, undefined, hold);
@@ -235,6 +250,7 @@ export function makeAdvanceRuns(
       // The loss of the worker before this one is counted already.
       if (isStep && claim.isAfterLoss && run.attempts >= retry.maxAttempts) {
         run = { ...run, attempts: run.attempts - 1 };
+        if (move.kind === 'act') cause = await foreseenCause(move.step);
         return await giveWay(stepOf(move), workerLost());
       }
       await go();
@@ -244,17 +260,15 @@ export function makeAdvanceRuns(
     }
   };
 
-  const prepare = async (
-    workflow: Workflow,
-    name: string,
-    context: StepContext,
-  ): Promise<{ readonly intent: Intent; readonly action: StepAction | undefined }> => {
+  const prepare = async (workflow: Workflow, name: string, context: StepContext): Promise<Prepared> => {
     try {
-      const action = await plan(workflow, name, context);
-      return { intent: { name, participants: action.remote ? [action.remote.participant] : [] }, action };
+      const planned = await plan(workflow, name, context);
+      const { remote } = planned.action;
+      return { intent: { name, participants: remote ? [remote.participant] : [] }, planned, refusal: undefined };
     } catch (error) {
       // The step says so itself, once it is its turn: until then nobody is asked.
-      if (error instanceof DomainError) return { intent: { name, participants: [] }, action: undefined };
+      if (error instanceof DomainError)
+        return { intent: { name, participants: [] }, planned: undefined, refusal: error };
       throw error;
     }
   };
@@ -276,9 +290,25 @@ export function makeAdvanceRuns(
     held: drive,
     async firstIntent(workflow, run) {
       const name = workflow.steps[0]?.name ?? '';
-      return (await prepare(workflow, name, { ...run, outputs: {}, found: undefined })).intent;
+      const { intent, refusal } = await prepare(workflow, name, { ...run, outputs: {}, found: undefined });
+      if (hasReason(refusal, 'RUN_DELETED')) throw refusal;
+      return intent;
     },
   };
+}
+
+/** A step whose action is known, and the row that it looked up for it. */
+interface PlannedStep {
+  readonly step: string;
+  readonly action: StepAction;
+  readonly uses: EffectKey | undefined;
+}
+
+/** A step about to begin: planned, or refused when its turn comes. */
+interface Prepared {
+  readonly intent: Intent;
+  readonly planned: PlannedStep | undefined;
+  readonly refusal: DomainError | undefined;
 }
 
 /** The step that stands for a move when an attempt of it fails. */

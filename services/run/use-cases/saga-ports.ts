@@ -17,12 +17,19 @@ export interface Executed {
  */
 export interface StepParticipant {
   readonly name: string;
+  /**
+   * Must throw what `execute` could only refuse, FIELD_INVALID with the field in the action's input, and do nothing.
+   * What is missing in the input, or what the participant cannot check, passes.
+   */
+  check(call: Omit<ParticipantCall, 'step' | 'operationId'>, action: string, input: JsonObject): Promise<void>;
   /** Must do the action once; STEP_COMPENSATED, REQUEST_ID_REUSED, ACTION_REFUSED. */
   execute(call: ParticipantCall, action: string, input: JsonObject): Promise<Executed>;
   /** Must remove the step's effects, and refuse its action from now on. */
   compensate(call: ParticipantCall): Promise<Answer>;
   /** Must answer what is left of the step's effects, read back from the stores. */
   verifyStep(call: ParticipantCall): Promise<readonly ResourceCount[]>;
+  /** Must answer whether anything of this type is left of the step, by the participant's rows alone. */
+  holds(call: ParticipantCall, resourceType: string, timeoutMs: number): Promise<boolean>;
 }
 
 /** Which run of whom. */
@@ -70,11 +77,23 @@ export interface Removed {
   readonly removals: readonly Removal[];
 }
 
+/** Which row of an effect. */
+export interface EffectKey {
+  readonly type: string;
+  readonly id: string;
+}
+
 /** One write of a worker: the run as it becomes, and what happens to the rows of the steps under way. */
 export interface SagaWrite {
   readonly after: SagaRun;
   readonly rows?:
-    | { readonly kind: 'make'; readonly step: string; readonly effects: Effects }
+    | {
+        readonly kind: 'make';
+        readonly step: string;
+        readonly effects: Effects;
+        /** The row that the step looked up, whoever's it is. */
+        readonly uses: EffectKey | undefined;
+      }
     | { readonly kind: 'remove'; readonly steps: readonly string[] };
   readonly hold: Hold;
 }
@@ -112,10 +131,13 @@ export interface SagaRepository {
    * longer has, input or output, must be gone from its row. LEASE_LOST, with nothing written, when the token is not the
    * last one, or the version is not the claim's: a write whose answer was lost may have been committed. A compensation
    * that ends, well or parked, must leave a row in the audit; one that ends well must also leave its receipt, a COMPLETE
-   * deletion.
+   * deletion. RUN_DELETED, with nothing written, when the row that the step uses belongs to a hidden run; a soft delete
+   * that has the run's lock must be waited for.
    */
   write(claim: SagaClaim, write: SagaWrite): Promise<Readonly<Record<string, Removed>>>;
-  /** Must answer the row of a type, whoever made it; undefined for none. */
+  /** Must answer the run that this request id began; undefined for an unknown request id, otherwise as `begin`. */
+  findBegun(tenantId: string, request: { readonly id: string; readonly fingerprint: string }): Promise<Run | undefined>;
+  /** Must answer the row of a type, whoever made it; undefined for none, RUN_DELETED when its run is hidden. */
   findEffect(tenantId: string, type: string, id: string): Promise<JsonObject | undefined>;
   /**
    * Must run `change` under the run's lock. What it returns must be committed with a row in the audit, taken from

@@ -7,7 +7,8 @@ import type { JsonObject, Run } from '../domain/run.ts';
 import { beginSaga } from '../domain/saga.ts';
 import { type Declaration, toDeclaration, type Workflow } from '../domain/workflow.ts';
 import type { AdvanceRuns } from './advance-runs.ts';
-import type { SagaClaim, SagaRepository } from './saga-ports.ts';
+import type { SagaClaim, SagaRepository, StepParticipant } from './saga-ports.ts';
+import type { ShowReferences } from './show-references.ts';
 
 /** What to begin. */
 export interface StartRunCommand {
@@ -18,7 +19,10 @@ export interface StartRunCommand {
   readonly requestId: string | undefined;
 }
 
-/** Begins a run of a workflow that Lethe does itself. WORKFLOW_NOT_FOUND, FIELD_INVALID, REQUEST_ID_REUSED. */
+/**
+ * Begins a run of a workflow that Lethe does itself. WORKFLOW_NOT_FOUND, FIELD_INVALID, also for what a participant does
+ * not know, REQUEST_ID_REUSED, RUN_DELETED for an input that names what a hidden run holds, DEPENDENCY_UNAVAILABLE.
+ */
 export type StartRun = (command: StartRunCommand) => Promise<Run>;
 
 /** Whoever has room for one more run in this process. */
@@ -38,8 +42,10 @@ export function makeStartRun(
   sagas: SagaRepository,
   workflows: readonly Workflow[],
   advance: Pick<AdvanceRuns, 'firstIntent'>,
+  participants: readonly Pick<StepParticipant, 'name' | 'check'>[],
   slots: RunSlots,
   wake: () => void,
+  showReferences: ShowReferences,
 ): StartRun {
   const declarations = new Map<string, Promise<Declaration>>();
   const declarationOf = (workflow: Workflow): Promise<Declaration> => {
@@ -52,16 +58,41 @@ export function makeStartRun(
     return kept;
   };
 
+  const checkForeseen = async (
+    workflow: Workflow,
+    { tenantId, runId, actor, input }: { tenantId: string; runId: string; actor: string; input: JsonObject },
+  ): Promise<void> => {
+    const foreseen = workflow.foresee?.(input) ?? [];
+    await Promise.all(
+      foreseen.map(async ({ participant: name, action, input: given }) => {
+        // One that is not configured fails the step that needs it, and no other.
+        const participant = participants.find((candidate) => candidate.name === name);
+        await participant?.check({ tenantId, runId, actor, reason: undefined }, action, given);
+      }),
+    );
+  };
+
   return async ({ caller, workflow: name, displayName, input, requestId }) => {
     const workflow = workflows.find((candidate) => candidate.name === name);
     if (!workflow) throw workflowNotFound(name);
     workflow.checkInput(input);
     const key = { tenantId: tenantOf(caller), runId: newId(), input };
-    const [declaration, intent] = await Promise.all([declarationOf(workflow), advance.firstIntent(workflow, key)]);
     const request =
       requestId === undefined
         ? undefined
         : { id: requestId, fingerprint: fingerprint({ workflow: name, displayName, input }) };
+    const prepared = await Promise.all([
+      declarationOf(workflow),
+      advance.firstIntent(workflow, key),
+      checkForeseen(workflow, { ...key, actor: caller.actor }),
+    ]).catch(async (error: unknown) => {
+      // A request that began a run is answered with it, whatever would be refused by now.
+      const begun = request && (await sagas.findBegun(key.tenantId, request));
+      if (!begun) throw error;
+      return begun;
+    });
+    if ('id' in prepared) return showReferences(prepared);
+    const [declaration, intent] = prepared;
     const isTaken = slots.take();
     try {
       const { run, claim } = await sagas.begin(
@@ -78,7 +109,7 @@ export function makeStartRun(
         if (isTaken) slots.giveBack();
         wake();
       }
-      return run;
+      return showReferences(run);
     } catch (error) {
       if (isTaken) slots.giveBack();
       throw error;

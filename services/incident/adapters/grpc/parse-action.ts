@@ -33,6 +33,19 @@ export function parseOpenIncidentAction(
   });
 }
 
+/** What an input of `open-incident` names so far, which may be incomplete; FIELD_INVALID as of parseOpenIncidentAction. */
+export function parseReferences(input: JsonObject = {}): {
+  readonly environmentId: string | undefined;
+  readonly driftCheckId: string | undefined;
+} {
+  const named = (name: string): string | undefined =>
+    parseOptionalId(`input.${name}`, parseString(`input.${name}`, input[name]));
+  return parseFields({
+    environmentId: () => named('environment_id'),
+    driftCheckId: () => named('drift_check_id'),
+  });
+}
+
 /** The text, empty where there is none. */
 function parseString(field: string, value: JsonValue | undefined): string {
   if (value === undefined || value === null) return '';

@@ -6,22 +6,59 @@ import { callerOf } from '#libs/grpc/caller.ts';
 import { parseFields } from '#libs/grpc/parse.ts';
 import { parsePurge, parseRestore, parseSoftDelete, parseStepKey, parseVerify } from '#libs/grpc/parse-participant.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
-import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { type FieldViolation, fieldInvalid, fieldsInvalid, hasReason } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
+import type { KeepDrift } from '../../use-cases/keep-drift.ts';
 import type { Participate, Participation } from '../../use-cases/participate.ts';
 import type { EndingCounts } from '../../use-cases/ports.ts';
 import { toResourceCount } from './messages.ts';
-import { parseOpenIncidentAction } from './parse-action.ts';
+import { parseOpenIncidentAction, parseReferences } from './parse-action.ts';
 
 const NOTHING: EndingCounts = { incidents: 0, payloads: 0, payloadBytes: 0 };
 
 /** IncidentService as a participant of runs: the actions of their steps, and the deletions. */
-export const participantService = (participate: Participate): Partial<ServiceImpl<typeof ParticipantService>> => ({
+export const participantService = (
+  participate: Participate,
+  drift: Pick<KeepDrift, 'getEnvironment' | 'getCheck'>,
+): Partial<ServiceImpl<typeof ParticipantService>> => ({
   async preview(request, context) {
     const runId = parseId('run_id', request.runId);
     const scope = { tenantId: tenantOf(callerOf(context)), runId, step: undefined };
     const { sampleIds, ...left } = await participate.inspect(scope);
     return { resourceCounts: toResourceCounts(NOTHING, left), samples: sampleIds.map(toSample) };
+  },
+
+  async checkAction(request, context) {
+    const tenantId = tenantOf(callerOf(context));
+    const { input } = parseFields({
+      runId: () => parseId('run_id', request.runId),
+      input: () => {
+        if (request.action !== 'open-incident') throw fieldInvalid('action', 'must be open-incident');
+        return parseReferences(request.input);
+      },
+    });
+    const { environmentId, driftCheckId } = input;
+    const violations = await Promise.all([
+      environmentId === undefined
+        ? undefined
+        : drift
+            .getEnvironment(tenantId, environmentId)
+            .then(
+              () => undefined,
+              unlessMissing('ENVIRONMENT_NOT_FOUND', 'input.environment_id', 'names no environment'),
+            ),
+      driftCheckId === undefined
+        ? undefined
+        : drift
+            .getCheck(tenantId, driftCheckId)
+            .then(
+              () => undefined,
+              unlessMissing('DRIFT_CHECK_NOT_FOUND', 'input.drift_check_id', 'names no drift check'),
+            ),
+    ]);
+    const missing = violations.filter((violation) => violation !== undefined);
+    if (missing.length > 0) throw fieldsInvalid(missing);
+    return {};
   },
 
   async execute(request, context) {
@@ -92,6 +129,14 @@ export const participantService = (participate: Participate): Partial<ServiceImp
     return { resourceCounts: toResourceCounts(NOTHING, left), samples: sampleIds.map(toSample) };
   },
 });
+
+/** Turns the error of a thing that is not there into the violation of the field that names it; throws all others. */
+const unlessMissing =
+  (reason: string, field: string, description: string) =>
+  (error: unknown): FieldViolation => {
+    if (hasReason(error, reason)) return { field, description };
+    throw error;
+  };
 
 const toParticipationMessage = ({ progress, sums, left }: Participation) => ({
   progress: Progress[progress],

@@ -168,4 +168,5 @@ export const toDeletionMessage = (deletion: JobDeletion): MessageInitShape<typeo
   ...optional('startTime', toOptionalTimestamp(deletion.startedAt)),
   updateTime: toTimestamp(deletion.updatedAt),
   ...optional('finishTime', toOptionalTimestamp(deletion.finishedAt)),
+  runId: deletion.runId ?? '',
 });

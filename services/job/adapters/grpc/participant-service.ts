@@ -37,6 +37,17 @@ export const participantService = (
     };
   },
 
+  async checkAction({ runId, action }) {
+    parseFields({
+      runId: () => parseId('run_id', runId),
+      action: () => {
+        if (action !== 'create-job') throw fieldInvalid('action', 'must be create-job');
+      },
+    });
+    // A job names nothing that has to be there.
+    return {};
+  },
+
   async execute(request, context) {
     const tenantId = tenantOf(callerOf(context));
     const { key, action } = parseFields({
@@ -104,7 +115,7 @@ export const participantService = (
   async verify(request, context) {
     const { runId, step } = parseVerify(request);
     const scope = { tenantId: tenantOf(callerOf(context)), runId, step };
-    const { jobs, objects, samples } = await participate.verify(scope);
+    const { jobs, objects, samples } = await participate.verify(scope, request.rowsOnly);
     return {
       resourceCounts: toResourceCounts({ ...NOTHING_REMOVED, jobs, objects }, 'found'),
       samples: samples.map((resourceId) => ({ resourceType: 'job', resourceId })),

@@ -150,7 +150,13 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
                     for update),
                   tasks as (select count(*) as count from job_tasks where tenant_id = $1 and job_id = $4),
                   gone as (
-                    delete from jobs where tenant_id = $1 and id = $4 and exists (select from claimed) returning 1),
+                    delete from jobs where tenant_id = $1 and id = $4 and exists (select from claimed)
+                    returning run_id, step),
+                  -- The step's outcome still answers a repeated call, without the names of what is gone.
+                  unnamed as (
+                    update step_actions set outcome = jsonb_set(outcome, '{assets}', '[]')
+                    where tenant_id = $1 and run_id = (select run_id from gone) and step = (select step from gone)
+                      and job_id = $4 and outcome is not null),
                   done as (
                     update job_deletions
                     set state = 'COMPLETE', remaining = 0, failed_keys = '[]', last_error = null,

@@ -58,6 +58,7 @@ export interface DeletionRow {
   readonly tenant_id: string;
   readonly id: string;
   readonly job_id: string;
+  readonly run_id: string | null;
   readonly state: DeletionState;
   readonly actor: string;
   readonly subject: string;
@@ -143,6 +144,7 @@ export const toDeletion = (row: DeletionRow): JobDeletion => ({
   id: row.id,
   tenantId: row.tenant_id,
   jobId: row.job_id,
+  runId: row.run_id ?? undefined,
   state: row.state,
   actor: row.actor,
   reason: row.reason ?? undefined,

@@ -1,6 +1,6 @@
 import type { JsonObject } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
-import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
+import { BadRequestSchema, ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import {
   type FailedItem as FailedItemMessage,
   Progress,
@@ -10,7 +10,7 @@ import { ParticipantService } from '#gen/lethe/participant/v1/participant_servic
 import type { ParticipantScope } from '#libs/auth/authorize.ts';
 import type { ParticipantCredential } from '#libs/auth/sign-token.ts';
 import { type Connection, toPeerError } from '#libs/grpc/client.ts';
-import { DomainError, type ErrorKind } from '#libs/kernel/domain-error.ts';
+import { DomainError, type ErrorKind, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import type { Answer, ResourceCount } from '../../domain/deletion.ts';
 import type { Participant, ParticipantCall } from '../../use-cases/ports.ts';
 import type { StepParticipant } from '../../use-cases/saga-ports.ts';
@@ -60,6 +60,16 @@ export function makeParticipant(
       const { resourceCounts } = await ask(clientFor('participant:verify', to).verify({ runId: to.runId }));
       return resourceCounts.map(toCount);
     },
+    async check({ tenantId, actor, runId }, action, input) {
+      // As Preview it changes nothing, and there is no operation yet.
+      const call = { participant: name, scope: 'participant:preview', actor, tenantId, runId } as const;
+      const client = connection.client(ParticipantService, () => credential(call));
+      try {
+        await client.checkAction({ runId, action, input: input as JsonObject });
+      } catch (error) {
+        if (ConnectError.from(error).code !== Code.Unimplemented) throw toParticipantError(name, error);
+      }
+    },
     async execute(to, action, input) {
       const request = { key: keyOf(to), runId: to.runId, action, input: input as JsonObject };
       const { progress, output = {} } = await ask(clientFor('participant:execute', to).execute(request));
@@ -75,6 +85,14 @@ export function makeParticipant(
         clientFor('participant:verify', to).verify({ runId: to.runId, step: to.step }),
       );
       return resourceCounts.map(toCount);
+    },
+    async holds(to, resourceType, timeoutMs) {
+      const asked = clientFor('participant:verify', to).verify(
+        { runId: to.runId, step: to.step, rowsOnly: true },
+        { timeoutMs },
+      );
+      const { resourceCounts } = await ask(asked);
+      return resourceCounts.some((count) => count.resourceType === resourceType && count.found > 0n);
     },
     async preview(to) {
       const { resourceCounts, blockers, samples } = await ask(
@@ -99,6 +117,9 @@ function toParticipantError(name: string, error: unknown): unknown {
   const info = refusal.findDetails(ErrorInfoSchema)[0];
   const kind = KIND_OF.get(refusal.code);
   if (!info || !kind) return error;
+  const violations = refusal.findDetails(BadRequestSchema).flatMap(({ fieldViolations }) => fieldViolations);
+  if (info.reason === 'FIELD_INVALID' && violations.length > 0)
+    return fieldsInvalid(violations.map(({ field, description }) => ({ field, description })));
   return new DomainError(kind, info.reason, refusal.rawMessage, info.metadata, { cause: error });
 }
 

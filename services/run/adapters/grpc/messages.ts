@@ -7,6 +7,7 @@ import {
   type ResourceCountSchema,
 } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import {
+  ReferenceState,
   RunDriver,
   type RunSchema,
   RunState as RunStateMessage,
@@ -65,6 +66,7 @@ export const toRunMessage = (run: Run): MessageInitShape<typeof RunSchema> => ({
   deletedBy: run.tombstone?.by ?? '',
   deleteReason: run.tombstone?.reason ?? '',
   etag: etagOf(run),
+  references: run.references.map(({ state, ...reference }) => ({ ...reference, state: ReferenceState[state] })),
 });
 
 /** The step as a message. */

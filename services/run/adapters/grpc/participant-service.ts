@@ -31,6 +31,11 @@ export const participantService = (own: OwnParticipant): Partial<ServiceImpl<typ
     };
   },
 
+  // As of execute.
+  async checkAction() {
+    throw fieldInvalid('action', 'must be one of its actions; RunService has none');
+  },
+
   // A run's own steps act inside RunService; nobody asks for them from outside.
   async execute() {
     throw fieldInvalid('action', 'must be one of its actions; RunService has none');

@@ -10,8 +10,15 @@ export interface EffectClauses {
 export interface ContentStatements {
   /** Inserts a step's rows; `$1` is the tenant, `$2` the run, `$3` the step, and `firstValue` the first free number. */
   insert(effects: Effects, firstValue: number): EffectClauses;
-  /** Selects one row by tenant and id. */
+  /** Selects one row by tenant and id, and as `hidden_run` the run that it belongs to where that is hidden. */
   select(type: string): string;
+  /**
+   * Locks the run of the row with tenant `$1` and id `$2` against being hidden, and waits for who is hiding it. A
+   * statement of its own, before the one that uses the row: only so does that one see what was hidden in the meantime.
+   */
+  lockOwner(type: string): string;
+  /** A common table expression `hidden`: the run of the row, where it is hidden; `$1` is the tenant. */
+  hiddenOwner(type: string, id: string): string;
 }
 
 const IDENTIFIER = /^[a-z][a-z0-9_]{0,62}$/;
@@ -45,7 +52,20 @@ export function makeContentStatements(types: readonly ResourceType[]): ContentSt
     },
     select(type) {
       shapeOf(type);
-      return `select * from ${type} where tenant_id = $1 and id = $2`;
+      return `select t.*, (select r.id from workflow_runs r
+                where r.tenant_id = $1 and r.id = t.run_id and r.deleted_at is not null) as hidden_run
+              from ${type} t where t.tenant_id = $1 and t.id = $2`;
+    },
+    lockOwner(type) {
+      shapeOf(type);
+      return `select 1 from workflow_runs r where r.tenant_id = $1
+                and r.id = (select t.run_id from ${type} t where t.tenant_id = $1 and t.id = $2) for key share`;
+    },
+    hiddenOwner(type, id) {
+      shapeOf(type);
+      return `hidden as (
+        select r.id from workflow_runs r where r.tenant_id = $1 and r.deleted_at is not null
+          and r.id = (select t.run_id from ${type} t where t.tenant_id = $1 and t.id = ${id}::uuid))`;
     },
   };
 }

@@ -251,6 +251,7 @@ export const toRun = (row: RunColumns): Run => ({
   updatedAt: row.updated_at,
   finishedAt: row.finished_at ?? undefined,
   tombstone: toTombstone(row),
+  references: [],
   version: BigInt(row.version),
 });
 

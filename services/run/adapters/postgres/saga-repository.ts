@@ -1,4 +1,4 @@
-import { DomainError, requestIdReused } from '#libs/kernel/domain-error.ts';
+import { DomainError, requestIdReused, runDeleted } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database, Statement } from '#libs/postgres/open-database.ts';
@@ -65,6 +65,19 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
     return rows.at(-1)?.[0] as Row | undefined;
   };
 
+  const findBegun: SagaRepository['findBegun'] = async (tenantId, { id, fingerprint: print }) => {
+    const [known] = await database.readForTenant<RunColumns & { fingerprint: string }>(tenantId, {
+      text: `select r.*, q.fingerprint from request_ids q
+             left join workflow_runs r on r.tenant_id = q.tenant_id and r.id = q.result_id and r.deleted_at is null
+             where q.tenant_id = $1 and q.method = 'StartRun' and q.request_id = $2`,
+      values: [tenantId, id],
+    });
+    if (!known) return undefined;
+    if (known.fingerprint !== print) throw requestIdReused(id);
+    if (!known.id) throw runNotFound();
+    return toRun(known);
+  };
+
   return {
     async keepDeclaration(declaration) {
       await database.acrossTenants({
@@ -100,16 +113,12 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         values,
       );
       if (row) return { run: toRun(row), claim: hold && { run, token: 1, version: row.version, isAfterLoss: false } };
-      const [known] = await database.readForTenant<RunColumns & { fingerprint: string }>(tenantId, {
-        text: `select r.*, q.fingerprint from request_ids q
-               left join workflow_runs r on r.tenant_id = q.tenant_id and r.id = q.result_id and r.deleted_at is null
-               where q.tenant_id = $1 and q.method = 'StartRun' and q.request_id = $2`,
-        values: [tenantId, request?.id],
-      });
-      if (known && known.fingerprint !== request?.fingerprint) throw requestIdReused(request?.id ?? '');
-      if (!known?.id) throw runNotFound();
-      return { run: toRun(known), claim: undefined };
+      const known = request && (await findBegun(tenantId, request));
+      if (!known) throw runNotFound();
+      return { run: known, claim: undefined };
     },
+
+    findBegun,
 
     async findDue(limit) {
       const rows = await database.acrossTenants<{ tenant_id: string; id: string }>({
@@ -159,7 +168,12 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
           return { text: lock, values: [tenantId, runId, step], name: nameOf(lock) };
         }),
       );
-      const row = await one<{ held: boolean; removed: Record<string, Removed> | null }>(
+      const uses = write.rows?.kind === 'make' ? write.rows.uses : undefined;
+      if (uses) {
+        const lock = content.lockOwner(uses.type);
+        before.push({ text: lock, values: [tenantId, uses.id], name: nameOf(lock) });
+      }
+      const row = await one<{ held: boolean; removed: Record<string, Removed> | null; hidden: string | null }>(
         tenantId,
         text,
         values,
@@ -168,17 +182,19 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         // What this step hangs its rows on has just gone with another run.
         throw codeOf(error) === FOREIGN_KEY_VIOLATION ? concurrentUpdate(error) : error;
       });
+      if (row?.hidden) throw runDeleted(row.hidden);
       if (!row?.held) throw leaseLost();
       return row.removed ?? {};
     },
 
     async findEffect(tenantId, type, id) {
       const text = content.select(type);
-      const [row] = await database.readForTenant<JsonObject>(tenantId, {
+      const [row] = await database.readForTenant<JsonObject & { readonly hidden_run: string | null }>(tenantId, {
         text,
         values: [tenantId, id],
         name: nameOf(text),
       });
+      if (row?.hidden_run) throw runDeleted(row.hidden_run);
       return row;
     },
 
@@ -260,8 +276,10 @@ function toWriteStatement(
     : dueIn === undefined
       ? ''
       : `due_at = clock_timestamp() + ${bind(dueIn)} * interval '1 ms', ${hold.kind === 'release' ? 'claim_owner = null,' : ''}`;
+  const uses = rows?.kind === 'make' ? rows.uses : undefined;
   const began = after.state === 'COMPENSATING' && before.state !== after.state;
   const ctes = [
+    ...(uses ? [content.hiddenOwner(uses.type, bind(uses.id))] : []),
     `held as (
        update workflow_runs
        set state = ${bind(after.state)}, current_step = ${bind(after.currentStep ?? null)},
@@ -270,7 +288,8 @@ function toWriteStatement(
            ${after.output === before.output ? '' : `output = ${bind(JSON.stringify(after.output))}::jsonb,`}
            ${after.input === before.input ? '' : 'input = null,'} ${began ? 'compensating_at = clock_timestamp(),' : ''}
            version = version + 1, updated_at = clock_timestamp()
-       where tenant_id = $1 and id = $2 and claim_token = ${bind(token)} and version = ${bind(version)} returning compensating_at)`,
+       where tenant_id = $1 and id = $2 and claim_token = ${bind(token)} and version = ${bind(version)}
+         ${uses ? 'and not exists (select from hidden)' : ''} returning compensating_at)`,
   ];
   if (isRemoving) {
     const steps = stepsRemoved(claim, write).map(({ name, removes }) => ({ name, step: bind(name), tables: removes }));
@@ -340,7 +359,9 @@ function toWriteStatement(
   const removed = isRemoving
     ? `(select jsonb_object_agg(name, jsonb_build_object('removed', removed, 'removals', removals)) from step)`
     : 'null::jsonb';
-  const text = `with ${ctes.join(',\n')} select exists (select from held) as held, ${removed} as removed`;
+  const hidden = uses ? '(select id from hidden)' : 'null::uuid';
+  const text = `with ${ctes.join(',\n')}
+    select exists (select from held) as held, ${removed} as removed, ${hidden} as hidden`;
   return { text, values };
 }
 
@@ -364,7 +385,9 @@ const receiptClauses = (of: { id: string; actor: string; why: string; allRemoval
   `removal as (
      select r.told ->> 'participant' as participant, c.count ->> 'resourceType' as type,
             sum((c.count ->> 'found')::bigint) as found, sum((c.count ->> 'deleted')::bigint) as deleted,
-            sum((c.count ->> 'left')::bigint) as remains, sum((c.count ->> 'bytes')::bigint) as bytes
+            sum((c.count ->> 'left')::bigint) as remains, sum((c.count ->> 'bytes')::bigint) as bytes,
+            nullif(sum(coalesce((c.count ->> 'passedOn')::bigint, 0)), 0) as passed_on,
+            nullif(bool_or(coalesce((c.count ->> 'atLeast')::boolean, false)), false) as at_least
      from (${of.allRemovals}) each, jsonb_array_elements(each.removals) as r(told)
        left join lateral jsonb_array_elements(r.told -> 'counts') as c(count) on true
      group by 1, 2)`,
@@ -374,8 +397,9 @@ const receiptClauses = (of: { id: string; actor: string; why: string; allRemoval
             p.participant, 'COMPLETE', p.counts,
             case when p.participant <> '${OWN_PARTICIPANT}' then receipt.finished_at end
      from receipt, (
-       select participant, coalesce(jsonb_agg(jsonb_build_object('resourceType', type, 'found', found,
-         'deleted', deleted, 'left', remains, 'bytes', bytes) order by type) filter (where found > 0), '[]') as counts
+       select participant, coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('resourceType', type,
+         'found', found, 'deleted', deleted, 'left', remains, 'bytes', bytes, 'passedOn', passed_on,
+         'atLeast', at_least)) order by type) filter (where found > 0), '[]') as counts
        from removal group by participant) p)`,
 ];
 

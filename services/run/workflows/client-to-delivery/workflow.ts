@@ -138,17 +138,19 @@ const qc: WorkflowStep = {
             drift_summary: { draft_id: idOf(context, 'draft', 'draft_id'), score, issues },
           },
         };
+    const cause = hasPassed
+      ? undefined
+      : `QC_FAILED: ${issues.filter((issue) => issue.severity === 'BLOCKER').length} blocking issues.`;
     return {
       remote,
+      cause,
       finish: () => ({
         effects: {
           qc_results: [{ id: resultId, draft_id: idOf(context, 'draft', 'draft_id'), passed: hasPassed, score }],
           qc_issues: rows,
         },
         output: { result_id: resultId, score, issues: issues.length },
-        failure: hasPassed
-          ? undefined
-          : `QC_FAILED: ${issues.filter((issue) => issue.severity === 'BLOCKER').length} blocking issues.`,
+        failure: cause,
       }),
     };
   },
@@ -234,6 +236,15 @@ export const clientToDelivery: Workflow = declare({
   ],
   steps: [brief, strategy, draft, qc, delivery],
   checkInput: (input) => void parseInput(input),
+  // Whether quality control will need the environment is not known yet; that it is there is checked in any case.
+  foresee: (input) => [
+    {
+      participant: 'incident',
+      action: 'open-incident',
+      input: { environment_id: parseInput(input).environmentId },
+    },
+  ],
+  outputNames: { job_id: { step: 'draft', participant: 'job', resourceType: 'job' } },
   output: (outputs) => ({
     brief_id: outputs['brief']?.['brief_id'],
     strategy_id: outputs['strategy']?.['strategy_id'],
