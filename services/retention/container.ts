@@ -342,6 +342,7 @@ export async function composeRetentionService(
           const { receiptDays, graceDays } = settings;
           // Few rows: people make them one by one. Whatever is left goes an hour later.
           await container.get(TOKENS.plans).expire(Math.max(receiptDays, graceDays), EXPIRED_AT_ONCE);
+          await container.get(TOKENS.directory).expire(receiptDays, EXPIRED_AT_ONCE);
           while ((await container.get(TOKENS.purges).expire(receiptDays, EXPIRED_AT_ONCE)) === EXPIRED_AT_ONCE);
         },
         schedule:

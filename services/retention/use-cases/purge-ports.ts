@@ -152,7 +152,7 @@ export interface PurgeRepository {
   recordRefusal(tenantId: string, order: NewPurge, outcome: string): Promise<void>;
   /** Must answer the days of the tenants' last COMPLETE purges; of none where everything was kept. */
   findLastDays(tenantIds: readonly string[]): Promise<readonly { tenantId: string; subject: string; days: number }[]>;
-  /** Must forget purges of before `days` days with their items, at most `limit` items; how many items went. */
+  /** Must forget purges of before `days` days with their items and nights, at most `limit` items; how many items went. */
   expire(days: number, limit: number): Promise<number>;
 }
 
@@ -252,6 +252,8 @@ export interface TenantDirectory {
   beginSweep(subject: string, everyMs: number): Promise<{ readonly pageToken: string } | undefined>;
   /** Must record a page of tenants and where the walk goes on; undefined: it has ended, and who was not seen is forgotten. */
   recordSweep(subject: string, tenantIds: readonly string[], nextPageToken: string | undefined): Promise<void>;
+  /** Must forget up to `limit` entries that no walk has seen for `days` days, as those of a retired subject. */
+  expire(days: number, limit: number): Promise<void>;
 }
 
 /** A tenant that has data and neither a plan nor a policy. */

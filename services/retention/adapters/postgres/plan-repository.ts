@@ -53,8 +53,9 @@ export const makePlanRepository = (database: Database): PlanRepository => ({
       const rows = await TenantPlanRow.query(trx).where({ tenant_id: tenantId }).orderBy('version');
       const windows = rowsOf<PlanWindowRow>(
         await trx.raw(
+          // An array is looked up in the index; by a join, all windows of all plans would be read.
           `select * from plan_windows
-           where plan = :plan or plan in (select plan from tenant_plans where tenant_id = :tenantId)`,
+           where plan = any(array(select cast(:plan as text) union select plan from tenant_plans where tenant_id = :tenantId))`,
           { tenantId, plan: plan ?? null },
         ),
       );

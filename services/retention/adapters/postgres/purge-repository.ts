@@ -439,10 +439,15 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
       values: [before, limit],
     });
     await database.acrossTenants({
-      // The newest says where the switch stands.
+      text: `delete from subject_nights where (subject, purge_id) in (
+               select subject, purge_id from subject_nights where counted_at < $1 order by counted_at limit $2)`,
+      values: [before, limit],
+    });
+    await database.acrossTenants({
+      // The newest says where the switch stands. Only the oldest are looked at: no younger version is older.
       text: `delete from purge_stops where version in (
-               select version from purge_stops
-               where changed_at < $1 and version < (select max(version) from purge_stops) order by version limit $2)`,
+               select o.version from (select version, changed_at from purge_stops order by version limit $2) o
+               where o.changed_at < $1 and o.version < (select max(version) from purge_stops))`,
       values: [before, limit],
     });
     return items.length;

@@ -64,4 +64,11 @@ export const makeTenantDirectory = (database: Database): TenantDirectory => ({
       values: [subject, row.started_at.toString(), FORGOTTEN_AT_ONCE],
     });
   },
+
+  async expire(days, limit) {
+    await database.acrossTenants({
+      text: `select forget_unseen_tenants(clock_timestamp() - $1 * interval '1 day', $2)`,
+      values: [days, limit],
+    });
+  },
 });

@@ -10,6 +10,7 @@ import { purgeSubjects } from './008-purge-subjects.ts';
 import { purgeStops } from './009-purge-stops.ts';
 import { planExpiry } from './010-plan-expiry.ts';
 import { listedAudit } from './011-audit.ts';
+import { listsByIndex } from './012-lists-by-index.ts';
 
 /** RetentionService's schema, in order. */
 export const retentionMigrations: readonly Migration[] = [
@@ -24,4 +25,5 @@ export const retentionMigrations: readonly Migration[] = [
   purgeStops,
   planExpiry,
   listedAudit,
+  listsByIndex,
 ];
