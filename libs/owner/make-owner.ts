@@ -164,7 +164,7 @@ export function makeOwner(options: OwnerOptions): Owner {
     floor: Floor,
     most: number,
     onWaited: (ms: number) => Readonly<Record<string, number>>,
-  ): Promise<{ operation: StoredOperation; removed: number; isDone: boolean }> =>
+  ): Promise<AfterBatch> =>
     paceOf(batches, order.subject)
       .run(turns, mostLookedAt(order.subject, most), (scan, waitedMs) =>
         database.forTenant(key.tenantId, async (trx) => {
@@ -180,7 +180,7 @@ export function makeOwner(options: OwnerOptions): Owner {
           };
           await saveOperation(trx, key, operation);
           if (isFirstEnd) await auditPurge(trx, order, operation, 'COMPLETE');
-          return { operation, removed: outcome.removed, isDone: outcome.isDone, isFirstEnd };
+          return { ...outcome, operation, isFirstEnd };
         }),
       )
       .then((batch) => {
@@ -233,8 +233,10 @@ export function makeOwner(options: OwnerOptions): Owner {
         isComplete: false,
         retryAfterMs: undefined,
         isThrottled: false,
+        isStuck: false,
         ...how,
       });
+      const isStuck = watchPasses(begun.position === undefined);
       const floor = await readFloor(order, begun.rule);
       let left = limit;
       let checkedAt = Number.NEGATIVE_INFINITY;
@@ -252,6 +254,7 @@ export function makeOwner(options: OwnerOptions): Owner {
         operation = batch.operation;
         left -= batch.removed;
         if (batch.isDone) return answer({ isComplete: true });
+        if (isStuck(batch)) return answer({ isStuck: true });
         if (isOver()) break;
       }
       return answer({});
@@ -337,14 +340,14 @@ async function removeFrom(
   floor: Floor,
   allowed: number,
   scan: number,
-): Promise<{ operation: StoredOperation; removed: number; isDone: boolean }> {
-  if (allowed <= 0 || floor === 'all') return { operation, removed: 0, isDone: true };
+): Promise<AfterBatch> {
+  if (allowed <= 0 || floor === 'all') return { operation, removed: 0, isDone: true, lost: undefined };
   for (const statement of subject.lock ?? []) await trx.raw(statement, { tenantId });
   const after = operation.position;
   const range = { tenantId, ...rangeOf(operation.rule), floor: positionOf(floor), after, scan };
   if (subject.afterRange !== undefined && allowed >= scan) {
     const { removed, end, isAtEnd } = await removeWhole(trx, subject, subject.afterRange, range);
-    return afterBatch(operation, { removed, dependents: {}, end, isAtEnd, isLost: false });
+    return afterBatch(operation, { removed, dependents: {}, end, isAtEnd, lost: undefined });
   }
   const batch = one(await run<BatchRow>(trx, removeBatch(subject, range, allowed)));
   const { seen, going, chosen, removed } = batch;
@@ -356,8 +359,7 @@ async function removeFrom(
     ),
     end: (isCut ? batch.last_chosen : batch.last) ?? undefined,
     isAtEnd: seen < scan && !isCut,
-    // What was chosen and is not removed, another transaction changed or removed at the same time.
-    isLost: removed < chosen,
+    lost: removed < chosen ? (batch.last_chosen ?? undefined) : undefined,
   });
 }
 
@@ -369,21 +371,51 @@ interface Batch {
   readonly end: Position | undefined;
   /** Whether no expired row was there after it. */
   readonly isAtEnd: boolean;
-  /** Whether something that was to go is still there, or went by another's hand. */
-  readonly isLost: boolean;
+  /**
+   * The last row that was chosen, where not all of them were removed: another transaction changed or removed some at the
+   * same time, or something keeps them. Undefined: all were removed.
+   */
+  readonly lost: Position | undefined;
+}
+
+/** What one batch did, and where the operation stands after it. */
+interface AfterBatch extends Pick<Batch, 'removed' | 'lost'> {
+  readonly operation: StoredOperation;
+  readonly isDone: boolean;
+}
+
+/**
+ * Told of each batch of a call, it answers whether nothing that is left can be removed: two passes in a row removed
+ * nothing, and the second one chose a row again that the first one had chosen. One that another transaction had removed
+ * could not be chosen again. `isAtOldest`: the first batch begins a pass.
+ */
+function watchPasses(isAtOldest: boolean): (batch: AfterBatch) => boolean {
+  let pass: { isWhole: boolean; removed: number; lost?: string } = { isWhole: isAtOldest, removed: 0 };
+  let lostBefore: string | undefined;
+  return ({ operation, removed, lost }) => {
+    pass = { ...pass, removed: pass.removed + removed, ...(lost ? { lost: lost.join(' ') } : {}) };
+    if (operation.position !== undefined) return false;
+    const lostNow = pass.isWhole && pass.removed === 0 ? pass.lost : undefined;
+    const isStuck = lostNow !== undefined && lostNow === lostBefore;
+    lostBefore = lostNow;
+    pass = { isWhole: true, removed: 0 };
+    return isStuck;
+  };
 }
 
 /** Where the operation stands after a batch. */
 function afterBatch(
   operation: StoredOperation & { readonly rule: OperationRule },
-  { removed, dependents, end, isAtEnd, isLost }: Batch,
-): { operation: StoredOperation; removed: number; isDone: boolean } {
+  { removed, dependents, end, isAtEnd, lost }: Batch,
+): AfterBatch {
   const { position, isPassDirty, rule } = operation;
+  const isLost = lost !== undefined;
   const isClean = !isLost && !isPassDirty && (removed === 0 || position === undefined);
   const total = operation.removed + removed;
   const isSpent = rule.maxRows !== undefined && total >= rule.maxRows;
   return {
     removed,
+    lost,
     isDone: isSpent || (isAtEnd && isClean),
     operation: {
       ...operation,

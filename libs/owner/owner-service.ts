@@ -112,7 +112,7 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
       assertTokenMatches(callerOf(context), { subjectName: rule.subject, operationId });
       const order = orderOf(context, subjectOf(rule.subject));
       const limits = { budgetMs, signal: context.signal };
-      const { operation, isComplete, retryAfterMs, isThrottled } = await owner.purge(
+      const { operation, isComplete, retryAfterMs, isThrottled, isStuck } = await owner.purge(
         order,
         operationId,
         rule,
@@ -125,7 +125,10 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
         ...optional('cutoffTime', toOptionalTimestamp(operation.rule?.cutoff)),
         ...optional('retryDelay', retryAfterMs === undefined ? undefined : toDuration(retryAfterMs)),
         waits: Object.entries(operation.waits).map(([cause, ms]) => ({ cause, duration: toDuration(ms) })),
-        blockers: isThrottled ? [throttled(order.subject)] : [],
+        blockers: [
+          ...(isThrottled ? [throttled(order.subject)] : []),
+          ...(isStuck ? [rowsNotRemoved(order.subject)] : []),
+        ],
       };
     },
 
@@ -181,6 +184,12 @@ const throttled = ({ resourceType }: OwnedSubject) => ({
   reason: 'THROTTLED',
   resourceType,
   message: 'A transaction has held back the cleaning up of the database for too long; end it and purge again.',
+});
+
+const rowsNotRemoved = ({ resourceType, table }: OwnedSubject) => ({
+  reason: 'ROWS_NOT_REMOVED',
+  resourceType,
+  message: `Deleting expired rows of ${table} leaves them there; look for a trigger or a rule that keeps them.`,
 });
 
 function parseRule(

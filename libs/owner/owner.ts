@@ -59,6 +59,8 @@ export interface Purged {
   readonly retryAfterMs: number | undefined;
   /** It has been held up for as long as it may: the caller ends it as PARTIAL. */
   readonly isThrottled: boolean;
+  /** The rows that are left could not be removed, twice in a row: the caller ends it as PARTIAL. */
+  readonly isStuck: boolean;
 }
 
 /** How a call of End ended. */

@@ -152,6 +152,35 @@ test.serial(
   },
 );
 
+test.serial(
+  'a purge whose rows cannot be removed says so instead of trying for ever, and its end counts them',
+  async (t) => {
+    const { created } = t.context;
+    await created.query(
+      `with e as (insert into environments (tenant_id, id, display_name) values ('stuck', gen_random_uuid(), 'e') returning id)
+     insert into drift_checks (tenant_id, id, environment_id, status, checked_at)
+     select 'stuck', gen_random_uuid(), e.id, case when n > 3 then 'DRIFT' else 'UNKNOWN' end, now() - interval '90 days'
+     from e, generate_series(1, 8) n`,
+    );
+    await created.query(`
+    create function keep() returns trigger language plpgsql as 'begin return null; end';
+    create trigger keep before delete on drift_checks for each row when (old.tenant_id = 'stuck' and old.status = 'UNKNOWN')
+      execute function keep()`);
+    t.teardown(() => created.query('drop function keep() cascade'));
+    const order: OwnerOrder = {
+      tenantId: 'stuck',
+      subject: subjectOf('drift_checks'),
+      caller: { actor: 'system:retention', subject: 'service:retention' },
+    };
+    const owner = ownerOf(t, { snapshotAgeMs: 60_000, maxPauseMs: 0 });
+    const operationId = newId();
+    const purged = await owner.purge(order, operationId, RULE, 1_000, CALL);
+    t.like(purged, { isComplete: false, isStuck: true });
+    t.is(purged.operation.removed, 5, 'what can be removed is');
+    t.like(await owner.end(order, operationId, undefined, CALL), { left: 3 });
+  },
+);
+
 test.serial('operations that nothing has touched for 90 days are forgotten, and no others', async (t) => {
   await t.context.created.query(
     `insert into owner_operations (tenant_id, operation_id, subject, actor, updated_at)
