@@ -81,6 +81,34 @@ async function addTenant(t: T, tenantId: string, checks = 2_000): Promise<void> 
 
 const GONE = { drift_check: 2_000, drift_check_workflow: 4_000, incident_payload: 1, approval: 1 };
 
+interface OperationRow {
+  readonly id: string;
+  readonly subject: string;
+  readonly days: number;
+  /** In seconds since 1970, as text, since a Date would lose the microseconds. */
+  readonly cutoff: string;
+}
+
+/** What IncidentService was asked to remove of the tenant. */
+const operationsOf = (t: T, tenantId: string): Promise<OperationRow[]> =>
+  queryOnce<OperationRow>(
+    t.context.stack.superuserUrl('incident'),
+    `select operation_id as id, subject, retention_days as days, extract(epoch from cutoff)::text as cutoff
+     from owner_operations where tenant_id = $1 and retention_days is not null order by subject, created_at`,
+    [tenantId],
+  );
+
+/** The cutoffs in the receipt of a purge, of the subjects that were removed from. */
+const receiptOf = (t: T, tenantId: string, purgeId: string) =>
+  queryOnce<Pick<OperationRow, 'id' | 'cutoff'>>(
+    t.context.stack.superuserUrl('retention'),
+    `select operation_id as id, extract(epoch from cutoff)::text as cutoff from retention_purge_subjects
+     where tenant_id = $1 and purge_id = $2 and operation_id is not null order by subject`,
+    [tenantId, purgeId],
+  );
+
+const named = ({ subject, days }: OperationRow) => `${subject} ${days}`;
+
 const isOf = (tenantId: string) => (item: { readonly tenantId: string }) => item.tenantId === tenantId;
 
 /** A check of the second batch is held: a purge of the tenant removes the first one and waits. */
@@ -144,6 +172,15 @@ test.serial(
     t.is(second?.state, PurgeItemState.PARTIAL);
     t.is(second?.error, 'DEPENDENCY_UNAVAILABLE: The owner incident is unavailable; try again later.');
 
+    // However often it was tried, each subject has one operation with one cutoff, and the receipt tells that one.
+    const operations = await operationsOf(t, 'down-b');
+    t.deepEqual(operations.map(named), ['approvals 180', 'drift_checks 30']);
+    // Payloads had their operation decided, and not begun.
+    t.deepEqual(
+      (await receiptOf(t, 'down-b', summary.id)).slice(0, 2),
+      operations.map(({ id, cutoff }) => ({ id, cutoff })),
+    );
+
     // What the cut-off call removed is counted as soon as the service can be asked.
     const between = less(before, await census(stack, 'down-b'));
     t.true((between['drift_check'] ?? 0) >= 1_000);
@@ -157,6 +194,9 @@ test.serial(
     t.is(next.summary.state, PurgeState.COMPLETE);
     t.deepEqual(less(before, await census(stack, 'down-b')), GONE);
     t.deepEqual(removedBy(next.summary.resourceCounts), less(GONE, between), 'and each row once');
+    const all = await operationsOf(t, 'down-b');
+    t.deepEqual(all.map(named), ['approvals 180', 'drift_checks 30', 'drift_checks 30', 'incident_payloads 180']);
+    t.true(Number(all[2]?.cutoff) > Number(all[1]?.cutoff), 'another purge has a cutoff of its own');
   },
 );
 
@@ -211,5 +251,21 @@ for (const killed of [false, true]) {
     // Approvals had their turn before.
     t.deepEqual(gone, { drift_check: 2_000, drift_check_workflow: 4_000, incident_payload: 0, approval: 1 });
     t.deepEqual(removedBy(ended?.summary.resourceCounts ?? []), gone);
+    // Two operations of checks, before and after, and one of each other subject; no cutoff moves on within one item.
+    const operations = await operationsOf(t, tenantId);
+    t.deepEqual(operations.map(named), [
+      'approvals 180',
+      'drift_checks 30',
+      'drift_checks 180',
+      'incident_payloads 2555',
+    ]);
+    const [, pro, enterprise] = operations.map(({ cutoff }) => Number(cutoff));
+    t.true(Number(enterprise) < Number(pro));
+    t.deepEqual(
+      await receiptOf(t, tenantId, ended?.summary.id ?? ''),
+      operations
+        .filter((operation) => named(operation) !== 'drift_checks 30')
+        .map(({ id, cutoff }) => ({ id, cutoff })),
+    );
   });
 }
