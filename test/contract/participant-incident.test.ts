@@ -31,8 +31,8 @@ test.after.always(async () => {
 });
 
 participantContract(test, 'IncidentService', () => ({
-  participant(tenantId) {
-    const client = stackParticipant(stack, connection, 'incident', tenantId);
+  participant(tenantId, changes) {
+    const client = stackParticipant(stack, connection, 'incident', tenantId, changes);
     return {
       ...client,
       async execute(request, options) {

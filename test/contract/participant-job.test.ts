@@ -36,7 +36,7 @@ async function makeJob(tenantId: string, runId: string, step: string): Promise<{
 }
 
 participantContract(test, 'JobService', () => ({
-  participant: (tenantId) => stackParticipant(stack, connection, 'job', tenantId),
+  participant: (tenantId, changes) => stackParticipant(stack, connection, 'job', tenantId, changes),
   forger: () => connection.client(ParticipantService),
   hasEffects: true,
   async seed(tenantId, runId, steps) {

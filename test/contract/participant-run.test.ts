@@ -53,7 +53,7 @@ async function insertRun(tenantId: string, runId: string, steps: readonly string
 }
 
 participantContract(test, 'RunService', () => ({
-  participant: (tenantId) => stackParticipant(stack, connection, 'run', tenantId),
+  participant: (tenantId, changes) => stackParticipant(stack, connection, 'run', tenantId, changes),
   forger: () => connection.client(ParticipantService),
   hasEffects: true,
   holdsMore: true,

@@ -4,6 +4,8 @@ import { type Client, Code } from '@connectrpc/connect';
 import type { ExecutionContext } from 'ava';
 import { type FailedItem, Progress, type ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import type { CalleeToken } from '#test/support/callee-token.ts';
+import { PARTICIPANT_SCOPES } from '#test/support/participant-clients.ts';
 import { refusalOf } from '#test/support/test-stack.ts';
 
 /** Declares a test, under its title. */
@@ -14,8 +16,11 @@ export type Participant = Client<typeof ParticipantService>;
 
 /** How the suite reaches a participant, and how it makes something to delete. */
 export interface ParticipantUnderTest {
-  /** A client with a service's credential for this tenant; without a tenant where none is named. */
-  participant(tenantId: string | undefined): Participant;
+  /**
+   * A client whose calls carry the tokens that RunService would make for them, with this tenant or without one; `changes`
+   * are what the tokens say instead.
+   */
+  participant(tenantId: string | undefined, changes?: Partial<CalleeToken>): Participant;
   /** A client with a credential that nobody signed. */
   forger(): Participant;
   /** Makes something of each of these steps of a new run, finished, so that nothing forbids its purge. */
@@ -38,7 +43,9 @@ const STEPS = ['first', 'second', 'third'];
 const MAX_CALLS = 500;
 const RACES = 5;
 
-type Counts = Readonly<Record<string, { found: bigint; deleted: bigint; left: bigint; bytes: bigint }>>;
+type Counts = Readonly<
+  Record<string, { found: bigint; deleted: bigint; left: bigint; bytes: bigint; passedOn: bigint }>
+>;
 
 interface Answer {
   readonly progress: Progress;
@@ -48,7 +55,10 @@ interface Answer {
 
 const byType = (counts: readonly ResourceCount[]): Counts =>
   Object.fromEntries(
-    counts.map(({ resourceType, found, deleted, left, bytes }) => [resourceType, { found, deleted, left, bytes }]),
+    counts.map(({ resourceType, found, deleted, left, bytes, passedOn }) => [
+      resourceType,
+      { found, deleted, left, bytes, passedOn },
+    ]),
   );
 
 const deletedOf = (counts: readonly ResourceCount[]): bigint => counts.reduce((sum, { deleted }) => sum + deleted, 0n);
@@ -71,6 +81,35 @@ async function untilComplete(t: ExecutionContext<unknown>, call: () => Promise<A
 }
 
 const step = 'lethe';
+
+/** What is wrong with a token, how every RPC refuses it, and what it says instead; undefined where an RPC is not concerned. */
+const WRONG_TOKENS: readonly (readonly [
+  string,
+  Code,
+  (method: keyof Participant) => Partial<CalleeToken> | undefined,
+])[] = [
+  ['that nobody signed', Code.Unauthenticated, () => ({ signature: 'none' })],
+  ['that another key signed', Code.Unauthenticated, () => ({ signature: 'of another key' })],
+  ['of another issuer', Code.Unauthenticated, () => ({ issuer: 'https://elsewhere.example' })],
+  ['for another participant', Code.Unauthenticated, () => ({ audience: 'lethe-participant:another' })],
+  ['for no participant', Code.Unauthenticated, () => ({ audience: 'lethe' })],
+  ['that has expired', Code.Unauthenticated, () => ({ issuedSecondsAgo: 3_600 })],
+  ['that lives too long', Code.Unauthenticated, () => ({ lifetimeSeconds: 3_600 })],
+  ['of a person', Code.PermissionDenied, () => ({ role: 'owner' })],
+  ['of another service', Code.PermissionDenied, () => ({ actingService: 'service:retention' })],
+  [
+    'for another RPC',
+    Code.PermissionDenied,
+    (method) => ({ scope: PARTICIPANT_SCOPES[method === 'preview' ? 'purge' : 'preview'] }),
+  ],
+  ['for another run', Code.PermissionDenied, () => ({ runId: randomUUID() })],
+  ['for another operation', Code.PermissionDenied, (method) => onlyKeyed(method, { operationId: randomUUID() })],
+  ['for no operation', Code.PermissionDenied, (method) => onlyKeyed(method, { operationId: undefined })],
+  ['for another step', Code.PermissionDenied, (method) => onlyKeyed(method, { step: 'other' })],
+];
+
+const onlyKeyed = (method: keyof Participant, changes: Partial<CalleeToken>): Partial<CalleeToken> | undefined =>
+  ['preview', 'checkAction', 'verify'].includes(method) ? undefined : changes;
 
 /** What every participant must do, in the words of the contract. */
 export function participantContract(declare: Declare, name: string, open: () => ParticipantUnderTest): void {
@@ -139,7 +178,8 @@ export function participantContract(declare: Declare, name: string, open: () => 
     const before = await run.read();
     const first = await run.participant.preview({ runId: run.runId });
     t.true(first.resourceCounts.length > 0);
-    for (const { found, deleted, left } of first.resourceCounts) t.deepEqual([deleted, left], [0n, found]);
+    for (const { found, deleted, left, passedOn } of first.resourceCounts)
+      t.deepEqual([deleted, left], [0n, found - passedOn]);
     t.deepEqual(first.blockers, []);
     t.true(first.samples.length > 0 && first.samples.length <= 100);
     t.deepEqual(await run.participant.preview({ runId: run.runId }), first);
@@ -202,7 +242,7 @@ export function participantContract(declare: Declare, name: string, open: () => 
     t.deepEqual(
       byType(counts),
       Object.fromEntries(
-        Object.entries(found).map(([type, count]) => [type, { ...count, deleted: count.found, left: 0n }]),
+        Object.entries(found).map(([type, count]) => [type, { ...count, deleted: count.left, left: 0n }]),
       ),
     );
     await assertGone(t, run);
@@ -287,6 +327,10 @@ export function participantContract(declare: Declare, name: string, open: () => 
       t.like(refusal, { code: Code.InvalidArgument, reason: 'FIELD_INVALID' }, field);
       t.true(refusal.metadata['fields']?.split(',').includes(field), `${field} in ${refusal.metadata['fields']}`);
     }
+    const twice = await refusalOf(
+      participant.restore({ runId, key: { ...key, step: '' }, softDeleteOperationId: 'x' }),
+    );
+    t.deepEqual(twice.metadata['fields']?.split(',').toSorted(), ['key.step', 'soft_delete_operation_id']);
     t.is((await refusalOf(participant.purge({ runId, key }))).reason, 'REASON_REQUIRED');
   });
 
@@ -297,6 +341,35 @@ export function participantContract(declare: Declare, name: string, open: () => 
     const refusal = await refusalOf(subject.participant(undefined).preview(request));
     t.like(refusal, { code: Code.PermissionDenied, reason: 'TENANT_MISSING' });
   });
+
+  for (const [what, code, changesOf] of WRONG_TOKENS) {
+    test(`a token ${what} is refused in every RPC, and nothing changes`, async (t) => {
+      const run = await seeded();
+      const { subject, tenantId, runId } = run;
+      const [before, found] = [await run.read(), await run.found()];
+      const key = { operationId: randomUUID(), step: 'first' };
+      const { action } = subject;
+      const calls: Readonly<Record<keyof Participant, ((client: Participant) => Promise<unknown>) | undefined>> = {
+        preview: (client) => client.preview({ runId }),
+        // Nobody has to serve it.
+        checkAction: undefined,
+        execute: action && ((client) => client.execute({ key, runId, action: action.name, input: action.input })),
+        compensate: (client) => client.compensate({ key: { ...key, operationId: runId }, runId }),
+        softDelete: (client) => client.softDelete({ key, runId, reason: 'r' }),
+        restore: (client) => client.restore({ key, runId, softDeleteOperationId: randomUUID() }),
+        purge: (client) => client.purge({ key, runId, reason: 'r' }),
+        verify: (client) => client.verify({ runId }),
+      };
+      for (const [method, call] of Object.entries(calls)) {
+        const changes = changesOf(method as keyof Participant);
+        if (!call || !changes) continue;
+        const refusal = await refusalOf(call(subject.participant(tenantId, changes)));
+        t.deepEqual([method, refusal.code], [method, code]);
+      }
+      t.deepEqual(await run.found(), found);
+      t.deepEqual(await run.read(), before);
+    });
+  }
 
   if (open().hasEffects) {
     test('a compensation removes the effects of its step alone, hidden or not, and counts the same when it is repeated', async (t) => {
@@ -360,6 +433,10 @@ function actionContract(test: Declare, open: () => ParticipantUnderTest, newTena
         throw new Error(`no COMPLETE in ${MAX_CALLS} calls`);
       },
       compensate: (ofStep: string) => participant.compensate({ key: { operationId: runId, step: ofStep }, runId }),
+      softDelete: (operationId: string) => participant.softDelete({ key: { operationId, step }, runId, reason: 'r' }),
+      restore: (operationId: string, softDeleteOperationId: string) =>
+        participant.restore({ key: { operationId, step }, runId, softDeleteOperationId }),
+      purge: (operationId: string) => participant.purge({ key: { operationId, step }, runId, reason: 'asked for' }),
       left: async (ofStep = '') => byType((await participant.verify({ runId, step: ofStep })).resourceCounts),
       remains: async () => (await subject.remains?.(tenantId, runId)) ?? [],
     };
@@ -403,6 +480,35 @@ function actionContract(test: Declare, open: () => ParticipantUnderTest, newTena
     t.deepEqual(await run.left(), {});
     await run.execute('another');
     t.true(Object.keys(await run.left('another')).length > 0);
+  });
+
+  test('no action is done while the run is hidden, also where nothing was there to hide; it is done once it is back', async (t) => {
+    for (const isEmpty of [false, true]) {
+      const run = acting();
+      if (!isEmpty) await run.execute('act');
+      const [left, stored] = [await run.left(), await run.remains()];
+      const hiding = randomUUID();
+      await untilComplete(t, () => run.softDelete(hiding));
+      t.like(await refusalOf(run.once('late')), { code: Code.FailedPrecondition, reason: 'RUN_DELETED' });
+      t.deepEqual([await run.left(), (await run.remains()).length], [left, stored.length]);
+      await untilComplete(t, () => run.restore(randomUUID(), hiding));
+      await run.execute('late');
+      t.true(Object.keys(await run.left('late')).length > 0);
+    }
+  });
+
+  test('once the run is purged no action is done any more, of a step that acted, of another, and of an empty run', async (t) => {
+    for (const isEmpty of [false, true]) {
+      const run = acting();
+      if (!isEmpty) await run.execute('act');
+      await untilComplete(t, () => run.purge(randomUUID()));
+      for (const step of ['act', 'late']) {
+        const refusal = await refusalOf(run.once(step));
+        t.like(refusal, { code: Code.FailedPrecondition, reason: 'STEP_COMPENSATED' });
+      }
+      t.deepEqual(await run.left(), {});
+      t.deepEqual(await run.remains(), []);
+    }
   });
 
   // E acts, C compensates.

@@ -41,6 +41,20 @@ export function participantClient(
   tenantId: string | undefined,
   changes: Partial<CalleeToken> = {},
 ): ParticipantClient {
+  const audience = calleeAudience('participant', name);
+  return clientWithTokens(
+    (token) => connection.client(ParticipantService, async () => signCalleeToken(await key(), audience, token)),
+    tenantId,
+    changes,
+  );
+}
+
+/** As participantClient, whatever carries the token to the participant: `clientWith` gives a client that sends this one. */
+export function clientWithTokens(
+  clientWith: (token: CalleeToken) => ParticipantClient,
+  tenantId: string | undefined,
+  changes: Partial<CalleeToken> = {},
+): ParticipantClient {
   const usual = { tenantId, role: 'service', actor: 'ada', actingService: 'service:run', audience: 'own' } as const;
   const lived = { lifetimeSeconds: 60, issuedSecondsAgo: 0, signature: 'good' } as const;
   type Request = { runId?: string; key?: { operationId?: string; step?: string } };
@@ -55,9 +69,7 @@ export function participantClient(
         step: request.key?.step || undefined,
         ...changes,
       };
-      const client = connection.client(ParticipantService, async () =>
-        signCalleeToken(await key(), calleeAudience('participant', name), token),
-      );
+      const client = clientWith(token);
       return (client as unknown as Record<string, (...args: unknown[]) => unknown>)[method]?.(request, ...options);
     };
     return [method, call];
