@@ -1,10 +1,13 @@
-import anyTest, { type TestFn } from 'ava';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import pg from 'pg';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import { makeKeyPair } from '#libs/auth/keys.ts';
 import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
 import { queryOnce } from '#test/support/postgres.ts';
-import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
+import { evidenceOf, incidentsOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 // What a service knows survives what its configuration forgets. One stack; each test leaves it as it was.
@@ -185,3 +188,86 @@ test.serial(
     await platform.retireParticipant(notes);
   },
 );
+
+/** A purge of a new run that stands still in JobService until `release` is called. */
+async function standingPurge(t: ExecutionContext<{ stack: TestStack }>, tenantId: string) {
+  const { stack } = t.context;
+  const { runs } = stack.clients({ tenantId, role: 'admin' });
+  const graph = await makeRunGraph(stack, tenantId, { jobs: 2, incidents: 1 });
+  const lock = new pg.Client(stack.superuserUrl('job'));
+  await lock.connect();
+  t.teardown(() => lock.end());
+  await lock.query('begin');
+  await lock.query('select 1 from jobs where tenant_id = $1 for update', [tenantId]);
+  const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'asked for' });
+  const deletionId = deletion?.id ?? '';
+  await until('it cascades', async () => {
+    return (await runs.getDeletion({ deletionId })).deletion?.state === DeletionState.CASCADING;
+  });
+  return { graph, runs, deletionId, release: () => lock.query('rollback') };
+}
+
+/** What is configured otherwise in the middle of a purge, and why it is parked; undefined where it goes on. */
+const CHANGES: readonly {
+  readonly title: string;
+  readonly changed: (stack: TestStack, foreign: ForeignParticipant) => Readonly<Record<string, string>>;
+  readonly parkedWith?: RegExp;
+  readonly participants?: readonly string[];
+}[] = [
+  {
+    title: 'participants that are reordered',
+    changed: ({ addresses: { job, incident } }) => ({ LETHE_PARTICIPANTS: `incident=${incident},job=${job}` }),
+    participants: ['job', 'incident', 'run'],
+  },
+  {
+    title: 'a participant that is added',
+    changed: ({ addresses: { job, incident } }, { address }) => ({
+      LETHE_PARTICIPANTS: `notes=${address},job=${job},incident=${incident}`,
+    }),
+    participants: ['job', 'incident', 'notes', 'run'],
+  },
+  {
+    title: 'a participant at the address of another',
+    changed: ({ addresses: { incident } }) => ({ LETHE_PARTICIPANTS: `job=${incident},incident=${incident}` }),
+    parkedWith: /^DEPENDENCY_UNAVAILABLE: .*job refuses RunService's token/,
+  },
+  {
+    title: 'a key that nobody believes',
+    changed: (stack) => ({ LETHE_SERVICE_KEY: join(stack.folder, 'keys', 'stranger.private.json') }),
+    parkedWith: /^DEPENDENCY_UNAVAILABLE: .*job refuses RunService's token/,
+  },
+];
+
+for (const [index, { title, changed, parkedWith, participants }] of CHANGES.entries()) {
+  const outcome = parkedWith ? 'parks it, with a reason to read' : 'lets it end with nothing left';
+  test.serial(`${title} in the middle of a purge ${outcome}`, async (t) => {
+    const { stack, foreign } = t.context;
+    const { privateJwk } = await makeKeyPair();
+    await writeFile(join(stack.folder, 'keys', 'stranger.private.json'), JSON.stringify(privateJwk));
+    const { graph, runs, deletionId, release } = await standingPurge(t, `change-${index}`);
+    foreign.put(graph.runId, 2);
+    await stack.restart('run', changed(stack, foreign));
+    await release();
+    let last = await settled(stack, graph.tenantId, deletionId);
+    if (parkedWith) {
+      t.is(last.state, DeletionState.STUCK);
+      t.regex(last.lastError, parkedWith);
+      t.is((await evidenceOf(stack, graph)).runs, 1);
+      await stack.restart('run');
+      await runs.redriveDeletion({ deletionId });
+      last = await settled(stack, graph.tenantId, deletionId);
+    }
+    t.is(last.state, DeletionState.COMPLETE, last.lastError);
+    t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+    t.is((await incidentsOf(stack, graph)).payloads, 0);
+    if (!participants) return;
+    t.deepEqual(
+      last.participants.map(({ participant }) => participant),
+      participants,
+    );
+    t.is(foreign.countOf(graph.runId), participants.includes('notes') ? 0 : 2);
+    await stack.restart('run');
+    for (const name of participants.filter((each) => each === 'notes'))
+      await stack.clients({ role: 'platform' }).runs.retireParticipant({ name, reason: 'test over' });
+  });
+}

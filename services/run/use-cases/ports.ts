@@ -133,6 +133,8 @@ export interface DeletionRepository {
    * vanished, its lease run out, must count as a failed attempt.
    */
   claim(tenantId: string, deletionId: string, owner: string, leaseMs: number): Promise<DeletionClaim | undefined>;
+  /** Must add a PENDING step for each of these participants that has none; the deletion with them. LEASE_LOST. */
+  addSteps(claim: DeletionClaim, participants: readonly string[]): Promise<Deletion>;
   /** Must save the step and the deletion's state and renew the lease; LEASE_LOST when the token is not the last one. */
   saveStep(claim: DeletionClaim, state: DeletionState, step: DeletionStep, leaseMs: number): Promise<void>;
   /** Must give the deletion up unharmed, due again in `pauseMs`; LEASE_LOST. */

@@ -117,6 +117,9 @@ export function makeRunCascades(
     };
     crashPoint('run.delete.after-claim');
     try {
+      // Who was configured after the deletion had begun may hold data of the run as well.
+      const added = participants.map(({ name }) => name).filter((name) => !deletion.steps.some(isOf(name)));
+      if (added.length > 0) deletion = await deletions.addSteps(claim, added);
       for (let moves = 0; ; moves += 1) {
         const move = nextMove(deletion);
         if (move.kind === 'complete') break;
@@ -173,6 +176,11 @@ export function makeRunCascades(
     return 0;
   };
 }
+
+const isOf =
+  (name: string) =>
+  ({ participant }: DeletionStep): boolean =>
+    participant === name;
 
 /** The step of a participant that an operator has retired. The receipt keeps what was counted, and who said so. */
 const withoutParticipant = (

@@ -109,12 +109,20 @@ const KIND_OF: ReadonlyMap<Code, ErrorKind> = new Map([
   [Code.InvalidArgument, 'invalid-argument'],
 ]);
 
-/** A refusal keeps its reason; silence and everything that passes is DEPENDENCY_UNAVAILABLE. */
+/**
+ * A refusal keeps its reason. Silence, everything that passes, and a participant that does not believe RunService's own
+ * tokens are DEPENDENCY_UNAVAILABLE: none of it is for the caller to mend.
+ */
 function toParticipantError(name: string, error: unknown): unknown {
   const peerError = toPeerError(name, error);
   if (peerError instanceof DomainError) return peerError;
   const refusal = ConnectError.from(error);
   const info = refusal.findDetails(ErrorInfoSchema)[0];
+  if (refusal.code === Code.Unauthenticated || refusal.code === Code.PermissionDenied) {
+    const reason = info?.reason ?? Code[refusal.code];
+    const message = `Participant ${name} refuses RunService's token (${reason}); check LETHE_SERVICE_KEY and whom it trusts.`;
+    return new DomainError('unavailable', 'DEPENDENCY_UNAVAILABLE', message, { dependency: name }, { cause: error });
+  }
   const kind = KIND_OF.get(refusal.code);
   if (!info || !kind) return error;
   const violations = refusal.findDetails(BadRequestSchema).flatMap(({ fieldViolations }) => fieldViolations);

@@ -54,7 +54,8 @@ interface StepJson {
 const COLUMNS = `d.*, coalesce((
   select json_agg(json_build_object('participant', s.participant, 'state', s.state, 'counts', s.counts,
     'failed_items', s.failed_items, 'attempts', s.attempts, 'last_error', s.last_error,
-    'next_attempt_at', s.next_attempt_at, 'verified_at', s.verified_at) order by s.position)
+    'next_attempt_at', s.next_attempt_at, 'verified_at', s.verified_at)
+    order by s.participant = 'run', s.position)
   from deletion_steps s where s.tenant_id = d.tenant_id and s.deletion_id = d.id), '[]') as steps`;
 
 const UNDER_WAY = "d.tenant_id = :tenantId and d.run_id = :runId and d.state not in ('COMPLETE', 'CANCELLED')";
@@ -149,6 +150,24 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       if (!claimed) return undefined;
       const row = await findOne(trx, BY_ID, { tenantId, deletionId });
       return row && { deletion: toDeletion(row), token: BigInt(claimed.lease_token) };
+    }),
+
+  addSteps: (claim, participants) =>
+    database.forTenant(claim.deletion.tenantId, async (trx) => {
+      const { tenantId, id: deletionId } = claim.deletion;
+      await updateClaimed(trx, claim, 'updated_at = clock_timestamp()', {});
+      await trx.raw(
+        `insert into deletion_steps (tenant_id, deletion_id, position, participant, state)
+         select :tenantId, :deletionId, p.position + (
+                  select max(position) from deletion_steps where tenant_id = :tenantId and deletion_id = :deletionId),
+                p.name, 'PENDING'
+         from unnest(cast(:participants as text[])) with ordinality as p(name, position)
+         on conflict do nothing`,
+        { tenantId, deletionId, participants: [...participants] },
+      );
+      const row = await findOne(trx, BY_ID, { tenantId, deletionId });
+      if (!row) throw leaseLost();
+      return toDeletion(row);
     }),
 
   saveStep: (claim, state, step, leaseMs) =>
