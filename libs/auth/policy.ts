@@ -62,6 +62,7 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'lethe.run.v1.RunService/WatchDeletion': reads('workflows:read'),
   'lethe.run.v1.RunService/RedriveDeletion': ends('workflows:delete'),
   'lethe.run.v1.RunService/ListParticipants': { scope: 'workflows:read', platform: true },
+  'lethe.run.v1.RunService/ConfirmParticipant': { scope: 'workflows:delete', platform: true },
   'lethe.run.v1.RunService/RetireParticipant': { scope: 'workflows:delete', platform: true },
   'lethe.run.v1.RunService/RecordExecutions': writes('workflows:write'),
   'lethe.run.v1.RunService/ListExecutions': reads('workflows:read'),

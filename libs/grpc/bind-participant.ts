@@ -9,23 +9,29 @@ import { bindService, type ServiceBinding } from './connect-handlers.ts';
 /** What the requests of a participant have in common; Preview and Verify have no key. */
 type ParticipantRequest = Message & { readonly runId: string; readonly key?: OperationKey };
 
+const READS: ReadonlySet<string> = new Set(['preview', 'verify']);
+
 type Handler = (request: ParticipantRequest, context: HandlerContext) => unknown;
 
 /**
  * Serves the participant contract. Every call is first compared with what its token was made for: the run, and the
  * operation and step where the request has a key. PERMISSION_DENIED/TOKEN_MISMATCH. What is missing in the request is
- * left to the handler, which refuses it by its field.
+ * left to the handler, which refuses it by its field. Previews and read-backs say from which data set they come.
  */
-export function bindParticipant(implementation: Partial<ServiceImpl<typeof ParticipantService>>): ServiceBinding {
+export function bindParticipant(
+  implementation: Partial<ServiceImpl<typeof ParticipantService>>,
+  dataId: () => Promise<string>,
+): ServiceBinding {
   const guarded = Object.entries(implementation).map(([name, handle]) => {
-    const guardedHandle: Handler = (request, context) => {
+    const guardedHandle: Handler = async (request, context) => {
       const { runId, key } = request;
       assertTokenMatches(callerOf(context), {
         runId: runId.toLowerCase() || undefined,
         operationId: key?.operationId.toLowerCase() || undefined,
         step: key?.step || undefined,
       });
-      return (handle as Handler).call(implementation, request, context);
+      const answer = await (handle as Handler).call(implementation, request, context);
+      return READS.has(name) ? { ...(answer as object), dataId: await dataId() } : answer;
     };
     return [name, guardedHandle];
   });

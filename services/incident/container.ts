@@ -7,6 +7,7 @@ import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import type { Owner } from '#libs/owner/owner.ts';
 import { bindOwner } from '#libs/owner/owner-service.ts';
+import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { startWorkerLoop } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
@@ -125,7 +126,7 @@ export function composeIncidentService(
         }),
         ...auditHandlers(database),
       }),
-      bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.keepDrift))),
+      bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.keepDrift)), makeDataId(database)),
       bindOwner(get(TOKENS.owner)),
     ],
     startWorkers: () => [

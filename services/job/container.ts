@@ -9,6 +9,7 @@ import { hasReason } from '#libs/kernel/domain-error.ts';
 import { openFileStore } from '#libs/object-store/file-store.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { openS3Store } from '#libs/object-store/s3-store.ts';
+import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
@@ -289,7 +290,7 @@ export async function composeJobService(
         }),
         ...auditHandlers(database),
       }),
-      bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.executeStep))),
+      bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.executeStep)), makeDataId(database)),
     ],
     startWorkers() {
       const { pollMs, deletionWorkers } = settings;

@@ -10,6 +10,7 @@ import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import { bindOwner } from '#libs/owner/owner-service.ts';
+import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
@@ -42,7 +43,12 @@ import {
   makeKeepExecutionMonths,
   type OnRewritten,
 } from './use-cases/keep-execution-months.ts';
-import { type KeepParticipants, makeKeepParticipants, type OnRetired } from './use-cases/keep-participants.ts';
+import {
+  type KeepParticipants,
+  makeAssertData,
+  makeKeepParticipants,
+  type OnRetired,
+} from './use-cases/keep-participants.ts';
 import { makeOrderDeletion, type OnOrdered, type OrderDeletion } from './use-cases/order-deletion.ts';
 import { makeOwnParticipant, type OwnParticipant } from './use-cases/participate.ts';
 import type {
@@ -137,7 +143,6 @@ const adapters = new ContainerModule(({ bind }) => {
     )
     .inSingletonScope();
   bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.directory).toResolvedValue(makeParticipantDirectory, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.ownRows)
     .toResolvedValue(
       (database: Database, workflows: readonly Workflow[]) =>
@@ -338,11 +343,17 @@ export async function composeRunService(
     }),
   }));
   const container = new Container();
+  const directory = makeParticipantDirectory(database);
+  container.bind(TOKENS.directory).toConstantValue(directory);
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
   container
     .bind(TOKENS.peers)
-    .toConstantValue(connections.map(({ name, connection }) => makeParticipant(name, connection, credential)));
+    .toConstantValue(
+      connections.map(({ name, connection }) =>
+        makeParticipant(name, connection, credential, makeAssertData(directory, name)),
+      ),
+    );
   container.bind(TOKENS.wake).toConstantValue(() => {
     for (const group of workers) group.wake();
   });
@@ -398,7 +409,7 @@ export async function composeRunService(
   });
   container.load(adapters, useCases, sagaUseCases, executionUseCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
-  await get(TOKENS.directory).keepConfigured(settings.participants.map(({ name }) => name));
+  await directory.keepConfigured(settings.participants.map(({ name }) => name));
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
   metrics.observeParkedRuns(get(TOKENS.sagas).parkedCount);
@@ -430,7 +441,7 @@ export async function composeRunService(
         }),
         ...auditHandlers(database),
       }),
-      bindParticipant(participantService(get(TOKENS.ownParticipant))),
+      bindParticipant(participantService(get(TOKENS.ownParticipant)), makeDataId(database)),
       bindOwner(owner),
     ],
     startWorkers() {

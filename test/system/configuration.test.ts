@@ -2,9 +2,11 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import pg from 'pg';
+import { runToEnd } from '#deploy/local/service-process.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import { makeKeyPair } from '#libs/auth/keys.ts';
+import { provisionDatabase } from '#libs/postgres/provision.ts';
 import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { evidenceOf, incidentsOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
@@ -36,7 +38,9 @@ test.after.always(async (t) => {
   await t.context.foreign?.close();
 });
 test.afterEach.always(async (t) => {
-  if (!t.passed) await t.context.stack.restart('run');
+  if (t.passed) return;
+  await t.context.stack.restart('run');
+  await t.context.stack.restart('incident');
 });
 
 const without = ({ addresses }: TestStack) => ({ LETHE_PARTICIPANTS: `incident=${addresses.incident}` });
@@ -164,7 +168,7 @@ test.serial(
     ]);
     const audited = await queryOnce(
       stack.superuserUrl('run'),
-      'select action, target_type, target_id, actor, reason from installation_audit',
+      "select action, target_type, target_id, actor, reason from installation_audit where action = 'retire'",
     );
     t.deepEqual(audited, [
       { action: 'retire', target_type: 'participant', target_id: 'notes', actor: by, reason: 'shut down' },
@@ -271,3 +275,48 @@ for (const [index, { title, changed, parkedWith, participants }] of CHANGES.entr
       await stack.clients({ role: 'platform' }).runs.retireParticipant({ name, reason: 'test over' });
   });
 }
+
+test.serial(
+  'a participant that answers from another database in the middle of a purge ends nothing by its word',
+  async (t) => {
+    const { stack } = t.context;
+    const platform = stack.clients({ role: 'platform' }).runs;
+    const incident = async () => {
+      const { participants } = await platform.listParticipants({});
+      return participants.find(({ name }) => name === 'incident');
+    };
+    const other = await provisionDatabase({
+      superuserUrl: stack.superuserUrl('incident'),
+      database: 'lethe_other',
+      ownerPassword: 'owner',
+      appPassword: 'app',
+    });
+    const migrating = { LETHE_DATABASE_OWNER_URL: other.ownerUrl, LETHE_DATABASE_APP_ROLE: other.appRole };
+    await runToEnd(['services/incident/main.ts', 'migrate'], migrating);
+    const { graph, runs, deletionId, release } = await standingPurge(t, 'another-database');
+    const later = await makeRunGraph(stack, graph.tenantId, { jobs: 0 });
+    await stack.restart('incident', { LETHE_DATABASE_URL: other.appUrl });
+    await release();
+    const parked = await settled(stack, graph.tenantId, deletionId);
+    t.is(parked.state, DeletionState.STUCK);
+    t.regex(parked.lastError, /^PARTICIPANT_CHANGED: .*incident/);
+    t.true((await incidentsOf(stack, graph)).payloads > 0);
+    t.is((await refusalOf(runs.previewPurgeRun({ runId: later.runId }))).reason, 'PARTICIPANT_CHANGED');
+    t.not((await incident())?.claimedDataId, '');
+
+    await stack.restart('incident');
+    await runs.redriveDeletion({ deletionId });
+    const receipt = await settled(stack, graph.tenantId, deletionId);
+    t.is(receipt.state, DeletionState.COMPLETE, receipt.lastError);
+    t.is((await incidentsOf(stack, graph)).payloads, 0);
+    t.is((await incident())?.claimedDataId, '');
+
+    await stack.restart('incident', { LETHE_DATABASE_URL: other.appUrl });
+    t.is((await refusalOf(runs.previewPurgeRun({ runId: later.runId }))).reason, 'PARTICIPANT_CHANGED');
+    const order = { name: 'incident', reason: 'moved' };
+    t.is((await refusalOf(runs.confirmParticipant(order))).reason, 'ROLE_TOO_LOW');
+    await platform.confirmParticipant(order);
+    await t.notThrowsAsync(runs.previewPurgeRun({ runId: later.runId }));
+    await stack.restart('incident');
+  },
+);

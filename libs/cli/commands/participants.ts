@@ -3,7 +3,8 @@ import type { KnownParticipant } from '#gen/lethe/run/v1/run_service_pb.ts';
 import type { Run } from '../context.ts';
 import { EXIT, instantOf, toTable } from '../output.ts';
 
-const stateOf = ({ configured, retireTime }: KnownParticipant): string => {
+const stateOf = ({ configured, retireTime, claimedDataId }: KnownParticipant): string => {
+  if (claimedDataId) return 'CHANGED';
   if (configured) return 'CONFIGURED';
   return retireTime ? 'RETIRED' : 'NOT CONFIGURED';
 };
@@ -37,18 +38,23 @@ export function addParticipantCommands(program: Command, run: Run): void {
       ),
     );
 
-  participants
-    .command('retire <participant>')
-    .description('take one out of all deletions whose service is gone together with its data')
-    .requiredOption('--reason <reason>', 'why, for the audit')
-    .action((name: string, options: { reason: string }) =>
-      run(
-        async ({ lethe, print }) => {
-          const retired = await lethe.participants.retire(name, options);
-          print(retired, () => tableOf([retired]));
-          return EXIT.ok;
-        },
-        { asPlatform: true },
-      ),
-    );
+  for (const [verb, description] of [
+    ['confirm', 'confirm that the data set from which it now answers is the right one'],
+    ['retire', 'take one out of all deletions whose service is gone together with its data'],
+  ] as const) {
+    participants
+      .command(`${verb} <participant>`)
+      .description(description)
+      .requiredOption('--reason <reason>', 'why, for the audit')
+      .action((name: string, options: { reason: string }) =>
+        run(
+          async ({ lethe, print }) => {
+            const participant = await lethe.participants[verb](name, options);
+            print(participant, () => tableOf([participant]));
+            return EXIT.ok;
+          },
+          { asPlatform: true },
+        ),
+      );
+  }
 }

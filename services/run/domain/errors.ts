@@ -36,6 +36,15 @@ export const participantUnknown = (name: string): DomainError =>
 export const participantNotFound = (name: string): DomainError =>
   new DomainError('not-found', 'PARTICIPANT_NOT_FOUND', `There was never a participant ${name}.`, { name });
 
+/** The participant answers from another data set than the one that is known: what it says of a run may not be so. */
+export const participantChanged = (name: string): DomainError =>
+  new DomainError(
+    'failed-precondition',
+    'PARTICIPANT_CHANGED',
+    `Participant ${name} answers from another data set than before; point it at the right one, or confirm it.`,
+    { name },
+  );
+
 /** The participant is configured, so it cannot be retired. */
 export const participantConfigured = (name: string): DomainError =>
   new DomainError(

@@ -1,5 +1,5 @@
 import type { Caller } from '#libs/kernel/caller.ts';
-import { participantConfigured, participantNotFound } from '../domain/errors.ts';
+import { participantChanged, participantConfigured, participantNotFound } from '../domain/errors.ts';
 import type { KnownParticipant, ParticipantDirectory } from './ports.ts';
 
 /** A participant that this installation has or had, and whether this replica has it configured. */
@@ -11,6 +11,8 @@ export interface ListedParticipant extends KnownParticipant {
 export interface KeepParticipants {
   /** Everyone who was ever configured, by name. */
   list(): Promise<readonly ListedParticipant[]>;
+  /** Makes the data set that the participant answers from now the known one. PARTICIPANT_NOT_FOUND. */
+  confirm(caller: Caller, name: string, reason: string): Promise<ListedParticipant>;
   /**
    * Takes a participant out of all cascades whose service is gone together with its data. Configuring it again brings it
    * back. PARTICIPANT_NOT_FOUND; PARTICIPANT_CONFIGURED while it is configured here.
@@ -30,6 +32,11 @@ export const makeKeepParticipants = (
   async list() {
     return (await directory.list()).map((known) => ({ ...known, isConfigured: configured.includes(known.name) }));
   },
+  async confirm(caller, name, reason) {
+    const confirmed = await directory.confirm(name, caller, reason);
+    if (!confirmed) throw participantNotFound(name);
+    return { ...confirmed, isConfigured: configured.includes(name) };
+  },
   async retire(caller, name, reason) {
     if (configured.includes(name)) throw participantConfigured(name);
     const retired = await directory.retire(name, caller, reason);
@@ -38,3 +45,17 @@ export const makeKeepParticipants = (
     return { ...retired, isConfigured: false };
   },
 });
+
+/** Passes for the data set that a participant is known to answer from, or that it is the first to tell of. */
+export type AssertData = (dataId: string) => Promise<void>;
+
+/** Makes AssertData for one participant: PARTICIPANT_CHANGED for another data set. An empty id is not compared. */
+export function makeAssertData(directory: Pick<ParticipantDirectory, 'bindData'>, name: string): AssertData {
+  let known = '';
+  return async (dataId) => {
+    if (dataId === known || dataId === '') return;
+    known = '';
+    if (!(await directory.bindData(name, dataId))) throw participantChanged(name);
+    known = dataId;
+  };
+}

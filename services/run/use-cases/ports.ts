@@ -161,6 +161,10 @@ export interface DeletionRepository {
 export interface KnownParticipant {
   readonly name: string;
   readonly firstConfiguredAt: Temporal.Instant;
+  /** The data set that it answers from; undefined when it has never told. */
+  readonly dataId: string | undefined;
+  /** Another one that it answered from since, and that nobody has confirmed. */
+  readonly claimedDataId: string | undefined;
   /** An operator's word that it is gone together with its data. */
   readonly retirement:
     | { readonly at: Temporal.Instant; readonly by: string; readonly reason: string | undefined }
@@ -171,6 +175,13 @@ export interface KnownParticipant {
 export interface ParticipantDirectory {
   /** Must remember these names, and lift the retirement of any of them. */
   keepConfigured(names: readonly string[]): Promise<void>;
+  /**
+   * Must remember the first data set that the participant answers from. True when this is the one that is known,
+   * and any claim must be forgotten; otherwise false, and this one must be kept as its claim.
+   */
+  bindData(name: string, dataId: string): Promise<boolean>;
+  /** Must make the claimed data set the known one, with a row of the audit in one transaction; undefined as `retire`. */
+  confirm(name: string, caller: Caller, reason: string): Promise<KnownParticipant | undefined>;
   /** Must list all of them by name. */
   list(): Promise<readonly KnownParticipant[]>;
   /**

@@ -12,17 +12,19 @@ import type { ParticipantCredential } from '#libs/auth/sign-token.ts';
 import { type Connection, toPeerError } from '#libs/grpc/client.ts';
 import { DomainError, type ErrorKind, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import type { Answer, ResourceCount } from '../../domain/deletion.ts';
+import type { AssertData } from '../../use-cases/keep-participants.ts';
 import type { Participant, ParticipantCall } from '../../use-cases/ports.ts';
 import type { StepParticipant } from '../../use-cases/saga-ports.ts';
 
 /**
- * A participant behind gRPC. Each call has a token for it alone: this participant, this kind of call, tenant, run,
+ * A participant behind gRPC. What it previews and reads back is believed only from the data set that `assertData` passes. Each call has a token for it alone: this participant, this kind of call, tenant, run,
  * operation and step, on behalf of the actor at the origin.
  */
 export function makeParticipant(
   name: string,
   connection: Connection,
   credential: ParticipantCredential,
+  assertData: AssertData,
 ): Participant & StepParticipant {
   const clientFor = (scope: ParticipantScope, { tenantId, actor, runId, operationId, step }: ParticipantCall) =>
     connection.client(ParticipantService, () => {
@@ -57,7 +59,8 @@ export function makeParticipant(
       return toAnswer(await ask(clientFor('participant:purge', to).purge({ key: keyOf(to), runId, reason, limit })));
     },
     async verify(to) {
-      const { resourceCounts } = await ask(clientFor('participant:verify', to).verify({ runId: to.runId }));
+      const { resourceCounts, dataId } = await ask(clientFor('participant:verify', to).verify({ runId: to.runId }));
+      await assertData(dataId);
       return resourceCounts.map(toCount);
     },
     async check({ tenantId, actor, runId }, action, input) {
@@ -81,9 +84,10 @@ export function makeParticipant(
       );
     },
     async verifyStep(to) {
-      const { resourceCounts } = await ask(
+      const { resourceCounts, dataId } = await ask(
         clientFor('participant:verify', to).verify({ runId: to.runId, step: to.step }),
       );
+      await assertData(dataId);
       return resourceCounts.map(toCount);
     },
     async holds(to, resourceType, timeoutMs) {
@@ -95,9 +99,10 @@ export function makeParticipant(
       return resourceCounts.some((count) => count.resourceType === resourceType && count.found > 0n);
     },
     async preview(to) {
-      const { resourceCounts, blockers, samples } = await ask(
+      const { resourceCounts, blockers, samples, dataId } = await ask(
         clientFor('participant:preview', to).preview({ runId: to.runId }),
       );
+      await assertData(dataId);
       return { counts: resourceCounts.map(toCount), blockers, samples };
     },
   };

@@ -253,15 +253,33 @@ export const runService = ({
     return { participants: page.map(toParticipantMessage), nextPageToken };
   },
 
+  async confirmParticipant(request, context) {
+    const { name, reason } = parseParticipantOrder(request);
+    return { participant: toParticipantMessage(await keepParticipants.confirm(callerOf(context), name, reason)) };
+  },
+
   async retireParticipant(request, context) {
-    const { name } = parseFields({ name: () => parseText('name', request.name, { min: 1, max: 63 }) });
-    const reason = parseRequiredReason(request.reason);
+    const { name, reason } = parseParticipantOrder(request);
     return { participant: toParticipantMessage(await keepParticipants.retire(callerOf(context), name, reason)) };
   },
 });
 
-const toParticipantMessage = ({ name, isConfigured, firstConfiguredAt, retirement }: ListedParticipant) => ({
+function parseParticipantOrder(request: { readonly name: string; readonly reason: string }) {
+  const { name } = parseFields({ name: () => parseText('name', request.name, { min: 1, max: 63 }) });
+  return { name, reason: parseRequiredReason(request.reason) };
+}
+
+const toParticipantMessage = ({
   name,
+  isConfigured,
+  firstConfiguredAt,
+  dataId,
+  claimedDataId,
+  retirement,
+}: ListedParticipant) => ({
+  name,
+  dataId: dataId ?? '',
+  claimedDataId: claimedDataId ?? '',
   configured: isConfigured,
   firstConfigureTime: toTimestamp(firstConfiguredAt),
   ...(retirement

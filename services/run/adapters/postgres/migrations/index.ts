@@ -11,6 +11,7 @@ import { owner } from './009-owner.ts';
 import { listedAudit } from './010-audit.ts';
 import { compensationReceipts } from './011-compensation-receipts.ts';
 import { participants } from './012-participants.ts';
+import { participantData } from './013-participant-data.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -26,4 +27,5 @@ export const runMigrations: readonly Migration[] = [
   listedAudit,
   compensationReceipts,
   participants,
+  participantData,
 ];
