@@ -38,7 +38,7 @@ test('every RPC states its idempotency', (t) => {
 });
 
 test('reads, and only reads, have no side effects', (t) => {
-  const reads = /^(Get|List|Count|Watch|Download|Preview|Resolve|Verify)/;
+  const reads = /^(Check|Get|List|Count|Watch|Download|Preview|Resolve|Verify)/;
   const wrong = methods.filter(({ name, idempotency }) => reads.test(name) !== (idempotency === Level.NO_SIDE_EFFECTS));
   t.deepEqual(wrong.map(nameOf), []);
 });
