@@ -1,6 +1,8 @@
 import { Code } from '@connectrpc/connect';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { PurgeItemState, PurgeState, PurgeSubjectState } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { exitOfPurge } from '#libs/cli/commands/purge.ts';
+import { EXIT } from '#libs/cli/output.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { purge, putPlan } from '#test/support/aged-data.ts';
 import { type MemoryOwner, refusal, seconds, startMemoryOwner } from '#test/support/memory-owner.ts';
@@ -324,6 +326,38 @@ test.serial('an owner’s refusal is told with its reason, and stops no other su
   t.is(items[0]?.attempts, 3);
   t.is(incident.countOf('refused', 'drift_checks'), 9);
   t.is(incident.countOf('refused', 'approvals'), 10);
+});
+
+test.serial('a skipped tenant whose own purge fails is counted, so that a held one does not hide it', async (t) => {
+  const { stack, incident } = t.context;
+  for (const tenantId of ['skipped', 'held']) await putPlan(stack, tenantId, 'PRO');
+  incident.add('skipped', 'drift_checks', [...times(1, 31), ...times(9, 1)]);
+  incident.add('held', 'drift_checks', [...times(8, 31), ...times(2, 1)]);
+  const gate = Promise.withResolvers<void>();
+  incident.onCall = async ({ rpc, tenantId }) => {
+    if (tenantId !== 'skipped' || rpc !== 'purge') return undefined;
+    await gate.promise;
+    throw refusal(Code.FailedPrecondition, 'BROKEN');
+  };
+  const statesOf = async (tenantId: string) => {
+    const rows = await queryOnce<{ state: string }>(
+      stack.superuserUrl('retention'),
+      'select state from retention_purge_items where tenant_id = $1 order by state',
+      [tenantId],
+    );
+    return rows.map(({ state }) => state).join();
+  };
+  const own = purge(stack, { tenantIds: ['skipped'] });
+  await until('its own purge has begun', async () => (await statesOf('skipped')) === 'RUNNING');
+  const both = purge(stack, { tenantIds: ['skipped', 'held'] });
+  await until('it is skipped', async () => (await statesOf('skipped')) === 'RUNNING,SKIPPED');
+  await until('the other one is held', async () => (await statesOf('held')) === 'HELD');
+  gate.resolve();
+  t.is((await own).summary.state, PurgeState.PARTIAL);
+  const { summary } = await both;
+  t.like(summary, { state: PurgeState.PARTIAL, heldTenantCount: 1, skippedTenantCount: 1 });
+  t.like(summary, { failedTenantCount: 0, skippedFailedTenantCount: 1 });
+  t.is(exitOfPurge(summary), EXIT.partial);
 });
 
 test.serial('a dry run counts, removes nothing and is never held', async (t) => {
