@@ -218,7 +218,7 @@ for (const seeding of SEEDINGS) {
   ownerContract(declareCrash, `an owner in a box that is killed, ${seeding.subject}`, () => ({
     ...underTest(seeding),
     client: (token) => context().mortal.access.client(token),
-    ...crashesOf(() => context().mortal.box.crashFile),
+    ...crashesOf(() => context().mortal.box.crashFile, seeding.subject === 'messages' ? 'all' : 'between batches'),
   }));
 }
 

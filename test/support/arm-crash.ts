@@ -11,9 +11,14 @@ export async function armCrash(crashFile: string, point: string): Promise<() => 
   return async () => existsSync(`${crashFile}.struck`);
 }
 
-/** How an owner of this repository is made to die, for the suite of owners. */
-export const crashesOf = (crashFile: () => string) => ({
+/**
+ * How an owner of this repository is made to die, for the suite of owners; at all points, or between batches alone, which
+ * is the one that depends on the subject.
+ */
+export const crashesOf = (crashFile: () => string, points: 'all' | 'between batches' = 'all') => ({
   armCrash: () => armCrash(crashFile(), 'owner.purge.after-batch'),
-  armCrashAfterIntent: () => armCrash(crashFile(), 'owner.purge.after-intent'),
-  armCrashAfterFence: () => armCrash(crashFile(), 'owner.end.after-fence'),
+  ...(points === 'all' && {
+    armCrashAfterIntent: () => armCrash(crashFile(), 'owner.purge.after-intent'),
+    armCrashAfterFence: () => armCrash(crashFile(), 'owner.end.after-fence'),
+  }),
 });
