@@ -108,6 +108,12 @@ export function makeParticipant(
   };
 }
 
+// How much is kept of an item that a participant could not remove, so that a receipt always fits an answer.
+const MAX_FAILED_ITEMS = 10;
+const MAX_KEY = 1_024;
+const MAX_CODE = 100;
+const MAX_MESSAGE = 500;
+
 const KIND_OF: ReadonlyMap<Code, ErrorKind> = new Map([
   [Code.Aborted, 'aborted'],
   [Code.FailedPrecondition, 'failed-precondition'],
@@ -145,7 +151,11 @@ function toAnswer(response: {
     // Anything but a clear COMPLETE is taken as unfinished.
     progress: response.progress === Progress.COMPLETE ? 'COMPLETE' : 'PARTIAL',
     counts: response.resourceCounts.map(toCount),
-    failedItems: (response.failedItems ?? []).map(({ key, code, message }) => ({ key, code, message })),
+    failedItems: (response.failedItems ?? []).slice(0, MAX_FAILED_ITEMS).map(({ key, code, message }) => ({
+      key: key.slice(0, MAX_KEY),
+      code: code.slice(0, MAX_CODE),
+      message: message.slice(0, MAX_MESSAGE),
+    })),
   };
 }
 
