@@ -44,13 +44,18 @@ export function selectFloor(
   cutoff: Temporal.Instant,
   minToKeep: number,
 ): Named {
+  const where = `${ofTenant(subject)} and r.${subject.age} is not null`;
   return {
-    text: `select ${positionOf(subject, `r.${subject.age}`, 'r.')} as floor, r.${subject.age} < :cutoff as is_expired
-           from ${subject.table} r where ${ofTenant(subject)} and r.${subject.age} is not null
-           order by ${orderOf(subject, 'desc')} offset :skipped limit 1`,
+    text: `select ${positionOf(subject, 's.age', 's.')} as floor, s.age < :cutoff as is_expired
+           from ${nthRow(subject, where, 'desc')} s`,
     bindings: { tenantId, cutoff: cutoff.toString(), skipped: minToKeep - 1 },
   };
 }
+
+/** The row after `:skipped` others. Its position is to be made of it outside: in here each of them would be printed. */
+const nthRow = (subject: OwnedSubject, where: string, direction: 'asc' | 'desc'): string =>
+  `(select r.${subject.age} as age, ${keysOf(subject, 'r.')} from ${subject.table} r
+    where ${where} order by ${orderOf(subject, direction)} offset :skipped limit 1)`;
 
 /** Counts a slice of the expired rows. */
 export function countExpired(subject: OwnedSubject, range: ExpiredRange): Named {
@@ -113,8 +118,7 @@ export function removeBatch(subject: OwnedSubject, range: ExpiredRange, limit: n
 export function selectRangeEnd(subject: OwnedSubject, range: ExpiredRange): Named {
   const { where, bindings } = expiredRows(subject, range);
   return {
-    text: `select ${positionOf(subject, `r.${subject.age}`, 'r.')} as position from ${subject.table} r
-           where ${where} order by ${orderOf(subject)} offset :skipped limit 1`,
+    text: `select ${positionOf(subject, 's.age', 's.')} as position from ${nthRow(subject, where, 'asc')} s`,
     bindings: { ...bindings, skipped: range.scan - 1 },
   };
 }
@@ -123,9 +127,8 @@ export function selectRangeEnd(subject: OwnedSubject, range: ExpiredRange): Name
 export function selectLastExpired(subject: OwnedSubject, range: ExpiredRange): Named {
   const { where, bindings } = expiredRows(subject, range);
   return {
-    text: `select ${positionOf(subject, `r.${subject.age}`, 'r.')} as position from ${subject.table} r
-           where ${where} order by ${orderOf(subject, 'desc')} limit 1`,
-    bindings,
+    text: `select ${positionOf(subject, 's.age', 's.')} as position from ${nthRow(subject, where, 'desc')} s`,
+    bindings: { ...bindings, skipped: 0 },
   };
 }
 
