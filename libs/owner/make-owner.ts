@@ -37,12 +37,14 @@ import {
   type ExpiredRange,
   type Named,
   noteRange,
+  type RangeEnd,
   removeBatch,
   removeRange,
   type SliceRow,
   selectFloor,
   selectLastExpired,
   selectRangeEnd,
+  selectSpanEnd,
 } from './statements.ts';
 import type { OwnedSubject, Position } from './subject.ts';
 
@@ -67,6 +69,11 @@ const SLICE_ROWS = { first: 5_000, min: 1_000, max: 100_000 };
 const MIN_PIECE = 50;
 // A range that may hold fewer rows would be all of rows that stay, and the next one again.
 const MIN_RANGE = 1_000;
+// A guess is rarely wrong by a tenth, and one that is too large costs the whole batch.
+const GUESSED_SHARE = 0.9;
+const MOST_PITCHES = 1_000;
+// A call that has fewer left of its limit ends: a small batch costs nearly as much as a large one.
+const SHARE_WORTH_A_BATCH = 0.2;
 const LOCK_TRIES = 5;
 
 const SNAPSHOT_CHECK_MS = 1_000;
@@ -89,6 +96,18 @@ export function makeOwner(options: OwnerOptions): Owner {
     const pace = paces.get(name);
     if (!pace) throw new Error(`${name} is no subject of this owner`);
     return pace;
+  };
+
+  const pitches = new Map<string, Pitch>();
+  const pitchOf = ({ operationId, subject }: OperationKey): Pitch => {
+    const name = `${operationId} ${subject}`;
+    const known = pitches.get(name);
+    if (known) return known;
+    // Those of operations that are over are the oldest.
+    if (pitches.size >= MOST_PITCHES) pitches.delete(pitches.keys().next().value ?? '');
+    const pitch = makePitch();
+    pitches.set(name, pitch);
+    return pitch;
   };
 
   const readSnapshotAgeMs = async (): Promise<number> => {
@@ -170,7 +189,7 @@ export function makeOwner(options: OwnerOptions): Owner {
         database.forTenant(key.tenantId, async (trx) => {
           const before = await lockRunning(trx, key, MAX_STATEMENT_MS);
           const allowed = Math.min(most, (before.rule.maxRows ?? Number.POSITIVE_INFINITY) - before.removed);
-          const outcome = await removeFrom(trx, order, before, floor, allowed, scan);
+          const outcome = await removeFrom(trx, order, before, floor, allowed, scan, pitchOf(key));
           const isFirstEnd = outcome.isDone && (!before.finishedAt || outcome.removed > 0);
           const operation: StoredOperation = {
             ...outcome.operation,
@@ -255,7 +274,8 @@ export function makeOwner(options: OwnerOptions): Owner {
         left -= batch.removed;
         if (batch.isDone) return answer({ isComplete: true });
         if (isStuck(batch)) return answer({ isStuck: true });
-        if (isOver()) break;
+        const isHardlyAnyLeft = order.subject.afterRange !== undefined && left < limit * SHARE_WORTH_A_BATCH;
+        if (isOver() || (isHardlyAnyLeft && limit > MIN_RANGE)) break;
       }
       return answer({});
     },
@@ -340,13 +360,14 @@ async function removeFrom(
   floor: Floor,
   allowed: number,
   scan: number,
+  pitch: Pitch,
 ): Promise<AfterBatch> {
   if (allowed <= 0 || floor === 'all') return { operation, removed: 0, isDone: true, lost: undefined };
   for (const statement of subject.lock ?? []) await trx.raw(statement, { tenantId });
   const after = operation.position;
   const range = { tenantId, ...rangeOf(operation.rule), floor: positionOf(floor), after, scan };
   if (subject.afterRange !== undefined && allowed >= scan) {
-    const { removed, end, isAtEnd } = await removeWhole(trx, subject, subject.afterRange, range);
+    const { removed, end, isAtEnd } = await removeWhole(trx, subject, subject.afterRange, range, allowed, pitch);
     return afterBatch(operation, { removed, dependents: {}, end, isAtEnd, lost: undefined });
   }
   const batch = one(await run<BatchRow>(trx, removeBatch(subject, range, allowed)));
@@ -428,30 +449,61 @@ function afterBatch(
   };
 }
 
-/** Removes what goes of the next `scan` expired rows. CONCURRENT_UPDATE where more rows came into them meanwhile. */
+/**
+ * Removes what goes of a range of expired rows, which are about `scan` and, together with what stays of them, at most
+ * `allowed`. CONCURRENT_UPDATE where there were more, and then it is to be tried again.
+ */
 async function removeWhole(
   trx: TenantTransaction,
   subject: OwnedSubject,
   afterwards: string,
   range: ExpiredRange,
+  allowed: number,
+  pitch: Pitch,
 ): Promise<Pick<Batch, 'removed' | 'end' | 'isAtEnd'>> {
-  const { tenantId, scan } = range;
-  const positionBy = async (statement: Named): Promise<Position | undefined> =>
-    firstOf<{ position: Position }>(await run(trx, statement))?.position;
-  const nth = await positionBy(selectRangeEnd(subject, range));
-  const end = nth ?? (await positionBy(selectLastExpired(subject, range)));
+  const { tenantId, scan, after } = range;
+  const guess = after && pitch.spanOf(Math.min(scan, Math.floor(allowed * GUESSED_SHARE)));
+  const statement =
+    guess === undefined ? selectRangeEnd(subject, range) : selectSpanEnd(subject, range, after ?? [], guess);
+  const found = firstOf<RangeEnd>(await run(trx, statement));
+  const end =
+    found?.position ?? firstOf<{ position: Position }>(await run(trx, selectLastExpired(subject, range)))?.position;
   if (!end) return { removed: 0, end, isAtEnd: true };
   const { text, bindings } = removeRange(subject, range, end);
+  // Forgotten until it has proved right: a range that takes too long is cut off here.
+  pitch.note(undefined, 0);
   const { rowCount } = await trx.raw(text, bindings as Record<string, string | number>);
   const removed = rowCount ?? 0;
-  if (removed > scan) throw overfull();
+  if (removed > allowed) throw overfull();
+  pitch.note(found?.span, removed);
   if (removed > 0) await run(trx, noteRange(afterwards, tenantId, end));
-  return { removed, end, isAtEnd: nth === undefined };
+  return { removed, end, isAtEnd: found === undefined };
 }
 
-/** Between the look at the range and its removal rows came into it; the batch is tried again. */
+/** The range held more rows than was guessed, or rows came into it after it was looked at. */
 const overfull = (): DomainError =>
-  new DomainError('aborted', 'CONCURRENT_UPDATE', 'Rows have come into the range that was to be removed.', {});
+  new DomainError('aborted', 'CONCURRENT_UPDATE', 'The range that was to be removed holds too many rows.', {});
+
+/**
+ * How close to each other an operation's rows lie, by its last range. To count so many rows in the index costs half as
+ * much as to remove them; where they lie as close as those before them, an instant tells as well where a range ends.
+ */
+interface Pitch {
+  /** Microseconds of age that about so many rows take; undefined where that is to be counted. */
+  spanOf(rows: number): number | undefined;
+  note(span: number | null | undefined, removed: number): void;
+}
+
+function makePitch(): Pitch {
+  let perRow: number | undefined;
+  return {
+    spanOf: (rows) => (perRow === undefined || rows < MIN_RANGE ? undefined : Math.max(1, Math.round(perRow * rows))),
+    note(span, removed) {
+      const next = typeof span === 'number' && removed >= MIN_RANGE ? span / removed : undefined;
+      perRow = next !== undefined && Number.isFinite(next) && next > 0 ? next : undefined;
+    },
+  };
+}
 
 /** How many rows a batch may look at. A range removes what it looks at, so that is bounded by what may go. */
 const mostLookedAt = ({ afterRange }: OwnedSubject, most: number): number =>

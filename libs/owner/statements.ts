@@ -114,14 +114,32 @@ export function removeBatch(subject: OwnedSubject, range: ExpiredRange, limit: n
   };
 }
 
-/** The position of the `scan`-th expired row; no row where there are fewer. */
+/** Where a range ends. */
+export interface RangeEnd {
+  readonly position: Position;
+  /** Microseconds of age from the beginning of the range; null where it begins at the oldest row. */
+  readonly span: number | null;
+}
+
+/** The RangeEnd of the next `scan` expired rows; no row where there are fewer. */
 export function selectRangeEnd(subject: OwnedSubject, range: ExpiredRange): Named {
   const { where, bindings } = expiredRows(subject, range);
-  return {
-    text: `select ${positionOf(subject, 's.age', 's.')} as position from ${nthRow(subject, where, 'asc')} s`,
-    bindings: { ...bindings, skipped: range.scan - 1 },
-  };
+  return endOf(subject, range, nthRow(subject, where, 'asc'), { ...bindings, skipped: range.scan - 1 });
 }
+
+/** The RangeEnd of the expired rows of about so many microseconds of age; no row where there are none behind them. */
+export function selectSpanEnd(subject: OwnedSubject, range: ExpiredRange, after: Position, span: number): Named {
+  const { where, bindings } = expiredRows(subject, { ...range, after: undefined });
+  const start = `r.${subject.age} >= cast(:start as timestamptz) + :span * interval '1 microsecond'`;
+  const row = nthRow(subject, `${where} and ${start}`, 'asc');
+  return endOf(subject, { ...range, after }, row, { ...bindings, start: after[0] ?? '', span, skipped: 0 });
+}
+
+const endOf = (subject: OwnedSubject, { after }: ExpiredRange, row: string, bindings: Named['bindings']): Named => ({
+  text: `select ${positionOf(subject, 's.age', 's.')} as position,
+                cast(extract(epoch from s.age - cast(:from as timestamptz)) * 1000000 as float8) as span from ${row} s`,
+  bindings: { ...bindings, from: after?.[0] ?? null },
+});
 
 /** The position of the newest expired row; no row where there is none. */
 export function selectLastExpired(subject: OwnedSubject, range: ExpiredRange): Named {

@@ -17,7 +17,7 @@ export const readRetentionSettings = (env: Environment) =>
     graceDays: reader.integer('LETHE_RETENTION_GRACE_DAYS', { min: 1, max: 365 }, 7),
     ownerTimeoutMs: reader.integer('LETHE_OWNER_TIMEOUT_MS', { min: 1_000, max: 600_000 }, 20_000),
     purgeWorkers: reader.integer('LETHE_PURGE_WORKERS', { min: 1, max: 100 }, 4),
-    purgeRowsPerCall: reader.integer('LETHE_PURGE_ROWS_PER_CALL', { min: 1, max: 100_000 }, 50_000),
+    purgeRowsPerCall: reader.integer('LETHE_PURGE_ROWS_PER_CALL', { min: 1, max: 100_000 }, 100_000),
     purgeAttempts: reader.integer('LETHE_PURGE_ATTEMPTS', { min: 1, max: 100 }, 3),
     purgeBackoffMs: reader.integer('LETHE_PURGE_BACKOFF_MS', { min: 1, max: 3_600_000 }, 500),
     ownerMaxWaitMs: reader.integer('LETHE_OWNER_MAX_WAIT', { min: 0, max: 86_400 }, 1_800) * 1_000,

@@ -13,6 +13,7 @@ import {
   selectFloor,
   selectLastExpired,
   selectRangeEnd,
+  selectSpanEnd,
 } from '#libs/owner/statements.ts';
 import type { OwnerRule } from '#libs/owner/subject.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
@@ -521,6 +522,11 @@ test('every statement is planned by the index for dense, sparse and empty tenant
         ['count expired', true, toPositional(countExpired(subject, range(tenantId)))],
         ['remove', true, toPositional(removeBatch(subject, range(tenantId), 1_000))],
         ['end of a range', true, toPositional(selectRangeEnd(subject, range(tenantId)))],
+        [
+          'end of a span',
+          true,
+          toPositional(selectSpanEnd(subject, range(tenantId), lastOf(now.subtract({ hours: 24 * 300 })), 1e9)),
+        ],
         ['last expired', true, toPositional(selectLastExpired(subject, range(tenantId)))],
         ['remove a range', true, toPositional(removeRange(subject, range(tenantId), lastOf(now)))],
       ];
@@ -589,4 +595,45 @@ test('the removal of a range reads what is in the range, and not what lies behin
     t.true(pages < 300, `${pages} pages for about 21 rows`);
   }
   await client.query('rollback');
+});
+
+test('a purge takes no more than its limit where executions lie far apart, then in a burst, then at one instant', async (t) => {
+  const { created } = t.context;
+  const tenantId = 'bursts';
+  await created.query(
+    `insert into executions (tenant_id, workflow, state, started_at)
+     select $1, 'w', case when n % 9 = 0 then 'RUNNING' else 'ENDED' end, $2::timestamptz - a
+     from generate_series(1, 60000) n, lateral (select case
+       when n <= 20000 then interval '2 days' + n * interval '1 minute'
+       when n <= 40000 then interval '1 day' + n * interval '1 microsecond'
+       else interval '2 hours' end as a) a`,
+    [tenantId, CUTOFF.toString()],
+  );
+  const expected = await created.query<{ count: number }>(
+    `select count(*)::int as count from executions
+     where tenant_id = $1 and (state <> 'RUNNING' or started_at < $2::timestamptz - interval '1 day')`,
+    [tenantId, CUTOFF.toString()],
+  );
+  // As often as it takes a replica's batches to grow to thousands of rows.
+  const [operationId, limit] = [newId(), 6_000];
+  let removed = 0;
+  for (let calls = 0; ; calls += 1) {
+    const { operation, isComplete } = await t.context.owner.purge(
+      orderOf(tenantId),
+      operationId,
+      RULE,
+      limit,
+      limits(),
+    );
+    t.true(operation.removed - removed <= limit, `${operation.removed - removed} rows`);
+    removed = operation.removed;
+    if (isComplete) break;
+    t.true(calls < 100);
+  }
+  t.is(removed, expected[0]?.count ?? 0);
+  const left = await created.query<{ count: number }>(
+    "select count(*)::int as count from executions where tenant_id = $1 and state <> 'RUNNING'",
+    [tenantId],
+  );
+  t.is(left[0]?.count, 0);
 });
