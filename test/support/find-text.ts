@@ -55,11 +55,11 @@ async function findInFiles(folder: string, text: string): Promise<string[]> {
   return files.filter((_, index) => hits[index]);
 }
 
-/** The log of the server that a URL reaches: it lies beside the data. */
-async function postgresLog(superuserUrl: string): Promise<string> {
-  const [row] = await queryOnce<{ data_directory: string }>(superuserUrl, 'show data_directory');
-  const log = join(row?.data_directory ?? '', '..', 'postgres.log');
-  return log;
+/** What the services and Postgres have logged: the server's log lies beside its data. */
+export async function logFilesOf(stack: TestStack): Promise<readonly string[]> {
+  const services = await filesBelow(join(stack.folder, 'logs'));
+  const [row] = await queryOnce<{ data_directory: string }>(stack.superuserUrl('run'), 'show data_directory');
+  return [...services, join(row?.data_directory ?? '', '..', 'postgres.log')];
 }
 
 /**
@@ -77,10 +77,7 @@ export async function findText(
     ),
   );
   const stored = await findInFiles(stack.objectFolder, text);
-  const logged = [
-    ...(await findInFiles(join(stack.folder, 'logs'), text)),
-    ...(await findInFiles(await postgresLog(stack.superuserUrl(services[0] ?? 'run')), text)),
-  ];
+  const logged = (await Promise.all((await logFilesOf(stack)).map((file) => findInFiles(file, text)))).flat();
   return [
     ...places.flat(),
     ...stored.slice(0, 1).map(() => 'store'),

@@ -353,7 +353,7 @@ function toWriteStatement(
     if (after.state !== 'FAILED') {
       const removals = bind(JSON.stringify(others.flatMap(removalsOf)));
       const allRemovals = `select ${removals}::jsonb as removals ${isRemoving ? 'union all select removals from step' : ''}`;
-      ctes.push(...receiptClauses({ id: bind(newId()), actor, why, allRemovals }));
+      ctes.push(...receiptClauses({ id: bind(newId()), actor, allRemovals }));
     }
   }
   const removed = isRemoving
@@ -372,14 +372,15 @@ const ownRemoval = (counts: string): string =>
        'left', 0, 'bytes', 0)), '[]') from jsonb_each_text(${counts}) where value <> '0')))`;
 
 /**
- * The receipt of a compensation that is finished, as a COMPLETE deletion; `$1` is the tenant and `$2` the run. What
+ * The receipt of a compensation that is finished, as a COMPLETE deletion; `$1` is the tenant and `$2` the run. It does not
+ * repeat the run's error: who may list receipts also sees those of hidden runs, and receipts outlive their runs. What
  * participants removed was read back before; RunService's own rows went in the transaction that says so.
  */
-const receiptClauses = (of: { id: string; actor: string; why: string; allRemovals: string }): string[] => [
+const receiptClauses = (of: { id: string; actor: string; allRemovals: string }): string[] => [
   `receipt as (
-     insert into deletions (tenant_id, id, run_id, mode, state, actor, subject, reason, fingerprint, next_attempt_at,
+     insert into deletions (tenant_id, id, run_id, mode, state, actor, subject, fingerprint, next_attempt_at,
        created_at, started_at, updated_at, finished_at)
-     select $1, ${of.id}::uuid, $2::uuid, 'COMPENSATION', 'COMPLETE', ${of.actor}, 'service:run', ${of.why}, '', null,
+     select $1, ${of.id}::uuid, $2::uuid, 'COMPENSATION', 'COMPLETE', ${of.actor}, 'service:run', '', null,
             coalesce(compensating_at, now.at), coalesce(compensating_at, now.at), now.at, now.at
      from held, (select clock_timestamp() as at) now returning id, finished_at)`,
   `removal as (
