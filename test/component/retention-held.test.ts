@@ -204,3 +204,18 @@ test.serial('a release is told which purge is running, and waits for its turn', 
   );
   t.truthy((await platformOf(t).approveHeldPurge(request)).item);
 });
+
+test.serial('a ceiling that is lowered after a purge was ordered holds it, and it names that ceiling', async (t) => {
+  const { stack } = t.context;
+  await addTenant(t, 'lowered', { old: 15, young: 60 });
+  const before = await census(stack, 'lowered');
+  await platformOf(t).stopPurges({ reason: 'to look first' });
+  const { purge: ordered } = await platformOf(t).purgeNow({ tenantId: 'lowered', reason: 'night' });
+  const purgeId = ordered?.id ?? '';
+  await stack.restart('retention', { LETHE_PURGE_CEILING_ROWS: '10' });
+  await platformOf(t).resumePurges({ reason: 'looked' });
+  await until('it is held', async () => (await itemOf(t, purgeId, 'lowered'))?.state === PurgeItemState.HELD);
+  t.like(holdOf(await itemOf(t, purgeId, 'lowered')), { expiredCount: 15n, maxCount: 10n });
+  t.deepEqual(await census(stack, 'lowered'), before);
+  await stack.restart('retention');
+});
