@@ -3,11 +3,13 @@ import { access, chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promi
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Client, Code, ConnectError } from '@connectrpc/connect';
+import type { JWK } from 'jose';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { makeKeyPair, readSigningKey } from '#libs/auth/keys.ts';
+import { LETHE_KEYS, localUserKey, SUITE_KEY, toTrustFile, type WrittenEntry } from '#libs/auth/lethe-keys.ts';
 import { SCOPES } from '#libs/auth/policy.ts';
 import { signToken, type TokenIssuer } from '#libs/auth/sign-token.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
@@ -39,6 +41,8 @@ export interface StackOptions {
   readonly services?: readonly ServiceName[];
   /** The databases in the folder were brought to the newest schema by `prepareStack`: nothing is migrated. */
   readonly isPrepared?: boolean;
+  /** How long the user's tokens may live at most; a day by default. */
+  readonly userTokenSeconds?: number;
   /** Services outside of the stack that take part in the deletions of runs, by name: host:port. */
   readonly foreignParticipants?: Readonly<Record<string, string>>;
   /** Services outside of the stack that own data which is purged by age, by name: host:port. */
@@ -70,6 +74,8 @@ export interface Stack {
   readonly objectFolder: string;
   /** The private key that signs the tokens of people and of the platform. */
   readonly userKeyFile: string;
+  /** The private key for what the suites of participants and owners have to see refused. */
+  readonly suiteKeyFile: string;
   superuserUrl(service: ServiceName): string;
   token(identity: Identity, ttlSeconds?: number): Promise<string>;
   clients(identity: Identity): StackClients;
@@ -95,7 +101,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   const { folder, throwaway, services = SERVICE_NAMES, isPrepared = false } = options;
   await mkdir(join(folder, 'logs'), { recursive: true });
   const objectFolder = join(folder, 'objects');
-  const secrets = await readOrMakeSecrets(join(folder, 'keys'));
+  const secrets = await readOrMakeSecrets(join(folder, 'keys'), options.userTokenSeconds);
   const ports = await choosePorts(options.ports);
   const postgres = await startPostgresServer({
     folder: await databaseFolder(folder),
@@ -148,6 +154,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       addresses,
       objectFolder,
       userKeyFile: secrets.keyFileOf('user'),
+      suiteKeyFile: secrets.keyFileOf('suite'),
       superuserUrl: (service) => postgres.url.replace(/\/postgres$/, `/lethe_${service}`),
       token,
       clients(identity) {
@@ -253,33 +260,52 @@ async function choosePorts(kind: 'fixed' | 'free'): Promise<Ports> {
 
 interface Secrets {
   readonly superuserPassword: string;
-  readonly jwksFile: string;
-  keyFileOf(name: ServiceName | 'user'): string;
+  readonly trustFile: string;
+  keyFileOf(name: Signer): string;
   passwordOf(service: ServiceName, role: 'owner' | 'app'): string;
 }
 
-/** Keys and passwords are made once and kept, readable for their owner only. */
-async function readOrMakeSecrets(folder: string): Promise<Secrets> {
+/** Who signs in the local stack: its user, the two services that call others, and the suites for such services. */
+const SIGNERS = ['user', 'run', 'retention', 'suite'] as const;
+type Signer = (typeof SIGNERS)[number];
+const USER_TOKEN_SECONDS = 86_400;
+
+/** Keys and passwords are made once and kept, readable for their owner only; the trust file says what each may sign. */
+async function readOrMakeSecrets(folder: string, longestSeconds = USER_TOKEN_SECONDS): Promise<Secrets> {
   await mkdir(folder, { recursive: true });
-  const jwksFile = join(folder, 'jwks.json');
+  const trustFile = join(folder, 'trust.json');
   const passwordFile = join(folder, 'postgres-password');
-  const keyFileOf = (name: ServiceName | 'user'): string => join(folder, `${name}.private.json`);
-  if (!(await exists(jwksFile))) {
-    const keys = [];
-    for (const name of ['user', ...SERVICE_NAMES] as const) {
-      const { privateJwk, publicJwk } = await makeKeyPair();
-      await writeFile(keyFileOf(name), JSON.stringify(privateJwk), { mode: 0o600 });
-      keys.push(publicJwk);
-    }
-    await writeFile(passwordFile, randomBytes(24).toString('hex'), { mode: 0o600 });
-    // Last and at once: a start that was cut off before here makes all of them anew.
-    await writeFile(`${jwksFile}.new`, JSON.stringify({ keys }));
-    await rename(`${jwksFile}.new`, jwksFile);
+  const keyFileOf = (name: Signer): string => join(folder, `${name}.private.json`);
+  const makeOnce = async (path: string, make: () => Promise<string>): Promise<void> => {
+    if (!(await exists(path))) await replaceFile(path, await make());
+  };
+  for (const name of SIGNERS) {
+    await makeOnce(keyFileOf(name), async () => JSON.stringify((await makeKeyPair()).privateJwk));
   }
+  await makeOnce(passwordFile, async () => randomBytes(24).toString('hex'));
+  const allowed = { ...LETHE_KEYS, user: localUserKey(longestSeconds), suite: SUITE_KEY };
+  const entries: WrittenEntry[] = [];
+  for (const name of SIGNERS) {
+    const { d: _, ...publicJwk } = JSON.parse(await readFile(keyFileOf(name), 'utf8')) as JWK;
+    const jwks = { keys: [publicJwk] };
+    entries.push({ name, issuer: ISSUER, jwks, allow: allowed[name] });
+    // For services of other makers, which believe the one that calls them.
+    if (name === 'run' || name === 'retention')
+      await replaceFile(join(folder, `${name}.jwks.json`), JSON.stringify(jwks), 0o644);
+  }
+  // An entry that was added by hand would be lost; a folder from before there were trust files gets one.
+  if (!(await exists(trustFile)) || longestSeconds !== USER_TOKEN_SECONDS)
+    await replaceFile(trustFile, toTrustFile(entries), 0o644);
   const superuserPassword = await readFile(passwordFile, 'utf8');
   const passwordOf = (service: ServiceName, role: 'owner' | 'app'): string =>
     createHash('sha256').update(`${superuserPassword}:${service}:${role}`).digest('hex');
-  return { superuserPassword, jwksFile, keyFileOf, passwordOf };
+  return { superuserPassword, trustFile, keyFileOf, passwordOf };
+}
+
+/** At once, so that a start which is cut off leaves no half of a file; for its owner alone unless told otherwise. */
+async function replaceFile(path: string, content: string, mode = 0o600): Promise<void> {
+  await writeFile(`${path}.new`, content, { mode });
+  await rename(`${path}.new`, path);
 }
 
 /** Below the stack's folder, unless this is root and the server's own user could not get there. */
@@ -309,10 +335,9 @@ function environmentOf(
     LETHE_GRPC_ADDRESS: addresses[name],
     LETHE_METRICS_ADDRESS: `127.0.0.1:${ports.metrics[name]}`,
     LETHE_DATABASE_URL: database.appUrl,
-    LETHE_JWKS: secrets.jwksFile,
+    LETHE_TRUST_FILE: secrets.trustFile,
     LETHE_JWT_ISSUER: ISSUER,
-    LETHE_JWT_AUDIENCE: AUDIENCE,
-    LETHE_SERVICE_KEY: secrets.keyFileOf(name),
+    ...(name === 'run' || name === 'retention' ? { LETHE_SERVICE_KEY: secrets.keyFileOf(name) } : {}),
     LETHE_RUN_ADDRESS: addresses.run,
     LETHE_JOB_ADDRESS: addresses.job,
     LETHE_INCIDENT_ADDRESS: addresses.incident,

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { exportJWK, generateKeyPair, importJWK, type JWK } from 'jose';
 import { type Role, TENANT_ROLES } from '#libs/kernel/caller.ts';
 
@@ -32,6 +32,36 @@ export async function readSigningKey(path: string): Promise<SigningKey> {
     const code = error instanceof Error && 'code' in error ? String(error.code) : 'it is not a private JWK with a kid';
     throw new Error(`the signing key ${path} cannot be used: ${code}`);
   }
+}
+
+const RECHECK_MS = 1_000;
+
+/**
+ * Opens a private JWK for signing, as readSigningKey does. The file is read again within a second of a change, so that a
+ * key is replaced without a restart; while it is away or broken, the key that was read before signs on.
+ */
+export async function openSigningKey(path: string): Promise<() => Promise<SigningKey>> {
+  const stateOf = () =>
+    stat(path).then(
+      ({ mtimeMs, size, ino }) => `${mtimeMs} ${size} ${ino}`,
+      () => 'away',
+    );
+  let seen = await stateOf();
+  let key = await readSigningKey(path);
+  let checkedAt = performance.now();
+  return async () => {
+    if (performance.now() - checkedAt <= RECHECK_MS) return key;
+    checkedAt = performance.now();
+    const now = await stateOf();
+    if (now === seen) return key;
+    try {
+      key = await readSigningKey(path);
+      seen = now;
+    } catch {
+      // It is being replaced, or is no key: looked at again in a second.
+    }
+    return key;
+  };
 }
 
 /** Every role that a token can carry. */

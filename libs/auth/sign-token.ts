@@ -21,6 +21,12 @@ export interface TokenIssuer {
   readonly audience: string;
 }
 
+/** Who signs for a service; the key may be another from call to call. */
+export interface ServiceIssuer {
+  readonly key: () => Promise<SigningKey>;
+  readonly issuer: string;
+}
+
 /** Signs a token that is good for `ttlSeconds` from now. */
 export function signToken(by: TokenIssuer, claims: TokenClaims, ttlSeconds: number): Promise<string> {
   const { subject, actingService, role, scopes, tenantId, subjectName, runId, operationId, step } = claims;
@@ -66,7 +72,7 @@ export type OwnerCredential = (call: OwnerCall) => Promise<string>;
  * Makes the credential with which a service calls retention owners: tokens of 60 seconds whose audience is that one
  * owner, whose subject is the actor and whose `act` is `service:<name>`. A token is used again for 30 seconds.
  */
-export function makeOwnerCredential(by: Omit<TokenIssuer, 'audience'>, service: string): OwnerCredential {
+export function makeOwnerCredential(by: ServiceIssuer, service: string): OwnerCredential {
   const tokenFor = calleeTokens(by, service);
   return ({ owner, scope, actor, tenantId, subject, operationId }) =>
     tokenFor(calleeAudience('owner', owner), scope, { subject: actor, tenantId, subjectName: subject, operationId });
@@ -94,7 +100,7 @@ export type ParticipantCredential = (call: ParticipantTokenCall) => Promise<stri
  * call, one tenant, run and operation, whose subject is the actor and whose `act` is `service:<name>`. A token is used
  * again for 30 seconds.
  */
-export function makeParticipantCredential(by: Omit<TokenIssuer, 'audience'>, service: string): ParticipantCredential {
+export function makeParticipantCredential(by: ServiceIssuer, service: string): ParticipantCredential {
   const tokenFor = calleeTokens(by, service);
   return ({ participant, scope, actor, ...limits }) =>
     tokenFor(calleeAudience('participant', participant), scope, { subject: actor, ...limits });
@@ -105,17 +111,19 @@ const REUSE_MS = 30_000;
 const MAX_KEPT = 2_000;
 
 /** Signs tokens for callees, or gives again what it signed for the same call in the last 30 seconds. */
-function calleeTokens(by: Omit<TokenIssuer, 'audience'>, service: string) {
+function calleeTokens(by: ServiceIssuer, service: string) {
   const reuse = keepTokens();
-  return (
+  return async (
     audience: string,
     scope: CalleeScope,
     claims: Omit<TokenClaims, 'role' | 'scopes' | 'actingService'>,
   ): Promise<string> => {
     const { subject, tenantId, subjectName, runId, operationId, step } = claims;
-    return reuse(JSON.stringify([audience, scope, subject, tenantId, subjectName, runId, operationId, step]), () =>
+    const key = await by.key();
+    const call = [key.kid, audience, scope, subject, tenantId, subjectName, runId, operationId, step];
+    return reuse(JSON.stringify(call), () =>
       signToken(
-        { ...by, audience },
+        { key, issuer: by.issuer, audience },
         { ...claims, role: 'service', scopes: [scope], actingService: `service:${service}` },
         SERVICE_TOKEN_SECONDS,
       ),

@@ -1,4 +1,5 @@
 import { makeRefusalRecorder } from '#libs/audit/record-refusals.ts';
+import { openTrust } from '#libs/auth/open-trust.ts';
 import { POLICY } from '#libs/auth/policy.ts';
 import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
 import { runUntilSignal } from '#libs/grpc/run-until-signal.ts';
@@ -10,6 +11,7 @@ import { type Database, openDatabase } from '#libs/postgres/open-database.ts';
 import { makeTurns } from '#libs/saga/turns.ts';
 import { startWorkerLoop } from '#libs/saga/worker-loop.ts';
 import { parsePeerName, readCommonSettings } from '#libs/service/common-settings.ts';
+import { logTrust } from '#libs/service/log-trust.ts';
 import { makeLogger } from '#libs/telemetry/logger.ts';
 import { makeMetrics, startMetricsServer } from '#libs/telemetry/metrics.ts';
 import { type Role, readRole, SCHEMA, withConnection, withOwnerSchema } from './connect.ts';
@@ -57,6 +59,7 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
   };
   try {
     await assertPrepared(database, role);
+    const trust = await openTrust(settings.trustFile, logTrust(log));
     let ready = false;
     opened.push(await startMetricsServer(settings.metricsAddress, metrics, () => ready));
     const owner = makeBoxOwner(tables, {
@@ -84,9 +87,7 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
       address: settings.grpcAddress,
       services: [bindOwner(owner)],
       verifyToken: makeTokenVerifier({
-        jwks: settings.jwks,
-        issuer: settings.jwtIssuer,
-        audience: settings.jwtAudience,
+        trust,
         names: { owner: settings.ownerName },
       }),
       policy: POLICY,

@@ -2,7 +2,7 @@ import test from 'ava';
 import { readSettings } from '#libs/kernel/settings.ts';
 import { parseAddress, readCommonSettings } from './common-settings.ts';
 
-const REQUIRED = { LETHE_DATABASE_URL: 'postgres://app@db/x', LETHE_JWKS: '/etc/jwks.json' };
+const REQUIRED = { LETHE_DATABASE_URL: 'postgres://app@db/x', LETHE_TRUST_FILE: '/etc/trust.json' };
 const read = (env: Record<string, string>) => readSettings(env, readCommonSettings);
 
 test('what every service is told has defaults, but for database and key set', (t) => {
@@ -23,6 +23,11 @@ test('a bound that is none is refused, all of them at once', (t) => {
     for (const name of names) t.true(error?.message.includes(name), `${name}=${value}`);
   }
   t.throws(() => read({ ...REQUIRED, LETHE_LOG_LEVEL: 'loud' }), { message: /LETHE_LOG_LEVEL/ });
+});
+
+test('a key set, which told before which keys are believed, is refused with what to do instead', (t) => {
+  const error = t.throws(() => read({ ...REQUIRED, LETHE_JWKS: '/etc/jwks.json' }));
+  t.regex(error?.message ?? '', /LETHE_JWKS is no longer read; name a trust file in LETHE_TRUST_FILE/);
 });
 
 test('an address is host:port and nothing else', (t) => {

@@ -13,9 +13,11 @@ export const readCommonSettings = (reader: SettingsReader) => ({
   databasePoolSize: reader.integer('LETHE_DATABASE_POOL_SIZE', { min: 1, max: 200 }, 10),
   statementTimeoutMs: reader.integer('LETHE_STATEMENT_TIMEOUT_MS', { min: 100, max: 60_000 }, 10_000),
   lockTimeoutMs: reader.integer('LETHE_LOCK_TIMEOUT_MS', { min: 100, max: 60_000 }, 5_000),
-  jwks: reader.text('LETHE_JWKS'),
+  trustFile: reader.text('LETHE_TRUST_FILE'),
+  /** Which keys are believed is no longer told by a key set; refused, so that nobody thinks it still counts. */
+  jwks: reader.optional('LETHE_JWKS', refuseKeySet),
+  /** The `iss` of the tokens that the service signs. */
   jwtIssuer: reader.text('LETHE_JWT_ISSUER', 'lethe'),
-  jwtAudience: reader.text('LETHE_JWT_AUDIENCE', 'lethe'),
   /** Its names in LETHE_RETENTION_OWNERS and in LETHE_PARTICIPANTS; the service's own by default. */
   ownerName: reader.optional('LETHE_OWNER_NAME', parsePeerName),
   participantName: reader.optional('LETHE_PARTICIPANT_NAME', parsePeerName),
@@ -29,6 +31,10 @@ export function parsePeerName(text: string): string {
   if (!/^[a-z][a-z0-9-]{0,62}$/.test(text))
     throw new Error('must be 1 to 63 of a-z, 0-9 and -, beginning with a letter');
   return text;
+}
+
+function refuseKeySet(): never {
+  throw new Error('is no longer read; name a trust file in LETHE_TRUST_FILE instead, see "Trust" in the README');
 }
 
 /** host:port as it stands; an Error saying so otherwise. */

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
 import { makeRefusalRecorder } from '#libs/audit/record-refusals.ts';
+import { openTrust } from '#libs/auth/open-trust.ts';
 import { POLICY } from '#libs/auth/policy.ts';
 import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
 import type { ServiceBinding } from '#libs/grpc/connect-handlers.ts';
@@ -23,6 +24,7 @@ import type { WorkerLoop } from '#libs/saga/worker-loop.ts';
 import { type Logger, makeLogger } from '#libs/telemetry/logger.ts';
 import { type Metrics, makeMetrics, startMetricsServer } from '#libs/telemetry/metrics.ts';
 import type { CommonSettings } from './common-settings.ts';
+import { logTrust } from './log-trust.ts';
 
 /** What a service's container is given. */
 export interface ServiceFoundation {
@@ -61,6 +63,7 @@ export async function startService(
   compose: (foundation: ServiceFoundation) => ComposedService | Promise<ComposedService>,
 ): Promise<RunningService> {
   const log = makeLogger(name, settings.logLevel);
+  const trust = await openTrust(settings.trustFile, logTrust(log));
   const metrics = makeMetrics(name);
   const database = openDatabase({
     url: settings.databaseUrl,
@@ -87,9 +90,7 @@ export async function startService(
     address: settings.grpcAddress,
     services: composed.services,
     verifyToken: makeTokenVerifier({
-      jwks: settings.jwks,
-      issuer: settings.jwtIssuer,
-      audience: settings.jwtAudience,
+      trust,
       names: { owner: settings.ownerName ?? name, participant: settings.participantName ?? name },
     }),
     policy: POLICY,

@@ -3,7 +3,7 @@ import { readRetentionSettings } from './config.ts';
 
 const ENV = {
   LETHE_DATABASE_URL: 'postgres://app@db/x',
-  LETHE_JWKS: 'jwks.json',
+  LETHE_TRUST_FILE: 'trust.json',
   LETHE_SERVICE_KEY: 'key.json',
   LETHE_RETENTION_OWNERS: 'incident=incident:7400,run=run:7400',
 };

@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
-import { readSigningKey } from '#libs/auth/keys.ts';
+import { openSigningKey } from '#libs/auth/keys.ts';
 import { makeOwnerCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
@@ -244,7 +244,7 @@ export async function composeRetentionService(
   { database, log, metrics }: ServiceFoundation,
 ): Promise<ComposedService> {
   const issuer = {
-    key: await readSigningKey(settings.serviceKey),
+    key: await openSigningKey(settings.serviceKey),
     issuer: settings.jwtIssuer,
   };
   const credential = makeOwnerCredential(issuer, 'retention');

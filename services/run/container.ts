@@ -3,7 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
-import { readSigningKey } from '#libs/auth/keys.ts';
+import { openSigningKey } from '#libs/auth/keys.ts';
 import { makeParticipantCredential } from '#libs/auth/sign-token.ts';
 import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { connect } from '#libs/grpc/client.ts';
@@ -330,7 +330,7 @@ export async function composeRunService(
 ): Promise<ComposedService> {
   let workers: readonly WorkerLoops[] = [];
   const issuer = {
-    key: await readSigningKey(settings.serviceKey),
+    key: await openSigningKey(settings.serviceKey),
     issuer: settings.jwtIssuer,
   };
   const credential = makeParticipantCredential(issuer, 'run');

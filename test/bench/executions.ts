@@ -7,7 +7,7 @@ import type { StackClients } from '#deploy/local/stack.ts';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
 import { type Execution, ExecutionSchema, ExecutionState } from '#gen/lethe/run/v1/run_pb.ts';
-import { readSigningKey } from '#libs/auth/keys.ts';
+import { openSigningKey } from '#libs/auth/keys.ts';
 import { makeOwnerCredential, type OwnerCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
@@ -125,7 +125,7 @@ interface Bed {
 const round = (value: number, digits: number): number => Number(value.toFixed(digits));
 
 async function ownerCredential(stack: TestStack): Promise<OwnerCredential> {
-  const key = await readSigningKey(join(stack.folder, 'keys', 'retention.private.json'));
+  const key = await openSigningKey(join(stack.folder, 'keys', 'retention.private.json'));
   return makeOwnerCredential({ key, issuer: 'lethe' }, 'retention');
 }
 

@@ -109,7 +109,7 @@ test('preparing makes one schema, for one role, and can be repeated; before it n
   const tables = () =>
     database.query(`select schemaname || '.' || tablename as name from pg_tables
       where schemaname not in ('pg_catalog', 'information_schema', 'lethe_owner') order by 1`);
-  const env = { LETHE_JWKS: 'jwks.json', LETHE_OWNER_NAME: 'mail', ...urlsOf(database) };
+  const env = { LETHE_TRUST_FILE: 'trust.json', LETHE_OWNER_NAME: 'mail', ...urlsOf(database) };
   const before = await tables();
   const refused = await lethe(folder, 'serve', MAIL, { ...env, MAIL_DATABASE_OWNER_URL: '' });
   t.deepEqual(
@@ -135,7 +135,7 @@ test("the README's file is served by the README's commands", async (t) => {
       readme,
     ) ?? [];
   await writeFile(join(folder, 'mail.yaml'), file);
-  await writeFile(join(folder, 'jwks.json'), '{"keys": []}');
+  await writeFile(join(folder, 'trust.json'), '{"trust": []}');
   const database = await postgres.createDatabase([]);
   await database.query(`
     create schema mail;
@@ -177,7 +177,8 @@ test("the README's file is served by the README's commands", async (t) => {
 
 test('settings that are missing are named together, the database by the variable of the file', async (t) => {
   const { err } = await lethe(t.context.folder, 'serve', MAIL, { LETHE_OWNER_NAME: 'No name' });
-  for (const name of ['MAIL_DATABASE_URL', 'LETHE_JWKS', 'LETHE_OWNER_NAME']) t.regex(err[0] ?? '', new RegExp(name));
+  for (const name of ['MAIL_DATABASE_URL', 'LETHE_TRUST_FILE', 'LETHE_OWNER_NAME'])
+    t.regex(err[0] ?? '', new RegExp(name));
 });
 
 test('the help shows a file and examples', async (t) => {

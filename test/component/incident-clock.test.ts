@@ -27,7 +27,7 @@ test.before(async (t) => {
     services: ['incident'],
     envOf: { incident: { NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(AHEAD)}` } },
   });
-  const owner = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.userKeyFile });
+  const owner = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.suiteKeyFile });
   Object.assign(t.context, { stack, owner });
 });
 test.after.always(async (t) => {

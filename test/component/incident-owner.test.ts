@@ -12,7 +12,7 @@ type T = ExecutionContext<{ stack: TestStack; owner: OwnerAccess }>;
 
 test.before(async (t) => {
   const stack = await startTestStack({ services: ['incident'] });
-  const owner = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.userKeyFile });
+  const owner = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.suiteKeyFile });
   Object.assign(t.context, { stack, owner });
 });
 test.after.always(async (t) => {

@@ -37,7 +37,7 @@ test.before(async (t) => {
   const crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
   const stack = await startTestStack({ services: ['incident'], envOf: { incident: { LETHE_CRASH_FILE: crashFile } } });
   const connection = connect({ address: stack.addresses.incident, token: async () => 'no token' });
-  const owner = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.userKeyFile });
+  const owner = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.suiteKeyFile });
   Object.assign(t.context, { stack, connection, owner, crashFile });
 });
 test.after.always(async (t) => {

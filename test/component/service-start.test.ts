@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -25,9 +25,16 @@ test.after.always((t) => t.context.postgres.stop());
 function startProgram(words: readonly string[], env: Readonly<Record<string, string>>) {
   const store = mkdtempSync(join(tmpdir(), 'lethe-test-store-'));
   stores.push(store);
+  const trustFile = join(store, 'trust.json');
+  writeFileSync(trustFile, '{"trust": []}');
   const child = spawn(process.execPath, ['services/job/main.ts', ...words], {
     cwd: REPOSITORY,
-    env: { PATH: process.env['PATH'], LETHE_JWKS: '/nowhere/jwks.json', LETHE_FILE_STORE_ROOT: store, ...env },
+    env: {
+      PATH: process.env['PATH'],
+      LETHE_TRUST_FILE: trustFile,
+      LETHE_FILE_STORE_ROOT: join(store, 'objects'),
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';
@@ -124,5 +131,21 @@ test('a service that connects as the owner or a superuser refuses to start and s
     t.teardown(service.kill);
     t.is(await service.code, 1);
     t.regex(service.output(), why);
+  }
+});
+
+test('a service without a trust file that can be used does not start, and says which entry and field is wrong', async (t) => {
+  const database = await t.context.postgres.createDatabase(jobMigrations);
+  const folder = mkdtempSync(join(tmpdir(), 'lethe-test-trust-'));
+  stores.push(folder);
+  const bad = join(folder, 'trust.json');
+  writeFileSync(bad, JSON.stringify({ trust: [{ name: 'run', issuer: 'lethe', jwks: { keys: [] }, allow: [{}] }] }));
+  for (const [trustFile, expected] of [
+    [join(folder, 'none.json'), /none\.json cannot be read: ENOENT/],
+    [bad, /trust\.json cannot be used: .*trust\[0\] \(run\): allow\[0\]\.roles must be a list/],
+  ] as const) {
+    const { code, output } = startProgram([], { LETHE_DATABASE_URL: database.appUrl, LETHE_TRUST_FILE: trustFile });
+    t.is(await code, 1);
+    t.regex(output(), expected);
   }
 });

@@ -98,7 +98,7 @@ test.before(async (t) => {
         LETHE_GRPC_ADDRESS: '127.0.0.1:0',
         LETHE_METRICS_ADDRESS: metricsAddress,
         LETHE_DATABASE_URL: database.appUrl,
-        LETHE_JWKS: join(folder, 'keys/jwks.json'),
+        LETHE_TRUST_FILE: join(folder, 'keys/trust.json'),
         LETHE_SERVICE_KEY: join(folder, 'keys/run.json'),
         LETHE_PARTICIPANTS: 'job=127.0.0.1:1',
         LETHE_RETENTION_OWNERS: 'incident=127.0.0.1:1',

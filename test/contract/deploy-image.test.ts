@@ -137,7 +137,7 @@ test('in the image a service migrates, serves, answers `lethe` and stops on SIGT
     LETHE_GRPC_ADDRESS: `127.0.0.1:${port}`,
     LETHE_METRICS_ADDRESS: `127.0.0.1:${metricsPort}`,
     LETHE_DATABASE_URL: database.appUrl,
-    LETHE_JWKS: join(keys, 'jwks.json'),
+    LETHE_TRUST_FILE: join(keys, 'trust.json'),
     LETHE_OBJECT_STORE: 'file',
     LETHE_FILE_STORE_ROOT: objects,
   });

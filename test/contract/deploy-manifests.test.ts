@@ -303,7 +303,7 @@ testEach(
         );
       }
       for (const { configMap } of workload.pod.volumes ?? []) {
-        if (configMap) t.is(configMap.name, 'jwks', 'the one config map that the operator makes');
+        if (configMap) t.is(configMap.name, 'trust', 'the one config map that the operator makes');
       }
     }
     const selectors = [

@@ -69,7 +69,7 @@ test("the README's commands make every secret that the manifests refer to, and n
     for (const source of Object.values(env)) if (source.startsWith('secret/')) wanted.add(source.slice(7));
     for (const { secret, configMap } of workload.pod.volumes ?? []) {
       if (secret) wanted.add(`${secret.secretName}/key.json`);
-      if (configMap) wanted.add(`${configMap.name}/jwks.json`);
+      if (configMap) wanted.add(`${configMap.name}/trust.json`);
     }
   }
   t.deepEqual(made.sort(), [...wanted].sort());
@@ -83,7 +83,7 @@ test('every file that they name is there, and what is secret is for its owner al
   }
   for (const name of await readdir(join(folder, 'secrets'))) {
     const { mode } = await stat(join(folder, 'secrets', name));
-    if (name !== 'jwks.json') t.is(mode & 0o077, 0, name);
+    if (!['trust.json', 'run.jwks.json', 'retention.jwks.json'].includes(name)) t.is(mode & 0o077, 0, name);
   }
 });
 

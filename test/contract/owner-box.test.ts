@@ -6,6 +6,7 @@ import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import pg from 'pg';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { makeKeyPair } from '#libs/auth/keys.ts';
+import { SUITE_KEY, toTrustFile } from '#libs/auth/lethe-keys.ts';
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { crashesOf } from '#test/support/arm-crash.ts';
 import { type OwnerBox, startOwnerBox } from '#test/support/owner-box.ts';
@@ -100,13 +101,14 @@ test.before(async (t) => {
   const postgres = await startTestPostgres();
   Object.assign(t.context, { folder, postgres });
   const { privateJwk, publicJwk } = await makeKeyPair();
-  const jwks = join(folder, 'jwks.json');
-  await writeFile(jwks, JSON.stringify({ keys: [publicJwk] }));
+  const trustFile = join(folder, 'trust.json');
+  const entry = { name: 'suite', issuer: 'lethe', jwks: { keys: [publicJwk] }, allow: SUITE_KEY };
+  await writeFile(trustFile, toTrustFile([entry]));
   await writeFile(join(folder, 'key.json'), JSON.stringify(privateJwk));
   const database = await postgres.createDatabase([]);
   await database.query(SCHEMA.replaceAll('app_role', database.appRole));
   const start = async () => {
-    const box = await startOwnerBox({ database, subjects: SUBJECTS, name: NAME, jwks });
+    const box = await startOwnerBox({ database, subjects: SUBJECTS, name: NAME, trustFile });
     return { box, access: await openOwner({ address: box.address, name: NAME, keyFile: join(folder, 'key.json') }) };
   };
   Object.assign(t.context, { database, ...(await start()) });
@@ -253,6 +255,11 @@ test.serial('it shows its figures, and ends when it is told to', async (t) => {
   const { database, folder, box } = t.context;
   const figures = await (await fetch(`http://${box.metricsAddress}/metrics`)).text();
   t.regex(figures, /lethe_rpc_duration_seconds/);
-  const second = await startOwnerBox({ database, subjects: SUBJECTS, name: 'other', jwks: join(folder, 'jwks.json') });
+  const second = await startOwnerBox({
+    database,
+    subjects: SUBJECTS,
+    name: 'other',
+    trustFile: join(folder, 'trust.json'),
+  });
   await t.notThrowsAsync(second.stop());
 });

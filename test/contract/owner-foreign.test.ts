@@ -53,7 +53,7 @@ else {
         ...env,
         LETHE_OWNER_ADDRESS: stack.addresses.incident,
         LETHE_OWNER_NAME: 'incident',
-        LETHE_OWNER_KEY: stack.userKeyFile,
+        LETHE_OWNER_KEY: stack.suiteKeyFile,
         LETHE_OWNER_SEEDER: 'test/support/drift-check-seeder.ts',
         LETHE_SEEDER_DATABASE_URL: stack.superuserUrl('incident'),
       },

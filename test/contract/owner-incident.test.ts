@@ -15,7 +15,7 @@ const crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
 
 test.before(async () => {
   stack = await startTestStack({ services: ['incident'], env: { LETHE_CRASH_FILE: crashFile } });
-  access = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.userKeyFile });
+  access = await openOwner({ address: stack.addresses.incident, name: 'incident', keyFile: stack.suiteKeyFile });
 });
 test.after.always(async () => {
   access?.close();

@@ -19,7 +19,7 @@ test.before(async () => {
     foreignParticipants: { nobody: '127.0.0.1:1' },
     env: { LETHE_CRASH_FILE: crashFile },
   });
-  access = await openOwner({ address: stack.addresses.run, name: 'run', keyFile: stack.userKeyFile });
+  access = await openOwner({ address: stack.addresses.run, name: 'run', keyFile: stack.suiteKeyFile });
 });
 test.after.always(async () => {
   access?.close();

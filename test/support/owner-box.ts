@@ -22,14 +22,20 @@ export interface OwnerBoxOptions {
   /** The file, as an object; its database is MAIL_DATABASE_URL, the role of the application. */
   readonly subjects: readonly object[];
   readonly name: string;
-  readonly jwks: string;
+  readonly trustFile: string;
   readonly env?: Readonly<Record<string, string>>;
 }
 
 const PROGRAM = 'libs/cli/lethe.ts';
 
 /** Prepares the database, starts the process on a free port and waits until it serves. */
-export async function startOwnerBox({ database, subjects, name, jwks, env = {} }: OwnerBoxOptions): Promise<OwnerBox> {
+export async function startOwnerBox({
+  database,
+  subjects,
+  name,
+  trustFile,
+  env = {},
+}: OwnerBoxOptions): Promise<OwnerBox> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-owner-box-'));
   const file = join(folder, 'mail.json');
   const crashFile = join(folder, 'crash');
@@ -49,7 +55,7 @@ export async function startOwnerBox({ database, subjects, name, jwks, env = {} }
         MAIL_DATABASE_URL: database.appUrl,
         LETHE_GRPC_ADDRESS: address,
         LETHE_METRICS_ADDRESS: metricsAddress,
-        LETHE_JWKS: jwks,
+        LETHE_TRUST_FILE: trustFile,
         LETHE_OWNER_NAME: name,
         LETHE_CRASH_FILE: crashFile,
         ...env,

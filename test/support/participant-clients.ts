@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import type { Client } from '@connectrpc/connect';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import type { ParticipantScope } from '#libs/auth/authorize.ts';
@@ -87,7 +86,7 @@ export const stackParticipant = (
   tenantId: string | undefined,
   changes?: Partial<CalleeToken>,
 ): ParticipantClient => {
-  const file = join(stack.folder, 'keys', 'run.private.json');
+  const file = stack.suiteKeyFile;
   const key = () => {
     const known = keys.get(file) ?? readSigningKey(file);
     keys.set(file, known);

@@ -22,7 +22,9 @@ const prepared = (services: readonly ServiceName[]): TemplateFolder => ({
   name: `stack-${services.join('-')}`,
   sources: [
     'deploy/local/postgres-server.ts',
+    'deploy/local/stack.ts',
     'libs/auth/keys.ts',
+    'libs/auth/lethe-keys.ts',
     'libs/postgres/migrate.ts',
     'libs/postgres/provision.ts',
     ...services.map((name) => `services/${name}/adapters/postgres/migrations/index.ts`),
@@ -32,7 +34,10 @@ const prepared = (services: readonly ServiceName[]): TemplateFolder => ({
 
 /** Starts real processes on free ports for the tests of one file. */
 export async function startTestStack(
-  options: Pick<StackOptions, 'services' | 'env' | 'envOf' | 'foreignParticipants' | 'foreignOwners'> = {},
+  options: Pick<
+    StackOptions,
+    'services' | 'userTokenSeconds' | 'env' | 'envOf' | 'foreignParticipants' | 'foreignOwners'
+  > = {},
 ): Promise<TestStack> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-stack-'));
   try {

@@ -167,6 +167,7 @@ for (const [what, env] of [
   test.serial(`for each plan, what is one microsecond too old goes and nothing younger, with ${what}`, async (t) => {
     const stack = await startTestStack({
       services: ['incident', 'retention'],
+      userTokenSeconds: TWO_YEARS_S,
       env: { ...env, LETHE_LOCK_TIMEOUT_MS: '30000', LETHE_STATEMENT_TIMEOUT_MS: '30000' },
     });
     t.teardown(() => stack.dispose());

@@ -12,7 +12,7 @@ import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
 import { ParticipantService, PurgeRequestSchema } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
-import { readSigningKey } from '#libs/auth/keys.ts';
+import { openSigningKey } from '#libs/auth/keys.ts';
 import { POLICY } from '#libs/auth/policy.ts';
 import { makeOwnerCredential, makeParticipantCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
@@ -209,7 +209,7 @@ test.serial('a token between services is refused by every other RPC and service,
   const look = async () => [await evidenceOf(stack, graph), await incidentsOf(stack, graph)];
   const before = await look();
   const { tenantId, runId } = graph;
-  const keyOf = (name: string) => readSigningKey(join(stack.folder, 'keys', `${name}.private.json`));
+  const keyOf = (name: string) => openSigningKey(join(stack.folder, 'keys', `${name}.private.json`));
   const asRun = makeParticipantCredential({ key: await keyOf('run'), issuer: 'lethe' }, 'run');
   const asRetention = makeOwnerCredential({ key: await keyOf('retention'), issuer: 'lethe' }, 'retention');
   const operation = { operationId: newId(), step: 'job' };
@@ -349,7 +349,7 @@ test.serial('a service without a participant configured does not start, and says
     'WORKFLOW_MIN_PURGE_AGE_HOURS',
     'LETHE_POLL_MS',
     'LETHE_PARTICIPANTS',
-    'LETHE_JWKS',
+    'LETHE_TRUST_FILE',
   ]) {
     t.true(error?.message.includes(name), name);
   }

@@ -27,7 +27,7 @@ The file names tables whose rows age, in YAML or JSON:
 Examples:
   lethe owner check mail.yaml
   lethe owner prepare mail.yaml
-  LETHE_OWNER_NAME=mail LETHE_JWKS=jwks.json lethe owner serve mail.yaml`;
+  LETHE_OWNER_NAME=mail LETHE_TRUST_FILE=trust.json lethe owner serve mail.yaml`;
 
 /** `lethe owner …`: lets Lethe purge the tables of an existing Postgres database. */
 export function addOwnerCommands(program: Command, terminal: Terminal): void {
