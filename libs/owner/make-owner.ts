@@ -41,6 +41,7 @@ import {
   removeBatch,
   removeRange,
   type SliceRow,
+  selectFirstExpired,
   selectFloor,
   selectLastExpired,
   selectRangeEnd,
@@ -71,7 +72,7 @@ const MIN_PIECE = 50;
 const MIN_RANGE = 1_000;
 // A guess is rarely wrong by a tenth, and one that is too large costs the whole batch.
 const GUESSED_SHARE = 0.9;
-const MOST_PITCHES = 1_000;
+const MOST_MEMORIES = 1_000;
 // A call that has fewer left of its limit ends: a small batch costs nearly as much as a large one.
 const SHARE_WORTH_A_BATCH = 0.2;
 const LOCK_TRIES = 5;
@@ -98,16 +99,16 @@ export function makeOwner(options: OwnerOptions): Owner {
     return pace;
   };
 
-  const pitches = new Map<string, Pitch>();
-  const pitchOf = ({ operationId, subject }: OperationKey): Pitch => {
+  const memories = new Map<string, Memory>();
+  const memoryOf = ({ operationId, subject }: Pick<OperationKey, 'operationId' | 'subject'>): Memory => {
     const name = `${operationId} ${subject}`;
-    const known = pitches.get(name);
+    const known = memories.get(name);
     if (known) return known;
     // Those of operations that are over are the oldest.
-    if (pitches.size >= MOST_PITCHES) pitches.delete(pitches.keys().next().value ?? '');
-    const pitch = makePitch();
-    pitches.set(name, pitch);
-    return pitch;
+    if (memories.size >= MOST_MEMORIES) memories.delete(memories.keys().next().value ?? '');
+    const memory: Memory = { pitch: makePitch(), floor: undefined };
+    memories.set(name, memory);
+    return memory;
   };
 
   const readSnapshotAgeMs = async (): Promise<number> => {
@@ -118,22 +119,26 @@ export function makeOwner(options: OwnerOptions): Owner {
     return 1_000 * (row?.seconds ?? 0);
   };
 
-  const readFloor = (
+  const readFloor = async (
     { tenantId, subject }: OwnerOrder,
     { minToKeep, cutoff }: Pick<OperationRule, 'minToKeep' | 'cutoff'>,
-  ): Promise<Floor> =>
-    minToKeep === 0
-      ? Promise.resolve('none')
-      : turns.take(() =>
-          database.forTenant(tenantId, async (trx) => {
-            await trx.raw(`select ${BY_INDEX}`);
-            const row = firstOf<{ floor: Position; is_expired: boolean }>(
-              await run(trx, selectFloor(subject, tenantId, cutoff, minToKeep)),
-            );
-            if (!row) return 'all';
-            return row.is_expired ? row.floor : 'none';
-          }),
-        );
+    memory?: Memory,
+  ): Promise<Floor> => {
+    if (minToKeep === 0) return 'none';
+    const read = (from?: Position) =>
+      turns.take(() =>
+        database.forTenant(tenantId, async (trx) => {
+          await trx.raw(`select ${BY_INDEX}`);
+          const statement = selectFloor(subject, tenantId, cutoff, minToKeep, from);
+          return firstOf<{ floor: Position; is_expired: boolean }>(await run(trx, statement));
+        }),
+      );
+    // Rows that come in move the floor to newer ones; where newer ones were removed, it is looked for anew.
+    const row = (memory?.floor && (await read(memory.floor))) ?? (await read());
+    if (memory) memory.floor = row?.floor;
+    if (!row) return 'all';
+    return row.is_expired ? row.floor : 'none';
+  };
 
   /** Walks from a cursor on, a slice at a time, until the parts are done, `upTo` rows were seen or the time is up. */
   const walk = async (
@@ -189,7 +194,7 @@ export function makeOwner(options: OwnerOptions): Owner {
         database.forTenant(key.tenantId, async (trx) => {
           const before = await lockRunning(trx, key, MAX_STATEMENT_MS);
           const allowed = Math.min(most, (before.rule.maxRows ?? Number.POSITIVE_INFINITY) - before.removed);
-          const outcome = await removeFrom(trx, order, before, floor, allowed, scan, pitchOf(key));
+          const outcome = await removeFrom(trx, order, before, floor, allowed, scan, memoryOf(key).pitch);
           const isFirstEnd = outcome.isDone && (!before.finishedAt || outcome.removed > 0);
           const operation: StoredOperation = {
             ...outcome.operation,
@@ -256,7 +261,7 @@ export function makeOwner(options: OwnerOptions): Owner {
         ...how,
       });
       const isStuck = watchPasses(begun.position === undefined);
-      const floor = await readFloor(order, begun.rule);
+      const floor = await readFloor(order, begun.rule, memoryOf(key));
       let left = limit;
       let checkedAt = Number.NEGATIVE_INFINITY;
       while (left > 0) {
@@ -367,6 +372,10 @@ async function removeFrom(
   const after = operation.position;
   const range = { tenantId, ...rangeOf(operation.rule), floor: positionOf(floor), after, scan };
   if (subject.afterRange !== undefined && allowed >= scan) {
+    // After the last pass there is mostly nothing: to find that out, what has died is walked once and not twice.
+    const isAnother = after === undefined && operation.removed > 0;
+    if (isAnother && !firstOf(await run(trx, selectFirstExpired(subject, range))))
+      return afterBatch(operation, { removed: 0, dependents: {}, end: undefined, isAtEnd: true, lost: undefined });
     const { removed, end, isAtEnd } = await removeWhole(trx, subject, subject.afterRange, range, allowed, pitch);
     return afterBatch(operation, { removed, dependents: {}, end, isAtEnd, lost: undefined });
   }
@@ -478,6 +487,12 @@ async function removeWhole(
   pitch.note(found?.span, removed);
   if (removed > 0) await run(trx, noteRange(afterwards, tenantId, end));
   return { removed, end, isAtEnd: found === undefined };
+}
+
+/** What a process remembers of an operation; nothing depends on it but how long a call takes. */
+interface Memory {
+  readonly pitch: Pitch;
+  floor: Position | undefined;
 }
 
 /** The range held more rows than was guessed, or rows came into it after it was looked at. */

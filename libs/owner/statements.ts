@@ -37,18 +37,23 @@ export interface ExpiredRange {
   readonly scan: number;
 }
 
-/** The position of the tenant's `minToKeep`-th newest row, and whether it is expired; no row where it has fewer. */
+/**
+ * The position of the tenant's `minToKeep`-th newest row, and whether it is expired; no row where it has fewer. Where
+ * rows from `from` on are enough, those before it are not looked at, which may all be dead.
+ */
 export function selectFloor(
   subject: OwnedSubject,
   tenantId: string,
   cutoff: Temporal.Instant,
   minToKeep: number,
+  from?: Position,
 ): Named {
-  const where = `${ofTenant(subject)} and r.${subject.age} is not null`;
+  const start = from ? `${rowOf(subject)} >= ${valuesOf(subject, 'from')}` : `r.${subject.age} is not null`;
+  const where = `${ofTenant(subject)} and ${start}`;
   return {
     text: `select ${positionOf(subject, 's.age', 's.')} as floor, s.age < :cutoff as is_expired
            from ${nthRow(subject, where, 'desc')} s`,
-    bindings: { tenantId, cutoff: cutoff.toString(), skipped: minToKeep - 1 },
+    bindings: { ...bindingsOf('from', from), tenantId, cutoff: cutoff.toString(), skipped: minToKeep - 1 },
   };
 }
 
@@ -140,6 +145,15 @@ const endOf = (subject: OwnedSubject, { after }: ExpiredRange, row: string, bind
                 cast(extract(epoch from s.age - cast(:from as timestamptz)) * 1000000 as float8) as span from ${row} s`,
   bindings: { ...bindings, from: after?.[0] ?? null },
 });
+
+/** The position of the oldest expired row; no row where there is none. */
+export function selectFirstExpired(subject: OwnedSubject, range: ExpiredRange): Named {
+  const { where, bindings } = expiredRows(subject, range);
+  return {
+    text: `select ${positionOf(subject, 's.age', 's.')} as position from ${nthRow(subject, where, 'asc')} s`,
+    bindings: { ...bindings, skipped: 0 },
+  };
+}
 
 /** The position of the newest expired row; no row where there is none. */
 export function selectLastExpired(subject: OwnedSubject, range: ExpiredRange): Named {

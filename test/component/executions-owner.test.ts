@@ -637,3 +637,31 @@ test('a purge takes no more than its limit where executions lie far apart, then 
   );
   t.is(left[0]?.count, 0);
 });
+
+test('the floor is found anew where its rows are removed by somebody else in the middle of a purge', async (t) => {
+  const { created, owner } = t.context;
+  const tenantId = 'floor-removed';
+  await created.query(
+    `insert into executions (tenant_id, workflow, started_at)
+     select $1, 'w', $2::timestamptz - n * interval '1 hour' from generate_series(1, 40) n`,
+    [tenantId, CUTOFF.toString()],
+  );
+  const [operationId, rule] = [newId(), { ...RULE, minToKeep: 10 }];
+  const first = await owner.purge(orderOf(tenantId), operationId, rule, 5, limits());
+  t.is(first.operation.removed, 5);
+  await created.query(
+    `delete from executions where tenant_id = $1 and started_at >= $2::timestamptz - interval '8 hours'`,
+    [tenantId, CUTOFF.toString()],
+  );
+  for (let isComplete = false; !isComplete; )
+    ({ isComplete } = await owner.purge(orderOf(tenantId), operationId, rule, 5, limits()));
+  const rows = await created.query<{ hours: number }>(
+    `select (extract(epoch from $2::timestamptz - started_at) / 3600)::int as hours
+     from executions where tenant_id = $1 order by 1`,
+    [tenantId, CUTOFF.toString()],
+  );
+  t.deepEqual(
+    rows.map(({ hours }) => hours),
+    Array.from({ length: 10 }, (_, index) => 9 + index),
+  );
+});
