@@ -101,11 +101,11 @@ testIfFound(
 testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's commands do what it says", async (t) => {
   const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
   const blocks = [...readme.matchAll(/<!-- tested -->\n```sh\n([\s\S]*?)```/g)].map(([, script = '']) => script);
-  t.is(blocks.length, 8);
+  t.is(blocks.length, 9);
   const outputs: string[] = [];
   for (const block of blocks) outputs.push((await bash(await onThisStack(t.context.folder, block))).stdout);
   const [byGrpcurl = '', byCli = '', ofRun = '', ofWorkflow = '', ofExecutions = '', ...ofRetention] = outputs;
-  const [ofPlan = '', ofStop = '', ofPolicy = ''] = ofRetention;
+  const [ofPlan = '', ofStop = '', ofPolicy = '', ofAudit = ''] = ofRetention;
   t.regex(byGrpcurl, /"state": "DELETION_STATE_PENDING"/);
   t.regex(byCli, /COMPLETE: \d+ of \d+ tenants$/m);
   t.regex(ofRun, /PURGE +COMPLETE/);
@@ -118,6 +118,7 @@ testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's command
   t.regex(ofStop, /^purges are not stopped; resumed at .*: they were right$/m);
   t.regex(ofPolicy, /^acme COMPLETE$/m);
   t.regex(ofPolicy, /^acme +90 days +100 /m);
+  t.regex(ofAudit, /"action":"cancel"/);
 });
 
 test.serial('Ctrl-C leaves no process', async (t) => {
