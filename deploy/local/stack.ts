@@ -13,6 +13,7 @@ import { LETHE_KEYS, localUserKey, SUITE_KEY, toTrustFile, type WrittenEntry } f
 import { SCOPES } from '#libs/auth/policy.ts';
 import { signToken, type TokenIssuer } from '#libs/auth/sign-token.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
+import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
 import type { Role } from '#libs/kernel/caller.ts';
 import { type ProvisionedDatabase, provisionDatabase } from '#libs/postgres/provision.ts';
 import { freePort } from './free-port.ts';
@@ -47,6 +48,8 @@ export interface StackOptions {
   readonly foreignParticipants?: Readonly<Record<string, string>>;
   /** Services outside of the stack that own data which is purged by age, by name: host:port. */
   readonly foreignOwners?: Readonly<Record<string, string>>;
+  /** How the stack's own clients speak TLS, where `env` has its services do so. */
+  readonly clientTls?: ClientTlsFiles;
 }
 
 /** Who calls. */
@@ -144,7 +147,10 @@ export async function startStack(options: StackOptions): Promise<Stack> {
           name,
           await startServiceProcess({ name, program: programOf(name), env, logFile, onGivingUp: options.onGivingUp }),
         );
-        connections.set(name, connect({ address: addresses[name], token: () => token({ role: 'platform' }) }));
+        connections.set(
+          name,
+          connect({ address: addresses[name], token: () => token({ role: 'platform' }), tls: options.clientTls }),
+        );
       }),
     );
     await Promise.all(services.map((name) => waitUntilReady(name, ports.metrics[name], processes, folder)));

@@ -26,7 +26,8 @@ import { UsageError } from './usage-error.ts';
 const HELP = `
 Who calls: LETHE_TOKEN; or the file that LETHE_TOKEN_FILE names, read at each call; or tokens signed with the private
 key of --key, LETHE_SERVICE_KEY or the profile, in the name of --as, LETHE_ACTOR, the profile or $USER. Where to: LETHE_RUN_ADDRESS, LETHE_JOB_ADDRESS, LETHE_INCIDENT_ADDRESS
-and LETHE_RETENTION_ADDRESS, or the profile.
+and LETHE_RETENTION_ADDRESS, or the profile. How: LETHE_TLS_CA, LETHE_TLS_CLIENT_CERT and LETHE_TLS_CLIENT_KEY, or tls of
+the profile; in plaintext where none is set.
 
 Exit codes:
   0  done
@@ -50,6 +51,9 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
     .option('--tenant <tenant>', 'act in this tenant, as its owner; without it as platform')
     .addOption(new Option('--role <role>', 'act with this role').choices([...ROLES]))
     .option('--as <person>', 'who acts, for the audit')
+    .option('--tls-ca <file>', 'speak TLS with services that this authority vouches for; system for the usual ones')
+    .option('--tls-cert <file>', 'the certificate to call with')
+    .option('--tls-key <file>', 'its private key')
     .option('--json', 'print each result as one line of JSON')
     .addHelpText('after', HELP)
     .exitOverride()
@@ -65,7 +69,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
     const caller = asPlatform && !isInTenant ? { ...identity, tenant: undefined } : identity;
     const profile = await readProfile(identity, terminal.env);
     const credential = await openCredential(profile, caller, terminal.env, askOf(terminal));
-    const lethe = terminal.open({ ...profile.addresses, credential: credential.token });
+    const lethe = terminal.open({ ...profile.addresses, credential: credential.token, tls: profile.tls });
     const progress = makeProgress(json ? undefined : terminal.screen);
     const print = (value: unknown, text: () => string): void => {
       progress.stop();
@@ -103,6 +107,8 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   }
 }
 
+const NOT_SENT: ReadonlySet<string> = new Set(['USAGE', 'ADDRESS_MISSING', 'CERTIFICATE_UNUSABLE']);
+
 /** One line on standard error, or one JSON object on standard output; answers with the exit code. */
 function report(error: unknown, terminal: Terminal, json: boolean): number {
   // Help was asked for, or was shown since a subcommand is missing.
@@ -114,7 +120,7 @@ function report(error: unknown, terminal: Terminal, json: boolean): number {
   const message = toLine(told.message);
   if (json) terminal.out(toJson({ error: { code, reason, message, metadata, violations } }));
   else terminal.err(`error: ${reason}: ${message}`);
-  return reason === 'USAGE' || reason === 'ADDRESS_MISSING' ? EXIT.usage : EXIT.failed;
+  return NOT_SENT.has(reason) ? EXIT.usage : EXIT.failed;
 }
 
 function toTold(error: unknown): LetheError {

@@ -4,8 +4,10 @@ import { ROLES, readSigningKey } from '#libs/auth/keys.ts';
 import { SCOPES } from '#libs/auth/policy.ts';
 import { signToken } from '#libs/auth/sign-token.ts';
 import { type Addresses, SERVICE_NAMES } from '#libs/client/services.ts';
+import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
+import { readClientTls } from '#libs/grpc/tls-settings.ts';
 import type { Role } from '#libs/kernel/caller.ts';
-import type { Environment } from '#libs/kernel/settings.ts';
+import { type Environment, readSettings } from '#libs/kernel/settings.ts';
 import type { Terminal } from './context.ts';
 import { UsageError } from './usage-error.ts';
 
@@ -19,6 +21,10 @@ export interface IdentityOptions {
   readonly role?: Role;
   /** Who acts, for the audit. */
   readonly as?: string;
+  /** As ClientTlsFiles. */
+  readonly tlsCa?: string;
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
 }
 
 /** Where the services are, and how tokens are signed. */
@@ -27,6 +33,8 @@ export interface Profile {
   readonly keyFile: string | undefined;
   /** Who acts where the command line does not say. */
   readonly actor: string | undefined;
+  /** How to speak TLS; undefined for plaintext. */
+  readonly tls: ClientTlsFiles | undefined;
   readonly issuer: string;
   readonly audience: string;
 }
@@ -60,9 +68,27 @@ export async function readProfile(options: IdentityOptions, env: Environment): P
     ),
     keyFile: options.key ?? (env['LETHE_SERVICE_KEY'] || profile.keyFile),
     actor: env['LETHE_ACTOR'] || profile.actor,
+    tls: tlsOf(options, env, profile.tls),
     issuer: env['LETHE_JWT_ISSUER'] || profile.issuer || 'lethe',
     audience: env['LETHE_JWT_AUDIENCE'] || profile.audience || 'lethe',
   };
+}
+
+function tlsOf(
+  { tlsCa, tlsCert, tlsKey }: IdentityOptions,
+  env: Environment,
+  profile: Partial<ClientTlsFiles> = {},
+): ClientTlsFiles | undefined {
+  const settings = {
+    LETHE_TLS_CA: tlsCa ?? (env['LETHE_TLS_CA'] || profile.ca),
+    LETHE_TLS_CLIENT_CERT: tlsCert ?? (env['LETHE_TLS_CLIENT_CERT'] || profile.cert),
+    LETHE_TLS_CLIENT_KEY: tlsKey ?? (env['LETHE_TLS_CLIENT_KEY'] || profile.key),
+  };
+  try {
+    return readSettings(settings, (reader) => ({ tls: readClientTls(reader) })).tls;
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
 }
 
 function parseProfile(path: string, text: string): Partial<Profile> {

@@ -1,4 +1,5 @@
 import type { SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
+import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
 import { type Audit, makeAudit } from './audit.ts';
 import { type Deletions, makeDeletions } from './deletions.ts';
 import { type Environments, makeEnvironments } from './environments.ts';
@@ -11,9 +12,11 @@ import { type Addresses, connectServices, type Services } from './services.ts';
 
 export { hasReason, LetheError, type StatusName, toLetheError } from './lethe-error.ts';
 
-/** Where the services are, and who calls: a bearer token, or a credential that gives the one of each call. */
-export type LetheOptions = Addresses &
-  (
+/**
+ * Where the services are, and who calls: a bearer token, or a credential that gives the one of each call. With `tls` the
+ * connections speak TLS; its files are read again when they change.
+ */
+export type LetheOptions = Addresses & { readonly tls?: ClientTlsFiles | undefined } & (
     | { readonly token: string; readonly credential?: never }
     | { readonly credential: () => Promise<string>; readonly token?: never }
   );
@@ -39,8 +42,8 @@ export interface Lethe {
 }
 
 /** Opens a client. No connection is made before the first call. */
-export function createLethe({ token, credential, ...addresses }: LetheOptions): Lethe {
-  const { services, close } = connectServices(addresses, credential ?? (() => Promise.resolve(token)));
+export function createLethe({ token, credential, tls, ...addresses }: LetheOptions): Lethe {
+  const { services, close } = connectServices(addresses, credential ?? (() => Promise.resolve(token)), tls);
   const deletions = makeDeletions(services);
   return {
     audit: makeAudit(services, addresses),

@@ -4,7 +4,8 @@ import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
-import { type Connection, connect } from '#libs/grpc/client.ts';
+import { type ClientOptions, type Connection, connect } from '#libs/grpc/client.ts';
+import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
 import { LetheError, withLetheErrors } from './lethe-error.ts';
 
 /** The services that the SDK can call. */
@@ -24,10 +25,24 @@ export interface Services {
   readonly retention: Client<typeof RetentionService>;
 }
 
-/** Makes the clients, each when it is first asked for; LetheError/ADDRESS_MISSING where the address is not set. */
+/** Connects, or tells as a LetheError which certificate cannot be used. */
+function connectWith(options: ClientOptions): Connection {
+  try {
+    return connect(options);
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    throw new LetheError('FAILED_PRECONDITION', 'CERTIFICATE_UNUSABLE', message, { cause: error });
+  }
+}
+
+/**
+ * Makes the clients, each when it is first asked for; LetheError/ADDRESS_MISSING where the address is not set,
+ * CERTIFICATE_UNUSABLE where a file of `tls` cannot be used.
+ */
 export function connectServices(
   addresses: Addresses,
   token: () => Promise<string>,
+  tls?: ClientTlsFiles,
 ): { services: Services; close(): void } {
   const connections: Connection[] = [];
   const onDemand = <Desc extends DescService>(name: ServiceName, service: Desc): (() => Client<Desc>) => {
@@ -39,7 +54,7 @@ export function connectServices(
         const message = `The address of the ${name} service is not set.`;
         throw new LetheError('FAILED_PRECONDITION', 'ADDRESS_MISSING', message, { metadata: { service: name } });
       }
-      const connection = connect({ address, token });
+      const connection = connectWith({ address, token, tls });
       connections.push(connection);
       client = withLetheErrors(service, connection.client(service));
       return client;

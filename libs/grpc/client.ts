@@ -9,6 +9,7 @@ import { StatusSchema } from '#gen/google/rpc/status_pb.ts';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { makeInterruptible } from './interruptible.ts';
+import { type ClientTlsFiles, makeClientCredentials, type OnCertificates } from './tls.ts';
 
 /** Where a service is, and who calls it. */
 export interface ClientOptions {
@@ -18,6 +19,9 @@ export interface ClientOptions {
   readonly token: () => Promise<string>;
   /** For unary calls that name no timeout of their own, in milliseconds. */
   readonly deadlineMs?: number;
+  /** Speaks TLS. Absent: plaintext. */
+  readonly tls?: ClientTlsFiles | undefined;
+  readonly onCertificates?: OnCertificates;
 }
 
 /** A connection to one service, and the typed clients on it. */
@@ -50,10 +54,13 @@ const SERVICE_CONFIG = JSON.stringify({
   ],
 });
 
-/** Connects to one service. No connection is made before the first call. */
-export function connect({ address, token, deadlineMs = DEFAULT_DEADLINE_MS }: ClientOptions): Connection {
+/** Connects to one service, before its first call. An Error names the TLS file that cannot be used. */
+export function connect(options: ClientOptions): Connection {
+  const { address, token, deadlineMs = DEFAULT_DEADLINE_MS, tls, onCertificates = () => undefined } = options;
+  const secure = tls && makeClientCredentials(address, tls, onCertificates);
   const target = address.includes('://') || address.startsWith('dns:') ? address : `dns:///${address}`;
-  const grpc = new GrpcClient(target, credentials.createInsecure(), {
+  const grpc = new GrpcClient(target, secure?.credentials ?? credentials.createInsecure(), {
+    ...secure?.options,
     'grpc.service_config': SERVICE_CONFIG,
     'grpc.keepalive_time_ms': 30_000,
     'grpc.keepalive_timeout_ms': 10_000,

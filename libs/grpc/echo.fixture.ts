@@ -12,7 +12,7 @@ import type { Rule } from '#libs/auth/authorize.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { makeMetrics } from '#libs/telemetry/metrics.ts';
 import { bindService } from './connect-handlers.ts';
-import { type RunningServer, type ServerLimits, startServer } from './server.ts';
+import { type RunningServer, type ServerLimits, type ServerOptions, startServer } from './server.ts';
 
 type Text = typeof StringValueSchema;
 
@@ -65,7 +65,8 @@ export const CALLER_OF_ECHO: Caller = Object.freeze({
   actor: 'ada',
 });
 
-const RULES = Object.fromEntries(
+/** Every RPC of it is for viewers. */
+export const RULES = Object.fromEntries(
   ECHO.methods.map(({ name }) => [`${ECHO.typeName}/${name}`, { scope: 'echo', role: 'viewer' } as const]),
 );
 
@@ -74,6 +75,7 @@ export const startEchoServer = (
   implementation: Partial<ServiceImpl<EchoService>>,
   limits: Partial<ServerLimits> = {},
   policy: Readonly<Record<string, Rule>> = RULES,
+  more: Partial<Pick<ServerOptions, 'tls' | 'reflection' | 'log'>> = {},
 ): Promise<RunningServer> =>
   startServer({
     address: '127.0.0.1:0',
@@ -83,4 +85,5 @@ export const startEchoServer = (
     log: pino({ level: 'silent' }),
     metrics: makeMetrics('echo'),
     limits,
+    ...more,
   });

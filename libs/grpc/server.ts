@@ -18,6 +18,7 @@ import {
   serviceDefinition,
 } from './connect-handlers.ts';
 import { makeRateLimit } from './rate-limit.ts';
+import { logCertificates, makeServerCredentials, type ServerTlsFiles } from './tls.ts';
 
 /** What a server serves, and whom. */
 export interface ServerOptions {
@@ -33,6 +34,10 @@ export interface ServerOptions {
   /** Told of every call that was refused because of who made it. */
   readonly onRefused?: (refusal: Refusal) => void;
   readonly limits?: Partial<ServerLimits>;
+  /** Speaks TLS and nothing else. Absent: plaintext. */
+  readonly tls?: ServerTlsFiles | undefined;
+  /** Whether anybody may ask what is served; true by default. */
+  readonly reflection?: boolean;
 }
 
 /** The bounds of what one caller can ask of a server. */
@@ -78,9 +83,11 @@ const KEEPALIVE_TIMEOUT_MS = 10_000;
 // How long a call that was told to end at the end of the drain has to say so, before its connection is cut.
 const CUT_MS = 1_000;
 
-/** Starts serving: the given services, health, and reflection of all of them. */
+/** Starts serving: the given services, health, and reflection of all of them. An Error names a TLS file that cannot be used. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
   const { address, services, verifyToken, policy, log, metrics, onCall, onRefused = () => undefined } = options;
+  const { tls, reflection = true } = options;
+  const credentials = tls ? makeServerCredentials(tls, logCertificates(log)) : ServerCredentials.createInsecure();
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const rateLimit = makeRateLimit(limits.callsPerSecond);
   const shutdown = new AbortController();
@@ -132,18 +139,21 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const names = services.map(({ service }) => service.typeName);
   const health = new HealthImplementation(Object.fromEntries(['', ...names].map((name) => [name, 'SERVING'])));
   health.addToServer(server);
-  // With the details of refusals, so that tools which live on reflection can show reason and fields.
-  const files = [...services.map(({ service }) => service.file), file_google_rpc_error_details];
-  new ReflectionService(reflected(files)).addToServer(server);
+  if (reflection) {
+    // With the details of refusals, so that tools which live on reflection can show reason and fields.
+    const files = [...services.map(({ service }) => service.file), file_google_rpc_error_details];
+    new ReflectionService(reflected(files)).addToServer(server);
+  }
 
   const port = await new Promise<number>((resolve, reject) => {
-    server.bindAsync(address, ServerCredentials.createInsecure(), (error, bound) => {
+    server.bindAsync(address, credentials, (error, bound) => {
       if (error) reject(error);
       else resolve(bound);
     });
   });
   const boundAddress = `${address.slice(0, address.lastIndexOf(':'))}:${port}`;
-  log.info({ address: boundAddress, services: names }, 'serving');
+  const transport = tls ? (tls.clientCa === undefined ? 'TLS' : 'mTLS') : 'plaintext';
+  log.info({ address: boundAddress, services: names, transport }, 'serving');
 
   const stop = async (): Promise<void> => {
     // Clients that watch health go elsewhere first; then no new stream is taken; then what runs may end.

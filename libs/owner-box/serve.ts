@@ -94,7 +94,13 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
       log,
       metrics,
       onRefused: refusals.record,
-      limits: { callsPerSecond: settings.callsPerSecond, drainMs: settings.drainMs },
+      limits: {
+        callsPerSecond: settings.callsPerSecond,
+        drainMs: settings.drainMs,
+        connectionAgeMs: settings.connectionAgeMs,
+      },
+      tls: settings.tls,
+      reflection: settings.reflection,
     });
     opened.push(async () => {
       ready = false;

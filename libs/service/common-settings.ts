@@ -1,3 +1,4 @@
+import { readClientTls, readServerTls } from '#libs/grpc/tls-settings.ts';
 import type { SettingsReader } from '#libs/kernel/settings.ts';
 import { parseDatabaseUrl } from '#libs/postgres/database-url.ts';
 import { LOG_LEVELS } from '#libs/telemetry/logger.ts';
@@ -23,6 +24,10 @@ export const readCommonSettings = (reader: SettingsReader) => ({
   participantName: reader.optional('LETHE_PARTICIPANT_NAME', parsePeerName),
   logLevel: reader.oneOf('LETHE_LOG_LEVEL', LOG_LEVELS, 'info'),
   callsPerSecond: reader.integer('LETHE_CALLS_PER_SECOND', { min: 1, max: 1_000_000 }, 5_000),
+  connectionAgeMs: reader.integer('LETHE_CONNECTION_AGE_MS', { min: 1_000, max: 86_400_000 }, 600_000),
+  tls: readServerTls(reader),
+  clientTls: readClientTls(reader),
+  reflection: reader.oneOf('LETHE_REFLECTION', ['on', 'off'], 'on') === 'on',
   drainMs: reader.integer('LETHE_DRAIN_MS', { min: 100, max: 600_000 }, 10_000),
 });
 

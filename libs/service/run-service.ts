@@ -100,7 +100,13 @@ export async function startService(
       if (kind !== 'service') turns.onCall();
     },
     onRefused: refusals.record,
-    limits: { callsPerSecond: settings.callsPerSecond, drainMs: settings.drainMs },
+    limits: {
+      callsPerSecond: settings.callsPerSecond,
+      drainMs: settings.drainMs,
+      connectionAgeMs: settings.connectionAgeMs,
+    },
+    tls: settings.tls,
+    reflection: settings.reflection,
   });
   ready = true;
   return {

@@ -7,6 +7,7 @@ import { openSigningKey } from '#libs/auth/keys.ts';
 import { makeOwnerCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
+import { logCertificates } from '#libs/grpc/tls.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { startWorkerLoop } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
@@ -254,6 +255,8 @@ export async function composeRetentionService(
       connect({
         address,
         deadlineMs: settings.ownerTimeoutMs,
+        tls: settings.clientTls,
+        onCertificates: logCertificates(log),
         token: () => credential({ owner: name, scope: 'owner:read', actor: SCHEDULER.subject }),
       }),
     ]),

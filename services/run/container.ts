@@ -8,6 +8,7 @@ import { makeParticipantCredential } from '#libs/auth/sign-token.ts';
 import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
+import { logCertificates } from '#libs/grpc/tls.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import { bindOwner } from '#libs/owner/owner-service.ts';
 import { makeDataId } from '#libs/postgres/data-id.ts';
@@ -339,6 +340,8 @@ export async function composeRunService(
     connection: connect({
       address,
       deadlineMs: settings.participantTimeoutMs,
+      tls: settings.clientTls,
+      onCertificates: logCertificates(log),
       token: () => Promise.reject(new Error('each call of a participant has a token of its own')),
     }),
   }));

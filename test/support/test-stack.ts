@@ -36,7 +36,7 @@ const prepared = (services: readonly ServiceName[]): TemplateFolder => ({
 export async function startTestStack(
   options: Pick<
     StackOptions,
-    'services' | 'userTokenSeconds' | 'env' | 'envOf' | 'foreignParticipants' | 'foreignOwners'
+    'services' | 'userTokenSeconds' | 'env' | 'envOf' | 'foreignParticipants' | 'foreignOwners' | 'clientTls'
   > = {},
 ): Promise<TestStack> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-stack-'));
