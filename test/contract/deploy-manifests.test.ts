@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { access, cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { access, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -481,5 +481,35 @@ testEach('migrations give up one day, and go away when they are over', (t, manif
   for (const { spec } of ofKind<IJob>(manifests, 'Job')) {
     t.true((spec?.backoffLimit ?? 0) > 0 && (spec?.activeDeadlineSeconds ?? 0) > 0);
     t.true((spec?.ttlSecondsAfterFinished ?? 0) > 0);
+  }
+});
+
+testRendered('with the component tls everything speaks mTLS, and nothing asks for health in plaintext', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'lethe-test-tls-overlay-'));
+  t.teardown(() => rm(folder, { recursive: true, force: true }));
+  await cp(join(REPOSITORY, 'deploy'), folder, { recursive: true });
+  await mkdir(join(folder, 'overlays/tls'));
+  const overlay = 'kind: Kustomization\nresources: [../prod]\ncomponents: [../../components/tls]\n';
+  await writeFile(join(folder, 'overlays/tls/kustomization.yaml'), overlay);
+  const manifests = await render(join(folder, 'overlays/tls'));
+  for (const manifest of manifests) t.deepEqual(await findProblems(manifest), [], manifest.metadata.name);
+  const [cert, key, ca] = ['tls.crt', 'tls.key', 'ca.crt'].map((name) => `/etc/lethe/tls/${name}`);
+  const secretOf = ({ pod }: Workload) => pod.volumes?.find(({ name }) => name === 'tls')?.secret?.secretName;
+  t.is(services(manifests).length, 4);
+  for (const workload of services(manifests)) {
+    const { settings } = settingsOf(manifests, workload);
+    t.like(settings, { tls: { cert, key, clientCa: ca }, clientTls: { ca, cert, key }, reflection: false });
+    const { startupProbe, readinessProbe, livenessProbe } = workload.container;
+    for (const probe of [startupProbe, readinessProbe, livenessProbe]) t.true(probe && !('grpc' in probe));
+    t.is(secretOf(workload), `${workload.name}-tls`);
+  }
+  for (const name of ['retention-purge', 'orphan-report']) {
+    const workload = workloadNamed(manifests, 'CronJob', name);
+    const { tls } = await readProfile(
+      {},
+      environmentOf(manifests, workload, (source) => source),
+    );
+    t.deepEqual(tls, { ca, cert, key } as typeof tls);
+    t.is(secretOf(workload), `${name}-tls`);
   }
 });
