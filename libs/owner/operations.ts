@@ -262,3 +262,10 @@ const toOperation = (row: OperationRow): StoredOperation => ({
   endedAt: row.ended_at ?? undefined,
   now: row.now,
 });
+
+/** The sums of records of numbers, by name. */
+export function sumOf(...parts: readonly Readonly<Record<string, number>>[]): Record<string, number> {
+  const sums: Record<string, number> = {};
+  for (const part of parts) for (const [name, n] of Object.entries(part)) sums[name] = (sums[name] ?? 0) + n;
+  return sums;
+}
