@@ -147,6 +147,7 @@ test('in the image a service migrates, serves, answers `lethe` and stops on SIGT
     const created = await run(['lethe', '--tenant', 'acme', 'jobs', 'create'], {
       LETHE_JOB_ADDRESS: `127.0.0.1:${port}`,
       LETHE_SERVICE_KEY: join(keys, 'operator.json'),
+      LETHE_ACTOR: 'ada',
     });
     t.is(created.code, 0, created.output);
     t.is((await database.query('select 1 from jobs where id = $1', [created.output.trim()])).length, 1);

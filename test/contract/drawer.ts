@@ -23,7 +23,7 @@ export const FAULTS = {
   'counts-a-call-alone': 'rows go oldest first',
   'counts-no-dependents': 'a purge takes as many rows as were counted',
   'keeps-dependents': 'a purge takes as many rows as were counted',
-  'counts-before-it-removes': 'an owner that dies',
+  'counts-before-it-removes': 'an owner that dies between two batches',
   'counts-what-another-removed': 'several operations at once',
   'never-completes': 'a tenant that it does not know',
   'completes-too-early': 'a purge takes as many rows as were counted',

@@ -154,7 +154,9 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
                     returning run_id, step),
                   -- The step's outcome still answers a repeated call, without the names of what is gone.
                   unnamed as (
-                    update step_actions set outcome = jsonb_set(outcome, '{assets}', '[]')
+                    update step_actions set outcome = jsonb_set(outcome, '{assets}', (
+                      select coalesce(jsonb_agg(asset || '{"name": ""}'), '[]')
+                      from jsonb_array_elements(outcome -> 'assets') asset))
                     where tenant_id = $1 and run_id = (select run_id from gone) and step = (select step from gone)
                       and job_id = $4 and outcome is not null),
                   done as (
