@@ -59,7 +59,9 @@ export interface OwnerOptions {
 
 // A transaction is aimed at a fifth of a second, and cut off below two.
 const MAX_STATEMENT_MS = 1_800;
-const BATCH_ROWS = { first: 1_000, min: 200, max: 100_000 };
+// A batch is a twentieth of that while somebody calls, which is to be felt by nobody: a row costs a range a tenth.
+const BATCH_ROWS = { first: 1_000, min: 200, max: 20_000 };
+const RANGE_ROWS = { ...BATCH_ROWS, max: 100_000 };
 const SLICE_ROWS = { first: 5_000, min: 1_000, max: 100_000 };
 const MOST_MEMORIES = 1_000;
 // A call that has fewer left of its limit ends: a small batch costs nearly as much as a large one.
@@ -78,7 +80,9 @@ const EXPIRED_ROWS = 1_000;
 /** Makes a retention owner over a service's Postgres. Its slices and batches give way to calls that somebody waits for. */
 export function makeOwner(options: OwnerOptions): Owner {
   const { database, subjects, turns, onPurged, maxPauseMs, snapshotAgeMs } = options;
-  const batches = new Map(subjects.map(({ name }) => [name, makePace(BATCH_ROWS)]));
+  const batches = new Map(
+    subjects.map(({ name, afterRange }) => [name, makePace(afterRange === undefined ? BATCH_ROWS : RANGE_ROWS)]),
+  );
   const slices = new Map(subjects.map(({ name }) => [name, makePace(SLICE_ROWS)]));
   const paceOf = (paces: ReadonlyMap<string, Pace>, { name }: OwnedSubject): Pace => {
     const pace = paces.get(name);

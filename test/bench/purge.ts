@@ -83,7 +83,8 @@ async function addTenants(stack: TestStack, name: string, count: number): Promis
   const client = new pg.Client({ connectionString: stack.superuserUrl('incident') });
   await client.connect();
   try {
-    // Foreign keys are true by the way the rows are made; checking each would take longer than the bench.
+    // Foreign keys and the ages of payloads are true by the way the rows are made; checking each would take longer than
+    // the bench.
     await client.query('set session_replication_role = replica');
     await client.query(
       `insert into environments (tenant_id, id, display_name)
@@ -106,9 +107,9 @@ async function addTenants(stack: TestStack, name: string, count: number): Promis
            insert into incidents (tenant_id, id, environment_id, title, state, close_cause, closed_at, opened_with_payload)
            select $1, gen_random_uuid(), md5($1)::uuid, 'drift', 'CLOSED', 'RESOLVED',
                   now() - interval '181 days' - n * interval '1 second', true
-           from generate_series(1, $2::int) n returning tenant_id, id)
-         insert into incident_payloads (tenant_id, incident_id, payload_json)
-           select tenant_id, id, jsonb_build_object('drift', (
+           from generate_series(1, $2::int) n returning tenant_id, id, closed_at)
+         insert into incident_payloads (tenant_id, incident_id, age, payload_json)
+           select tenant_id, id, closed_at, jsonb_build_object('drift', (
              select string_agg(md5(id::text || k), '') from generate_series(1, $3::int / 32) k)) from i`,
         [tenantId, INCIDENTS_PER_TENANT, PAYLOAD_BYTES],
       );
@@ -148,11 +149,12 @@ async function timePurge(stack: TestStack, tenants: readonly string[]): Promise<
       if (ConnectError.from(error).code === Code.Unavailable) return watch();
       throw error;
     });
-  const { summary } = await watch();
+  const { summary, items } = await watch();
   const seconds = (performance.now() - startedAt) / 1_000;
   const removed = summary.resourceCounts.reduce((sum, { deleted }) => sum + Number(deleted), 0);
   if (summary.state !== PurgeState.COMPLETE || removed !== tenants.length * ROWS_PER_TENANT) {
-    throw new Error(`the purge is ${summary.state} and removed ${removed} rows`);
+    const [why] = items.flatMap(({ error }) => error || []);
+    throw new Error(`the purge is ${summary.state} and removed ${removed} rows: ${why}`);
   }
   return seconds;
 }

@@ -209,18 +209,17 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
     }),
 
   async getItem(tenantId, purgeId) {
-    const [rows, subjects] = await Promise.all([
-      database.readForTenant<ItemRow>(tenantId, {
-        text: 'select * from retention_purge_items where tenant_id = $1 and purge_id = $2',
-        values: [tenantId, purgeId],
-      }),
-      database.readForTenant<SubjectRow>(tenantId, {
-        text: 'select * from retention_purge_subjects where tenant_id = $1 and purge_id = $2 order by subject',
-        values: [tenantId, purgeId],
-      }),
-    ]);
-    const [row] = rows;
-    return row && toItem(row, subjects);
+    // One after the other: an item ends together with its subjects, and none of one that has ended may look unfinished.
+    const [row] = await database.readForTenant<ItemRow>(tenantId, {
+      text: 'select * from retention_purge_items where tenant_id = $1 and purge_id = $2',
+      values: [tenantId, purgeId],
+    });
+    if (!row) return undefined;
+    const subjects = await database.readForTenant<SubjectRow>(tenantId, {
+      text: 'select * from retention_purge_subjects where tenant_id = $1 and purge_id = $2 order by subject',
+      values: [tenantId, purgeId],
+    });
+    return toItem(row, subjects);
   },
 
   async findItems(purgeId, { limit, after }) {
