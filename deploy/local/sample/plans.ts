@@ -17,6 +17,7 @@ const CHECK_AGES_DAYS = [1, 6, 8, 29, 31, 89, 91, 179, 181] as const;
 const INCIDENT_AGES_DAYS = [100, 200, 400, 2_600] as const;
 const WORKFLOWS_PER_CHECK = 2;
 const DAY_MS = 86_400_000;
+const MINUTES_OPEN = 540;
 const TABLES = ['drift_checks', 'drift_check_workflows', 'incidents', 'incident_payloads', 'approvals'] as const;
 
 /** Drift checks, closed incidents and decided approvals of many ages, in one tenant a plan; then the nightly purge. */
@@ -27,6 +28,7 @@ export const plans: Part = async (stack, say) => {
   say(`and closed incidents with a decided approval of ${INCIDENT_AGES_DAYS.join(', ')} days, and one that is open`);
   const full = await count(stack);
   const mistakes = await purge(stack, say);
+  mistakes.push(...(await checkDashboards(stack)));
   const after = await count(stack);
   for (const tenant of TENANTS) {
     const expected = keptOf(tenant);
@@ -93,23 +95,43 @@ async function letGracePass(stack: Stack, tenantId: string): Promise<void> {
   }
 }
 
-/** Moves a closed incident into the past, as the days would: nobody may tell a service when something was closed. */
+/**
+ * Moves the whole life of a closed incident into the past, as if it had been closed `days` ago after MINUTES_OPEN: no
+ * RPC lets a caller say when something happened.
+ */
 async function letPass(stack: Stack, tenantId: string, incidentId: string, days: number): Promise<void> {
   const client = new pg.Client({ connectionString: stack.superuserUrl('incident') });
   await client.connect();
   try {
-    const values = [tenantId, incidentId, days];
     await client.query(
-      'update incidents set closed_at = closed_at - make_interval(days => $3) where tenant_id = $1 and id = $2',
-      values,
-    );
-    await client.query(
-      'update approvals set decided_at = decided_at - make_interval(days => $3) where tenant_id = $1 and incident_id = $2',
-      values,
+      `with life as (
+         select now() - make_interval(days => $3) as closed, now() - make_interval(days => $3, mins => $4) as opened),
+       i as (update incidents set created_at = opened, closed_at = closed, updated_at = closed from life
+             where tenant_id = $1 and id = $2),
+       t as (update incident_transitions t set at = opened + (closed - opened) * share
+             from life, (values ('DETECTED', 0.0), ('ACKNOWLEDGED', 0.04), ('STABILIZED', 0.3), ('RECONCILED', 0.9),
+                                ('CLOSED', 1.0)) s (state, share)
+             where t.tenant_id = $1 and t.incident_id = $2 and t.state = s.state)
+       update approvals set created_at = opened + (closed - opened) * 0.02, decided_at = opened + (closed - opened) * 0.03
+       from life where tenant_id = $1 and incident_id = $2`,
+      [tenantId, incidentId, days, MINUTES_OPEN],
     );
   } finally {
     await client.end();
   }
+}
+
+/** Every closed incident of the sample was open for MINUTES_OPEN, give or take how long its opening took. */
+async function checkDashboards(stack: Stack): Promise<string[]> {
+  const mistakes: string[] = [];
+  for (const { tenantId } of TENANTS) {
+    const { meanTimeToClose } = await stack.clients({ tenantId, role: 'viewer' }).incidents.getDriftDashboard({});
+    const minutes = Number(meanTimeToClose?.seconds ?? Number.NaN) / 60;
+    if (Math.abs(minutes - MINUTES_OPEN) > 1) {
+      mistakes.push(`${tenantId}: the mean time to close is ${minutes} minutes, ${MINUTES_OPEN} expected`);
+    }
+  }
+  return mistakes;
 }
 
 async function purge(stack: Stack, say: (line: string) => void): Promise<string[]> {
