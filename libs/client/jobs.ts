@@ -1,7 +1,11 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { Timestamp } from '@bufbuild/protobuf/wkt';
+import type { BulkDeletion, BulkDeletionPreview } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type Artifact, type ArtifactKind, type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
-import type { SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
+import type { JobFilterSchema, SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview } from './bulk-deletions.ts';
 import { type Deletions, hasSettled } from './deletions.ts';
 import type { Services } from './services.ts';
 import { everyChange, everyItem, type PollOptions, present } from './streams.ts';
@@ -55,6 +59,8 @@ export interface Jobs {
   list(filter?: {
     readonly state?: JobState;
     readonly runId?: string;
+    readonly minCreateTime?: Timestamp;
+    readonly maxCreateTime?: Timestamp;
     readonly showDeleted?: boolean;
   }): AsyncIterable<Job>;
   /** The job now and after each change, until it has ended. JOB_NOT_FOUND when it is deleted meanwhile. */
@@ -79,7 +85,14 @@ export interface Jobs {
    * everything is gone, STUCK when something could not be removed, any other state when the wait was over first.
    */
   delete(jobId: string, options?: DeleteJobOptions): Promise<Deletion | undefined>;
+  /** How many jobs deleteAll would take now, how many of them it would skip and why, and the newest ten. */
+  previewDeleteAll(filter: JobFilter): Promise<BulkDeletionPreview>;
+  /** Deletes every job that matches, as one durable operation; see `lethe.bulkDeletions` with `of: 'job'`. */
+  deleteAll(filter: JobFilter, options: BulkDeletionOptions): Promise<BulkDeletion>;
 }
+
+/** Which jobs: conditions that are set must all match, and at least one must be. */
+export type JobFilter = MessageInitShape<typeof JobFilterSchema>;
 
 /** What is to be swept. */
 export interface SweepOptions {
@@ -107,7 +120,7 @@ const FINAL: ReadonlySet<JobState> = new Set([JobState.CANCELLED, JobState.COMPL
 export const hasEnded = (job: Job): boolean => FINAL.has(job.state);
 
 /** Makes `lethe.jobs`. */
-export const makeJobs = (services: Services, deletions: Deletions): Jobs => ({
+export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions: BulkDeletions): Jobs => ({
   async create({ taskNames = [], ...job } = {}) {
     const request = { requestId: newId(), ...job, taskNames: [...taskNames] };
     return present('job', (await services.job.createJob(request)).job);
@@ -174,6 +187,11 @@ export const makeJobs = (services: Services, deletions: Deletions): Jobs => ({
     }
     return deletion;
   },
+  async previewDeleteAll(filter) {
+    return presentPreview(await services.job.deleteJobs({ filter, validateOnly: true }));
+  },
+  deleteAll: (filter, options) =>
+    orderBulk(bulkDeletions, 'job', options, (order) => services.job.deleteJobs({ filter, ...order })),
 });
 
 /** Compares store and jobs, tenant by tenant; the summary comes last. */

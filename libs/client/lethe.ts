@@ -1,6 +1,7 @@
 import type { SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
 import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
 import { type Audit, makeAudit } from './audit.ts';
+import { type BulkDeletions, makeBulkDeletions } from './bulk-deletions.ts';
 import { type Deletions, makeDeletions } from './deletions.ts';
 import { type Environments, makeEnvironments } from './environments.ts';
 import { type Executions, makeExecutions } from './executions.ts';
@@ -27,6 +28,7 @@ export interface Lethe {
   readonly jobs: Jobs;
   readonly runs: Runs;
   readonly deletions: Deletions;
+  readonly bulkDeletions: BulkDeletions;
   readonly environments: Environments;
   readonly executions: Executions;
   readonly participants: Participants;
@@ -45,11 +47,13 @@ export interface Lethe {
 export function createLethe({ token, credential, tls, ...addresses }: LetheOptions): Lethe {
   const { services, close } = connectServices(addresses, credential ?? (() => Promise.resolve(token)), tls);
   const deletions = makeDeletions(services);
+  const bulkDeletions = makeBulkDeletions(services);
   return {
     audit: makeAudit(services, addresses),
-    jobs: makeJobs(services, deletions),
-    runs: makeRuns(services, deletions),
+    jobs: makeJobs(services, deletions, bulkDeletions),
+    runs: makeRuns(services, deletions, bulkDeletions),
     deletions,
+    bulkDeletions,
     environments: makeEnvironments(services),
     executions: makeExecutions(services),
     participants: makeParticipants(services),

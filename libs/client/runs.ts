@@ -1,9 +1,11 @@
-import type { JsonObject } from '@bufbuild/protobuf';
+import type { JsonObject, MessageInitShape } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
-import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import type { BulkDeletion, BulkDeletionPreview } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
+import { type Deletion, DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type Run, RunState, type RunStep } from '#gen/lethe/run/v1/run_pb.ts';
-import type { PreviewPurgeRunResponse } from '#gen/lethe/run/v1/run_service_pb.ts';
+import type { PreviewPurgeRunResponse, RunFilterSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview } from './bulk-deletions.ts';
 import type { Deletions } from './deletions.ts';
 import type { Services } from './services.ts';
 import { everyItem, present, untilLast } from './streams.ts';
@@ -47,6 +49,17 @@ export interface PurgeRunOptions extends HideRunOptions {
   readonly allowMissing?: boolean;
   /** Resolve when the purge is COMPLETE, STUCK or CANCELLED, and not when it is committed. */
   readonly wait?: boolean;
+}
+
+/** Which runs: conditions that are set must all match, and at least one must be. */
+export type RunFilter = MessageInitShape<typeof RunFilterSchema>;
+
+/** What to do to every run that matches. */
+export interface BulkRunOptions {
+  /** Hide them, which can be taken back, rather than purge them. */
+  readonly hide?: boolean;
+  /** Override the age guard. For owners and platform. */
+  readonly force?: boolean;
 }
 
 /** A run as it was at a moment. */
@@ -104,12 +117,16 @@ export interface Runs {
   preview(runId: string): Promise<PreviewPurgeRunResponse>;
   /** Removes the run for good from every service. */
   purge(runId: string, options: PurgeRunOptions): Promise<Deletion | undefined>;
+  /** How many runs purgeAll would take now, how many of them it would skip and why, and the newest ten. */
+  previewPurgeAll(filter: RunFilter, options?: BulkRunOptions): Promise<BulkDeletionPreview>;
+  /** Purges, or hides, every run that matches, as one durable operation; see `lethe.bulkDeletions`. */
+  purgeAll(filter: RunFilter, options: BulkRunOptions & BulkDeletionOptions): Promise<BulkDeletion>;
 }
 
 const UNDER_WAY: ReadonlySet<RunState> = new Set([RunState.RUNNING, RunState.COMPENSATING]);
 
 /** Makes `lethe.runs`. */
-export const makeRuns = (services: Services, deletions: Deletions): Runs => ({
+export const makeRuns = (services: Services, deletions: Deletions, bulkDeletions: BulkDeletions): Runs => ({
   async create(run) {
     return present('run', (await services.run.createRun({ requestId: newId(), ...run })).run);
   },
@@ -169,7 +186,16 @@ export const makeRuns = (services: Services, deletions: Deletions): Runs => ({
     for await (deletion of deletions.watch(deletion.id));
     return deletion;
   },
+  async previewPurgeAll(filter, { hide = false, force = false } = {}) {
+    return presentPreview(await services.run.purgeRuns({ filter, mode: bulkModeOf(hide), force, validateOnly: true }));
+  },
+  purgeAll: (filter, { hide = false, force = false, ...options }) =>
+    orderBulk(bulkDeletions, 'run', options, (order) =>
+      services.run.purgeRuns({ filter, mode: bulkModeOf(hide), force, ...order }),
+    ),
 });
+
+const bulkModeOf = (hide: boolean): DeletionMode => (hide ? DeletionMode.SOFT_DELETE : DeletionMode.PURGE);
 
 /** A rehearsal stores nothing, so it takes no request_id either. */
 const requestIdOf = ({ validateOnly = false }: HideRunOptions) => (validateOnly ? {} : { requestId: newId() });

@@ -3,6 +3,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
+import {
+  type BulkDeletionOptions,
+  type BulkDeletions,
+  makeBulkDeletions,
+} from '#libs/bulk-deletion/make-bulk-deletions.ts';
 import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { hasReason } from '#libs/kernel/domain-error.ts';
@@ -13,10 +18,12 @@ import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
+import { bulkService } from './adapters/grpc/bulk-handlers.ts';
 import { jobService } from './adapters/grpc/job-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
 import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
 import { makeRefusalAudit, makeSweepAudit } from './adapters/postgres/audit.ts';
+import { jobTargets } from './adapters/postgres/bulk-targets.ts';
 import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
 import { makeDiscardedObjects } from './adapters/postgres/discarded-objects.ts';
 import { makeInstallation } from './adapters/postgres/installation.ts';
@@ -25,6 +32,7 @@ import { makeOrphanReports } from './adapters/postgres/orphan-reports.ts';
 import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
 import { makeStepActions } from './adapters/postgres/step-actions.ts';
 import type { JobSettings } from './config.ts';
+import type { JobFilter } from './domain/job-filter.ts';
 import { type CancelJob, makeCancelJob } from './use-cases/cancel-job.ts';
 import { type CheckStore, makeCheckStore } from './use-cases/check-store.ts';
 import { type CreateJob, makeCreateJob } from './use-cases/create-job.ts';
@@ -85,6 +93,8 @@ const TOKENS = {
   workOnJob: token<WorkOnJob>('WorkOnJob'),
   cancelJob: token<CancelJob>('CancelJob'),
   deleteJob: token<DeleteJob>('DeleteJob'),
+  bulkDeletions: token<BulkDeletions<JobFilter>>('BulkDeletions'),
+  onBulk: token<OnBulk>('OnBulk'),
   runDeletions: token<RunDeletions>('RunDeletions'),
   sweepOrphans: token<SweepOrphans>('SweepOrphans'),
   participate: token<Participate>('Participate'),
@@ -208,19 +218,53 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
 });
 
+/** What is told of bulk deletions. */
+type OnBulk = Pick<BulkDeletionOptions<JobFilter>, 'onOrdered' | 'observer'>;
+
+const bulkUseCases = new ContainerModule(({ bind }) => {
+  const { database, deleteJob, settings, wake, onBulk } = TOKENS;
+  bind(TOKENS.bulkDeletions)
+    .toResolvedValue(
+      (d: Database, jobs: DeleteJob, of: JobSettings, w: Wake, on: OnBulk) =>
+        makeBulkDeletions({
+          ...on,
+          database: d,
+          targets: jobTargets,
+          async orderItem({ id, reason }, { targetId: jobId, etag }, bulkItem, caller) {
+            const order = { caller, jobId, reason, etag, allowMissing: false, requestId: undefined, bulkItem };
+            return (await jobs.order(order))?.bulkDeletionId === id;
+          },
+          workerId: of.workerId,
+          leaseMs: of.bulkLeaseMs,
+          maxUnderWay: of.bulkUnderWay,
+          chunkSize: of.bulkChunk,
+          retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
+          receiptDays: of.receiptDays,
+          wake: () => w(),
+        }),
+      [database, deleteJob, settings, wake, onBulk],
+    )
+    .inSingletonScope();
+});
+
+const EXPIRY_POLL_MS = 3_600_000;
+const BULK_WORKERS = 2;
+
 /** JobService, composed; STORE_NOT_OURS where the object store is another installation's. */
 export async function composeJobService(
   settings: JobSettings,
   { database, log, metrics }: ServiceFoundation,
 ): Promise<ComposedService> {
-  let workers: WorkerLoops | undefined;
+  let workers: readonly WorkerLoops[] = [];
   const { objectStore } = settings;
   const store = objectStore.kind === 'file' ? openFileStore(objectStore.root) : openS3Store(objectStore);
   const container = new Container();
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
   container.bind(TOKENS.store).toConstantValue(store);
-  container.bind(TOKENS.wake).toConstantValue((items) => workers?.wake(items));
+  container.bind(TOKENS.wake).toConstantValue((items) => {
+    for (const group of workers) group.wake(items);
+  });
   container.bind(TOKENS.onSettled).toConstantValue((deletion, outcome, error) => {
     const { tenantId, id, jobId, actor, reason, counts, attempts, failedKeys } = deletion;
     const told = {
@@ -236,6 +280,31 @@ export async function composeJobService(
     if (outcome === 'COMPLETE') log.info({ ...told, outcome }, 'job deleted');
     else log.warn({ ...told, outcome, attempts, failedKeys, err: error }, 'job not deleted yet');
     if (outcome !== 'RETRY') metrics.deletionFinished('job', outcome);
+  });
+  container.bind(TOKENS.onBulk).toConstantValue({
+    onOrdered({ tenantId, mode, caller: { actor, subject }, reason, filter }, outcome, why) {
+      const told = {
+        audit: true,
+        action: 'bulk-deletion',
+        tenantId,
+        mode,
+        actor,
+        subject,
+        reason,
+        filter,
+        outcome,
+        why,
+      };
+      log.info(told, 'bulk deletion of jobs');
+    },
+    observer: {
+      onEnded({ tenantId, id, state, counts, skips }) {
+        log.info({ tenantId, bulkDeletionId: id, outcome: state, counts, skips }, 'bulk deletion ended');
+      },
+      onItemFailed({ tenantId, id }, jobId, error) {
+        log.warn({ err: error, tenantId, bulkDeletionId: id, jobId }, 'an item of a bulk deletion could not be begun');
+      },
+    },
   });
   const refusals = makeRefusalAudit(database);
   container.bind(TOKENS.refusals).toConstantValue({
@@ -262,7 +331,7 @@ export async function composeJobService(
       await sweeps.end(caller, sweep, reason);
     },
   });
-  container.load(adapters, useCases);
+  container.load(adapters, useCases, bulkUseCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   try {
     await get(TOKENS.checkStore)();
@@ -288,6 +357,10 @@ export async function composeJobService(
           deleteJob: get(TOKENS.deleteJob),
           sweepOrphans: get(TOKENS.sweepOrphans),
         }),
+        ...bulkService({
+          orderBulkDeletion: get(TOKENS.bulkDeletions).order,
+          readBulkDeletions: get(TOKENS.bulkDeletions).read,
+        }),
         ...auditHandlers(database),
       }),
       bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.executeStep)), makeDataId(database)),
@@ -298,9 +371,14 @@ export async function composeJobService(
         log.error({ err: error, loop: name }, 'a background pass failed');
       const runDeletions = get(TOKENS.runDeletions);
       const { endAbandonedCancellations } = get(TOKENS.workOnJob);
-      workers = startWorkerLoops(deletionWorkers, { name: 'deletions', pollMs, work: runDeletions, onError });
+      const bulk = get(TOKENS.bulkDeletions);
+      workers = [
+        startWorkerLoops(deletionWorkers, { name: 'deletions', pollMs, work: runDeletions, onError }),
+        startWorkerLoops(BULK_WORKERS, { name: 'bulk-deletions', pollMs, work: bulk.run, onError }),
+      ];
       return [
-        workers,
+        ...workers,
+        startWorkerLoop({ name: 'bulk-deletion-receipts', pollMs: EXPIRY_POLL_MS, work: bulk.expire, onError }),
         startWorkerLoop({ name: 'discarded', pollMs, work: get(TOKENS.removeDiscarded), onError }),
         startWorkerLoop({ name: 'cancellations', pollMs, work: () => endAbandonedCancellations(), onError }),
       ];

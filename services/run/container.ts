@@ -5,6 +5,11 @@ import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { openSigningKey } from '#libs/auth/keys.ts';
 import { makeParticipantCredential } from '#libs/auth/sign-token.ts';
+import {
+  type BulkDeletionOptions,
+  type BulkDeletions,
+  makeBulkDeletions,
+} from '#libs/bulk-deletion/make-bulk-deletions.ts';
 import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
@@ -16,10 +21,12 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { makeParticipant } from './adapters/clients/participant.ts';
+import { bulkService } from './adapters/grpc/bulk-handlers.ts';
 import { executionService } from './adapters/grpc/execution-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
 import { runService } from './adapters/grpc/run-service.ts';
 import { sagaService } from './adapters/grpc/saga-service.ts';
+import { makeRunTargets } from './adapters/postgres/bulk-targets.ts';
 import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
 import { makeExecutionMonths } from './adapters/postgres/execution-months.ts';
 import { makeExecutionRepository } from './adapters/postgres/execution-repository.ts';
@@ -31,6 +38,7 @@ import { RUN_SUBJECTS } from './adapters/postgres/subjects.ts';
 import type { RunSettings } from './config.ts';
 import { OWN_PARTICIPANT } from './domain/deletion.ts';
 import { actionUnknown } from './domain/errors.ts';
+import type { RunFilter } from './domain/run-filter.ts';
 import { sumRemoved } from './domain/saga.ts';
 import { deletionOrder, sharersOf, type Workflow } from './domain/workflow.ts';
 import { type AdvanceRuns, makeAdvanceRuns, type OnSagaSettled } from './use-cases/advance-runs.ts';
@@ -101,6 +109,8 @@ const TOKENS = {
   orderDeletion: token<OrderDeletion>('OrderDeletion'),
   previewPurge: token<PreviewPurge>('PreviewPurge'),
   readDeletions: token<ReadDeletions>('ReadDeletions'),
+  bulkDeletions: token<BulkDeletions<RunFilter>>('BulkDeletions'),
+  onBulk: token<OnBulk>('OnBulk'),
   redriveDeletion: token<RedriveDeletion>('RedriveDeletion'),
   runCascades: token<RunCascades>('RunCascades'),
   sagas: token<SagaRepository>('SagaRepository'),
@@ -254,6 +264,46 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
 });
 
+/** What is told of bulk deletions. */
+type OnBulk = Pick<BulkDeletionOptions<RunFilter>, 'onOrdered' | 'observer'>;
+
+const bulkUseCases = new ContainerModule(({ bind }) => {
+  const { database, orderDeletion, settings, wake, onBulk } = TOKENS;
+  bind(TOKENS.bulkDeletions)
+    .toResolvedValue(
+      (d: Database, order: OrderDeletion, of: RunSettings, w: () => void, on: OnBulk) =>
+        makeBulkDeletions({
+          ...on,
+          database: d,
+          targets: makeRunTargets(of.minPurgeAgeHours),
+          async orderItem({ id, mode, reason, force }, { targetId, etag }, bulkItem, caller) {
+            const { deletion } = await order({
+              caller,
+              runId: targetId,
+              mode,
+              reason,
+              requestId: undefined,
+              etag,
+              allowMissing: false,
+              validateOnly: false,
+              force,
+              bulkItem,
+            });
+            return deletion?.bulkDeletionId === id;
+          },
+          workerId: of.workerId,
+          leaseMs: of.bulkLeaseMs,
+          maxUnderWay: of.bulkUnderWay,
+          chunkSize: of.bulkChunk,
+          retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
+          receiptDays: of.receiptDays,
+          wake: w,
+        }),
+      [database, orderDeletion, settings, wake, onBulk],
+    )
+    .inSingletonScope();
+});
+
 const sagaUseCases = new ContainerModule(({ bind }) => {
   const { sagas, workflows, settings, advanceRuns, ownRuns, readRuns, changes, wake } = TOKENS;
   bind(advanceRuns)
@@ -323,6 +373,7 @@ const ownStepParticipant = (own: OwnParticipant): StepParticipant => ({
 const REFERENCE_PATIENCE_MS = 1_000;
 
 const EXPIRY_POLL_MS = 3_600_000;
+const BULK_WORKERS = 2;
 
 /** RunService, composed. */
 export async function composeRunService(
@@ -379,6 +430,31 @@ export async function composeRunService(
     else log.warn({ ...told, attempts, lastError, err: error }, 'cascade not complete yet');
     if (outcome !== 'RETRY') metrics.deletionFinished(mode, outcome);
   });
+  container.bind(TOKENS.onBulk).toConstantValue({
+    onOrdered({ tenantId, mode, caller: { actor, subject }, reason, filter }, outcome, why) {
+      const told = {
+        audit: true,
+        action: 'bulk-deletion',
+        tenantId,
+        mode,
+        actor,
+        subject,
+        reason,
+        filter,
+        outcome,
+        why,
+      };
+      log.info(told, 'bulk deletion of runs');
+    },
+    observer: {
+      onEnded({ tenantId, id, mode, state, counts, skips }) {
+        log.info({ tenantId, bulkDeletionId: id, mode, outcome: state, counts, skips }, 'bulk deletion ended');
+      },
+      onItemFailed({ tenantId, id }, runId, error) {
+        log.warn({ err: error, tenantId, bulkDeletionId: id, runId }, 'an item of a bulk deletion could not be begun');
+      },
+    },
+  });
   container.bind(TOKENS.onRetired).toConstantValue(({ name, retirement }) => {
     log.warn({ audit: true, action: 'retire-participant', participant: name, ...retirement }, 'participant retired');
   });
@@ -410,7 +486,7 @@ export async function composeRunService(
       metrics.deletionFinished(name, 'COMPLETE');
     },
   });
-  container.load(adapters, useCases, sagaUseCases, executionUseCases);
+  container.load(adapters, useCases, bulkUseCases, sagaUseCases, executionUseCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   await directory.keepConfigured(settings.participants.map(({ name }) => name));
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
@@ -442,6 +518,10 @@ export async function composeRunService(
           recordExecutions: get(TOKENS.recordExecutions),
           readExecutions: get(TOKENS.readExecutions),
         }),
+        ...bulkService({
+          orderBulkDeletion: get(TOKENS.bulkDeletions).order,
+          readBulkDeletions: get(TOKENS.bulkDeletions).read,
+        }),
         ...auditHandlers(database),
       }),
       bindParticipant(participantService(get(TOKENS.ownParticipant)), makeDataId(database)),
@@ -453,9 +533,11 @@ export async function composeRunService(
       const { deletionWorkers, runWorkers, pollMs, executionUpkeepMs } = settings;
       const { due } = get(TOKENS.advanceRuns);
       const cascades = get(TOKENS.runCascades);
+      const bulk = get(TOKENS.bulkDeletions);
       workers = [
         startWorkerLoops(deletionWorkers, { name: 'cascades', pollMs, work: cascades, onError }),
         startWorkerLoops(runWorkers, { name: 'runs', pollMs, work: due, onError }),
+        startWorkerLoops(BULK_WORKERS, { name: 'bulk-deletions', pollMs, work: bulk.run, onError }),
       ];
       const upkeep = startWorkerLoop({
         name: 'execution-months',
@@ -469,7 +551,13 @@ export async function composeRunService(
         work: owner.expireOperations,
         onError,
       });
-      return [...workers, upkeep, operations, { stop: get(TOKENS.ownRuns).stop }];
+      const receipts = startWorkerLoop({
+        name: 'bulk-deletion-receipts',
+        pollMs: EXPIRY_POLL_MS,
+        work: bulk.expire,
+        onError,
+      });
+      return [...workers, upkeep, operations, receipts, { stop: get(TOKENS.ownRuns).stop }];
     },
     close() {
       for (const { connection } of connections) connection.close();

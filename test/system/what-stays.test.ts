@@ -5,6 +5,7 @@ import { MethodOptions_IdempotencyLevel as Level } from '@bufbuild/protobuf/wkt'
 import anyTest, { type TestFn } from 'ava';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { SERVICE_NAMES } from '#deploy/local/stack.ts';
+import { BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { ApprovalState, DriftStatus, IncidentState } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { ArtifactKind, JobState, TaskState } from '#gen/lethe/job/v1/job_pb.ts';
@@ -291,6 +292,14 @@ test('after each kind of deletion a text stands only where README says that it s
       await until('the job is gone', async () => (await jobs.getDeletion({ deletionId })).deletion?.state === 4);
       await unless(jobs.redriveDeletion({ deletionId, reason: put('job', 'RedriveDeletion.reason') }));
     }
+    await addJob('job', jobless, {});
+    const all = { filter: { states: [JobState.FAILED, JobState.CANCELLED] }, reason: put('job', 'DeleteJobs.reason') };
+    const { bulkDeletion } = await jobs.deleteJobs(all);
+    const bulkDeletionId = bulkDeletion?.id ?? '';
+    await until('every job is gone', async () => {
+      return (await jobs.getBulkDeletion({ bulkDeletionId })).bulkDeletion?.state === BulkDeletionState.COMPLETE;
+    });
+    await unless(jobs.cancelBulkDeletion({ bulkDeletionId, reason: put('job', 'CancelBulkDeletion.reason') }));
   }
 
   // A run's purge, after it was hidden, brought back and hidden again.
@@ -316,6 +325,15 @@ test('after each kind of deletion a text stands only where README says that it s
       t.is((await settled(stack, purged, deletion?.id)).state, 4);
       const reason = put('run', 'RedriveDeletion.reason');
       await unless(runs.redriveDeletion({ deletionId: deletion?.id ?? '', reason }));
+    }
+    await runs.finishRun({ runId: await addRun('run', purged), state: RunState.COMPLETED });
+    for (const filter of [{ states: [RunState.COMPLETED] }, { workflow: put('run', 'PurgeRuns.filter.workflow') }]) {
+      const { bulkDeletion } = await runs.purgeRuns({ filter, reason: put('run', 'PurgeRuns.reason') });
+      const bulkDeletionId = bulkDeletion?.id ?? '';
+      await until('every run is gone', async () => {
+        return (await runs.getBulkDeletion({ bulkDeletionId })).bulkDeletion?.state === BulkDeletionState.COMPLETE;
+      });
+      await unless(runs.cancelBulkDeletion({ bulkDeletionId, reason: put('run', 'CancelBulkDeletion.reason') }));
     }
   }
 

@@ -64,6 +64,8 @@ export interface JobDeletion {
   readonly nextAttemptAt: Temporal.Instant | undefined;
   /** Whether a person has accepted that the objects which the index knows are not in the store. */
   readonly acceptsMissing: boolean;
+  /** The bulk deletion that ordered it. */
+  readonly bulkDeletionId: string | undefined;
   readonly createdAt: Temporal.Instant;
   readonly startedAt: Temporal.Instant | undefined;
   readonly updatedAt: Temporal.Instant;

@@ -1,3 +1,4 @@
+import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
@@ -17,6 +18,8 @@ export interface DeleteJobCommand {
   readonly requestId: string | undefined;
   readonly reason: string | undefined;
   readonly etag: string;
+  /** The item of a bulk deletion that it is for: a refusal is left out of the audit, since the item tells of it. */
+  readonly bulkItem?: BulkItem;
 }
 
 /** Ends jobs: the intent at once, the removal by whichever replica's worker comes first. */
@@ -41,7 +44,7 @@ export const makeDeleteJob = (
   wake: Wake,
   recordRefusal: RecordRefusal,
 ): DeleteJob => ({
-  async order({ caller, jobId, allowMissing, requestId, reason, etag }) {
+  async order({ caller, jobId, allowMissing, requestId, reason, etag, bulkItem }) {
     const order = {
       caller,
       tenantId: tenantOf(caller),
@@ -49,15 +52,19 @@ export const makeDeleteJob = (
       reason,
       requestId,
       fingerprint: fingerprint({ rpc: 'DeleteJob', jobId, reason, etag, allowMissing }),
+      bulkItem,
     };
     const check = (job: Job): void => {
       assertEtag(job, etag);
       assertDeletable(job);
     };
-    const deletion = await recordRefusal(
-      { caller, tenantId: order.tenantId, action: 'delete', targetType: 'job', targetId: jobId, reason, requestId },
-      () => deletions.begin(order, check),
-    );
+    const begin = () => deletions.begin(order, check);
+    const deletion = bulkItem
+      ? await begin()
+      : await recordRefusal(
+          { caller, tenantId: order.tenantId, action: 'delete', targetType: 'job', targetId: jobId, reason, requestId },
+          begin,
+        );
     if (!deletion) {
       if (allowMissing) return undefined;
       throw jobNotFound();
@@ -108,6 +115,7 @@ export const makeDeleteJob = (
       lastError: undefined,
       nextAttemptAt: undefined,
       acceptsMissing: false,
+      bulkDeletionId: undefined,
       createdAt: job.updatedAt,
       startedAt: undefined,
       updatedAt: job.updatedAt,

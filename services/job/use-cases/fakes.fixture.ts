@@ -81,6 +81,7 @@ export const deletionOf = (more: Partial<JobDeletion> = {}): JobDeletion => ({
   lastError: undefined,
   nextAttemptAt: NOW,
   acceptsMissing: false,
+  bulkDeletionId: undefined,
   createdAt: NOW,
   startedAt: undefined,
   updatedAt: NOW,

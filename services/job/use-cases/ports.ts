@@ -1,3 +1,4 @@
+import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import type { Contents } from '#libs/object-store/object-store.ts';
 import type { Artifact, ArtifactKind, ObjectRef } from '../domain/artifact.ts';
@@ -33,6 +34,8 @@ export interface NewJob {
 export interface JobQuery extends PageQuery {
   readonly state: JobState | undefined;
   readonly runId: string | undefined;
+  readonly minCreatedAt: Temporal.Instant | undefined;
+  readonly maxCreatedAt: Temporal.Instant | undefined;
   /** Also those that are hidden with their run. */
   readonly showDeleted: boolean;
 }
@@ -223,6 +226,8 @@ export interface DeletionOrder {
   readonly reason: string | undefined;
   readonly requestId: string | undefined;
   readonly fingerprint: string;
+  /** The item of a bulk deletion that it is for. */
+  readonly bulkItem?: BulkItem | undefined;
 }
 
 /** An order to end, hide or bring back something, and the reason it was refused with. */
@@ -261,7 +266,8 @@ export interface DeletionRepository {
    * Must check the job under its row's lock, and in one transaction commit the deletion and hide the job from every
    * reader. Must answer with the earlier deletion for the same request id and fingerprint, also after the job is
    * gone; REQUEST_ID_REUSED for another fingerprint; OPERATION_IN_PROGRESS while one is under way; undefined for an
-   * unknown job.
+   * unknown job. For an item of a bulk deletion it must mark the item in the same transaction, and throw LEASE_LOST once
+   * the worker that ordered it no longer holds the bulk deletion.
    */
   begin(order: DeletionOrder, check: (job: Job) => void): Promise<JobDeletion | undefined>;
   /** Must answer undefined for an unknown deletion and another tenant's. */

@@ -59,6 +59,8 @@ export interface Deletion {
   readonly force: boolean;
   /** The soft delete that an undelete takes back. */
   readonly undoes: string | undefined;
+  /** The bulk deletion that ordered it. */
+  readonly bulkDeletionId: string | undefined;
   /** In the order of the cascade; RunService's own rows are the last. */
   readonly steps: readonly DeletionStep[];
   /** Attempts of the step now under way that failed. */

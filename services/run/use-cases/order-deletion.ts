@@ -1,3 +1,4 @@
+import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
@@ -18,6 +19,11 @@ export interface OrderDeletionCommand {
   readonly allowMissing: boolean;
   readonly validateOnly: boolean;
   readonly force: boolean;
+  /**
+   * The item of a bulk deletion that it is for: the run is left out of the answer, and a refusal out of the audit, since
+   * the item tells of it.
+   */
+  readonly bulkItem?: BulkItem;
 }
 
 /**
@@ -97,11 +103,12 @@ export function makeOrderDeletion(
       wake();
       onOrdered(order, 'ORDERED', mode);
     }
-    return { run: await runs.get(tenantId, runId, true), deletion: ordered.deletion };
+    const run = command.bulkItem ? undefined : await runs.get(tenantId, runId, true);
+    return { run, deletion: ordered.deletion };
   };
 
   return async (command) => {
-    const { caller, runId, mode, reason, requestId, etag, allowMissing, validateOnly, force } = command;
+    const { caller, runId, mode, reason, requestId, etag, allowMissing, validateOnly, force, bulkItem } = command;
     const order: DeletionOrder = {
       caller,
       tenantId: tenantOf(caller),
@@ -112,6 +119,7 @@ export function makeOrderDeletion(
       force,
       fingerprint: fingerprint({ runId, reason, etag, allowMissing, force }),
       participants: others,
+      bulkItem,
     };
     try {
       if (force && !hasRole(caller, 'owner')) {
@@ -122,7 +130,7 @@ export function makeOrderDeletion(
       return await carryOut(command, order);
     } catch (error) {
       if (allowMissing && hasReason(error, 'RUN_NOT_FOUND')) return { run: undefined, deletion: undefined };
-      if (error instanceof DomainError && !validateOnly && error.kind !== 'unavailable') {
+      if (error instanceof DomainError && !validateOnly && !bulkItem && error.kind !== 'unavailable') {
         onOrdered(order, 'REFUSED', error.reason);
         await deletions.recordRefusal(order, error.reason);
       }

@@ -1,3 +1,4 @@
+import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import type { Answer, Deletion, DeletionMode, DeletionState, DeletionStep, ResourceCount } from '../domain/deletion.ts';
 import type { JsonObject, Run, RunState } from '../domain/run.ts';
@@ -79,6 +80,8 @@ export interface DeletionOrder {
   readonly force: boolean;
   /** The configured participants but RunService itself, in the order in which they are called. */
   readonly participants: readonly string[];
+  /** The item of a bulk deletion that it is for. */
+  readonly bulkItem: BulkItem | undefined;
 }
 
 /** What came of an order. */
@@ -115,6 +118,9 @@ export interface DeletionRepository {
    * and for a SOFT_DELETE repeated with the one that hid the run. Must throw REQUEST_ID_REUSED for another
    * fingerprint, OPERATION_IN_PROGRESS while another deletion is not over, RUN_NOT_FOUND for an unknown run.
    *
+   * For an item of a bulk deletion it must mark the item in the same transaction, and throw LEASE_LOST once the worker
+   * that ordered it no longer holds the bulk deletion.
+   *
    * The deletion's steps must be those of `participantsOf`, read under the lock, and RunService's own as the last one.
    */
   begin(order: DeletionOrder, check: (run: Run, now: Temporal.Instant) => void, checkOnly: boolean): Promise<Ordered>;
@@ -143,7 +149,10 @@ export interface DeletionRepository {
   fail(claim: DeletionClaim, step: DeletionStep, retryMs: number | undefined): Promise<void>;
   /** Must mark the deletion COMPLETE and write its audit row; LEASE_LOST. */
   complete(claim: DeletionClaim): Promise<Deletion>;
-  /** Must give a STUCK deletion its attempts anew and make it due; undefined for an unknown one. */
+  /**
+   * Must give a STUCK deletion its attempts anew and make it due, and its item of a bulk deletion with it; undefined for
+   * an unknown one.
+   */
   redrive(
     tenantId: string,
     deletionId: string,

@@ -19,7 +19,7 @@ import {
   parseRequiredReason,
   parseText,
 } from '#libs/grpc/parse.ts';
-import { parseDurationMs, toTimestamp } from '#libs/grpc/timestamp.ts';
+import { parseDurationMs, parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { isId, parseId, parseOptionalId, parseTenantId } from '#libs/kernel/id.ts';
@@ -99,15 +99,19 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
 
   async listJobs(request, context) {
     const caller = callerOf(context);
-    const { state, runId, limit } = parseFields({
+    const { limit, ...query } = parseFields({
       state: () => parseOptionalEnum('state', request.state, JOB_STATE_OF),
       runId: () => parseOptionalId('run_id', request.runId),
+      minCreatedAt: () => parseTimestamp('min_create_time', request.minCreateTime),
+      maxCreatedAt: () => parseTimestamp('max_create_time', request.maxCreateTime),
       limit: () => parsePageSize(request.pageSize),
     });
     const { showDeleted } = request;
-    const scope: PageScope = { rpc: 'ListJobs', tenantId: tenantOf(caller), filter: { state, runId, showDeleted } };
+    const { state, runId, minCreatedAt, maxCreatedAt } = query;
+    const filter = { state, runId, min: minCreatedAt?.toString(), max: maxCreatedAt?.toString(), showDeleted };
+    const scope: PageScope = { rpc: 'ListJobs', tenantId: tenantOf(caller), filter };
     const after = parseInstantKey(scope, request.pageToken);
-    const page = await useCases.readJobs.list(caller, { state, runId, showDeleted, limit, after });
+    const page = await useCases.readJobs.list(caller, { ...query, showDeleted, limit, after });
     return { jobs: page.items.map(toJobMessage), nextPageToken: page.next ? encodePageToken(scope, page.next) : '' };
   },
 

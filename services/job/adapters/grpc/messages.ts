@@ -169,4 +169,5 @@ export const toDeletionMessage = (deletion: JobDeletion): MessageInitShape<typeo
   updateTime: toTimestamp(deletion.updatedAt),
   ...optional('finishTime', toOptionalTimestamp(deletion.finishedAt)),
   runId: deletion.runId ?? '',
+  bulkDeletionId: deletion.bulkDeletionId ?? '',
 });

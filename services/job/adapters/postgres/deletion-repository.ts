@@ -1,4 +1,6 @@
 import { type AuditEntry, audit } from '#libs/audit/write-audit.ts';
+import { reopenItem, takeItem } from '#libs/bulk-deletion/item-rows.ts';
+import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
@@ -38,6 +40,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
         check(toJob(job.row));
         const [row] = await insertDeletions(trx, { ...order, jobIds: [jobId] });
         if (!row) throw new Error('the deletion was not inserted');
+        if (order.bulkItem) await takeItem(trx, tenantId, order.bulkItem, row.id);
         return toDeletion(row);
       });
     } catch (error) {
@@ -246,6 +249,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
         ),
       );
       if (row) {
+        await reopenItem(trx, tenantId, row.bulk_deletion_id, deletionId);
         const { subject, actor } = caller;
         await audit(trx, { ...auditOf(row, 'redrive', 'PENDING', {}), subject, actor, reason });
         return toDeletion(row);
@@ -285,11 +289,12 @@ export interface RemovalOrder {
   readonly reason: string | undefined;
   readonly requestId?: string | undefined;
   readonly fingerprint?: string;
+  readonly bulkItem?: BulkItem | undefined;
 }
 
 /** Commits the intent: a deletion for each of these jobs, and the mark that hides the job from every reader. */
 export async function insertDeletions(trx: TenantTransaction, order: RemovalOrder): Promise<readonly DeletionRow[]> {
-  const { caller, tenantId, jobIds, operationId, reason, requestId, fingerprint } = order;
+  const { caller, tenantId, jobIds, operationId, reason, requestId, fingerprint, bulkItem } = order;
   return rowsOf(
     await trx.raw(
       `with ordered as (
@@ -299,9 +304,10 @@ export async function insertDeletions(trx: TenantTransaction, order: RemovalOrde
          from ordered o where j.tenant_id = :tenantId and j.id = o.job_id
          returning j.id as job_id, j.run_id, j.step, o.id)
        insert into job_deletions
-         (tenant_id, id, job_id, run_id, step, operation_id, state, actor, subject, reason, request_id, fingerprint, counts)
+         (tenant_id, id, job_id, run_id, step, operation_id, state, actor, subject, reason, request_id, fingerprint, counts,
+          bulk_deletion_id)
        select :tenantId, id, job_id, run_id, step, :operationId, 'PENDING', :actor, :subject, :reason, :requestId,
-              :fingerprint, cast(:counts as jsonb) from hidden
+              :fingerprint, cast(:counts as jsonb), :bulkDeletionId from hidden
        returning *`,
       {
         tenantId,
@@ -313,6 +319,7 @@ export async function insertDeletions(trx: TenantTransaction, order: RemovalOrde
         reason: reason ?? null,
         requestId: requestId ?? null,
         fingerprint: fingerprint ?? null,
+        bulkDeletionId: bulkItem?.bulkDeletionId ?? null,
         counts: JSON.stringify(NOTHING_REMOVED),
       },
     ),

@@ -43,14 +43,25 @@ export const makeJobRepository = (database: Database): JobRepository => ({
     return row && toJob(row);
   },
 
-  async list(tenantId, { state, runId, showDeleted, limit, after }) {
+  async list(tenantId, { state, runId, minCreatedAt, maxCreatedAt, showDeleted, limit, after }) {
     const rows = await database.readForTenant<JobWithTasks>(tenantId, {
       text: `select ${JOB_COLUMNS} from jobs j
              where j.tenant_id = $1 and j.deletion_id is null and ($2 or j.deleted_at is null)
                and ($3::text is null or j.state = $3) and ($4::uuid is null or j.run_id = $4)
-               and ($5::timestamptz is null or (j.created_at, j.id) < ($5, $6::uuid))
-             order by j.created_at desc, j.id desc limit $7`,
-      values: [tenantId, showDeleted, state ?? null, runId ?? null, after?.[0] ?? null, after?.[1] ?? null, limit + 1],
+               and ($5::timestamptz is null or j.created_at >= $5) and ($6::timestamptz is null or j.created_at < $6)
+               and ($7::timestamptz is null or (j.created_at, j.id) < ($7, $8::uuid))
+             order by j.created_at desc, j.id desc limit $9`,
+      values: [
+        tenantId,
+        showDeleted,
+        state ?? null,
+        runId ?? null,
+        minCreatedAt?.toString() ?? null,
+        maxCreatedAt?.toString() ?? null,
+        after?.[0] ?? null,
+        after?.[1] ?? null,
+        limit + 1,
+      ],
     });
     return pageOf(rows, limit, toJob, (row) => [row.created_at.toString(), row.id]);
   },

@@ -72,6 +72,7 @@ export interface DeletionRow {
   readonly last_error: string | null;
   readonly next_attempt_at: Temporal.Instant | null;
   readonly accept_missing: boolean;
+  readonly bulk_deletion_id: string | null;
   readonly lease_token: number;
   readonly created_at: Temporal.Instant;
   readonly started_at: Temporal.Instant | null;
@@ -156,6 +157,7 @@ export const toDeletion = (row: DeletionRow): JobDeletion => ({
   lastError: row.last_error ?? undefined,
   nextAttemptAt: row.next_attempt_at ?? undefined,
   acceptsMissing: row.accept_missing,
+  bulkDeletionId: row.bulk_deletion_id ?? undefined,
   createdAt: row.created_at,
   startedAt: row.started_at ?? undefined,
   updatedAt: row.updated_at,

@@ -128,6 +128,7 @@ export const toDeletionMessage = (deletion: Deletion): MessageInitShape<typeof D
   ...optional('startTime', toOptionalTimestamp(deletion.startedAt)),
   updateTime: toTimestamp(deletion.updatedAt),
   ...optional('finishTime', toOptionalTimestamp(deletion.finishedAt)),
+  bulkDeletionId: deletion.bulkDeletionId ?? '',
 });
 
 /** VERIFYING and COMPLETE come after a participant's COMPLETE; PENDING has no answer yet. */

@@ -12,7 +12,7 @@ const WORKFLOW = /^[A-Za-z0-9_.-]{1,100}$/;
 export const parseEtag = (etag: string): string => parseOptionalText('etag', etag, 100) ?? '';
 
 /** The workflow's name as it stands; FIELD_INVALID for what cannot be one. */
-export function parseWorkflow(workflow: string): string {
-  if (!WORKFLOW.test(workflow)) throw fieldInvalid('workflow', 'must be 1 to 100 of letters, digits, _, - and .');
+export function parseWorkflow(workflow: string, field = 'workflow'): string {
+  if (!WORKFLOW.test(workflow)) throw fieldInvalid(field, 'must be 1 to 100 of letters, digits, _, - and .');
   return workflow;
 }

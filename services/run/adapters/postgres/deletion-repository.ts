@@ -1,3 +1,4 @@
+import { reopenItem, takeItem } from '#libs/bulk-deletion/item-rows.ts';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
@@ -30,6 +31,7 @@ interface DeletionRow {
   readonly request_id: string | null;
   readonly force: boolean;
   readonly undoes: string | null;
+  readonly bulk_deletion_id: string | null;
   readonly attempts: number;
   readonly last_error: string | null;
   readonly lease_token: number;
@@ -235,6 +237,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       const row = await findOne(trx, BY_ID, bindings);
       if (!row) return undefined;
       if (rowCount) {
+        await reopenItem(trx, tenantId, row.bulk_deletion_id, deletionId);
         const { actor, subject } = caller;
         await audit(trx, {
           tenantId,
@@ -308,14 +311,16 @@ async function insert(
   request: IdentifiedRequest | undefined,
   run: RunColumns,
 ): Promise<Deletion> {
-  const { tenantId, runId, mode, caller, reason, requestId, fingerprint, force, participants } = order;
+  const { tenantId, runId, mode, caller, reason, requestId, fingerprint, force, participants, bulkItem } = order;
   const id = newId();
   if (request) await rememberRequest(trx, request, id);
   await trx.raw(
     `with begun as (
        insert into deletions
-         (tenant_id, id, run_id, mode, state, actor, subject, reason, request_id, fingerprint, force, undoes)
-       values (:tenantId, :id, :runId, :mode, 'PENDING', :actor, :subject, :reason, :requestId, :fingerprint, :force, :undoes)
+         (tenant_id, id, run_id, mode, state, actor, subject, reason, request_id, fingerprint, force, undoes,
+          bulk_deletion_id)
+       values (:tenantId, :id, :runId, :mode, 'PENDING', :actor, :subject, :reason, :requestId, :fingerprint, :force, :undoes,
+               :bulkDeletionId)
        returning tenant_id, id)
      insert into deletion_steps (tenant_id, deletion_id, position, participant, state)
      select b.tenant_id, b.id, p.position - 1, p.name, 'PENDING'
@@ -332,9 +337,11 @@ async function insert(
       fingerprint,
       force,
       undoes: mode === 'UNDELETE' ? run.deletion_id : null,
+      bulkDeletionId: bulkItem?.bulkDeletionId ?? null,
       participants: [...participants, OWN_PARTICIPANT],
     },
   );
+  if (bulkItem) await takeItem(trx, tenantId, bulkItem, id);
   const call = { tenantId, runId, operationId: id, step: OWN_PARTICIPANT, actor: caller.actor, reason };
   if (mode === 'SOFT_DELETE') await hideRows(trx, call);
   if (mode === 'UNDELETE' && run.deletion_id !== null) await showRows(trx, call, run.deletion_id);
@@ -454,6 +461,7 @@ const toChecked = (order: DeletionOrder, now: Temporal.Instant, undoes: string |
   requestId: order.requestId,
   force: order.force,
   undoes: order.mode === 'UNDELETE' ? undoes : undefined,
+  bulkDeletionId: order.bulkItem?.bulkDeletionId,
   steps: [...order.participants, OWN_PARTICIPANT].map((participant) => ({
     participant,
     state: 'PENDING',
@@ -484,6 +492,7 @@ const toDeletion = (row: DeletionRow): Deletion => ({
   requestId: row.request_id ?? undefined,
   force: row.force,
   undoes: row.undoes ?? undefined,
+  bulkDeletionId: row.bulk_deletion_id ?? undefined,
   steps: row.steps.map(toStep),
   attempts: row.attempts,
   lastError: row.last_error ?? undefined,

@@ -7,6 +7,7 @@ import { claimRequests } from './005-claim-requests.ts';
 import { installation } from './006-installation.ts';
 import { orphanReports } from './007-orphan-reports.ts';
 import { listedAudit } from './008-audit.ts';
+import { bulkDeletions } from './009-bulk-deletions.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -18,4 +19,5 @@ export const jobMigrations: readonly Migration[] = [
   installation,
   orphanReports,
   listedAudit,
+  bulkDeletions,
 ];

@@ -12,6 +12,7 @@ import { listedAudit } from './010-audit.ts';
 import { compensationReceipts } from './011-compensation-receipts.ts';
 import { participants } from './012-participants.ts';
 import { participantData } from './013-participant-data.ts';
+import { bulkDeletions } from './014-bulk-deletions.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -28,4 +29,5 @@ export const runMigrations: readonly Migration[] = [
   compensationReceipts,
   participants,
   participantData,
+  bulkDeletions,
 ];

@@ -1,0 +1,109 @@
+import type { Knex } from 'knex';
+import { createDiscoveryFunction, secureTable } from '#libs/postgres/tenant-security.ts';
+
+/**
+ * Creates the bulk deletions of a service and their items, and names the bulk deletion in the rows of `deletions`, the
+ * service's table of single ones. Needs `lethe_tenant()` and `audit_entries`. Called once by one of the service's
+ * migrations.
+ */
+export async function createBulkDeletionTables(knex: Knex, appRole: string, deletions: string): Promise<void> {
+  await knex.raw(`
+    create table bulk_deletions (
+      tenant_id text not null,
+      id uuid not null,
+      mode text not null check (mode in ('SOFT_DELETE', 'PURGE')),
+      state text not null
+        check (state in ('SELECTING', 'RUNNING', 'CANCELLING', 'COMPLETE', 'STUCK', 'CANCELLED')),
+      actor text not null,
+      subject text not null,
+      reason text not null,
+      request_id uuid,
+      fingerprint text not null,
+      force boolean not null,
+      filter jsonb not null,
+      expected_count bigint,
+      -- While SELECTING: how many items are written down, and the target of the last one.
+      selected bigint not null default 0,
+      selected_at timestamptz,
+      selected_id uuid,
+      -- Once it has ended; until then the items are counted.
+      counts jsonb,
+      attempts int not null default 0,
+      last_error text,
+      cancelled_by text,
+      next_attempt_at timestamptz default clock_timestamp(),
+      lease_owner text,
+      lease_token bigint not null default 0,
+      lease_expires_at timestamptz,
+      created_at timestamptz not null default clock_timestamp(),
+      started_at timestamptz,
+      updated_at timestamptz not null default clock_timestamp(),
+      finished_at timestamptz,
+      primary key (tenant_id, id),
+      constraint bulk_deletions_counted
+        check ((counts is not null) = (state in ('COMPLETE', 'STUCK', 'CANCELLED')))
+    );
+    create unique index bulk_deletions_request on bulk_deletions (tenant_id, request_id) where request_id is not null;
+    create index bulk_deletions_list on bulk_deletions (tenant_id, created_at desc, id desc);
+    create index bulk_deletions_due on bulk_deletions (next_attempt_at)
+      where state in ('SELECTING', 'RUNNING', 'CANCELLING');
+    create index bulk_deletions_running on bulk_deletions (tenant_id, created_at, id) where state = 'RUNNING';
+    create index bulk_deletions_ended on bulk_deletions (finished_at) where state in ('COMPLETE', 'CANCELLED');
+
+    create table bulk_deletion_items (
+      tenant_id text not null,
+      bulk_deletion_id uuid not null,
+      position bigint not null,
+      target_id uuid not null,
+      etag text not null,
+      state text not null check (state in ('PENDING', 'RUNNING', 'COMPLETE', 'SKIPPED', 'STUCK', 'CANCELLED')),
+      deletion_id uuid,
+      skip_reason text,
+      last_error text,
+      attempts int not null default 0,
+      next_attempt_at timestamptz,
+      updated_at timestamptz not null default clock_timestamp(),
+      primary key (tenant_id, bulk_deletion_id, position),
+      foreign key (tenant_id, bulk_deletion_id) references bulk_deletions,
+      constraint bulk_deletion_items_reason check ((skip_reason is not null) = (state = 'SKIPPED'))
+    );
+    create index bulk_deletion_items_state on bulk_deletion_items (tenant_id, bulk_deletion_id, state, position)
+      include (skip_reason);
+    create index bulk_deletion_items_deletion on bulk_deletion_items (tenant_id, deletion_id)
+      where deletion_id is not null;
+  `);
+  await knex.raw('alter table ?? add column bulk_deletion_id uuid', [deletions]);
+  for (const table of ['bulk_deletions', 'bulk_deletion_items']) await secureTable(knex, table, appRole);
+  await createDiscoveryFunction(knex, {
+    signature: 'due_bulk_deletions(max_rows int)',
+    returns: 'table (tenant_id text, id uuid)',
+    // Of a tenant's RUNNING ones the oldest alone, so that the number under way does not grow with their number.
+    query: `select b.tenant_id, b.id from bulk_deletions b
+            where b.state in ('SELECTING', 'RUNNING', 'CANCELLING') and b.next_attempt_at <= now()
+              and (b.lease_expires_at is null or b.lease_expires_at <= now())
+              and (b.state <> 'RUNNING' or not exists (
+                    select from bulk_deletions o where o.tenant_id = b.tenant_id and o.state = 'RUNNING'
+                      and (o.created_at, o.id) < (b.created_at, b.id)))
+            order by b.next_attempt_at limit max_rows`,
+    appRole,
+  });
+  await createDiscoveryFunction(knex, {
+    signature: 'expired_bulk_deletions(days int, max_rows int)',
+    returns: 'table (tenant_id text, id uuid)',
+    query: `select b.tenant_id, b.id from bulk_deletions b
+            where b.state in ('COMPLETE', 'CANCELLED') and b.finished_at < now() - days * interval '1 day'
+            order by b.finished_at limit max_rows`,
+    appRole,
+  });
+}
+
+/** Drops what createBulkDeletionTables made. */
+export async function dropBulkDeletionTables(knex: Knex, deletions: string): Promise<void> {
+  await knex.raw(`
+    drop function due_bulk_deletions(int);
+    drop function expired_bulk_deletions(int, int);
+    drop table bulk_deletion_items;
+    drop table bulk_deletions;
+  `);
+  await knex.raw('alter table ?? drop column bulk_deletion_id', [deletions]);
+}

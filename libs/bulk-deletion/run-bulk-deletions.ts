@@ -1,0 +1,190 @@
+import type { Caller } from '#libs/kernel/caller.ts';
+import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
+import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
+import { crashPoint } from '#libs/saga/crash-point.ts';
+import { assertMatches, type BulkDeletion } from './bulk-deletion.ts';
+import type { BulkClaim, BulkDeletionRepository, DueItem, OrderItem } from './ports.ts';
+
+/** The persisted points of a bulk deletion, after the service's name, for the tests that kill the process there. */
+export const BULK_CRASH_POINTS = [
+  'bulk.after-intent',
+  'bulk.after-claim',
+  'bulk.between-chunks',
+  'bulk.after-selection',
+  'bulk.after-item',
+  'bulk.after-items',
+  'bulk.before-end',
+  'bulk.after-end',
+] as const;
+
+/** Drives one due bulk deletion for a while; answers how many it took up, 0 or 1. */
+export type RunBulkDeletions = (signal: AbortSignal) => Promise<number>;
+
+/** How bulk deletions are driven. */
+export interface BulkSettings {
+  /** That of the crash points. */
+  readonly name: string;
+  readonly workerId: string;
+  /** Renewed while a worker holds one, in milliseconds. */
+  readonly leaseMs: number;
+  /** How many items of one bulk deletion may have a deletion under way. */
+  readonly maxUnderWay: number;
+  /** How many items are written down, or cancelled, in one transaction. */
+  readonly chunkSize: number;
+  /** After so long another bulk deletion gets its turn, in milliseconds. */
+  readonly turnMs: number;
+  /** How often deletions under way are looked at, in milliseconds. */
+  readonly pollMs: number;
+  /** Attempts to begin an item, and the pauses between them. */
+  readonly retry: RetryPolicy;
+}
+
+/** Told when a bulk deletion has ended, and of what an item's order failed with. */
+export interface BulkObserver {
+  onEnded(bulk: BulkDeletion): void;
+  onItemFailed(bulk: Pick<BulkDeletion, 'id' | 'tenantId'>, targetId: string, error: unknown): void;
+}
+
+const CANDIDATES = 16;
+
+type Outcome = 'BEGUN' | 'SKIPPED' | 'DEFERRED';
+
+/**
+ * Makes RunBulkDeletions. A worker holds the bulk deletion by a lease, and what it decides is committed only under the
+ * lease's fencing token: an item's deletion and the mark on the item in one transaction, so that no item is ordered twice
+ * and none after a cancel.
+ */
+export function makeRunBulkDeletions<Filter>(
+  repository: BulkDeletionRepository<Filter>,
+  orderItem: OrderItem<Filter>,
+  settings: BulkSettings,
+  sleep: (ms: number, signal: AbortSignal) => Promise<void>,
+  observer: BulkObserver,
+): RunBulkDeletions {
+  const { name, workerId, leaseMs, maxUnderWay, chunkSize, turnMs, pollMs, retry } = settings;
+
+  /** Orders the deletion of one item, and records what came of it. */
+  const begin = async (claim: BulkClaim<Filter>, item: DueItem): Promise<{ outcome: Outcome; error?: string }> => {
+    const { bulk, token } = claim;
+    const ref = { bulkDeletionId: bulk.id, position: item.position, token };
+    try {
+      if (await orderItem(bulk, item, ref, callerOf(bulk))) {
+        crashPoint(`${name}.bulk.after-item`);
+        return { outcome: 'BEGUN' };
+      }
+      await repository.skipItem(claim, item, 'ALREADY_DELETED', 'ALREADY_DELETED: It had been hidden already.');
+      return { outcome: 'SKIPPED' };
+    } catch (cause) {
+      if (hasReason(cause, 'LEASE_LOST')) throw cause;
+      const attempts = item.attempts + 1;
+      const error = toSentence(cause);
+      if (!mayPass(cause) || attempts >= retry.maxAttempts) {
+        if (!(cause instanceof DomainError)) observer.onItemFailed(bulk, item.targetId, cause);
+        const reason = cause instanceof DomainError ? cause.reason : 'INTERNAL';
+        await repository.skipItem(claim, item, reason, error);
+        return { outcome: 'SKIPPED' };
+      }
+      observer.onItemFailed(bulk, item.targetId, cause);
+      await repository.deferItem(claim, item, error, backoffMs(attempts, retry));
+      return { outcome: 'DEFERRED', error };
+    }
+  };
+
+  /** Writes down the items; true when the next thing can begin. */
+  const select = async (claim: BulkClaim<Filter>, signal: AbortSignal): Promise<boolean> => {
+    for (;;) {
+      const state = await repository.selectItems(claim, chunkSize, (matches) =>
+        assertMatches(matches, claim.expectedCount),
+      );
+      if (state !== 'SELECTING') break;
+      crashPoint(`${name}.bulk.between-chunks`);
+      if (signal.aborted) return false;
+    }
+    crashPoint(`${name}.bulk.after-selection`);
+    return true;
+  };
+
+  const drive = async (claim: BulkClaim<Filter>, stopping: AbortSignal): Promise<void> => {
+    const lost = new AbortController();
+    const heartbeat = setInterval(() => {
+      repository.renew(claim, leaseMs).catch((error: unknown) => hasReason(error, 'LEASE_LOST') && lost.abort(error));
+    }, leaseMs / 3);
+    const signal = AbortSignal.any([stopping, lost.signal]);
+    crashPoint(`${name}.bulk.after-claim`);
+    try {
+      if (claim.bulk.state === 'SELECTING' && !(await select(claim, signal))) {
+        return await repository.release(claim, 0);
+      }
+      for (const end = performance.now() + turnMs; ; ) {
+        const { state, underWay } = await repository.settleItems(claim);
+        if (state === 'CANCELLING') {
+          while ((await repository.cancelItems(claim, chunkSize)) > 0 && !signal.aborted);
+        }
+        const due = state === 'RUNNING' ? await repository.dueItems(claim, maxUnderWay - underWay) : [];
+        const begun = await allOf(due.map((item) => begin(claim, item)));
+        if (begun.length > 0) crashPoint(`${name}.bulk.after-items`);
+        const failed = begun.find(({ outcome }) => outcome === 'DEFERRED');
+        if (failed && begun.every(({ outcome }) => outcome === 'DEFERRED')) {
+          // What all of them failed with is not the items' fault: trying the rest would only use up their attempts.
+          return await repository.release(claim, backoffMs(claim.attempts + 1, retry), failed.error);
+        }
+        if (underWay === 0 && due.length === 0) {
+          crashPoint(`${name}.bulk.before-end`);
+          const ended = await repository.finish(claim);
+          if (!ended) return await repository.release(claim, retry.baseMs);
+          crashPoint(`${name}.bulk.after-end`);
+          observer.onEnded(ended);
+          return;
+        }
+        if (signal.aborted || performance.now() >= end) return await repository.release(claim, pollMs);
+        // Skipping is quick: only what is under way is waited for.
+        if (!begun.some(({ outcome }) => outcome === 'SKIPPED')) await sleep(pollMs, signal).catch(() => undefined);
+      }
+    } catch (error) {
+      // Another worker has it, or it was cancelled, and whoever claims it next will see that.
+      if (!hasReason(error, 'LEASE_LOST')) throw error;
+      await repository.release(claim, 0).catch((cause: unknown) => {
+        if (!hasReason(cause, 'LEASE_LOST')) throw cause;
+      });
+    } finally {
+      clearInterval(heartbeat);
+    }
+  };
+
+  return async (signal) => {
+    for (const { tenantId, bulkDeletionId } of await repository.findDue(CANDIDATES)) {
+      const claim = await repository.claim(tenantId, bulkDeletionId, workerId, leaseMs);
+      if (!claim) continue;
+      await drive(claim, signal);
+      return 1;
+    }
+    return 0;
+  };
+}
+
+/** As Promise.all, but throws no sooner than all of them have ended. */
+async function allOf<T>(promises: readonly Promise<T>[]): Promise<readonly T[]> {
+  await Promise.allSettled(promises);
+  return Promise.all(promises);
+}
+
+/** Whether the same order may succeed later, with nobody doing anything about it. */
+const mayPass = (error: unknown): boolean =>
+  !(error instanceof DomainError) ||
+  error.kind === 'unavailable' ||
+  error.kind === 'resource-exhausted' ||
+  error.reason === 'OPERATION_IN_PROGRESS' ||
+  error.reason === 'CONCURRENT_UPDATE';
+
+/** In whose name items are deleted: who ordered the bulk deletion, with the role that the order was checked for. */
+const callerOf = ({ tenantId, actor, subject, force }: BulkClaim<unknown>['bulk']): Caller => ({
+  tenantId,
+  actor,
+  subject,
+  kind: 'user',
+  role: force ? 'owner' : 'admin',
+  scopes: new Set(),
+});
+
+const toSentence = (error: unknown): string =>
+  error instanceof DomainError ? `${error.reason}: ${error.message}` : 'INTERNAL: see the log.';
