@@ -50,6 +50,10 @@ export interface StackOptions {
   readonly foreignOwners?: Readonly<Record<string, string>>;
   /** How the stack's own clients speak TLS, where `env` has its services do so. */
   readonly clientTls?: ClientTlsFiles;
+  /** Also start the console, which serves the page and the HTTP APIs; it is not started by default. */
+  readonly console?: boolean;
+  /** More settings for the console. */
+  readonly consoleEnv?: Readonly<Record<string, string>>;
 }
 
 /** Who calls. */
@@ -73,6 +77,8 @@ export interface StackClients {
 export interface Stack {
   readonly folder: string;
   readonly addresses: Readonly<Record<ServiceName, string>>;
+  /** Where the console is, e.g. `http://127.0.0.1:7405`. Undefined: it was not started. */
+  readonly consoleUrl: string | undefined;
   /** Where the file store keeps its objects. */
   readonly objectFolder: string;
   /** The private key that signs the tokens of people and of the platform. */
@@ -116,9 +122,11 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   const processes = new Map<ServiceName, ServiceProcess>();
   const environments = new Map<ServiceName, Readonly<Record<string, string>>>();
   const connections = new Map<ServiceName, Connection>();
+  let consoleProcess: ServiceProcess | undefined;
   const stop = async (): Promise<void> => {
     for (const connection of connections.values()) connection.close();
     // Those who call stop before those who are called.
+    await consoleProcess?.stop();
     for (const name of ['retention', 'run', 'job', 'incident'] as const) await processes.get(name)?.stop();
     await postgres.stop();
   };
@@ -155,9 +163,22 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     );
     await Promise.all(services.map((name) => waitUntilReady(name, ports.metrics[name], processes, folder)));
 
+    const consoleUrl = options.console ? `http://127.0.0.1:${ports.console}` : undefined;
+    if (consoleUrl) {
+      consoleProcess = await startServiceProcess({
+        name: 'console',
+        program: 'services/console/server/main.ts',
+        env: consoleEnvironment({ addresses, ports, options, consoleUrl }),
+        logFile: join(folder, 'logs', 'console.log'),
+        onGivingUp: options.onGivingUp,
+      });
+      await waitUntilAnswered('console', `${consoleUrl}/ready`, () => consoleProcess?.pid() !== undefined, folder);
+    }
+
     return {
       folder,
       addresses,
+      consoleUrl,
       objectFolder,
       userKeyFile: secrets.keyFileOf('user'),
       suiteKeyFile: secrets.keyFileOf('suite'),
@@ -244,6 +265,8 @@ interface Ports {
   readonly postgres: number;
   readonly grpc: Readonly<Record<ServiceName, number>>;
   readonly metrics: Readonly<Record<ServiceName, number>>;
+  readonly console: number;
+  readonly consoleMetrics: number;
 }
 
 async function choosePorts(kind: 'fixed' | 'free'): Promise<Ports> {
@@ -261,7 +284,15 @@ async function choosePorts(kind: 'fixed' | 'free'): Promise<Ports> {
     grpc[name] = await next(FIRST_PORT + 1 + index);
     metrics[name] = await next(FIRST_PORT + 11 + index);
   }
-  return { postgres, grpc: grpc as Ports['grpc'], metrics: metrics as Ports['metrics'] };
+  const consolePort = await next(FIRST_PORT + 1 + SERVICE_NAMES.length);
+  const consoleMetrics = await next(FIRST_PORT + 11 + SERVICE_NAMES.length);
+  return {
+    postgres,
+    grpc: grpc as Ports['grpc'],
+    metrics: metrics as Ports['metrics'],
+    console: consolePort,
+    consoleMetrics,
+  };
 }
 
 interface Secrets {
@@ -359,6 +390,31 @@ function environmentOf(
   };
 }
 
+/** What the console is started with. */
+function consoleEnvironment(given: {
+  addresses: Record<ServiceName, string>;
+  ports: Ports;
+  options: StackOptions;
+  consoleUrl: string;
+}): Record<string, string> {
+  const { addresses, ports, options, consoleUrl } = given;
+  const { clientTls } = options;
+  return {
+    LETHE_HTTP_ADDRESS: `127.0.0.1:${ports.console}`,
+    LETHE_METRICS_ADDRESS: `127.0.0.1:${ports.consoleMetrics}`,
+    LETHE_CONSOLE_URL: consoleUrl,
+    LETHE_RUN_ADDRESS: addresses.run,
+    LETHE_JOB_ADDRESS: addresses.job,
+    LETHE_INCIDENT_ADDRESS: addresses.incident,
+    LETHE_RETENTION_ADDRESS: addresses.retention,
+    ...(clientTls ? { LETHE_TLS_CA: clientTls.ca } : {}),
+    ...(clientTls?.cert && clientTls.key
+      ? { LETHE_TLS_CLIENT_CERT: clientTls.cert, LETHE_TLS_CLIENT_KEY: clientTls.key }
+      : {}),
+    ...options.consoleEnv,
+  };
+}
+
 /** The stack's own services among the named ones that are started, then the foreign ones, as `name=host:port,…`. */
 function listOf(
   names: readonly ServiceName[],
@@ -375,20 +431,23 @@ function listOf(
 }
 
 /** `/ready` answers well from the moment that a service takes calls. */
-async function waitUntilReady(
+const waitUntilReady = (
   name: ServiceName,
   metricsPort: number,
   processes: ReadonlyMap<ServiceName, ServiceProcess>,
   folder: string,
-): Promise<void> {
+): Promise<void> => waitUntilAnswered(name, `http://127.0.0.1:${metricsPort}/ready`, () => processes.has(name), folder);
+
+/** Waits until a URL is answered well; throws with the end of the service's log when it is not, or is not started. */
+async function waitUntilAnswered(name: string, url: string, isStarted: () => boolean, folder: string): Promise<void> {
   const deadline = Date.now() + READY_DEADLINE_MS;
   for (;;) {
-    const answered = await fetch(`http://127.0.0.1:${metricsPort}/ready`).then(
+    const answered = await fetch(url).then(
       (response) => response.ok,
       () => false,
     );
     if (answered) return;
-    if (Date.now() > deadline || processes.get(name) === undefined) {
+    if (Date.now() > deadline || !isStarted()) {
       const log = await readFile(join(folder, 'logs', `${name}.log`), 'utf8').catch(() => '');
       throw new Error(`${name} did not become ready in 30 s: ${log.slice(-2_000)}`);
     }

@@ -29,6 +29,7 @@ async function readyBlock(stack: Stack): Promise<string> {
     `  JobService        ${job}`,
     `  IncidentService   ${incident}`,
     `  RetentionService  ${retention}`,
+    `  console           ${stack.consoleUrl}`,
     `  data and logs     ${stack.folder}`,
     '',
     'List the jobs of the tenant globex:',
@@ -53,6 +54,7 @@ const starting = startStack({
   folder,
   throwaway: false,
   ports: 'fixed',
+  console: true,
   foreignOwners,
   onGivingUp: (service) => {
     console.error(`${service} keeps dying; see ${join(folder, 'logs', `${service}.log`)}. Stopping.`);

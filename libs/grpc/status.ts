@@ -47,6 +47,16 @@ export function toStatus(error: unknown, onInternalError: OnInternalError): Part
   return statusOf(Code.Internal, `Something went wrong inside; it was logged as ${incidentId}.`, details);
 }
 
+/** The same error for a Connect caller: code, sentence and details as toStatus would send them. */
+export function toConnectError(error: DomainError): ConnectError {
+  const result = new ConnectError(error.message, CODE_OF_KIND[error.kind], undefined, undefined, error);
+  result.details = detailsOf(error).map(({ typeUrl, value }) => ({
+    type: typeUrl.slice(typeUrl.lastIndexOf('/') + 1),
+    value,
+  }));
+  return result;
+}
+
 function detailsOf({ reason, metadata, violations, retryAfterMs }: DomainError): Any[] {
   const details = [errorInfo(reason, metadata)];
   if (violations.length > 0) {

@@ -61,6 +61,16 @@ const RULES: readonly { file: string; may: readonly string[]; mayNot: readonly s
     may: ['../../domain/b.ts', '../../use-cases/b.ts', '#gen/lethe/b.ts', '#libs/grpc/b.ts', 'knex'],
     mayNot: ['../../../job/domain/b.ts', '#services/job/domain/b.ts', 'inversify'],
   },
+  {
+    file: 'services/console/server/rest/a.ts',
+    may: ['../b.ts', '#gen/lethe/b.ts', '#libs/grpc/b.ts', 'fastify'],
+    mayNot: ['../../page/b.ts', '../../../run/domain/b.ts', '#services/run/domain/b.ts', '#libs/postgres/b.ts', 'knex'],
+  },
+  {
+    file: 'services/console/page/runs/a.ts',
+    may: ['../parts/b.ts', '#gen/lethe/b.ts', 'react'],
+    mayNot: ['../../server/b.ts', '#libs/kernel/b.ts', '#services/run/domain/b.ts', 'node:fs'],
+  },
 ];
 
 for (const { file, may, mayNot } of RULES) {

@@ -36,7 +36,15 @@ const prepared = (services: readonly ServiceName[]): TemplateFolder => ({
 export async function startTestStack(
   options: Pick<
     StackOptions,
-    'services' | 'userTokenSeconds' | 'env' | 'envOf' | 'foreignParticipants' | 'foreignOwners' | 'clientTls'
+    | 'services'
+    | 'userTokenSeconds'
+    | 'env'
+    | 'envOf'
+    | 'foreignParticipants'
+    | 'foreignOwners'
+    | 'clientTls'
+    | 'console'
+    | 'consoleEnv'
   > = {},
 ): Promise<TestStack> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-stack-'));
