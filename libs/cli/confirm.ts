@@ -12,6 +12,11 @@ export async function confirmByTyping(terminal: Terminal, what: string, word: st
   if (typed.trim() !== word) throw new UsageError(`what was typed is not ${word}; nothing was done`);
 }
 
+/** As confirmByTyping, for what scripts and CronJobs have always done unasked: without a terminal it passes. */
+export async function confirmOnTerminal(terminal: Terminal, what: string, word: string, yes: boolean): Promise<void> {
+  if (terminal.isInteractive) await confirmByTyping(terminal, what, word, yes);
+}
+
 /** The UsageError of confirmByTyping alone, for those that have something to show before they ask. */
 export function requireTerminalOrYes(terminal: Terminal, what: string, yes: boolean): void {
   if (yes || terminal.isInteractive) return;

@@ -1,17 +1,21 @@
 #!/usr/bin/env node
 import { once } from 'node:events';
-import { input } from '@inquirer/prompts';
+import { input, password } from '@inquirer/prompts';
+import envPaths from 'env-paths';
 import { createLethe } from '#libs/client/lethe.ts';
 import { runCli } from './run-cli.ts';
 
 // A reader that has seen enough, as in `lethe jobs list | head`, is no failure.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(0);
-  throw error;
-});
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0);
+    throw error;
+  });
+}
 
 process.exitCode = await runCli(process.argv.slice(2), {
   env: process.env,
+  configFolder: envPaths('lethe', { suffix: '' }).config,
   out: (text) => console.log(text),
   err: (text) => console.error(text),
   async outBytes(bytes) {
@@ -19,7 +23,15 @@ process.exitCode = await runCli(process.argv.slice(2), {
   },
   input: process.stdin,
   isInteractive: process.stdin.isTTY === true && process.stderr.isTTY === true,
+  columns: process.stdout.isTTY === true ? process.stdout.columns : undefined,
   screen: process.stderr.isTTY === true ? process.stderr : undefined,
   ask: (message) => input({ message }, { output: process.stderr }),
+  askSecret: (message) => password({ message, mask: '*' }, { output: process.stderr }),
+  onInterrupt(listener) {
+    process.once('SIGINT', listener);
+    return () => process.off('SIGINT', listener);
+  },
   open: createLethe,
 });
+// What an interrupted wait left open, such as standard input, must not keep the program alive.
+if (process.exitCode === 130) process.exit();

@@ -1,7 +1,8 @@
 import { createRegistry, isMessage, type JsonValue, toJson as messageToJson } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
-import Table from 'cli-table3';
 import { file_lethe_deletion_v1_deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { file_lethe_incident_v1_incident } from '#gen/lethe/incident/v1/incident_pb.ts';
+import { file_lethe_incident_v1_incident_service } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { file_lethe_job_v1_job } from '#gen/lethe/job/v1/job_pb.ts';
 import { file_lethe_job_v1_job_service } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { file_lethe_retention_v1_retention } from '#gen/lethe/retention/v1/retention_pb.ts';
@@ -11,12 +12,14 @@ import { file_lethe_run_v1_run_service } from '#gen/lethe/run/v1/run_service_pb.
 
 /**
  * The exit codes of `lethe`. `usage` promises that nothing was sent, `partial` that something was done, `held` that
- * nothing failed and what is left waits for an approval.
+ * nothing failed and what is left waits for an approval, `interrupted` that Ctrl-C ended the waiting.
  */
-export const EXIT = { ok: 0, failed: 1, usage: 2, partial: 3, held: 4 } as const;
+export const EXIT = { ok: 0, failed: 1, usage: 2, partial: 3, held: 4, interrupted: 130 } as const;
 
 const MESSAGES = createRegistry(
   file_lethe_deletion_v1_deletion,
+  file_lethe_incident_v1_incident,
+  file_lethe_incident_v1_incident_service,
   file_lethe_job_v1_job,
   file_lethe_job_v1_job_service,
   file_lethe_retention_v1_retention,
@@ -41,43 +44,12 @@ function plain(value: unknown): JsonValue | undefined {
   return Object.fromEntries(entries.filter(([, entry]) => entry !== undefined)) as JsonValue;
 }
 
-/** An instant for people; empty for an absent one. */
+/** An instant for people, to the second; empty for an absent one. */
 export const instantOf = (value: Timestamp | undefined): string =>
   value === undefined
     ? ''
-    : Temporal.Instant.fromEpochNanoseconds(value.seconds * 1_000_000_000n + BigInt(value.nanos)).toString();
-
-const EMPTY_CHARS = Object.fromEntries(
-  [
-    ...['top', 'top-mid', 'top-left', 'top-right', 'bottom', 'bottom-mid', 'bottom-left', 'bottom-right'],
-    ...['left', 'left-mid', 'mid', 'mid-mid', 'right', 'right-mid'],
-  ].map((name) => [name, '']),
-);
-
-/** Rows as a table without lines. */
-export function toTable(head: readonly string[], rows: readonly (readonly (string | number)[])[]): string {
-  const table = new Table({
-    head: [...head],
-    chars: { ...EMPTY_CHARS, middle: '  ' },
-    style: { head: [], border: [], 'padding-left': 0 },
-  });
-  for (const row of rows) table.push(row.map((cell) => toLine(String(cell))));
-  return table.toString().replaceAll(/ +$/gm, '');
-}
-
-/** A text on one line without control characters: what others wrote must not steer the reader's terminal. */
-export const toLine = (text: string): string => text.replace(/\s+/gu, ' ').replace(/\p{Cc}/gu, '\ufffd');
+    : Temporal.Instant.fromEpochNanoseconds(value.seconds * 1_000_000_000n).toString({ smallestUnit: 'second' });
 
 /** The name of an enum's value, e.g. `COMPLETED`. */
 export const nameOf = (values: Readonly<Record<string, string | number>>, value: number | undefined): string =>
   Object.entries(values).find(([, candidate]) => candidate === (value ?? 0))?.[0] ?? String(value);
-
-/** The first `limit` items; all of them without a limit. */
-export async function firstOf<T>(items: AsyncIterable<T>, limit: number = Number.POSITIVE_INFINITY): Promise<T[]> {
-  const found: T[] = [];
-  for await (const item of items) {
-    found.push(item);
-    if (found.length >= limit) break;
-  }
-  return found;
-}

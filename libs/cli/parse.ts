@@ -2,6 +2,7 @@ import { create, type JsonObject } from '@bufbuild/protobuf';
 import { type Timestamp, TimestampSchema } from '@bufbuild/protobuf/wkt';
 import { InvalidArgumentError } from 'commander';
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
+import { isTenantId } from '#libs/kernel/id.ts';
 import { UsageError } from './usage-error.ts';
 
 /** Reads a whole number within bounds; `5d`, `1e9` and `0x10` are none. */
@@ -52,4 +53,16 @@ export function jsonObject(text: string): JsonObject {
 export const names = (text: string, before: readonly string[] = []): readonly string[] => [
   ...before,
   ...text.split(',').filter((name) => name !== ''),
+];
+
+/** Reads the id of a tenant. */
+export function tenantId(text: string): string {
+  if (isTenantId(text)) return text;
+  throw new InvalidArgumentError('A tenant is 1 to 63 of a-z, 0-9 and -, not starting with -.');
+}
+
+/** Reads tenants, given one by one or parted by commas; collects them. */
+export const tenantIds = (text: string, before: readonly string[] = []): readonly string[] => [
+  ...before,
+  ...names(text).map(tenantId),
 ];

@@ -6,14 +6,20 @@ export interface Progress {
   stop(): void;
 }
 
-/** A bar on the screen; nothing at all without one. */
+/**
+ * A bar on the screen; nothing at all without one. It neither hides the cursor nor changes how the terminal wraps
+ * lines, so that nothing has to be put back whatever ends the program.
+ */
 export function makeProgress(screen: NodeJS.WritableStream | undefined): Progress {
   if (!screen) return { update: () => undefined, stop: () => undefined };
   const bar = new SingleBar({
     format: '{bar} {value}/{total} {what}',
     stream: screen,
+    barsize: 30,
     clearOnComplete: true,
-    hideCursor: true,
+    hideCursor: false,
+    // True leaves the terminal alone; the bar is cut at its width.
+    linewrap: true,
   });
   return {
     update(done, total, what) {

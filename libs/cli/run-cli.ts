@@ -1,133 +1,95 @@
-import { Command, CommanderError, Option } from 'commander';
-import { ROLES } from '#libs/auth/keys.ts';
-import { LetheError, toLetheError } from '#libs/client/lethe.ts';
-import { TENANT_ROLES } from '#libs/kernel/caller.ts';
-import { addAuditCommand } from './commands/audit.ts';
-import { addDeletionCommands } from './commands/deletions.ts';
-import { addExecutionCommands } from './commands/executions.ts';
-import { addJobCommands } from './commands/jobs.ts';
-import { addOrphanCommand } from './commands/orphans.ts';
-import { addOwnerCommands } from './commands/owner.ts';
-import { addParticipantCommands } from './commands/participants.ts';
-import { addPlanCommands, addTenantCommands } from './commands/plans.ts';
-import { addPolicyCommands } from './commands/policies.ts';
-import { addPurgeCommand } from './commands/purge.ts';
-import { addPurgesCommands } from './commands/purges.ts';
-import { addRunCommands } from './commands/runs.ts';
-import { addStopCommands } from './commands/stop.ts';
-import { addSubjectCommands } from './commands/subjects.ts';
-import { addTokenCommand } from './commands/token.ts';
+import type { Command } from 'commander';
 import type { Run, Terminal } from './context.ts';
-import { EXIT, toJson, toLine } from './output.ts';
+import { type GlobalOptions, isJson } from './global-options.ts';
+import { Interrupted } from './interrupted.ts';
+import { makeProgram } from './make-program.ts';
+import { EXIT, toJson } from './output.ts';
 import { makeProgress } from './progress.ts';
-import { askOf, type IdentityOptions, openCredential, readProfile } from './session.ts';
-import { UsageError } from './usage-error.ts';
-
-const HELP = `
-Who calls: LETHE_TOKEN; or the file that LETHE_TOKEN_FILE names, read at each call; or tokens signed with the private
-key of --key, LETHE_SERVICE_KEY or the profile, in the name of --as, LETHE_ACTOR, the profile or $USER. Where to: LETHE_RUN_ADDRESS, LETHE_JOB_ADDRESS, LETHE_INCIDENT_ADDRESS
-and LETHE_RETENTION_ADDRESS, or the profile. How: LETHE_TLS_CA, LETHE_TLS_CLIENT_CERT and LETHE_TLS_CLIENT_KEY, or tls of
-the profile; in plaintext where none is set.
-
-Exit codes:
-  0  done
-  1  failed, or refused by a service
-  2  not tried: nothing was sent, or only what changes nothing
-  3  done in part: something went, something is left or still under way
-  4  held: a retention purge would remove more than the ceiling allows, and waits for an approval`;
-
-/** What every command takes. */
-interface GlobalOptions extends IdentityOptions {
-  readonly json?: true;
-}
+import { reportError } from './report-error.ts';
+import { askOf, identityOf, openCredential, readProfile } from './session.ts';
+import { render, type Text } from './table.ts';
 
 /** Runs one command line, without the program's name, and answers with its exit code. It never throws. */
 export async function runCli(args: readonly string[], terminal: Terminal): Promise<number> {
   let exit: number = EXIT.ok;
-  const program = new Command('lethe')
-    .description("Ends data's life on purpose, and proves it.")
-    .option('--profile <file>', 'addresses and key; .lethe/cli.json by default')
-    .option('--key <file>', 'a private JWK that signs tokens')
-    .option('--tenant <tenant>', 'act in this tenant, as its owner; without it as platform')
-    .addOption(new Option('--role <role>', 'act with this role').choices([...ROLES]))
-    .option('--as <person>', 'who acts, for the audit')
-    .option('--tls-ca <file>', 'speak TLS with services that this authority vouches for; system for the usual ones')
-    .option('--tls-cert <file>', 'the certificate to call with')
-    .option('--tls-key <file>', 'its private key')
-    .option('--json', 'print each result as one line of JSON')
-    .addHelpText('after', HELP)
-    .exitOverride()
-    .configureOutput({
-      writeOut: (text) => terminal.out(text.trimEnd()),
-      writeErr: (text) => terminal.err(text.trimEnd()),
-      outputError: () => undefined, // Told by report().
-    });
+  let command: Command | undefined;
+  const program = makeProgram(terminal, (work) => run(work));
 
-  const run: Run = async (work, { asPlatform = false } = {}) => {
-    const { json = false, ...identity } = program.opts<GlobalOptions>();
-    const isInTenant = TENANT_ROLES.some((role) => role === identity.role);
-    const caller = asPlatform && !isInTenant ? { ...identity, tenant: undefined } : identity;
-    const profile = await readProfile(identity, terminal.env);
-    const credential = await openCredential(profile, caller, terminal.env, askOf(terminal));
+  const run: Run = async (work) => {
+    const given = program.opts<GlobalOptions>();
+    const profile = await readProfile(given, terminal.env, terminal.configFolder);
+    const options = identityOf(given, profile);
+    const credential = await openCredential(profile, options, terminal.env, askOf(terminal));
     const lethe = terminal.open({ ...profile.addresses, credential: credential.token, tls: profile.tls });
-    const progress = makeProgress(json ? undefined : terminal.screen);
-    const print = (value: unknown, text: () => string): void => {
+    const progress = makeProgress(isJson(options) ? undefined : terminal.screen);
+    const print = (value: unknown, text: () => Text): void => {
       progress.stop();
-      terminal.out(json ? toJson(value) : text());
+      terminal.out(isJson(options) ? toJson(value) : render(text(), terminal.columns));
+    };
+    let advice = '';
+    const { role } = credential;
+    const working = work({
+      lethe,
+      tenant: options.tenant,
+      role,
+      terminal,
+      progress,
+      print,
+      goesOn(what) {
+        advice = what;
+      },
+    });
+    const interrupt = (): void => {
+      progress.stop();
+      // Calls under way fail, by which the work puts away what it has half done, such as a part of a file.
+      lethe.close();
     };
     try {
-      exit = await work({ lethe, tenant: identity.tenant, role: credential.role, terminal, progress, print });
+      exit = await unlessInterrupted(terminal, working, interrupt, () => advice);
     } finally {
       progress.stop();
       lethe.close();
     }
   };
-  addJobCommands(program, run);
-  addOrphanCommand(program, run);
-  addRunCommands(program, run);
-  addDeletionCommands(program, run);
-  addAuditCommand(program, run);
-  addExecutionCommands(program, run);
-  addPlanCommands(program, run);
-  addTenantCommands(program, run);
-  addPolicyCommands(program, run);
-  addParticipantCommands(program, run);
-  addSubjectCommands(program, run);
-  addStopCommands(program, run);
-  addPurgeCommand(program, run);
-  addPurgesCommands(program, run);
-  addOwnerCommands(program, terminal);
-  addTokenCommand(program, terminal);
 
+  program.hook('preAction', (_, action) => {
+    command = action;
+  });
   try {
     await program.parseAsync([...args], { from: 'user' });
     return exit;
   } catch (error) {
-    return report(error, terminal, args.includes('--json'));
+    return reportError(error, command, terminal, wantsJson(args));
   }
 }
 
-const NOT_SENT: ReadonlySet<string> = new Set(['USAGE', 'ADDRESS_MISSING', 'CERTIFICATE_UNUSABLE']);
+/** Where the command line cannot be parsed, the options are not known. */
+const wantsJson = (args: readonly string[]): boolean =>
+  args.some(
+    (arg, at) => arg === '--json' || arg === '--output=json' || (arg === '--output' && args[at + 1] === 'json'),
+  );
 
-/** One line on standard error, or one JSON object on standard output; answers with the exit code. */
-function report(error: unknown, terminal: Terminal, json: boolean): number {
-  // Help was asked for, or was shown since a subcommand is missing.
-  if (error instanceof CommanderError && /^commander\.(help|version)/.test(error.code)) {
-    return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
-  }
-  const told = toTold(error);
-  const { code, reason, metadata, violations } = told;
-  const message = toLine(told.message);
-  if (json) terminal.out(toJson({ error: { code, reason, message, metadata, violations } }));
-  else terminal.err(`error: ${reason}: ${message}`);
-  return NOT_SENT.has(reason) ? EXIT.usage : EXIT.failed;
-}
+const SETTLE_MS = 1_000;
 
-function toTold(error: unknown): LetheError {
-  const isGivenUp = error instanceof Error && error.name === 'ExitPromptError';
-  if (isGivenUp) return new LetheError('CANCELLED', 'USAGE', 'given up; nothing was done');
-  if (error instanceof UsageError || error instanceof CommanderError) {
-    return new LetheError('INVALID_ARGUMENT', 'USAGE', error.message.replace(/^error: /, ''), { cause: error });
+/** What the work answers with; after Ctrl-C Interrupted, as soon as the work has ended but at most a second later. */
+async function unlessInterrupted<T>(
+  terminal: Terminal,
+  working: Promise<T>,
+  interrupt: () => void,
+  advice: () => string,
+): Promise<T> {
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  let timer: NodeJS.Timeout | undefined;
+  const release = terminal.onInterrupt(() => {
+    timer = setTimeout(() => reject(new Interrupted(advice())), SETTLE_MS);
+    interrupt();
+  });
+  try {
+    return await Promise.race([working, late]);
+  } catch (error) {
+    throw timer ? new Interrupted(advice()) : error;
+  } finally {
+    clearTimeout(timer);
+    release();
   }
-  return toLetheError(error);
 }

@@ -9,6 +9,7 @@ import { readClientTls } from '#libs/grpc/tls-settings.ts';
 import type { Role } from '#libs/kernel/caller.ts';
 import { type Environment, readSettings } from '#libs/kernel/settings.ts';
 import type { Terminal } from './context.ts';
+import { readProfiles, type StoredProfile } from './profiles.ts';
 import { UsageError } from './usage-error.ts';
 
 /** What a command line says about who calls. */
@@ -35,6 +36,13 @@ export interface Profile {
   readonly actor: string | undefined;
   /** How to speak TLS; undefined for plaintext. */
   readonly tls: ClientTlsFiles | undefined;
+  /** A token that was kept at a sign-in. */
+  readonly token?: string | undefined;
+  /** In which tenant and with which role to act where the command line says neither. */
+  readonly tenant?: string | undefined;
+  readonly role?: Role | undefined;
+  /** Where all this is from, for people. */
+  readonly origin?: string;
   readonly issuer: string;
   readonly audience: string;
 }
@@ -47,31 +55,63 @@ export interface TokenOptions {
 
 const TOKEN_SECONDS = 300;
 const TOKEN = /^[\w.~+/=-]+$/;
-const DEFAULT_PROFILE = '.lethe/cli.json';
+/** The profile that the local stack writes, below the folder it runs in. */
+export const DEFAULT_PROFILE = '.lethe/cli.json';
 const MAX_ACTOR = 256;
 // Accounts that many people and programs share: they do not say who acts.
 const SHARED_ACCOUNTS: ReadonlySet<string> = new Set(['root', 'node', 'nobody']);
 
 /**
  * Where the services are and how to sign: the command line before the environment (LETHE_RUN_ADDRESS and its like,
- * LETHE_SERVICE_KEY, LETHE_ACTOR, LETHE_JWT_ISSUER, LETHE_JWT_AUDIENCE) before the profile. A UsageError for a profile that was
- * named and cannot be read, and for one that is no profile.
+ * LETHE_SERVICE_KEY, LETHE_ACTOR, LETHE_JWT_ISSUER, LETHE_JWT_AUDIENCE) before the profile: the named one, else that of
+ * the local stack in this folder, else the user's current one. A UsageError for a profile that was named and cannot be
+ * read, and for one that is no profile.
  */
-export async function readProfile(options: IdentityOptions, env: Environment): Promise<Profile> {
-  const { profile: path = DEFAULT_PROFILE } = options;
-  const text = await readFile(path, 'utf8').catch(() => undefined);
-  if (text === undefined && options.profile !== undefined) throw new UsageError(`the profile ${path} cannot be read`);
-  const profile = text === undefined ? {} : parseProfile(path, text);
+export async function readProfile(options: IdentityOptions, env: Environment, configFolder?: string): Promise<Profile> {
+  const { origin, stored } = await loadProfile(options.profile ?? (env['LETHE_PROFILE'] || undefined), configFolder);
+  const keyFile = options.key ?? (env['LETHE_SERVICE_KEY'] || undefined);
   return {
+    origin,
     addresses: Object.fromEntries(
-      SERVICE_NAMES.map((name) => [name, env[`LETHE_${name.toUpperCase()}_ADDRESS`] || profile.addresses?.[name]]),
+      SERVICE_NAMES.map((name) => [name, env[`LETHE_${name.toUpperCase()}_ADDRESS`] || stored.addresses?.[name]]),
     ),
-    keyFile: options.key ?? (env['LETHE_SERVICE_KEY'] || profile.keyFile),
-    actor: env['LETHE_ACTOR'] || profile.actor,
-    tls: tlsOf(options, env, profile.tls),
-    issuer: env['LETHE_JWT_ISSUER'] || profile.issuer || 'lethe',
-    audience: env['LETHE_JWT_AUDIENCE'] || profile.audience || 'lethe',
+    keyFile: keyFile ?? stored.keyFile,
+    token: keyFile === undefined ? stored.token : undefined,
+    tenant: stored.tenant,
+    role: stored.role,
+    actor: env['LETHE_ACTOR'] || stored.actor,
+    tls: tlsOf(options, env, stored.tls),
+    issuer: env['LETHE_JWT_ISSUER'] || stored.issuer || 'lethe',
+    audience: env['LETHE_JWT_AUDIENCE'] || stored.audience || 'lethe',
   };
+}
+
+/** As whom to act: what the command line says, and where it says neither tenant nor role what the profile does. */
+export function identityOf<T extends IdentityOptions>(options: T, profile: Profile): T {
+  if (profile.token !== undefined || options.tenant !== undefined || options.role !== undefined) return options;
+  const { tenant, role } = profile;
+  return { ...options, ...(tenant === undefined ? {} : { tenant }), ...(role === undefined ? {} : { role }) };
+}
+
+/** A file is named by its path, a profile of the user's by its name. */
+const isPath = (profile: string): boolean => /[/\\]|\.json$/.test(profile);
+
+async function loadProfile(
+  wanted: string | undefined,
+  configFolder: string | undefined,
+): Promise<{ origin: string; stored: StoredProfile }> {
+  if (wanted !== undefined && !isPath(wanted)) {
+    const stored = configFolder && (await readProfiles(configFolder)).profiles[wanted];
+    if (!stored) throw new UsageError(`there is no profile ${wanted}; \`lethe profiles list\` shows those there are`);
+    return { origin: `the profile ${wanted}`, stored };
+  }
+  const path = wanted ?? DEFAULT_PROFILE;
+  const text = await readFile(path, 'utf8').catch(() => undefined);
+  if (text !== undefined) return { origin: path, stored: parseProfile(path, text) };
+  if (wanted !== undefined) throw new UsageError(`the profile ${path} cannot be read`);
+  const { current, profiles } = configFolder === undefined ? { profiles: {} } : await readProfiles(configFolder);
+  const stored = current === undefined ? undefined : profiles[current];
+  return stored ? { origin: `the profile ${current}`, stored } : { origin: 'no profile', stored: {} };
 }
 
 function tlsOf(
@@ -91,7 +131,7 @@ function tlsOf(
   }
 }
 
-function parseProfile(path: string, text: string): Partial<Profile> {
+function parseProfile(path: string, text: string): StoredProfile {
   try {
     const value: unknown = JSON.parse(text);
     if (typeof value === 'object' && value !== null) return value;
@@ -126,7 +166,9 @@ async function actorOf({ actor }: Profile, { as }: IdentityOptions, env: Environ
 async function makeMint(profile: Profile, identity: IdentityOptions, env: Environment, ask: Ask) {
   const { keyFile } = profile;
   if (keyFile === undefined) {
-    throw new UsageError('set LETHE_TOKEN, LETHE_TOKEN_FILE or LETHE_SERVICE_KEY, or start the local stack');
+    throw new UsageError(
+      'nobody is signed in: use `lethe login`, set LETHE_TOKEN, LETHE_TOKEN_FILE or LETHE_SERVICE_KEY, or start the local stack',
+    );
   }
   const subject = await actorOf(profile, identity, env, ask);
   return (options: TokenOptions = {}) => sign(profile, keyFile, identity, subject, options);
@@ -173,7 +215,8 @@ export interface Credential {
 }
 
 /**
- * Who calls: LETHE_TOKEN, or what is in the file LETHE_TOKEN_FILE at each call, or tokens signed with the key. A key
+ * Who calls: LETHE_TOKEN, or what is in the file LETHE_TOKEN_FILE at each call, or the profile's token, or tokens signed
+ * with the key. A key
  * on the command line comes before all of them. A UsageError when there is none, and when a given token would be
  * contradicted by --tenant, --role or --as: better than to act as somebody else than was meant.
  */
@@ -183,7 +226,7 @@ export async function openCredential(
   env: Environment,
   ask?: Ask,
 ): Promise<Credential> {
-  const given = givenToken(env);
+  const given = givenToken(env) ?? keptToken(profile);
   if (given === undefined || identity.key !== undefined) {
     const mint = await makeMint(profile, identity, env, ask);
     const token = await reusing(() => mint());
@@ -216,8 +259,12 @@ function givenToken(env: Environment): (() => Promise<string>) | undefined {
   };
 }
 
-/** A token in a header that cannot take it would end up in an error message. */
-function parseToken(what: string, text: string): string {
+function keptToken({ token }: Profile): (() => Promise<string>) | undefined {
+  return token === undefined ? undefined : async () => parseToken('the profile', token);
+}
+
+/** Reads a token; a UsageError without the text where it is none, since a header that cannot take it would be told. */
+export function parseToken(what: string, text: string): string {
   const token = text.trim();
   if (!TOKEN.test(token)) throw new UsageError(`${what} holds no token`);
   return token;

@@ -60,8 +60,18 @@ export function toLetheError(error: unknown): LetheError {
   });
 }
 
-/** The same client, whose calls and streams fail with LetheError. */
-export function withLetheErrors<Desc extends DescService>(service: Desc, client: Client<Desc>): Client<Desc> {
+/** A service and where it is. */
+export interface Place {
+  readonly service: string;
+  readonly address: string;
+}
+
+/** The same client, whose calls and streams fail with LetheError. One that cannot be reached is named with `place`. */
+export function withLetheErrors<Desc extends DescService>(
+  service: Desc,
+  client: Client<Desc>,
+  place?: Place,
+): Client<Desc> {
   const calls = client as Readonly<Record<string, (...args: unknown[]) => unknown>>;
   const methods = service.methods.map(({ localName, methodKind }) => {
     const call = (...args: unknown[]): unknown => calls[localName]?.(...args);
@@ -69,25 +79,40 @@ export function withLetheErrors<Desc extends DescService>(service: Desc, client:
     return [
       localName,
       isStream
-        ? (...args: unknown[]) => streamWithLetheErrors(() => call(...args) as AsyncIterable<unknown>)
-        : (...args: unknown[]) => answerWithLetheErrors(call(...args)),
+        ? (...args: unknown[]) => streamWithLetheErrors(() => call(...args) as AsyncIterable<unknown>, place)
+        : (...args: unknown[]) => answerWithLetheErrors(call(...args), place),
     ];
   });
   return Object.fromEntries(methods) as Client<Desc>;
 }
 
-async function answerWithLetheErrors(answer: unknown): Promise<unknown> {
+/** An error of a call, which names the service where nothing answered: only then is there no reason. */
+function toPlacedError(error: unknown, place: Place | undefined): LetheError {
+  const failed = toLetheError(error);
+  if (!place || failed.code !== 'UNAVAILABLE' || failed.reason !== failed.code) return failed;
+  const { service, address } = place;
+  return new LetheError(failed.code, failed.reason, `The ${service} service at ${address} does not answer.`, {
+    metadata: { service, address },
+    retryAfterMs: failed.retryAfterMs,
+    cause: failed.cause,
+  });
+}
+
+async function answerWithLetheErrors(answer: unknown, place: Place | undefined): Promise<unknown> {
   try {
     return await answer;
   } catch (error) {
-    throw toLetheError(error);
+    throw toPlacedError(error, place);
   }
 }
 
-async function* streamWithLetheErrors(open: () => AsyncIterable<unknown>): AsyncIterable<unknown> {
+async function* streamWithLetheErrors(
+  open: () => AsyncIterable<unknown>,
+  place: Place | undefined,
+): AsyncIterable<unknown> {
   try {
     yield* open();
   } catch (error) {
-    throw toLetheError(error);
+    throw toPlacedError(error, place);
   }
 }

@@ -56,7 +56,7 @@ export function connectServices(
       }
       const connection = connectWith({ address, token, tls });
       connections.push(connection);
-      client = withLetheErrors(service, connection.client(service));
+      client = withLetheErrors(service, connection.client(service), { service: name, address });
       return client;
     };
   };

@@ -82,7 +82,10 @@ test('a given token calls as it says, and is never contradicted nor shown', asyn
   t.is(low.code, 1);
   t.regex(low.err, /^error: ROLE_TOO_LOW: /);
   const expired = await lethe.with({ env: { LETHE_TOKEN: `${token.slice(0, -4)}AAAA` } })('jobs', 'list');
-  t.regex(expired.err, /^error: TOKEN_INVALID: The bearer token is not valid here\.$/);
+  t.regex(
+    expired.err,
+    /^error: TOKEN_INVALID: The bearer token is not valid here\.\nThe service does not trust the key/,
+  );
 });
 
 test('a token file is read at each call, and one without a token is told without its content', async (t) => {
@@ -119,12 +122,13 @@ test('a service whose address is not set, or that is not there, is told', async 
   const away = lethe.with({ env: { LETHE_JOB_ADDRESS: '127.0.0.1:1' } });
   const gone = await away('--tenant', 'acme', 'jobs', 'list');
   t.is(gone.code, 1);
-  t.regex(gone.err, /^error: UNAVAILABLE: /);
+  t.regex(gone.err, /^error: UNAVAILABLE: The job service at 127\.0\.0\.1:1 does not answer\.\nCheck that it runs/);
   const file = join(t.context.stack.folder, 'keyless.json');
   await writeFile(file, '{"addresses": {}}');
   const key = ['--key', t.context.stack.userKeyFile];
   const nowhere = await lethe('--profile', file, ...key, '--as', 'ada', '--tenant', 'a', 'jobs', 'list');
-  t.deepEqual([nowhere.code, nowhere.err], [2, 'error: ADDRESS_MISSING: The address of the job service is not set.']);
+  t.is(nowhere.code, 2);
+  t.regex(nowhere.err, /^error: ADDRESS_MISSING: The address of the job service is not set\.\nSet LETHE_JOB_ADDRESS/);
 });
 
 /** Command and verbs as help tells them: two spaces, the name, its arguments, two spaces, the description. */
@@ -144,7 +148,7 @@ test('help is 0, and the README names every command and verb that there is, and 
   );
   const { code, out } = await lethe('--help');
   t.is(code, 0);
-  t.regex(out, /3 {2}done in part/);
+  t.regex(out, /3 {4}done in part/);
   const commands = namesIn(out).filter((name) => name !== 'help');
   t.deepEqual(commands.toSorted(), [...told.keys()].toSorted());
   for (const command of commands) {

@@ -132,7 +132,7 @@ test('orphans are shown, and removed when the number of them is typed', async (t
   await writeFile(file, 'orphan');
   const old = new Date(Date.now() - 3 * 86_400_000);
   await utimes(file, old, old);
-  const sweep = ['orphans', '--tenants', 'orphaned'];
+  const sweep = ['orphans', '--of', 'orphaned'];
   const shown = await lethe(...sweep);
   t.is(shown.code, 0, shown.err);
   t.regex(shown.out, /^orphaned: 1 objects without a job, 0 jobs without objects$/m);
@@ -154,7 +154,7 @@ test('a sweep that a tenant’s look-up fails in is 3, and says which', async (t
   const loop = inputOf(stack, 'broken', newId(), 'z');
   await mkdir(dirname(loop), { recursive: true });
   await symlink('z', loop);
-  const swept = await lethe('--json', '--tenant', 'broken', 'orphans', '--sweep', '--reason', 'monthly', '--yes');
+  const swept = await lethe('--json', 'orphans', '--of', 'broken', '--sweep', '--reason', 'monthly', '--yes');
   t.is(swept.code, 3);
   const lines = swept.out.split('\n').map(parsedLine);
   t.regex(lines[0].error, /DEPENDENCY_UNAVAILABLE/);

@@ -184,14 +184,14 @@ test.serial('tenants that have data and no plan are found', async (t) => {
 });
 
 test.serial('a tenant that nobody knows is refused, and not purged with nothing to do', async (t) => {
-  const typo = await t.context.lethe('purge', '--tenants', 'nobody-typo', '--wait');
+  const typo = await t.context.lethe('purge', '--of', 'nobody-typo', '--wait');
   t.deepEqual([typo.code, /TENANT_UNKNOWN/.test(typo.err)], [1, true], typo.out);
 });
 
 test.serial('a purge that is held alone is 4, is found, and is released by subject with a reason', async (t) => {
   const { lethe, stack } = t.context;
   await addTenant(stack, 'held', [...Array(6).fill('31 days'), '1 day']);
-  const night = await lethe('--json', 'purge', '--tenants', 'held', '--wait', '--reason', 'night');
+  const night = await lethe('--json', 'purge', '--of', 'held', '--wait', '--reason', 'night');
   t.is(night.code, 4, night.err);
   const { id, state } = lastLine(night);
   t.is(state, 'PURGE_STATE_PARTIAL');
@@ -225,18 +225,18 @@ test.serial(
   async (t) => {
     const { lethe, stack } = t.context;
     await addTenant(stack, 'goes', ['31 days', '1 day', '1 day']);
-    const rehearsal = await lethe('--tenant', 'goes', 'purge', '--wait', '--dry-run');
+    const rehearsal = await lethe('purge', '--of', 'goes', '--wait', '--dry-run');
     t.deepEqual([rehearsal.code, /drift_check 1\b/.test(rehearsal.out)], [0, true], rehearsal.out);
-    const others = await lethe('--tenant', 'goes', 'purge', '--subjects', 'approvals,incident_payloads', '--wait');
+    const others = await lethe('purge', '--of', 'goes', '--subjects', 'approvals,incident_payloads', '--wait');
     t.is(others.code, 0, others.err);
     t.is(await rowsOf(stack, 'drift_checks', 'goes'), 3);
-    const watched = await lethe.with({ typing: [] })('--tenant', 'goes', 'purge', '--wait', '--reason', 'night');
+    const watched = await lethe.with({ typing: ['purge'] })('purge', '--of', 'goes', '--wait', '--reason', 'night');
     t.is(watched.code, 0, watched.err);
     t.regex(watched.screen, /1\/1 tenants/);
     t.regex(watched.out, /^goes COMPLETE .*drift_check 1\b/m);
     t.is(await rowsOf(stack, 'drift_checks', 'goes'), 2);
-    t.regex((await lethe('purge', '--tenants', 'goes', '--subjects', 'no_such')).err, /FIELD_INVALID/);
-    t.is((await lethe('purge', '--all', '--tenants', 'goes')).code, 2);
+    t.regex((await lethe('purge', '--of', 'goes', '--subjects', 'no_such')).err, /FIELD_INVALID/);
+    t.is((await lethe('purge', '--all', '--of', 'goes')).code, 2);
     t.is((await lethe('purge')).code, 2);
   },
 );
@@ -267,9 +267,9 @@ test.serial("a tenant's own admin purges their tenant, by key and by token, and 
   t.regex(waited.out, /COMPLETE: 1 of 1 tenants$/m);
   t.is(await rowsOf(stack, 'drift_checks', 'own'), 2);
 
-  t.is((await byToken('purge', '--tenants', 'other')).code, 1, "another tenant's does not exist");
+  t.is((await byToken('purge', '--of', 'other')).code, 1, "another tenant's does not exist");
   t.is((await byToken('purge', '--all')).code, 2);
-  t.is((await lethe(...asAdmin, 'purge', '--tenants', 'own', 'other')).code, 2);
+  t.is((await lethe(...asAdmin, 'purge', '--of', 'own', 'other')).code, 2);
   t.regex((await lethe('--tenant', 'own', '--role', 'member', 'purge')).err, /ROLE_TOO_LOW/);
   t.is(await rowsOf(stack, 'drift_checks', 'other'), 3);
 });
@@ -287,7 +287,7 @@ test.serial('while purges are stopped a purge waits and says so, and goes on whe
 
   const stopped = await lethe('stop', '--reason', 'we saw the wrong counts');
   t.regex(stopped.out, /^purges are stopped since \S+ by \S+: we saw the wrong counts$/);
-  const begun = await lethe('purge', '--tenants', 'stopped');
+  const begun = await lethe('purge', '--of', 'stopped');
   t.regex(begun.out, /^purge \S+ waits: purges are stopped since .*: we saw the wrong counts$/);
   const { id } = parsedLine((await lethe('--json', 'purges', 'list', '--limit', '1')).out)[0];
   t.regex((await lethe('purges', 'get', id)).out, /^purges are stopped since /m);
@@ -315,9 +315,9 @@ test.serial('a purge in which too many tenants are narrowed is held whole, is 4,
   const each = (...args: string[]) =>
     Promise.all(tenants.map(async (tenant) => t.is((await lethe('policies', 'set', tenant, ...args)).code, 0)));
   await each('--days', '90');
-  t.is((await lethe('purge', '--tenants', ...tenants, '--wait')).code, 0);
+  t.is((await lethe('purge', '--of', ...tenants, '--wait')).code, 0);
   await each('--days', '10');
-  const held = await lethe('--json', 'purge', '--tenants', ...tenants, '--wait');
+  const held = await lethe('--json', 'purge', '--of', ...tenants, '--wait');
   const { id, state } = lastLine(held);
   t.deepEqual([held.code, state], [4, 'PURGE_STATE_HELD'], held.err);
   t.regex((await lethe('purges', 'get', id)).out, /^2 of 2 tenants have a narrower window than in their last purge; /m);

@@ -176,15 +176,67 @@ test('deletions are found by target and state, those of jobs too', async (t) => 
   await lethe(...as, 'jobs', 'cancel', job);
   const deleted = await lethe(...as, '--json', 'jobs', 'delete', job, '--yes', '--no-wait');
   const { id } = parsedLine(deleted.out);
-  const watched = await lethe(...as, 'deletions', 'watch', id, '--of', 'job');
+  const watched = await lethe(...as, 'deletions', 'watch', id);
   t.is(watched.code, 0, watched.err);
   t.regex(watched.out, new RegExp(`${id} +PURGE +COMPLETE +job +${job}`));
-  t.is(
-    parsedLine((await lethe(...as, '--json', 'deletions', 'get', id, '--of', 'job')).out).state,
-    'DELETION_STATE_COMPLETE',
+  t.is(parsedLine((await lethe(...as, '--json', 'deletions', 'get', id)).out).state, 'DELETION_STATE_COMPLETE');
+  t.deepEqual(await modes(), ['PURGE', 'UNDELETE', 'SOFT_DELETE', 'SOFT_DELETE'], 'both kinds in one list');
+  t.deepEqual(await modes('--kind', 'job'), ['PURGE']);
+  t.deepEqual(await modes('--target', job), ['PURGE']);
+  t.is((await lethe(...as, 'deletions', 'get', id, '--kind', 'run')).code, 1, 'RunService knows nothing of it');
+  t.regex((await lethe(...as, 'deletions', 'redrive', id)).err, /^error: DELETION_FINISHED: /);
+  t.regex(
+    (await lethe(...as, 'deletions', 'get', two)).err,
+    new RegExp(`^error: DELETION_NOT_FOUND: ${two} is a run, .*lethe deletions list --target ${two}`),
   );
-  t.is((await lethe(...as, 'deletions', 'get', id)).code, 1, 'RunService knows nothing of it');
-  t.is((await lethe(...as, 'deletions', 'redrive', id, '--of', 'job')).code, 1);
+  const unknown = await lethe(...as, 'deletions', 'get', '018f6b1e-7c1a-7000-8000-000000000009');
+  t.regex(unknown.err, /^error: DELETION_NOT_FOUND: /);
+});
+
+test('a list is limited and says so, and hidden runs show since when, by whom and why', async (t) => {
+  const { lethe } = t.context;
+  const as = ['--tenant', 'limits'];
+  const [hidden] = [await finishedRun(lethe, 'limits'), await finishedRun(lethe, 'limits')];
+  const first = await lethe(...as, 'runs', 'list', '--limit', '1');
+  t.is(first.out.split('\n').length, 2);
+  t.is(first.err, 'There are more than these 1: --all shows all, --limit COUNT so many.');
+  const all = await lethe(...as, 'runs', 'list', '--all');
+  t.deepEqual([all.out.split('\n').length, all.err], [3, '']);
+  t.is((await lethe(...as, 'runs', 'list', '--all', '--limit', '1')).code, 2);
+  await lethe(...as, 'runs', 'delete', hidden, '--reason', 'by mistake');
+  t.false((await lethe(...as, 'runs', 'list')).out.includes(hidden));
+  const shown = await lethe(...as, 'runs', 'list', '--show-deleted');
+  t.regex(shown.out, /^RUN +STATE +WORKFLOW +NAME +HIDDEN SINCE +BY +REASON$/m);
+  t.regex(shown.out, new RegExp(`^${hidden} +COMPLETED +review +\\d{4}-\\S+Z +ada +by mistake$`, 'm'));
+  const narrow = await lethe.with({ columns: 80 })(...as, 'runs', 'list', '--show-deleted');
+  t.true(
+    narrow.out.split('\n').every((line) => line.length <= 80),
+    narrow.out,
+  );
+  t.true(narrow.out.includes(hidden), 'an id is never cut');
+});
+
+test('an error names what the user typed, and what to do next', async (t) => {
+  const { lethe } = t.context;
+  const as = ['--tenant', 'errors'];
+  const bad = await lethe(...as, 'runs', 'get', 'no-uuid');
+  t.regex(bad.err, /^error: FIELD_INVALID: <run> must be a UUID/);
+  const name = await lethe(...as, 'jobs', 'create', '--name', 'x'.repeat(300));
+  t.regex(name.err, /^error: FIELD_INVALID: --name must have at most 200 characters/);
+  const run = await lethe(...as, 'jobs', 'list', '--run', 'odd');
+  t.regex(run.err, /^error: FIELD_INVALID: --run must be a UUID/);
+  const json = await lethe(...as, '--output', 'json', 'jobs', 'list', '--run', 'odd');
+  t.like(parsedLine(json.out).error.violations[0], { field: 'run_id', option: '--run' });
+  const refused = await lethe('runs', 'list');
+  t.regex(refused.err, /^error: TENANT_MISSING: .*\nSay in which tenant you act: --tenant TENANT\.$/);
+  const guess = await lethe('--tenant', 'ACME', 'runs', 'list');
+  t.deepEqual(
+    [guess.code, guess.err],
+    [
+      2,
+      "error: USAGE: option '--tenant <tenant>' argument 'ACME' is invalid. A tenant is 1 to 63 of a-z, 0-9 and -, not starting with -.",
+    ],
+  );
 });
 
 test('what is wrong with a command line is 2, and nothing is sent', async (t) => {
@@ -203,7 +255,7 @@ test('what is wrong with a command line is 2, and nothing is sent', async (t) =>
     ['runs', 'finish', id],
     ['runs', 'purge', id],
     ['runs', 'purge', id, '--reason', 'x', '--unknown'],
-    ['deletions', 'list', '--of', 'tenant'],
+    ['deletions', 'list', '--kind', 'tenant'],
     ['deletions', 'get'],
   ]) {
     const { code, err } = await lethe('--tenant', 'wrong', ...args);

@@ -34,7 +34,16 @@ test('a job is created, shown, cancelled and deleted', async (t) => {
   t.is((await lethe(...as, 'jobs', 'watch', id)).code, 0);
   const preview = await lethe(...as, '--json', 'jobs', 'delete', id, '--dry-run');
   t.is(JSON.parse(preview.out).participants[0].resourceCounts[0].resourceType, 'job');
-  t.like(await lethe(...as, 'jobs', 'delete', id, '--yes'), { code: 0, out: `${id} COMPLETE`, err: '' });
+  const deleted = await lethe(...as, 'jobs', 'delete', id, '--yes', '--reason', 'asked for');
+  t.deepEqual([deleted.code, deleted.err], [0, '']);
+  const [, deletion = ''] = new RegExp(`^${id} COMPLETE\\ndeletion (\\S+)$`).exec(deleted.out) ?? [];
+  const receipt = await lethe(...as, 'deletions', 'get', deletion);
+  t.regex(receipt.out, /^by ada: asked for$/m, receipt.err);
+  t.regex(receipt.out, /^job +job +1 +1 +0 +0 +0$/m);
+  t.regex(receipt.out, /^job +COMPLETE +\d{4}-\S+Z$/m, 'read back');
+  const hint = await lethe(...as, 'deletions', 'get', id);
+  t.is(hint.code, 1);
+  t.regex(hint.err, new RegExp(`^error: DELETION_NOT_FOUND: ${id} is a job, .*lethe deletions get ${deletion}`));
   const gone = await lethe(...as, '--json', 'jobs', 'get', id);
   t.is(gone.code, 1);
   t.is(JSON.parse(gone.out).error.reason, 'JOB_NOT_FOUND');
@@ -55,7 +64,11 @@ test('a wrong call is refused before anything is sent', async (t) => {
   for (const args of [
     ['no-such'],
     ['purge'],
-    ['purge', '--all', '--tenants', 'a'],
+    ['purge', '--all', '--of', 'a'],
+    ['purge', '--of', 'A B'],
+    ['--tenant', 'A B', 'jobs', 'list'],
+    ['--tenant', 'ACME', 'jobs', 'list'],
+    ['--output', 'xml', 'jobs', 'list'],
     ['jobs', 'list', '--state', 'ODD'],
     ['token', '--ttl', '5d'],
   ]) {

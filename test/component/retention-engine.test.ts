@@ -1,7 +1,7 @@
 import { Code } from '@connectrpc/connect';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { PurgeItemState, PurgeState, PurgeSubjectState } from '#gen/lethe/retention/v1/retention_pb.ts';
-import { exitOfPurge } from '#libs/cli/commands/purge.ts';
+import { exitOfPurge } from '#libs/cli/commands/purges.ts';
 import { EXIT } from '#libs/cli/output.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { purge, putPlan } from '#test/support/aged-data.ts';

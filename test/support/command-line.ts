@@ -23,6 +23,12 @@ export interface Surroundings {
   /** Somebody is there: this is what they type, question by question. */
   readonly typing?: readonly string[];
   readonly input?: AsyncIterable<Uint8Array>;
+  /** How wide standard output is, if it is a terminal. */
+  readonly columns?: number;
+  /** Where the user's profiles are; a folder of the stack's by default. */
+  readonly configFolder?: string;
+  /** Ctrl-C. */
+  readonly interrupt?: AbortSignal;
 }
 
 /** `lethe` in this process against a stack, as its user; `with` gives it other surroundings. */
@@ -39,7 +45,8 @@ export async function makeCommandLine(stack: TestStack): Promise<CommandLine> {
   await writeFile(profile, JSON.stringify({ addresses: stack.addresses, keyFile: stack.userKeyFile, actor: 'ada' }));
   const { d: secret } = JSON.parse(await readFile(stack.userKeyFile, 'utf8')) as { d: string };
 
-  const run = async (args: readonly string[], { env = {}, typing, input }: Surroundings): Promise<Outcome> => {
+  const run = async (args: readonly string[], surroundings: Surroundings): Promise<Outcome> => {
+    const { env = {}, typing, input, columns, interrupt, configFolder = join(stack.folder, 'config') } = surroundings;
     const out: string[] = [];
     const err: string[] = [];
     const asked: string[] = [];
@@ -50,8 +57,14 @@ export async function makeCommandLine(stack: TestStack): Promise<CommandLine> {
     };
     const screen = Object.assign(new Writable({ write }), { isTTY: true, columns: 120 });
     const answers = [...(typing ?? [])];
+    const ask = async (question: string): Promise<string> => {
+      asked.push(question);
+      return answers.shift() ?? '';
+    };
     const code = await runCli(['--profile', profile, ...args], {
       env,
+      configFolder,
+      columns,
       out: (text) => out.push(text),
       err: (text) => err.push(text),
       async outBytes(bytes) {
@@ -60,14 +73,16 @@ export async function makeCommandLine(stack: TestStack): Promise<CommandLine> {
       input: input ?? (async function* () {})(),
       isInteractive: typing !== undefined,
       screen: typing === undefined ? undefined : screen,
-      async ask(question) {
-        asked.push(question);
-        return answers.shift() ?? '';
+      ask,
+      askSecret: ask,
+      onInterrupt(listener) {
+        interrupt?.addEventListener('abort', listener, { once: true });
+        return () => interrupt?.removeEventListener('abort', listener);
       },
       open: createLethe,
     });
     const outcome = { code, out: out.join('\n'), err: err.join('\n'), asked, screen: shown };
-    if (args.includes('--json')) for (const line of out) parsedLine(line);
+    if (args.includes('--json') || args.includes('json')) for (const line of out) parsedLine(line);
     const printed = [outcome.out, outcome.err, outcome.screen, ...asked].join('\n');
     if (printed.includes(secret)) throw new Error(`lethe ${args.join(' ')} printed the private key`);
     if (!args.includes('token') && TOKEN.test(printed)) throw new Error(`lethe ${args.join(' ')} printed a token`);

@@ -5,10 +5,13 @@ import { AuditEntrySchema } from '#gen/lethe/audit/v1/audit_pb.ts';
 import type { ServiceAuditEntry } from '#libs/client/audit.ts';
 import { SERVICE_NAMES, type ServiceName } from '#libs/client/services.ts';
 import type { Run } from '../context.ts';
-import { EXIT, firstOf, instantOf, toTable } from '../output.ts';
-import { instant, wholeNumber } from '../parse.ts';
+import { addExamples } from '../example.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf } from '../output.ts';
+import { instant, tenantId } from '../parse.ts';
+import { toTable } from '../table.ts';
 
-interface AuditOptions {
+interface AuditOptions extends ListOptions {
   readonly service?: readonly ServiceName[];
   readonly of?: string;
   readonly actor?: string;
@@ -17,12 +20,11 @@ interface AuditOptions {
   readonly refused?: true;
   readonly since?: Timestamp;
   readonly until?: Timestamp;
-  readonly limit: number;
 }
 
 const HEAD = ['TIME', 'SERVICE', 'ACTOR', 'ACTION', 'TARGET', 'OUTCOME', 'REASON'];
 
-const entryRow = ({ service, entry }: ServiceAuditEntry) => {
+const rowOf = ({ service, entry }: ServiceAuditEntry) => {
   const { actor, subject, action, targetType, targetId, outcome, reason, counts } = entry;
   const refusals = counts?.['refusals'];
   return [
@@ -44,33 +46,36 @@ const entryJson = ({ service, entry }: ServiceAuditEntry) => ({
 
 /** `lethe audit`. */
 export function addAuditCommand(program: Command, run: Run): void {
-  program
-    .command('audit')
-    .description('who did what, and who was refused; all services in one list, newest first')
-    .addOption(new Option('--service <services...>', 'only of these services').choices([...SERVICE_NAMES]))
-    .option('--of <tenant>', 'for platform: of this tenant; without it, what belongs to no tenant')
-    .option('--actor <actor>', 'only what this person did')
-    .option('--action <action>', 'only this, such as delete')
-    .option('--target <id>', 'only what was done to this run, job, plan or the like')
-    .addOption(new Option('--refused', 'only refused calls').conflicts('action'))
-    .option('--since <instant>', 'from then on', instant)
-    .option('--until <instant>', 'before then', instant)
-    .option('--limit <count>', 'no more than so many', wholeNumber({ min: 1, max: 1_000_000_000 }), 100)
-    .action(({ service, of, actor, action, target, refused, since, until, limit }: AuditOptions) =>
-      run(async ({ lethe, print }) => {
-        const wanted = refused ? 'call' : action;
-        const query = {
-          ...(service ? { services: service } : {}),
-          ...(of ? { tenantId: of } : {}),
-          ...(actor ? { actor } : {}),
-          ...(wanted ? { action: wanted } : {}),
-          ...(target ? { targetId: target } : {}),
-          ...(since ? { afterTime: since } : {}),
-          ...(until ? { beforeTime: until } : {}),
-        };
-        const found = await firstOf(lethe.audit.list(query), limit);
-        print(found.map(entryJson), () => toTable(HEAD, found.map(entryRow)));
-        return EXIT.ok;
-      }),
-    );
+  addExamples(
+    addLimit(
+      program.command('audit').description('who did what, and who was refused; all services in one list, newest first'),
+    )
+      .addOption(new Option('--service <services...>', 'only of these services').choices([...SERVICE_NAMES]))
+      .option('--of <tenant>', 'for platform: of this tenant; without it, what belongs to no tenant', tenantId)
+      .option('--actor <actor>', 'only what this person did')
+      .option('--action <action>', 'only this, such as delete')
+      .option('--target <id>', 'only what was done to this run, job, plan or the like')
+      .addOption(new Option('--refused', 'only refused calls').conflicts('action'))
+      .option('--since <instant>', 'from then on', instant)
+      .option('--until <instant>', 'before then', instant)
+      .action(({ service, of, actor, action, target, refused, since, until, ...options }: AuditOptions) =>
+        run(async (context) => {
+          const wanted = refused ? 'call' : action;
+          const query = {
+            ...(service ? { services: service } : {}),
+            ...(of ? { tenantId: of } : {}),
+            ...(actor ? { actor } : {}),
+            ...(wanted ? { action: wanted } : {}),
+            ...(target ? { targetId: target } : {}),
+            ...(since ? { afterTime: since } : {}),
+            ...(until ? { beforeTime: until } : {}),
+          };
+          const entries = context.lethe.audit.list(query);
+          await printList(context, entries, options, (found) => toTable(HEAD, found.map(rowOf)), entryJson);
+          return EXIT.ok;
+        }),
+      ),
+    'lethe --tenant acme audit --refused --since 2026-01-01T00:00:00Z',
+    'lethe audit --of acme --service job --action cancel',
+  );
 }

@@ -1,19 +1,26 @@
 import { type Command, Option } from 'commander';
 import { type Deletion, DeletionMode, DeletionState, type ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type { CommandContext, Run } from '../context.ts';
-import { EXIT, firstOf, nameOf, toTable } from '../output.ts';
-import { enumNames, enumValue, wholeNumber } from '../parse.ts';
+import { addExamples } from '../example.ts';
+import { findDeletion, type Keeper, listDeletions } from '../find-deletion.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf, nameOf } from '../output.ts';
+import { enumNames, enumValue } from '../parse.ts';
+import { type Text, toLine, toTable } from '../table.ts';
 
-/** Whose deletions. */
-export interface OfOption {
-  readonly of: 'run' | 'job';
+/** Whose deletions; both kinds without. */
+interface KindOptions {
+  readonly kind?: Keeper;
+  /** The old spelling of kind. */
+  readonly of?: Keeper;
 }
 
-interface ListOptions extends OfOption {
+interface DeletionListOptions extends ListOptions, KindOptions {
   readonly state?: DeletionState;
   readonly target?: string;
-  readonly limit?: number;
 }
+
+const SOME_DELETION = '018f6b1e-7c1a-7000-8000-000000000002';
 
 const rowOf = (deletion: Deletion) => [
   deletion.id,
@@ -25,11 +32,39 @@ const rowOf = (deletion: Deletion) => [
 ];
 
 /** Deletions, one a row. */
-export const deletionTable = (deletions: readonly Deletion[]): string =>
+export const deletionTable = (deletions: readonly Deletion[]) =>
   toTable(['DELETION', 'MODE', 'STATE', 'OF', 'ID', 'LAST ERROR'], deletions.map(rowOf));
 
+/** A receipt whole: who, why, when, what went of how much, and what was read back. */
+export function receiptText(deletion: Deletion): Text {
+  const { actor, reason, force, runId, participants } = deletion;
+  const failed = participants.flatMap(({ participant, failedItems }) =>
+    failedItems.map(({ key, code, message }) => [participant, key, code, message]),
+  );
+  return [
+    deletionTable([deletion]),
+    '',
+    toLine(`by ${actor}${reason ? `: ${reason}` : ''}`),
+    whenText(deletion),
+    ...(force ? ['the age guard was overridden'] : []),
+    ...(runId ? [`the run ${runId} keeps what it holds itself, until it is purged: lethe runs purge ${runId}`] : []),
+    '',
+    countsTable(deletion),
+    '',
+    readBackTable(deletion),
+    ...(failed.length > 0 ? ['', toTable(['SERVICE', 'COULD NOT BE REMOVED', 'CODE', 'WHY'], failed)] : []),
+  ];
+}
+
+function whenText({ createTime, finishTime, updateTime, state, attempts }: Deletion): string {
+  const asked = `asked for at ${instantOf(createTime)}`;
+  if (finishTime) return `${asked}, ended at ${instantOf(finishTime)}`;
+  const failed = attempts > 0 ? `, after ${attempts} failed attempts` : '';
+  return `${asked}, ${nameOf(DeletionState, state)} since ${instantOf(updateTime)}${failed}`;
+}
+
 /** What a deletion has done so far, participant by participant. */
-export function receiptTable({ participants }: Deletion): string {
+function countsTable({ participants }: Deletion) {
   const rows = participants.flatMap(({ participant, resourceCounts }) =>
     resourceCounts.map(({ resourceType, found, deleted, left, passedOn, bytes, atLeast }) => {
       const told = (count: bigint): string => (atLeast ? `>= ${count}` : String(count));
@@ -39,8 +74,25 @@ export function receiptTable({ participants }: Deletion): string {
   return toTable(['SERVICE', 'WHAT', 'FOUND', 'DONE', 'LEFT', 'PASSED ON', 'BYTES'], rows);
 }
 
+/** Whether each participant was read back as holding nothing more, and what keeps those that were not. */
+function readBackTable({ participants }: Deletion) {
+  const rows = participants.map(({ participant, state, verifyTime, lastError, attempts, nextAttemptTime }) => [
+    participant,
+    nameOf(DeletionState, state),
+    instantOf(verifyTime) || 'not yet',
+    [
+      lastError,
+      ...(attempts > 0 ? [`${attempts} failed attempts`] : []),
+      ...(nextAttemptTime ? [`next at ${instantOf(nextAttemptTime)}`] : []),
+    ]
+      .filter((part) => part !== '')
+      .join('; '),
+  ]);
+  return toTable(['SERVICE', 'STATE', 'READ BACK', 'LAST ERROR'], rows);
+}
+
 /** What a rehearsed deletion would take. */
-export function countTable({ participants }: Deletion): string {
+export function countTable({ participants }: Deletion) {
   const rows = participants.flatMap(({ participant, resourceCounts }) =>
     resourceCounts.map(({ resourceType, found, passedOn }: ResourceCount) => [
       participant,
@@ -53,12 +105,13 @@ export function countTable({ participants }: Deletion): string {
 
 /** Watches a deletion to its end, with a bar where somebody looks; answers with the deletion as it ended. */
 export async function watchDeletion(
-  { lethe, progress }: CommandContext,
+  { lethe, progress, goesOn }: CommandContext,
   deletionId: string,
-  options: OfOption = { of: 'run' },
+  of: Keeper = 'run',
 ): Promise<Deletion | undefined> {
   let last: Deletion | undefined;
-  for await (last of lethe.deletions.watch(deletionId, options)) {
+  goesOn(`The deletion goes on: \`lethe deletions watch ${deletionId}\` shows it.`);
+  for await (last of lethe.deletions.watch(deletionId, { of })) {
     const done = last.participants.filter(({ state }) => state === DeletionState.COMPLETE).length;
     progress.update(done, last.participants.length, nameOf(DeletionState, last.state));
   }
@@ -70,62 +123,75 @@ export async function watchDeletion(
 export const exitOfDeletion = (deletion: Deletion | undefined): number =>
   deletion === undefined || deletion.state === DeletionState.COMPLETE ? EXIT.ok : EXIT.partial;
 
+const addKind = (command: Command): Command =>
+  command
+    .addOption(new Option('--kind <kind>', 'only deletions of runs, or of jobs').choices(['run', 'job']))
+    .addOption(new Option('--of <kind>').choices(['run', 'job']).hideHelp());
+
+const keeperOf = ({ kind, of }: KindOptions): { keeper?: Keeper } => {
+  const keeper = kind ?? of;
+  return keeper ? { keeper } : {};
+};
+
 /** `lethe deletions …`. */
 export function addDeletionCommands(program: Command, run: Run): void {
   const deletions = program.command('deletions').description('receipts of what went, and what is stuck');
-  const ofOption = () =>
-    new Option('--of <what>', 'deletions of runs or of jobs').choices(['run', 'job']).default('run');
 
-  deletions
-    .command('list')
-    .description('newest first')
-    .addOption(ofOption())
-    .option('--state <state>', `one of ${enumNames(DeletionState).join(', ')}`, enumValue(DeletionState))
-    .option('--target <id>', 'only of this run or job')
-    .option('--limit <count>', 'no more than so many', wholeNumber({ min: 1, max: 1_000_000_000 }))
-    .action(({ of, state, target: targetId, limit }: ListOptions) =>
-      run(async ({ lethe, print }) => {
-        const filter = { of, ...(state ? { state } : {}), ...(targetId ? { targetId } : {}) };
-        const found = await firstOf(lethe.deletions.list(filter), limit);
-        print(found, () => deletionTable(found));
-        return EXIT.ok;
-      }),
-    );
+  addExamples(
+    addKind(addLimit(deletions.command('list').description('of runs and jobs, newest first')))
+      .option('--state <state>', `one of ${enumNames(DeletionState).join(', ')}`, enumValue(DeletionState))
+      .option('--target <id>', 'only of this run or job')
+      .action(({ kind, of, state, target, ...options }: DeletionListOptions) =>
+        run(async (context) => {
+          const filter = { ...(state ? { state } : {}), ...(target ? { targetId: target } : {}) };
+          const found = listDeletions(context.lethe, { ...keeperOf({ kind, of } as KindOptions), ...filter });
+          await printList(context, found, options, deletionTable);
+          return EXIT.ok;
+        }),
+      ),
+    'lethe --tenant acme deletions list --state STUCK',
+    'lethe --tenant acme deletions list --target 018f6b1e-7c1a-7000-8000-000000000001',
+  );
 
-  deletions
-    .command('get <deletion>')
-    .description('one receipt, with counts for each service')
-    .addOption(ofOption())
-    .action((deletionId: string, options: OfOption) =>
-      run(async ({ lethe, print }) => {
-        const deletion = await lethe.deletions.get(deletionId, options);
-        print(deletion, () => `${deletionTable([deletion])}\n\n${receiptTable(deletion)}`);
-        return EXIT.ok;
-      }),
-    );
+  addExamples(
+    addKind(deletions.command('get <deletion>'))
+      .description('one receipt: who, why, what went of how much, and what was read back')
+      .action((deletionId: string, options: KindOptions) =>
+        run(async ({ lethe, print }) => {
+          const { deletion } = await findDeletion(lethe, deletionId, keeperOf(options).keeper);
+          print(deletion, () => receiptText(deletion));
+          return EXIT.ok;
+        }),
+      ),
+    `lethe --tenant acme deletions get ${SOME_DELETION}`,
+  );
 
-  deletions
-    .command('watch <deletion>')
-    .description('until it is complete or stuck')
-    .addOption(ofOption())
-    .action((deletionId: string, options: OfOption) =>
-      run(async (context) => {
-        const ended = await watchDeletion(context, deletionId, options);
-        context.print(ended, () => deletionTable(ended ? [ended] : []));
-        return exitOfDeletion(ended);
-      }),
-    );
+  addExamples(
+    addKind(deletions.command('watch <deletion>'))
+      .description('until it is complete or stuck')
+      .action((deletionId: string, options: KindOptions) =>
+        run(async (context) => {
+          const { keeper } = await findDeletion(context.lethe, deletionId, keeperOf(options).keeper);
+          const ended = await watchDeletion(context, deletionId, keeper);
+          context.print(ended, () => deletionTable(ended ? [ended] : []));
+          return exitOfDeletion(ended);
+        }),
+      ),
+    `lethe --tenant acme deletions watch ${SOME_DELETION}`,
+  );
 
-  deletions
-    .command('redrive <deletion>')
-    .description('set a stuck one going again')
-    .addOption(ofOption())
-    .option('--reason <reason>', 'why, for the audit', '')
-    .action((deletionId: string, options: OfOption & { reason: string }) =>
-      run(async ({ lethe, print }) => {
-        const deletion = await lethe.deletions.redrive(deletionId, options);
-        print(deletion, () => deletionTable([deletion]));
-        return EXIT.ok;
-      }),
-    );
+  addExamples(
+    addKind(deletions.command('redrive <deletion>'))
+      .description('set a stuck one going again')
+      .option('--reason <reason>', 'why, for the audit', '')
+      .action((deletionId: string, { reason, ...options }: KindOptions & { reason: string }) =>
+        run(async ({ lethe, print }) => {
+          const { keeper } = await findDeletion(lethe, deletionId, keeperOf(options).keeper);
+          const deletion = await lethe.deletions.redrive(deletionId, { of: keeper, reason });
+          print(deletion, () => deletionTable([deletion]));
+          return EXIT.ok;
+        }),
+      ),
+    `lethe --tenant acme deletions redrive ${SOME_DELETION} --reason 'the store is back'`,
+  );
 }

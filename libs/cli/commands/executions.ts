@@ -5,17 +5,19 @@ import type { Command } from 'commander';
 import { type Execution, ExecutionSchema, ExecutionState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { NewExecution, RecordedExecutions } from '#libs/client/executions.ts';
 import type { CommandContext, Run } from '../context.ts';
-import { EXIT, firstOf, instantOf, nameOf, toTable } from '../output.ts';
-import { enumNames, enumValue, instant, wholeNumber } from '../parse.ts';
+import { addExamples } from '../example.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf, nameOf } from '../output.ts';
+import { enumNames, enumValue, instant } from '../parse.ts';
+import { toTable } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 
-interface ListOptions {
+interface ExecutionListOptions extends ListOptions {
   readonly workflow?: string;
   readonly status?: string;
   readonly state?: ExecutionState;
   readonly since?: Timestamp;
   readonly until?: Timestamp;
-  readonly limit?: number;
 }
 
 interface CountOptions {
@@ -36,54 +38,61 @@ const executionRow = (execution: Execution) => [
   instantOf(execution.finishTime),
 ];
 
+const executionTable = (executions: readonly Execution[]) =>
+  toTable(['EXECUTION', 'STATE', 'STATUS', 'WORKFLOW', 'STARTED', 'FINISHED'], executions.map(executionRow));
+
 /** `lethe executions …`. */
 export function addExecutionCommands(program: Command, run: Run): void {
   const executions = program.command('executions').description('execution history');
 
-  executions
-    .command('record <file>')
-    .description('record executions, one JSON object a line; - reads standard input')
-    .addHelpText(
-      'after',
-      '\nA line: {"id": "UUID", "workflow": "sync", "status": "success", "startTime": "2026-11-21T08:00:00Z"}',
-    )
-    .action((file: string) => run((context) => record(context, file)));
+  addExamples(
+    executions
+      .command('record <file>')
+      .description('record executions, one JSON object a line; - reads standard input')
+      .addHelpText(
+        'after',
+        '\nA line: {"id": "UUID", "workflow": "sync", "status": "success", "startTime": "2026-11-21T08:00:00Z"}',
+      )
+      .action((file: string) => run((context) => record(context, file))),
+    'lethe --tenant acme executions record executions.jsonl',
+  );
 
-  executions
-    .command('list')
-    .description('newest first by start')
-    .option('--workflow <name>', 'only executions of this workflow')
-    .option('--status <status>', 'only executions with this status')
-    .option('--state <state>', `one of ${STATES}`, enumValue(ExecutionState))
-    .option('--since <instant>', 'only executions that started then or later', instant)
-    .option('--until <instant>', 'only executions that started before', instant)
-    .option('--limit <count>', 'no more than so many', wholeNumber({ min: 1, max: 1_000_000_000 }), 1_000)
-    .action(({ since, until, limit, ...filter }: ListOptions) =>
-      run(async ({ lethe, print }) => {
-        const ages = { ...(since ? { afterTime: since } : {}), ...(until ? { beforeTime: until } : {}) };
-        const found = await firstOf(lethe.executions.list({ ...filter, ...ages }), limit);
-        print(found, () =>
-          toTable(['EXECUTION', 'STATE', 'STATUS', 'WORKFLOW', 'STARTED', 'FINISHED'], found.map(executionRow)),
-        );
-        return EXIT.ok;
-      }),
-    );
+  addExamples(
+    addLimit(executions.command('list').description('newest first by start'))
+      .option('--workflow <name>', 'only executions of this workflow')
+      .option('--status <status>', 'only executions with this status')
+      .option('--state <state>', `one of ${STATES}`, enumValue(ExecutionState))
+      .option('--since <instant>', 'only executions that started then or later', instant)
+      .option('--until <instant>', 'only executions that started before', instant)
+      .action(({ since, until, limit, all, ...filter }: ExecutionListOptions) =>
+        run(async (context) => {
+          const ages = { ...(since ? { afterTime: since } : {}), ...(until ? { beforeTime: until } : {}) };
+          const found = context.lethe.executions.list({ ...filter, ...ages });
+          await printList(context, found, { limit, all }, executionTable);
+          return EXIT.ok;
+        }),
+      ),
+    "lethe --tenant acme executions list --workflow 'sync contacts' --limit 10",
+  );
 
-  executions
-    .command('count')
-    .description('by day and state, over at most 31 days')
-    .option('--from <day>', 'the first day, such as 2026-11-21; 30 days before the last one by default')
-    .option('--to <day>', 'the last day; today by default')
-    .option('--workflow <name>', 'only executions of this workflow')
-    .action(({ from, to, ...filter }: CountOptions) =>
-      run(async ({ lethe, print }) => {
-        const days = { ...(from ? { firstDay: from } : {}), ...(to ? { lastDay: to } : {}) };
-        const counts = await lethe.executions.count({ ...filter, ...days });
-        const rows = counts.map(({ day, state, count }) => [day, nameOf(ExecutionState, state), String(count)]);
-        print(counts, () => toTable(['DAY', 'STATE', 'COUNT'], rows));
-        return EXIT.ok;
-      }),
-    );
+  addExamples(
+    executions
+      .command('count')
+      .description('by day and state, over at most 31 days')
+      .option('--from <day>', 'the first day, such as 2026-11-21; 30 days before the last one by default')
+      .option('--to <day>', 'the last day; today by default')
+      .option('--workflow <name>', 'only executions of this workflow')
+      .action(({ from, to, ...filter }: CountOptions) =>
+        run(async ({ lethe, print }) => {
+          const days = { ...(from ? { firstDay: from } : {}), ...(to ? { lastDay: to } : {}) };
+          const counts = await lethe.executions.count({ ...filter, ...days });
+          const rows = counts.map(({ day, state, count }) => [day, nameOf(ExecutionState, state), String(count)]);
+          print(counts, () => toTable(['DAY', 'STATE', 'COUNT'], rows));
+          return EXIT.ok;
+        }),
+      ),
+    'lethe --tenant acme executions count --from 2026-11-01',
+  );
 }
 
 async function record({ lethe, terminal, progress, print }: CommandContext, file: string): Promise<number> {

@@ -1,12 +1,15 @@
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import type { Command } from 'commander';
-import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { ArtifactKind, type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
+import { type Deletion, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { type Artifact, ArtifactKind, type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { confirmByTyping } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
-import { EXIT, firstOf, instantOf, nameOf, toLine, toTable } from '../output.ts';
+import { addExamples } from '../example.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue, wholeNumber } from '../parse.ts';
+import { toLine, toTable } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 import { countTable } from './deletions.ts';
 
@@ -14,131 +17,198 @@ const rowOf = (job: Job) => [job.id, nameOf(JobState, job.state), job.displayNam
 const tableOf = (jobs: readonly Job[]) => toTable(['JOB', 'STATE', 'NAME', 'CREATED'], jobs.map(rowOf));
 const STATES = enumNames(JobState).join(', ');
 const KINDS = enumNames(ArtifactKind).join(', ');
-const parseLimit = wholeNumber({ min: 1, max: 1_000_000_000 });
+const SOME_JOB = '018f6b1e-7c1a-7000-8000-000000000003';
+
+const artifactRow = (artifact: Artifact) => [
+  artifact.name,
+  nameOf(ArtifactKind, artifact.kind),
+  String(artifact.sizeBytes),
+  artifact.contentType,
+  instantOf(artifact.createTime),
+];
+const artifactTable = (artifacts: readonly Artifact[]) =>
+  toTable(['ARTIFACT', 'KIND', 'BYTES', 'TYPE', 'CREATED'], artifacts.map(artifactRow));
 
 /** `lethe jobs …`. */
 export function addJobCommands(program: Command, run: Run): void {
   const jobs = program.command('jobs').description('transcription jobs');
+  addJobReadCommands(jobs, run);
+  addArtifactCommands(jobs, run);
 
-  jobs
-    .command('create')
-    .description('print the id of a new job')
-    .option('--name <name>', 'a name for people', '')
-    .option('--run <id>', 'the run whose effect it is', '')
-    .option('--task <names...>', 'its tasks in order')
-    .action((options: { name: string; run: string; task?: string[] }) =>
-      run(async ({ lethe, print }) => {
-        const { name: displayName, run: runId, task: taskNames = [] } = options;
-        const job = await lethe.jobs.create({ displayName, runId, taskNames });
-        print(job, () => job.id);
-        return EXIT.ok;
-      }),
-    );
-
-  jobs
-    .command('list')
-    .description('newest first')
-    .option('--state <state>', `one of ${STATES}`, enumValue(JobState))
-    .option('--run <id>', 'only effects of this run')
-    .option('--show-deleted', 'also those that were hidden with their run', false)
-    .option('--limit <count>', 'no more than so many', parseLimit)
-    .action((options: { state?: JobState; run?: string; showDeleted: boolean; limit?: number }) =>
-      run(async ({ lethe, print }) => {
-        const { state, run: runId, showDeleted, limit } = options;
-        const filter = { showDeleted, ...(state ? { state } : {}), ...(runId ? { runId } : {}) };
-        const found = await firstOf(lethe.jobs.list(filter), limit);
-        print(found, () => tableOf(found));
-        return EXIT.ok;
-      }),
-    );
-
-  jobs
-    .command('get <job>')
-    .option('--show-deleted', 'also one that was hidden with its run', false)
-    .action((jobId: string, options: { showDeleted: boolean }) =>
-      run(async ({ lethe, print }) => {
-        const job = await lethe.jobs.get(jobId, options);
-        print(job, () => tableOf([job]));
-        return EXIT.ok;
-      }),
-    );
-
-  jobs
-    .command('watch <job>')
-    .description('until it has ended; fails when the job failed')
-    .action((jobId: string) =>
-      run(async ({ lethe, print }) => {
-        let last: Job | undefined;
-        for await (const job of lethe.jobs.watch(jobId)) {
-          if (job.state !== last?.state) print(job, () => toLine(rowOf(job).join('  ')));
-          last = job;
-        }
-        return last?.state === JobState.FAILED ? EXIT.failed : EXIT.ok;
-      }),
-    );
-
-  jobs
-    .command('cancel <job>')
-    .option('--reason <reason>', 'why, for the audit', '')
-    .action((jobId: string, options: { reason: string }) =>
-      run(async ({ lethe, print }) => {
-        const job = await lethe.jobs.cancel(jobId, options);
-        print(job, () => tableOf([job]));
-        return EXIT.ok;
-      }),
-    );
-
-  jobs
-    .command('upload <job> <file>')
-    .description('upload an artifact; - reads standard input')
-    .option('--kind <kind>', `one of ${KINDS}`, enumValue(ArtifactKind), ArtifactKind.INPUT)
-    .option('--name <name>', 'its name; that of the file by default')
-    .option('--content-type <type>', 'its media type', '')
-    .option('--lease-token <token>', "the worker's lease", wholeNumber({ min: 1, max: Number.MAX_SAFE_INTEGER }))
-    .action((jobId: string, file: string, options: UploadOptions) =>
-      run((context) => upload(context, jobId, file, options)),
-    );
-
-  jobs
-    .command('download <job> <name>')
-    .description('download an artifact; the file is there when it is whole')
-    .option('--kind <kind>', `one of ${KINDS}`, enumValue(ArtifactKind), ArtifactKind.OUTPUT)
-    .option('--out <file>', "where to; - writes standard output; the artifact's name by default")
-    .option('--force', 'replace a file that is there', false)
-    .action((jobId: string, name: string, options: { kind: ArtifactKind; out?: string; force: boolean }) =>
-      run((context) => download(context, jobId, { name, ...options })),
-    );
-
-  jobs
-    .command('delete <job>')
-    .description('delete a finished job and its artifacts for good')
-    .option('--reason <reason>', 'why, for the audit', '')
-    .option('--allow-missing', 'do well when there is no such job', false)
-    .option('--no-wait', 'only until it is committed')
-    .option('--dry-run', 'show what would go', false)
-    .option('--yes', 'do not ask', false)
-    .action((jobId: string, options: DeleteOptions) =>
-      run(async ({ lethe, terminal, progress, print }) => {
-        if (options.dryRun) {
-          const preview = await lethe.jobs.previewDelete(jobId);
-          print(preview, () => countTable(preview));
+  addExamples(
+    jobs
+      .command('create')
+      .description('print the id of a new job')
+      .option('--name <name>', 'a name for people', '')
+      .option('--run <id>', 'the run whose effect it is', '')
+      .option('--task <names...>', 'its tasks in order')
+      .action((options: { name: string; run: string; task?: string[] }) =>
+        run(async ({ lethe, print }) => {
+          const { name: displayName, run: runId, task: taskNames = [] } = options;
+          const job = await lethe.jobs.create({ displayName, runId, taskNames });
+          print(job, () => job.id);
           return EXIT.ok;
-        }
-        await confirmByTyping(terminal, `Deleting the job ${jobId}`, jobId, options.yes);
-        const { reason, allowMissing } = options;
-        progress.update(0, 1, 'deleting');
-        const deletion = await lethe.jobs.delete(jobId, {
-          reason,
-          allowMissing,
-          ...(options.wait ? {} : { waitMs: 0 }),
-        });
-        const rest = deletion?.runId
-          ? `\nthe run ${deletion.runId} keeps what it holds itself, until it is purged: lethe runs purge`
-          : '';
-        print(deletion, () => `${jobId} ${deletion ? nameOf(DeletionState, deletion.state) : 'is not there'}${rest}`);
-        return !options.wait || !deletion || deletion.state === DeletionState.COMPLETE ? EXIT.ok : EXIT.partial;
-      }),
-    );
+        }),
+      ),
+    'lethe --tenant acme jobs create --name call --task split transcribe',
+  );
+
+  addExamples(
+    jobs
+      .command('cancel <job>')
+      .description('cancel a job that has not ended')
+      .option('--reason <reason>', 'why, for the audit', '')
+      .action((jobId: string, options: { reason: string }) =>
+        run(async ({ lethe, print }) => {
+          const job = await lethe.jobs.cancel(jobId, options);
+          print(job, () => tableOf([job]));
+          return EXIT.ok;
+        }),
+      ),
+    `lethe --tenant acme jobs cancel ${SOME_JOB} --reason 'not needed'`,
+  );
+
+  addExamples(
+    jobs
+      .command('delete <job>')
+      .description('delete a finished job and its artifacts for good')
+      .option('--reason <reason>', 'why, for the audit', '')
+      .option('--allow-missing', 'do well when there is no such job', false)
+      .option('--no-wait', 'only until it is committed')
+      .option('--dry-run', 'show what would go', false)
+      .option('--yes', 'do not ask', false)
+      .action((jobId: string, options: DeleteOptions) => run((context) => deleteJob(context, jobId, options))),
+    `lethe --tenant acme jobs delete ${SOME_JOB} --dry-run`,
+    `lethe --tenant acme jobs delete ${SOME_JOB} --reason 'asked for'`,
+  );
+}
+
+function addJobReadCommands(jobs: Command, run: Run): void {
+  addExamples(
+    addLimit(jobs.command('list').description('newest first'))
+      .option('--state <state>', `one of ${STATES}`, enumValue(JobState))
+      .option('--run <id>', 'only effects of this run')
+      .option('--show-deleted', 'also those that were hidden with their run', false)
+      .action(({ state, run: runId, showDeleted, ...options }: JobListOptions) =>
+        run(async (context) => {
+          const filter = { showDeleted, ...(state ? { state } : {}), ...(runId ? { runId } : {}) };
+          await printList(context, context.lethe.jobs.list(filter), options, tableOf);
+          return EXIT.ok;
+        }),
+      ),
+    'lethe --tenant acme jobs list --state COMPLETED',
+  );
+
+  addExamples(
+    jobs
+      .command('get <job>')
+      .description('one job')
+      .option('--show-deleted', 'also one that was hidden with its run', false)
+      .action((jobId: string, options: { showDeleted: boolean }) =>
+        run(async ({ lethe, print }) => {
+          const job = await lethe.jobs.get(jobId, options);
+          print(job, () => tableOf([job]));
+          return EXIT.ok;
+        }),
+      ),
+    `lethe --tenant acme jobs get ${SOME_JOB}`,
+  );
+
+  addExamples(
+    jobs
+      .command('watch <job>')
+      .description('until it has ended; fails when the job failed')
+      .action((jobId: string) =>
+        run(async ({ lethe, print, goesOn }) => {
+          let last: Job | undefined;
+          goesOn(`The job goes on: \`lethe jobs cancel ${jobId}\` stops it.`);
+          for await (const job of lethe.jobs.watch(jobId)) {
+            if (job.state !== last?.state) print(job, () => toLine(rowOf(job).join('  ')));
+            last = job;
+          }
+          return last?.state === JobState.FAILED ? EXIT.failed : EXIT.ok;
+        }),
+      ),
+    `lethe --tenant acme jobs watch ${SOME_JOB}`,
+  );
+}
+
+function addArtifactCommands(jobs: Command, run: Run): void {
+  addExamples(
+    addLimit(jobs.command('artifacts <job>').description('its artifacts by kind and name'))
+      .option('--kind <kind>', `one of ${KINDS}`, enumValue(ArtifactKind))
+      .option('--show-deleted', 'also of a job that was hidden with its run', false)
+      .action((jobId: string, { kind, showDeleted, ...options }: ArtifactListOptions) =>
+        run(async (context) => {
+          const filter = { showDeleted, ...(kind ? { kind } : {}) };
+          await printList(context, context.lethe.jobs.artifacts(jobId, filter), options, artifactTable);
+          return EXIT.ok;
+        }),
+      ),
+    `lethe --tenant acme jobs artifacts ${SOME_JOB} --kind OUTPUT`,
+  );
+
+  addExamples(
+    jobs
+      .command('upload <job> <file>')
+      .description('upload an artifact; - reads standard input')
+      .option('--kind <kind>', `one of ${KINDS}`, enumValue(ArtifactKind), ArtifactKind.INPUT)
+      .option('--name <name>', 'its name; that of the file by default')
+      .option('--content-type <type>', 'its media type', '')
+      .option('--lease-token <token>', "the worker's lease", wholeNumber({ min: 1, max: Number.MAX_SAFE_INTEGER }))
+      .action((jobId: string, file: string, options: UploadOptions) =>
+        run((context) => upload(context, jobId, file, options)),
+      ),
+    `lethe --tenant acme jobs upload ${SOME_JOB} call.wav --content-type audio/wav`,
+    `lethe --tenant acme jobs upload ${SOME_JOB} - --name call.wav`,
+  );
+
+  addExamples(
+    jobs
+      .command('download <job> <name>')
+      .description('download an artifact; the file is there when it is whole')
+      .option('--kind <kind>', `one of ${KINDS}`, enumValue(ArtifactKind), ArtifactKind.OUTPUT)
+      .option('--out <file>', "where to; - writes standard output; the artifact's name by default")
+      .option('--force', 'replace a file that is there', false)
+      .action((jobId: string, name: string, options: { kind: ArtifactKind; out?: string; force: boolean }) =>
+        run((context) => download(context, jobId, { name, ...options })),
+      ),
+    `lethe --tenant acme jobs download ${SOME_JOB} transcript.json --out transcript.json`,
+  );
+}
+
+async function deleteJob(
+  { lethe, terminal, progress, print, goesOn }: CommandContext,
+  jobId: string,
+  { reason, allowMissing, wait, dryRun, yes }: DeleteOptions,
+): Promise<number> {
+  if (dryRun) {
+    const preview = await lethe.jobs.previewDelete(jobId);
+    print(preview, () => countTable(preview));
+    return EXIT.ok;
+  }
+  await confirmByTyping(terminal, `Deleting the job ${jobId}`, jobId, yes);
+  progress.update(0, 1, 'deleting');
+  goesOn(`If the deletion was committed it goes on: \`lethe deletions list --target ${jobId}\` shows it.`);
+  const deletion = await lethe.jobs.delete(jobId, { reason, allowMissing, ...(wait ? {} : { waitMs: 0 }) });
+  print(deletion, () => (deletion ? deletedText(jobId, deletion) : `${jobId} is not there`));
+  return !wait || !deletion || deletion.state === DeletionState.COMPLETE ? EXIT.ok : EXIT.partial;
+}
+
+function deletedText(jobId: string, { id, state, runId }: Deletion): string {
+  const rest = runId && `\nthe run ${runId} keeps what it holds itself, until it is purged: lethe runs purge ${runId}`;
+  return `${jobId} ${nameOf(DeletionState, state)}\ndeletion ${id}${rest}`;
+}
+
+interface JobListOptions extends ListOptions {
+  readonly state?: JobState;
+  readonly run?: string;
+  readonly showDeleted: boolean;
+}
+
+interface ArtifactListOptions extends ListOptions {
+  readonly kind?: ArtifactKind;
+  readonly showDeleted: boolean;
 }
 
 interface DeleteOptions {

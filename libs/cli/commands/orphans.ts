@@ -1,13 +1,17 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { Progress, type ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type { SweepSummary, TenantSweep } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { confirmByTyping, requireTerminalOrYes } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
-import { EXIT, toLine } from '../output.ts';
-import { wholeNumber } from '../parse.ts';
+import { addExamples } from '../example.ts';
+import { EXIT } from '../output.ts';
+import { tenantIds, wholeNumber } from '../parse.ts';
+import { toLine } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 
 interface OrphanOptions {
+  readonly of?: readonly string[];
+  /** The old spelling of `of`. */
   readonly tenants?: readonly string[];
   readonly sweep: boolean;
   readonly reason: string;
@@ -23,22 +27,27 @@ const WHAT = 'Removing objects that belong to no job';
 
 /** `lethe orphans`. */
 export function addOrphanCommand(program: Command, run: Run): void {
-  program
-    .command('orphans')
-    .description('objects without a job and jobs without objects; shown, and the objects removed with --sweep')
-    .option('--tenants <tenants...>', 'only of these tenants; of all by default')
-    .option('--sweep', 'remove the objects, after showing what would go', false)
-    .option('--reason <reason>', 'why, for the audit; required with --sweep', '')
-    .option('--min-age-hours <hours>', 'pass over what is younger', wholeNumber({ min: 1, max: MAX_AGE_HOURS }), 24)
-    .option(
-      '--max-share <percent>',
-      "leave a tenant alone of whose objects more would go; the service's own by default",
-      wholeNumber({ min: 1, max: 100 }),
-      0,
-    )
-    .option('--tenants-without-jobs', 'also of the named tenants that have objects and not one job', false)
-    .option('--yes', 'do not ask', false)
-    .action((options: OrphanOptions) => run((context) => sweep(context, options), { asPlatform: true }));
+  addExamples(
+    program
+      .command('orphans')
+      .description('objects without a job and jobs without objects; shown, and the objects removed with --sweep')
+      .option('--of <tenants...>', 'only of these tenants; of all by default', tenantIds)
+      .addOption(new Option('--tenants <tenants...>').argParser(tenantIds).hideHelp())
+      .option('--sweep', 'remove the objects, after showing what would go', false)
+      .option('--reason <reason>', 'why, for the audit; required with --sweep', '')
+      .option('--min-age-hours <hours>', 'pass over what is younger', wholeNumber({ min: 1, max: MAX_AGE_HOURS }), 24)
+      .option(
+        '--max-share <percent>',
+        "leave a tenant alone of whose objects more would go; the service's own by default",
+        wholeNumber({ min: 1, max: 100 }),
+        0,
+      )
+      .option('--tenants-without-jobs', 'also of the named tenants that have objects and not one job', false)
+      .option('--yes', 'do not ask', false)
+      .action((options: OrphanOptions) => run((context) => sweep(context, options))),
+    'lethe orphans',
+    "lethe orphans --of acme --sweep --reason 'monthly'",
+  );
 }
 
 async function sweep(context: CommandContext, options: OrphanOptions): Promise<number> {
@@ -56,9 +65,10 @@ async function sweep(context: CommandContext, options: OrphanOptions): Promise<n
 }
 
 async function go(
-  { lethe, tenant, progress, print }: CommandContext,
+  { lethe, progress, print }: CommandContext,
   {
-    tenants = tenant === undefined ? undefined : [tenant],
+    tenants: oldSpelling,
+    of: tenants = oldSpelling,
     minAgeHours,
     reason,
     maxShare: maxSharePercent,

@@ -1,6 +1,8 @@
 import type { Command } from 'commander';
 import { OwnerBoxError, readOwnerFile } from '#libs/owner-box/parse-file.ts';
 import type { Terminal } from '../context.ts';
+import { addExamples } from '../example.ts';
+import { type GlobalOptions, isJson } from '../global-options.ts';
 import { toJson } from '../output.ts';
 import { UsageError } from '../usage-error.ts';
 
@@ -36,38 +38,47 @@ export function addOwnerCommands(program: Command, terminal: Terminal): void {
     .description('serve existing Postgres tables to RetentionService')
     .addHelpText('after', EXAMPLE);
 
-  owner
-    .command('check <file>')
-    .description('say what keeps the tables from being served; changes nothing')
-    .action((path: string) =>
-      told(terminal, program, async () => {
-        const { checkOwnerBox } = await import('#libs/owner-box/serve.ts');
-        const { tables, remarks } = await checkOwnerBox(await readOwnerFile(path), terminal.env);
-        return { remarks, done: `${tables.map(({ table }) => table).join(', ')} can be served` };
-      }),
-    );
+  addExamples(
+    owner
+      .command('check <file>')
+      .description('say what keeps the tables from being served; changes nothing')
+      .action((path: string) =>
+        told(terminal, program, async () => {
+          const { checkOwnerBox } = await import('#libs/owner-box/serve.ts');
+          const { tables, remarks } = await checkOwnerBox(await readOwnerFile(path), terminal.env);
+          return { remarks, done: `${tables.map(({ table }) => table).join(', ')} can be served` };
+        }),
+      ),
+    'lethe owner check mail.yaml',
+  );
 
-  owner
-    .command('prepare <file>')
-    .description('make the schema lethe_owner, in which the owner keeps what it has counted')
-    .action((path: string) =>
-      told(terminal, program, async () => {
-        const { prepareOwnerBox } = await import('#libs/owner-box/prepare.ts');
-        const role = await prepareOwnerBox(await readOwnerFile(path), terminal.env);
-        return { remarks: [], done: `lethe_owner in ${role.database} is ready for ${role.name}` };
-      }),
-    );
+  addExamples(
+    owner
+      .command('prepare <file>')
+      .description('make the schema lethe_owner, in which the owner keeps what it has counted')
+      .action((path: string) =>
+        told(terminal, program, async () => {
+          const { prepareOwnerBox } = await import('#libs/owner-box/prepare.ts');
+          const role = await prepareOwnerBox(await readOwnerFile(path), terminal.env);
+          return { remarks: [], done: `lethe_owner in ${role.database} is ready for ${role.name}` };
+        }),
+      ),
+    'lethe owner prepare mail.yaml',
+  );
 
-  owner
-    .command('serve <file>')
-    .description('serve the tables until SIGTERM; refuses to with all problems named')
-    .action((path: string) =>
-      told(terminal, program, async () => {
-        const { runOwnerBox } = await import('#libs/owner-box/serve.ts');
-        await runOwnerBox(await readOwnerFile(path), terminal.env);
-        return undefined;
-      }),
-    );
+  addExamples(
+    owner
+      .command('serve <file>')
+      .description('serve the tables until SIGTERM; refuses to with all problems named')
+      .action((path: string) =>
+        told(terminal, program, async () => {
+          const { runOwnerBox } = await import('#libs/owner-box/serve.ts');
+          await runOwnerBox(await readOwnerFile(path), terminal.env);
+          return undefined;
+        }),
+      ),
+    'LETHE_OWNER_NAME=mail LETHE_TRUST_FILE=trust.json lethe owner serve mail.yaml',
+  );
 }
 
 /** Prints what was done; every problem on a line of its own where it was not. */
@@ -76,7 +87,7 @@ async function told(
   program: Command,
   work: () => Promise<{ remarks: readonly string[]; done: string } | undefined>,
 ): Promise<void> {
-  const { json = false } = program.opts<{ json?: true }>();
+  const json = isJson(program.opts<GlobalOptions>());
   try {
     const answer = await work();
     if (!answer) return;

@@ -3,17 +3,19 @@ import { type Command, InvalidArgumentError } from 'commander';
 import {
   type Plan,
   type PlanWindow,
-  type PurgeForecast,
   type RetentionWindow,
   type TenantPlan,
   WindowKind,
   WindowSource,
 } from '#gen/lethe/retention/v1/retention_pb.ts';
-import type { UnplannedTenant } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import type { NewPlanWindow } from '#libs/client/plans.ts';
 import type { CommandContext, Run } from '../context.ts';
-import { EXIT, instantOf, nameOf, toTable } from '../output.ts';
-import { instant, wholeNumber } from '../parse.ts';
+import { addExamples } from '../example.ts';
+import { confirmShortening, previewText } from '../forecast.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf, nameOf } from '../output.ts';
+import { instant, tenantId, wholeNumber } from '../parse.ts';
+import { type Text, toTable } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 
 const MAX_DAYS = 36_500;
@@ -33,23 +35,6 @@ export function windowText(kind: WindowKind, days: number | undefined): string {
   }
 }
 
-/** What a change would make the next purge remove, one subject a row. */
-export function forecastTable(forecasts: readonly PurgeForecast[]): string {
-  const rows = forecasts.map((forecast) => [
-    forecast.subject,
-    String(forecast.expiredCount),
-    String(forecast.currentExpiredCount),
-    String(forecast.tenantCount),
-    String(forecast.uncountedTenantCount),
-    instantOf(forecast.effectTime) || 'the next purge',
-  ]);
-  return toTable(['SUBJECT', 'WOULD GO', 'GOES ANYWAY', 'TENANTS', 'NOT COUNTED', 'FROM'], rows);
-}
-
-/** A result that was not applied, above what it would make the next purge remove. */
-export const previewText = (table: string, forecasts: readonly PurgeForecast[]): string =>
-  `Nothing was changed. It would be:\n${table}\n\n${forecastTable(forecasts)}`;
-
 const floorOf = (minToKeep: bigint | undefined): string => (minToKeep ? `and the newest ${minToKeep}` : '');
 
 const planWindowRow = (window: PlanWindow) => [
@@ -61,11 +46,14 @@ const planWindowRow = (window: PlanWindow) => [
   window.actor,
   window.reason,
 ];
-const planWindowTable = (windows: readonly PlanWindow[]): string =>
+const planWindowTable = (windows: readonly PlanWindow[]) =>
   toTable(['PLAN', 'SUBJECT', 'KEPT', 'VERSION', 'SINCE', 'SET BY', 'REASON'], windows.map(planWindowRow));
-const planTable = (plans: readonly Plan[]): string => planWindowTable(plans.flatMap(({ windows }) => windows));
-const planText = (plan: Plan): string =>
-  `${planTable([plan])}\n\n${plan.name} is in force for ${plan.tenantCount} tenants; its etag is ${plan.etag}`;
+const planTable = (plans: readonly Plan[]) => planWindowTable(plans.flatMap(({ windows }) => windows));
+const planText = (plan: Plan): Text => [
+  planTable([plan]),
+  '',
+  `${plan.name} is in force for ${plan.tenantCount} tenants; its etag is ${plan.etag}`,
+];
 
 const tenantRow = (entry: TenantPlan) => [
   entry.tenantId,
@@ -75,7 +63,8 @@ const tenantRow = (entry: TenantPlan) => [
   entry.actor,
   entry.reason,
 ];
-const tenantTable = (plans: readonly TenantPlan[]): string =>
+/** Tenants with their plans, one a row. */
+export const tenantTable = (plans: readonly TenantPlan[]) =>
   toTable(['TENANT', 'PLAN', 'VERSION', 'FROM', 'SET BY', 'REASON'], plans.map(tenantRow));
 
 const windowRow = (window: RetentionWindow) => [
@@ -85,7 +74,7 @@ const windowRow = (window: RetentionWindow) => [
   instantOf(window.changeTime),
   windowText(window.nextKind, window.nextRetentionDays),
 ];
-const windowTable = (windows: readonly RetentionWindow[]): string =>
+const windowTable = (windows: readonly RetentionWindow[]) =>
   toTable(['SUBJECT', 'KEPT', 'BY', 'CHANGES', 'TO'], windows.map(windowRow));
 
 /** Plans are upper case and tenants lower case, so one argument can be either. */
@@ -109,184 +98,217 @@ interface UpdateOptions {
   readonly reason: string;
   readonly create: boolean;
   readonly dryRun: boolean;
+  readonly yes: boolean;
   readonly etag?: string;
 }
 
 interface SetOptions {
+  readonly of?: string;
   readonly none: boolean;
   readonly effective?: Timestamp;
   readonly reason: string;
   readonly dryRun: boolean;
+  readonly yes: boolean;
   readonly etag?: string;
 }
 
+interface ShowOptions {
+  readonly of?: string;
+}
+
 async function updatePlan(
-  { lethe, print }: CommandContext,
+  context: CommandContext,
   name: string,
-  { window: windows, reason, create: allowMissing, dryRun, etag }: UpdateOptions,
+  { window: windows, reason, create: allowMissing, dryRun, yes, etag }: UpdateOptions,
 ): Promise<number> {
+  const { lethe, print } = context;
   const update = { windows, reason, allowMissing, ...(etag === undefined ? {} : { etag }) };
+  const preview = async () => {
+    const previewed = await lethe.retention.plans.previewUpdate(name, update);
+    return { ...previewed, table: planTable([previewed.plan]) };
+  };
   if (dryRun) {
-    const preview = await lethe.retention.plans.previewUpdate(name, update);
-    print(preview, () => previewText(planTable([preview.plan]), preview.forecasts));
+    const { table, ...previewed } = await preview();
+    print(previewed, () => previewText(table, previewed.forecasts));
     return EXIT.ok;
   }
+  await confirmShortening(context, { what: `changing the plan ${name}`, word: name, yes, preview });
   const plan = await lethe.retention.plans.update(name, update);
   print(plan, () => planText(plan));
   return EXIT.ok;
 }
 
-async function setTenantPlan(
-  { lethe, print }: CommandContext,
-  tenantId: string,
-  plan: string | undefined,
-  { none, effective, reason, dryRun, etag }: SetOptions,
-): Promise<number> {
+/** The tenant and the plan: `set PLAN --of TENANT`, or as it was once written, `set TENANT PLAN`. */
+function setArguments(words: readonly string[], { of, none }: SetOptions): [tenant: string, plan: string | undefined] {
+  const [first, second, ...more] = words;
+  if (more.length > 0) throw new UsageError('too many arguments: give a plan, and the tenant with --of');
+  const [tenant, plan] = of === undefined && (second !== undefined || none) ? [first, second] : [of, first];
+  if (tenant === undefined) throw new UsageError('say which tenant: --of TENANT');
+  if (of !== undefined && second !== undefined) throw new UsageError('give the tenant once, with --of');
   if (none === (plan !== undefined)) throw new UsageError('give either a plan or --none');
+  return [tenantId(tenant), plan];
+}
+
+async function setTenantPlan(context: CommandContext, words: readonly string[], options: SetOptions): Promise<number> {
+  const { lethe, print } = context;
+  const { effective, reason, dryRun, yes, etag } = options;
+  const [tenant, plan] = setArguments(words, options);
   const entry = {
     plan: plan?.toUpperCase() ?? null,
     reason,
     ...(effective ? { effectiveTime: effective } : {}),
     ...(etag === undefined ? {} : { etag }),
   };
+  const preview = async () => {
+    const previewed = await lethe.retention.tenants.previewSet(tenant, entry);
+    return { ...previewed, table: tenantTable([previewed.tenantPlan]) };
+  };
   if (dryRun) {
-    const preview = await lethe.retention.tenants.previewSet(tenantId, entry);
-    print(preview, () => previewText(tenantTable([preview.tenantPlan]), preview.forecasts));
+    const { table, ...previewed } = await preview();
+    print(previewed, () => previewText(table, previewed.forecasts));
     return EXIT.ok;
   }
-  const set = await lethe.retention.tenants.set(tenantId, entry);
+  await confirmShortening(context, { what: `changing the plan of ${tenant}`, word: tenant, yes, preview });
+  const set = await lethe.retention.tenants.set(tenant, entry);
   print(set, () => tenantTable([set]));
   return EXIT.ok;
 }
 
-async function showWindows({ lethe, print }: CommandContext, name: string | undefined): Promise<number> {
-  if (isPlanName(name)) {
-    const plan = await lethe.retention.plans.get(name);
-    print(plan, () => planText(plan));
+async function showWindows({ lethe, print }: CommandContext, plan: string | undefined, of: string | undefined) {
+  if (plan !== undefined) {
+    const found = await lethe.retention.plans.get(plan);
+    print(found, () => planText(found));
     return EXIT.ok;
   }
-  const resolved = await lethe.retention.tenants.resolve(name);
+  const resolved = await lethe.retention.tenants.resolve(of);
   print(resolved, () => windowTable(resolved.windows));
   return EXIT.ok;
 }
 
-async function showHistory({ lethe, print }: CommandContext, name: string | undefined): Promise<number> {
-  if (isPlanName(name)) {
-    const windows = await Array.fromAsync(lethe.retention.plans.history(name));
-    print(windows, () => planWindowTable(windows));
+async function showHistory(
+  context: CommandContext,
+  plan: string | undefined,
+  of: string | undefined,
+  list: ListOptions,
+) {
+  if (plan !== undefined) {
+    await printList(context, context.lethe.retention.plans.history(plan), list, planWindowTable);
     return EXIT.ok;
   }
-  const filter = { showHistory: true, ...(name === undefined ? {} : { tenantId: name }) };
-  const entries = await Array.fromAsync(lethe.retention.tenants.list(filter));
-  print(entries, () => tenantTable(entries));
+  const filter = { showHistory: true, ...(of === undefined ? {} : { tenantId: of }) };
+  await printList(context, context.lethe.retention.tenants.list(filter), list, tenantTable);
   return EXIT.ok;
 }
 
-/**
- * `lethe plans …`. `get`, `windows` and `history` take the name of a plan, in upper case, or a tenant; without one they
- * are about `--tenant`.
- */
-export function addPlanCommands(program: Command, run: Run): void {
-  const plans = program.command('plans').description('what plans keep, and which plan a tenant has');
-
-  plans
-    .command('list')
-    .description('all plans with their windows in force')
-    .action(() =>
-      run(async ({ lethe, print }) => {
-        const found = await Array.fromAsync(lethe.retention.plans.list());
-        print(found, () => planTable(found));
-        return EXIT.ok;
-      }),
-    );
-
-  plans
-    .command('get [plan-or-tenant]')
-    .description('a plan with its windows, or the plan that a tenant has')
-    .action((name?: string) =>
-      run(async (context) => {
-        if (isPlanName(name)) return showWindows(context, name);
-        const entry = await context.lethe.retention.tenants.get(name);
-        context.print(entry, () => tenantTable([entry]));
-        return EXIT.ok;
-      }),
-    );
-
-  plans
-    .command('windows [plan-or-tenant]')
-    .description("how long a plan keeps what; how long a tenant's data is kept, why, and when that changes")
-    .action((name?: string) => run((context) => showWindows(context, name)));
-
-  plans
-    .command('history [plan-or-tenant]')
-    .description("every window of a plan, or every plan of a tenant's, newest first")
-    .action((name?: string) => run((context) => showHistory(context, name)));
-
-  plans
-    .command('update')
-    .description('change windows of a plan, or create one; subjects that are not named keep their windows')
-    .argument('<plan>')
-    .requiredOption('--window <window>', 'SUBJECT=30d, SUBJECT=30d,min=100, SUBJECT=keep or SUBJECT=none', planWindow)
-    .requiredOption('--reason <reason>', 'why, for history and audit')
-    .option('--create', 'create the plan if it does not exist', false)
-    .option('--dry-run', 'change nothing; count what the next purge would remove', false)
-    .option('--etag <etag>', 'only if the plan still has this etag')
-    .action((name: string, options: UpdateOptions) =>
-      run((context) => updatePlan(context, name, options), { asPlatform: true }),
-    );
-
-  plans
-    .command('set')
-    .description('give a tenant a plan')
-    .argument('<tenant>')
-    .argument('[plan]')
-    .option('--none', 'no plan: everything is kept once grace is over', false)
-    .option('--effective <instant>', 'from then on; now by default', instant)
-    .option('--reason <reason>', 'why, for history and audit', '')
-    .option('--dry-run', 'change nothing; count what the next purge would remove', false)
-    .option('--etag <etag>', "only if the tenant's newest entry still has this etag")
-    .action((tenantId: string, plan: string | undefined, options: SetOptions) =>
-      run((context) => setTenantPlan(context, tenantId, plan, options), { asPlatform: true }),
-    );
+/** What `get`, `windows` and `history` are about: a plan, the tenant of --of, or neither. */
+function aboutOf(name: string | undefined, { of }: ShowOptions): { plan: string | undefined; of: string | undefined } {
+  if (name === undefined) return { plan: undefined, of };
+  if (of !== undefined) throw new UsageError('give either a plan or --of TENANT');
+  // Tenants were once given as the argument; they are lower case, and plans upper case.
+  return isPlanName(name) ? { plan: name, of } : { plan: undefined, of: tenantId(name) };
 }
 
-const unplannedRow = ({ tenantId, subjects, firstSeenTime }: UnplannedTenant) => [
-  tenantId,
-  subjects.join(', '),
-  instantOf(firstSeenTime),
-];
+const OF = '--of <tenant>';
 
-/** `lethe tenants …`. */
-export function addTenantCommands(program: Command, run: Run): void {
-  const tenants = program.command('tenants').description('tenants with a plan, and tenants with data and without one');
+/** `lethe plans …`. */
+export function addPlanCommands(program: Command, run: Run): void {
+  const plans = program.command('plans').description('what plans keep, and which plan a tenant has');
+  addPlanReadCommands(plans, run);
 
-  tenants
-    .command('list')
-    .description('the plans in force by tenant')
-    .option('--plan <plan>', 'only tenants on this plan')
-    .action(({ plan }: { plan?: string }) =>
-      run(
-        async ({ lethe, print }) => {
-          const filter = plan === undefined ? {} : { planName: plan.toUpperCase() };
-          const found = await Array.fromAsync(lethe.retention.tenants.list(filter));
-          print(found, () => tenantTable(found));
-          return EXIT.ok;
-        },
-        { asPlatform: true },
+  addExamples(
+    plans
+      .command('update <plan>')
+      .description('change windows of a plan, or create one; subjects that are not named keep their windows')
+      .requiredOption('--window <window>', 'SUBJECT=30d, SUBJECT=30d,min=100, SUBJECT=keep or SUBJECT=none', planWindow)
+      .requiredOption('--reason <reason>', 'why, for history and audit')
+      .option('--create', 'create the plan if it does not exist', false)
+      .option('--dry-run', 'change nothing; count what the next purge would remove', false)
+      .option('--yes', 'do not ask where less would be kept', false)
+      .option('--etag <etag>', 'only if the plan still has this etag')
+      .action((name: string, options: UpdateOptions) => run((context) => updatePlan(context, name, options))),
+    "lethe plans update TRIAL --create --reason 'a new offer' --window drift_checks=14d --window approvals=keep",
+    "lethe plans update TRIAL --reason 'too long' --window drift_checks=3d --dry-run",
+  );
+
+  addExamples(
+    plans
+      .command('set [plan]')
+      .description('give a tenant a plan')
+      .allowExcessArguments()
+      .option(OF, 'which tenant', tenantId)
+      .option('--none', 'no plan: everything is kept once grace is over', false)
+      .option('--effective <instant>', 'from then on; now by default', instant)
+      .option('--reason <reason>', 'why, for history and audit', '')
+      .option('--dry-run', 'change nothing; count what the next purge would remove', false)
+      .option('--yes', 'do not ask where less would be kept', false)
+      .option('--etag <etag>', "only if the tenant's newest entry still has this etag")
+      .action((_: string | undefined, options: SetOptions, command: Command) =>
+        run((context) => setTenantPlan(context, command.args, options)),
       ),
-    );
+    "lethe plans set PRO --of acme --reason 'signed up'",
+    'lethe plans set --none --of acme --dry-run',
+  );
+}
 
-  tenants
-    .command('unplanned')
-    .description('tenants that have data and neither a plan nor a policy: nothing of theirs is ever purged')
-    .action(() =>
-      run(
-        async ({ lethe, print }) => {
-          const found = await Array.fromAsync(lethe.retention.tenants.unplanned());
-          print(found, () => toTable(['TENANT', 'HAS', 'SINCE'], found.map(unplannedRow)));
+function addPlanReadCommands(plans: Command, run: Run): void {
+  addExamples(
+    addLimit(plans.command('list').description('all plans with their windows in force')).action(
+      (options: ListOptions) =>
+        run(async (context) => {
+          await printList(context, context.lethe.retention.plans.list(), options, planTable);
           return EXIT.ok;
-        },
-        { asPlatform: true },
+        }),
+    ),
+    'lethe plans list',
+  );
+
+  addExamples(
+    plans
+      .command('get [plan]')
+      .description('a plan with its windows; without one the plan that a tenant has')
+      .option(OF, "that tenant's; your own by default", tenantId)
+      .action((name: string | undefined, options: ShowOptions) =>
+        run(async (context) => {
+          const { plan, of } = aboutOf(name, options);
+          if (plan !== undefined) return showWindows(context, plan, of);
+          const entry = await context.lethe.retention.tenants.get(of);
+          context.print(entry, () => tenantTable([entry]));
+          return EXIT.ok;
+        }),
       ),
-    );
+    'lethe plans get PRO',
+    'lethe plans get --of acme',
+  );
+
+  addExamples(
+    plans
+      .command('windows [plan]')
+      .description("how long a plan keeps what; without one how long a tenant's data is kept, why, and what changes")
+      .option(OF, "that tenant's; your own by default", tenantId)
+      .action((name: string | undefined, options: ShowOptions) =>
+        run((context) => {
+          const { plan, of } = aboutOf(name, options);
+          return showWindows(context, plan, of);
+        }),
+      ),
+    'lethe plans windows --of acme',
+    'lethe --tenant acme plans windows',
+  );
+
+  addExamples(
+    addLimit(
+      plans
+        .command('history [plan]')
+        .description('every window of a plan; without one every plan that a tenant had; newest first'),
+    )
+      .option(OF, "that tenant's; your own by default", tenantId)
+      .action((name: string | undefined, { of: wanted, ...list }: ShowOptions & ListOptions) =>
+        run((context) => {
+          const { plan, of } = aboutOf(name, wanted === undefined ? {} : { of: wanted });
+          return showHistory(context, plan, of, list);
+        }),
+      ),
+    'lethe plans history PRO',
+    'lethe plans history --of acme',
+  );
 }

@@ -2,11 +2,15 @@ import type { Command } from 'commander';
 import type { ExecutionPolicy } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { hasReason } from '#libs/client/lethe.ts';
 import type { NewExecutionPolicy } from '#libs/client/plans.ts';
+import { confirmOnTerminal } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
-import { EXIT, instantOf, toTable } from '../output.ts';
-import { wholeNumber } from '../parse.ts';
+import { addExamples } from '../example.ts';
+import { confirmShortening, previewText } from '../forecast.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf } from '../output.ts';
+import { tenantId, wholeNumber } from '../parse.ts';
+import { toTable } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
-import { previewText } from './plans.ts';
 
 const MAX_DAYS = 36_500;
 const MAX_TO_KEEP = 1_000_000_000;
@@ -18,7 +22,17 @@ interface SetOptions {
   readonly disable: boolean;
   readonly staleAfter?: number;
   readonly dryRun: boolean;
+  readonly yes: boolean;
   readonly etag?: string;
+}
+
+interface DeleteOptions {
+  readonly yes: boolean;
+  readonly etag?: string;
+}
+
+interface OfOptions {
+  readonly of?: string;
 }
 
 const policyRow = (policy: ExecutionPolicy) => [
@@ -30,7 +44,7 @@ const policyRow = (policy: ExecutionPolicy) => [
   policy.lastCleanupTime ? String(policy.lastCleanupDeletedCount) : '',
   policy.etag,
 ];
-const policyTable = (policies: readonly ExecutionPolicy[]): string =>
+const policyTable = (policies: readonly ExecutionPolicy[]) =>
   toTable(['TENANT', 'KEPT', 'NEWEST KEPT', 'STALE AFTER', 'LAST CLEANUP', 'REMOVED', 'ETAG'], policies.map(policyRow));
 
 /** What is set already and was not named stays: the RPC replaces a policy whole. */
@@ -61,76 +75,111 @@ async function mergedPolicy(
   };
 }
 
-async function setPolicy(context: CommandContext, tenantId: string | undefined, options: SetOptions): Promise<number> {
+async function setPolicy(context: CommandContext, tenant: string | undefined, options: SetOptions): Promise<number> {
   if (options.enable && options.disable) throw new UsageError('give either --enable or --disable');
   const { policies } = context.lethe.retention;
-  const policy = await mergedPolicy(context, tenantId, options);
+  const policy = await mergedPolicy(context, tenant, options);
+  const preview = async () => {
+    const previewed = await policies.previewUpsert(policy);
+    return { ...previewed, table: policyTable([previewed.policy]) };
+  };
   if (options.dryRun) {
-    const preview = await policies.previewUpsert(policy);
-    context.print(preview, () => previewText(policyTable([preview.policy]), preview.forecasts));
+    const { table, ...previewed } = await preview();
+    context.print(previewed, () => previewText(table, previewed.forecasts));
     return EXIT.ok;
   }
+  const word = tenant ?? context.tenant ?? 'yes';
+  await confirmShortening(context, { what: 'changing the policy', word, yes: options.yes, preview });
   const set = await policies.upsert(policy);
   context.print(set, () => policyTable([set]));
   return EXIT.ok;
 }
 
-/** `lethe policies …`. A tenant is named as an argument; without one it is `--tenant`. */
+async function deletePolicy(
+  { lethe, terminal, tenant: own, print }: CommandContext,
+  tenant: string | undefined,
+  { etag, yes }: DeleteOptions,
+): Promise<number> {
+  const word = tenant ?? own ?? 'yes';
+  await confirmOnTerminal(terminal, 'The plan alone decides then, and what a purge then removes', word, yes);
+  await lethe.retention.policies.delete({
+    ...(tenant === undefined ? {} : { tenantId: tenant }),
+    ...(etag === undefined ? {} : { etag }),
+  });
+  print({ deleted: true }, () => 'the policy is gone');
+  return EXIT.ok;
+}
+
+/** The tenant: that of --of, or the one that was once given as the argument. */
+function tenantIn(words: readonly string[], of: string | undefined): string | undefined {
+  const [first, ...more] = words;
+  if (more.length > 0 || (first !== undefined && of !== undefined)) {
+    throw new UsageError('give one tenant, with --of');
+  }
+  return first === undefined ? of : tenantId(first);
+}
+
+/** `lethe policies …`. */
 export function addPolicyCommands(program: Command, run: Run): void {
   const policies = program.command('policies').description("tenants' own policies for their executions");
+  const verb = (name: string, description: string): Command =>
+    policies
+      .command(name)
+      .description(description)
+      .usage('[options]')
+      .allowExcessArguments()
+      .option('--of <tenant>', "that tenant's; your own by default", tenantId);
 
-  policies
-    .command('get [tenant]')
-    .description("a tenant's policy, and what its last cleanup removed")
-    .action((tenantId?: string) =>
+  addExamples(
+    verb('get', "a tenant's policy, and what its last cleanup removed").action(({ of }: OfOptions, command: Command) =>
       run(async ({ lethe, print }) => {
-        const policy = await lethe.retention.policies.get(tenantId);
+        const policy = await lethe.retention.policies.get(tenantIn(command.args, of));
         print(policy, () => policyTable([policy]));
         return EXIT.ok;
       }),
-    );
+    ),
+    'lethe --tenant acme policies get',
+    'lethe policies get --of acme',
+  );
 
-  policies
-    .command('set [tenant]')
-    .description('create or change a policy; what is not named stays as it is')
-    .option('--days <days>', 'remove executions older than this; 90 at first', wholeNumber({ min: 1, max: MAX_DAYS }))
-    .option('--keep <count>', 'but never the newest of them; 100 at first', wholeNumber({ min: 0, max: MAX_TO_KEEP }))
-    .option(
-      '--stale-after <days>',
-      'keep a running one so much longer; 30 at first',
-      wholeNumber({ min: 0, max: MAX_DAYS }),
-    )
-    .option('--enable', 'remove executions, as at first', false)
-    .option('--disable', 'remove none', false)
-    .option('--dry-run', 'change nothing; count what the next purge would remove', false)
-    .option('--etag <etag>', 'only if the policy still has this etag')
-    .action((tenantId: string | undefined, options: SetOptions) =>
-      run((context) => setPolicy(context, tenantId, options)),
-    );
+  addExamples(
+    verb('set', 'create or change a policy; what is not named stays as it is')
+      .option('--days <days>', 'remove executions older than this; 90 at first', wholeNumber({ min: 1, max: MAX_DAYS }))
+      .option('--keep <count>', 'but never the newest of them; 100 at first', wholeNumber({ min: 0, max: MAX_TO_KEEP }))
+      .option(
+        '--stale-after <days>',
+        'keep a running one so much longer; 30 at first',
+        wholeNumber({ min: 0, max: MAX_DAYS }),
+      )
+      .option('--enable', 'remove executions, as at first', false)
+      .option('--disable', 'remove none', false)
+      .option('--dry-run', 'change nothing; count what the next purge would remove', false)
+      .option('--yes', 'do not ask where less would be kept', false)
+      .option('--etag <etag>', 'only if the policy still has this etag')
+      .action(({ of, ...options }: SetOptions & OfOptions, command: Command) =>
+        run((context) => setPolicy(context, tenantIn(command.args, of), options)),
+      ),
+    'lethe --tenant acme policies set --days 90 --keep 100 --dry-run',
+    'lethe policies set --of acme --disable',
+  );
 
-  policies
-    .command('delete [tenant]')
-    .description('remove a policy, so that the plan alone decides')
-    .option('--etag <etag>', 'only if the policy still has this etag')
-    .action((tenantId: string | undefined, { etag }: { etag?: string }) =>
-      run(async ({ lethe, print }) => {
-        await lethe.retention.policies.delete({
-          ...(tenantId === undefined ? {} : { tenantId }),
-          ...(etag === undefined ? {} : { etag }),
-        });
-        print({ deleted: true }, () => 'the policy is gone');
+  addExamples(
+    verb('delete', 'remove a policy, so that the plan alone decides')
+      .option('--yes', 'do not ask', false)
+      .option('--etag <etag>', 'only if the policy still has this etag')
+      .action(({ of, ...options }: DeleteOptions & OfOptions, command: Command) =>
+        run((context) => deletePolicy(context, tenantIn(command.args, of), options)),
+      ),
+    'lethe policies delete --of acme',
+  );
+
+  addExamples(
+    addLimit(policies.command('list').description('all policies by tenant')).action((options: ListOptions) =>
+      run(async (context) => {
+        await printList(context, context.lethe.retention.policies.list(), options, policyTable);
         return EXIT.ok;
       }),
-    );
-
-  policies
-    .command('list')
-    .description('all policies by tenant')
-    .action(() =>
-      run(async ({ lethe, print }) => {
-        const found = await Array.fromAsync(lethe.retention.policies.list());
-        print(found, () => policyTable(found));
-        return EXIT.ok;
-      }),
-    );
+    ),
+    'lethe policies list',
+  );
 }

@@ -1,20 +1,25 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { PurgeState, type PurgeStop, type RetentionPurge } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { PurgeSighting } from '#libs/client/retention.ts';
 import { TENANT_ROLES } from '#libs/kernel/caller.ts';
+import { confirmOnTerminal } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
+import { addExamples } from '../example.ts';
 import { EXIT, nameOf } from '../output.ts';
-import { names } from '../parse.ts';
+import { names, tenantIds } from '../parse.ts';
 import { UsageError } from '../usage-error.ts';
-import { fleetHoldText, itemText } from './purges.ts';
+import { exitOfPurge, fleetHoldText, itemText } from './purges.ts';
 import { stopText } from './stop.ts';
 
 interface PurgeOptions {
   readonly all: boolean;
+  readonly of?: readonly string[];
+  /** The old spelling of `of`. */
   readonly tenants?: readonly string[];
   readonly subjects?: readonly string[];
   readonly wait: boolean;
   readonly dryRun: boolean;
+  readonly yes: boolean;
   readonly reason: string;
   readonly requestId?: string;
 }
@@ -23,19 +28,26 @@ const STOP_POLL_MS = 2_000;
 
 /** `lethe purge`, the nightly CronJob's command; for a tenant's own admin the purge of that tenant. */
 export function addPurgeCommand(program: Command, run: Run): void {
-  program
-    .command('purge')
-    .description(
-      'purge what plans and policies no longer keep: of --all, --tenant or --tenants; for an admin, of their own tenant',
-    )
-    .option('--all', 'every tenant that has a plan or a policy', false)
-    .option('--tenants <tenants...>', 'these tenants')
-    .option('--subjects <subjects...>', 'only these subjects, such as drift_checks,approvals', names)
-    .option('--wait', 'until every tenant has ended; 3 when one was not done, 4 when one is held', false)
-    .option('--dry-run', 'count, remove nothing', false)
-    .option('--reason <reason>', 'why, for receipt and audit', '')
-    .option('--request-id <uuid>', 'the same one, given again, joins the same purge')
-    .action((options: PurgeOptions) => run((context) => purge(context, options), { asPlatform: true }));
+  addExamples(
+    program
+      .command('purge')
+      .description(
+        'purge what plans and policies no longer keep: as platform of --all or --of some; in a tenant, of that one',
+      )
+      .option('--all', 'every tenant that has a plan or a policy', false)
+      .option('--of <tenants...>', 'these tenants', tenantIds)
+      .addOption(new Option('--tenants <tenants...>').argParser(tenantIds).hideHelp())
+      .option('--subjects <subjects...>', 'only these subjects, such as drift_checks,approvals', names)
+      .option('--wait', 'until every tenant has ended; 3 when one was not done, 4 when one is held', false)
+      .option('--dry-run', 'count, remove nothing', false)
+      .option('--yes', 'do not ask; without a terminal nothing is asked', false)
+      .option('--reason <reason>', 'why, for receipt and audit', '')
+      .option('--request-id <uuid>', 'the same one, given again, joins the same purge')
+      .action((options: PurgeOptions) => run((context) => purge(context, options))),
+    'lethe purge --all --wait --dry-run',
+    'lethe purge --of acme globex --subjects drift_checks --wait',
+    'lethe --tenant acme --role admin purge --wait',
+  );
 }
 
 const purge = (context: CommandContext, options: PurgeOptions): Promise<number> =>
@@ -52,10 +64,14 @@ const orderOf = ({ subjects = [], dryRun: validateOnly, reason, requestId }: Pur
 });
 
 async function purgeAsPlatform(context: CommandContext, options: PurgeOptions): Promise<number> {
-  const { lethe, tenant, progress, print } = context;
-  const { all, tenants = tenant === undefined ? [] : [tenant], wait, dryRun } = options;
-  if (all !== (tenants.length === 0)) throw new UsageError('give either --all or the tenants, with --tenants');
-  const scope = all ? {} : { tenantIds: tenants };
+  const { lethe, terminal, progress, print } = context;
+  const { all, of = options.tenants ?? [], wait, dryRun, yes } = options;
+  if (all !== (of.length === 0)) throw new UsageError('give either --all or the tenants, with --of');
+  const scope = all ? {} : { tenantIds: of };
+  const what = all
+    ? 'Purging what plans no longer keep, of every tenant,'
+    : `Purging what plans no longer keep of ${of}`;
+  await confirmOnTerminal(terminal, what, all ? 'all' : 'purge', yes || dryRun);
   const stops = tellStops(context);
   let begun: RetentionPurge | undefined;
   let done = 0;
@@ -64,6 +80,7 @@ async function purgeAsPlatform(context: CommandContext, options: PurgeOptions): 
       switch (event.case) {
         case 'started':
           begun = event.value.purge;
+          goesOn(context, begun);
           if (!wait) {
             print(begun, () => underWayText(begun));
             return EXIT.ok;
@@ -96,16 +113,18 @@ async function purgeAsPlatform(context: CommandContext, options: PurgeOptions): 
 }
 
 async function purgeOwnTenant(context: CommandContext, options: PurgeOptions): Promise<number> {
-  const { lethe, tenant, progress, print } = context;
-  const { all, tenants = tenant === undefined ? [] : [tenant], wait, dryRun } = options;
-  if (all || tenants.length > 1) throw new UsageError(`the role ${context.role} purges its own tenant only`);
-  const [tenantId] = tenants;
+  const { lethe, terminal, progress, print } = context;
+  const { all, of = options.tenants ?? [], wait, dryRun, yes } = options;
+  if (all || of.length > 1) throw new UsageError(`the role ${context.role} purges its own tenant only`);
+  const [tenantId] = of;
+  await confirmOnTerminal(terminal, 'Purging what the plan no longer keeps', 'purge', yes || dryRun);
   const order = { ...orderOf(options), ...(tenantId === undefined ? {} : { tenantId }) };
   const { purge: begun } = await lethe.retention.purgeNow(order);
   if (!wait) {
     print(begun, () => underWayText(begun));
     return EXIT.ok;
   }
+  goesOn(context, begun);
   const stops = tellStops(context);
   let last: PurgeSighting | undefined;
   try {
@@ -155,6 +174,12 @@ function tellStops({ lethe, terminal, progress }: CommandContext) {
   };
 }
 
+/** What Ctrl-C leaves going, and how to see and to stop it. */
+const goesOn = (context: CommandContext, purge: RetentionPurge | undefined): void =>
+  context.goesOn(
+    `The purge goes on: \`lethe purges watch ${purge?.id}\` shows it, \`lethe stop --reason …\` stops all purges.`,
+  );
+
 const underWayText = (purge: RetentionPurge | undefined): string =>
   purge?.stop?.isStopped ? `purge ${purge.id} waits: ${stopText(purge.stop)}` : `purge ${purge?.id} is under way`;
 
@@ -162,13 +187,4 @@ function purgeText(purge: RetentionPurge | undefined): string {
   const done = `purge ${purge?.id} ${nameOf(PurgeState, purge?.state)}: ${purge?.completeTenantCount} of ${purge?.tenantCount} tenants`;
   if (purge?.state !== PurgeState.HELD) return done;
   return `${done}; ${fleetHoldText(purge)}`;
-}
-
-/** Held when it is held as a whole, or when a tenant is held and none failed, here or where it was skipped for. */
-export function exitOfPurge(purge: RetentionPurge | undefined): number {
-  if (!purge) return EXIT.failed;
-  if (purge.state === PurgeState.COMPLETE) return EXIT.ok;
-  if (purge.state === PurgeState.HELD) return EXIT.held;
-  const failed = purge.failedTenantCount + purge.skippedFailedTenantCount;
-  return failed === 0 && purge.heldTenantCount > 0 ? EXIT.held : EXIT.partial;
 }

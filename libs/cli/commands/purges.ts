@@ -9,9 +9,15 @@ import {
   type RetentionPurgeItem,
   type RetentionPurgeSubject,
 } from '#gen/lethe/retention/v1/retention_pb.ts';
-import type { Run } from '../context.ts';
-import { EXIT, firstOf, instantOf, nameOf, toLine, toTable } from '../output.ts';
-import { enumNames, enumValue, names, wholeNumber } from '../parse.ts';
+import type { PurgeSighting } from '#libs/client/retention.ts';
+import { confirmByTyping } from '../confirm.ts';
+import type { CommandContext, Run } from '../context.ts';
+import { addExamples } from '../example.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf, nameOf } from '../output.ts';
+import { enumNames, enumValue, names, tenantId } from '../parse.ts';
+import { type Text, toLine, toTable } from '../table.ts';
+import { UsageError } from '../usage-error.ts';
 import { windowText } from './plans.ts';
 import { stopText } from './stop.ts';
 
@@ -25,7 +31,7 @@ const purgeRow = (purge: RetentionPurge) => [
   purge.actor,
   purge.reason,
 ];
-const purgeTable = (purges: readonly RetentionPurge[]): string =>
+const purgeTable = (purges: readonly RetentionPurge[]) =>
   toTable(['PURGE', 'STATE', 'BY', '', 'TENANTS', 'CREATED', 'ACTOR', 'REASON'], purges.map(purgeRow));
 
 const countsText = (counts: readonly ResourceCount[], validateOnly: boolean): string =>
@@ -51,7 +57,7 @@ const subjectRow = (tenantId: string, subject: RetentionPurgeSubject, validateOn
 ];
 
 /** One purge, its tenants, and their subjects. */
-function purgeText(purge: RetentionPurge, items: readonly RetentionPurgeItem[]): string {
+function purgeText(purge: RetentionPurge, items: readonly RetentionPurgeItem[]): Text {
   const { validateOnly } = purge;
   const counted = validateOnly ? 'WOULD GO' : 'REMOVED';
   const tenants = items.map((item) => itemRow(item, validateOnly));
@@ -60,11 +66,13 @@ function purgeText(purge: RetentionPurge, items: readonly RetentionPurgeItem[]):
   );
   return [
     purgeTable([purge]),
-    ...(purge.stop?.isStopped ? [stopText(purge.stop)] : []),
-    ...(purge.fleetHold ? [fleetHoldText(purge)] : []),
+    ...(purge.stop?.isStopped ? ['', stopText(purge.stop)] : []),
+    ...(purge.fleetHold ? ['', fleetHoldText(purge)] : []),
+    '',
     toTable(['TENANT', 'STATE', 'PLAN', counted, 'WHY'], tenants),
+    '',
     toTable(['TENANT', 'SUBJECT', 'STATE', 'KEPT', 'EXPIRED', counted, 'BEFORE', 'WHY'], subjects),
-  ].join('\n\n');
+  ];
 }
 
 /** Why a purge is held as a whole, or who released it. */
@@ -106,53 +114,120 @@ function whyOfSubject({ state, error, hold, waits }: RetentionPurgeSubject): str
   return parts.filter((part) => part !== '').join('; ');
 }
 
+interface PurgeListOptions extends ListOptions {
+  readonly state?: PurgeState;
+  readonly of?: string;
+}
+
+interface ApproveOptions {
+  readonly of?: string;
+  readonly subjects?: readonly string[];
+  readonly reason: string;
+  readonly yes: boolean;
+}
+
+const SOME_PURGE = '018f6b1e-7c1a-7000-8000-000000000004';
+
 /** `lethe purges …`: receipts of retention purges, and the release of what the ceiling held. */
 export function addPurgesCommands(program: Command, run: Run): void {
   const purges = program.command('purges').description('retention purges: what went, what is held');
 
-  purges
-    .command('list')
-    .description('retention purges, newest first')
-    .option('--state <state>', `one of ${enumNames(PurgeState).join(', ')}`, enumValue(PurgeState))
-    .option('--limit <count>', 'so many at most', wholeNumber({ min: 1, max: 10_000 }), 50)
-    .action(({ state, limit }: { state?: PurgeState; limit: number }) =>
-      run(async ({ lethe, print }) => {
-        const found = await firstOf(lethe.retention.listPurges(state ? { state } : {}), limit);
-        print(found, () => purgeTable(found));
-        return EXIT.ok;
-      }),
-    );
+  addExamples(
+    addLimit(purges.command('list').description('retention purges, newest first'))
+      .option('--state <state>', `one of ${enumNames(PurgeState).join(', ')}`, enumValue(PurgeState))
+      .option('--of <tenant>', 'only those that this tenant is part of', tenantId)
+      .action(({ state, of, ...options }: PurgeListOptions) =>
+        run(async (context) => {
+          const filter = { ...(state ? { state } : {}), ...(of ? { tenantId: of } : {}) };
+          await printList(context, context.lethe.retention.listPurges(filter), options, purgeTable);
+          return EXIT.ok;
+        }),
+      ),
+    'lethe purges list --state PARTIAL',
+    'lethe purges list --of acme',
+  );
 
-  purges
-    .command('get')
-    .description('one retention purge with its tenants and their subjects')
-    .argument('<purge>')
-    .action((purgeId: string) =>
-      run(async ({ lethe, print }) => {
-        const found = await lethe.retention.getPurge(purgeId);
-        print(found, () => purgeText(found.purge, found.items));
-        return EXIT.ok;
-      }),
-    );
+  addExamples(
+    purges
+      .command('get <purge>')
+      .description('one retention purge with its tenants and their subjects')
+      .action((purgeId: string) =>
+        run(async ({ lethe, print }) => {
+          const found = await lethe.retention.getPurge(purgeId);
+          print(found, () => purgeText(found.purge, found.items));
+          return EXIT.ok;
+        }),
+      ),
+    `lethe purges get ${SOME_PURGE}`,
+  );
 
-  purges
-    .command('approve')
-    .description('release what the ceiling held: of one tenant, or without a tenant the purge as a whole')
-    .argument('<purge>')
-    .argument('[tenant]')
-    .option('--subjects <subjects...>', 'only these; by default all that are held', names)
-    .requiredOption('--reason <reason>', 'why, for receipt and audit')
-    .action(
-      (purgeId: string, tenantId: string | undefined, options: { subjects?: readonly string[]; reason: string }) =>
-        run(
-          async ({ lethe, print }) => {
-            const of = tenantId === undefined ? {} : { tenantId };
-            const { purge, item } = await lethe.retention.approveHeld({ purgeId, ...of, ...options });
-            if (item) print(item, () => itemText(item, false));
-            else print(purge, () => (purge ? purgeTable([purge]) : ''));
-            return EXIT.ok;
-          },
-          { asPlatform: true },
-        ),
-    );
+  addExamples(
+    purges
+      .command('watch <purge>')
+      .description('until it has ended or is held; 3 when a tenant was not done, 4 when one is held')
+      .action((purgeId: string) => run((context) => watch(context, purgeId))),
+    `lethe purges watch ${SOME_PURGE}`,
+  );
+
+  addExamples(
+    purges
+      .command('approve <purge>')
+      .description('release what the ceiling held: of one tenant, or without a tenant the purge as a whole')
+      .allowExcessArguments()
+      .option('--of <tenant>', 'of this tenant', tenantId)
+      .option('--subjects <subjects...>', 'only these; by default all that are held', names)
+      .requiredOption('--reason <reason>', 'why, for receipt and audit')
+      .option('--yes', 'do not ask; without a terminal nothing is asked', false)
+      .action((purgeId: string, options: ApproveOptions, command: Command) =>
+        run((context) => approve(context, purgeId, approvalOf(command.args, options))),
+      ),
+    `lethe purges approve ${SOME_PURGE} --of acme --subjects drift_checks --reason 'their backlog of last year'`,
+    `lethe purges approve ${SOME_PURGE} --reason 'the new price list'`,
+  );
+}
+
+async function watch({ lethe, progress, print, goesOn }: CommandContext, purgeId: string): Promise<number> {
+  let last: PurgeSighting | undefined;
+  goesOn(`The purge goes on: \`lethe purges get ${purgeId}\` shows it, \`lethe stop --reason …\` stops all purges.`);
+  for await (last of lethe.retention.watchPurge(purgeId)) {
+    const done = last.items.filter(({ finishTime }) => finishTime !== undefined).length;
+    progress.update(done, last.purge.tenantCount, nameOf(PurgeState, last.purge.state));
+  }
+  print(last, () => (last ? purgeText(last.purge, last.items) : ''));
+  return exitOfPurge(last?.purge);
+}
+
+/** The tenant of --of, or the one that was once given as the second argument. */
+function approvalOf([, second, ...more]: readonly string[], { of, ...options }: ApproveOptions): ApproveOptions {
+  if (more.length > 0 || (second !== undefined && of !== undefined)) throw new UsageError('give one tenant, with --of');
+  const tenant = second === undefined ? of : tenantId(second);
+  return { ...options, ...(tenant === undefined ? {} : { of: tenant }) };
+}
+
+async function approve(
+  { lethe, terminal, print }: CommandContext,
+  purgeId: string,
+  { of, subjects, reason, yes }: ApproveOptions,
+): Promise<number> {
+  if (terminal.isInteractive && !yes) {
+    const { purge, items } = await lethe.retention.getPurge(purgeId);
+    const held = items.filter(({ tenantId: its }) => of === undefined || its === of);
+    const lines = of === undefined ? [fleetHoldText(purge)] : held.map((item) => itemText(item, false));
+    for (const line of lines) terminal.err(line);
+    await confirmByTyping(terminal, 'What is released', of ?? purgeId, false);
+  }
+  const scope = { ...(of === undefined ? {} : { tenantId: of }), ...(subjects ? { subjects } : {}) };
+  const { purge, item } = await lethe.retention.approveHeld({ purgeId, reason, ...scope });
+  if (item) print(item, () => itemText(item, false));
+  else print(purge, () => (purge ? purgeTable([purge]) : ''));
+  return EXIT.ok;
+}
+
+/** Held when it is held as a whole, or when a tenant is held and none failed, here or where it was skipped for. */
+export function exitOfPurge(purge: RetentionPurge | undefined): number {
+  if (!purge) return EXIT.failed;
+  if (purge.state === PurgeState.COMPLETE) return EXIT.ok;
+  if (purge.state === PurgeState.HELD) return EXIT.held;
+  const failed = purge.failedTenantCount + purge.skippedFailedTenantCount;
+  return failed === 0 && purge.heldTenantCount > 0 ? EXIT.held : EXIT.partial;
 }

@@ -1,61 +1,63 @@
 import type { Command } from 'commander';
 import { type CatalogueSubject, SubjectState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { Run } from '../context.ts';
-import { EXIT, instantOf, nameOf, toTable } from '../output.ts';
+import { addExamples } from '../example.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue } from '../parse.ts';
+import { toTable } from '../table.ts';
 
-function whyOf({ problem, observeNightsLeft, retireReason, retiredBy }: CatalogueSubject): string {
+/** Why a subject is not purged, in a sentence; empty where nothing is the matter. */
+export function whyOfSubject({ problem, observeNightsLeft, retireReason, retiredBy }: CatalogueSubject): string {
   if (observeNightsLeft > 0) return `${problem} only counted for ${observeNightsLeft} more nights`.trim();
   return problem || (retireReason && `${retiredBy}: ${retireReason}`);
 }
 
-const subjectRow = (subject: CatalogueSubject) => [
+const rowOf = (subject: CatalogueSubject) => [
   subject.name,
   subject.owner,
   nameOf(SubjectState, subject.state),
   subject.ageOf,
   instantOf(subject.listTime),
-  whyOf(subject),
+  whyOfSubject(subject),
 ];
-const subjectTable = (subjects: readonly CatalogueSubject[]): string =>
-  toTable(['SUBJECT', 'OWNER', 'STATE', 'AGE OF', 'LISTED', 'WHY'], subjects.map(subjectRow));
+const tableOf = (subjects: readonly CatalogueSubject[]) =>
+  toTable(['SUBJECT', 'OWNER', 'STATE', 'AGE OF', 'LISTED', 'WHY'], subjects.map(rowOf));
 
 /** `lethe subjects …`: the catalogue of what owners hold that ages. */
 export function addSubjectCommands(program: Command, run: Run): void {
   const subjects = program.command('subjects').description('what services hold that ages, and who holds it');
 
-  subjects
-    .command('list')
-    .description('all subjects, and what keeps one from being purged')
-    .option('--state <state>', `one of ${enumNames(SubjectState).join(', ')}`, enumValue(SubjectState))
-    .action(({ state }: { state?: SubjectState }) =>
-      run(
-        async ({ lethe, print }) => {
-          const found = await Array.fromAsync(lethe.retention.subjects.list(state ? { state } : {}));
-          print(found, () => subjectTable(found));
+  addExamples(
+    addLimit(subjects.command('list').description('all subjects, and what keeps one from being purged; for platform'))
+      .option('--state <state>', `one of ${enumNames(SubjectState).join(', ')}`, enumValue(SubjectState))
+      .action(({ state, ...options }: ListOptions & { state?: SubjectState }) =>
+        run(async (context) => {
+          const found = context.lethe.retention.subjects.list(state ? { state } : {});
+          await printList(context, found, options, tableOf);
           return EXIT.ok;
-        },
-        { asPlatform: true },
+        }),
       ),
-    );
+    'lethe subjects list',
+  );
 
-  for (const [verb, description] of [
-    ['confirm', 'confirm that its owner rightly reports another data set; until then it is not purged'],
-    ['retire', 'take it out of the catalogue when its owner is gone for good; its rows are not touched'],
+  for (const [verb, description, why] of [
+    ['confirm', 'confirm that its owner rightly reports another data set; until then it is not purged', 'it was moved'],
+    ['retire', 'take it out of the catalogue when its owner is gone for good; its rows are not touched', 'mail ended'],
   ] as const) {
-    subjects
-      .command(`${verb} <subject>`)
-      .description(description)
-      .requiredOption('--reason <reason>', 'why, for the audit')
-      .action((name: string, options: { reason: string }) =>
-        run(
-          async ({ lethe, print }) => {
+    addExamples(
+      subjects
+        .command(`${verb} <subject>`)
+        .description(description)
+        .requiredOption('--reason <reason>', 'why, for the audit')
+        .action((name: string, options: { reason: string }) =>
+          run(async ({ lethe, print }) => {
             const subject = await lethe.retention.subjects[verb](name, options);
-            print(subject, () => subjectTable([subject]));
+            print(subject, () => tableOf([subject]));
             return EXIT.ok;
-          },
-          { asPlatform: true },
+          }),
         ),
-      );
+      `lethe subjects ${verb} messages --reason '${why}'`,
+    );
   }
 }

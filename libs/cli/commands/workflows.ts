@@ -3,8 +3,13 @@ import type { Command } from 'commander';
 import { type Run as RunMessage, RunState, type RunStep, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { RunSighting } from '#libs/client/runs.ts';
 import type { CommandContext, Run } from '../context.ts';
-import { EXIT, instantOf, nameOf, toTable } from '../output.ts';
+import { addExamples } from '../example.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf, nameOf } from '../output.ts';
 import { jsonObject } from '../parse.ts';
+import { toTable } from '../table.ts';
+
+const SOME_RUN = '018f6b1e-7c1a-7000-8000-000000000001';
 
 interface OrderOptions {
   readonly reason: string;
@@ -21,8 +26,22 @@ const runRow = (run: RunMessage) => [
 ];
 
 /** Runs, one a row. */
-export const runTable = (runs: readonly RunMessage[]): string =>
+export const runTable = (runs: readonly RunMessage[]) =>
   toTable(['RUN', 'STATE', 'WORKFLOW', 'NAME', 'CREATED', 'WHY'], runs.map(runRow));
+
+const hiddenRunRow = (run: RunMessage) => [
+  run.id,
+  nameOf(RunState, run.state),
+  run.workflow,
+  run.displayName,
+  instantOf(run.deleteTime),
+  run.deletedBy,
+  run.deleteReason,
+];
+
+/** Runs, one a row, with who hid them since when and why. */
+export const hiddenRunTable = (runs: readonly RunMessage[]) =>
+  toTable(['RUN', 'STATE', 'WORKFLOW', 'NAME', 'HIDDEN SINCE', 'BY', 'REASON'], runs.map(hiddenRunRow));
 
 const stepRow = (step: RunStep) => [
   String(step.position),
@@ -33,14 +52,15 @@ const stepRow = (step: RunStep) => [
   step.removed.map(({ resourceType, deleted }) => `${resourceType} ${deleted}`).join(', '),
   step.error,
 ];
-const stepTable = (steps: readonly RunStep[]): string =>
+const stepTable = (steps: readonly RunStep[]) =>
   toTable(['', 'STEP', 'STATE', 'AT', 'BEGUN', 'REMOVED', 'ERROR'], steps.map(stepRow));
 
 const OVER: ReadonlySet<StepState> = new Set([StepState.COMPLETED, StepState.COMPENSATED]);
 
 /** Watches a run to its end, with a bar where somebody looks; answers with it as it ended. */
-async function watchRun({ lethe, progress }: CommandContext, runId: string): Promise<RunSighting | undefined> {
+async function watchRun({ lethe, progress, goesOn }: CommandContext, runId: string): Promise<RunSighting | undefined> {
   let last: RunSighting | undefined;
+  goesOn(`The run goes on: \`lethe runs watch ${runId}\` shows it, \`lethe runs cancel ${runId}\` stops it.`);
   for await (last of lethe.runs.watch(runId)) {
     const { run, steps } = last;
     const over = steps.filter(({ state }) => OVER.has(state)).length;
@@ -64,56 +84,67 @@ export function addWorkflowCommands(runs: Command, run: Run): void {
     return wait ? exitOfRun(shown.state, meant) : EXIT.ok;
   };
 
-  runs
-    .command('start <workflow>')
-    .description('begin a run of a workflow that Lethe does')
-    .option('--name <name>', 'a name for people', '')
-    .option('--input <json>', 'what it is given', jsonObject)
-    .option('--wait', 'until it has ended; fails when it did not complete', false)
-    .action((workflow: string, { name, input, wait }: { name: string; input?: JsonObject; wait: boolean }) =>
-      run(async (context) => {
-        const begun = await context.lethe.runs.start({ workflow, displayName: name, ...(input ? { input } : {}) });
-        return tell(context, begun, wait, [RunState.COMPLETED]);
-      }),
-    );
-
-  runs
-    .command('watch <run>')
-    .description('until it has ended; fails when it failed, 3 when effects of it may be left')
-    .action((runId: string) =>
-      run(async (context) => {
-        const ended = await watchRun(context, runId);
-        context.print(ended?.run, () => runTable(ended ? [ended.run] : []));
-        return exitOfRun(ended?.run.state, [RunState.COMPLETED, RunState.CANCELLED]);
-      }),
-    );
-
-  runs
-    .command('steps <run>')
-    .description('where each of its steps stands, and what its compensation removed')
-    .option('--show-deleted', 'also of a hidden run', false)
-    .action((runId: string, options: { showDeleted: boolean }) =>
-      run(async ({ lethe, print }) => {
-        const steps = await Array.fromAsync(lethe.runs.steps(runId, options));
-        print(steps, () => stepTable(steps));
-        return EXIT.ok;
-      }),
-    );
-
-  for (const [name, description] of [
-    ['cancel', 'stop a running run and undo what was done of it'],
-    ['retry', 'set a parked compensation going again'],
-  ] as const) {
+  addExamples(
     runs
-      .command(`${name} <run>`)
-      .description(description)
-      .option('--reason <reason>', 'why, for the audit', '')
-      .option('--wait', 'until it has ended; 3 when effects of it may be left', false)
-      .action((runId: string, { reason, wait }: OrderOptions) =>
+      .command('start <workflow>')
+      .description('begin a run of a workflow that Lethe does')
+      .option('--name <name>', 'a name for people', '')
+      .option('--input <json>', 'what it is given', jsonObject)
+      .option('--wait', 'until it has ended; fails when it did not complete', false)
+      .action((workflow: string, { name, input, wait }: { name: string; input?: JsonObject; wait: boolean }) =>
         run(async (context) => {
-          const ordered = await context.lethe.runs[name](runId, { reason });
-          return tell(context, ordered, wait, [RunState.CANCELLED, RunState.COMPENSATED]);
+          const begun = await context.lethe.runs.start({ workflow, displayName: name, ...(input ? { input } : {}) });
+          return tell(context, begun, wait, [RunState.COMPLETED]);
         }),
-      );
+      ),
+    'lethe --tenant acme runs start client_to_delivery --input \'{"client_name": "Ada"}\' --wait',
+  );
+
+  addExamples(
+    runs
+      .command('watch <run>')
+      .description('until it has ended; fails when it failed, 3 when effects of it may be left')
+      .action((runId: string) =>
+        run(async (context) => {
+          const ended = await watchRun(context, runId);
+          context.print(ended?.run, () => runTable(ended ? [ended.run] : []));
+          return exitOfRun(ended?.run.state, [RunState.COMPLETED, RunState.CANCELLED]);
+        }),
+      ),
+    `lethe --tenant acme runs watch ${SOME_RUN}`,
+  );
+
+  addExamples(
+    addLimit(
+      runs.command('steps <run>').description('where each of its steps stands, and what its compensation removed'),
+    )
+      .option('--show-deleted', 'also of a hidden run', false)
+      .action((runId: string, { showDeleted, ...options }: ListOptions & { showDeleted: boolean }) =>
+        run(async (context) => {
+          await printList(context, context.lethe.runs.steps(runId, { showDeleted }), options, stepTable);
+          return EXIT.ok;
+        }),
+      ),
+    `lethe --tenant acme runs steps ${SOME_RUN}`,
+  );
+
+  for (const [name, description, why] of [
+    ['cancel', 'stop a running run and undo what was done of it', 'the client left'],
+    ['retry', 'set a parked compensation going again', 'the store is back'],
+  ] as const) {
+    addExamples(
+      runs
+        .command(`${name} <run>`)
+        .description(description)
+        .option('--reason <reason>', 'why, for the audit', '')
+        .option('--wait', 'until it has ended; 3 when effects of it may be left', false)
+        .action((runId: string, { reason, wait }: OrderOptions) =>
+          run(async (context) => {
+            const ordered = await context.lethe.runs[name](runId, { reason });
+            return tell(context, ordered, wait, [RunState.CANCELLED, RunState.COMPENSATED]);
+          }),
+        ),
+      `lethe --tenant acme runs ${name} ${SOME_RUN} --reason '${why}' --wait`,
+    );
   }
 }

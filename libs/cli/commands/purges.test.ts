@@ -2,7 +2,7 @@ import { create } from '@bufbuild/protobuf';
 import test from 'ava';
 import { PurgeState, RetentionPurgeSchema } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { EXIT } from '../output.ts';
-import { exitOfPurge } from './purge.ts';
+import { exitOfPurge } from './purges.ts';
 
 const { COMPLETE, PARTIAL, HELD } = PurgeState;
 

@@ -1,0 +1,103 @@
+import type { Command } from 'commander';
+import { type Approval, ApprovalState, IncidentState } from '#gen/lethe/incident/v1/incident_pb.ts';
+import type { Lethe } from '#libs/client/lethe.ts';
+import { everyItem } from '#libs/client/streams.ts';
+import { newId } from '#libs/kernel/id.ts';
+import type { Run } from '../context.ts';
+import { addExamples } from '../example.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf, nameOf } from '../output.ts';
+import { enumNames, enumValue } from '../parse.ts';
+import { toTable } from '../table.ts';
+
+interface ApprovalListOptions extends ListOptions {
+  readonly state?: ApprovalState;
+  readonly incident?: string;
+}
+
+interface DecideOptions {
+  readonly notes: string;
+  readonly etag: string;
+}
+
+const rowOf = (approval: Approval) => [
+  approval.id,
+  nameOf(ApprovalState, approval.state),
+  nameOf(IncidentState, approval.requestedState),
+  approval.requestedBy,
+  approval.decidedBy,
+  instantOf(approval.decideTime ?? approval.createTime),
+  [approval.requestNotes, approval.decisionNotes].filter((notes) => notes !== '').join('; ') || purgedNotes(approval),
+];
+
+const purgedNotes = ({ notesPurgeTime }: Approval): string => (notesPurgeTime ? 'notes were purged' : '');
+
+/** Approvals, one a row. */
+export const approvalTable = (approvals: readonly Approval[]) =>
+  toTable(['APPROVAL', 'STATE', 'TO BECOME', 'ASKED BY', 'DECIDED BY', 'WHEN', 'NOTES'], approvals.map(rowOf));
+
+/** Every approval, newest first. */
+export const listApprovals = (
+  { services }: Lethe,
+  filter: { readonly state?: ApprovalState; readonly incidentId?: string },
+): AsyncIterable<Approval> =>
+  everyItem(async (page) => {
+    const { approvals, nextPageToken } = await services.incident.listApprovals({ ...filter, ...page });
+    return { items: approvals, nextPageToken };
+  });
+
+/** `lethe approvals …`. */
+export function addApprovalCommands(program: Command, run: Run): void {
+  const approvals = program.command('approvals').description("approvals of incidents' next states");
+
+  addExamples(
+    addLimit(approvals.command('list').description('newest first'))
+      .option('--state <state>', `one of ${enumNames(ApprovalState).join(', ')}`, enumValue(ApprovalState))
+      .option('--incident <id>', 'only of this incident')
+      .action(({ state, incident, ...options }: ApprovalListOptions) =>
+        run(async (context) => {
+          const filter = { ...(state ? { state } : {}), ...(incident ? { incidentId: incident } : {}) };
+          await printList(context, listApprovals(context.lethe, filter), options, approvalTable);
+          return EXIT.ok;
+        }),
+      ),
+    'lethe --tenant acme approvals list --state PENDING',
+  );
+
+  addExamples(
+    approvals
+      .command('request')
+      .description('ask that an incident may go to a state; print the id of the approval')
+      .argument('<incident>')
+      .argument('<state>', `one of ${enumNames(IncidentState).join(', ')}`, enumValue(IncidentState))
+      .option('--notes <notes>', 'what to tell those who decide', '')
+      .action((incidentId: string, requestedState: IncidentState, { notes }: { notes: string }) =>
+        run(async ({ lethe, print }) => {
+          const request = { requestId: newId(), incidentId, requestedState, notes };
+          const { approval } = await lethe.services.incident.requestApproval(request);
+          print(approval, () => approval?.id ?? '');
+          return EXIT.ok;
+        }),
+      ),
+    "lethe --tenant acme approvals request 018f6b1e-7c1a-7000-8000-000000000001 CLOSED --notes 'it is reconciled'",
+  );
+
+  addExamples(
+    approvals
+      .command('decide')
+      .description('APPROVED or REJECTED, once and for ever')
+      .argument('<approval>')
+      .argument('<decision>', 'APPROVED or REJECTED', enumValue(ApprovalState))
+      .option('--notes <notes>', 'what to say about it', '')
+      .option('--etag <etag>', 'only if it still has this etag', '')
+      .action((approvalId: string, decision: ApprovalState, options: DecideOptions) =>
+        run(async ({ lethe, print }) => {
+          const request = { approvalId, decision, ...options };
+          const { approval } = await lethe.services.incident.decideApproval(request);
+          print(approval, () => approvalTable(approval ? [approval] : []));
+          return EXIT.ok;
+        }),
+      ),
+    'lethe --tenant acme approvals decide 018f6b1e-7c1a-7000-8000-000000000001 APPROVED',
+  );
+}

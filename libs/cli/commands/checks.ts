@@ -1,0 +1,111 @@
+import type { JsonObject } from '@bufbuild/protobuf';
+import type { Timestamp } from '@bufbuild/protobuf/wkt';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type DriftCheck, DriftFlag, DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
+import { present } from '#libs/client/streams.ts';
+import type { Run } from '../context.ts';
+import { addExamples } from '../example.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf, nameOf } from '../output.ts';
+import { enumNames, enumValue, instant, jsonObject } from '../parse.ts';
+import { type Text, toTable } from '../table.ts';
+import { flagsText } from './environments.ts';
+
+interface CheckListOptions extends ListOptions {
+  readonly environment?: string;
+  readonly status?: DriftStatus;
+}
+
+interface Flagged {
+  readonly workflow: string;
+  readonly flag: DriftFlag;
+}
+
+interface RecordOptions {
+  readonly status: DriftStatus;
+  readonly at?: Timestamp;
+  readonly summary?: JsonObject;
+  readonly workflow?: readonly Flagged[];
+}
+
+const STATUSES = `one of ${enumNames(DriftStatus).join(', ')}`;
+
+const rowOf = (check: DriftCheck) => [
+  check.id,
+  nameOf(DriftStatus, check.status),
+  flagsText(check),
+  instantOf(check.checkTime),
+  check.environmentId,
+];
+const tableOf = (checks: readonly DriftCheck[]) =>
+  toTable(['CHECK', 'FOUND', 'WORKFLOWS', 'AT', 'ENVIRONMENT'], checks.map(rowOf));
+
+function checkText(check: DriftCheck): Text {
+  const flagged = check.workflows.map(({ workflow, flag }) => [workflow, nameOf(DriftFlag, flag)]);
+  return [tableOf([check]), ...(flagged.length > 0 ? ['', toTable(['WORKFLOW', 'HOW IT DIFFERS'], flagged)] : [])];
+}
+
+/** Reads `NAME=MODIFIED`; collects them. */
+function flaggedWorkflow(text: string, before: readonly Flagged[] = []): readonly Flagged[] {
+  const at = text.lastIndexOf('=');
+  if (at < 1) throw new InvalidArgumentError('It must be NAME=FLAG.');
+  return [...before, { workflow: text.slice(0, at), flag: enumValue(DriftFlag)(text.slice(at + 1)) }];
+}
+
+/** `lethe checks …`: drift checks. */
+export function addCheckCommands(program: Command, run: Run): void {
+  const checks = program.command('checks').description('drift checks: comparisons of environments with their source');
+
+  addExamples(
+    addLimit(checks.command('list').description('newest first'))
+      .option('--environment <id>', 'only of this environment')
+      .option('--status <status>', STATUSES, enumValue(DriftStatus))
+      .action(({ environment, status, ...options }: CheckListOptions) =>
+        run(async (context) => {
+          const filter = { ...(environment ? { environmentId: environment } : {}), ...(status ? { status } : {}) };
+          await printList(context, context.lethe.environments.driftChecks(filter), options, tableOf);
+          return EXIT.ok;
+        }),
+      ),
+    'lethe --tenant acme checks list --status DRIFT --limit 10',
+  );
+
+  addExamples(
+    checks
+      .command('get <check>')
+      .description('one drift check and the workflows that it flagged')
+      .action((driftCheckId: string) =>
+        run(async ({ lethe, print }) => {
+          const { driftCheck } = await lethe.services.incident.getDriftCheck({ driftCheckId });
+          const check = present('drift check', driftCheck);
+          print(check, () => checkText(check));
+          return EXIT.ok;
+        }),
+      ),
+    'lethe --tenant acme checks get 018f6b1e-7c1a-7000-8000-000000000001',
+  );
+
+  addExamples(
+    checks
+      .command('record <environment>')
+      .description('record what a check found, and with it the badge of the environment')
+      .addOption(new Option('--status <status>', STATUSES).argParser(enumValue(DriftStatus)).makeOptionMandatory())
+      .option('--at <instant>', 'when it looked; now by default', instant)
+      .option('--summary <json>', 'what else it found', jsonObject)
+      .option(
+        '--workflow <name=flag...>',
+        `a workflow that differs; the flag is one of ${enumNames(DriftFlag).join(', ')}`,
+        flaggedWorkflow,
+      )
+      .action((environmentId: string, { status, at, summary, workflow = [] }: RecordOptions) =>
+        run(async ({ lethe, print }) => {
+          const found = { ...(at ? { checkTime: at } : {}), ...(summary ? { summary } : {}), workflows: workflow };
+          const { driftCheck } = await lethe.environments.recordDriftCheck(environmentId, { status, ...found });
+          print(driftCheck, () => checkText(driftCheck));
+          return EXIT.ok;
+        }),
+      ),
+    'lethe --tenant acme checks record 018f6b1e-7c1a-7000-8000-000000000001 --status IN_SYNC',
+    'lethe --tenant acme checks record 018f6b1e-7c1a-7000-8000-000000000001 --status DRIFT --workflow sync=MODIFIED',
+  );
+}

@@ -1,0 +1,46 @@
+import type { Command } from 'commander';
+import type { UnplannedTenant } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import type { Run } from '../context.ts';
+import { addExamples } from '../example.ts';
+import { addLimit, type ListOptions, printList } from '../list.ts';
+import { EXIT, instantOf } from '../output.ts';
+import { toTable } from '../table.ts';
+import { tenantTable } from './plans.ts';
+
+const unplannedTable = (tenants: readonly UnplannedTenant[]) =>
+  toTable(
+    ['TENANT', 'HAS', 'SINCE'],
+    tenants.map(({ tenantId, subjects, firstSeenTime }) => [tenantId, subjects.join(', '), instantOf(firstSeenTime)]),
+  );
+
+/** `lethe tenants …`. */
+export function addTenantCommands(program: Command, run: Run): void {
+  const tenants = program.command('tenants').description('tenants with a plan, and tenants with data and without one');
+
+  addExamples(
+    addLimit(tenants.command('list').description('the plans in force by tenant'))
+      .option('--plan <plan>', 'only tenants on this plan')
+      .action(({ plan, ...options }: ListOptions & { plan?: string }) =>
+        run(async (context) => {
+          const filter = plan === undefined ? {} : { planName: plan.toUpperCase() };
+          await printList(context, context.lethe.retention.tenants.list(filter), options, tenantTable);
+          return EXIT.ok;
+        }),
+      ),
+    'lethe tenants list --plan PRO',
+  );
+
+  addExamples(
+    addLimit(
+      tenants
+        .command('unplanned')
+        .description('tenants that have data and neither a plan nor a policy: nothing of theirs is ever purged'),
+    ).action((options: ListOptions) =>
+      run(async (context) => {
+        await printList(context, context.lethe.retention.tenants.unplanned(), options, unplannedTable);
+        return EXIT.ok;
+      }),
+    ),
+    'lethe tenants unplanned',
+  );
+}

@@ -1,0 +1,55 @@
+import type { PurgeForecast } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { confirmByTyping } from './confirm.ts';
+import type { CommandContext, Terminal } from './context.ts';
+import { instantOf } from './output.ts';
+import { render, type Text, toTable } from './table.ts';
+
+/** What a change would make the next purge remove, one subject a row. */
+export function forecastTable(forecasts: readonly PurgeForecast[]) {
+  const rows = forecasts.map((forecast) => [
+    forecast.subject,
+    String(forecast.expiredCount),
+    String(forecast.currentExpiredCount),
+    String(forecast.tenantCount),
+    String(forecast.uncountedTenantCount),
+    instantOf(forecast.effectTime) || 'the next purge',
+  ]);
+  return toTable(['SUBJECT', 'WOULD GO', 'GOES ANYWAY', 'TENANTS', 'NOT COUNTED', 'FROM'], rows);
+}
+
+/** A result that was not applied, above what it would make the next purge remove. */
+export const previewText = (table: Text, forecasts: readonly PurgeForecast[]): Text => [
+  'Nothing was changed. It would be:',
+  table,
+  '',
+  forecastTable(forecasts),
+];
+
+/** Whether a change makes something go that stayed before, as far as could be counted. */
+const takesMore = ({ expiredCount, currentExpiredCount, uncountedTenantCount, effectTime }: PurgeForecast): boolean =>
+  expiredCount > currentExpiredCount || uncountedTenantCount > 0 || effectTime !== undefined;
+
+/** What a change would leave, and what it would remove. */
+interface ShownChange {
+  readonly what: string;
+  /** What is typed to go on. */
+  readonly word: string;
+  readonly yes: boolean;
+  preview(): Promise<{ readonly table: Text; readonly forecasts: readonly PurgeForecast[] }>;
+}
+
+/**
+ * On a terminal: shows what a change would remove and asks, if there is more than without it. Without a terminal, and
+ * with `--yes`, it passes unasked.
+ */
+export async function confirmShortening(
+  { terminal, progress }: Pick<CommandContext, 'progress'> & { readonly terminal: Terminal },
+  { what, word, yes, preview }: ShownChange,
+): Promise<void> {
+  if (yes || !terminal.isInteractive) return;
+  const { table, forecasts } = await preview();
+  if (!forecasts.some(takesMore)) return;
+  progress.stop();
+  terminal.err(render(previewText(table, forecasts), terminal.columns));
+  await confirmByTyping(terminal, `What a purge then removes is gone: ${what}`, word, false);
+}
