@@ -35,7 +35,7 @@ export interface BulkDeletions<Filter> {
 }
 
 const TURN_MS = 2_000;
-const POLL_MS = 25;
+const POLL_MS = 50;
 
 /** Composes a service's bulk deletions over Postgres. */
 export function makeBulkDeletions<Filter extends object>(options: BulkDeletionOptions<Filter>): BulkDeletions<Filter> {

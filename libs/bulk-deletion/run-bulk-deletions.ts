@@ -90,18 +90,19 @@ export function makeRunBulkDeletions<Filter>(
     }
   };
 
-  /** Writes down the items; true when the next thing can begin. */
-  const select = async (claim: BulkClaim<Filter>, signal: AbortSignal): Promise<boolean> => {
-    for (;;) {
+  /** Writes down the items. Its turn to delete them comes when the tenant's older ones have ended. */
+  const select = async (claim: BulkClaim<Filter>, signal: AbortSignal): Promise<void> => {
+    while (!signal.aborted) {
       const state = await repository.selectItems(claim, chunkSize, (matches) =>
         assertMatches(matches, claim.expectedCount),
       );
-      if (state !== 'SELECTING') break;
+      if (state !== 'SELECTING') {
+        crashPoint(`${name}.bulk.after-selection`);
+        break;
+      }
       crashPoint(`${name}.bulk.between-chunks`);
-      if (signal.aborted) return false;
     }
-    crashPoint(`${name}.bulk.after-selection`);
-    return true;
+    await repository.release(claim, 0);
   };
 
   const drive = async (claim: BulkClaim<Filter>, stopping: AbortSignal): Promise<void> => {
@@ -112,9 +113,7 @@ export function makeRunBulkDeletions<Filter>(
     const signal = AbortSignal.any([stopping, lost.signal]);
     crashPoint(`${name}.bulk.after-claim`);
     try {
-      if (claim.bulk.state === 'SELECTING' && !(await select(claim, signal))) {
-        return await repository.release(claim, 0);
-      }
+      if (claim.bulk.state === 'SELECTING') return await select(claim, signal);
       for (const end = performance.now() + turnMs; ; ) {
         const { state, underWay } = await repository.settleItems(claim);
         if (state === 'CANCELLING') {

@@ -219,13 +219,13 @@ const useCases = new ContainerModule(({ bind }) => {
 });
 
 /** What is told of bulk deletions. */
-type OnBulk = Pick<BulkDeletionOptions<JobFilter>, 'onOrdered' | 'observer'>;
+type OnBulk = Pick<BulkDeletionOptions<JobFilter>, 'onOrdered' | 'observer' | 'wake'>;
 
 const bulkUseCases = new ContainerModule(({ bind }) => {
-  const { database, deleteJob, settings, wake, onBulk } = TOKENS;
+  const { database, deleteJob, settings, onBulk } = TOKENS;
   bind(TOKENS.bulkDeletions)
     .toResolvedValue(
-      (d: Database, jobs: DeleteJob, of: JobSettings, w: Wake, on: OnBulk) =>
+      (d: Database, jobs: DeleteJob, of: JobSettings, on: OnBulk) =>
         makeBulkDeletions({
           ...on,
           database: d,
@@ -240,9 +240,8 @@ const bulkUseCases = new ContainerModule(({ bind }) => {
           chunkSize: of.bulkChunk,
           retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
           receiptDays: of.receiptDays,
-          wake: () => w(),
         }),
-      [database, deleteJob, settings, wake, onBulk],
+      [database, deleteJob, settings, onBulk],
     )
     .inSingletonScope();
 });
@@ -255,16 +254,15 @@ export async function composeJobService(
   settings: JobSettings,
   { database, log, metrics }: ServiceFoundation,
 ): Promise<ComposedService> {
-  let workers: readonly WorkerLoops[] = [];
+  let workers: WorkerLoops | undefined;
+  let bulkWorkers: WorkerLoops | undefined;
   const { objectStore } = settings;
   const store = objectStore.kind === 'file' ? openFileStore(objectStore.root) : openS3Store(objectStore);
   const container = new Container();
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
   container.bind(TOKENS.store).toConstantValue(store);
-  container.bind(TOKENS.wake).toConstantValue((items) => {
-    for (const group of workers) group.wake(items);
-  });
+  container.bind(TOKENS.wake).toConstantValue((items) => workers?.wake(items));
   container.bind(TOKENS.onSettled).toConstantValue((deletion, outcome, error) => {
     const { tenantId, id, jobId, actor, reason, counts, attempts, failedKeys } = deletion;
     const told = {
@@ -282,6 +280,7 @@ export async function composeJobService(
     if (outcome !== 'RETRY') metrics.deletionFinished('job', outcome);
   });
   container.bind(TOKENS.onBulk).toConstantValue({
+    wake: () => bulkWorkers?.wake(),
     onOrdered({ tenantId, mode, caller: { actor, subject }, reason, filter }, outcome, why) {
       const told = {
         audit: true,
@@ -372,12 +371,11 @@ export async function composeJobService(
       const runDeletions = get(TOKENS.runDeletions);
       const { endAbandonedCancellations } = get(TOKENS.workOnJob);
       const bulk = get(TOKENS.bulkDeletions);
-      workers = [
-        startWorkerLoops(deletionWorkers, { name: 'deletions', pollMs, work: runDeletions, onError }),
-        startWorkerLoops(BULK_WORKERS, { name: 'bulk-deletions', pollMs, work: bulk.run, onError }),
-      ];
+      workers = startWorkerLoops(deletionWorkers, { name: 'deletions', pollMs, work: runDeletions, onError });
+      bulkWorkers = startWorkerLoops(BULK_WORKERS, { name: 'bulk-deletions', pollMs, work: bulk.run, onError });
       return [
-        ...workers,
+        workers,
+        bulkWorkers,
         startWorkerLoop({ name: 'bulk-deletion-receipts', pollMs: EXPIRY_POLL_MS, work: bulk.expire, onError }),
         startWorkerLoop({ name: 'discarded', pollMs, work: get(TOKENS.removeDiscarded), onError }),
         startWorkerLoop({ name: 'cancellations', pollMs, work: () => endAbandonedCancellations(), onError }),

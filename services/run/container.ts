@@ -265,13 +265,13 @@ const useCases = new ContainerModule(({ bind }) => {
 });
 
 /** What is told of bulk deletions. */
-type OnBulk = Pick<BulkDeletionOptions<RunFilter>, 'onOrdered' | 'observer'>;
+type OnBulk = Pick<BulkDeletionOptions<RunFilter>, 'onOrdered' | 'observer' | 'wake'>;
 
 const bulkUseCases = new ContainerModule(({ bind }) => {
-  const { database, orderDeletion, settings, wake, onBulk } = TOKENS;
+  const { database, orderDeletion, settings, onBulk } = TOKENS;
   bind(TOKENS.bulkDeletions)
     .toResolvedValue(
-      (d: Database, order: OrderDeletion, of: RunSettings, w: () => void, on: OnBulk) =>
+      (d: Database, order: OrderDeletion, of: RunSettings, on: OnBulk) =>
         makeBulkDeletions({
           ...on,
           database: d,
@@ -297,9 +297,8 @@ const bulkUseCases = new ContainerModule(({ bind }) => {
           chunkSize: of.bulkChunk,
           retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
           receiptDays: of.receiptDays,
-          wake: w,
         }),
-      [database, orderDeletion, settings, wake, onBulk],
+      [database, orderDeletion, settings, onBulk],
     )
     .inSingletonScope();
 });
@@ -381,6 +380,7 @@ export async function composeRunService(
   { database, log, metrics, turns }: ServiceFoundation,
 ): Promise<ComposedService> {
   let workers: readonly WorkerLoops[] = [];
+  let bulkWorkers: WorkerLoops | undefined;
   const issuer = {
     key: await openSigningKey(settings.serviceKey),
     issuer: settings.jwtIssuer,
@@ -431,6 +431,7 @@ export async function composeRunService(
     if (outcome !== 'RETRY') metrics.deletionFinished(mode, outcome);
   });
   container.bind(TOKENS.onBulk).toConstantValue({
+    wake: () => bulkWorkers?.wake(),
     onOrdered({ tenantId, mode, caller: { actor, subject }, reason, filter }, outcome, why) {
       const told = {
         audit: true,
@@ -537,8 +538,8 @@ export async function composeRunService(
       workers = [
         startWorkerLoops(deletionWorkers, { name: 'cascades', pollMs, work: cascades, onError }),
         startWorkerLoops(runWorkers, { name: 'runs', pollMs, work: due, onError }),
-        startWorkerLoops(BULK_WORKERS, { name: 'bulk-deletions', pollMs, work: bulk.run, onError }),
       ];
+      bulkWorkers = startWorkerLoops(BULK_WORKERS, { name: 'bulk-deletions', pollMs, work: bulk.run, onError });
       const upkeep = startWorkerLoop({
         name: 'execution-months',
         pollMs: executionUpkeepMs,
@@ -557,7 +558,7 @@ export async function composeRunService(
         work: bulk.expire,
         onError,
       });
-      return [...workers, upkeep, operations, receipts, { stop: get(TOKENS.ownRuns).stop }];
+      return [...workers, bulkWorkers, upkeep, operations, receipts, { stop: get(TOKENS.ownRuns).stop }];
     },
     close() {
       for (const { connection } of connections) connection.close();

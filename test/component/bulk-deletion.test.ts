@@ -9,10 +9,12 @@ import {
 import { DeletionMode, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import { createLethe, hasReason } from '#libs/client/lethe.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { settled } from '#test/support/run-graph.ts';
+import { startRunReplica } from '#test/support/run-replica.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 interface Context {
@@ -377,4 +379,282 @@ test('viewers and members are refused, as is force without the role owner, and t
   const bulk = await ended(t, runs, (await owner.purgeRuns(forced)).bulkDeletion);
   t.like(bulk, { state: BulkDeletionState.COMPLETE, force: true, actor: 'owner@roles' });
   t.deepEqual(await runsLeft(t, 'roles'), []);
+});
+
+const begunIn = (items: readonly BulkDeletionItem[]): string[] =>
+  items.filter(({ deletionId }) => deletionId !== '').map(({ targetId }) => targetId);
+
+test('after a cancel nothing further is begun, what is under way ends, and the counts say so', async (t) => {
+  const { foreign } = t.context;
+  const runs = runsOf(t, 'aborts');
+  const ids = await seedRuns(t, 'aborts', 40);
+  for (const runId of ids) {
+    foreign.put(runId, 1);
+    foreign.treat(runId, 'late');
+  }
+  const order = { filter: { workflow: 'sync' }, reason: 'too hasty' };
+  const { bulkDeletion } = await runs.purgeRuns(order);
+  const bulkDeletionId = bulkDeletion?.id ?? '';
+  const look = async () => (await runs.getBulkDeletion({ bulkDeletionId })).bulkDeletion;
+  await until('some are gone and some under way', async () => {
+    const { completed = 0, underWay = 0 } = countsOf(await look());
+    t.true(underWay <= UNDER_WAY);
+    return completed >= 2 && underWay > 0;
+  });
+  const cancelled = (await runs.cancelBulkDeletion({ bulkDeletionId, reason: 'wrong filter' })).bulkDeletion;
+  const begun = begunIn(await itemsOf(runs, cancelled));
+  t.true(cancelled?.state === BulkDeletionState.CANCELLING, 'something was under way');
+  const bulk = await ended(t, runs, cancelled);
+  t.like(bulk, { state: BulkDeletionState.CANCELLED, cancelledBy: 'admin@aborts' });
+  t.like(countsOf(bulk), {
+    matched: 40,
+    pending: 0,
+    completed: begun.length,
+    cancelled: 40 - begun.length,
+    skipped: 0,
+  });
+  t.deepEqual(begunIn(await itemsOf(runs, bulk)), begun, 'nothing was begun after the cancel');
+  t.deepEqual(
+    await runsLeft(t, 'aborts'),
+    ids.filter((id) => !begun.includes(id)),
+  );
+  t.deepEqual(
+    (await runs.cancelBulkDeletion({ bulkDeletionId })).bulkDeletion,
+    bulk,
+    'a second cancel changes nothing',
+  );
+  const { entries } = await runs.listAuditEntries({ filter: { targetId: bulkDeletionId } });
+  t.deepEqual(
+    entries.map(({ action, outcome, reason }) => [action, outcome, reason]),
+    [
+      ['bulk-purge-runs', 'CANCELLED', 'too hasty'],
+      ['cancel-bulk-purge-runs', 'CANCELLING', 'wrong filter'],
+      ['bulk-purge-runs', 'PENDING', 'too hasty'],
+    ],
+  );
+  // Those that were left match again.
+  for (const runId of ids) foreign.treat(runId, 'well');
+  const rest = await ended(t, runs, (await runs.purgeRuns(order)).bulkDeletion);
+  t.like(countsOf(rest), { matched: 40 - begun.length, completed: 40 - begun.length });
+  t.is((await refusalOf(runs.cancelBulkDeletion({ bulkDeletionId: rest.id }))).reason, 'BULK_DELETION_FINISHED');
+});
+
+test('single deletions that are ordered during a bulk deletion end long before it, and what is created then stays', async (t) => {
+  const { foreign, stack } = t.context;
+  const runs = runsOf(t, 'busy');
+  const ids = await seedRuns(t, 'busy', 24);
+  const [single = ''] = await seedRuns(t, 'busy', 1, { workflow: 'other' });
+  const [stranger = ''] = await seedRuns(t, 'calm', 1);
+  for (const runId of ids) {
+    foreign.put(runId, 1);
+    foreign.treat(runId, 'late');
+  }
+  const { runs: owner } = stack.clients({ tenantId: 'busy', role: 'owner' });
+  const order = { filter: { workflow: 'sync' }, reason: 'all', force: true };
+  const { bulkDeletion } = await owner.purgeRuns(order);
+  const created = await seedRuns(t, 'busy', 2, { age: '0 s' });
+  const look = async () => (await runs.getBulkDeletion({ bulkDeletionId: bulkDeletion?.id ?? '' })).bulkDeletion;
+  await until('it is busy', async () => countsOf(await look())['underWay'] === UNDER_WAY);
+  const own = await runs.purgeRun({ runId: single, reason: 'just this' });
+  const theirs = await runsOf(t, 'calm').purgeRun({ runId: stranger, reason: 'just this' });
+  t.is((await settled(stack, 'busy', own.deletion?.id)).state, DeletionState.COMPLETE);
+  t.is((await settled(stack, 'calm', theirs.deletion?.id)).state, DeletionState.COMPLETE);
+  const { pending = 0 } = countsOf(await look());
+  t.true(pending > UNDER_WAY, `${pending} of 24 are pending`);
+  for (const runId of ids) foreign.treat(runId, 'well');
+  t.like(countsOf(await ended(t, runs, bulkDeletion)), { matched: 24, completed: 24 });
+  t.deepEqual((await runsLeft(t, 'busy')).toSorted(), created.toSorted());
+});
+
+test("a tenant's bulk deletions fix their items at once and delete them one after another", async (t) => {
+  const runs = runsOf(t, 'queue');
+  const ids = await seedRuns(t, 'queue', 6, { workflow: 'slow' });
+  await seedRuns(t, 'queue', 3, { workflow: 'quick' });
+  for (const runId of ids) {
+    t.context.foreign.put(runId, 1);
+    t.context.foreign.treat(runId, 'late');
+  }
+  const first = await runs.purgeRuns({ filter: { workflow: 'slow' }, reason: 'a' });
+  const bulkDeletionId = first.bulkDeletion?.id ?? '';
+  await until('it runs', async () => {
+    return (await runs.getBulkDeletion({ bulkDeletionId })).bulkDeletion?.state === BulkDeletionState.RUNNING;
+  });
+  const second = await runs.purgeRuns({ filter: { workflow: 'quick' }, reason: 'b' });
+  const done = await ended(t, runs, second.bulkDeletion);
+  const before = await ended(t, runs, first.bulkDeletion);
+  t.true(
+    Number(done.startTime?.seconds ?? 0n) <= Number(before.finishTime?.seconds ?? 0n),
+    'its items were fixed at once',
+  );
+  const firstBegun = async (bulk: BulkDeletion) => {
+    const rows = await queryOnce<{ at: string }>(
+      t.context.stack.superuserUrl('run'),
+      'select min(created_at)::text as at from deletions where tenant_id = $1 and bulk_deletion_id = $2',
+      ['queue', bulk.id],
+    );
+    return rows[0]?.at ?? '';
+  };
+  const { finished } = (
+    await queryOnce<{ finished: string }>(
+      t.context.stack.superuserUrl('run'),
+      'select finished_at::text as finished from bulk_deletions where tenant_id = $1 and id = $2',
+      ['queue', before.id],
+    )
+  )[0] ?? { finished: '' };
+  t.true(finished <= (await firstBegun(done)), 'and deleted after those before it');
+});
+
+test('STUCK items are counted, and once redriven the bulk deletion ends with them', async (t) => {
+  const { foreign } = t.context;
+  const runs = runsOf(t, 'stuck');
+  const ids = await seedRuns(t, 'stuck', 5);
+  const bad = ids[2] ?? '';
+  foreign.put(bad, 1);
+  foreign.treat(bad, 'fails');
+  const order = { filter: { workflow: 'sync' }, reason: 'x' };
+  const bulk = await ended(t, runs, (await runs.purgeRuns(order)).bulkDeletion);
+  t.is(bulk.state, BulkDeletionState.STUCK);
+  t.like(countsOf(bulk), { matched: 5, pending: 0, completed: 4, stuck: 1 });
+  const item = (await itemsOf(runs, bulk)).find(({ targetId }) => targetId === bad);
+  t.is(item?.state, BulkDeletionItemState.STUCK);
+  t.regex(item?.lastError ?? '', /^DEPENDENCY_UNAVAILABLE: /);
+  t.is((await refusalOf(runs.cancelBulkDeletion({ bulkDeletionId: bulk.id }))).reason, 'BULK_DELETION_FINISHED');
+  // Redriven in vain, then with success: each time the bulk deletion says how it stands.
+  for (const [temper, state] of [
+    ['fails', BulkDeletionState.STUCK],
+    ['well', BulkDeletionState.COMPLETE],
+  ] as const) {
+    foreign.treat(bad, temper);
+    await runs.redriveDeletion({ deletionId: item?.deletionId ?? '' });
+    const going = (await runs.getBulkDeletion({ bulkDeletionId: bulk.id })).bulkDeletion;
+    t.true(going?.state === BulkDeletionState.RUNNING || going?.state === state);
+    t.is((await ended(t, runs, bulk)).state, state);
+  }
+  const end = await ended(t, runs, bulk);
+  t.like(countsOf(end), { matched: 5, completed: 5, stuck: 0 });
+  t.deepEqual(await runsLeft(t, 'stuck'), []);
+});
+
+test('a job whose deletion is STUCK is counted, and ends with the bulk deletion once it is redriven', async (t) => {
+  const { stack } = t.context;
+  const jobs = jobsOf(t, 'stuck-jobs');
+  await seedJobs(t, 'stuck-jobs', 3);
+  const [bad = ''] = await seedJobs(t, 'stuck-jobs', 1, { state: 'FAILED' });
+  // The index knows an object that the store does not have.
+  await queryOnce(
+    stack.superuserUrl('job'),
+    `insert into artifacts (tenant_id, job_id, kind, name, content_type, bytes, stored_at)
+     values ('stuck-jobs', $1, 'INPUT', 'a', 'a/b', 1, now())`,
+    [bad],
+  );
+  const filter = { states: [JobState.COMPLETED, JobState.FAILED] };
+  const bulk = await ended(t, jobs, (await jobs.deleteJobs({ filter, reason: 'x' })).bulkDeletion);
+  t.is(bulk.state, BulkDeletionState.STUCK);
+  t.like(countsOf(bulk), { matched: 4, completed: 3, stuck: 1 });
+  const item = (await itemsOf(jobs, bulk)).find(({ targetId }) => targetId === bad);
+  t.regex(item?.lastError ?? '', /^OBJECTS_MISSING: /);
+  await jobs.redriveDeletion({ deletionId: item?.deletionId ?? '', reason: 'they are lost' });
+  const end = await ended(t, jobs, bulk);
+  t.is(end.state, BulkDeletionState.COMPLETE);
+  t.like(countsOf(end), { matched: 4, completed: 4, stuck: 0 });
+});
+
+test('what became undeletable, changed or went away after it was written down is skipped with the reason', async (t) => {
+  const { foreign, stack } = t.context;
+  const runs = runsOf(t, 'changes');
+  const first = await seedRuns(t, 'changes', UNDER_WAY);
+  const [changed = '', gone = '', blocked = ''] = await seedRuns(t, 'changes', 3, { age: '1 day 1 hour' });
+  await stack.clients({ tenantId: 'changes', role: 'admin' }).jobs.createJob({ runId: blocked });
+  for (const runId of first) {
+    foreign.put(runId, 1);
+    foreign.treat(runId, 'late');
+  }
+  const { bulkDeletion } = await runs.purgeRuns({ filter: { workflow: 'sync' }, reason: 'x' });
+  const look = async () => (await runs.getBulkDeletion({ bulkDeletionId: bulkDeletion?.id ?? '' })).bulkDeletion;
+  await until('the first are under way', async () => countsOf(await look())['underWay'] === UNDER_WAY);
+  const sql = stack.superuserUrl('run');
+  await queryOnce(sql, 'update workflow_runs set version = version + 1 where id = $1', [changed]);
+  await queryOnce(sql, 'delete from workflow_runs where id = $1', [gone]);
+  for (const runId of first) foreign.treat(runId, 'well');
+  const bulk = await ended(t, runs, bulkDeletion);
+  t.like(countsOf(bulk), { matched: UNDER_WAY + 3, completed: UNDER_WAY, skipped: 3 });
+  const reasons = new Map((await itemsOf(runs, bulk)).map(({ targetId, skipReason }) => [targetId, skipReason]));
+  t.is(reasons.get(changed), 'ETAG_MISMATCH');
+  t.is(reasons.get(gone), 'RUN_NOT_FOUND');
+  t.is(reasons.get(blocked), 'JOB_NOT_TERMINAL');
+  t.deepEqual(await runsLeft(t, 'changes'), [changed, blocked]);
+});
+
+test.serial(
+  'while a participant is down nothing is deleted, and items are skipped once their attempts are used up',
+  async (t) => {
+    const { foreign } = t.context;
+    const runs = runsOf(t, 'down');
+    const ids = await seedRuns(t, 'down', 5);
+    await foreign.down();
+    const order = { filter: { workflow: 'sync' }, reason: 'x' };
+    const { bulkDeletion } = await runs.purgeRuns(order);
+    const bulkDeletionId = bulkDeletion?.id ?? '';
+    const errors = new Set<string>();
+    await until('it has given up', async () => {
+      const { bulkDeletion: bulk } = await runs.getBulkDeletion({ bulkDeletionId });
+      if (bulk?.lastError) errors.add(bulk.lastError.split(':')[0] ?? '');
+      return bulk?.state === BulkDeletionState.COMPLETE;
+    });
+    t.deepEqual([...errors], ['DEPENDENCY_UNAVAILABLE']);
+    const bulk = await ended(t, runs, bulkDeletion);
+    t.deepEqual(skipsOf(bulk), { DEPENDENCY_UNAVAILABLE: 5 });
+    t.deepEqual(await runsLeft(t, 'down'), ids);
+    await foreign.up();
+    await until('it is up', () => runs.previewPurgeRun({ runId: ids[0] ?? '' }).then(() => true));
+    t.is(countsOf(await ended(t, runs, (await runs.purgeRuns(order)).bulkDeletion))['completed'], 5);
+  },
+);
+
+test('two replicas delete each item once', async (t) => {
+  const { stack } = t.context;
+  const replica = await startRunReplica(stack, 'second-run');
+  t.teardown(() => replica.stop());
+  const tenants = ['replicas-1', 'replicas-2', 'replicas-3'];
+  const bulks = await Promise.all(
+    tenants.map(async (tenantId, index) => {
+      await seedRuns(t, tenantId, 20);
+      const runs = index === 0 ? runsOf(t, tenantId) : replica.runs({ tenantId, role: 'admin' });
+      return (await runs.purgeRuns({ filter: { workflow: 'sync' }, reason: 'x' })).bulkDeletion;
+    }),
+  );
+  for (const [index, tenantId] of tenants.entries()) {
+    const bulk = await ended(t, runsOf(t, tenantId), bulks[index]);
+    t.like(countsOf(bulk), { matched: 20, completed: 20 });
+    const [counted] = await queryOnce<{ all: number; runs: number }>(
+      stack.superuserUrl('run'),
+      'select count(*)::int as all, count(distinct run_id)::int as runs from deletions where tenant_id = $1',
+      [tenantId],
+    );
+    t.deepEqual(counted, { all: 20, runs: 20 });
+    t.deepEqual(await runsLeft(t, tenantId), []);
+  }
+});
+
+test('the client previews, orders and waits', async (t) => {
+  const { stack } = t.context;
+  await seedRuns(t, 'client', 3);
+  await seedJobs(t, 'client', 2);
+  const token = await stack.token({ tenantId: 'client', role: 'admin' });
+  const lethe = createLethe({ token, run: stack.addresses.run, job: stack.addresses.job });
+  t.teardown(() => lethe.close());
+  const filter = { workflow: 'sync' };
+  const preview = await lethe.runs.previewPurgeAll(filter);
+  t.is(preview.matched, 3n);
+  const purged = await lethe.runs.purgeAll(filter, { reason: 'x', expectedCount: preview.matched, wait: true });
+  t.like(countsOf(purged), { completed: 3 });
+  t.is((await Array.fromAsync(lethe.bulkDeletions.items(purged.id))).length, 3);
+  t.is((await Array.fromAsync(lethe.bulkDeletions.list())).length, 1);
+  const jobs = { states: [JobState.COMPLETED] };
+  t.is((await lethe.jobs.previewDeleteAll(jobs)).matched, 2n);
+  const deleted = await lethe.jobs.deleteAll(jobs, { reason: 'x', wait: true });
+  t.like(countsOf(deleted), { completed: 2 });
+  t.deepEqual(await lethe.bulkDeletions.get(deleted.id, { of: 'job' }), deleted);
+  const error = await t.throwsAsync(lethe.bulkDeletions.cancel(deleted.id, { of: 'job' }));
+  t.true(hasReason(error, 'BULK_DELETION_FINISHED'));
 });

@@ -3,11 +3,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import anyTest, { type TestFn } from 'ava';
 import type { ServiceName } from '#deploy/local/stack.ts';
+import { BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { BULK_CRASH_POINTS } from '#libs/bulk-deletion/run-bulk-deletions.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { PARTICIPANT_CRASH_POINTS } from '#services/incident/use-cases/participate.ts';
 import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
 import { CASCADE_CRASH_POINTS } from '#services/run/use-cases/run-cascades.ts';
+import { queryOnce } from '#test/support/postgres.ts';
 import { evidenceOf, incidentsOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -27,6 +30,9 @@ test.before(async (t) => {
         LETHE_DELETION_ATTEMPTS: '1000',
         LETHE_DELETION_BACKOFF_MS: '50',
         LETHE_DELETION_BACKOFF_MAX_MS: '500',
+        LETHE_BULK_LEASE_MS: '500',
+        LETHE_BULK_CHUNK: '3',
+        LETHE_BULK_UNDER_WAY: '3',
       },
       incident: { LETHE_CRASH_FILE },
       job: { LETHE_CRASH_FILE, LETHE_DELETION_LEASE_MS: '500', LETHE_DELETION_OBJECTS_PER_BATCH: '2' },
@@ -123,4 +129,44 @@ for (const point of CASCADE_CRASH_POINTS.filter((name) => !/verify|own-batches/.
     t.is((await settled(stack, 'globex', shown)).state, DeletionState.COMPLETE);
     t.deepEqual(await evidenceOf(stack, graph), before);
   });
+}
+
+for (const point of BULK_CRASH_POINTS.map((name) => `run.${name}`)) {
+  test.serial(
+    `a bulk deletion that is killed at ${point} deletes each of its items once, and counts them`,
+    async (t) => {
+      const { stack } = t.context;
+      const tenantId = `bulk-${newId()}`;
+      const { runs } = stack.clients({ tenantId, role: 'admin' });
+      const seed = (state: string, count: number) =>
+        queryOnce(
+          stack.superuserUrl('run'),
+          `insert into workflow_runs (tenant_id, id, workflow, display_name, state)
+         select $1, gen_random_uuid(), 'sync', '', $2 from generate_series(1, $3) n`,
+          [tenantId, state, count],
+        );
+      await seed('COMPLETED', 7);
+      await seed('RUNNING', 2);
+      const order = { filter: { workflow: 'sync' }, reason: 'crash test', requestId: newId(), expectedCount: 9n };
+      const bulkDeletionId = await orderThroughCrash(t.context, 'run', point, async () => {
+        return (await runs.purgeRuns(order)).bulkDeletion?.id;
+      });
+      let bulk = (await runs.getBulkDeletion({ bulkDeletionId: bulkDeletionId ?? '' })).bulkDeletion;
+      await until('it ends', async () => {
+        bulk = (await runs.getBulkDeletion({ bulkDeletionId: bulkDeletionId ?? '' })).bulkDeletion;
+        return bulk?.state === BulkDeletionState.COMPLETE;
+      });
+      t.like(bulk?.counts, { matched: 9n, pending: 0n, completed: 7n, skipped: 2n, stuck: 0n, cancelled: 0n });
+      t.is((await runs.listBulkDeletions({})).bulkDeletions.length, 1);
+      const [counted] = await queryOnce<{ deletions: number; complete: number; targets: number; left: number }>(
+        stack.superuserUrl('run'),
+        `select count(*)::int as deletions, count(distinct run_id)::int as targets,
+              count(*) filter (where state = 'COMPLETE' and bulk_deletion_id = $2)::int as complete,
+              (select count(*)::int from workflow_runs where tenant_id = $1) as left
+       from deletions where tenant_id = $1`,
+        [tenantId, bulkDeletionId],
+      );
+      t.deepEqual(counted, { deletions: 7, complete: 7, targets: 7, left: 2 });
+    },
+  );
 }

@@ -3,9 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import anyTest, { type TestFn } from 'ava';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
-import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
+import { BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
+import { ArtifactKind, JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
+import { armCrash } from '#test/support/arm-crash.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { storedPaths } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -21,6 +23,8 @@ test.before(async (t) => {
         LETHE_CRASH_FILE: t.context.crashFile,
         LETHE_DELETION_LEASE_MS: '500',
         LETHE_DELETION_OBJECTS_PER_BATCH: '2',
+        LETHE_BULK_LEASE_MS: '500',
+        LETHE_BULK_CHUNK: '3',
       },
     },
   });
@@ -104,6 +108,45 @@ for (const point of DELETION_CRASH_POINTS) {
       );
       t.is(audit.length, 1);
       t.like(audit[0]?.counts, { objects: 5, bytes: 5, artifacts: 5, tasks: 1, jobs: 1 }, 'the receipt is exact');
+    },
+  );
+}
+
+// The others are tried with runs: the code is the same but for the order of one item's deletion.
+for (const point of ['job.bulk.after-intent', 'job.bulk.after-item', 'job.bulk.before-end']) {
+  test.serial(
+    `a bulk deletion that is killed at ${point} deletes each of its items once, and counts them`,
+    async (t) => {
+      const { stack, crashFile } = t.context;
+      const tenantId = `bulk-${newId()}`;
+      const { jobs } = stack.clients({ tenantId, role: 'admin' });
+      await queryOnce(
+        stack.superuserUrl('job'),
+        `insert into jobs (tenant_id, id, display_name, state)
+       select $1, gen_random_uuid(), '', case when n < 8 then 'COMPLETED' else 'PENDING' end from generate_series(1, 9) n`,
+        [tenantId],
+      );
+      const states = [JobState.COMPLETED, JobState.PENDING];
+      const order = { filter: { states }, reason: 'crash test', requestId: newId() };
+      const struck = await armCrash(crashFile, point);
+      await jobs.deleteJobs(order).catch(() => undefined);
+      await until('the process was killed', struck);
+      let bulkDeletionId = '';
+      await until('another one ends it', async () => {
+        bulkDeletionId ||= (await jobs.deleteJobs(order)).bulkDeletion?.id ?? '';
+        const { bulkDeletion } = await jobs.getBulkDeletion({ bulkDeletionId });
+        return bulkDeletion?.state === BulkDeletionState.COMPLETE;
+      });
+      const { bulkDeletion } = await jobs.getBulkDeletion({ bulkDeletionId });
+      t.like(bulkDeletion?.counts, { matched: 9n, pending: 0n, completed: 7n, skipped: 2n, stuck: 0n, cancelled: 0n });
+      const [counted] = await queryOnce<{ complete: number; targets: number; left: number }>(
+        stack.superuserUrl('job'),
+        `select count(*) filter (where state = 'COMPLETE')::int as complete, count(distinct job_id)::int as targets,
+              (select count(*)::int from jobs where tenant_id = $1) as left
+       from job_deletions where tenant_id = $1`,
+        [tenantId],
+      );
+      t.deepEqual(counted, { complete: 7, targets: 7, left: 2 });
     },
   );
 }
