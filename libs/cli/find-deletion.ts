@@ -1,5 +1,6 @@
 import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { hasReason, type Lethe, LetheError, toLetheError } from '#libs/client/lethe.ts';
+import { type Lethe, LetheError, toLetheError } from '#libs/client/lethe.ts';
+import { mergeNewest } from './merge-newest.ts';
 
 /** Which service keeps a deletion: that of its target. */
 export type Keeper = 'run' | 'job';
@@ -61,36 +62,11 @@ async function firstDeletions(lethe: Lethe, targetId: string, of: Keeper): Promi
   return found;
 }
 
-/** Every deletion in both services, newest first, or in the named one. A service without an address is left out. */
-export async function* listDeletions(
+type ListFilter = Omit<NonNullable<Parameters<Lethe['deletions']['list']>[0]>, 'of'>;
+
+/** Every deletion in both services, newest first, or in the named one. */
+export const listDeletions = (
   lethe: Lethe,
-  {
-    keeper,
-    ...filter
-  }: Omit<NonNullable<Parameters<Lethe['deletions']['list']>[0]>, 'of'> & { readonly keeper?: Keeper },
-): AsyncIterable<Deletion> {
-  const lists = (keeper ? [keeper] : KEEPERS).map((of) =>
-    lethe.deletions.list({ of, ...filter })[Symbol.asyncIterator](),
-  );
-  const heads: IteratorResult<Deletion>[] = [];
-  const missing: unknown[] = [];
-  for (const list of lists) {
-    try {
-      heads.push(await list.next());
-    } catch (error) {
-      if (!hasReason(error, 'ADDRESS_MISSING')) throw error;
-      missing.push(error);
-      heads.push({ done: true, value: undefined });
-    }
-  }
-  if (missing.length === lists.length) throw missing[0];
-  for (;;) {
-    let newest: number | undefined;
-    for (const [at, { done, value }] of heads.entries()) {
-      if (!done && (newest === undefined || value.id > (heads[newest]?.value?.id ?? ''))) newest = at;
-    }
-    if (newest === undefined) return;
-    yield heads[newest]?.value as Deletion;
-    heads[newest] = (await lists[newest]?.next()) ?? { done: true, value: undefined };
-  }
-}
+  { keeper, ...filter }: ListFilter & { readonly keeper?: Keeper },
+): AsyncIterable<Deletion> =>
+  mergeNewest((keeper ? [keeper] : KEEPERS).map((of) => lethe.deletions.list({ of, ...filter })));

@@ -3,7 +3,9 @@ import { ROLES } from '#libs/auth/keys.ts';
 import packageJson from '../../package.json' with { type: 'json' };
 import { addApprovalCommands } from './commands/approvals.ts';
 import { addAuditCommand } from './commands/audit.ts';
+import { addBulkCommands } from './commands/bulk.ts';
 import { addCheckCommands } from './commands/checks.ts';
+import { addCompletionCommand } from './commands/completion.ts';
 import { addDeletionCommands } from './commands/deletions.ts';
 import { addEnvironmentCommands } from './commands/environments.ts';
 import { addExecutionCommands } from './commands/executions.ts';
@@ -77,6 +79,7 @@ export function makeProgram(terminal: Terminal, run: Run): Command {
   addRunCommands(program, run);
   addJobCommands(program, run);
   addDeletionCommands(program, run);
+  addBulkCommands(program, run);
   addExecutionCommands(program, run);
   addEnvironmentCommands(program, run);
   addCheckCommands(program, run);
@@ -96,5 +99,6 @@ export function makeProgram(terminal: Terminal, run: Run): Command {
   addTokenCommand(program, terminal);
   addLoginCommand(program, terminal);
   addProfileCommands(program, terminal);
+  addCompletionCommand(program);
   return program;
 }

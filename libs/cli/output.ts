@@ -1,5 +1,6 @@
 import { createRegistry, isMessage, type JsonValue, toJson as messageToJson } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
+import { file_lethe_deletion_v1_bulk_deletion } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { file_lethe_deletion_v1_deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { file_lethe_incident_v1_incident } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { file_lethe_incident_v1_incident_service } from '#gen/lethe/incident/v1/incident_service_pb.ts';
@@ -17,6 +18,7 @@ import { file_lethe_run_v1_run_service } from '#gen/lethe/run/v1/run_service_pb.
 export const EXIT = { ok: 0, failed: 1, usage: 2, partial: 3, held: 4, interrupted: 130 } as const;
 
 const MESSAGES = createRegistry(
+  file_lethe_deletion_v1_bulk_deletion,
   file_lethe_deletion_v1_deletion,
   file_lethe_incident_v1_incident,
   file_lethe_incident_v1_incident_service,

@@ -22,6 +22,11 @@ export const enumValue =
     throw new InvalidArgumentError(`It must be one of ${enumNames(values).join(', ')}.`);
   };
 
+/** As enumValue for several, given one by one or parted by commas; collects them. */
+export const enumValues =
+  <T extends number>(values: Readonly<Record<string, string | T>>) =>
+  (text: string, before: readonly T[] = []): readonly T[] => [...before, ...names(text).map(enumValue(values))];
+
 /** The names of an enum's values that can be given, in order. */
 export const enumNames = (values: Readonly<Record<string, string | number>>): string[] =>
   Object.entries(values)

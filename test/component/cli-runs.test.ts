@@ -239,6 +239,61 @@ test('an error names what the user typed, and what to do next', async (t) => {
   );
 });
 
+test('everything that matches goes as one operation: shown, typed, watched, and listed with its items', async (t) => {
+  const { lethe } = t.context;
+  const as = ['--tenant', 'bulks'];
+  const ids: string[] = [];
+  for (const state of ['FAILED', 'FAILED', 'COMPLETED']) ids.push(await finishedRun(lethe, 'bulks', state));
+  const order = [...as, 'runs', 'purge', '--all-matching', '--state', 'FAILED', '--reason', 'old', '--wait'];
+  const shown = await lethe(...order, '--dry-run');
+  t.regex(shown.out, /^2 runs match$/m, shown.err);
+  t.is((await lethe(...order)).code, 2, 'nobody is there to be asked');
+  t.is((await lethe.with({ typing: ['3'] })(...order)).code, 2);
+  const meant = await lethe.with({ typing: ['2'] })(...order);
+  t.is(meant.code, 0, meant.err);
+  t.regex(meant.err, /^2 runs match$/m, 'what would go is shown before it is asked');
+  t.regex(meant.out, /^completed +2$/m);
+  t.regex(meant.out, /PURGE +COMPLETE +runs +2\/2 /);
+  const [bulk] = parsedLine((await lethe(...as, '--json', 'bulk', 'list')).out);
+  t.regex((await lethe(...as, 'bulk', 'get', bulk.id)).out, /^matched +2$/m);
+  t.is((await lethe(...as, 'bulk', 'watch', bulk.id)).code, 0);
+  const items = parsedLine((await lethe(...as, '--json', 'bulk', 'items', bulk.id)).out);
+  t.deepEqual(new Set(items.map(({ targetId }: { targetId: string }) => targetId)), new Set(ids.slice(0, 2)));
+  t.is((await lethe(...as, 'deletions', 'get', items[0].deletionId)).code, 0, 'each item has its receipt');
+  t.regex((await lethe(...as, 'bulk', 'cancel', bulk.id)).err, /^error: BULK_DELETION_FINISHED: /);
+  const hidden = await lethe(
+    ...as,
+    'runs',
+    'delete',
+    '--all-matching',
+    '--workflow',
+    'review',
+    '--reason',
+    'x',
+    '--yes',
+  );
+  t.is(hidden.code, 0, hidden.err);
+  t.is((await lethe(...as, 'runs', 'get', ids[2] ?? '')).code, 1);
+
+  const job = (await lethe(...as, 'jobs', 'create')).out;
+  await lethe(...as, 'jobs', 'create');
+  await lethe(...as, 'jobs', 'cancel', job);
+  const jobs = [...as, 'jobs', 'delete', '--all-matching', '--state', 'PENDING,CANCELLED', '--reason', 'x', '--yes'];
+  const deleted = await lethe(...jobs);
+  t.is(deleted.code, 3, 'a pending job is left alone');
+  t.regex(deleted.out, /^JOB_NOT_TERMINAL +1$/m);
+  const [ofJobs] = parsedLine((await lethe(...as, '--json', 'bulk', 'list', '--kind', 'job')).out);
+  t.regex((await lethe(...as, 'bulk', 'get', ofJobs.id)).out, /^skipped +1$/m);
+  for (const args of [
+    ['runs', 'purge', '--all-matching', '--reason', 'no filter'],
+    ['runs', 'purge', '--state', 'FAILED', '--reason', 'not all'],
+    ['runs', 'purge', job, '--all-matching', '--state', 'FAILED', '--reason', 'both'],
+    ['jobs', 'delete', '--all-matching', '--state', 'FAILED', '--yes'],
+  ]) {
+    t.is((await lethe(...as, ...args)).code, 2, args.join(' '));
+  }
+});
+
 test('what is wrong with a command line is 2, and nothing is sent', async (t) => {
   const { lethe, stack } = t.context;
   const id = await finishedRun(lethe, 'wrong');

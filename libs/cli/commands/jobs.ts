@@ -1,5 +1,6 @@
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
+import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { Command } from 'commander';
 import { type Deletion, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type Artifact, ArtifactKind, type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
@@ -7,8 +8,9 @@ import { confirmByTyping } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
+import { addAllMatching, isAllMatching, orderBulk } from '../order-bulk.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
-import { enumNames, enumValue, wholeNumber } from '../parse.ts';
+import { enumNames, enumValue, enumValues, instant, wholeNumber } from '../parse.ts';
 import { toLine, toTable } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 import { countTable } from './deletions.ts';
@@ -69,17 +71,23 @@ export function addJobCommands(program: Command, run: Run): void {
   );
 
   addExamples(
-    jobs
-      .command('delete <job>')
-      .description('delete a finished job and its artifacts for good')
+    addAllMatching(jobs.command('delete [job]'), 'job')
+      .description('delete a finished job and its artifacts for good, or all that match')
+      .option('--state <states...>', `in one of these states: ${STATES}`, enumValues(JobState))
+      .option('--run <id>', 'effects of this run')
+      .option('--since <instant>', 'created then or later', instant)
+      .option('--until <instant>', 'created before', instant)
       .option('--reason <reason>', 'why, for the audit', '')
       .option('--allow-missing', 'do well when there is no such job', false)
       .option('--no-wait', 'only until it is committed')
       .option('--dry-run', 'show what would go', false)
       .option('--yes', 'do not ask', false)
-      .action((jobId: string, options: DeleteOptions) => run((context) => deleteJob(context, jobId, options))),
+      .action((jobId: string | undefined, options: DeleteOptions) =>
+        run((context) => deleteJobs(context, jobId, options)),
+      ),
     `lethe --tenant acme jobs delete ${SOME_JOB} --dry-run`,
     `lethe --tenant acme jobs delete ${SOME_JOB} --reason 'asked for'`,
+    "lethe --tenant acme jobs delete --all-matching --state FAILED CANCELLED --reason 'tidying up'",
   );
 }
 
@@ -177,6 +185,25 @@ function addArtifactCommands(jobs: Command, run: Run): void {
   );
 }
 
+function deleteJobs(context: CommandContext, jobId: string | undefined, options: DeleteOptions): Promise<number> {
+  const { state, run: runId, since, until } = options;
+  const filter = {
+    ...(state ? { states: [...state] } : {}),
+    ...(runId ? { runId } : {}),
+    ...(since ? { minCreateTime: since } : {}),
+    ...(until ? { maxCreateTime: until } : {}),
+  };
+  if (!isAllMatching(jobId, options, filter)) return deleteJob(context, jobId ?? '', options);
+  const { jobs } = context.lethe;
+  return orderBulk(context, {
+    ...options,
+    of: 'job',
+    doing: 'Deleting',
+    preview: () => jobs.previewDeleteAll(filter),
+    send: (order) => jobs.deleteAll(filter, order),
+  });
+}
+
 async function deleteJob(
   { lethe, terminal, progress, print, goesOn }: CommandContext,
   jobId: string,
@@ -212,6 +239,11 @@ interface ArtifactListOptions extends ListOptions {
 }
 
 interface DeleteOptions {
+  readonly allMatching: boolean;
+  readonly state?: readonly JobState[];
+  readonly run?: string;
+  readonly since?: Timestamp;
+  readonly until?: Timestamp;
   readonly reason: string;
   readonly allowMissing: boolean;
   readonly wait: boolean;

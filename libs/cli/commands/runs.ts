@@ -7,8 +7,9 @@ import { confirmByTyping } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
+import { addAllMatching, isAllMatching, orderBulk } from '../order-bulk.ts';
 import { EXIT, instantOf } from '../output.ts';
-import { enumNames, enumValue, instant, jsonObject } from '../parse.ts';
+import { enumNames, enumValue, enumValues, instant, jsonObject } from '../parse.ts';
 import { type Text, toLine, toTable } from '../table.ts';
 import { countTable, deletionTable, exitOfDeletion, watchDeletion } from './deletions.ts';
 import { addWorkflowCommands, hiddenRunTable, runTable } from './workflows.ts';
@@ -21,16 +22,25 @@ interface RunListOptions extends ListOptions {
   readonly showDeleted: boolean;
 }
 
-interface HideOptions {
+interface FilterOptions {
+  readonly state?: readonly RunState[];
+  readonly workflow?: string;
+  readonly since?: Timestamp;
+  readonly until?: Timestamp;
+}
+
+interface HideOptions extends FilterOptions {
+  readonly allMatching: boolean;
   readonly reason: string;
   readonly dryRun: boolean;
   readonly wait: boolean;
+  readonly yes: boolean;
 }
 
 interface PurgeOptions extends HideOptions {
   readonly force: boolean;
   readonly allowMissing: boolean;
-  readonly yes: boolean;
+  readonly showDeleted: boolean;
 }
 
 const SOME_RUN = '018f6b1e-7c1a-7000-8000-000000000001';
@@ -73,45 +83,62 @@ export function addRunCommands(program: Command, run: Run): void {
     `lethe --tenant acme runs finish ${SOME_RUN} --state COMPLETED`,
   );
 
-  for (const [name, description, why] of [
-    ['delete', 'hide it and what hangs on it; reversible until it is purged', 'by mistake'],
-    ['undelete', 'bring back what was hidden', 'still needed'],
-  ] as const) {
-    addExamples(
-      runs
-        .command(`${name} <run>`)
-        .description(description)
-        .option('--reason <reason>', 'why, for tombstones and audit', '')
-        .option('--no-wait', 'only until it is committed')
-        .option('--dry-run', 'check everything, change nothing', false)
-        .action((runId: string, { reason, wait, dryRun }: HideOptions) =>
-          run(async (context) => {
-            const { deletion } = await context.lethe.runs[name](runId, { reason, validateOnly: dryRun });
-            const isWatched = wait && !dryRun && deletion !== undefined;
-            const shown = isWatched ? await watchDeletion(context, deletion.id) : deletion;
-            context.print(shown, () => (shown ? deletionTable([shown]) : 'nothing to do'));
-            return isWatched ? exitOfDeletion(shown) : EXIT.ok;
-          }),
-        ),
-      `lethe --tenant acme runs ${name} ${SOME_RUN} --reason '${why}'`,
-    );
-  }
+  addExamples(
+    addFilter(runs.command('delete [run]'))
+      .description('hide it and what hangs on it, or all that match; reversible until it is purged')
+      .option('--reason <reason>', 'why, for tombstones and audit', '')
+      .option('--no-wait', 'only until it is committed')
+      .option('--dry-run', 'check everything, change nothing', false)
+      .option('--yes', 'do not ask, which --all-matching does', false)
+      .action((runId: string | undefined, options: HideOptions) => run((context) => hide(context, runId, options))),
+    `lethe --tenant acme runs delete ${SOME_RUN} --reason 'by mistake'`,
+    "lethe --tenant acme runs delete --all-matching --workflow trial --reason 'the trial is over'",
+  );
 
   addExamples(
     runs
-      .command('purge <run>')
-      .description('remove it for good from every service')
+      .command('undelete <run>')
+      .description('bring back what was hidden')
+      .option('--reason <reason>', 'why, for tombstones and audit', '')
+      .option('--no-wait', 'only until it is committed')
+      .option('--dry-run', 'check everything, change nothing', false)
+      .action((runId: string, options: Pick<HideOptions, 'reason' | 'wait' | 'dryRun'>) =>
+        run((context) => hideOne(context, 'undelete', runId, options)),
+      ),
+    `lethe --tenant acme runs undelete ${SOME_RUN} --reason 'still needed'`,
+  );
+
+  addExamples(
+    addFilter(runs.command('purge [run]'))
+      .description('remove it for good from every service, or all that match')
+      .option('--show-deleted', 'with --all-matching: also hidden ones', false)
       .requiredOption('--reason <reason>', 'why, for the audit')
       .option('--force', "also a run that is younger than the operator's guard", false)
       .option('--allow-missing', 'do well when there is no such run', false)
       .option('--wait', 'until it is gone', false)
       .option('--dry-run', 'check everything, show what would go', false)
       .option('--yes', 'do not ask', false)
-      .action((runId: string, options: PurgeOptions) => run((context) => purge(context, runId, options))),
+      .action((runId: string | undefined, options: PurgeOptions) => run((context) => purge(context, runId, options))),
     `lethe --tenant acme runs purge ${SOME_RUN} --reason 'contract ended' --dry-run`,
     `lethe --tenant acme runs purge ${SOME_RUN} --reason 'contract ended' --wait`,
+    "lethe --tenant acme runs purge --all-matching --state FAILED --until 2026-01-01T00:00:00Z --reason 'old' --wait",
   );
 }
+
+/** What `--all-matching` goes by. */
+const addFilter = (command: Command): Command =>
+  addAllMatching(command, 'run')
+    .option('--state <states...>', `in one of these states: ${enumNames(RunState).join(', ')}`, enumValues(RunState))
+    .option('--workflow <name>', 'of this workflow')
+    .option('--since <instant>', 'created then or later', instant)
+    .option('--until <instant>', 'created before', instant);
+
+const filterOf = ({ state, workflow, since, until }: FilterOptions) => ({
+  ...(state ? { states: [...state] } : {}),
+  ...(workflow ? { workflow } : {}),
+  ...(since ? { minCreateTime: since } : {}),
+  ...(until ? { maxCreateTime: until } : {}),
+});
 
 function addRunReadCommands(runs: Command, run: Run): void {
   addExamples(
@@ -169,7 +196,47 @@ function addRunReadCommands(runs: Command, run: Run): void {
   );
 }
 
-async function purge(
+async function hide(context: CommandContext, runId: string | undefined, options: HideOptions) {
+  const filter = filterOf(options);
+  if (!isAllMatching(runId, options, filter)) return hideOne(context, 'delete', runId ?? '', options);
+  const { runs } = context.lethe;
+  return orderBulk(context, {
+    ...options,
+    of: 'run',
+    doing: 'Hiding',
+    preview: () => runs.previewPurgeAll(filter, { hide: true }),
+    send: (order) => runs.purgeAll(filter, { hide: true, ...order }),
+  });
+}
+
+async function hideOne(
+  context: CommandContext,
+  name: 'delete' | 'undelete',
+  runId: string,
+  { reason, wait, dryRun }: Pick<HideOptions, 'reason' | 'wait' | 'dryRun'>,
+): Promise<number> {
+  const { deletion } = await context.lethe.runs[name](runId, { reason, validateOnly: dryRun });
+  const isWatched = wait && !dryRun && deletion !== undefined;
+  const shown = isWatched ? await watchDeletion(context, deletion.id) : deletion;
+  context.print(shown, () => (shown ? deletionTable([shown]) : 'nothing to do'));
+  return isWatched ? exitOfDeletion(shown) : EXIT.ok;
+}
+
+async function purge(context: CommandContext, runId: string | undefined, options: PurgeOptions): Promise<number> {
+  const filter = filterOf(options);
+  const { force, showDeleted } = options;
+  if (!isAllMatching(runId, options, filter)) return purgeOne(context, runId ?? '', options);
+  const { runs } = context.lethe;
+  return orderBulk(context, {
+    ...options,
+    of: 'run',
+    doing: 'Purging',
+    preview: () => runs.previewPurgeAll({ ...filter, showDeleted }, { force }),
+    send: (order) => runs.purgeAll({ ...filter, showDeleted }, { force, ...order }),
+  });
+}
+
+async function purgeOne(
   context: CommandContext,
   runId: string,
   { reason, force, allowMissing, wait, dryRun, yes }: PurgeOptions,
