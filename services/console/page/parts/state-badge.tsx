@@ -1,0 +1,16 @@
+import { Badge, type MantineColor } from '@mantine/core';
+
+interface StateBadgeProps {
+  readonly label: string;
+  /** The colour of the dot; the label alone says what it means. */
+  readonly color: MantineColor;
+  /** Something is going on: the dot pulses. */
+  readonly isActive?: boolean;
+}
+
+/** A state in words, with a dot whose colour is the same wherever the state means the same. */
+export const StateBadge = ({ label, color, isActive = false }: StateBadgeProps) => (
+  <Badge variant="dot" color={color} size="md" tt="none" fw={500} {...(isActive && { className: 'pulse' })}>
+    {label}
+  </Badge>
+);
