@@ -1,9 +1,9 @@
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
-import pg from 'pg';
 import { ApprovalState, DriftFlag, DriftStatus, IncidentState } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { PurgeState, type RetentionPurge } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { Stack } from '../stack.ts';
 import { type Counts, countRows, showKept } from './evidence.ts';
+import { letGracePass, letIncidentPass } from './let-pass.ts';
 import type { Part } from './part.ts';
 
 /** By the seed's table, in days; undefined: not kept, nothing to purge. */
@@ -76,48 +76,8 @@ async function fill(stack: Stack, { tenantId, plan }: Tenant): Promise<void> {
     for (const state of ['ACKNOWLEDGED', 'STABILIZED', 'RECONCILED', 'CLOSED'] as const) {
       await incidents.transitionIncident({ incidentId, state: IncidentState[state] });
     }
-    await letPass(stack, tenantId, incidentId, days);
-  }
-}
-
-/** Moves a tenant's plan into the past: for a week after it was set, what was kept before is kept on. */
-async function letGracePass(stack: Stack, tenantId: string): Promise<void> {
-  const client = new pg.Client({ connectionString: stack.superuserUrl('retention') });
-  await client.connect();
-  try {
-    await client.query(
-      `update tenant_plans set created_at = created_at - interval '30 days', effective_at = effective_at - interval '30 days'
-       where tenant_id = $1 and created_at > now() - interval '30 days'`,
-      [tenantId],
-    );
-  } finally {
-    await client.end();
-  }
-}
-
-/**
- * Moves the whole life of a closed incident into the past, as if it had been closed `days` ago after MINUTES_OPEN: no
- * RPC lets a caller say when something happened.
- */
-async function letPass(stack: Stack, tenantId: string, incidentId: string, days: number): Promise<void> {
-  const client = new pg.Client({ connectionString: stack.superuserUrl('incident') });
-  await client.connect();
-  try {
-    await client.query(
-      `with life as (
-         select now() - make_interval(days => $3) as closed, now() - make_interval(days => $3, mins => $4) as opened),
-       i as (update incidents set created_at = opened, closed_at = closed, updated_at = closed from life
-             where tenant_id = $1 and id = $2),
-       t as (update incident_transitions t set at = opened + (closed - opened) * share
-             from life, (values ('DETECTED', 0.0), ('ACKNOWLEDGED', 0.04), ('STABILIZED', 0.3), ('RECONCILED', 0.9),
-                                ('CLOSED', 1.0)) s (state, share)
-             where t.tenant_id = $1 and t.incident_id = $2 and t.state = s.state)
-       update approvals set created_at = opened + (closed - opened) * 0.02, decided_at = opened + (closed - opened) * 0.03
-       from life where tenant_id = $1 and incident_id = $2`,
-      [tenantId, incidentId, days, MINUTES_OPEN],
-    );
-  } finally {
-    await client.end();
+    const ended = days * 1_440;
+    await letIncidentPass(stack, tenantId, incidentId, { opened: ended + MINUTES_OPEN, ended });
   }
 }
 
