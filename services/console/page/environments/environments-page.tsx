@@ -1,56 +1,141 @@
-import { Table } from '@mantine/core';
+import { Anchor, Group, Select, Table, Text } from '@mantine/core';
 import { useInfiniteQuery } from '@tanstack/react-query';
+import { DriftStatus, type Environment } from '#gen/lethe/incident/v1/incident_pb.ts';
+import { DriftBadge, driftStatusLabel } from '../incidents/incident-words.tsx';
 import { EmptyNote } from '../parts/empty-note.tsx';
 import { ErrorAlert } from '../parts/error-alert.tsx';
+import { formatCount } from '../parts/format.ts';
 import { LoadingRows } from '../parts/loading-rows.tsx';
 import { MorePages } from '../parts/more-pages.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
+import type { PageProps } from '../router.tsx';
 import { incidents } from '../rpc.ts';
+import { ChecksDrawer } from './checks-drawer.tsx';
 
-/** The tenant's environments. */
-export function EnvironmentsPage() {
+/** What the address says about this page. */
+export interface EnvironmentsSearch {
+  readonly status?: DriftStatus | undefined;
+  /** The environment whose checks are shown. */
+  readonly env?: string | undefined;
+}
+
+const STATUSES = [DriftStatus.IN_SYNC, DriftStatus.DRIFT, DriftStatus.UNKNOWN] as const;
+
+/** The tenant's environments with their badges, which stay when every check has been purged. */
+export function EnvironmentsPage({ search, onSearch }: PageProps<EnvironmentsSearch>) {
+  const { status, env } = search;
   const query = useInfiniteQuery({
-    queryKey: ['environments'],
-    queryFn: ({ signal, pageParam }) => incidents.listEnvironments({ pageToken: pageParam }, { signal }),
+    queryKey: ['environments', status],
+    queryFn: ({ signal, pageParam }) =>
+      incidents.listEnvironments(
+        { pageSize: 50, pageToken: pageParam, driftStatus: status ?? DriftStatus.UNSPECIFIED },
+        { signal },
+      ),
     initialPageParam: '',
     getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined,
   });
-  const rows = query.data?.pages.flatMap((page) => page.environments) ?? [];
+  const environments = query.data?.pages.flatMap((page) => page.environments) ?? [];
   return (
     <>
-      <PageHeader title="Environments" />
+      <PageHeader title="Environments" description="Whether each environment is as its source says." />
+      <Group mb="md">
+        <Select
+          aria-label="Drift status"
+          placeholder="Any status"
+          clearable
+          w={180}
+          value={status === undefined ? null : String(status)}
+          onChange={(value) => onSearch({ ...search, status: value ? (Number(value) as DriftStatus) : undefined })}
+          data={STATUSES.map((value) => ({ value: String(value), label: driftStatusLabel(value) }))}
+        />
+      </Group>
       {query.isError ? (
         <ErrorAlert error={query.error} onRetry={() => query.refetch()} />
       ) : query.isPending ? (
         <LoadingRows />
-      ) : rows.length === 0 ? (
-        <EmptyNote>There are none yet.</EmptyNote>
+      ) : environments.length === 0 ? (
+        <EmptyNote>
+          {status === undefined ? 'No environment has been created yet.' : 'No environment has this status.'}
+        </EmptyNote>
       ) : (
         <>
-          <Table.ScrollContainer minWidth={480} scrollAreaProps={{ viewportProps: { tabIndex: 0 } }}>
-            <Table aria-label="Environments">
+          <Table.ScrollContainer minWidth={560} scrollAreaProps={{ viewportProps: { tabIndex: 0 } }}>
+            <Table highlightOnHover aria-label="Environments">
               <Table.Thead>
                 <Table.Tr>
-                  <Table.Th scope="col">Name</Table.Th>
-                  <Table.Th scope="col">Created</Table.Th>
+                  <Table.Th scope="col">Environment</Table.Th>
+                  <Table.Th scope="col">Status</Table.Th>
+                  <Table.Th scope="col">Workflows that differ</Table.Th>
+                  <Table.Th scope="col">Last check</Table.Th>
                 </Table.Tr>
               </Table.Thead>
               <Table.Tbody>
-                {rows.map((row) => (
-                  <Table.Tr key={row.id}>
-                    <Table.Td>{row.displayName}</Table.Td>
+                {environments.map((environment) => (
+                  <Table.Tr key={environment.id}>
                     <Table.Td>
-                      <RelativeTime time={row.createTime} />
+                      <Anchor
+                        component="button"
+                        type="button"
+                        fw={500}
+                        size="sm"
+                        onClick={() => onSearch({ ...search, env: environment.id })}
+                      >
+                        {environment.displayName}
+                      </Anchor>
+                    </Table.Td>
+                    <Table.Td>
+                      <DriftBadge status={environment.driftStatus} />
+                    </Table.Td>
+                    <Table.Td>
+                      <FlagCounts counts={environment} />
+                    </Table.Td>
+                    <Table.Td>
+                      <LastCheck environment={environment} />
                     </Table.Td>
                   </Table.Tr>
                 ))}
               </Table.Tbody>
             </Table>
           </Table.ScrollContainer>
-          <MorePages query={query} shown={rows.length} />
+          <MorePages query={query} shown={environments.length} />
         </>
       )}
+      {env && <ChecksDrawer environmentId={env} onClose={() => onSearch({ ...search, env: undefined })} />}
     </>
+  );
+}
+
+/** "Checked 5 minutes ago", from the environment's own row, so that it is right without any check left. */
+export const LastCheck = ({ environment }: { readonly environment: Environment }) =>
+  environment.lastCheckTime ? (
+    <Text span size="sm">
+      Checked <RelativeTime time={environment.lastCheckTime} />
+    </Text>
+  ) : (
+    <Text span size="sm" c="dimmed">
+      Never checked
+    </Text>
+  );
+
+/** How many workflows differ, and how; a dash where none do. */
+export function FlagCounts({
+  counts,
+}: {
+  readonly counts: Pick<Environment, 'modifiedCount' | 'notInGitCount' | 'unknownCount'>;
+}) {
+  const parts = [
+    [counts.modifiedCount, 'modified'],
+    [counts.notInGitCount, 'not in git'],
+    [counts.unknownCount, 'unknown'],
+  ] as const;
+  const text = parts
+    .filter(([count]) => count > 0)
+    .map(([count, what]) => `${formatCount(count)} ${what}`)
+    .join(', ');
+  return (
+    <Text span size="sm" {...(text ? {} : { c: 'dimmed' })}>
+      {text || '–'}
+    </Text>
   );
 }
