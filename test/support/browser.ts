@@ -1,0 +1,105 @@
+import { readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { AxeBuilder } from '@axe-core/playwright';
+import type { ExecutionContext } from 'ava';
+import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core';
+import type { Identity, Stack } from '#deploy/local/stack.ts';
+import { SCOPES } from '#libs/auth/policy.ts';
+import { hasProgram } from './require.ts';
+
+const PAGE_FOLDER = fileURLToPath(new URL('../../services/console/page/', import.meta.url));
+const SCREENSHOTS = fileURLToPath(new URL('../screenshots/', import.meta.url));
+
+/** Debian's name for the browser. */
+export const CHROMIUM = 'chromium';
+
+/** Whether the tests of the page can be run here. */
+export const hasChromium = hasProgram(CHROMIUM);
+
+/** How the page is looked at. */
+export const LOOKS = {
+  light: { colorScheme: 'light', viewport: { width: 1_280, height: 900 } },
+  dark: { colorScheme: 'dark', viewport: { width: 1_280, height: 900 } },
+  phone: { colorScheme: 'light', viewport: { width: 390, height: 844 } },
+} as const;
+
+/** One of LOOKS. */
+export type Look = keyof typeof LOOKS;
+
+/** Starts Chromium without a window; throws where the page was not built from the sources as they are. */
+export async function startBrowser(): Promise<Browser> {
+  await checkBuild();
+  // The tests run as root in CI, where Chromium's own sandbox cannot start.
+  return chromium.launch({ executablePath: await pathOf(CHROMIUM), args: ['--no-sandbox', '--disable-dev-shm-usage'] });
+}
+
+/** A browser window of one person, and everything that went wrong in it. */
+export interface Visitor {
+  readonly page: Page;
+  /** What the console of the browser said, and what was thrown and not caught. */
+  readonly problems: readonly string[];
+  close(): Promise<void>;
+}
+
+/** Opens a window for this person, signed in by a token of the stack. */
+export async function openWindow(
+  browser: Browser,
+  { stack, consoleUrl, look = 'light' }: { stack: Pick<Stack, 'token'>; consoleUrl: string; look?: Look },
+  identity: Identity,
+): Promise<Visitor> {
+  const { role, tenantId, subject = `${role}@${tenantId ?? 'platform'}`, scopes = SCOPES } = identity;
+  const context: BrowserContext = await browser.newContext({
+    ...LOOKS[look],
+    baseURL: consoleUrl,
+    reducedMotion: 'reduce',
+    extraHTTPHeaders: { authorization: `Bearer ${await stack.token(identity)}` },
+  });
+  // Signing in has tests of its own; here the token is what a session would have carried.
+  await context.route('**/api/session', (route) =>
+    route.fulfill({ json: { subject, tenant: tenantId, role, scopes } }),
+  );
+  const page = await context.newPage();
+  page.setDefaultTimeout(20_000);
+  const problems: string[] = [];
+  page.on('pageerror', (error) => problems.push(String(error)));
+  page.on('console', (message) => {
+    if (message.type() === 'error' || message.type() === 'warning') problems.push(message.text());
+  });
+  return { page, problems, close: () => context.close() };
+}
+
+/** Fails on every violation that axe calls serious or critical, and on a page that scrolls sideways. */
+export async function assertUsable(t: ExecutionContext<unknown>, page: Page, what: string): Promise<void> {
+  const { violations } = await new AxeBuilder({ page }).analyze();
+  const bad = violations
+    .filter(({ impact }) => impact === 'serious' || impact === 'critical')
+    .map(({ id, nodes }) => `${id}: ${nodes[0]?.html}`);
+  t.deepEqual(bad, [], `${what}: axe`);
+  const overflow = await page.evaluate<number>(
+    'document.documentElement.scrollWidth - document.documentElement.clientWidth',
+  );
+  t.is(overflow, 0, `${what}: nothing beyond the right edge`);
+}
+
+/** Keeps a picture for people to look at, as test/screenshots/NAME.png. */
+export const keepScreenshot = (page: Page, name: string): Promise<Buffer> =>
+  page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), fullPage: true, animations: 'disabled' });
+
+async function pathOf(program: string): Promise<string> {
+  for (const folder of (process.env['PATH'] ?? '').split(':')) {
+    const path = join(folder, program);
+    if ((await stat(path).catch(() => undefined))?.isFile()) return path;
+  }
+  throw new Error(`${program} is not on the PATH`);
+}
+
+// A test of yesterday's page would prove nothing.
+async function checkBuild(): Promise<void> {
+  const built = await stat(join(PAGE_FOLDER, 'dist/index.html')).catch(() => undefined);
+  const names = (await readdir(PAGE_FOLDER, { recursive: true })).filter((name) => !name.startsWith('dist'));
+  const times = await Promise.all(names.map(async (name) => (await stat(join(PAGE_FOLDER, name))).mtimeMs));
+  if (!built || built.mtimeMs < Math.max(...times)) {
+    throw new Error('The page is not built from its present sources: run `npm run build:page`.');
+  }
+}
