@@ -2,6 +2,7 @@ import type { Lethe, LetheOptions } from '#libs/client/lethe.ts';
 import type { Role } from '#libs/kernel/caller.ts';
 import type { Environment } from '#libs/kernel/settings.ts';
 import type { Progress } from './progress.ts';
+import type { Profile } from './session.ts';
 import type { Text } from './table.ts';
 
 /** What the command line has of the world around it. */
@@ -38,6 +39,10 @@ export interface CommandContext {
   readonly tenant: string | undefined;
   /** The role that calls are made with; undefined where a given token does not tell. */
   readonly role: Role | undefined;
+  /** Where the services are, and where that is from. */
+  readonly profile: Profile;
+  /** The bearer token of the next call. */
+  token(): Promise<string>;
   readonly terminal: Terminal;
   /** How it goes, on standard error; silent where nobody looks. */
   readonly progress: Progress;

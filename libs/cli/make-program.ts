@@ -1,12 +1,13 @@
 import { Command, Option } from 'commander';
 import { ROLES } from '#libs/auth/keys.ts';
-import packageJson from '../../package.json' with { type: 'json' };
+import { VERSION } from '#libs/service/version.ts';
 import { addApprovalCommands } from './commands/approvals.ts';
 import { addAuditCommand } from './commands/audit.ts';
 import { addBulkCommands } from './commands/bulk.ts';
 import { addCheckCommands } from './commands/checks.ts';
 import { addCompletionCommand } from './commands/completion.ts';
 import { addDeletionCommands } from './commands/deletions.ts';
+import { addDoctorCommand } from './commands/doctor.ts';
 import { addEnvironmentCommands } from './commands/environments.ts';
 import { addExecutionCommands } from './commands/executions.ts';
 import { addIncidentCommands } from './commands/incidents.ts';
@@ -28,9 +29,6 @@ import { addTokenCommand } from './commands/token.ts';
 import type { Run, Terminal } from './context.ts';
 import { addExamples } from './example.ts';
 import { tenantId } from './parse.ts';
-
-/** The version of this command line. */
-export const VERSION: string = packageJson.version;
 
 const HELP = `
 Who calls: LETHE_TOKEN; or the file that LETHE_TOKEN_FILE names, read at each call; or tokens signed with the private
@@ -95,6 +93,7 @@ export function makeProgram(terminal: Terminal, run: Run): Command {
   addParticipantCommands(program, run);
   addOrphanCommand(program, run);
   addAuditCommand(program, run);
+  addDoctorCommand(program, run);
   addOwnerCommands(program, terminal);
   addTokenCommand(program, terminal);
   addLoginCommand(program, terminal);

@@ -32,6 +32,8 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
       lethe,
       tenant: options.tenant,
       role,
+      profile,
+      token: credential.token,
       terminal,
       progress,
       print,

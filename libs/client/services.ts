@@ -4,6 +4,7 @@ import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { StatusService } from '#gen/lethe/status/v1/status_service_pb.ts';
 import { type ClientOptions, type Connection, connect } from '#libs/grpc/client.ts';
 import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
 import { LetheError, withLetheErrors } from './lethe-error.ts';
@@ -23,6 +24,8 @@ export interface Services {
   readonly job: Client<typeof JobService>;
   readonly incident: Client<typeof IncidentService>;
   readonly retention: Client<typeof RetentionService>;
+  /** What every service tells about itself. */
+  readonly status: { readonly [Name in ServiceName]: Client<typeof StatusService> };
 }
 
 /** Connects, or tells as a LetheError which certificate cannot be used. */
@@ -64,8 +67,29 @@ export function connectServices(
   const job = onDemand('job', JobService);
   const incident = onDemand('incident', IncidentService);
   const retention = onDemand('retention', RetentionService);
+  const statusOf = {
+    run: onDemand('run', StatusService),
+    job: onDemand('job', StatusService),
+    incident: onDemand('incident', StatusService),
+    retention: onDemand('retention', StatusService),
+  };
+  const status = {
+    get run() {
+      return statusOf.run();
+    },
+    get job() {
+      return statusOf.job();
+    },
+    get incident() {
+      return statusOf.incident();
+    },
+    get retention() {
+      return statusOf.retention();
+    },
+  };
   return {
     services: {
+      status,
       get run() {
         return run();
       },

@@ -256,6 +256,7 @@ export function openFileStore(root: string): ObjectStore {
         await mkdir(objects, { recursive: true });
         await access(objects, constants.W_OK);
       }),
+    traits: async () => ({ versioning: 'OFF', expiringRules: [], isLocked: false }),
     close: () => undefined,
   };
 }

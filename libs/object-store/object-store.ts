@@ -57,6 +57,16 @@ export interface Contents {
   readonly bytes: number;
 }
 
+/** How a store is set up; undefined where it does not tell. */
+export interface StoreTraits {
+  /** Whether what is replaced or removed is kept as a version. */
+  readonly versioning: 'ENABLED' | 'SUSPENDED' | 'OFF' | undefined;
+  /** The rules by which the store itself removes objects that are in use. */
+  readonly expiringRules: readonly string[] | undefined;
+  /** Whether new objects are locked, so that nobody can remove them for a while. */
+  readonly isLocked: boolean | undefined;
+}
+
 /**
  * Where artifacts are kept. Every method throws UNAVAILABLE/DEPENDENCY_UNAVAILABLE when the store does not answer.
  * A key is segments parted by `/`, none of them empty, `.` or `..`; a prefix is the same with a `/` at its end. No key
@@ -106,5 +116,7 @@ export interface ObjectStore {
   folders(prefix: string): Promise<readonly string[]>;
   /** Must resolve when the store answers. */
   check(): Promise<void>;
+  /** Must tell how the store is set up, and leave out what it does not know. */
+  traits(): Promise<StoreTraits>;
   close(): void;
 }

@@ -28,6 +28,7 @@ import {
   type StoredItem,
   type StoredObject,
 } from './object-store.ts';
+import { readBucketTraits } from './read-bucket-traits.ts';
 
 /** Where the bucket is. Credentials come from the AWS SDK's own chain, e.g. AWS_ACCESS_KEY_ID. */
 export interface S3StoreOptions {
@@ -543,6 +544,7 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
       }),
 
     check: () => mapErrors(isStoreError, async () => void (await s3.send(new HeadBucketCommand({ Bucket })))),
+    traits: () => mapErrors(isStoreError, () => readBucketTraits(s3, Bucket)),
     close: () => s3.destroy(),
   };
 }

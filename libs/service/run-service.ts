@@ -25,6 +25,7 @@ import { type Logger, makeLogger } from '#libs/telemetry/logger.ts';
 import { type Metrics, makeMetrics, startMetricsServer } from '#libs/telemetry/metrics.ts';
 import type { CommonSettings } from './common-settings.ts';
 import { logTrust } from './log-trust.ts';
+import { bindStatus, type ServiceCheck } from './status-handlers.ts';
 
 /** What a service's container is given. */
 export interface ServiceFoundation {
@@ -42,6 +43,8 @@ export interface ComposedService {
   startWorkers(): readonly Pick<WorkerLoop, 'stop'>[];
   /** What `/ready` says beside being ready, such as that purges are stopped. Absent: nothing. */
   readyNotes?(): Promise<readonly string[]>;
+  /** What GetStatus tells beside version, clocks and schema; it must not throw. Absent: nothing. */
+  checks?(): Promise<readonly ServiceCheck[]>;
   /** Gives up what only this service has: clients, stores. */
   close(): void;
 }
@@ -88,7 +91,10 @@ export async function startService(
   const refusals = makeRefusalRecorder({ database, log, metrics });
   const server: RunningServer = await startServer({
     address: settings.grpcAddress,
-    services: composed.services,
+    services: [
+      ...composed.services,
+      bindStatus({ service: name, database, migrations, checks: async () => (await composed?.checks?.()) ?? [] }),
+    ],
     verifyToken: makeTokenVerifier({
       trust,
       names: { owner: settings.ownerName ?? name, participant: settings.participantName ?? name },

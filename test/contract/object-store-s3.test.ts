@@ -4,9 +4,11 @@ import { type AddressInfo, createServer, type Socket } from 'node:net';
 import {
   CreateMultipartUploadCommand,
   DeleteObjectCommand,
+  PutBucketLifecycleConfigurationCommand,
   PutBucketVersioningCommand,
   PutObjectCommand,
   PutObjectLegalHoldCommand,
+  PutObjectLockConfigurationCommand,
 } from '@aws-sdk/client-s3';
 import anyTest, { type TestFn } from 'ava';
 import { DomainError } from '#libs/kernel/domain-error.ts';
@@ -78,6 +80,43 @@ objectStoreContract(declare, 'S3, versioned bucket', () => open('versioned'), tr
 
 // The gateway's own paging: within a key's versions, within a key's uploads, and across keys.
 objectStoreContract(declare, 'S3, versioned bucket, pages of 2', () => open('versioned', { pageSize: 2 }), true);
+
+declare('S3: a bucket tells its versioning, which rules remove what is in use, and whether it locks', async (t) => {
+  await gateway.createBucket('retained', { versioned: true, objectLock: true });
+  const [Bucket, Days] = ['retained', 7];
+  await gateway.s3.send(
+    new PutBucketLifecycleConfigurationCommand({
+      Bucket,
+      LifecycleConfiguration: {
+        Rules: [
+          { ID: 'all-after-a-week', Status: 'Enabled', Filter: { Prefix: '' }, Expiration: { Days } },
+          {
+            ID: 'old-versions',
+            Status: 'Enabled',
+            Filter: { Prefix: 'old/' },
+            NoncurrentVersionExpiration: { NoncurrentDays: Days },
+          },
+        ],
+      },
+    }),
+  );
+  await gateway.s3.send(
+    new PutObjectLockConfigurationCommand({
+      Bucket,
+      ObjectLockConfiguration: {
+        ObjectLockEnabled: 'Enabled',
+        Rule: { DefaultRetention: { Mode: 'GOVERNANCE', Days } },
+      },
+    }),
+  );
+  t.deepEqual(await open('plain').traits(), { versioning: 'OFF', expiringRules: [], isLocked: false });
+  t.deepEqual(await open('versioned').traits(), { versioning: 'ENABLED', expiringRules: [], isLocked: false });
+  t.deepEqual(await open('retained').traits(), {
+    versioning: 'ENABLED',
+    expiringRules: ['all-after-a-week'],
+    isLocked: true,
+  });
+});
 
 declare('S3: versions from before versioning, and from after it was suspended, go too', async (t) => {
   const Bucket = 'turned-on-later';

@@ -189,6 +189,7 @@ export function makeMemoryObjectStore(): MemoryObjectStore {
     },
 
     check: async () => answer(),
+    traits: async () => ({ versioning: 'ENABLED', expiringRules: [], isLocked: false }),
     close: () => undefined,
   };
   return store;
