@@ -1,10 +1,11 @@
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { AuditEntry } from '#gen/lethe/audit/v1/audit_pb.ts';
+import { type CallOptions, splitCall } from './call-options.ts';
 import { type Addresses, SERVICE_NAMES, type ServiceName, type Services } from './services.ts';
 import { everyItem } from './streams.ts';
 
 /** Which entries to list; what is absent matches every entry. */
-export interface AuditQuery {
+export interface AuditQuery extends CallOptions {
   /** By default every service whose address is set. */
   readonly services?: readonly ServiceName[];
   /** For platform: the tenant. Default: the credential's, or the entries that belong to no tenant. */
@@ -36,13 +37,14 @@ export interface Audit {
 
 /** Makes `lethe.audit`. */
 export const makeAudit = (services: Services, addresses: Addresses): Audit => ({
-  list({ services: wanted = SERVICE_NAMES.filter((name) => addresses[name]), ...filter } = {}) {
+  list({ services: wanted = SERVICE_NAMES.filter((name) => addresses[name]), ...options } = {}) {
+    const { request: filter, call } = splitCall(options);
     // With no address at all, asking the first service says which setting is missing.
     const names = wanted.length > 0 ? wanted : SERVICE_NAMES.slice(0, 1);
     return newestFirst(
       names.map((service) =>
         everyItem(async (page) => {
-          const { entries, nextPageToken } = await services[service].listAuditEntries({ ...page, filter });
+          const { entries, nextPageToken } = await services[service].listAuditEntries({ ...page, filter }, call);
           return { items: entries.map((entry) => ({ service, entry })), nextPageToken };
         }),
       ),

@@ -6,12 +6,13 @@ import type {
 } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { type CallOptions, sharedDeadline, splitCall, type TransportOptions, toTransport } from './call-options.ts';
 import type { DeletionsOf } from './deletions.ts';
 import type { Services } from './services.ts';
 import { everyItem, present, untilLast } from './streams.ts';
 
 /** How everything that a filter matches is to be deleted. */
-export interface BulkDeletionOptions {
+export interface BulkDeletionOptions extends CallOptions {
   /** Why, for the audit; every item's deletion has it. */
   readonly reason: string;
   /** How many the preview counted: COUNT_CHANGED when more match by now. */
@@ -33,7 +34,7 @@ export interface BulkDeletions {
     filter?: DeletionsOf & { readonly state?: BulkDeletionItemState },
   ): AsyncIterable<BulkDeletionItem>;
   /** The bulk deletion now and after each change, until it has ended. Survives a lost connection. */
-  watch(bulkDeletionId: string, options?: DeletionsOf & { readonly signal?: AbortSignal }): AsyncIterable<BulkDeletion>;
+  watch(bulkDeletionId: string, options?: DeletionsOf): AsyncIterable<BulkDeletion>;
   /** Begins no further item; what is under way is finished. */
   cancel(bulkDeletionId: string, options?: DeletionsOf & { readonly reason?: string }): Promise<BulkDeletion>;
 }
@@ -49,21 +50,26 @@ export const hasBulkEnded = ({ state }: BulkDeletion): boolean => ENDED.has(stat
 
 /** Makes `lethe.bulkDeletions`. */
 export const makeBulkDeletions = (services: Services): BulkDeletions => ({
-  async get(bulkDeletionId, { of = 'run' } = {}) {
-    return present('bulk deletion', (await services[of].getBulkDeletion({ bulkDeletionId })).bulkDeletion);
+  async get(bulkDeletionId, { of = 'run', ...options } = {}) {
+    const { bulkDeletion } = await services[of].getBulkDeletion({ bulkDeletionId }, toTransport(options));
+    return present('bulk deletion', bulkDeletion);
   },
-  list: ({ of = 'run', ...filter } = {}) =>
-    everyItem(async (page) => {
-      const { bulkDeletions, nextPageToken } = await services[of].listBulkDeletions({ ...filter, ...page });
+  list({ of = 'run', ...options } = {}) {
+    const { request, call } = splitCall(options);
+    return everyItem(async (page) => {
+      const { bulkDeletions, nextPageToken } = await services[of].listBulkDeletions({ ...request, ...page }, call);
       return { items: bulkDeletions, nextPageToken };
-    }),
-  items: (bulkDeletionId, { of = 'run', ...filter } = {}) =>
-    everyItem((page) => services[of].listBulkDeletionItems({ bulkDeletionId, ...filter, ...page })),
-  watch(bulkDeletionId, { of = 'run', signal } = {}) {
+    });
+  },
+  items(bulkDeletionId, { of = 'run', ...options } = {}) {
+    const { request, call } = splitCall(options);
+    return everyItem((page) => services[of].listBulkDeletionItems({ bulkDeletionId, ...request, ...page }, call));
+  },
+  watch(bulkDeletionId, { of = 'run', ...options } = {}) {
+    const call = sharedDeadline(options);
     let shown: string | undefined;
     const open = async function* () {
-      const options = signal ? { signal } : {};
-      for await (const { bulkDeletion } of services[of].watchBulkDeletion({ bulkDeletionId }, options)) {
+      for await (const { bulkDeletion } of services[of].watchBulkDeletion({ bulkDeletionId }, call())) {
         if (!bulkDeletion || keyOf(bulkDeletion) === shown) continue;
         shown = keyOf(bulkDeletion);
         yield bulkDeletion;
@@ -71,8 +77,10 @@ export const makeBulkDeletions = (services: Services): BulkDeletions => ({
     };
     return untilLast(open, hasBulkEnded);
   },
-  async cancel(bulkDeletionId, { of = 'run', reason = '' } = {}) {
-    return present('bulk deletion', (await services[of].cancelBulkDeletion({ bulkDeletionId, reason })).bulkDeletion);
+  async cancel(bulkDeletionId, { of = 'run', reason = '', ...options } = {}) {
+    const request = { bulkDeletionId, reason };
+    const { bulkDeletion } = await services[of].cancelBulkDeletion(request, toTransport(options));
+    return present('bulk deletion', bulkDeletion);
   },
 });
 
@@ -82,12 +90,14 @@ export async function orderBulk(
   of: 'run' | 'job',
   { wait = false, ...options }: BulkDeletionOptions,
   send: (
-    request: Omit<BulkDeletionOptions, 'wait'> & { readonly requestId: string },
+    request: Omit<BulkDeletionOptions, 'wait' | keyof CallOptions> & { readonly requestId: string },
+    call: TransportOptions,
   ) => Promise<{ readonly bulkDeletion?: BulkDeletion | undefined }>,
 ): Promise<BulkDeletion> {
-  const answer = await send({ requestId: newId(), ...options });
+  const { request, call } = splitCall(options);
+  const answer = await send({ requestId: newId(), ...request }, call);
   let bulk = present('bulk deletion', answer.bulkDeletion);
-  if (wait) for await (bulk of bulkDeletions.watch(bulk.id, { of }));
+  if (wait) for await (bulk of bulkDeletions.watch(bulk.id, { of, signal: call.signal }));
   return bulk;
 }
 

@@ -1,9 +1,10 @@
 import { type Deletion, type DeletionMode, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { type CallOptions, sharedDeadline, splitCall, toTransport } from './call-options.ts';
 import type { Services } from './services.ts';
 import { everyChange, everyItem, type PollOptions, present, untilLast } from './streams.ts';
 
 /** Whose deletions: each service keeps those of its own targets. */
-export interface DeletionsOf {
+export interface DeletionsOf extends CallOptions {
   /** `run` by default. */
   readonly of?: 'run' | 'job';
 }
@@ -38,26 +39,29 @@ export const hasSettled = (deletion: Deletion): boolean => SETTLED.has(deletion.
 
 /** Makes `lethe.deletions`. */
 export function makeDeletions(services: Services): Deletions {
-  const get: Deletions['get'] = async (deletionId, { of = 'run' } = {}) =>
-    present('deletion', (await services[of].getDeletion({ deletionId })).deletion);
+  const get: Deletions['get'] = async (deletionId, { of = 'run', ...options } = {}) =>
+    present('deletion', (await services[of].getDeletion({ deletionId }, toTransport(options))).deletion);
   return {
     get,
-    list: ({ of = 'run', targetId = '', mode, ...filter } = {}) =>
-      everyItem(async (page) => {
+    list({ of = 'run', targetId = '', mode, ...options } = {}) {
+      const { request, call } = splitCall(options);
+      return everyItem(async (page) => {
+        const filter = { ...request, ...page };
         const { deletions, nextPageToken } =
           of === 'run'
-            ? await services.run.listDeletions({ ...filter, ...page, runId: targetId, ...(mode ? { mode } : {}) })
-            : await services.job.listDeletions({ ...filter, ...page, jobId: targetId });
+            ? await services.run.listDeletions({ ...filter, runId: targetId, ...(mode ? { mode } : {}) }, call)
+            : await services.job.listDeletions({ ...filter, jobId: targetId }, call);
         return { items: deletions, nextPageToken };
-      }),
+      });
+    },
     watch(deletionId, { of = 'run', ...options } = {}) {
       if (of === 'job') {
-        return everyChange(() => get(deletionId, { of }), versionOf, hasSettled, options);
+        return everyChange((call) => get(deletionId, { of, ...call }), versionOf, hasSettled, options);
       }
-      const { signal } = options;
+      const call = sharedDeadline(options);
       let shown: string | undefined;
       const open = async function* () {
-        for await (const { deletion } of services.run.watchDeletion({ deletionId }, signal ? { signal } : {})) {
+        for await (const { deletion } of services.run.watchDeletion({ deletionId }, call())) {
           if (!deletion || versionOf(deletion) === shown) continue;
           shown = versionOf(deletion);
           yield deletion;
@@ -65,8 +69,9 @@ export function makeDeletions(services: Services): Deletions {
       };
       return untilLast(open, hasSettled);
     },
-    async redrive(deletionId, { of = 'run', reason = '' } = {}) {
-      return present('deletion', (await services[of].redriveDeletion({ deletionId, reason })).deletion);
+    async redrive(deletionId, { of = 'run', reason = '', ...options } = {}) {
+      const { deletion } = await services[of].redriveDeletion({ deletionId, reason }, toTransport(options));
+      return present('deletion', deletion);
     },
   };
 }

@@ -2,7 +2,8 @@ import { create } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import { type Execution, type ExecutionCount, ExecutionSchema, type ExecutionState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { LetheError } from './lethe-error.ts';
+import { type CallOptions, splitCall, toTransport } from './call-options.ts';
+import { LetheError, makeLetheError } from './lethe-error.ts';
 import type { Services } from './services.ts';
 import { everyItem } from './streams.ts';
 
@@ -42,6 +43,8 @@ export interface RecordOptions {
   readonly onProgress?: (recorded: RecordedExecutions) => void;
   /** Stops reading; what was read already is not recorded unless its call is under way. */
   readonly signal?: AbortSignal;
+  /** How long each call may take, in milliseconds; 30,000 by default. */
+  readonly timeoutMs?: number;
 }
 
 /** Execution history. */
@@ -57,21 +60,25 @@ export interface Executions {
     options?: RecordOptions,
   ): Promise<RecordedExecutions>;
   /** Every execution, newest first by start, or creation where there is none. */
-  list(filter?: {
-    readonly workflow?: string;
-    readonly status?: string;
-    readonly state?: ExecutionState;
-    /** Inclusive. */
-    readonly afterTime?: Timestamp;
-    /** Exclusive. */
-    readonly beforeTime?: Timestamp;
-  }): AsyncIterable<Execution>;
+  list(
+    filter?: CallOptions & {
+      readonly workflow?: string;
+      readonly status?: string;
+      readonly state?: ExecutionState;
+      /** Inclusive. */
+      readonly afterTime?: Timestamp;
+      /** Exclusive. */
+      readonly beforeTime?: Timestamp;
+    },
+  ): AsyncIterable<Execution>;
   /** How many there were by day (UTC) and state, over at most 31 days; by default the last 31. */
-  count(query?: {
-    readonly firstDay?: string;
-    readonly lastDay?: string;
-    readonly workflow?: string;
-  }): Promise<readonly ExecutionCount[]>;
+  count(
+    query?: CallOptions & {
+      readonly firstDay?: string;
+      readonly lastDay?: string;
+      readonly workflow?: string;
+    },
+  ): Promise<readonly ExecutionCount[]>;
 }
 
 const MAX_BATCH = 1_000;
@@ -81,13 +88,16 @@ const CONCURRENCY = 4;
 /** Makes `lethe.executions`. */
 export const makeExecutions = (services: Services): Executions => ({
   record: (executions, options = {}) => recordAll(services, executions, options),
-  list: (filter = {}) =>
-    everyItem(async (page) => {
-      const { executions: items, nextPageToken } = await services.run.listExecutions({ ...filter, ...page });
+  list(options = {}) {
+    const { request, call } = splitCall(options);
+    return everyItem(async (page) => {
+      const { executions: items, nextPageToken } = await services.run.listExecutions({ ...request, ...page }, call);
       return { items, nextPageToken };
-    }),
-  async count(query = {}) {
-    return (await services.run.countExecutions(query)).counts;
+    });
+  },
+  async count(options = {}) {
+    const { request, call } = splitCall(options);
+    return (await services.run.countExecutions(request, call)).counts;
   },
 });
 
@@ -97,14 +107,17 @@ async function recordAll(
   options: RecordOptions,
 ): Promise<RecordedExecutions> {
   const { batchSize = MAX_BATCH, maxDelayMs = MAX_DELAY_MS, concurrency = CONCURRENCY, onProgress, signal } = options;
+  const callOptions = toTransport(options);
   let recorded: RecordedExecutions = { created: 0, updated: 0, expired: 0 };
   let failure: { readonly error: unknown } | undefined;
   const underWay = new Set<Promise<void>>();
   const send = async (batch: readonly NewExecution[], first: number): Promise<void> => {
     try {
       const executions = batch.map((execution) => create(ExecutionSchema, { id: newId(), ...execution }));
-      const options = signal ? { signal } : {};
-      const { createdCount, updatedCount, expiredIds } = await services.run.recordExecutions({ executions }, options);
+      const { createdCount, updatedCount, expiredIds } = await services.run.recordExecutions(
+        { executions },
+        callOptions,
+      );
       recorded = {
         created: recorded.created + createdCount,
         updated: recorded.updated + updatedCount,
@@ -188,7 +201,7 @@ function placedInSource(error: unknown, first: number): unknown {
     field: field.replace(PLACE, placed),
     description: placed(description),
   }));
-  return new LetheError(error.code, error.reason, placed(error.message), {
+  return makeLetheError(error.code, error.reason, placed(error.message), {
     metadata: { ...error.metadata, fields: violations.map(({ field }) => field).join(',') },
     violations,
     cause: error,

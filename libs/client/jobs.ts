@@ -6,12 +6,13 @@ import { type Artifact, type ArtifactKind, type Job, JobState } from '#gen/lethe
 import type { JobFilterSchema, SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview } from './bulk-deletions.ts';
+import { type CallOptions, splitCall, toTransport } from './call-options.ts';
 import { type Deletions, hasSettled } from './deletions.ts';
 import type { Services } from './services.ts';
 import { everyChange, everyItem, type PollOptions, present } from './streams.ts';
 
 /** What a job is to be. */
-export interface NewJob {
+export interface NewJob extends CallOptions {
   readonly displayName?: string;
   /** The run whose effect the job is: hidden, compensated and purged with it. */
   readonly runId?: string;
@@ -22,7 +23,7 @@ export interface NewJob {
 }
 
 /** How a job is to be deleted. */
-export interface DeleteJobOptions {
+export interface DeleteJobOptions extends CallOptions {
   /** Why, for the audit. */
   readonly reason?: string;
   /** By default one of its own. The same one again answers with the same deletion. */
@@ -42,51 +43,52 @@ export interface ArtifactName {
 }
 
 /** How an artifact is uploaded. */
-export interface UploadOptions extends ArtifactName {
+export interface UploadOptions extends ArtifactName, CallOptions {
   readonly contentType?: string;
   /** The lease of the worker that uploads; without one only INPUT is taken. */
   readonly leaseToken?: bigint;
   /** How long the whole upload may take, in milliseconds; an hour by default. */
-  readonly timeoutMs?: number;
-  readonly signal?: AbortSignal;
+  readonly timeoutMs?: number | undefined;
 }
 
 /** Transcription jobs and their artifacts. */
 export interface Jobs {
   create(job?: NewJob): Promise<Job>;
-  get(jobId: string, options?: { readonly showDeleted?: boolean }): Promise<Job>;
+  get(jobId: string, options?: CallOptions & { readonly showDeleted?: boolean }): Promise<Job>;
   /** Every job, newest first. */
-  list(filter?: {
-    readonly state?: JobState;
-    readonly runId?: string;
-    readonly minCreateTime?: Timestamp;
-    readonly maxCreateTime?: Timestamp;
-    readonly showDeleted?: boolean;
-  }): AsyncIterable<Job>;
+  list(
+    filter?: CallOptions & {
+      readonly state?: JobState;
+      readonly runId?: string;
+      readonly minCreateTime?: Timestamp;
+      readonly maxCreateTime?: Timestamp;
+      readonly showDeleted?: boolean;
+    },
+  ): AsyncIterable<Job>;
   /** The job now and after each change, until it has ended. JOB_NOT_FOUND when it is deleted meanwhile. */
   watch(jobId: string, options?: PollOptions): AsyncIterable<Job>;
-  cancel(jobId: string, options?: { readonly reason?: string; readonly etag?: string }): Promise<Job>;
+  cancel(jobId: string, options?: CallOptions & { readonly reason?: string; readonly etag?: string }): Promise<Job>;
   /** Sends the body as it comes, never whole in memory; the artifact exists when this resolves and not before. */
   upload(jobId: string, options: UploadOptions, body: AsyncIterable<Uint8Array>): Promise<Artifact>;
   /** The artifact's description, and its bytes as they come; a body that ends well was whole. */
   download(
     jobId: string,
-    options: ArtifactName & { readonly showDeleted?: boolean; readonly signal?: AbortSignal },
+    options: ArtifactName & CallOptions & { readonly showDeleted?: boolean },
   ): Promise<{ readonly artifact: Artifact; readonly body: AsyncIterable<Uint8Array> }>;
   /** Every artifact by kind and name. */
   artifacts(
     jobId: string,
-    filter?: { readonly kind?: ArtifactKind; readonly showDeleted?: boolean },
+    filter?: CallOptions & { readonly kind?: ArtifactKind; readonly showDeleted?: boolean },
   ): AsyncIterable<Artifact>;
   /** What a deletion would take. Nothing is changed; the answer has no id. */
-  previewDelete(jobId: string): Promise<Deletion>;
+  previewDelete(jobId: string, options?: CallOptions): Promise<Deletion>;
   /**
    * Deletes a finished job for good and waits until nothing is left of it. The deletion is the receipt: COMPLETE when
    * everything is gone, STUCK when something could not be removed, any other state when the wait was over first.
    */
   delete(jobId: string, options?: DeleteJobOptions): Promise<Deletion | undefined>;
   /** How many jobs deleteAll would take now, how many of them it would skip and why, and the newest ten. */
-  previewDeleteAll(filter: JobFilter): Promise<BulkDeletionPreview>;
+  previewDeleteAll(filter: JobFilter, options?: CallOptions): Promise<BulkDeletionPreview>;
   /** Deletes every job that matches, as one durable operation; see `lethe.bulkDeletions` with `of: 'job'`. */
   deleteAll(filter: JobFilter, options: BulkDeletionOptions): Promise<BulkDeletion>;
 }
@@ -95,7 +97,7 @@ export interface Jobs {
 export type JobFilter = MessageInitShape<typeof JobFilterSchema>;
 
 /** What is to be swept. */
-export interface SweepOptions {
+export interface SweepOptions extends CallOptions {
   /** Absent: every tenant. */
   readonly tenantIds?: readonly string[];
   /** Count only, remove nothing. */
@@ -121,27 +123,32 @@ export const hasEnded = (job: Job): boolean => FINAL.has(job.state);
 
 /** Makes `lethe.jobs`. */
 export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions: BulkDeletions): Jobs => ({
-  async create({ taskNames = [], ...job } = {}) {
+  async create({ taskNames = [], ...options } = {}) {
+    const { request: job, call } = splitCall(options);
     const request = { requestId: newId(), ...job, taskNames: [...taskNames] };
-    return present('job', (await services.job.createJob(request)).job);
+    return present('job', (await services.job.createJob(request, call)).job);
   },
   async get(jobId, options = {}) {
-    return present('job', (await services.job.getJob({ jobId, ...options })).job);
+    const { request, call } = splitCall(options);
+    return present('job', (await services.job.getJob({ jobId, ...request }, call)).job);
   },
-  list: (filter = {}) =>
-    everyItem(async (page) => {
-      const { jobs, nextPageToken } = await services.job.listJobs({ ...filter, ...page });
+  list(options = {}) {
+    const { request, call } = splitCall(options);
+    return everyItem(async (page) => {
+      const { jobs, nextPageToken } = await services.job.listJobs({ ...request, ...page }, call);
       return { items: jobs, nextPageToken };
-    }),
+    });
+  },
   watch: (jobId, options) =>
     everyChange(
-      async () => present('job', (await services.job.getJob({ jobId })).job),
+      async (call) => present('job', (await services.job.getJob({ jobId }, call)).job),
       (job) => job.etag,
       hasEnded,
       options,
     ),
   async cancel(jobId, options = {}) {
-    return present('job', (await services.job.cancelJob({ jobId, ...options })).job);
+    const { request, call } = splitCall(options);
+    return present('job', (await services.job.cancelJob({ jobId, ...request }, call)).job);
   },
   async upload(jobId, { timeoutMs = UPLOAD_TIMEOUT_MS, signal, ...header }, body) {
     const parts = async function* () {
@@ -152,11 +159,14 @@ export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions
         }
       }
     };
-    const options = { timeoutMs, ...(signal ? { signal } : {}) };
-    return present('artifact', (await services.job.uploadArtifact(parts(), options)).artifact);
+    return present(
+      'artifact',
+      (await services.job.uploadArtifact(parts(), toTransport({ timeoutMs, signal }))).artifact,
+    );
   },
-  async download(jobId, { signal, ...artifact }) {
-    const stream = services.job.downloadArtifact({ jobId, ...artifact }, signal ? { signal } : {});
+  async download(jobId, options) {
+    const { request, call } = splitCall(options);
+    const stream = services.job.downloadArtifact({ jobId, ...request }, call);
     const parts = stream[Symbol.asyncIterator]();
     const first = await parts.next();
     const described = !first.done && first.value.part.case === 'artifact' ? first.value.part.value : undefined;
@@ -167,31 +177,36 @@ export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions
     };
     return { artifact: present('artifact', described), body: body() };
   },
-  artifacts: (jobId, filter = {}) =>
-    everyItem(async (page) => {
-      const { artifacts, nextPageToken } = await services.job.listArtifacts({ jobId, ...filter, ...page });
+  artifacts(jobId, options = {}) {
+    const { request, call } = splitCall(options);
+    return everyItem(async (page) => {
+      const { artifacts, nextPageToken } = await services.job.listArtifacts({ jobId, ...request, ...page }, call);
       return { items: artifacts, nextPageToken };
-    }),
-  async previewDelete(jobId) {
-    return present('deletion', (await services.job.deleteJob({ jobId, validateOnly: true })).deletion);
+    });
+  },
+  async previewDelete(jobId, options = {}) {
+    const { deletion } = await services.job.deleteJob({ jobId, validateOnly: true }, toTransport(options));
+    return present('deletion', deletion);
   },
   async delete(jobId, { waitMs = DELETE_WAIT_MS, ...options } = {}) {
-    let { deletion } = await services.job.deleteJob({ requestId: newId(), jobId, ...options });
+    const { request, call } = splitCall(options);
+    let { deletion } = await services.job.deleteJob({ requestId: newId(), jobId, ...request }, call);
     if (!deletion || waitMs === 0 || hasSettled(deletion)) return deletion;
-    const signal = AbortSignal.timeout(waitMs);
+    const waited = AbortSignal.timeout(waitMs);
+    const signal = call.signal ? AbortSignal.any([call.signal, waited]) : waited;
     try {
       for await (deletion of deletions.watch(deletion.id, { of: 'job', pollMs: DELETE_POLL_MS, signal }));
     } catch (error) {
       // The wait is over; what was committed goes on, and the deletion says how far it is.
-      if (!signal.aborted) throw error;
+      if (!waited.aborted || call.signal?.aborted) throw error;
     }
     return deletion;
   },
-  async previewDeleteAll(filter) {
-    return presentPreview(await services.job.deleteJobs({ filter, validateOnly: true }));
+  async previewDeleteAll(filter, options = {}) {
+    return presentPreview(await services.job.deleteJobs({ filter, validateOnly: true }, toTransport(options)));
   },
   deleteAll: (filter, options) =>
-    orderBulk(bulkDeletions, 'job', options, (order) => services.job.deleteJobs({ filter, ...order })),
+    orderBulk(bulkDeletions, 'job', options, (order, call) => services.job.deleteJobs({ filter, ...order }, call)),
 });
 
 /** Compares store and jobs, tenant by tenant; the summary comes last. */
@@ -204,13 +219,17 @@ export const sweepOrphans = (
     reason = '',
     maxSharePercent = 0,
     tenantsWithoutJobs = false,
+    ...options
   }: SweepOptions,
 ): AsyncIterable<SweepOrphansResponse> =>
-  services.job.sweepOrphans({
-    ...(tenantIds ? { tenantIds: [...tenantIds] } : { allTenants: true }),
-    ...(minAgeSeconds === undefined ? {} : { minAge: { seconds: BigInt(minAgeSeconds), nanos: 0 } }),
-    validateOnly,
-    reason,
-    maxSharePercent,
-    tenantsWithoutJobs,
-  });
+  services.job.sweepOrphans(
+    {
+      ...(tenantIds ? { tenantIds: [...tenantIds] } : { allTenants: true }),
+      ...(minAgeSeconds === undefined ? {} : { minAge: { seconds: BigInt(minAgeSeconds), nanos: 0 } }),
+      validateOnly,
+      reason,
+      maxSharePercent,
+      tenantsWithoutJobs,
+    },
+    toTransport(options),
+  );

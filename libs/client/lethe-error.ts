@@ -16,11 +16,11 @@ export interface LetheErrorDetails {
 }
 
 /**
- * The one error of the SDK: what a refused or failed call told. `reason` is stable and made for programs, `message`
- * for people; where a service gave no reason it is the name of the status code, e.g. `UNAVAILABLE`.
+ * What every failed call throws, as the class of its family. `reason` is stable and meant for programs, `message` for
+ * people. Where a service gave no reason it is the name of the status code, e.g. `UNAVAILABLE`.
  */
 export class LetheError extends Error {
-  override readonly name = 'LetheError';
+  override readonly name: string = 'LetheError';
   readonly code: StatusName;
   readonly reason: string;
   /** Every variable of the message. */
@@ -40,6 +40,94 @@ export class LetheError extends Error {
   }
 }
 
+/** NOT_FOUND: it never existed, is purged, or belongs to another tenant. */
+export class NotFoundError extends LetheError {
+  override readonly name = 'NotFoundError';
+}
+
+/** INVALID_ARGUMENT: the request is wrong; `fields` and `violations` name every wrong field. */
+export class InvalidArgumentError extends LetheError {
+  override readonly name = 'InvalidArgumentError';
+
+  /** The names of the wrong fields, e.g. `run_id`. */
+  get fields(): readonly string[] {
+    return this.violations.map(({ field }) => field);
+  }
+}
+
+/** UNAUTHENTICATED: there is no token, or it is not valid. */
+export class UnauthenticatedError extends LetheError {
+  override readonly name = 'UnauthenticatedError';
+}
+
+/** PERMISSION_DENIED: the token is valid and may not do this. */
+export class PermissionError extends LetheError {
+  override readonly name = 'PermissionError';
+}
+
+/** FAILED_PRECONDITION: the state of the thing forbids it, e.g. JOB_NOT_TERMINAL. */
+export class FailedPreconditionError extends LetheError {
+  override readonly name = 'FailedPreconditionError';
+}
+
+/** ABORTED or ALREADY_EXISTS: somebody else was faster, e.g. ETAG_MISMATCH or OPERATION_IN_PROGRESS. Read again. */
+export class ConflictError extends LetheError {
+  override readonly name = 'ConflictError';
+}
+
+/** RESOURCE_EXHAUSTED: too many calls or too large a message; see `retryAfterMs`. */
+export class ResourceExhaustedError extends LetheError {
+  override readonly name = 'ResourceExhaustedError';
+}
+
+/** UNAVAILABLE: a service, or something it needs, does not answer. The call was retried already. */
+export class UnavailableError extends LetheError {
+  override readonly name = 'UnavailableError';
+}
+
+/** DEADLINE_EXCEEDED: `timeoutMs` was over before the answer. The call may have been carried out. */
+export class DeadlineExceededError extends LetheError {
+  override readonly name = 'DeadlineExceededError';
+}
+
+/** CANCELLED: the caller's signal ended the call. It may have been carried out. */
+export class CancelledError extends LetheError {
+  override readonly name = 'CancelledError';
+}
+
+/** INTERNAL, DATA_LOSS, UNKNOWN and the like: something is broken; `metadata.incident_id` is in the service's log. */
+export class InternalError extends LetheError {
+  override readonly name = 'InternalError';
+}
+
+const CLASS_OF_CODE = {
+  OK: InternalError,
+  CANCELLED: CancelledError,
+  UNKNOWN: InternalError,
+  INVALID_ARGUMENT: InvalidArgumentError,
+  DEADLINE_EXCEEDED: DeadlineExceededError,
+  NOT_FOUND: NotFoundError,
+  ALREADY_EXISTS: ConflictError,
+  PERMISSION_DENIED: PermissionError,
+  RESOURCE_EXHAUSTED: ResourceExhaustedError,
+  FAILED_PRECONDITION: FailedPreconditionError,
+  ABORTED: ConflictError,
+  OUT_OF_RANGE: InvalidArgumentError,
+  UNIMPLEMENTED: InternalError,
+  INTERNAL: InternalError,
+  UNAVAILABLE: UnavailableError,
+  DATA_LOSS: InternalError,
+  UNAUTHENTICATED: UnauthenticatedError,
+} as const satisfies Record<StatusName, typeof LetheError>;
+
+/** The error of a status code, as the class of its family. */
+export const makeLetheError = (
+  code: StatusName,
+  reason: string,
+  message: string,
+  details: LetheErrorDetails = {},
+): LetheError => new CLASS_OF_CODE[code](code, reason, message, details);
+
 /** Whether an error is a LetheError with this reason. */
 export const hasReason = (error: unknown, reason: string): error is LetheError =>
   error instanceof LetheError && error.reason === reason;
@@ -52,7 +140,7 @@ export function toLetheError(error: unknown): LetheError {
   const [info] = failed.findDetails(ErrorInfoSchema);
   const violations = failed.findDetails(BadRequestSchema).flatMap(({ fieldViolations }) => fieldViolations);
   const retryDelay = failed.findDetails(RetryInfoSchema)[0]?.retryDelay;
-  return new LetheError(code, info?.reason ?? code, failed.rawMessage, {
+  return makeLetheError(code, info?.reason ?? code, failed.rawMessage, {
     metadata: info?.metadata ?? {},
     violations: violations.map(({ field, description }) => ({ field, description })),
     retryAfterMs: retryDelay && Number(retryDelay.seconds) * 1_000 + retryDelay.nanos / 1_000_000,
@@ -91,7 +179,7 @@ function toPlacedError(error: unknown, place: Place | undefined): LetheError {
   const failed = toLetheError(error);
   if (!place || failed.code !== 'UNAVAILABLE' || failed.reason !== failed.code) return failed;
   const { service, address } = place;
-  return new LetheError(failed.code, failed.reason, `The ${service} service at ${address} does not answer.`, {
+  return makeLetheError(failed.code, failed.reason, `The ${service} service at ${address} does not answer.`, {
     metadata: { service, address },
     retryAfterMs: failed.retryAfterMs,
     cause: failed.cause,

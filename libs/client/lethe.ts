@@ -5,13 +5,30 @@ import { type BulkDeletions, makeBulkDeletions } from './bulk-deletions.ts';
 import { type Deletions, makeDeletions } from './deletions.ts';
 import { type Environments, makeEnvironments } from './environments.ts';
 import { type Executions, makeExecutions } from './executions.ts';
+import { type Incidents, makeIncidents } from './incidents.ts';
 import { type Jobs, makeJobs, type SweepOptions, sweepOrphans } from './jobs.ts';
 import { makeParticipants, type Participants } from './participants.ts';
 import { makeRetention, type Retention } from './retention.ts';
 import { makeRuns, type Runs } from './runs.ts';
 import { type Addresses, connectServices, type Services } from './services.ts';
 
-export { hasReason, LetheError, type StatusName, toLetheError } from './lethe-error.ts';
+export {
+  CancelledError,
+  ConflictError,
+  DeadlineExceededError,
+  FailedPreconditionError,
+  hasReason,
+  InternalError,
+  InvalidArgumentError,
+  LetheError,
+  NotFoundError,
+  PermissionError,
+  ResourceExhaustedError,
+  type StatusName,
+  toLetheError,
+  UnauthenticatedError,
+  UnavailableError,
+} from './lethe-error.ts';
 
 /**
  * Where the services are, and who calls: a bearer token, or a credential that gives the one of each call. With `tls` the
@@ -31,6 +48,7 @@ export interface Lethe {
   readonly bulkDeletions: BulkDeletions;
   readonly environments: Environments;
   readonly executions: Executions;
+  readonly incidents: Incidents;
   readonly participants: Participants;
   readonly retention: Retention;
   readonly orphans: {
@@ -56,6 +74,7 @@ export function createLethe({ token, credential, tls, ...addresses }: LetheOptio
     bulkDeletions,
     environments: makeEnvironments(services),
     executions: makeExecutions(services),
+    incidents: makeIncidents(services),
     participants: makeParticipants(services),
     retention: makeRetention(services),
     orphans: { sweep: (options) => sweepOrphans(services, options) },

@@ -12,6 +12,7 @@ import type {
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { ResolveRetentionResponse, UnplannedTenant } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { type CallOptions, splitCall, toTransport } from './call-options.ts';
 import type { Services } from './services.ts';
 import { everyItem, present } from './streams.ts';
 
@@ -26,7 +27,7 @@ export interface NewPlanWindow {
 }
 
 /** Windows to record for a plan. Subjects that are not named keep their windows. */
-export interface PlanUpdate {
+export interface PlanUpdate extends CallOptions {
   readonly windows: readonly NewPlanWindow[];
   readonly reason: string;
   /** Only if the plan still has this etag. */
@@ -45,10 +46,10 @@ export interface Forecast {
 /** The plans, their windows and their history. */
 export interface Plans {
   /** All plans by name, with the windows in force. */
-  list(): AsyncIterable<Plan>;
-  get(name: string): Promise<Plan>;
+  list(options?: CallOptions): AsyncIterable<Plan>;
+  get(name: string, options?: CallOptions): Promise<Plan>;
   /** Every window ever recorded for a plan, newest first. For platform. */
-  history(name: string): AsyncIterable<PlanWindow>;
+  history(name: string, options?: CallOptions): AsyncIterable<PlanWindow>;
   /** Records windows. A window that is already in force adds nothing. For platform. */
   update(name: string, update: PlanUpdate): Promise<Plan>;
   /** The plan as the update would leave it, and what the next purge would then remove. Changes nothing. */
@@ -57,23 +58,25 @@ export interface Plans {
 
 /** Makes `lethe.retention.plans`. */
 export function makePlans(services: Services): Plans {
-  const send = async (name: string, { windows, ...update }: PlanUpdate, validateOnly: boolean) => {
+  const send = async (name: string, { windows, ...options }: PlanUpdate, validateOnly: boolean) => {
+    const { request: update, call } = splitCall(options);
     const request = { requestId: newId(), ...update, name, windows: windows.map((window) => ({ ...window })) };
-    const { plan, forecasts } = await services.retention.updatePlan({ ...request, validateOnly });
+    const { plan, forecasts } = await services.retention.updatePlan({ ...request, validateOnly }, call);
     return { plan: present('plan', plan), forecasts };
   };
   return {
-    list: () =>
+    list: (options = {}) =>
       everyItem(async (page) => {
-        const { plans, nextPageToken } = await services.retention.listPlans(page);
+        const { plans, nextPageToken } = await services.retention.listPlans(page, toTransport(options));
         return { items: plans, nextPageToken };
       }),
-    async get(name) {
-      return present('plan', (await services.retention.getPlan({ name })).plan);
+    async get(name, options = {}) {
+      return present('plan', (await services.retention.getPlan({ name }, toTransport(options))).plan);
     },
-    history: (name) =>
+    history: (name, options = {}) =>
       everyItem(async (page) => {
-        const { windows, nextPageToken } = await services.retention.listPlanWindows({ name, ...page });
+        const call = toTransport(options);
+        const { windows, nextPageToken } = await services.retention.listPlanWindows({ name, ...page }, call);
         return { items: windows, nextPageToken };
       }),
     update: async (name, update) => (await send(name, update, false)).plan,
@@ -82,7 +85,7 @@ export function makePlans(services: Services): Plans {
 }
 
 /** Which plan a tenant has from when on. */
-export interface NewTenantPlan {
+export interface NewTenantPlan extends CallOptions {
   /** A plan's name; null for no plan, under which everything is kept. */
   readonly plan: string | null;
   /** Default: now, by the database's clock. */
@@ -101,50 +104,56 @@ export interface TenantPlans {
   /** The entry as it would be, and what the next purge would then remove. Changes nothing. */
   previewSet(tenantId: string, plan: NewTenantPlan): Promise<Forecast & { readonly tenantPlan: TenantPlan }>;
   /** The plan in force, by default of the caller's own tenant. */
-  get(tenantId?: string): Promise<TenantPlan>;
+  get(tenantId?: string, options?: CallOptions): Promise<TenantPlan>;
   /** The plans in force by tenant; with showHistory every entry of one tenant, newest first. */
-  list(filter?: {
-    readonly tenantId?: string;
-    readonly planName?: string;
-    readonly showHistory?: boolean;
-  }): AsyncIterable<TenantPlan>;
+  list(
+    filter?: CallOptions & {
+      readonly tenantId?: string;
+      readonly planName?: string;
+      readonly showHistory?: boolean;
+    },
+  ): AsyncIterable<TenantPlan>;
   /** How long a tenant's data is kept and why, now or at another instant. */
-  resolve(tenantId?: string, atTime?: Timestamp): Promise<ResolveRetentionResponse>;
+  resolve(tenantId?: string, atTime?: Timestamp, options?: CallOptions): Promise<ResolveRetentionResponse>;
   /** Tenants that have data and neither a plan nor a policy, so that nothing of theirs is ever purged. For platform. */
-  unplanned(): AsyncIterable<UnplannedTenant>;
+  unplanned(options?: CallOptions): AsyncIterable<UnplannedTenant>;
 }
 
 /** Makes `lethe.retention.tenants`. */
 export function makeTenantPlans(services: Services): TenantPlans {
-  const send = async (tenantId: string, { plan, ...entry }: NewTenantPlan, validateOnly: boolean) => {
+  const send = async (tenantId: string, { plan, ...options }: NewTenantPlan, validateOnly: boolean) => {
+    const { request: entry, call } = splitCall(options);
     const bought = plan === null ? { noPlan: true } : { planName: plan };
     const request = { requestId: newId(), ...entry, ...bought, tenantId, validateOnly };
-    const { tenantPlan, forecasts } = await services.retention.setTenantPlan(request);
+    const { tenantPlan, forecasts } = await services.retention.setTenantPlan(request, call);
     return { tenantPlan: present('plan', tenantPlan), forecasts };
   };
   return {
     set: async (tenantId, plan) => (await send(tenantId, plan, false)).tenantPlan,
     previewSet: (tenantId, plan) => send(tenantId, plan, true),
-    async get(tenantId = '') {
-      return present('plan', (await services.retention.getTenantPlan({ tenantId })).tenantPlan);
+    async get(tenantId = '', options = {}) {
+      const { tenantPlan } = await services.retention.getTenantPlan({ tenantId }, toTransport(options));
+      return present('plan', tenantPlan);
     },
-    list: (filter = {}) =>
-      everyItem(async (page) => {
-        const { tenantPlans, nextPageToken } = await services.retention.listTenantPlans({ ...filter, ...page });
+    list(options = {}) {
+      const { request, call } = splitCall(options);
+      return everyItem(async (page) => {
+        const { tenantPlans, nextPageToken } = await services.retention.listTenantPlans({ ...request, ...page }, call);
         return { items: tenantPlans, nextPageToken };
-      }),
-    resolve: (tenantId = '', atTime) =>
-      services.retention.resolveRetention({ tenantId, ...(atTime ? { atTime } : {}) }),
-    unplanned: () =>
+      });
+    },
+    resolve: (tenantId = '', atTime, options = {}) =>
+      services.retention.resolveRetention({ tenantId, ...(atTime ? { atTime } : {}) }, toTransport(options)),
+    unplanned: (options = {}) =>
       everyItem(async (page) => {
-        const { tenants, nextPageToken } = await services.retention.listUnplannedTenants(page);
+        const { tenants, nextPageToken } = await services.retention.listUnplannedTenants(page, toTransport(options));
         return { items: tenants, nextPageToken };
       }),
   };
 }
 
 /** A tenant's execution policy. What is absent gets its default, also where a policy exists: it is replaced. */
-export interface NewExecutionPolicy {
+export interface NewExecutionPolicy extends CallOptions {
   /** Default: the caller's own tenant. */
   readonly tenantId?: string;
   /** Default: 90. */
@@ -162,35 +171,40 @@ export interface NewExecutionPolicy {
 /** The tenants' execution policies. */
 export interface Policies {
   /** LetheError/EXECUTION_POLICY_NOT_FOUND where the tenant has none. */
-  get(tenantId?: string): Promise<ExecutionPolicy>;
+  get(tenantId?: string, options?: CallOptions): Promise<ExecutionPolicy>;
   /** Creates or replaces a policy. */
   upsert(policy: NewExecutionPolicy): Promise<ExecutionPolicy>;
   /** The policy as it would be, and what the next purge would then remove. Changes nothing. */
   previewUpsert(policy: NewExecutionPolicy): Promise<Forecast & { readonly policy: ExecutionPolicy }>;
   /** Removes a policy; one that does not exist is no error. */
-  delete(options?: { readonly tenantId?: string; readonly etag?: string }): Promise<void>;
+  delete(options?: CallOptions & { readonly tenantId?: string; readonly etag?: string }): Promise<void>;
   /** All policies by tenant: every tenant's for platform, else the caller's own. */
-  list(): AsyncIterable<ExecutionPolicy>;
+  list(options?: CallOptions): AsyncIterable<ExecutionPolicy>;
 }
 
 /** Makes `lethe.retention.policies`. */
 export function makePolicies(services: Services): Policies {
   const send = async (policy: NewExecutionPolicy, validateOnly: boolean) => {
-    const { executionPolicy, forecast } = await services.retention.upsertExecutionPolicy({ ...policy, validateOnly });
+    const { request, call } = splitCall(policy);
+    const answer = await services.retention.upsertExecutionPolicy({ ...request, validateOnly }, call);
+    const { executionPolicy, forecast } = answer;
     return { policy: present('policy', executionPolicy), forecasts: forecast ? [forecast] : [] };
   };
   return {
-    async get(tenantId = '') {
-      return present('policy', (await services.retention.getExecutionPolicy({ tenantId })).executionPolicy);
+    async get(tenantId = '', options = {}) {
+      const { executionPolicy } = await services.retention.getExecutionPolicy({ tenantId }, toTransport(options));
+      return present('policy', executionPolicy);
     },
     upsert: async (policy) => (await send(policy, false)).policy,
     previewUpsert: (policy) => send(policy, true),
     async delete(options = {}) {
-      await services.retention.deleteExecutionPolicy(options);
+      const { request, call } = splitCall(options);
+      await services.retention.deleteExecutionPolicy(request, call);
     },
-    list: () =>
+    list: (options = {}) =>
       everyItem(async (page) => {
-        const { executionPolicies, nextPageToken } = await services.retention.listExecutionPolicies(page);
+        const call = toTransport(options);
+        const { executionPolicies, nextPageToken } = await services.retention.listExecutionPolicies(page, call);
         return { items: executionPolicies, nextPageToken };
       }),
   };
@@ -199,46 +213,51 @@ export function makePolicies(services: Services): Policies {
 /** The catalogue of subjects: what owners hold that ages. For platform. */
 export interface Subjects {
   /** All subjects by name. */
-  list(filter?: { readonly state?: SubjectState }): AsyncIterable<CatalogueSubject>;
+  list(filter?: CallOptions & { readonly state?: SubjectState }): AsyncIterable<CatalogueSubject>;
   /** Confirms that the data set that the subject's owner now reports is the right one. */
-  confirm(name: string, options: { readonly reason: string }): Promise<CatalogueSubject>;
+  confirm(name: string, options: CallOptions & { readonly reason: string }): Promise<CatalogueSubject>;
   /** Takes a subject out of the catalogue whose owner is gone for good. Its rows are not touched. */
-  retire(name: string, options: { readonly reason: string }): Promise<CatalogueSubject>;
+  retire(name: string, options: CallOptions & { readonly reason: string }): Promise<CatalogueSubject>;
 }
 
 /** Makes `lethe.retention.subjects`. */
 export const makeSubjects = (services: Services): Subjects => ({
-  list: (filter = {}) =>
-    everyItem(async (page) => {
-      const { subjects, nextPageToken } = await services.retention.listSubjects({ ...filter, ...page });
+  list(options = {}) {
+    const { request, call } = splitCall(options);
+    return everyItem(async (page) => {
+      const { subjects, nextPageToken } = await services.retention.listSubjects({ ...request, ...page }, call);
       return { items: subjects, nextPageToken };
-    }),
-  async confirm(name, { reason }) {
-    return present('subject', (await services.retention.confirmSubject({ name, reason })).subject);
+    });
   },
-  async retire(name, { reason }) {
-    return present('subject', (await services.retention.retireSubject({ name, reason })).subject);
+  async confirm(name, { reason, ...options }) {
+    return present(
+      'subject',
+      (await services.retention.confirmSubject({ name, reason }, toTransport(options))).subject,
+    );
+  },
+  async retire(name, { reason, ...options }) {
+    return present('subject', (await services.retention.retireSubject({ name, reason }, toTransport(options))).subject);
   },
 });
 
 /** The stop switch: while it is on, nothing is purged by age anywhere. */
 export interface StopSwitch {
-  get(): Promise<PurgeStop>;
+  get(options?: CallOptions): Promise<PurgeStop>;
   /** Stops every purge by age, running ones within a batch. For platform. */
-  stop(options: { readonly reason: string }): Promise<PurgeStop>;
+  stop(options: CallOptions & { readonly reason: string }): Promise<PurgeStop>;
   /** Lifts the stop; waiting purges go on. For platform. */
-  resume(options: { readonly reason: string }): Promise<PurgeStop>;
+  resume(options: CallOptions & { readonly reason: string }): Promise<PurgeStop>;
 }
 
 /** Makes `lethe.retention.stopSwitch`. */
 export const makeStopSwitch = (services: Services): StopSwitch => ({
-  async get() {
-    return present('stop switch', (await services.retention.getPurgeStop({})).stop);
+  async get(options = {}) {
+    return present('stop switch', (await services.retention.getPurgeStop({}, toTransport(options))).stop);
   },
-  async stop({ reason }) {
-    return present('stop switch', (await services.retention.stopPurges({ reason })).stop);
+  async stop({ reason, ...options }) {
+    return present('stop switch', (await services.retention.stopPurges({ reason }, toTransport(options))).stop);
   },
-  async resume({ reason }) {
-    return present('stop switch', (await services.retention.resumePurges({ reason })).stop);
+  async resume({ reason, ...options }) {
+    return present('stop switch', (await services.retention.resumePurges({ reason }, toTransport(options))).stop);
   },
 });

@@ -2,16 +2,17 @@ import type { JsonObject, MessageInitShape } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { BulkDeletion, BulkDeletionPreview } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { type Deletion, DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { type Run, RunState, type RunStep } from '#gen/lethe/run/v1/run_pb.ts';
+import { type Run, RunState, type RunStep, type StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { PreviewPurgeRunResponse, RunFilterSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview } from './bulk-deletions.ts';
+import { type CallOptions, sharedDeadline, splitCall, toTransport } from './call-options.ts';
 import type { Deletions } from './deletions.ts';
 import type { Services } from './services.ts';
 import { everyItem, present, untilLast } from './streams.ts';
 
 /** What a run is to be. */
-export interface NewRun {
+export interface NewRun extends CallOptions {
   readonly workflow: string;
   readonly displayName?: string;
   readonly input?: JsonObject;
@@ -20,7 +21,7 @@ export interface NewRun {
 }
 
 /** How a run ended. */
-export interface RunEnd {
+export interface RunEnd extends CallOptions {
   readonly state: RunState;
   /** Why it failed; required for FAILED. */
   readonly error?: string;
@@ -28,8 +29,19 @@ export interface RunEnd {
   readonly etag?: string;
 }
 
+/** Where a step of a run stands that is done elsewhere. */
+export interface StepRecord extends CallOptions {
+  readonly name: string;
+  /** RUNNING before its action, then COMPLETED or FAILED. */
+  readonly state: StepState;
+  /** The participants that hold its effects. */
+  readonly participants?: readonly string[];
+  /** Why it failed. */
+  readonly error?: string;
+}
+
 /** How a run is to be hidden or brought back. */
-export interface HideRunOptions {
+export interface HideRunOptions extends CallOptions {
   /** Why, for tombstones and audit. */
   readonly reason?: string;
   readonly etag?: string;
@@ -55,7 +67,7 @@ export interface PurgeRunOptions extends HideRunOptions {
 export type RunFilter = MessageInitShape<typeof RunFilterSchema>;
 
 /** What to do to every run that matches. */
-export interface BulkRunOptions {
+export interface BulkRunOptions extends CallOptions {
   /** Hide them, which can be taken back, rather than purge them. */
   readonly hide?: boolean;
   /** Override the age guard. For owners and platform. */
@@ -70,7 +82,7 @@ export interface RunSighting {
 }
 
 /** Why a run is cancelled or gone on with, and in which state of it only. */
-export interface RunOrder {
+export interface RunOrder extends CallOptions {
   /** Why, for the audit. */
   readonly reason?: string;
   readonly etag?: string;
@@ -83,26 +95,29 @@ export interface Runs {
   /** Begins a run of a workflow that Lethe does; resolves when its first step is committed. */
   start(run: NewRun): Promise<Run>;
   /** The run now and after each change, until it has ended. Survives a lost connection. */
-  watch(
-    runId: string,
-    options?: { readonly showDeleted?: boolean; readonly signal?: AbortSignal },
-  ): AsyncIterable<RunSighting>;
+  watch(runId: string, options?: CallOptions & { readonly showDeleted?: boolean }): AsyncIterable<RunSighting>;
   /** Every step that has begun, in order. */
-  steps(runId: string, options?: { readonly showDeleted?: boolean }): AsyncIterable<RunStep>;
+  steps(runId: string, options?: CallOptions & { readonly showDeleted?: boolean }): AsyncIterable<RunStep>;
   /** Stops a running run and compensates it; resolves when that is committed. */
   cancel(runId: string, order?: RunOrder): Promise<Run>;
   /** Gives a run whose compensation is parked its attempts anew; resolves when that is committed. */
   retry(runId: string, order?: RunOrder): Promise<Run>;
+  /** Records a step of a run that `create` opened. */
+  recordStep(runId: string, step: StepRecord): Promise<RunStep>;
   finish(runId: string, end: RunEnd): Promise<Run>;
-  get(runId: string, options?: { readonly showDeleted?: boolean }): Promise<Run>;
+  /** Says that a run failed whose effects are to be compensated; resolves when that is committed. */
+  fail(runId: string, failure: CallOptions & { readonly error: string; readonly etag?: string }): Promise<Run>;
+  get(runId: string, options?: CallOptions & { readonly showDeleted?: boolean }): Promise<Run>;
   /** Every run, newest first. */
-  list(filter?: {
-    readonly state?: RunState;
-    readonly workflow?: string;
-    readonly minCreateTime?: Timestamp;
-    readonly maxCreateTime?: Timestamp;
-    readonly showDeleted?: boolean;
-  }): AsyncIterable<Run>;
+  list(
+    filter?: CallOptions & {
+      readonly state?: RunState;
+      readonly workflow?: string;
+      readonly minCreateTime?: Timestamp;
+      readonly maxCreateTime?: Timestamp;
+      readonly showDeleted?: boolean;
+    },
+  ): AsyncIterable<Run>;
   /** Hides the run; the deletion hides the rest and is undefined where allowMissing let a missing run pass. */
   delete(
     runId: string,
@@ -114,7 +129,7 @@ export interface Runs {
     options?: HideRunOptions,
   ): Promise<{ readonly run: Run; readonly deletion: Deletion | undefined }>;
   /** What a purge would take in every service, and what forbids it. */
-  preview(runId: string): Promise<PreviewPurgeRunResponse>;
+  preview(runId: string, options?: CallOptions): Promise<PreviewPurgeRunResponse>;
   /** Removes the run for good from every service. */
   purge(runId: string, options: PurgeRunOptions): Promise<Deletion | undefined>;
   /** How many runs purgeAll would take now, how many of them it would skip and why, and the newest ten. */
@@ -128,16 +143,19 @@ const UNDER_WAY: ReadonlySet<RunState> = new Set([RunState.RUNNING, RunState.COM
 /** Makes `lethe.runs`. */
 export const makeRuns = (services: Services, deletions: Deletions, bulkDeletions: BulkDeletions): Runs => ({
   async create(run) {
-    return present('run', (await services.run.createRun({ requestId: newId(), ...run })).run);
+    const { request, call } = splitCall(run);
+    return present('run', (await services.run.createRun({ requestId: newId(), ...request }, call)).run);
   },
   async start(run) {
-    return present('run', (await services.run.startRun({ requestId: newId(), ...run })).run);
+    const { request, call } = splitCall(run);
+    return present('run', (await services.run.startRun({ requestId: newId(), ...request }, call)).run);
   },
-  watch(runId, { signal, ...options } = {}) {
+  watch(runId, { signal, timeoutMs, ...options } = {}) {
+    const call = sharedDeadline({ signal, timeoutMs });
     const steps = new Map<string, RunStep>();
     let shown: string | undefined;
     const open = async function* () {
-      for await (const seen of services.run.watchRun({ runId, ...options }, signal ? { signal } : {})) {
+      for await (const seen of services.run.watchRun({ runId, ...options }, call())) {
         const run = present('run', seen.run);
         for (const step of seen.steps) steps.set(step.name, step);
         if (run.etag === shown) continue;
@@ -147,51 +165,72 @@ export const makeRuns = (services: Services, deletions: Deletions, bulkDeletions
     };
     return untilLast(open, ({ run }) => !UNDER_WAY.has(run.state));
   },
-  steps: (runId, options = {}) =>
-    everyItem(async (page) => {
-      const { steps, nextPageToken } = await services.run.listRunSteps({ runId, ...options, ...page });
+  steps(runId, options = {}) {
+    const { request, call } = splitCall(options);
+    return everyItem(async (page) => {
+      const { steps, nextPageToken } = await services.run.listRunSteps({ runId, ...request, ...page }, call);
       return { items: steps, nextPageToken };
-    }),
+    });
+  },
   async cancel(runId, order = {}) {
-    return present('run', (await services.run.cancelRun({ runId, ...order })).run);
+    const { request, call } = splitCall(order);
+    return present('run', (await services.run.cancelRun({ runId, ...request }, call)).run);
   },
   async retry(runId, order = {}) {
-    return present('run', (await services.run.retryRun({ runId, ...order })).run);
+    const { request, call } = splitCall(order);
+    return present('run', (await services.run.retryRun({ runId, ...request }, call)).run);
+  },
+  async recordStep(runId, { participants = [], ...step }) {
+    const { request, call } = splitCall(step);
+    const record = { runId, ...request, participants: [...participants] };
+    return present('step', (await services.run.recordStep(record, call)).step);
   },
   async finish(runId, end) {
-    return present('run', (await services.run.finishRun({ runId, ...end })).run);
+    const { request, call } = splitCall(end);
+    return present('run', (await services.run.finishRun({ runId, ...request }, call)).run);
+  },
+  async fail(runId, failure) {
+    const { request, call } = splitCall(failure);
+    return present('run', (await services.run.failRun({ runId, ...request }, call)).run);
   },
   async get(runId, options = {}) {
-    return present('run', (await services.run.getRun({ runId, ...options })).run);
+    const { request, call } = splitCall(options);
+    return present('run', (await services.run.getRun({ runId, ...request }, call)).run);
   },
-  list: (filter = {}) =>
-    everyItem(async (page) => {
-      const { runs, nextPageToken } = await services.run.listRuns({ ...filter, ...page });
+  list(options = {}) {
+    const { request, call } = splitCall(options);
+    return everyItem(async (page) => {
+      const { runs, nextPageToken } = await services.run.listRuns({ ...request, ...page }, call);
       return { items: runs, nextPageToken };
-    }),
+    });
+  },
   async delete(runId, options = {}) {
-    const { run, deletion } = await services.run.deleteRun({ ...requestIdOf(options), runId, ...options });
+    const { request, call } = splitCall(options);
+    const { run, deletion } = await services.run.deleteRun({ ...requestIdOf(options), runId, ...request }, call);
     return { run, deletion };
   },
   async undelete(runId, options = {}) {
-    const { run, deletion } = await services.run.undeleteRun({ ...requestIdOf(options), runId, ...options });
+    const { request, call } = splitCall(options);
+    const { run, deletion } = await services.run.undeleteRun({ ...requestIdOf(options), runId, ...request }, call);
     return { run: present('run', run), deletion };
   },
-  async preview(runId) {
-    return services.run.previewPurgeRun({ runId });
+  async preview(runId, options = {}) {
+    return services.run.previewPurgeRun({ runId }, toTransport(options));
   },
   async purge(runId, { wait = false, ...options }) {
-    let { deletion } = await services.run.purgeRun({ ...requestIdOf(options), runId, ...options });
+    const { request, call } = splitCall(options);
+    let { deletion } = await services.run.purgeRun({ ...requestIdOf(options), runId, ...request }, call);
     if (!wait || !deletion?.id) return deletion;
-    for await (deletion of deletions.watch(deletion.id));
+    for await (deletion of deletions.watch(deletion.id, { signal: call.signal }));
     return deletion;
   },
-  async previewPurgeAll(filter, { hide = false, force = false } = {}) {
-    return presentPreview(await services.run.purgeRuns({ filter, mode: bulkModeOf(hide), force, validateOnly: true }));
+  async previewPurgeAll(filter, { hide = false, force = false, ...options } = {}) {
+    const request = { filter, mode: bulkModeOf(hide), force, validateOnly: true };
+    return presentPreview(await services.run.purgeRuns(request, toTransport(options)));
   },
   purgeAll: (filter, { hide = false, force = false, ...options }) =>
-    orderBulk(bulkDeletions, 'run', options, (order) =>
-      services.run.purgeRuns({ filter, mode: bulkModeOf(hide), force, ...order }),
+    orderBulk(bulkDeletions, 'run', options, (order, call) =>
+      services.run.purgeRuns({ filter, mode: bulkModeOf(hide), force, ...order }, call),
     ),
 });
 

@@ -7,7 +7,7 @@ import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { StatusService } from '#gen/lethe/status/v1/status_service_pb.ts';
 import { type ClientOptions, type Connection, connect } from '#libs/grpc/client.ts';
 import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
-import { LetheError, withLetheErrors } from './lethe-error.ts';
+import { makeLetheError, withLetheErrors } from './lethe-error.ts';
 
 /** The services that the SDK can call. */
 export const SERVICE_NAMES = ['run', 'job', 'incident', 'retention'] as const;
@@ -34,7 +34,7 @@ function connectWith(options: ClientOptions): Connection {
     return connect(options);
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
-    throw new LetheError('FAILED_PRECONDITION', 'CERTIFICATE_UNUSABLE', message, { cause: error });
+    throw makeLetheError('FAILED_PRECONDITION', 'CERTIFICATE_UNUSABLE', message, { cause: error });
   }
 }
 
@@ -55,7 +55,7 @@ export function connectServices(
       const address = addresses[name];
       if (!address) {
         const message = `The address of the ${name} service is not set.`;
-        throw new LetheError('FAILED_PRECONDITION', 'ADDRESS_MISSING', message, { metadata: { service: name } });
+        throw makeLetheError('FAILED_PRECONDITION', 'ADDRESS_MISSING', message, { metadata: { service: name } });
       }
       const connection = connectWith({ address, token, tls });
       connections.push(connection);

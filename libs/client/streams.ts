@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { LetheError } from './lethe-error.ts';
+import { type CallOptions, sharedDeadline, type TransportOptions } from './call-options.ts';
+import { LetheError, makeLetheError } from './lethe-error.ts';
 
 /** The largest page that a list gives. */
 const PAGE_SIZE = 200;
@@ -45,7 +46,7 @@ export async function* untilLast<T>(
         yield item;
         if (isLast(item)) return;
       }
-      throw new LetheError('UNAVAILABLE', 'STREAM_INCOMPLETE', 'The stream ended before everything was told.');
+      throw makeLetheError('UNAVAILABLE', 'STREAM_INCOMPLETE', 'The stream ended before its last message.');
     } catch (error) {
       failures += 1;
       if (!(error instanceof LetheError) || error.code !== 'UNAVAILABLE' || failures === ATTEMPTS) throw error;
@@ -54,24 +55,23 @@ export async function* untilLast<T>(
   }
 }
 
-/** How a thing is looked at again and again. */
-export interface PollOptions {
+/** How a thing is polled. A signal that is aborted ends the watch with an AbortError. */
+export interface PollOptions extends CallOptions {
   /** How long between two looks, in milliseconds. */
   readonly pollMs?: number;
-  /** Ends the watch with an AbortError. */
-  readonly signal?: AbortSignal;
 }
 
 /** A thing as it is now, and again whenever `versionOf` it has changed, up to where it `isFinal`. */
 export async function* everyChange<T>(
-  look: () => Promise<T>,
+  look: (call: TransportOptions) => Promise<T>,
   versionOf: (item: T) => string,
   isFinal: (item: T) => boolean,
-  { pollMs = 500, signal }: PollOptions = {},
+  { pollMs = 500, signal, timeoutMs }: PollOptions = {},
 ): AsyncIterable<T> {
+  const call = sharedDeadline({ signal, timeoutMs });
   for (let shown: string | undefined; ; ) {
     signal?.throwIfAborted();
-    const item = await look();
+    const item = await look(call());
     const version = versionOf(item);
     if (version !== shown) yield item;
     if (isFinal(item)) return;
@@ -83,5 +83,5 @@ export async function* everyChange<T>(
 /** What an answer must hold; LetheError/ANSWER_INCOMPLETE where a service left it out. */
 export function present<T>(what: string, value: T | undefined): T {
   if (value !== undefined) return value;
-  throw new LetheError('INTERNAL', 'ANSWER_INCOMPLETE', `The answer holds no ${what}.`);
+  throw makeLetheError('INTERNAL', 'ANSWER_INCOMPLETE', `The answer holds no ${what}.`);
 }
