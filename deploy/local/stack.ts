@@ -1,9 +1,9 @@
-import { createHash, randomBytes } from 'node:crypto';
-import { access, chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { createHash, randomBytes, randomUUID } from 'node:crypto';
+import { access, chmod, mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Client, Code, ConnectError } from '@connectrpc/connect';
-import type { JWK } from 'jose';
+import { exportJWK, generateKeyPair, type JWK } from 'jose';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
@@ -16,9 +16,12 @@ import { type Connection, connect } from '#libs/grpc/client.ts';
 import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
 import type { Role } from '#libs/kernel/caller.ts';
 import { type ProvisionedDatabase, provisionDatabase } from '#libs/postgres/provision.ts';
+import type { DevelopmentProvider, DevelopmentProviderOptions } from './development-provider.ts';
 import { freePort } from './free-port.ts';
 import { passableByOthers, startPostgresServer } from './postgres-server.ts';
+import { replaceFile } from './replace-file.ts';
 import { runToEnd, type ServiceProcess, startServiceProcess } from './service-process.ts';
+import { trustProvider } from './trust-provider.ts';
 
 /** The four services, each with a database of its own. */
 export const SERVICE_NAMES = ['run', 'job', 'incident', 'retention'] as const;
@@ -54,6 +57,8 @@ export interface StackOptions {
   readonly console?: boolean;
   /** More settings for the console. */
   readonly consoleEnv?: Readonly<Record<string, string>>;
+  /** How the provider of the console's sign-in differs from what it is by default. */
+  readonly provider?: Pick<DevelopmentProviderOptions, 'people' | 'tokenSeconds' | 'refreshes' | 'moreClaims'>;
 }
 
 /** Who calls. */
@@ -79,6 +84,8 @@ export interface Stack {
   readonly addresses: Readonly<Record<ServiceName, string>>;
   /** Where the console is, e.g. `http://127.0.0.1:7405`. Undefined: it was not started. */
   readonly consoleUrl: string | undefined;
+  /** The OpenID provider where the sample's people sign in to the console. Undefined: no console was started. */
+  readonly provider: DevelopmentProvider | undefined;
   /** Where the file store keeps its objects. */
   readonly objectFolder: string;
   /** The private key that signs the tokens of people and of the platform. */
@@ -110,8 +117,9 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   const { folder, throwaway, services = SERVICE_NAMES, isPrepared = false } = options;
   await mkdir(join(folder, 'logs'), { recursive: true });
   const objectFolder = join(folder, 'objects');
-  const secrets = await readOrMakeSecrets(join(folder, 'keys'), options.userTokenSeconds);
   const ports = await choosePorts(options.ports);
+  const providerUrl = options.console ? `http://127.0.0.1:${ports.provider}` : undefined;
+  const secrets = await readOrMakeSecrets(join(folder, 'keys'), options.userTokenSeconds, providerUrl);
   const postgres = await startPostgresServer({
     folder: await databaseFolder(folder),
     port: ports.postgres,
@@ -123,10 +131,12 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   const environments = new Map<ServiceName, Readonly<Record<string, string>>>();
   const connections = new Map<ServiceName, Connection>();
   let consoleProcess: ServiceProcess | undefined;
+  let provider: DevelopmentProvider | undefined;
   const stop = async (): Promise<void> => {
     for (const connection of connections.values()) connection.close();
     // Those who call stop before those who are called.
     await consoleProcess?.stop();
+    await provider?.stop();
     for (const name of ['retention', 'run', 'job', 'incident'] as const) await processes.get(name)?.stop();
     await postgres.stop();
   };
@@ -164,11 +174,21 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     await Promise.all(services.map((name) => waitUntilReady(name, ports.metrics[name], processes, folder)));
 
     const consoleUrl = options.console ? `http://127.0.0.1:${ports.console}` : undefined;
-    if (consoleUrl) {
+    if (consoleUrl && providerUrl) {
+      // Loaded here, since only this needs it, and a production image does not have it.
+      const { startDevelopmentProvider } = await import('./development-provider.ts');
+      const key = JSON.parse(await readFile(secrets.providerKeyFile, 'utf8')) as JWK;
+      provider = await startDevelopmentProvider({
+        isEmbeddedStack: true,
+        issuer: providerUrl,
+        consoleUrl,
+        key,
+        ...options.provider,
+      });
       consoleProcess = await startServiceProcess({
         name: 'console',
         program: 'services/console/server/main.ts',
-        env: consoleEnvironment({ addresses, ports, options, consoleUrl }),
+        env: consoleEnvironment({ addresses, ports, secrets, options, consoleUrl, providerUrl }),
         logFile: join(folder, 'logs', 'console.log'),
         onGivingUp: options.onGivingUp,
       });
@@ -179,6 +199,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       folder,
       addresses,
       consoleUrl,
+      provider,
       objectFolder,
       userKeyFile: secrets.keyFileOf('user'),
       suiteKeyFile: secrets.keyFileOf('suite'),
@@ -267,6 +288,7 @@ interface Ports {
   readonly metrics: Readonly<Record<ServiceName, number>>;
   readonly console: number;
   readonly consoleMetrics: number;
+  readonly provider: number;
 }
 
 async function choosePorts(kind: 'fixed' | 'free'): Promise<Ports> {
@@ -286,18 +308,24 @@ async function choosePorts(kind: 'fixed' | 'free'): Promise<Ports> {
   }
   const consolePort = await next(FIRST_PORT + 1 + SERVICE_NAMES.length);
   const consoleMetrics = await next(FIRST_PORT + 11 + SERVICE_NAMES.length);
+  const provider = await next(FIRST_PORT + 2 + SERVICE_NAMES.length);
   return {
     postgres,
     grpc: grpc as Ports['grpc'],
     metrics: metrics as Ports['metrics'],
     console: consolePort,
     consoleMetrics,
+    provider,
   };
 }
 
 interface Secrets {
   readonly superuserPassword: string;
   readonly trustFile: string;
+  /** The private key of the development provider. */
+  readonly providerKeyFile: string;
+  /** What seals the console's cookies. */
+  readonly sessionKeyFile: string;
   keyFileOf(name: Signer): string;
   passwordOf(service: ServiceName, role: 'owner' | 'app'): string;
 }
@@ -307,11 +335,20 @@ const SIGNERS = ['user', 'run', 'retention', 'suite'] as const;
 type Signer = (typeof SIGNERS)[number];
 const USER_TOKEN_SECONDS = 86_400;
 
-/** Keys and passwords are made once and kept, readable for their owner only; the trust file says what each may sign. */
-async function readOrMakeSecrets(folder: string, longestSeconds = USER_TOKEN_SECONDS): Promise<Secrets> {
+/**
+ * Makes keys and passwords once and keeps them, readable for their owner only. The trust file says what each key may
+ * sign; `providerUrl` is the issuer of the development provider, if there is one.
+ */
+async function readOrMakeSecrets(
+  folder: string,
+  longestSeconds = USER_TOKEN_SECONDS,
+  providerUrl?: string,
+): Promise<Secrets> {
   await mkdir(folder, { recursive: true });
   const trustFile = join(folder, 'trust.json');
   const passwordFile = join(folder, 'postgres-password');
+  const providerKeyFile = join(folder, 'provider.private.json');
+  const sessionKeyFile = join(folder, 'console-session-key');
   const keyFileOf = (name: Signer): string => join(folder, `${name}.private.json`);
   const makeOnce = async (path: string, make: () => Promise<string>): Promise<void> => {
     if (!(await exists(path))) await replaceFile(path, await make());
@@ -320,6 +357,11 @@ async function readOrMakeSecrets(folder: string, longestSeconds = USER_TOKEN_SEC
     await makeOnce(keyFileOf(name), async () => JSON.stringify((await makeKeyPair()).privateJwk));
   }
   await makeOnce(passwordFile, async () => randomBytes(24).toString('hex'));
+  await makeOnce(sessionKeyFile, async () => randomBytes(32).toString('base64'));
+  await makeOnce(providerKeyFile, async () => {
+    const { privateKey } = await generateKeyPair('ES256', { extractable: true });
+    return JSON.stringify({ ...(await exportJWK(privateKey)), kid: randomUUID(), alg: 'ES256', use: 'sig' });
+  });
   const allowed = { ...LETHE_KEYS, user: localUserKey(longestSeconds), suite: SUITE_KEY };
   const entries: WrittenEntry[] = [];
   for (const name of SIGNERS) {
@@ -333,16 +375,11 @@ async function readOrMakeSecrets(folder: string, longestSeconds = USER_TOKEN_SEC
   // An entry that was added by hand would be lost; a folder from before there were trust files gets one.
   if (!(await exists(trustFile)) || longestSeconds !== USER_TOKEN_SECONDS)
     await replaceFile(trustFile, toTrustFile(entries), 0o644);
+  if (providerUrl !== undefined) await trustProvider(trustFile, { issuer: providerUrl, keyFile: providerKeyFile });
   const superuserPassword = await readFile(passwordFile, 'utf8');
   const passwordOf = (service: ServiceName, role: 'owner' | 'app'): string =>
     createHash('sha256').update(`${superuserPassword}:${service}:${role}`).digest('hex');
-  return { superuserPassword, trustFile, keyFileOf, passwordOf };
-}
-
-/** At once, so that a start which is cut off leaves no half of a file; for its owner alone unless told otherwise. */
-async function replaceFile(path: string, content: string, mode = 0o600): Promise<void> {
-  await writeFile(`${path}.new`, content, { mode });
-  await rename(`${path}.new`, path);
+  return { superuserPassword, trustFile, providerKeyFile, sessionKeyFile, keyFileOf, passwordOf };
 }
 
 /** Below the stack's folder, unless this is root and the server's own user could not get there. */
@@ -394,15 +431,22 @@ function environmentOf(
 function consoleEnvironment(given: {
   addresses: Record<ServiceName, string>;
   ports: Ports;
+  secrets: Secrets;
   options: StackOptions;
   consoleUrl: string;
+  providerUrl: string;
 }): Record<string, string> {
-  const { addresses, ports, options, consoleUrl } = given;
+  const { addresses, ports, secrets, options, consoleUrl, providerUrl } = given;
   const { clientTls } = options;
   return {
     LETHE_HTTP_ADDRESS: `127.0.0.1:${ports.console}`,
     LETHE_METRICS_ADDRESS: `127.0.0.1:${ports.consoleMetrics}`,
     LETHE_CONSOLE_URL: consoleUrl,
+    LETHE_DEVELOPMENT_SIGN_IN: 'on',
+    LETHE_OIDC_ISSUER: providerUrl,
+    LETHE_OIDC_CLIENT_ID: 'lethe-console',
+    LETHE_OIDC_SCOPE: ['openid', ...SCOPES].join(' '),
+    LETHE_SESSION_KEY_FILE: secrets.sessionKeyFile,
     LETHE_RUN_ADDRESS: addresses.run,
     LETHE_JOB_ADDRESS: addresses.job,
     LETHE_INCIDENT_ADDRESS: addresses.incident,

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { runMainJob } from './sample/main-job.ts';
+import { SAMPLE_PEOPLE } from './sample-people.ts';
 import { type Stack, startStack } from './stack.ts';
 
 const folder = process.env['LETHE_LOCAL_FOLDER'] ?? join(fileURLToPath(new URL('../../', import.meta.url)), '.lethe');
@@ -35,6 +36,10 @@ async function readyBlock(stack: Stack): Promise<string> {
     'List the jobs of the tenant globex:',
     '',
     `grpcurl -plaintext -H 'authorization: Bearer ${token}' -d '{"page_size": 5}' ${job} lethe.job.v1.JobService/ListJobs`,
+    '',
+    'Open the console as an admin of the tenant globex (the link works once, within 30 minutes):',
+    '',
+    `${stack.provider?.makeLink(SAMPLE_PEOPLE[0].subject)}`,
     '',
     'Ctrl-C stops everything; the data stays for the next start.',
   ].join('\n');

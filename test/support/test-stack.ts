@@ -45,6 +45,7 @@ export async function startTestStack(
     | 'clientTls'
     | 'console'
     | 'consoleEnv'
+    | 'provider'
   > = {},
 ): Promise<TestStack> {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-stack-'));

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import anyTest, { type TestFn } from 'ava';
+import { makeBrowser } from '#test/support/console-browser.ts';
 import { hasProgram, testIfFound } from '#test/support/require.ts';
 import { until } from '#test/support/test-stack.ts';
 
@@ -67,6 +68,16 @@ test.serial('npm start reaches the ready block, and every count of its sample is
   t.regex(output, /PRO \(studio\)[\s\S]*?incident_payloads +│ +5 │ +2 │ +3/);
   t.regex(output, /30 days \(bureau\)[\s\S]*?executions +│ +8 │ +4 │ +4/);
   t.regex(output, /7 days, newest 4 \(hobby\)[\s\S]*?executions +│ +5 │ +4 │ +1/);
+});
+
+test.serial('the link that npm start prints signs in to the console, once', async (t) => {
+  const [link = ''] = /^http:\/\/127\.0\.0\.1:\d+\/auth\/sign-in\?\S+$/m.exec(t.context.output()) ?? [];
+  const browser = makeBrowser();
+  await browser.visit(link);
+  const session = await browser.fetch(new URL('/api/session', link));
+  t.like(await session.json(), { subject: 'admin@globex', tenant: 'globex', role: 'admin' });
+  const [page] = (await makeBrowser().visit(link)).slice(-1);
+  t.regex((await page?.text()) ?? '', /This sign-in link was used already/);
 });
 
 testIfFound(

@@ -3,6 +3,7 @@ import { readClientTls } from '#libs/grpc/tls-settings.ts';
 import { type Environment, readSettings } from '#libs/kernel/settings.ts';
 import { parseAddress } from '#libs/service/common-settings.ts';
 import { LOG_LEVELS } from '#libs/telemetry/logger.ts';
+import { readSignInSettings } from './session/sign-in-settings.ts';
 
 /** The console's settings. */
 export type ConsoleSettings = ReturnType<typeof readConsoleSettings>;
@@ -25,6 +26,8 @@ export const readConsoleSettings = (env: Environment) =>
     clientTls: readClientTls(reader),
     /** The origin that browsers see, e.g. `https://lethe.example.com`. Undefined: that of each request's own host. */
     publicUrl: reader.optional('LETHE_CONSOLE_URL', parseOrigin),
+    /** How people sign in. Undefined: they cannot, and requests need a bearer token. */
+    signIn: readSignInSettings(reader),
     /** The folder of the built page. */
     pageFolder: reader.text('LETHE_PAGE_FOLDER', BUILT_PAGE),
     /** Proxies whose X-Forwarded-For is believed, as addresses or CIDR ranges. Undefined: none. */

@@ -7,6 +7,7 @@ import type { Upstreams } from './connect-upstreams.ts';
 import { observeRequests } from './observe-requests.ts';
 import { refuseCrossSite } from './refuse-cross-site.ts';
 import { proxyRpcs } from './rpc-proxy.ts';
+import { answerUnreadablePath, secureHeaders } from './secure-headers.ts';
 import { servePage } from './serve-page.ts';
 import type { Credential } from './session/credential.ts';
 import { registerSession } from './session/register-session.ts';
@@ -45,9 +46,11 @@ export async function makeServer(parts: ServerParts): Promise<FastifyInstance> {
     keepAliveTimeout: KEEP_ALIVE_MS,
     forceCloseConnections: 'idle',
     trustProxy: settings.trustedProxies ?? false,
+    frameworkErrors: answerUnreadablePath,
     genReqId: ({ headers }) => toRequestId(headers['x-request-id']),
   });
   app.decorateRequest('credential', undefined);
+  await secureHeaders(app, { isHttps: settings.publicUrl?.startsWith('https:') ?? false });
   observeRequests(app, { metrics, log });
   refuseCrossSite(app, settings.publicUrl);
 
@@ -55,7 +58,7 @@ export async function makeServer(parts: ServerParts): Promise<FastifyInstance> {
   app.get('/ready', (_request, reply) =>
     reply.code(isReady() ? 200 : 503).send({ status: isReady() ? 'ready' : 'stopping' }),
   );
-  const credentialOf = await registerSession(app);
+  const credentialOf = await registerSession(app, settings.signIn, log);
   await app.register(async (scope) => {
     scope.addHook('onRequest', async (request, reply) => {
       request.credential = await credentialOf(request, reply);
