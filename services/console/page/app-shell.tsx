@@ -30,7 +30,7 @@ import {
 import { Link, Outlet, useLocation } from '@tanstack/react-router';
 import { useEffect, useRef } from 'react';
 import { Logo } from './parts/logo.tsx';
-import { useSession } from './session.ts';
+import { signOut, useSession } from './session.ts';
 
 const NAVIGATION = [
   { to: '/runs', label: 'Runs', Icon: IconPlayerPlay },
@@ -150,7 +150,7 @@ function Person() {
               {subject}
             </Text>
             <Text size="xs" c="dimmed">
-              {tenant ? `${role} of ${tenant}` : role}
+              {[role ?? 'no role', tenant].filter(Boolean).join(' of ')}
             </Text>
           </Box>
           <Menu.Divider />
@@ -176,11 +176,9 @@ function Person() {
             />
           </Box>
           <Menu.Divider />
-          <form method="post" action="/auth/sign-out">
-            <Menu.Item type="submit" leftSection={<IconLogout size={16} aria-hidden />}>
-              Sign out
-            </Menu.Item>
-          </form>
+          <Menu.Item leftSection={<IconLogout size={16} aria-hidden />} onClick={() => void signOut()}>
+            Sign out
+          </Menu.Item>
         </Menu.Dropdown>
       </Menu>
     </Group>

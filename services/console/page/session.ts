@@ -7,12 +7,13 @@ const TENANT_ROLES = ['viewer', 'member', 'admin', 'owner'] as const;
 /** A role in a tenant. */
 export type TenantRole = (typeof TENANT_ROLES)[number];
 
-/** Who is signed in, as GET /api/session answers. */
+/** Who is signed in. */
 export interface Session {
   readonly subject: string;
-  /** Absent: a platform account without a tenant. */
-  readonly tenant?: string | undefined;
-  readonly role: TenantRole | 'platform' | 'service';
+  /** Undefined: a platform account without a tenant. */
+  readonly tenant: string | undefined;
+  /** Undefined: the provider gave the person no role that Lethe knows. */
+  readonly role: TenantRole | 'platform' | 'service' | undefined;
   readonly scopes: readonly string[];
 }
 
@@ -35,7 +36,23 @@ async function fetchSession({ signal }: { signal: AbortSignal }): Promise<Sessio
   });
   if (response.status === 401) return null;
   if (!response.ok) throw new SessionError(`The console answered ${response.status} when it was asked who you are.`);
-  return (await response.json()) as Session;
+  const { subject, tenant_id, role, scopes } = (await response.json()) as SessionBody;
+  return { subject, tenant: tenant_id ?? undefined, role: role ?? undefined, scopes };
+}
+
+/** What GET /api/session answers. */
+interface SessionBody {
+  readonly subject: string;
+  readonly tenant_id: string | null;
+  readonly role: Exclude<Session['role'], undefined> | null;
+  readonly scopes: readonly string[];
+}
+
+/** Ends the session and goes where the provider ends its own. */
+export async function signOut(): Promise<void> {
+  const response = await fetch('/auth/sign-out', { method: 'POST', headers: { accept: 'application/json' } });
+  const { location } = (await response.json()) as { readonly location?: string };
+  window.location.assign(location ?? '/');
 }
 
 const options = {
@@ -64,7 +81,7 @@ export function useReasonNot({ role, scope }: Need): string | undefined {
   if (!hasRole(session.role, role)) {
     return role === 'platform'
       ? 'Only operators of this installation can do this.'
-      : `This needs the role ${role}; yours is ${session.role}.`;
+      : `This needs the role ${role}; yours is ${session.role ?? 'none that Lethe knows'}.`;
   }
   if (!session.scopes.includes(scope)) return `This needs the scope ${scope}, which your sign-in does not have.`;
   return undefined;
@@ -72,6 +89,6 @@ export function useReasonNot({ role, scope }: Need): string | undefined {
 
 function hasRole(role: Session['role'], minimum: Need['role']): boolean {
   if (role === 'platform') return true;
-  if (role === 'service' || minimum === 'platform') return false;
+  if (role === undefined || role === 'service' || minimum === 'platform') return false;
   return TENANT_ROLES.indexOf(role) >= TENANT_ROLES.indexOf(minimum);
 }

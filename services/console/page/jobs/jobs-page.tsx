@@ -1,56 +1,281 @@
-import { Table } from '@mantine/core';
-import { useInfiniteQuery } from '@tanstack/react-query';
+import { ActionIcon, Box, Button, Group, Select, Text } from '@mantine/core';
+import { notifications } from '@mantine/notifications';
+import { IconPlayerStop, IconTrash } from '@tabler/icons-react';
+import { useInfiniteQuery, useQuery, useQueryClient } from '@tanstack/react-query';
+import { useState } from 'react';
+import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
+import { BulkButton } from '../bulk/bulk-button.tsx';
+import { BulkProgress } from '../bulk/bulk-progress.tsx';
+import { ConfirmDialog } from '../parts/confirm-dialog.tsx';
 import { EmptyNote } from '../parts/empty-note.tsx';
+import { constantOf, nameOf } from '../parts/enum-names.ts';
 import { ErrorAlert } from '../parts/error-alert.tsx';
+import { FilterDay, FilterText } from '../parts/filter-fields.tsx';
+import { Gated } from '../parts/gated.tsx';
+import { ListBody } from '../parts/list-body.tsx';
 import { LoadingRows } from '../parts/loading-rows.tsx';
-import { MorePages } from '../parts/more-pages.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
+import { ResourceCounts } from '../parts/resource-counts.tsx';
+import { TextLink } from '../parts/text-link.tsx';
+import { type Column, VirtualTable } from '../parts/virtual-table.tsx';
+import type { PageProps } from '../router.tsx';
 import { jobs } from '../rpc.ts';
+import { createdBetween } from '../runs/runs-search.ts';
+import { useReasonNot } from '../session.ts';
+import { JobDrawer } from './job-drawer.tsx';
+import { isCancellable, isDeletable, JOB_STATES, JobBadge, jobStateLabel } from './job-words.tsx';
 
-/** The tenant's jobs, newest first. */
-export function JobsPage() {
+/** What the address says about the list of jobs. */
+export interface JobsSearch {
+  /** The name of a state, e.g. `FAILED`. */
+  readonly state?: string | undefined;
+  /** The run whose jobs are listed. */
+  readonly run?: string | undefined;
+  readonly from?: string | undefined;
+  readonly to?: string | undefined;
+  /** The job that is shown beside the list. */
+  readonly job?: string | undefined;
+}
+
+const PAGE_SIZE = 100;
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+
+/** The tenant's transcription jobs, newest first. */
+export function JobsPage({ search, onSearch }: PageProps<JobsSearch>) {
+  const [gone, setGone] = useState<ReadonlySet<string>>(new Set());
+  const [deleting, setDeleting] = useState<Job>();
+  const [cancelling, setCancelling] = useState<Job>();
+  const queries = useQueryClient();
+  const mayDelete = useReasonNot({ role: 'admin', scope: 'jobs:delete' });
+  const mayCancel = useReasonNot({ role: 'member', scope: 'jobs:write' });
+  const state = constantOf(JobState, search.state);
+  const filter = toFilter(search, state);
+  const { job: shownJob, ...listed } = search;
   const query = useInfiniteQuery({
-    queryKey: ['jobs'],
-    queryFn: ({ signal, pageParam }) => jobs.listJobs({ pageToken: pageParam }, { signal }),
+    queryKey: ['jobs', listed],
+    queryFn: ({ signal, pageParam }) =>
+      jobs.listJobs(
+        {
+          pageSize: PAGE_SIZE,
+          pageToken: pageParam,
+          ...createdBetween(search),
+          ...(state !== undefined && { state }),
+          ...(search.run && { runId: search.run }),
+        },
+        { signal },
+      ),
     initialPageParam: '',
     getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined,
   });
-  const rows = query.data?.pages.flatMap((page) => page.jobs) ?? [];
+  const rows = (query.data?.pages.flatMap((page) => page.jobs) ?? []).filter(({ id }) => !gone.has(id));
+  const columns: readonly Column<Job>[] = [
+    {
+      key: 'job',
+      title: 'Job',
+      cell: (job) => (
+        <Box miw={0}>
+          <TextLink to="/jobs" search={{ ...search, job: job.id }} fw={500} truncate display="block">
+            {job.displayName || `Job …${job.id.slice(-12)}`}
+          </TextLink>
+          <Text size="xs" c="dimmed" truncate title={job.id}>
+            <span className="mono">…{job.id.slice(-12)}</span>
+            {job.error && ` · ${job.error}`}
+          </Text>
+        </Box>
+      ),
+    },
+    { key: 'state', title: 'State', width: 130, cell: (job) => <JobBadge state={job.state} /> },
+    {
+      key: 'run',
+      title: 'Run',
+      width: 150,
+      visibleFrom: 'sm',
+      cell: ({ runId }) =>
+        runId ? (
+          <TextLink to="/runs/$id" params={{ id: runId }} className="mono">
+            …{runId.slice(-12)}
+          </TextLink>
+        ) : (
+          '–'
+        ),
+    },
+    {
+      key: 'created',
+      title: 'Created',
+      width: 140,
+      visibleFrom: 'xs',
+      cell: ({ createTime }) => <RelativeTime time={createTime} />,
+    },
+    {
+      key: 'actions',
+      title: '',
+      width: 52,
+      align: 'right',
+      cell: (job) =>
+        isDeletable(job) ? (
+          <Gated because={mayDelete}>
+            <ActionIcon
+              variant="subtle"
+              color="gray"
+              title="Delete"
+              aria-label={`Delete job ${job.displayName} ${job.id}`}
+              onClick={() => setDeleting(job)}
+            >
+              <IconTrash size={17} aria-hidden />
+            </ActionIcon>
+          </Gated>
+        ) : isCancellable(job) ? (
+          <Gated because={mayCancel}>
+            <ActionIcon
+              variant="subtle"
+              color="gray"
+              title="Cancel"
+              aria-label={`Cancel job ${job.displayName} ${job.id}`}
+              onClick={() => setCancelling(job)}
+            >
+              <IconPlayerStop size={17} aria-hidden />
+            </ActionIcon>
+          </Gated>
+        ) : null,
+    },
+  ];
   return (
     <>
-      <PageHeader title="Jobs" />
-      {query.isError ? (
-        <ErrorAlert error={query.error} onRetry={() => query.refetch()} />
-      ) : query.isPending ? (
-        <LoadingRows />
-      ) : rows.length === 0 ? (
-        <EmptyNote>There are none yet.</EmptyNote>
-      ) : (
-        <>
-          <Table.ScrollContainer minWidth={480} scrollAreaProps={{ viewportProps: { tabIndex: 0 } }}>
-            <Table aria-label="Jobs">
-              <Table.Thead>
-                <Table.Tr>
-                  <Table.Th scope="col">Name</Table.Th>
-                  <Table.Th scope="col">Created</Table.Th>
-                </Table.Tr>
-              </Table.Thead>
-              <Table.Tbody>
-                {rows.map((row) => (
-                  <Table.Tr key={row.id}>
-                    <Table.Td>{row.displayName || row.id}</Table.Td>
-                    <Table.Td>
-                      <RelativeTime time={row.createTime} />
-                    </Table.Td>
-                  </Table.Tr>
-                ))}
-              </Table.Tbody>
-            </Table>
-          </Table.ScrollContainer>
-          <MorePages query={query} shown={rows.length} />
-        </>
+      <PageHeader title="Jobs" description="Transcription jobs with their transcripts, newest first." />
+      <BulkProgress kind="job" />
+      <Group gap="xs" mb="sm">
+        <Select
+          aria-label="State"
+          placeholder="Any state"
+          clearable
+          w={{ base: '100%', xs: 160 }}
+          value={state === undefined ? null : nameOf(JobState, state)}
+          onChange={(value) => onSearch({ ...listed, state: value ?? undefined })}
+          data={JOB_STATES.map((value) => ({ value: nameOf(JobState, value), label: jobStateLabel(value) }))}
+        />
+        <FilterText
+          label="Run id"
+          placeholder="Of any run"
+          value={search.run ?? ''}
+          onChange={(run) => {
+            if (run === '' || UUID.test(run)) onSearch({ ...listed, run: run || undefined });
+          }}
+        />
+        <FilterDay
+          label="Created from this day on (UTC)"
+          value={search.from ?? ''}
+          onChange={(from) => onSearch({ ...listed, from: from || undefined })}
+        />
+        <FilterDay
+          label="Created up to this day (UTC)"
+          value={search.to ?? ''}
+          onChange={(to) => onSearch({ ...listed, to: to || undefined })}
+        />
+        {filter && (
+          <>
+            <Button variant="subtle" color="gray" onClick={() => onSearch({})}>
+              Clear
+            </Button>
+            <Box ml="auto">
+              <BulkButton matching={{ kind: 'job', filter }} firstMode={DeletionMode.PURGE} />
+            </Box>
+          </>
+        )}
+      </Group>
+      <ListBody
+        query={query}
+        shown={rows.length}
+        empty={<EmptyNote>{filter ? 'No job matches the filter.' : 'There are no jobs yet.'}</EmptyNote>}
+      >
+        <VirtualTable label="Jobs" rows={rows} rowKey={({ id }) => id} columns={columns} />
+      </ListBody>
+      {shownJob && <JobDrawer jobId={shownJob} onClose={() => onSearch(listed)} />}
+      {deleting && (
+        <DeleteJobDialog
+          job={deleting}
+          onClose={() => setDeleting(undefined)}
+          onDeleted={() => setGone((before) => new Set(before).add(deleting.id))}
+        />
+      )}
+      {cancelling && (
+        <ConfirmDialog
+          opened
+          onClose={() => setCancelling(undefined)}
+          title="Cancel this job?"
+          confirmLabel="Cancel the job"
+          color="red"
+          reason="optional"
+          onConfirm={async (reason) => {
+            await jobs.cancelJob({ jobId: cancelling.id, reason });
+            await queries.invalidateQueries({ queryKey: ['jobs'] });
+          }}
+        >
+          <Text size="sm">Its worker is asked to stop; what it has uploaded so far stays.</Text>
+        </ConfirmDialog>
       )}
     </>
+  );
+}
+
+function toFilter(search: JobsSearch, state: JobState | undefined) {
+  const filter = {
+    ...createdBetween(search),
+    ...(state !== undefined && { states: [state] }),
+    ...(search.run && { runId: search.run }),
+  };
+  return Object.keys(filter).length > 0 ? filter : undefined;
+}
+
+interface DeleteJobDialogProps {
+  readonly job: Job;
+  readonly onClose: () => void;
+  readonly onDeleted: () => void;
+}
+
+function DeleteJobDialog({ job, onClose, onDeleted }: DeleteJobDialogProps) {
+  const queries = useQueryClient();
+  const [requestId] = useState(() => crypto.randomUUID());
+  const preview = useQuery({
+    queryKey: ['delete-job-preview', job.id],
+    queryFn: async ({ signal }) =>
+      (await jobs.deleteJob({ jobId: job.id, validateOnly: true }, { signal })).deletion ?? null,
+    staleTime: 0,
+  });
+  const counts = preview.data?.participants.flatMap(({ resourceCounts }) => resourceCounts) ?? [];
+  const remove = async (reason: string) => {
+    const { deletion } = await jobs.deleteJob({ jobId: job.id, reason, requestId, etag: job.etag });
+    onDeleted();
+    notifications.show({
+      message: (
+        <Group gap="sm">
+          <Text size="sm">The job was deleted.</Text>
+          {deletion && (
+            <TextLink to="/deletions/$id" params={{ id: deletion.id }}>
+              Show the receipt
+            </TextLink>
+          )}
+        </Group>
+      ),
+    });
+    await queries.invalidateQueries({ queryKey: ['jobs'] });
+  };
+  return (
+    <ConfirmDialog
+      opened
+      onClose={onClose}
+      title={`Delete ${job.displayName || 'this job'}?`}
+      confirmLabel="Delete the job"
+      isFinal
+      reason="optional"
+      blockedBecause={preview.isPending ? 'The service is being asked what would go.' : undefined}
+      onConfirm={remove}
+    >
+      <Text size="sm">Are you sure? This will permanently delete the job and its transcript.</Text>
+      {preview.isPending && <LoadingRows rows={2} />}
+      {preview.isError && <ErrorAlert error={preview.error} onRetry={() => preview.refetch()} />}
+      {preview.data && <ResourceCounts label="What will go" counts={counts} kind="preview" />}
+    </ConfirmDialog>
   );
 }

@@ -1,56 +1,222 @@
-import { Table } from '@mantine/core';
+import { ActionIcon, Box, Button, Group, Select, Tabs, Text, Tooltip } from '@mantine/core';
+import { IconTrash } from '@tabler/icons-react';
 import { useInfiniteQuery } from '@tanstack/react-query';
+import { useNavigate } from '@tanstack/react-router';
+import { useState } from 'react';
+import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { type Run, RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import { BulkButton } from '../bulk/bulk-button.tsx';
+import { BulkProgress } from '../bulk/bulk-progress.tsx';
 import { EmptyNote } from '../parts/empty-note.tsx';
-import { ErrorAlert } from '../parts/error-alert.tsx';
-import { LoadingRows } from '../parts/loading-rows.tsx';
-import { MorePages } from '../parts/more-pages.tsx';
+import { constantOf, nameOf } from '../parts/enum-names.ts';
+import { FilterDay, FilterText } from '../parts/filter-fields.tsx';
+import { formatSpan } from '../parts/format.ts';
+import { Gated } from '../parts/gated.tsx';
+import { ListBody } from '../parts/list-body.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
+import { TextLink } from '../parts/text-link.tsx';
+import { type Column, VirtualTable } from '../parts/virtual-table.tsx';
+import type { PageProps } from '../router.tsx';
 import { runs } from '../rpc.ts';
+import { useReasonNot } from '../session.ts';
+import { DeletedRuns } from './deleted-runs.tsx';
+import { isTerminal, RUN_STATES, RunBadge, runStateLabel, runTitle } from './run-words.tsx';
+import { createdBetween, type RunsSearch, toRunFilter } from './runs-search.ts';
+import { useRunActions } from './use-run-actions.tsx';
 
-/** The tenant's runs, newest first. */
-export function RunsPage() {
+const PAGE_SIZE = 100;
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+
+/** The tenant's runs: those there are, and those that were deleted and can come back. */
+export function RunsPage({ search, onSearch }: PageProps<RunsSearch>) {
+  const navigate = useNavigate();
+  const mayDelete = useReasonNot({ role: 'admin', scope: 'workflows:delete' });
+  const tab = search.tab === 'deleted' ? 'deleted' : 'runs';
+  return (
+    <>
+      <PageHeader
+        title="Runs"
+        description="Workflow runs, newest first."
+        actions={
+          <FilterText
+            label="Find a run by its id"
+            placeholder="Run id"
+            value=""
+            width={320}
+            onChange={(id) => {
+              if (UUID.test(id)) void navigate({ to: '/runs/$id', params: { id: id.toLowerCase() } });
+            }}
+          />
+        }
+      />
+      <BulkProgress kind="run" />
+      <Tabs
+        value={tab}
+        onChange={(value) => onSearch(value === 'deleted' ? { tab: 'deleted' } : {})}
+        keepMounted={false}
+      >
+        <Tabs.List mb="sm">
+          <Tabs.Tab value="runs">Runs</Tabs.Tab>
+          {mayDelete === undefined ? (
+            <Tabs.Tab value="deleted">Recently deleted</Tabs.Tab>
+          ) : (
+            <Tooltip label={mayDelete}>
+              <Tabs.Tab value="deleted" aria-disabled onClick={(event) => event.preventDefault()} c="dimmed">
+                Recently deleted
+              </Tabs.Tab>
+            </Tooltip>
+          )}
+        </Tabs.List>
+        <Tabs.Panel value="runs">
+          <Listed search={search} onSearch={onSearch} mayDelete={mayDelete} />
+        </Tabs.Panel>
+        <Tabs.Panel value="deleted">{mayDelete === undefined && <DeletedRuns />}</Tabs.Panel>
+      </Tabs>
+    </>
+  );
+}
+
+type ListedProps = Pick<PageProps<RunsSearch>, 'search' | 'onSearch'> & { readonly mayDelete: string | undefined };
+
+function Listed({ search, onSearch, mayDelete }: ListedProps) {
+  const { softDelete } = useRunActions();
+  const [gone, setGone] = useState<ReadonlySet<string>>(new Set());
+  const filter = toRunFilter(search);
+  const state = constantOf(RunState, search.state);
   const query = useInfiniteQuery({
-    queryKey: ['runs'],
-    queryFn: ({ signal, pageParam }) => runs.listRuns({ pageToken: pageParam }, { signal }),
+    queryKey: ['runs', search],
+    queryFn: ({ signal, pageParam }) =>
+      runs.listRuns(
+        {
+          pageSize: PAGE_SIZE,
+          pageToken: pageParam,
+          ...createdBetween(search),
+          ...(state !== undefined && { state }),
+          ...(search.workflow && { workflow: search.workflow }),
+        },
+        { signal },
+      ),
     initialPageParam: '',
     getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined,
   });
-  const rows = query.data?.pages.flatMap((page) => page.runs) ?? [];
+  const rows = (query.data?.pages.flatMap((page) => page.runs) ?? []).filter(({ id }) => !gone.has(id));
+  const remove = async (run: Run) => {
+    setGone((before) => new Set(before).add(run.id));
+    try {
+      await softDelete(run);
+    } finally {
+      // The list is up to date by now: a run that is there again was not deleted, or came back.
+      setGone((before) => new Set([...before].filter((id) => id !== run.id)));
+    }
+  };
+  const columns: readonly Column<Run>[] = [
+    { key: 'run', title: 'Run', cell: (run) => <RunName run={run} /> },
+    { key: 'state', title: 'State', width: 150, cell: (run) => <RunBadge state={run.state} /> },
+    {
+      key: 'created',
+      title: 'Created',
+      width: 140,
+      visibleFrom: 'xs',
+      cell: ({ createTime }) => <RelativeTime time={createTime} />,
+    },
+    {
+      key: 'took',
+      title: 'Took',
+      width: 110,
+      align: 'right',
+      visibleFrom: 'sm',
+      cell: ({ createTime, finishTime }) => (createTime && finishTime ? formatSpan(createTime, finishTime) : '–'),
+    },
+    {
+      key: 'actions',
+      title: '',
+      width: 52,
+      align: 'right',
+      cell: (run) => (
+        <Gated because={mayDelete ?? (isTerminal(run) ? undefined : 'It is still going on; cancel it first.')}>
+          <ActionIcon
+            variant="subtle"
+            color="gray"
+            aria-label={`Delete ${runTitle(run)} ${run.id}`}
+            title="Delete"
+            onClick={() => void remove(run)}
+          >
+            <IconTrash size={17} aria-hidden />
+          </ActionIcon>
+        </Gated>
+      ),
+    },
+  ];
   return (
     <>
-      <PageHeader title="Runs" />
-      {query.isError ? (
-        <ErrorAlert error={query.error} onRetry={() => query.refetch()} />
-      ) : query.isPending ? (
-        <LoadingRows />
-      ) : rows.length === 0 ? (
-        <EmptyNote>There are none yet.</EmptyNote>
-      ) : (
-        <>
-          <Table.ScrollContainer minWidth={480} scrollAreaProps={{ viewportProps: { tabIndex: 0 } }}>
-            <Table aria-label="Runs">
-              <Table.Thead>
-                <Table.Tr>
-                  <Table.Th scope="col">Name</Table.Th>
-                  <Table.Th scope="col">Created</Table.Th>
-                </Table.Tr>
-              </Table.Thead>
-              <Table.Tbody>
-                {rows.map((row) => (
-                  <Table.Tr key={row.id}>
-                    <Table.Td>{row.displayName || row.id}</Table.Td>
-                    <Table.Td>
-                      <RelativeTime time={row.createTime} />
-                    </Table.Td>
-                  </Table.Tr>
-                ))}
-              </Table.Tbody>
-            </Table>
-          </Table.ScrollContainer>
-          <MorePages query={query} shown={rows.length} />
-        </>
-      )}
+      <Group gap="xs" mb="sm">
+        <Select
+          aria-label="State"
+          placeholder="Any state"
+          clearable
+          w={{ base: '100%', xs: 160 }}
+          value={state === undefined ? null : nameOf(RunState, state)}
+          onChange={(value) => onSearch({ ...search, state: value ?? undefined })}
+          data={RUN_STATES.map((value) => ({ value: nameOf(RunState, value), label: runStateLabel(value) }))}
+        />
+        <FilterText
+          label="Workflow"
+          placeholder="Any workflow"
+          value={search.workflow ?? ''}
+          onChange={(workflow) => onSearch({ ...search, workflow: workflow || undefined })}
+        />
+        <FilterDay
+          label="Created from this day on (UTC)"
+          value={search.from ?? ''}
+          onChange={(from) => onSearch({ ...search, from: from || undefined })}
+        />
+        <FilterDay
+          label="Created up to this day (UTC)"
+          value={search.to ?? ''}
+          onChange={(to) => onSearch({ ...search, to: to || undefined })}
+        />
+        {filter && (
+          <>
+            <Button variant="subtle" color="gray" onClick={() => onSearch({})}>
+              Clear
+            </Button>
+            <Box ml="auto">
+              <BulkButton matching={{ kind: 'run', filter }} firstMode={DeletionMode.PURGE} />
+            </Box>
+          </>
+        )}
+      </Group>
+      <ListBody
+        query={query}
+        shown={rows.length}
+        empty={
+          <EmptyNote>
+            {filter
+              ? 'No run matches the filter.'
+              : 'There are no runs yet. They appear here once something starts one.'}
+          </EmptyNote>
+        }
+      >
+        <VirtualTable label="Runs" rows={rows} rowKey={({ id }) => id} columns={columns} />
+      </ListBody>
     </>
+  );
+}
+
+/** A run's name with what tells it from others of the name. */
+export function RunName({ run }: { readonly run: Run }) {
+  return (
+    <Box miw={0}>
+      <TextLink to="/runs/$id" params={{ id: run.id }} fw={500} truncate display="block">
+        {runTitle(run)}
+      </TextLink>
+      <Text size="xs" c="dimmed" truncate title={run.id}>
+        {run.displayName ? `${run.workflow} · ` : ''}
+        <span className="mono">…{run.id.slice(-12)}</span>
+        {run.currentStep && ` · ${run.currentStep}`}
+        {run.error && ` · ${run.error}`}
+      </Text>
+    </Box>
   );
 }

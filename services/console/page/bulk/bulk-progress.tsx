@@ -1,0 +1,136 @@
+import { Button, Group, Paper, Progress, Stack, Text } from '@mantine/core';
+import { IconPlayerStop } from '@tabler/icons-react';
+import { useQuery, useQueryClient } from '@tanstack/react-query';
+import { useState } from 'react';
+import { type BulkDeletion, BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
+import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { BulkBadge, isBulkMoving } from '../deletions/deletion-words.tsx';
+import { ConfirmDialog } from '../parts/confirm-dialog.tsx';
+import { formatCount, plural } from '../parts/format.ts';
+import { Gated } from '../parts/gated.tsx';
+import { RelativeTime } from '../parts/relative-time.tsx';
+import { TextLink } from '../parts/text-link.tsx';
+import { useWatch } from '../parts/use-watch.ts';
+import { useReasonNot } from '../session.ts';
+import { type BulkKind, bulkClient } from './bulk-clients.ts';
+
+const REFRESH_MS = 5_000;
+const MOVING = [BulkDeletionState.RUNNING, BulkDeletionState.SELECTING, BulkDeletionState.CANCELLING] as const;
+
+/** The bulk deletions of a kind that are under way, each with its progress and a way to abort it. */
+export function BulkProgress({ kind }: { readonly kind: BulkKind }) {
+  const query = useQuery({
+    queryKey: ['bulk-deletions', kind, 'moving'],
+    queryFn: async ({ signal }) => {
+      const answers = await Promise.all(
+        MOVING.map((state) => bulkClient(kind).listBulkDeletions({ state, pageSize: 20 }, { signal })),
+      );
+      return answers.flatMap(({ bulkDeletions }) => bulkDeletions);
+    },
+    refetchInterval: REFRESH_MS,
+  });
+  if (!query.data?.length) return null;
+  return (
+    <Stack gap="xs" mb="md" role="region" aria-label="Bulk deletions under way">
+      {query.data.map((bulk) => (
+        <Paper key={bulk.id} withBorder p="sm">
+          <BulkRow bulk={bulk} kind={kind} />
+        </Paper>
+      ))}
+    </Stack>
+  );
+}
+
+/** One bulk deletion with its progress, kept up to date while it moves. */
+export function BulkRow({ bulk: given, kind }: { readonly bulk: BulkDeletion; readonly kind: BulkKind }) {
+  const queries = useQueryClient();
+  const mayAbort = useReasonNot({ role: 'admin', scope: kind === 'run' ? 'workflows:delete' : 'jobs:delete' });
+  const [isAsking, setAsking] = useState(false);
+  const { latest } = useWatch(
+    isBulkMoving(given) ? given.id : undefined,
+    (signal) => bulkClient(kind).watchBulkDeletion({ bulkDeletionId: given.id }, { signal }),
+    ({ bulkDeletion }) => {
+      if (!bulkDeletion || isBulkMoving(bulkDeletion)) return;
+      for (const key of ['bulk-deletions', `${kind}s`, 'deletions', 'receipt']) {
+        void queries.invalidateQueries({ queryKey: [key] });
+      }
+    },
+  );
+  const bulk = latest?.bulkDeletion ?? given;
+  const verb = bulk.mode === DeletionMode.SOFT_DELETE || kind === 'job' ? 'Deletion' : 'Purge';
+  return (
+    <Stack gap={6}>
+      <Group justify="space-between" gap="xs">
+        <Group gap="sm">
+          <TextLink to="/deletions/$id" params={{ id: bulk.id }} fw={500}>
+            {verb} of {plural(bulk.counts?.matched ?? 0n, kind)}
+          </TextLink>
+          <BulkBadge state={bulk.state} />
+          <Text size="xs" c="dimmed">
+            by {bulk.actor} <RelativeTime time={bulk.createTime} />: {bulk.reason}
+          </Text>
+        </Group>
+        {isBulkMoving(bulk) && bulk.state !== BulkDeletionState.CANCELLING && (
+          <Gated because={mayAbort}>
+            <Button
+              size="xs"
+              variant="default"
+              leftSection={<IconPlayerStop size={14} aria-hidden />}
+              onClick={() => setAsking(true)}
+            >
+              Abort
+            </Button>
+          </Gated>
+        )}
+      </Group>
+      <BulkBar bulk={bulk} />
+      <ConfirmDialog
+        opened={isAsking}
+        onClose={() => setAsking(false)}
+        title="Abort the bulk deletion?"
+        confirmLabel="Abort it"
+        color="red"
+        reason="optional"
+        onConfirm={async (reason) => {
+          await bulkClient(kind).cancelBulkDeletion({ bulkDeletionId: bulk.id, reason });
+          await queries.invalidateQueries({ queryKey: ['bulk-deletions'] });
+        }}
+      >
+        <Text size="sm">
+          No further {kind} is begun. Those under way are finished, and what was deleted stays deleted.
+        </Text>
+      </ConfirmDialog>
+    </Stack>
+  );
+}
+
+/** How many items stand where, as a bar and in words. */
+export function BulkBar({ bulk }: { readonly bulk: BulkDeletion }) {
+  const { counts } = bulk;
+  if (!counts) return null;
+  const parts = [
+    [counts.completed, 'complete', 'green'],
+    [counts.skipped, 'skipped', 'yellow'],
+    [counts.stuck, 'stuck', 'red'],
+    [counts.cancelled, 'not begun', 'gray'],
+    [counts.underWay, 'under way', 'blue'],
+  ] as const;
+  const share = (count: bigint) => (counts.matched > 0n ? (Number(count) / Number(counts.matched)) * 100 : 0);
+  const waiting = counts.pending - counts.underWay;
+  const words = [...parts, [waiting, 'waiting', 'gray'] as const]
+    .filter(([count]) => count > 0n)
+    .map(([count, what]) => `${formatCount(count)} ${what}`)
+    .join(', ');
+  return (
+    <>
+      <Progress.Root size="md" aria-hidden>
+        {parts.map(([count, what, color]) => (
+          <Progress.Section key={what} value={share(count)} color={color} withAria={false} />
+        ))}
+      </Progress.Root>
+      <Text size="xs" c="dimmed" className="numbers">
+        {words || 'Selecting what matches'}
+      </Text>
+    </>
+  );
+}

@@ -1,0 +1,59 @@
+import { TextInput } from '@mantine/core';
+import { useDebouncedCallback } from '@mantine/hooks';
+import { IconSearch } from '@tabler/icons-react';
+import { type ReactNode, useEffect, useState } from 'react';
+
+interface FilterTextProps {
+  readonly label: string;
+  readonly placeholder: string;
+  readonly value: string;
+  /** Told a moment after somebody has stopped typing, and at once on Enter. */
+  readonly onChange: (value: string) => void;
+  readonly width?: number;
+  readonly icon?: ReactNode;
+}
+
+const PAUSE_MS = 350;
+
+/** A text that a list is narrowed by. */
+export function FilterText({ label, placeholder, value, onChange, width = 190, icon }: FilterTextProps) {
+  const [text, setText] = useState(value);
+  const tell = useDebouncedCallback(onChange, PAUSE_MS);
+  useEffect(() => setText(value), [value]);
+  return (
+    <TextInput
+      aria-label={label}
+      placeholder={placeholder}
+      leftSection={icon ?? <IconSearch size={15} aria-hidden />}
+      w={{ base: '100%', xs: width }}
+      spellCheck={false}
+      value={text}
+      onChange={(event) => {
+        setText(event.currentTarget.value);
+        tell(event.currentTarget.value.trim());
+      }}
+      onKeyDown={(event) => {
+        if (event.key === 'Enter') onChange(text.trim());
+      }}
+    />
+  );
+}
+
+interface FilterDayProps {
+  readonly label: string;
+  /** YYYY-MM-DD; empty: none. */
+  readonly value: string;
+  readonly onChange: (day: string) => void;
+}
+
+/** A day that a list is narrowed by, in UTC. */
+export const FilterDay = ({ label, value, onChange }: FilterDayProps) => (
+  <TextInput
+    type="date"
+    aria-label={label}
+    title={label}
+    w={{ base: '47%', xs: 150 }}
+    value={value}
+    onChange={(event) => onChange(event.currentTarget.value)}
+  />
+);

@@ -1,0 +1,117 @@
+import { ActionIcon, Box, Button, Group, Text } from '@mantine/core';
+import { IconArrowBackUp, IconFlame } from '@tabler/icons-react';
+import { useInfiniteQuery } from '@tanstack/react-query';
+import { useState } from 'react';
+import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import type { Run } from '#gen/lethe/run/v1/run_pb.ts';
+import { EmptyNote } from '../parts/empty-note.tsx';
+import { reasonOf } from '../parts/error-alert.tsx';
+import { Gated } from '../parts/gated.tsx';
+import { ListBody } from '../parts/list-body.tsx';
+import { RelativeTime } from '../parts/relative-time.tsx';
+import { type Column, VirtualTable } from '../parts/virtual-table.tsx';
+import { runs } from '../rpc.ts';
+import { PurgeDialog } from '../run/purge-dialog.tsx';
+import { useReasonNot } from '../session.ts';
+import { runTitle } from './run-words.tsx';
+import { RunName } from './runs-page.tsx';
+import { useRunActions } from './use-run-actions.tsx';
+
+const PAGE_SIZE = 50;
+
+/** The runs that are hidden at the moment, the last one deleted first, with a way back and a way out. */
+export function DeletedRuns() {
+  const { restore } = useRunActions();
+  const mayDelete = useReasonNot({ role: 'admin', scope: 'workflows:delete' });
+  const [purging, setPurging] = useState<Run>();
+  // The service lists soft deletes in their order; each run then tells whether it is still hidden.
+  const query = useInfiniteQuery({
+    queryKey: ['deleted-runs'],
+    queryFn: async ({ signal, pageParam }) => {
+      const { deletions, nextPageToken } = await runs.listDeletions(
+        { pageSize: PAGE_SIZE, pageToken: pageParam, mode: DeletionMode.SOFT_DELETE },
+        { signal },
+      );
+      const ids = [...new Set(deletions.map(({ targetId }) => targetId))];
+      const found = await Promise.all(ids.map((runId) => findHidden(runId, signal)));
+      return { runs: found.flatMap((run) => run ?? []), nextPageToken };
+    },
+    initialPageParam: '',
+    getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined,
+  });
+  const rows = [...new Map(query.data?.pages.flatMap((page) => page.runs).map((run) => [run.id, run])).values()];
+  const columns: readonly Column<Run>[] = [
+    { key: 'run', title: 'Run', cell: (run) => <RunName run={run} /> },
+    {
+      key: 'deleted',
+      title: 'Deleted',
+      visibleFrom: 'sm',
+      cell: ({ deleteTime, deletedBy, deleteReason }) => (
+        <Box miw={0}>
+          <Text size="sm" truncate>
+            <RelativeTime time={deleteTime} /> by {deletedBy}
+          </Text>
+          {deleteReason && (
+            <Text size="xs" c="dimmed" truncate>
+              {deleteReason}
+            </Text>
+          )}
+        </Box>
+      ),
+    },
+    {
+      key: 'actions',
+      title: '',
+      width: 160,
+      align: 'right',
+      cell: (run) => (
+        <Group gap={4} justify="flex-end" wrap="nowrap">
+          <Gated because={mayDelete}>
+            <Button
+              size="xs"
+              variant="default"
+              leftSection={<IconArrowBackUp size={14} aria-hidden />}
+              aria-label={`Restore ${runTitle(run)} ${run.id}`}
+              onClick={() => void restore(run)}
+            >
+              Restore
+            </Button>
+          </Gated>
+          <Gated because={mayDelete}>
+            <ActionIcon
+              variant="subtle"
+              color="red"
+              size="md"
+              title="Purge for good"
+              aria-label={`Purge ${runTitle(run)} ${run.id}`}
+              onClick={() => setPurging(run)}
+            >
+              <IconFlame size={17} aria-hidden />
+            </ActionIcon>
+          </Gated>
+        </Group>
+      ),
+    },
+  ];
+  return (
+    <>
+      <Text size="sm" c="dimmed" mb="sm">
+        Hidden with their jobs. They stay until somebody restores or purges them: Lethe purges no run by itself.
+      </Text>
+      <ListBody query={query} shown={rows.length} empty={<EmptyNote>No run is deleted at the moment.</EmptyNote>}>
+        <VirtualTable label="Recently deleted runs" rows={rows} rowKey={({ id }) => id} columns={columns} />
+      </ListBody>
+      {purging && <PurgeDialog run={purging} onClose={() => setPurging(undefined)} />}
+    </>
+  );
+}
+
+async function findHidden(runId: string, signal: AbortSignal): Promise<Run | undefined> {
+  try {
+    const { run } = await runs.getRun({ runId, showDeleted: true }, { signal });
+    return run?.deleteTime ? run : undefined;
+  } catch (error) {
+    if (reasonOf(error) === 'RUN_NOT_FOUND') return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,77 @@
+import { ConnectError } from '@connectrpc/connect';
+import { Button, Group, Text } from '@mantine/core';
+import { notifications } from '@mantine/notifications';
+import { useQueryClient } from '@tanstack/react-query';
+import type { Run } from '#gen/lethe/run/v1/run_pb.ts';
+import { adviceOf } from '../parts/advice.ts';
+import { reasonOf } from '../parts/error-alert.tsx';
+import { runs } from '../rpc.ts';
+import { runTitle } from './run-words.tsx';
+
+const UNDO_MS = 10_000;
+
+/** Shows why something did not work, with what to do about it. */
+export function notifyError(title: string, error: unknown): void {
+  const { rawMessage, code } = ConnectError.from(error);
+  const advice = adviceOf(reasonOf(error), code);
+  notifications.show({
+    color: 'red',
+    title,
+    message: [rawMessage, advice].filter(Boolean).join(' '),
+    autoClose: false,
+    role: 'alert',
+  });
+}
+
+/** Deleting a run at once, with a way back, and bringing one back. Lists and pages that show it follow. */
+export function useRunActions() {
+  const queries = useQueryClient();
+  const refresh = () =>
+    Promise.all(
+      ['runs', 'run', 'deleted-runs', 'deletions'].map((key) => queries.invalidateQueries({ queryKey: [key] })),
+    );
+
+  const restore = async (run: Run): Promise<void> => {
+    try {
+      await runs.undeleteRun({ runId: run.id, requestId: crypto.randomUUID() });
+      notifications.show({ message: `${runTitle(run)} is back.` });
+    } catch (error) {
+      notifyError(`${runTitle(run)} could not be restored`, error);
+    } finally {
+      await refresh();
+    }
+  };
+
+  const softDelete = async (run: Run): Promise<void> => {
+    try {
+      await runs.deleteRun({ runId: run.id, etag: run.etag, requestId: crypto.randomUUID() });
+    } catch (error) {
+      notifyError(`${runTitle(run)} could not be deleted`, error);
+      await refresh();
+      return;
+    }
+    const id = `deleted-${run.id}`;
+    notifications.show({
+      id,
+      autoClose: UNDO_MS,
+      withCloseButton: true,
+      message: (
+        <Group justify="space-between" wrap="nowrap" gap="sm">
+          <Text size="sm">{runTitle(run)} was deleted.</Text>
+          <Button
+            size="xs"
+            variant="default"
+            onClick={() => {
+              notifications.hide(id);
+              void restore(run);
+            }}
+          >
+            Undo
+          </Button>
+        </Group>
+      ),
+    });
+    await refresh();
+  };
+  return { softDelete, restore, refresh };
+}
