@@ -11,6 +11,9 @@ import { hasProgram } from './require.ts';
 const PAGE_FOLDER = fileURLToPath(new URL('../../services/console/page/', import.meta.url));
 const SCREENSHOTS = fileURLToPath(new URL('../screenshots/', import.meta.url));
 
+// Long enough for a machine with much else to do.
+const DEADLINE_MS = 60_000;
+
 /** Debian's name for the browser. */
 export const CHROMIUM = 'chromium';
 
@@ -60,7 +63,7 @@ export async function openWindow(
     route.fulfill({ json: { subject, tenant: tenantId, role, scopes } }),
   );
   const page = await context.newPage();
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(DEADLINE_MS);
   const problems: string[] = [];
   page.on('pageerror', (error) => problems.push(String(error)));
   page.on('console', (message) => {

@@ -141,7 +141,7 @@ function Person() {
       <Menu position="bottom-end" width={260} shadow="md">
         <Menu.Target>
           <UnstyledButton aria-label={`Account of ${subject}`} style={{ borderRadius: '50%' }}>
-            <Avatar size={32} color="blue" name={subject} />
+            <Avatar size={32} color="blue" name={subject} aria-hidden />
           </UnstyledButton>
         </Menu.Target>
         <Menu.Dropdown>

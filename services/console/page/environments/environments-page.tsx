@@ -7,6 +7,7 @@ import { ErrorAlert } from '../parts/error-alert.tsx';
 import { formatCount } from '../parts/format.ts';
 import { LoadingRows } from '../parts/loading-rows.tsx';
 import { MorePages } from '../parts/more-pages.tsx';
+import { NeedsTenant } from '../parts/needs-tenant.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
 import type { PageProps } from '../router.tsx';
@@ -23,7 +24,16 @@ export interface EnvironmentsSearch {
 const STATUSES = [DriftStatus.IN_SYNC, DriftStatus.DRIFT, DriftStatus.UNKNOWN] as const;
 
 /** The tenant's environments with their badges, which stay when every check has been purged. */
-export function EnvironmentsPage({ search, onSearch }: PageProps<EnvironmentsSearch>) {
+export const EnvironmentsPage = (props: PageProps<EnvironmentsSearch>) => (
+  <>
+    <PageHeader title="Environments" description="Whether each environment is as its source says." />
+    <NeedsTenant>
+      <EnvironmentsOfTenant {...props} />
+    </NeedsTenant>
+  </>
+);
+
+function EnvironmentsOfTenant({ search, onSearch }: PageProps<EnvironmentsSearch>) {
   const { status, env } = search;
   const query = useInfiniteQuery({
     queryKey: ['environments', status],
@@ -38,7 +48,6 @@ export function EnvironmentsPage({ search, onSearch }: PageProps<EnvironmentsSea
   const environments = query.data?.pages.flatMap((page) => page.environments) ?? [];
   return (
     <>
-      <PageHeader title="Environments" description="Whether each environment is as its source says." />
       <Group mb="md">
         <Select
           aria-label="Drift status"

@@ -11,6 +11,7 @@ import { ErrorAlert } from '../parts/error-alert.tsx';
 import { formatDay, formatSpan, toTimestamp } from '../parts/format.ts';
 import { LoadingRows } from '../parts/loading-rows.tsx';
 import { MorePages } from '../parts/more-pages.tsx';
+import { NeedsTenant } from '../parts/needs-tenant.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
 import { StateBadge } from '../parts/state-badge.tsx';
@@ -47,11 +48,13 @@ export function ExecutionsPage({ search, onSearch }: PageProps<ExecutionsSearch>
   return (
     <>
       <PageHeader title="Executions" description="The history of what was executed, and how long it is kept." />
-      <Stack>
-        <PolicyCard />
-        <ExecutionsByDay search={search} onSearch={onSearch} />
-        <ExecutionList search={search} onSearch={onSearch} />
-      </Stack>
+      <NeedsTenant>
+        <Stack>
+          <PolicyCard />
+          <ExecutionsByDay search={search} onSearch={onSearch} />
+          <ExecutionList search={search} onSearch={onSearch} />
+        </Stack>
+      </NeedsTenant>
     </>
   );
 }
@@ -197,7 +200,7 @@ function ExecutionRow({ execution }: { readonly execution: Execution }) {
     <Table.Tr>
       <Table.Td style={{ overflowWrap: 'anywhere' }}>{workflow}</Table.Td>
       <Table.Td>
-        <StateBadge label={word?.label ?? 'Unknown'} color={word?.color ?? 'gray'} />
+        <StateBadge label={word?.label ?? 'Unknown'} color={word?.color ?? 'gray.6'} />
       </Table.Td>
       <Table.Td>{status || <Text c="dimmed">–</Text>}</Table.Td>
       <Table.Td>

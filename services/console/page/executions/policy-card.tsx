@@ -1,4 +1,3 @@
-import { Code, ConnectError } from '@connectrpc/connect';
 import { Button, DataList, Group, Paper, Text, Title } from '@mantine/core';
 import { notifications } from '@mantine/notifications';
 import { useQuery, useQueryClient } from '@tanstack/react-query';
@@ -17,14 +16,13 @@ import { PolicyDialog } from './policy-dialog.tsx';
 /** The key of the policy's query. */
 export const POLICY_KEY = ['execution-policy'] as const;
 
-/** Reads the tenant's policy; null where it has none, so that every execution is kept. */
+/**
+ * Reads the tenant's policy; null where it has none, so that every execution is kept. By the list, which answers with
+ * nothing then; the single read answers with an error.
+ */
 export async function readPolicy(signal?: AbortSignal): Promise<ExecutionPolicy | null> {
-  try {
-    return (await retention.getExecutionPolicy({}, signal ? { signal } : {})).executionPolicy ?? null;
-  } catch (error) {
-    if (ConnectError.from(error).code === Code.NotFound) return null;
-    throw error;
-  }
+  const { executionPolicies } = await retention.listExecutionPolicies({ pageSize: 1 }, signal ? { signal } : {});
+  return executionPolicies[0] ?? null;
 }
 
 /** How long the tenant's executions are kept, with the means to change that. */

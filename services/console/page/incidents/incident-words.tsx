@@ -15,7 +15,7 @@ interface Word {
   readonly color: string;
 }
 
-const UNKNOWN: Word = { label: 'Unknown', color: 'gray' };
+const UNKNOWN: Word = { label: 'Unknown', color: 'gray.6' };
 
 const DRIFT: Readonly<Record<number, Word>> = {
   [DriftStatus.IN_SYNC]: { label: 'In sync', color: 'green' },
@@ -34,7 +34,7 @@ const INCIDENTS: Readonly<Record<number, Word>> = {
   [IncidentState.ACKNOWLEDGED]: { label: 'Acknowledged', color: 'orange' },
   [IncidentState.STABILIZED]: { label: 'Stabilized', color: 'yellow' },
   [IncidentState.RECONCILED]: { label: 'Reconciled', color: 'blue' },
-  [IncidentState.CLOSED]: { label: 'Closed', color: 'gray' },
+  [IncidentState.CLOSED]: { label: 'Closed', color: 'gray.6' },
 };
 
 const APPROVALS: Readonly<Record<number, Word>> = {
@@ -72,7 +72,7 @@ export const IncidentBadge = ({ incident }: { readonly incident: Pick<Incident, 
   <WordBadge
     word={
       incident.closeCause === CloseCause.COMPENSATED
-        ? { label: 'Closed: undone', color: 'gray' }
+        ? { label: 'Closed: undone', color: 'gray.6' }
         : INCIDENTS[incident.state]
     }
   />

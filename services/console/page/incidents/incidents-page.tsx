@@ -6,6 +6,7 @@ import { EmptyNote } from '../parts/empty-note.tsx';
 import { ErrorAlert } from '../parts/error-alert.tsx';
 import { LoadingRows } from '../parts/loading-rows.tsx';
 import { MorePages } from '../parts/more-pages.tsx';
+import { NeedsTenant } from '../parts/needs-tenant.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
 import type { PageProps } from '../router.tsx';
@@ -26,7 +27,16 @@ const DETAILS: Readonly<Record<number, string>> = {
 };
 
 /** The tenant's incidents, newest first, under the figures on drift. */
-export function IncidentsPage({ search, onSearch }: PageProps<IncidentsSearch>) {
+export const IncidentsPage = (props: PageProps<IncidentsSearch>) => (
+  <>
+    <PageHeader title="Incidents" description="Drift that somebody has to look at, and what became of it." />
+    <NeedsTenant>
+      <IncidentsOfTenant {...props} />
+    </NeedsTenant>
+  </>
+);
+
+function IncidentsOfTenant({ search, onSearch }: PageProps<IncidentsSearch>) {
   const { state, environment } = search;
   const environments = useQuery({
     queryKey: ['environment-names'],
@@ -53,7 +63,6 @@ export function IncidentsPage({ search, onSearch }: PageProps<IncidentsSearch>) 
   const rows = query.data?.pages.flatMap((page) => page.incidents) ?? [];
   return (
     <>
-      <PageHeader title="Incidents" description="Drift that somebody has to look at, and what became of it." />
       <DriftFigures />
       <Group mb="md" mt="lg">
         <Select

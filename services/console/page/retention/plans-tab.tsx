@@ -37,9 +37,12 @@ export function PlansTab() {
                 <Title order={2} size="h4">
                   {plan.name}
                 </Title>
-                <Text size="xs" c="dimmed">
-                  {plural(plan.tenantCount, 'tenant')}
-                </Text>
+                {/* A tenant's own people are not told of others, so that their count is 0. */}
+                {mayRead === undefined && (
+                  <Text size="xs" c="dimmed">
+                    {plural(plan.tenantCount, 'tenant')}
+                  </Text>
+                )}
               </div>
               <Group gap="xs">
                 <Gated because={mayRead}>

@@ -1,5 +1,5 @@
 import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
-import type { RetentionPurge, RetentionPurgeItem } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeItemState, type RetentionPurge, type RetentionPurgeItem } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { retention } from '../rpc.ts';
 import { hasEnded } from './retention-words.tsx';
 
@@ -25,8 +25,12 @@ export const usePurge = (purgeId: string | undefined) =>
       if (!purge) throw new Error('The answer has no purge.');
       return { purge, items, hasMore: nextPageToken !== '' };
     },
-    refetchInterval: ({ state }) => (state.data && hasEnded(state.data.purge) ? false : LIVE_MS),
+    refetchInterval: ({ state }) => (state.data && !isLive(state.data) ? false : LIVE_MS),
   });
+
+// A purge that has ended but for what was held goes on when that is approved, without a change of its own state.
+const isLive = ({ purge, items }: PurgeDetails): boolean =>
+  !hasEnded(purge) || items.some(({ state }) => state === PurgeItemState.PENDING || state === PurgeItemState.RUNNING);
 
 /** The purges of a tenant, or for an empty id all that the caller may see, newest first. */
 export const usePurges = (tenantId: string) =>

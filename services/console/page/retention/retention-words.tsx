@@ -20,8 +20,8 @@ interface Word {
   readonly isActive?: boolean;
 }
 
-const UNKNOWN: Word = { label: 'Unknown', color: 'gray' };
-const WAITING: Word = { label: 'Waiting', color: 'gray' };
+const UNKNOWN: Word = { label: 'Unknown', color: 'gray.6' };
+const WAITING: Word = { label: 'Waiting', color: 'gray.6' };
 const RUNNING: Word = { label: 'Running', color: 'blue', isActive: true };
 const COMPLETE: Word = { label: 'Complete', color: 'green' };
 const PARTIAL: Word = { label: 'Partial', color: 'orange' };
@@ -42,7 +42,7 @@ const ITEMS: Readonly<Record<number, Word>> = {
   [PurgeItemState.PARTIAL]: PARTIAL,
   [PurgeItemState.FAILED]: { label: 'Failed', color: 'red' },
   [PurgeItemState.HELD]: HELD,
-  [PurgeItemState.SKIPPED]: { label: 'Left to another purge', color: 'gray' },
+  [PurgeItemState.SKIPPED]: { label: 'Left to another purge', color: 'gray.6' },
 };
 
 const PURGE_SUBJECTS: Readonly<Record<number, Word>> = {
@@ -53,7 +53,7 @@ const PURGE_SUBJECTS: Readonly<Record<number, Word>> = {
   [PurgeSubjectState.PARTIAL]: PARTIAL,
   [PurgeSubjectState.HELD]: HELD,
   [PurgeSubjectState.OBSERVED]: { label: 'Counted only', color: 'cyan' },
-  [PurgeSubjectState.KEPT]: { label: 'All kept', color: 'gray' },
+  [PurgeSubjectState.KEPT]: { label: 'All kept', color: 'gray.6' },
 };
 
 const SUBJECTS: Readonly<Record<number, Word>> = {
@@ -63,7 +63,7 @@ const SUBJECTS: Readonly<Record<number, Word>> = {
   [SubjectState.OWNER_CHANGED]: { label: 'Owner changed', color: 'orange' },
   [SubjectState.OWNER_UNKNOWN]: { label: 'Owner unknown', color: 'red' },
   [SubjectState.UNLISTED]: { label: 'Not listed any more', color: 'red' },
-  [SubjectState.RETIRED]: { label: 'Retired', color: 'gray' },
+  [SubjectState.RETIRED]: { label: 'Retired', color: 'gray.6' },
 };
 
 const TRIGGERS: Readonly<Record<number, string>> = {

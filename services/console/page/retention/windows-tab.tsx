@@ -1,4 +1,3 @@
-import { Code, ConnectError } from '@connectrpc/connect';
 import { Button, Group, Paper, Stack, Table, Text, Title } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import { useState } from 'react';
@@ -114,15 +113,9 @@ function TenantPlanCard({ tenantId }: { readonly tenantId: string }) {
   const [isChanging, setChanging] = useState(false);
   const query = useQuery({
     queryKey: ['tenant-plan', tenantId],
-    queryFn: async ({ signal }) => {
-      try {
-        return (await retention.getTenantPlan({ tenantId }, { signal })).tenantPlan ?? null;
-      } catch (error) {
-        // No plan is an answer here, not a fault.
-        if (ConnectError.from(error).code === Code.NotFound) return null;
-        throw error;
-      }
-    },
+    // By the list, which answers with nothing where a tenant has no plan; the single read answers with an error.
+    queryFn: async ({ signal }) =>
+      (await retention.listTenantPlans({ tenantId, pageSize: 1 }, { signal })).tenantPlans[0] ?? null,
   });
   const history = useQuery({
     queryKey: ['tenant-plan-history', tenantId],
