@@ -6,6 +6,7 @@ import type { ConsoleSettings } from './config.ts';
 import type { Upstreams } from './connect-upstreams.ts';
 import { observeRequests } from './observe-requests.ts';
 import { refuseCrossSite } from './refuse-cross-site.ts';
+import { registerRest } from './rest/register-rest.ts';
 import { proxyRpcs } from './rpc-proxy.ts';
 import { answerUnreadablePath, secureHeaders } from './secure-headers.ts';
 import { servePage } from './serve-page.ts';
@@ -30,7 +31,8 @@ export interface ServerParts {
 }
 
 const MAX_BODY_BYTES = 64 * 1_024;
-const MAX_PARAMETER_LENGTH = 300;
+// Of what is longer a route would not be found; the id is what is wrong.
+const MAX_PARAMETER_LENGTH = 8_192;
 // For a request to arrive whole; an answer may take as long as a watch lasts.
 const REQUEST_TIMEOUT_MS = 30_000;
 const KEEP_ALIVE_MS = 75_000;
@@ -59,13 +61,17 @@ export async function makeServer(parts: ServerParts): Promise<FastifyInstance> {
     reply.code(isReady() ? 200 : 503).send({ status: isReady() ? 'ready' : 'stopping' }),
   );
   const credentialOf = await registerSession(app, settings.signIn, log);
+  const sendPage = await servePage(app, settings.pageFolder);
   await app.register(async (scope) => {
     scope.addHook('onRequest', async (request, reply) => {
       request.credential = await credentialOf(request, reply);
     });
     await proxyRpcs(scope, { upstreams, metrics, drainMs: settings.drainMs });
+    await scope.register(async (rest) => {
+      const { requestsPerMinute, purgeWaitMs } = settings;
+      await registerRest(rest, { upstreams, log, requestsPerMinute, purgeWaitMs, sendPage });
+    });
   });
-  await servePage(app, settings.pageFolder);
   return app;
 }
 

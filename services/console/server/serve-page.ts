@@ -7,6 +7,9 @@ import { toErrorBody } from './error-body.ts';
 // Everything that is no page: an unknown path below these is an unknown path, and not a place in the page.
 const MACHINE_PATHS = /^\/(api|v1|rpc|orgs|auth|assets|openapi\.json|healthz|ready|metrics)(\/|$)/;
 
+/** Sends index.html to a browser that asks for a page; undefined where the request is for something else. */
+export type SendPage = (request: FastifyRequest, reply: FastifyReply) => Promise<FastifyReply> | undefined;
+
 /** Where index.html has the nonce of its inline styles. */
 export const NONCE_PLACE = '__CSP_NONCE__';
 
@@ -14,7 +17,7 @@ export const NONCE_PLACE = '__CSP_NONCE__';
  * Serves the built page, with its compressed files where there are any. A path that is neither a file nor a route gets
  * index.html where a browser asks for a page, since the page has routes of its own, and 404/ROUTE_NOT_FOUND otherwise.
  */
-export async function servePage(app: FastifyInstance, pageFolder: string): Promise<void> {
+export async function servePage(app: FastifyInstance, pageFolder: string): Promise<SendPage> {
   await app.register(fastifyStatic, {
     root: pageFolder,
     // index.html is made for each request.
@@ -37,6 +40,7 @@ export async function servePage(app: FastifyInstance, pageFolder: string): Promi
     const message = `There is no ${request.method} ${path}; /openapi.json lists the routes.`;
     return reply.code(404).send(toErrorBody('ROUTE_NOT_FOUND', message));
   });
+  return (request, reply) => (isForPage(request) ? sendIndex(reply, pageFolder) : undefined);
 }
 
 const isForPage = ({ method, url, headers }: FastifyRequest): boolean =>
