@@ -1,9 +1,27 @@
 import type { Knex } from 'knex';
+import type { Migration } from '#libs/postgres/migrate.ts';
 
 // What ListAuditEntries filters by; the primary keys serve a list without a filter.
 const FILTERS = ['actor', 'action', 'target_id'] as const;
 
-/** Adds the indexes by which `audit_entries` is listed. Called once by one of the service's migrations. */
+/**
+ * The migration of a service whose audit begins with `audit_entries` alone: adds what ListAuditEntries needs, the indexes
+ * and the audit of calls whose credential names no tenant.
+ */
+export const makeListedAudit = (name: string): Migration => ({
+  name,
+  async up(knex, appRole) {
+    await createAuditIndexes(knex);
+    await createInstallationAudit(knex, appRole);
+    await createInstallationAuditIndexes(knex);
+  },
+  async down(knex) {
+    await knex.raw('drop table installation_audit');
+    await dropAuditIndexes(knex);
+  },
+});
+
+/** Adds the indexes by which `audit_entries` is listed. */
 export async function createAuditIndexes(knex: Knex): Promise<void> {
   for (const column of FILTERS) {
     await knex.raw('create index ?? on audit_entries (tenant_id, ??, at, id)', [`audit_entries_${column}`, column]);

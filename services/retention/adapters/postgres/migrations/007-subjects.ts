@@ -1,3 +1,4 @@
+import { createInstallationAudit } from '#libs/audit/migrations.ts';
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { createDiscoveryFunction, createOperation, secureTable } from '#libs/postgres/tenant-security.ts';
 
@@ -43,20 +44,6 @@ export const subjects: Migration = {
         primary key (subject, purge_id)
       );
 
-      create table installation_audit (
-        at timestamptz not null default clock_timestamp(),
-        id uuid not null default gen_random_uuid(),
-        actor text not null,
-        subject text not null,
-        action text not null,
-        target_type text not null,
-        target_id text not null,
-        reason text,
-        outcome text not null,
-        counts jsonb not null default '{}',
-        primary key (at, id)
-      );
-
       create table tenants_with_data (
         tenant_id text not null,
         subject text not null,
@@ -76,7 +63,8 @@ export const subjects: Migration = {
     `);
     await knex.raw('grant select, insert, update on subjects to ??', [appRole]);
     await knex.raw('grant select, insert on subject_nights to ??', [appRole]);
-    await knex.raw('grant select, insert, delete on installation_audit to ??', [appRole]);
+    await createInstallationAudit(knex, appRole);
+    await knex.raw('grant delete on installation_audit to ??', [appRole]);
     await knex.raw('grant select, insert, update, delete on tenant_sweeps to ??', [appRole]);
     await secureTable(knex, 'tenants_with_data', appRole);
     await createOperation(

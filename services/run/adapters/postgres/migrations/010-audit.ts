@@ -1,21 +1,4 @@
-import {
-  createAuditIndexes,
-  createInstallationAudit,
-  createInstallationAuditIndexes,
-  dropAuditIndexes,
-} from '#libs/audit/migrations.ts';
-import type { Migration } from '#libs/postgres/migrate.ts';
+import { makeListedAudit } from '#libs/audit/migrations.ts';
 
-/** The indexes by which the audit is listed, and the audit of calls whose credential names no tenant. */
-export const listedAudit: Migration = {
-  name: '010-audit',
-  async up(knex, appRole) {
-    await createAuditIndexes(knex);
-    await createInstallationAudit(knex, appRole);
-    await createInstallationAuditIndexes(knex);
-  },
-  async down(knex) {
-    await knex.raw('drop table installation_audit');
-    await dropAuditIndexes(knex);
-  },
-};
+/** What ListAuditEntries reads and is fast by. */
+export const listedAudit = makeListedAudit('010-audit');
