@@ -158,7 +158,7 @@ export const makeRuns = (services: Services, deletions: Deletions, bulkDeletions
       for await (const seen of services.run.watchRun({ runId, ...options }, call())) {
         const run = present('run', seen.run);
         for (const step of seen.steps) steps.set(step.name, step);
-        if (run.etag === shown) continue;
+        if (seen.moreFollows || run.etag === shown) continue;
         shown = run.etag;
         yield { run, steps: [...steps.values()].toSorted((one, other) => one.position - other.position) };
       }

@@ -1,9 +1,9 @@
 import { create, type DescMessage, type MessageInitShape, type MessageShape, toBinary } from '@bufbuild/protobuf';
 
-// What remains of a message of 4 MiB is for the token of the next page.
-const MAX_PAGE_BYTES = 3_670_016;
+/** What the items of one message may come to; what remains of 4 MiB is for the token of the next page. */
+export const MAX_PAGE_BYTES = 3_670_016;
 /** Tag and length of one message in a list. */
-const FRAME_BYTES = 8;
+export const FRAME_BYTES = 8;
 
 /**
  * The page as messages, cut where more would not fit one answer. `keyOf` gives the keyset of an item, as the list orders

@@ -491,3 +491,31 @@ test('a watch tells of every participant until the end', async (t) => {
   t.is(states.at(-1), DeletionState.COMPLETE);
   t.is(states.filter((state) => state === DeletionState.COMPLETE).length, 1);
 });
+
+test('a run with more in it than one message may hold is watched in several, and the last has it whole', async (t) => {
+  const { runs } = admin(t.context.stack, 'large');
+  const text = { text: 'x'.repeat(1_000_000) };
+  const runId = (await runs.createRun({ workflow: 'elsewhere', input: text })).run?.id ?? '';
+  for (const name of ['first', 'last']) {
+    await runs.recordStep({ runId, name, state: StepState.RUNNING });
+    await runs.recordStep({ runId, name, state: StepState.COMPLETED });
+  }
+  // As many as would take minutes by RecordStep.
+  await queryOnce(
+    t.context.stack.superuserUrl('run'),
+    `insert into workflow_run_steps (tenant_id, run_id, name, position, state, error)
+     select tenant_id, run_id, 'step-' || n, 1 + n, state, repeat('x', 2000)
+     from workflow_run_steps, generate_series(2, 1500) n where run_id = $1 and name = 'first'`,
+    [runId],
+  );
+  await runs.finishRun({ runId, state: RunState.COMPLETED, output: text });
+  const seen = await Array.fromAsync(runs.watchRun({ runId }));
+  const last = seen.pop();
+  t.true(seen.length > 0);
+  t.true(seen.every(({ run, moreFollows }) => moreFollows && run?.id === runId && !run.input && !run.output));
+  t.false(last?.moreFollows);
+  t.deepEqual([last?.run?.input, last?.run?.output], [text, text]);
+  const steps = [...seen.flatMap((message) => message.steps), ...(last?.steps ?? [])];
+  t.is(new Set(steps.map(({ name }) => name)).size, 1_501);
+  t.is(steps.length, 1_501, 'and each step once');
+});

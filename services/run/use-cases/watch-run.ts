@@ -7,6 +7,8 @@ import type { ReadRuns } from './read-runs.ts';
 export interface RunSighting {
   readonly run: Run;
   readonly steps: readonly RunStep[];
+  /** Whether that is all; otherwise the next sighting goes on with the same change. */
+  readonly isWhole: boolean;
 }
 
 /** Tells of a run's changes until it is terminal. RUN_NOT_FOUND, also in the middle. */
@@ -34,14 +36,18 @@ export const makeWatchRun = (read: ReadRuns, changes: RunChanges): WatchRun =>
       // Steps after the run: what they tell may be newer than the run says, never older.
       const run = await read.get(caller, runId, showDeleted);
       if (version !== `${run.version}`) {
-        const steps: RunStep[] = [];
+        let steps: RunStep[] = [];
         for (let after: readonly string[] | undefined, isFirst = true; isFirst || after; isFirst = false) {
           const page = await read.listSteps(caller, runId, { limit: STEPS_PER_PAGE, after, showDeleted });
-          steps.push(...page.items.filter((step) => seen.get(step.name) !== toKey(step)));
+          const changed = page.items.filter((step) => seen.get(step.name) !== toKey(step));
+          for (const step of changed) seen.set(step.name, toKey(step));
+          steps.push(...changed);
           after = page.next;
+          if (!after || steps.length < STEPS_PER_PAGE) continue;
+          yield { run, steps, isWhole: false };
+          steps = [];
         }
-        for (const step of steps) seen.set(step.name, toKey(step));
-        yield { run, steps };
+        yield { run, steps, isWhole: true };
       }
       if (isTerminal(run.state)) return;
       version = `${run.version}`;

@@ -1,6 +1,5 @@
-import { create } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
-import { type RunService, WatchRunResponseSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
+import type { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { parseFields, parseReason, parseRequestId, parseText } from '#libs/grpc/parse.ts';
 import { parseJsonObject } from '#libs/grpc/parse-json.ts';
@@ -10,8 +9,9 @@ import type { FailRun } from '../../use-cases/fail-run.ts';
 import type { RetryRun } from '../../use-cases/retry-run.ts';
 import type { StartRun } from '../../use-cases/start-run.ts';
 import type { WatchRun } from '../../use-cases/watch-run.ts';
-import { toRunMessage, toStepMessage } from './messages.ts';
+import { toRunMessage } from './messages.ts';
 import { MAX_ERROR, MAX_NAME, parseEtag, parseWorkflow } from './parse.ts';
+import { toWatchMessages } from './watch-messages.ts';
 
 /** What RunService does with the runs that it drives or compensates. */
 export interface SagaUseCases {
@@ -46,9 +46,7 @@ export const sagaService = ({
       runId: parseId('run_id', request.runId),
       showDeleted: request.showDeleted,
     };
-    for await (const { run, steps } of watchRun(command, context.signal)) {
-      yield create(WatchRunResponseSchema, { run: toRunMessage(run), steps: steps.map(toStepMessage) });
-    }
+    for await (const sighting of watchRun(command, context.signal)) yield* toWatchMessages(sighting);
   },
 
   async cancelRun(request, context) {
