@@ -49,8 +49,9 @@ const SEVERAL = '*';
  * Makes the recorder. However many calls are refused, a caller gets at most 21 entries a window: the first refusal for
  * each of ten pairs of RPC and reason, one with the count of repetitions for each of these pairs, and one with the count
  * of all others. A tenant has entries for 100 callers a window; what further callers are refused is counted under the
- * actor `*`. The bound is that of one process. A credential that was not believed names nobody: its refusals are logged
- * and counted, and not written to the audit.
+ * actor `*`. The bound is that of one process. A key that signed what its entry of the trust file does not allow is in the
+ * installation's audit as `key:` and the entry's name. Any other credential that was not believed names nobody: its
+ * refusals are logged and counted, and not written to the audit.
  */
 export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRecorder {
   const { database, log, metrics, windowMs = WINDOW_MS, hasInstallationAudit = true } = options;
@@ -61,9 +62,12 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
   const waiting: Entry[] = [];
   let writing: Promise<void> | undefined;
 
-  const write = (entry: Entry, peer?: string): void => {
+  const write = (entry: Entry, seen: Partial<Pick<Refusal, 'peer' | 'trustEntry'>> = {}): void => {
     const { tenantId, actor, subject, targetId: rpc, outcome, counts } = entry;
-    log.warn({ audit: true, action: 'call', tenantId, actor, subject, rpc, outcome, peer, ...counts }, 'call refused');
+    log.warn(
+      { audit: true, action: 'call', tenantId, actor, subject, rpc, outcome, ...seen, ...counts },
+      'call refused',
+    );
     if (tenantId === undefined && !hasInstallationAudit) return;
     if (waiting.length >= MAX_WAITING) return void log.error({ tenantId, rpc }, 'a refusal is missing from the audit');
     waiting.push(entry);
@@ -119,10 +123,11 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
   };
 
   return {
-    record({ rpc, caller, reason, peer }) {
+    record({ rpc, caller: believed, trustEntry, reason, peer }) {
       metrics.callRefused(reason);
       timer ??= setTimeout(closeWindow, windowMs).unref();
       const kind = `${rpc} ${reason}`;
+      const caller = believed ?? (trustEntry === undefined ? undefined : keyAsCaller(trustEntry));
       if (caller === undefined) {
         const known = unbelieved.get(kind);
         if (known) known.count += 1;
@@ -139,7 +144,10 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
       else if (refused.repetitions.size >= KINDS_PER_CALLER || refused.caller.actor === SEVERAL) refused.others += 1;
       else {
         refused.repetitions.set(kind, { rpc, reason, count: 0 });
-        write({ ...refusalOf(rpc, reason), tenantId, actor, subject }, peer);
+        write(
+          { ...refusalOf(rpc, reason), tenantId, actor, subject },
+          { peer, trustEntry: trustEntry ?? believed?.trustEntry },
+        );
       }
     },
     async stop() {
@@ -149,6 +157,12 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
     },
   };
 }
+
+/** A key that signed what it may not: what its token says of a person or a tenant is not believed. */
+const keyAsCaller = (trustEntry: string): Refused['caller'] => {
+  const name = `key:${trustEntry}`;
+  return { tenantId: undefined, actor: name, subject: name };
+};
 
 const refusalOf = (rpc: string, reason: string) => ({
   action: 'call',

@@ -102,6 +102,17 @@ export function assertTokenMatches(caller: Caller, call: Omit<TokenLimits, 'call
 const tokenMismatch = (claim: string): DomainError =>
   denied('TOKEN_MISMATCH', `The token's ${claim} is not that of the call.`, { claim });
 
+/** A key of the trust file has signed what its entry does not allow. The sentence is for the log, not for the caller. */
+export class KeyMisused extends Error {
+  /** The entry's name. */
+  readonly trustEntry: string;
+
+  constructor(trustEntry: string, problems: readonly (string | undefined)[]) {
+    super(`the trust file's ${trustEntry} may not sign this ${problems.join(' or ')}`);
+    this.trustEntry = trustEntry;
+  }
+}
+
 /** TOKEN_INVALID: UNAUTHENTICATED, without a word on what is wrong with the token. */
 export const tokenInvalid = (cause?: unknown): DomainError =>
   new DomainError('unauthenticated', 'TOKEN_INVALID', 'The bearer token is not valid here.', {}, { cause });

@@ -3,7 +3,7 @@ import { decodeJwt, decodeProtectedHeader, errors, type JWTPayload, jwtVerify } 
 import type { CalleeKind, Caller, Role, TokenLimits } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { isTenantId } from '#libs/kernel/id.ts';
-import { tokenInvalid } from './authorize.ts';
+import { KeyMisused, tokenInvalid } from './authorize.ts';
 import { ROLES } from './keys.ts';
 import type { Trust, TrustSnapshot } from './open-trust.ts';
 import { calleeAudience } from './sign-token.ts';
@@ -114,8 +114,7 @@ function toCaller(
   }
   const problems = entry.allow.map((grant) => misfitOf(claims, grant));
   const grants = entry.allow.filter((_, index) => problems[index] === undefined);
-  if (grants.length === 0)
-    throw tokenInvalid(new Error(`the trust file's ${entry.name} may not sign this ${problems.join(' or ')}`));
+  if (grants.length === 0) throw tokenInvalid(new KeyMisused(entry.name, problems));
   const { subject, actingService, role, tenantId } = claims;
   return Object.freeze<Caller>({
     subject: actingService ?? subject,
@@ -124,6 +123,7 @@ function toCaller(
     role,
     scopes: new Set(claims.scopes.filter((scope) => grants.some(({ scopes }) => matches(scopes, scope)))),
     actor: subject,
+    trustEntry: entry.name,
     ...(kind === undefined ? {} : { limits: limitsOf(kind, payload) }),
   });
 }

@@ -62,6 +62,8 @@ export interface Refusal {
   readonly rpc: string;
   /** Undefined where the credential was not believed. */
   readonly caller: Caller | undefined;
+  /** The entry of the trust file whose key signed the credential, by name. Undefined: no entry's key did. */
+  readonly trustEntry?: string | undefined;
   /** e.g. ROLE_TOO_LOW. */
   readonly reason: string;
   /** The other end of the connection, host:port. */

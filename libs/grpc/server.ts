@@ -4,7 +4,7 @@ import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
 import { HealthImplementation, service as healthService } from 'grpc-health-check';
 import { file_google_rpc_error_details } from '#gen/google/rpc/error_details_pb.ts';
-import { authorize, type Rule } from '#libs/auth/authorize.ts';
+import { authorize, KeyMisused, type Rule } from '#libs/auth/authorize.ts';
 import type { VerifyToken } from '#libs/auth/verify-token.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, type ErrorKind } from '#libs/kernel/domain-error.ts';
@@ -100,7 +100,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         authorize(caller, policy[rpc]);
       } catch (error) {
         if (error instanceof DomainError && REFUSALS.has(error.kind)) {
-          onRefused({ rpc, caller, reason: error.reason, peer });
+          const trustEntry = error.cause instanceof KeyMisused ? error.cause.trustEntry : caller?.trustEntry;
+          onRefused({ rpc, caller, trustEntry, reason: error.reason, peer });
         }
         throw error;
       }

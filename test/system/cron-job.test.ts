@@ -1,15 +1,22 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { mkdir, readFile, symlink } from 'node:fs/promises';
+import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import { makeKeys } from '#deploy/make-keys.ts';
+import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { readSigningKey } from '#libs/auth/keys.ts';
+import { signToken } from '#libs/auth/sign-token.ts';
+import { connect } from '#libs/grpc/client.ts';
 import { putPlan } from '#test/support/aged-data.ts';
 import { commandOf, environmentOf, render, renderer, workloadNamed } from '#test/support/manifests.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { hasProgram, testIfFound } from '#test/support/require.ts';
-import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 const OLD_CHECKS = 25;
@@ -22,8 +29,12 @@ interface Night {
 
 interface Context {
   readonly stack: TestStack;
-  /** Runs the CronJob's container as it is written, against this stack. */
+  /** Where `deploy/make-keys.ts` has made its keys; the stack trusts those of the CronJobs. */
+  readonly keys: string;
+  /** Runs the purge's container as it is written, against this stack. */
   night(uid?: string, env?: Readonly<Record<string, string>>): Night;
+  /** Runs the container of any CronJob, with the key of that name. */
+  cronJob(name: string, key: string, uid?: string, env?: Readonly<Record<string, string>>): Night;
 }
 
 const test = anyTest as TestFn<Context>;
@@ -31,7 +42,7 @@ const test = anyTest as TestFn<Context>;
 test.before(async (t) => {
   if (!renderer) return;
   const stack = await startTestStack({
-    services: ['run', 'incident', 'retention'],
+    services: ['run', 'job', 'incident', 'retention'],
     envOf: {
       retention: {
         LETHE_PURGE_ATTEMPTS: '2',
@@ -44,16 +55,20 @@ test.before(async (t) => {
   const bin = join(stack.folder, 'bin');
   await mkdir(bin);
   await symlink(join(REPOSITORY, 'libs/cli/lethe.ts'), join(bin, 'lethe'));
+  const keys = join(stack.folder, 'made-keys');
+  await makeKeys(keys);
+  await trustAlso(stack, join(keys, 'trust.json'), CRON_JOBS);
   const manifests = await render('overlays/prod');
-  const workload = workloadNamed(manifests, 'CronJob', 'retention-purge');
-  const night: Context['night'] = (uid = randomUUID(), more = {}) => {
+  const cronJob: Context['cronJob'] = (name, key, uid = randomUUID(), more = {}) => {
+    const workload = workloadNamed(manifests, 'CronJob', name);
     const written = environmentOf(manifests, workload, (source) => {
       if (source === "field/metadata.labels['batch.kubernetes.io/controller-uid']") return uid;
       throw new Error(`${source} is not known here`);
     });
     const mapped: Readonly<Record<string, string>> = {
       'retention:7400': stack.addresses.retention,
-      '/etc/lethe/key/key.json': stack.userKeyFile,
+      'job:7400': stack.addresses.job,
+      '/etc/lethe/key/key.json': join(keys, `${key}.json`),
     };
     const given = Object.entries(written).map(([name, value]) => [name, mapped[value] ?? value]);
     const env = { ...Object.fromEntries(given), ...more };
@@ -74,10 +89,24 @@ test.before(async (t) => {
     });
     return { child, ended };
   };
-  Object.assign(t.context, { stack, night });
+  const night: Context['night'] = (uid, env) => cronJob('retention-purge', 'retention-purge', uid, env);
+  Object.assign(t.context, { stack, keys, night, cronJob });
 });
 
 test.after.always((t) => t.context.stack?.dispose());
+
+const CRON_JOBS = ['retention-purge', 'orphan-report'] as const;
+
+/** Adds entries of another trust file to that of the stack. */
+async function trustAlso(stack: TestStack, file: string, names: readonly string[]): Promise<void> {
+  const entriesOf = async (path: string): Promise<{ name: string }[]> => JSON.parse(await readFile(path, 'utf8')).trust;
+  const own = join(stack.folder, 'keys', 'trust.json');
+  const added = (await entriesOf(file)).filter(({ name }) => names.includes(name));
+  await writeFile(own, JSON.stringify({ trust: [...(await entriesOf(own)), ...added] }));
+  // A change is noticed within a second.
+  const writtenAt = performance.now();
+  await until('it is noticed', async () => performance.now() - writtenAt > 1_100);
+}
 
 const testNight = (title: string, body: (t: ExecutionContext<Context>) => Promise<void>) =>
   testIfFound(test.serial, renderer !== undefined, 'kustomize', title, body);
@@ -118,6 +147,63 @@ testNight('the command of the CronJob purges every tenant and ends with 0', asyn
   for (const tenantId of ['acme', 'bolt']) t.is(await checksOf(stack, tenantId), 1);
   t.deepEqual(await purgesOf(stack, uid), [{ subject: 'retention-purge', actor: 'retention-purge' }]);
 });
+
+testNight("the command of the orphans' CronJob reports with its own key, and removes nothing", async (t) => {
+  const { code, output } = await t.context.cronJob('orphan-report', 'orphan-report').ended;
+  t.is(code, 0, output);
+});
+
+testNight(
+  "the key of a CronJob does that CronJob's work and nothing else, and what it is refused is in the audit",
+  async (t) => {
+    const { stack, keys, cronJob } = t.context;
+    t.not((await cronJob('retention-purge', 'orphan-report').ended).code, 0);
+    t.not((await cronJob('orphan-report', 'retention-purge').ended).code, 0);
+    for (const name of CRON_JOBS) {
+      const key = await readSigningKey(join(keys, `${name}.json`));
+      const as = (claims: { role: 'platform' | 'owner'; tenantId?: string; subject?: string; scopes: string[] }) => {
+        const { subject = name, ...rest } = claims;
+        return () => signToken({ key, issuer: 'lethe', audience: 'lethe' }, { subject, ...rest }, 60);
+      };
+      // Everything that its key is asked to sign, beyond the one thing that it may.
+      const everything = ['runs:read', 'workflows:delete', 'jobs:delete', 'retention:write', 'retention:admin'];
+      for (const token of [
+        as({ role: 'owner', tenantId: 'acme', scopes: everything }),
+        as({ role: 'platform', tenantId: 'acme', scopes: everything }),
+        as({ role: 'platform', subject: 'root', scopes: everything }),
+        as({ role: 'platform', scopes: everything }),
+      ]) {
+        const [retention, job, run] = (['retention', 'job', 'run'] as const).map((service) =>
+          connect({ address: stack.addresses[service], token }),
+        );
+        const id = randomUUID();
+        const calls = [
+          retention?.client(RetentionService).setTenantPlan({ tenantId: 'acme', planName: 'FREE' }),
+          job?.client(JobService).deleteJob({ jobId: id }),
+          run?.client(RunService).purgeRun({ runId: id, reason: 'mine now' }),
+        ];
+        for (const call of calls)
+          t.regex(
+            (await refusalOf(Promise.resolve(call))).reason ?? '',
+            /TOKEN_INVALID|SCOPE_MISSING|ROLE_TOO_LOW|TENANT_MISSING/,
+          );
+        for (const connection of [retention, job, run]) connection?.close();
+      }
+    }
+    const platform = stack.clients({ role: 'platform' });
+    for (const name of CRON_JOBS) {
+      for (const actor of [name, `key:${name}`]) {
+        await until(`${actor} is in the audit`, async () => {
+          const { entries } = await platform.jobs.listAuditEntries({ filter: { actor } });
+          return entries.some(({ action, targetId }) => action === 'call' && targetId.endsWith('/DeleteJob'));
+        });
+      }
+      const log = await readFile(join(stack.folder, 'logs', 'job.log'), 'utf8');
+      t.true(log.includes(`"trustEntry":"${name}"`));
+      t.false(log.includes(JSON.parse(await readFile(join(keys, `${name}.json`), 'utf8')).d));
+    }
+  },
+);
 
 testNight('a pod that takes over from a killed one joins its purge and ends with 0', async (t) => {
   const { stack, night } = t.context;
