@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import test from 'ava';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { type MemoryObjectStore, makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
@@ -26,7 +27,7 @@ function fixture(leaseMs = 60_000) {
     /** What the row says after all, where the answer to `finish` was lost. */
     finished: undefined as Artifact | undefined,
     onFinish: (): void => undefined,
-    onAbandon: (): void => undefined,
+    onAbandon: (): void | Promise<void> => undefined,
   };
   const artifacts = partOf<ArtifactIndex>({
     async begin(_, check) {
@@ -41,7 +42,7 @@ function fixture(leaseMs = 60_000) {
     },
     async abandon() {
       calls.push('abandon');
-      world.onAbandon();
+      await world.onAbandon();
       return world.finished;
     },
   });
@@ -174,6 +175,20 @@ test('two uploads of one artifact never share an object, so one that lost its le
   t.is(await reasonOf(storeArtifact(command(chunks('refused')))), 'LEASE_LOST');
   const read = await store.get(objectKey(TENANT, first));
   t.is(Buffer.concat(await Array.fromAsync(read?.body ?? [])).toString(), 'old');
+});
+
+test('a store that fails is told as such, also where a heartbeat sees the upload that was given up for it', async (t) => {
+  const { calls, world, storeArtifact, command } = fixture(50);
+  world.onAbandon = async () => {
+    world.leased = false;
+    // Four heartbeats.
+    await delay(20);
+  };
+  const failing = chunks('sound', () => {
+    throw dependencyUnavailable('object store');
+  });
+  t.is(await reasonOf(storeArtifact(command(failing))), 'DEPENDENCY_UNAVAILABLE');
+  t.deepEqual(calls, ['begin', 'abandon']);
 });
 
 test('the digest of the bytes goes with the row', async (t) => {

@@ -108,9 +108,11 @@ export const makeStoreArtifact =
       throw leaseLost();
     } catch (failure) {
       const error = isFinishing ? failure : await toLostLease(artifacts, upload, failure);
+      // Giving the upload up ends it as well, and a heartbeat that finds it ended then tells nothing of a lost lease.
+      const hasLostLease = lost.signal.aborted;
       const finished = await (isFinishing ? abandonPatiently(artifacts, upload) : abandonOnce(artifacts, upload));
       if (finished) return finished;
-      if (await jobs.get(tenantId, jobId, true)) throw lost.signal.aborted ? lost.signal.reason : error;
+      if (await jobs.get(tenantId, jobId, true)) throw hasLostLease ? lost.signal.reason : error;
       // The removal waits for a living upload and ends a sleeping one. Once the row is gone nobody looks again, so what
       // a store may have made of an upload that it had to end goes here; before, the removal counts it.
       const existing = await jobs.findExisting(tenantId, [jobId]);
