@@ -27,8 +27,8 @@ export interface Surroundings {
   readonly columns?: number;
   /** Where the user's profiles are; a folder of the stack's by default. */
   readonly configFolder?: string;
-  /** Ctrl-C. */
-  readonly interrupt?: AbortSignal;
+  /** Ctrl-C is pressed once this is shown. */
+  readonly interruptOn?: RegExp;
 }
 
 /** `lethe` in this process against a stack, as its user; `with` gives it other surroundings. */
@@ -46,13 +46,18 @@ export async function makeCommandLine(stack: TestStack): Promise<CommandLine> {
   const { d: secret } = JSON.parse(await readFile(stack.userKeyFile, 'utf8')) as { d: string };
 
   const run = async (args: readonly string[], surroundings: Surroundings): Promise<Outcome> => {
-    const { env = {}, typing, input, columns, interrupt, configFolder = join(stack.folder, 'config') } = surroundings;
+    const { env = {}, typing, input, columns, interruptOn, configFolder = join(stack.folder, 'config') } = surroundings;
     const out: string[] = [];
     const err: string[] = [];
     const asked: string[] = [];
     let shown = '';
+    let press: (() => void) | undefined;
+    const look = (): void => {
+      if (press && interruptOn?.test([...out, ...err, shown].join('\n'))) press();
+    };
     const write = (chunk: Buffer, _: string, done: () => void): void => {
       shown += chunk;
+      look();
       done();
     };
     const screen = Object.assign(new Writable({ write }), { isTTY: true, columns: 120 });
@@ -65,8 +70,14 @@ export async function makeCommandLine(stack: TestStack): Promise<CommandLine> {
       env,
       configFolder,
       columns,
-      out: (text) => out.push(text),
-      err: (text) => err.push(text),
+      out(text) {
+        out.push(text);
+        look();
+      },
+      err(text) {
+        err.push(text);
+        look();
+      },
       async outBytes(bytes) {
         out.push(Buffer.from(bytes).toString('latin1'));
       },
@@ -76,8 +87,11 @@ export async function makeCommandLine(stack: TestStack): Promise<CommandLine> {
       ask,
       askSecret: ask,
       onInterrupt(listener) {
-        interrupt?.addEventListener('abort', listener, { once: true });
-        return () => interrupt?.removeEventListener('abort', listener);
+        press = listener;
+        look();
+        return () => {
+          press = undefined;
+        };
       },
       open: createLethe,
     });
