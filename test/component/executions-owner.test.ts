@@ -476,6 +476,37 @@ test('what purges remove does not come back, however often it is recorded meanwh
   t.deepEqual([created, (await rowsOf(t.context.created, tenantId)).length], [0, 0]);
 });
 
+test('a running execution at which a purge has ended is brought up to date, and none just below it is stored', async (t) => {
+  const tenantId = 'at-the-end';
+  const repository = makeExecutionRepository(t.context.database);
+  const someExecution = (secondsBefore: number, state: ExecutionState, startedAt?: Temporal.Instant): Execution => {
+    const at = startedAt ?? CUTOFF.subtract({ seconds: secondsBefore });
+    return { id: newId(), workflow: 'w', status: '', state, startedAt: at, finishedAt: undefined, createdAt: at };
+  };
+  const old = Array.from({ length: 2_000 }, (_, index) => someExecution(index + 2, 'ENDED'));
+  const running = someExecution(1, 'RUNNING');
+  for (let at = 0; at < old.length; at += 500) await repository.record(tenantId, old.slice(at, at + 500));
+  await repository.record(tenantId, [running, someExecution(-1, 'ENDED')]);
+  t.is(await purge(t, tenantId, RULE, 10_000), 2_000);
+  const [mark] = await t.context.created.query<{ id: string }>(
+    'select id from execution_watermarks where tenant_id = $1',
+    [tenantId],
+  );
+  t.is(mark?.id, running.id, 'the purge has come as far as the running one');
+
+  const below = someExecution(0, 'ENDED', running.createdAt.subtract({ microseconds: 1 }));
+  const above = someExecution(0, 'ENDED', running.createdAt.add({ microseconds: 1 }));
+  const ended: Execution = { ...running, state: 'ENDED', status: 'success', finishedAt: CUTOFF };
+  const outcome = await repository.record(tenantId, [below, above, ended]);
+  t.deepEqual(outcome, { created: 1, updated: 1, expired: [0] });
+  const [row] = await t.context.created.query<{ state: string; status: string }>(
+    'select state, status from executions where tenant_id = $1 and id = $2',
+    [tenantId, running.id],
+  );
+  t.deepEqual(row, { state: 'ENDED', status: 'success' });
+  t.is(await purge(t, tenantId, RULE), 2, 'both go with the next purge, the one that was recorded late as well');
+});
+
 interface Query {
   readonly text: string;
   readonly values: readonly unknown[];

@@ -34,8 +34,9 @@ export const executions: Migration = {
       create index idx_executions_retention_cleanup on executions (tenant_id, started_at);
       create index idx_executions_null_started_at on executions (tenant_id, created_at) where started_at is null;
 
-      -- The newest execution that was purged, by (age, id, created_at). Nothing up to it is recorded anew, or a late
-      -- retry would bring back what was purged. Every purge locks it, and writes it in the transaction that deletes.
+      -- How far purges have come, by (age, id, created_at): at the newest execution that was purged, or beyond it at a
+      -- running one that was spared there. Nothing up to it is recorded anew, or a late retry would bring back what was
+      -- purged; what was spared is still brought up to date. Every purge locks it, and writes it in the transaction that deletes.
       create table execution_watermarks (
         tenant_id text primary key,
         age timestamptz,
