@@ -60,7 +60,7 @@ export async function openWindow(
   });
   // Signing in has tests of its own; here the token is what a session would have carried.
   await context.route('**/api/session', (route) =>
-    route.fulfill({ json: { subject, tenant: tenantId, role, scopes } }),
+    route.fulfill({ json: { subject, tenant_id: tenantId ?? null, role, scopes } }),
   );
   const page = await context.newPage();
   page.setDefaultTimeout(DEADLINE_MS);
@@ -87,7 +87,7 @@ export async function assertUsable(t: ExecutionContext<unknown>, page: Page, wha
 
 /** Keeps a picture for people to look at, as test/screenshots/NAME.png. */
 export const keepScreenshot = (page: Page, name: string): Promise<Buffer> =>
-  page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), fullPage: true, animations: 'disabled' });
+  page.screenshot({ path: join(SCREENSHOTS, `${name}.png`), animations: 'disabled' });
 
 async function pathOf(program: string): Promise<string> {
   for (const folder of (process.env['PATH'] ?? '').split(':')) {

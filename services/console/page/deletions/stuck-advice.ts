@@ -12,6 +12,10 @@ export interface Obstacle {
   readonly advice: string;
 }
 
+// Where a deletion stands still, trying again is up to a person.
+const OF_STUCK: Readonly<Record<string, string>> = {
+  DEPENDENCY_UNAVAILABLE: 'See to it that this service answers again, then redrive the deletion.',
+};
 const GENERAL = 'Mend what the message names, then redrive the deletion. Nothing is lost while it waits.';
 
 /** Splits `REASON: sentence`, as services write a last error. */
@@ -29,5 +33,5 @@ export function obstaclesOf({ participants, lastError, attempts }: Deletion): Ob
     ...splitError(each.lastError),
   }));
   const all = told.length > 0 || lastError === '' ? told : [{ participant: '', attempts, ...splitError(lastError) }];
-  return all.map((each) => ({ ...each, advice: adviceOf(each.reason) ?? GENERAL }));
+  return all.map((each) => ({ ...each, advice: OF_STUCK[each.reason] ?? adviceOf(each.reason) ?? GENERAL }));
 }
