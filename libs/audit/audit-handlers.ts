@@ -33,7 +33,7 @@ const MAX_TEXT = 300;
 export const auditHandlers = (database: Database) => ({
   async listAuditEntries({ pageSize, pageToken, filter }: ListRequest, context: HandlerContext): Promise<ListResponse> {
     const { limit, tenantId, ...wanted } = parseFields({
-      limit: () => parsePageSize(pageSize),
+      limit: () => parsePageSize(pageSize, pageToken),
       tenantId: () => (filter?.tenantId ? parseTenantId('filter.tenant_id', filter.tenantId) : undefined),
       actor: () => parseOptionalText('filter.actor', filter?.actor ?? '', MAX_TEXT),
       action: () => parseOptionalText('filter.action', filter?.action ?? '', MAX_TEXT),

@@ -69,7 +69,7 @@ export function bulkDeletionHandlers<Filter>(
     async listBulkDeletions(request: PageRequest & { readonly state: BulkDeletionState }, context: HandlerContext) {
       const caller = callerOf(context);
       const { limit, state } = parseFields({
-        limit: () => parsePageSize(request.pageSize),
+        limit: () => parsePageSize(request.pageSize, request.pageToken),
         state: () => parseOptionalEnum('state', request.state, BULK_STATE_OF),
       });
       const rpc = `${messages.targetType}.ListBulkDeletions`;
@@ -87,7 +87,7 @@ export function bulkDeletionHandlers<Filter>(
       const caller = callerOf(context);
       const { bulkDeletionId, limit, state } = parseFields({
         bulkDeletionId: () => idOf(request),
-        limit: () => parsePageSize(request.pageSize),
+        limit: () => parsePageSize(request.pageSize, request.pageToken),
         state: () => parseOptionalEnum('state', request.state, ITEM_STATE_OF),
       });
       const rpc = `${messages.targetType}.ListBulkDeletionItems`;

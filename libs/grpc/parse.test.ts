@@ -2,6 +2,7 @@ import test from 'ava';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import {
   MAX_REASON_LENGTH,
+  parseEach,
   parseEnum,
   parseFields,
   parseInteger,
@@ -49,18 +50,37 @@ test('a request without a bad field is read as its readers read it', (t) => {
   t.deepEqual(fields, { name: 'a', count: 2, absent: undefined });
 });
 
+test('a missing reason is reported with the other bad fields, and by its own reason where it is the only one', (t) => {
+  const reason = () => parseRequiredReason('');
+  const first = () => {
+    throw fieldInvalid('first', 'is bad');
+  };
+  const error = refused(() => parseFields({ first, reason }));
+  t.is(error.reason, 'FIELD_INVALID');
+  t.is(error.metadata['fields'], 'first,reason');
+  t.is(refused(() => parseFields({ reason, good: () => 1 })).reason, 'REASON_REQUIRED');
+});
+
+test('every bad item of a list is reported', (t) => {
+  const each = () => parseEach(['a', '', 'b', ''], (item, at) => parseText(`names[${at}]`, item, { min: 1, max: 5 }));
+  t.is(refused(each).metadata['fields'], 'names[1],names[3]');
+});
+
 test('what is no bad field is told alone, at once', (t) => {
   const reads: string[] = [];
+  const conflict = new DomainError('aborted', 'ETAG_MISMATCH', 'It changed.');
   const error = refused(() =>
     parseFields({
       first: () => {
         throw fieldInvalid('first', 'is bad');
       },
-      reason: () => parseRequiredReason(''),
+      etag: () => {
+        throw conflict;
+      },
       never: () => reads.push('never'),
     }),
   );
-  t.is(error.reason, 'REASON_REQUIRED');
+  t.is(error, conflict);
   t.deepEqual(reads, []);
   t.throws(() => parseFields({ broken: () => (undefined as unknown as { x: string }).x }), { instanceOf: TypeError });
 });

@@ -4,25 +4,50 @@ import { parseOptionalId } from '#libs/kernel/id.ts';
 /** A reason is free text for people who read the audit. */
 export const MAX_REASON_LENGTH = 500;
 
+// What a client reads of headers is bounded, and the violations are sent in one.
+const MAX_VIOLATIONS = 100;
+
 /**
  * Reads a whole request and reports every bad field at once: each property is a function that reads one field and
- * throws FIELD_INVALID; the answer holds what they returned.
+ * throws FIELD_INVALID; the answer holds what they returned. REASON_REQUIRED keeps its reason where it is the only
+ * problem and is one of the violations otherwise.
  */
 export function parseFields<T extends Record<string, () => unknown>>(
   readers: T,
 ): { readonly [K in keyof T]: ReturnType<T[K]> } {
   const violations: FieldViolation[] = [];
+  const refusals: DomainError[] = [];
   const read: Record<string, unknown> = {};
   for (const [name, reader] of Object.entries(readers)) {
     try {
       read[name] = reader();
     } catch (error) {
-      if (!(error instanceof DomainError) || error.reason !== 'FIELD_INVALID') throw error;
+      if (!(error instanceof DomainError) || !WRONG_FIELD.has(error.reason)) throw error;
+      refusals.push(error);
       violations.push(...error.violations);
     }
   }
+  if (refusals.length === 1) throw refusals[0];
   if (violations.length > 0) throw fieldsInvalid(violations);
   return read as { readonly [K in keyof T]: ReturnType<T[K]> };
+}
+
+const WRONG_FIELD: ReadonlySet<string> = new Set(['FIELD_INVALID', 'REASON_REQUIRED']);
+
+/** Reads every item of a list and reports every bad one, up to a hundred, at once. */
+export function parseEach<T, U>(items: readonly T[], read: (item: T, index: number) => U): readonly U[] {
+  const violations: FieldViolation[] = [];
+  const parsed = items.flatMap((item, index) => {
+    try {
+      return [read(item, index)];
+    } catch (error) {
+      if (!(error instanceof DomainError) || error.reason !== 'FIELD_INVALID') throw error;
+      violations.push(...error.violations);
+      return [];
+    }
+  });
+  if (violations.length > 0) throw fieldsInvalid(violations.slice(0, MAX_VIOLATIONS));
+  return parsed;
 }
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what it looks for.

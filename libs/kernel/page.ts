@@ -1,18 +1,23 @@
 import { createHash } from 'node:crypto';
-import { fieldInvalid } from './domain-error.ts';
+import { type FieldViolation, fieldInvalid, fieldsInvalid } from './domain-error.ts';
 
 /** The page size where a request names none. */
 export const DEFAULT_PAGE_SIZE = 50;
 /** The largest page that can be asked for; more is refused, not silently cut. */
 export const MAX_PAGE_SIZE = 200;
 
-/** The page size to use: 0 means 50; FIELD_INVALID for what is negative or over 200. */
-export function parsePageSize(pageSize: number): number {
-  if (pageSize === 0) return DEFAULT_PAGE_SIZE;
+/**
+ * The page size to use: 0 means 50. FIELD_INVALID for one that is negative or over 200, and with it for a page token
+ * that no list can have given; whether it is this list's own is up to decodePageToken, which needs the filter.
+ */
+export function parsePageSize(pageSize: number, pageToken = ''): number {
+  const violations: FieldViolation[] = [];
   if (!Number.isInteger(pageSize) || pageSize < 0 || pageSize > MAX_PAGE_SIZE) {
-    throw fieldInvalid('page_size', `must be between 0 and ${MAX_PAGE_SIZE}`);
+    violations.push({ field: 'page_size', description: `must be between 0 and ${MAX_PAGE_SIZE}` });
   }
-  return pageSize;
+  if (pageToken !== '' && !partsOf(pageToken)) violations.push({ field: 'page_token', description: WRONG_TOKEN });
+  if (violations.length > 0) throw fieldsInvalid(violations);
+  return pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
 }
 
 /** What a page token is bound to: the RPC, the tenant and every filter of the list. */
@@ -23,6 +28,7 @@ export interface PageScope {
 }
 
 const MAX_TOKEN_LENGTH = 1_024;
+const WRONG_TOKEN = 'must be a token that this list gave for the same filter';
 
 const seal = (scope: PageScope, key: readonly string[]): string =>
   createHash('sha256')
@@ -44,16 +50,18 @@ export const encodePageToken = (scope: PageScope, key: readonly string[]): strin
  */
 export function decodePageToken(scope: PageScope, token: string, size: number): readonly string[] | undefined {
   if (token === '') return undefined;
-  const refusal = fieldInvalid('page_token', 'must be a token that this list gave for the same filter');
-  if (token.length > MAX_TOKEN_LENGTH) throw refusal;
-  let parts: unknown;
-  try {
-    parts = JSON.parse(Buffer.from(token, 'base64url').toString('utf8'));
-  } catch {
-    throw refusal;
-  }
-  if (!Array.isArray(parts) || !parts.every((part) => typeof part === 'string')) throw refusal;
-  const [given, ...key] = parts as string[];
-  if (key.length !== size || given !== seal(scope, key)) throw refusal;
+  const [given, ...key] = partsOf(token) ?? [];
+  if (key.length !== size || given !== seal(scope, key)) throw fieldInvalid('page_token', WRONG_TOKEN);
   return key;
+}
+
+/** The strings in a token; undefined for what is no token of any list. */
+function partsOf(token: string): readonly string[] | undefined {
+  if (token.length > MAX_TOKEN_LENGTH) return undefined;
+  try {
+    const parts: unknown = JSON.parse(Buffer.from(token, 'base64url').toString('utf8'));
+    return Array.isArray(parts) && parts.every((part) => typeof part === 'string') ? parts : undefined;
+  } catch {
+    return undefined;
+  }
 }

@@ -1,7 +1,7 @@
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { parseEnum, parseFields, parseOptionalEnum, parseRequestId, parseText } from '#libs/grpc/parse.ts';
+import { parseEach, parseEnum, parseFields, parseOptionalEnum, parseRequestId, parseText } from '#libs/grpc/parse.ts';
 import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { parseTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
@@ -39,7 +39,7 @@ export const driftHandlers = (
     const tenantId = tenantOf(callerOf(context));
     const { status, limit } = parseFields({
       status: () => parseOptionalEnum('drift_status', request.driftStatus, STATUS_OF),
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = { rpc: 'ListEnvironments', tenantId, filter: { status } };
     const after = decodePageToken(scope, request.pageToken, 1);
@@ -60,10 +60,12 @@ export const driftHandlers = (
           throw fieldInvalid('workflows', `must be at most ${MAX_WORKFLOWS}`);
         const names = new Set(request.workflows.map(({ workflow }) => workflow));
         if (names.size !== request.workflows.length) throw fieldInvalid('workflows', 'must not name a workflow twice');
-        return request.workflows.map(({ workflow, flag }, index) => ({
-          workflow: parseText(`workflows[${index}].workflow`, workflow, { min: 1, max: MAX_NAME }),
-          flag: parseEnum(`workflows[${index}].flag`, flag, FLAG_OF),
-        }));
+        return parseEach(request.workflows, ({ workflow, flag }, index) =>
+          parseFields({
+            workflow: () => parseText(`workflows[${index}].workflow`, workflow, { min: 1, max: MAX_NAME }),
+            flag: () => parseEnum(`workflows[${index}].flag`, flag, FLAG_OF),
+          }),
+        );
       },
     });
     const { check, environment } = await keepDrift.recordCheck({ tenantId: tenantOf(callerOf(context)), ...command });
@@ -80,7 +82,7 @@ export const driftHandlers = (
     const { limit, ...filter } = parseFields({
       environmentId: () => parseOptionalId('environment_id', request.environmentId),
       status: () => parseOptionalEnum('status', request.status, STATUS_OF),
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = { rpc: 'ListDriftChecks', tenantId, filter };
     const after = decodePageToken(scope, request.pageToken, 2);

@@ -59,7 +59,7 @@ export const incidentHandlers = (
       state: () => parseOptionalEnum('state', request.state, INCIDENT_STATE_OF),
       environmentId: () => parseOptionalId('environment_id', request.environmentId),
       runId: () => parseOptionalId('run_id', request.runId),
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = {
       rpc: 'ListIncidents',
@@ -111,7 +111,7 @@ export const incidentHandlers = (
     const { limit, ...filter } = parseFields({
       state: () => parseOptionalEnum('state', request.state, APPROVAL_STATE_OF),
       incidentId: () => parseOptionalId('incident_id', request.incidentId),
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = { rpc: 'ListApprovals', tenantId: tenantOf(caller), filter };
     const after = decodePageToken(scope, request.pageToken, 2);

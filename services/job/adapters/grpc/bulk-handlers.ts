@@ -42,7 +42,7 @@ export const bulkService = ({ orderBulkDeletion, readBulkDeletions }: BulkUseCas
         filter: () => request.filter && parseFilter(request.filter),
         requestId: () => parseRequestId(request.requestId),
         expectedCount: () => parseExpectedCount(request.expectedCount),
-        reason: () => parseReason(request.reason),
+        reason: () => (request.validateOnly ? parseReason(request.reason) : parseRequiredReason(request.reason)),
       });
       if (!filter || !hasCondition(filter)) throw filterRequired();
       const caller = callerOf(context);
@@ -50,7 +50,7 @@ export const bulkService = ({ orderBulkDeletion, readBulkDeletions }: BulkUseCas
         const preview = await orderBulkDeletion.preview({ ...PURGE, caller, filter });
         return { preview: toPreviewMessage('job', preview) };
       }
-      const reason = parseRequiredReason(request.reason);
+      const { reason = '' } = command;
       const bulk = await orderBulkDeletion.order({ ...PURGE, ...command, caller, filter, reason });
       return { bulkDeletion: toBulkMessage(bulk, JOB_MESSAGES) };
     },

@@ -1,4 +1,4 @@
-import { parseText } from '#libs/grpc/parse.ts';
+import { parseEach, parseText } from '#libs/grpc/parse.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 
 const MAX_NAME = 200;
@@ -23,5 +23,5 @@ export function parseTaskName(field: string, name: string): string {
 export function parseTaskNames(field: string, names: readonly string[]): readonly string[] {
   if (names.length > MAX_TASKS) throw fieldInvalid(field, `must be at most ${MAX_TASKS}`);
   if (new Set(names).size !== names.length) throw fieldInvalid(field, 'must not hold a name twice');
-  return names.map((name, index) => parseTaskName(`${field}[${index}]`, name));
+  return parseEach(names, (name, index) => parseTaskName(`${field}[${index}]`, name));
 }

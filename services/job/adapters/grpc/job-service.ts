@@ -10,6 +10,7 @@ import {
 } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import {
+  parseEach,
   parseEnum,
   parseFields,
   parseOptionalEnum,
@@ -104,7 +105,7 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
       runId: () => parseOptionalId('run_id', request.runId),
       minCreatedAt: () => parseTimestamp('min_create_time', request.minCreateTime),
       maxCreatedAt: () => parseTimestamp('max_create_time', request.maxCreateTime),
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const { showDeleted } = request;
     const { state, runId, minCreatedAt, maxCreatedAt } = query;
@@ -167,7 +168,7 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
     const { jobId, kind, limit } = parseFields({
       jobId: () => parseId('job_id', request.jobId),
       kind: () => parseOptionalEnum('kind', request.kind, ARTIFACT_KIND_OF),
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = { rpc: 'ListArtifacts', tenantId: tenantOf(caller), filter: { jobId, kind } };
     const after = decodePageToken(scope, request.pageToken, 2);
@@ -195,11 +196,20 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
           if (request.state !== 0) throw fieldInvalid('task_name', 'is required with a state');
           return undefined;
         }
-        const state = parseEnum('state', request.state, TASK_STATE_OF);
-        if (state === 'PENDING') throw fieldInvalid('state', 'must be RUNNING, COMPLETED, FAILED or CANCELLED');
-        const error = parseOptionalText('error', request.error, MAX_ERROR);
-        if (error !== undefined && state !== 'FAILED') throw fieldInvalid('error', 'goes with FAILED only');
-        return { name: parseTaskName('task_name', request.taskName), state, error };
+        return parseFields({
+          name: () => parseTaskName('task_name', request.taskName),
+          state: () => {
+            const state = parseEnum('state', request.state, TASK_STATE_OF);
+            if (state === 'PENDING') throw fieldInvalid('state', 'must be RUNNING, COMPLETED, FAILED or CANCELLED');
+            return state;
+          },
+          error: () => {
+            const error = parseOptionalText('error', request.error, MAX_ERROR);
+            if (error !== undefined && TASK_STATE_OF.get(request.state) !== 'FAILED')
+              throw fieldInvalid('error', 'goes with FAILED only');
+            return error;
+          },
+        });
       },
     });
     const tenantId = tenantOf(callerOf(context));
@@ -254,7 +264,7 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
     const { state, jobId, limit } = parseFields({
       state: () => parseOptionalEnum('state', request.state, DELETION_STATE_OF),
       jobId: () => parseOptionalId('job_id', request.jobId),
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = { rpc: 'job.ListDeletions', tenantId: tenantOf(caller), filter: { state, jobId } };
     const after = parseInstantKey(scope, request.pageToken);
@@ -384,7 +394,7 @@ function parseTenantIds(tenantIds: readonly string[], allTenants: boolean): read
     throw fieldInvalid('tenant_ids', 'or all_tenants must be given, not both');
   if (allTenants) return undefined;
   if (tenantIds.length > MAX_TENANTS) throw fieldInvalid('tenant_ids', `must be at most ${MAX_TENANTS}`);
-  return tenantIds.map((tenantId, index) => parseTenantId(`tenant_ids[${index}]`, tenantId));
+  return parseEach(tenantIds, (tenantId, index) => parseTenantId(`tenant_ids[${index}]`, tenantId));
 }
 
 /** The keyset of a list by instant and id. The seal is no secret, so what is in the token is not believed either. */

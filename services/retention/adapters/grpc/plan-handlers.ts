@@ -28,7 +28,7 @@ import type { Plan, PlanWindow, PlanWindowKind, TenantPlan } from '../../domain/
 import type { KeepPlans } from '../../use-cases/keep-plans.ts';
 import type { NewPlanWindow } from '../../use-cases/ports.ts';
 import { toForecastMessage, toWindowMessage } from './messages.ts';
-import { mayName, namedTenant, wantedTenant } from './request-tenant.ts';
+import { mayName, namedTenant, requiredTenant, wantedTenant } from './request-tenant.ts';
 
 const KIND_OF: ReadonlyMap<number, PlanWindowKind> = new Map(
   (['DAYS', 'KEEP_ALL', 'NOT_APPLICABLE'] as const).map((kind) => [WindowKind[kind], kind]),
@@ -71,7 +71,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
   async listTenantPlans(request, context) {
     const caller = callerOf(context);
     const { limit, plan, tenantId, showHistory } = parseFields({
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
       plan: () => (request.planName === '' ? undefined : parsePlanName('plan_name', request.planName)),
       tenantId: () => wantedTenant(caller, request.tenantId),
       showHistory: () => {
@@ -94,8 +94,12 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
   },
 
   async resolveRetention(request, context) {
+    const { atTime } = parseFields({
+      tenantId: () => requiredTenant(callerOf(context), request.tenantId),
+      atTime: () => parseTimestamp('at_time', request.atTime),
+    });
     const tenantId = namedTenant(context, request.tenantId, tenantPlanNotFound);
-    const { current, windows, at } = await keepPlans.resolve(tenantId, parseTimestamp('at_time', request.atTime));
+    const { current, windows, at } = await keepPlans.resolve(tenantId, atTime);
     return {
       tenantId,
       planName: current?.plan ?? '',
@@ -111,10 +115,10 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
       windows: () => parseWindows(request.name, request.windows),
       etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
       requestId: () => parseRequestId(request.requestId),
+      reason: () => parseRequiredReason(request.reason),
     });
     const { actor, subject } = callerOf(context);
-    const reason = parseRequiredReason(request.reason);
-    const command = { ...change, reason, allowMissing: request.allowMissing, actor, subject };
+    const command = { ...change, allowMissing: request.allowMissing, actor, subject };
     if (!request.validateOnly) return { plan: toPlanMessage(await keepPlans.updatePlan(command)) };
     const { plan, forecasts } = await keepPlans.previewPlan(command);
     return { plan: toPlanMessage(plan), forecasts: forecasts.map(toForecastMessage) };
@@ -126,7 +130,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
   },
 
   async listPlans(request, context) {
-    const limit = parsePageSize(request.pageSize);
+    const limit = parsePageSize(request.pageSize, request.pageToken);
     const caller = callerOf(context);
     const scope: PageScope = { rpc: 'ListPlans', tenantId: caller.tenantId ?? '', filter: {} };
     const page = await keepPlans.listPlans({ limit, after: decodePageToken(scope, request.pageToken, 1) });
@@ -137,7 +141,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
   async listPlanWindows(request, context) {
     const { name, limit } = parseFields({
       name: () => parsePlanName('name', request.name),
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const tenantId = callerOf(context).tenantId ?? '';
     const scope: PageScope = { rpc: 'ListPlanWindows', tenantId, filter: { name } };
@@ -165,20 +169,30 @@ function parseWindows(plan: string, windows: readonly PlanWindowMessage[]): read
 }
 
 function parseWindow(plan: string, window: PlanWindowMessage, field: string): NewPlanWindow {
-  if (window.plan !== '' && window.plan !== plan)
-    throw fieldInvalid(`${field}.plan`, 'must be the plan that is changed');
-  const { kind, minToKeep } = parseFields({
+  const { subject, retentionDays } = window;
+  const { kind, days, minToKeep } = parseFields({
+    plan: () => {
+      if (window.plan === '' || window.plan === plan) return;
+      throw fieldInvalid(`${field}.plan`, 'must be the plan that is changed');
+    },
+    subject: () => {
+      if (!SUBJECT_NAME.test(subject)) throw fieldInvalid(`${field}.subject`, 'must be the name of a subject');
+    },
     kind: () => parseEnum(`${field}.kind`, window.kind, KIND_OF),
+    days: () => {
+      // Of a wrong kind nobody can say whether it has days.
+      const kind = KIND_OF.get(window.kind);
+      if (kind === undefined) return undefined;
+      if (kind === 'DAYS')
+        return parseInteger(`${field}.retention_days`, retentionDays ?? 0, { min: 1, max: MAX_RETENTION_DAYS });
+      if (retentionDays !== undefined) throw fieldInvalid(`${field}.retention_days`, 'is for DAYS alone');
+      return undefined;
+    },
     minToKeep: () => parseInteger(`${field}.min_to_keep`, window.minToKeep, { min: 0, max: MAX_TO_KEEP }),
   });
-  const { subject, retentionDays } = window;
-  if (!SUBJECT_NAME.test(subject)) throw fieldInvalid(`${field}.subject`, 'must be the name of a subject');
-  if (kind === 'DAYS') {
-    const days = parseInteger(`${field}.retention_days`, retentionDays ?? 0, { min: 1, max: MAX_RETENTION_DAYS });
-    return { subject, kind, days, minToKeep };
-  }
-  if (retentionDays !== undefined) throw fieldInvalid(`${field}.retention_days`, 'is for DAYS alone');
-  return { subject, kind, days: undefined, minToKeep };
+  return kind === 'DAYS'
+    ? { subject, kind, days: days as number, minToKeep }
+    : { subject, kind, days: undefined, minToKeep };
 }
 
 function parsePlanName(field: string, value: string): string {

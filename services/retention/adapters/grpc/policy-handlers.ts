@@ -5,7 +5,6 @@ import type { RetentionService } from '#gen/lethe/retention/v1/retention_service
 import { callerOf } from '#libs/grpc/caller.ts';
 import { parseFields, parseInteger, parseOptionalText } from '#libs/grpc/parse.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
-import { parseTenantId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import {
   DEFAULT_EXECUTION_POLICY,
@@ -14,7 +13,7 @@ import {
 } from '../../domain/execution-policy.ts';
 import type { KeepExecutionPolicies } from '../../use-cases/keep-execution-policies.ts';
 import { toForecastMessage } from './messages.ts';
-import { mayName, namedTenant, wantedTenant } from './request-tenant.ts';
+import { mayName, namedTenant, requiredTenant, wantedTenant } from './request-tenant.ts';
 
 const MAX_RETENTION_DAYS = 36_500;
 const MAX_TO_KEEP = 1_000_000_000;
@@ -23,8 +22,8 @@ const MAX_TO_KEEP = 1_000_000_000;
 export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<ServiceImpl<typeof RetentionService>> => ({
   async upsertExecutionPolicy(request, context) {
     const caller = callerOf(context);
-    const tenantId = namedTenant(context, request.tenantId, executionPolicyNotFound);
     const policy = parseFields({
+      tenantId: () => requiredTenant(caller, request.tenantId),
       retentionDays: () =>
         parseInteger('retention_days', request.retentionDays ?? DEFAULT_EXECUTION_POLICY.retentionDays, {
           min: 1,
@@ -42,6 +41,7 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
         }),
       etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
     });
+    const tenantId = namedTenant(context, request.tenantId, executionPolicyNotFound);
     const isEnabled = request.isEnabled ?? DEFAULT_EXECUTION_POLICY.isEnabled;
     const { actor, subject } = caller;
     const wanted = { ...policy, tenantId, isEnabled, actor, subject };
@@ -55,8 +55,10 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
 
   async deleteExecutionPolicy(request, context) {
     const caller = callerOf(context);
-    const etag = parseOptionalText('etag', request.etag, 100) ?? '';
-    const tenantId = wantedTenant(caller, request.tenantId) ?? parseTenantId('tenant_id', request.tenantId);
+    const { etag, tenantId } = parseFields({
+      etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
+      tenantId: () => requiredTenant(caller, request.tenantId),
+    });
     // Another tenant's policy does not exist to this caller, and one that does not exist is no error.
     if (!mayName(context, tenantId)) return {};
     const { actor, subject } = caller;
@@ -66,7 +68,7 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
 
   async listExecutionPolicies(request, context) {
     const caller = callerOf(context);
-    const limit = parsePageSize(request.pageSize);
+    const limit = parsePageSize(request.pageSize, request.pageToken);
     const tenantId = wantedTenant(caller, '');
     const scope: PageScope = { rpc: 'ListExecutionPolicies', tenantId: tenantId ?? '', filter: {} };
     const page = await keepPolicies.list(tenantId, { limit, after: decodePageToken(scope, request.pageToken, 1) });

@@ -13,7 +13,14 @@ import {
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { PurgeProgressSchema, type RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { parseFields, parseOptionalEnum, parseReason, parseRequestId, parseRequiredReason } from '#libs/grpc/parse.ts';
+import {
+  parseEach,
+  parseFields,
+  parseOptionalEnum,
+  parseReason,
+  parseRequestId,
+  parseRequiredReason,
+} from '#libs/grpc/parse.ts';
 import { toDuration, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseTenantId } from '#libs/kernel/id.ts';
@@ -32,7 +39,7 @@ import { countsOf, type PurgeSubject } from '../../domain/purge-subject.ts';
 import type { OrderPurge, PurgeEvent } from '../../use-cases/order-purge.ts';
 import type { StopPurges } from '../../use-cases/stop-purges.ts';
 import { toCountMessages, toWindowMessage } from './messages.ts';
-import { mayName, namedTenant, wantedTenant } from './request-tenant.ts';
+import { mayName, namedTenant, requiredTenant, wantedTenant } from './request-tenant.ts';
 import { toStopMessage } from './stop-handlers.ts';
 
 const STATE_OF: ReadonlyMap<number, PurgeStateName> = new Map(PURGE_STATES.map((state) => [PurgeState[state], state]));
@@ -63,7 +70,7 @@ const handlersOf = (
         }
         if (request.allTenants) return undefined;
         if (request.tenantIds.length > MAX_TENANTS) throw fieldInvalid('tenant_ids', `must be at most ${MAX_TENANTS}`);
-        const ids = request.tenantIds.map((id, index) => parseTenantId(`tenant_ids[${index}]`, id));
+        const ids = parseEach(request.tenantIds, (id, index) => parseTenantId(`tenant_ids[${index}]`, id));
         if (new Set(ids).size !== ids.length) throw fieldInvalid('tenant_ids', 'must not name a tenant twice');
         return ids.toSorted();
       },
@@ -79,6 +86,7 @@ const handlersOf = (
   async purgeNow(request, context) {
     const caller = callerOf(context);
     const { subjects, requestId, reason } = parseFields({
+      tenantId: () => requiredTenant(caller, request.tenantId),
       subjects: () => parseSubjects(request.subjects),
       requestId: () => parseRequestId(request.requestId),
       reason: () => parseReason(request.reason),
@@ -103,7 +111,7 @@ const handlersOf = (
     const caller = callerOf(context);
     const { purgeId, limit } = parseFields({
       purgeId: () => parseId('purge_id', request.purgeId),
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = { rpc: 'GetPurge', tenantId: caller.tenantId ?? '', filter: { purgeId } };
     const after = decodePageToken(scope, request.pageToken, 1);
@@ -115,7 +123,7 @@ const handlersOf = (
   async listPurges(request, context) {
     const caller = callerOf(context);
     const { limit, state, tenantId } = parseFields({
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
       state: () => parseOptionalEnum('state', request.state, STATE_OF),
       tenantId: () => wantedTenant(caller, request.tenantId),
     });
@@ -138,9 +146,9 @@ const handlersOf = (
         }
         return parseSubjects(request.subjects);
       },
+      reason: () => parseRequiredReason(request.reason),
     });
-    const reason = parseRequiredReason(request.reason);
-    const { item, purge } = await orderPurge.approve({ ...approval, reason, caller: callerOf(context) });
+    const { item, purge } = await orderPurge.approve({ ...approval, caller: callerOf(context) });
     return { purge: await withStop(purge), ...(item ? { item: toItemMessage(item) } : {}) };
   },
 });
@@ -148,8 +156,10 @@ const handlersOf = (
 /** Names of subjects, each once, at most 100. */
 function parseSubjects(names: readonly string[]): readonly string[] {
   if (names.length > MAX_SUBJECTS) throw fieldInvalid('subjects', `must be at most ${MAX_SUBJECTS}`);
-  const bad = names.findIndex((name) => !SUBJECT_NAME.test(name));
-  if (bad >= 0) throw fieldInvalid(`subjects[${bad}]`, 'must be 1 to 63 of a-z, 0-9 and _, starting with a letter');
+  parseEach(names, (name, index) => {
+    if (SUBJECT_NAME.test(name)) return;
+    throw fieldInvalid(`subjects[${index}]`, 'must be 1 to 63 of a-z, 0-9 and _, starting with a letter');
+  });
   if (new Set(names).size !== names.length) throw fieldInvalid('subjects', 'must not name a subject twice');
   return names;
 }

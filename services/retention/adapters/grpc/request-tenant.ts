@@ -19,9 +19,13 @@ export function mayName(context: HandlerContext, tenantId: string): boolean {
   return false;
 }
 
-/** Like wantedTenant, but required. Another tenant is answered as if it did not exist. */
+/** Like wantedTenant, but required: FIELD_INVALID where there is none. Does not check whether the caller may name it. */
+export const requiredTenant = (caller: Caller, tenantId: string): string =>
+  wantedTenant(caller, tenantId) ?? parseTenantId('tenant_id', tenantId);
+
+/** Like requiredTenant, and checks that. Another tenant is answered as if it did not exist. */
 export function namedTenant(context: HandlerContext, tenantId: string, notFound: () => Error): string {
-  const wanted = wantedTenant(callerOf(context), tenantId) ?? parseTenantId('tenant_id', tenantId);
+  const wanted = requiredTenant(callerOf(context), tenantId);
   if (!mayName(context, wanted)) throw notFound();
   return wanted;
 }

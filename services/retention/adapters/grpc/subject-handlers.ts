@@ -27,7 +27,7 @@ export const subjectHandlers = (
 ): Partial<ServiceImpl<typeof RetentionService>> => ({
   async listSubjects(request, context) {
     const { limit, state } = parseFields({
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
       state: () => parseOptionalEnum('state', request.state, STATE_OF),
     });
     const scope: PageScope = { rpc: 'ListSubjects', tenantId: callerOf(context).tenantId ?? '', filter: { state } };
@@ -48,7 +48,7 @@ export const subjectHandlers = (
   },
 
   async listUnplannedTenants(request, context) {
-    const { limit } = parseFields({ limit: () => parsePageSize(request.pageSize) });
+    const { limit } = parseFields({ limit: () => parsePageSize(request.pageSize, request.pageToken) });
     const scope: PageScope = { rpc: 'ListUnplannedTenants', tenantId: callerOf(context).tenantId ?? '', filter: {} };
     const page = await directory.listUnplanned({ limit, after: decodePageToken(scope, request.pageToken, 1) });
     return {
@@ -66,9 +66,12 @@ function toCommand(
   request: { readonly name: string; readonly reason: string },
   context: Parameters<typeof callerOf>[0],
 ) {
-  const { name } = parseFields({ name: () => parseText('name', request.name, { min: 1, max: 63 }) });
+  const command = parseFields({
+    name: () => parseText('name', request.name, { min: 1, max: 63 }),
+    reason: () => parseRequiredReason(request.reason),
+  });
   const { actor, subject } = callerOf(context);
-  return { name, reason: parseRequiredReason(request.reason), actor, subject };
+  return { ...command, actor, subject };
 }
 
 function toSubjectMessage(subject: CatalogueSubject): MessageInitShape<typeof CatalogueSubjectSchema> {

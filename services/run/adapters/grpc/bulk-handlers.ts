@@ -49,12 +49,18 @@ export const bulkService = ({ orderBulkDeletion, readBulkDeletions }: BulkUseCas
         mode: () => parseEnum('mode', request.mode, MODE_OF),
         hides: () => {
           if (request.mode !== DeletionMode.SOFT_DELETE) return;
-          if (request.force) throw fieldInvalid('force', 'goes with PURGE only');
-          if (request.filter?.showDeleted) throw fieldInvalid('filter.show_deleted', 'goes with PURGE only');
+          parseFields({
+            force: () => {
+              if (request.force) throw fieldInvalid('force', 'goes with PURGE only');
+            },
+            showDeleted: () => {
+              if (request.filter?.showDeleted) throw fieldInvalid('filter.show_deleted', 'goes with PURGE only');
+            },
+          });
         },
         requestId: () => parseRequestId(request.requestId),
         expectedCount: () => parseExpectedCount(request.expectedCount),
-        reason: () => parseReason(request.reason),
+        reason: () => (request.validateOnly ? parseReason(request.reason) : parseRequiredReason(request.reason)),
       });
       if (!filter || !hasCondition(filter)) throw filterRequired();
       const { force } = request;
@@ -63,7 +69,7 @@ export const bulkService = ({ orderBulkDeletion, readBulkDeletions }: BulkUseCas
         const preview = await orderBulkDeletion.preview({ caller, mode: command.mode, filter, force });
         return { preview: toPreviewMessage('run', preview) };
       }
-      const reason = parseRequiredReason(request.reason);
+      const { reason = '' } = command;
       const bulk = await orderBulkDeletion.order({ ...command, caller, filter, force, reason });
       return { bulkDeletion: toBulkMessage(bulk, RUN_MESSAGES) };
     },

@@ -47,7 +47,7 @@ export const executionService = ({
   async listExecutions(request, context) {
     const tenantId = tenantOf(callerOf(context));
     const { limit, ...query } = parseFields({
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
       workflow: () => parseOptionalText('workflow', request.workflow, MAX_WORKFLOW),
       status: () => parseOptionalText('status', request.status, MAX_STATUS),
       state: () => parseOptionalEnum('state', request.state, STATE_OF),

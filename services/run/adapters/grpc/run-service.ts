@@ -113,7 +113,7 @@ export const runService = ({
     const caller = callerOf(context);
     const { runId, limit } = parseFields({
       runId: () => parseId('run_id', request.runId),
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const { showDeleted } = request;
     const scope: PageScope = { rpc: 'ListRunSteps', tenantId: tenantOf(caller), filter: { runId, showDeleted } };
@@ -149,7 +149,7 @@ export const runService = ({
   async listRuns(request, context) {
     const caller = callerOf(context);
     const { limit, ...query } = parseFields({
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
       state: () => parseOptionalEnum('state', request.state, RUN_STATE_OF),
       workflow: () => (request.workflow === '' ? undefined : parseWorkflow(request.workflow)),
       minCreatedAt: () => parseTimestamp('min_create_time', request.minCreateTime),
@@ -165,21 +165,15 @@ export const runService = ({
   },
 
   async deleteRun(request, context) {
-    return order(orderDeletion, 'SOFT_DELETE', { force: false, ...request }, context, parseReason(request.reason));
+    return order(orderDeletion, 'SOFT_DELETE', { force: false, ...request }, context);
   },
 
   async undeleteRun(request, context) {
-    return order(
-      orderDeletion,
-      'UNDELETE',
-      { force: false, allowMissing: false, ...request },
-      context,
-      parseReason(request.reason),
-    );
+    return order(orderDeletion, 'UNDELETE', { force: false, allowMissing: false, ...request }, context);
   },
 
   async purgeRun(request, context) {
-    const { deletion } = await order(orderDeletion, 'PURGE', request, context, parseRequiredReason(request.reason));
+    const { deletion } = await order(orderDeletion, 'PURGE', request, context);
     return deletion ? { deletion } : {};
   },
 
@@ -206,7 +200,7 @@ export const runService = ({
   async listDeletions(request, context) {
     const caller = callerOf(context);
     const { limit, ...query } = parseFields({
-      limit: () => parsePageSize(request.pageSize),
+      limit: () => parsePageSize(request.pageSize, request.pageToken),
       state: () => parseOptionalEnum('state', request.state, DELETION_STATE_OF),
       mode: () => parseOptionalEnum('mode', request.mode, DELETION_MODE_OF),
       runId: () => parseOptionalId('run_id', request.runId),
@@ -243,7 +237,7 @@ export const runService = ({
   },
 
   async listParticipants(request) {
-    const { limit } = parseFields({ limit: () => parsePageSize(request.pageSize) });
+    const { limit } = parseFields({ limit: () => parsePageSize(request.pageSize, request.pageToken) });
     const scope: PageScope = { rpc: 'ListParticipants', tenantId: '', filter: {} };
     const [after = ''] = decodePageToken(scope, request.pageToken, 1) ?? [];
     const rest = (await keepParticipants.list()).filter(({ name }) => name > after);
@@ -265,8 +259,10 @@ export const runService = ({
 });
 
 function parseParticipantOrder(request: { readonly name: string; readonly reason: string }) {
-  const { name } = parseFields({ name: () => parseText('name', request.name, { min: 1, max: 63 }) });
-  return { name, reason: parseRequiredReason(request.reason) };
+  return parseFields({
+    name: () => parseText('name', request.name, { min: 1, max: 63 }),
+    reason: () => parseRequiredReason(request.reason),
+  });
 }
 
 const toParticipantMessage = ({
@@ -294,6 +290,7 @@ interface EndRunRequest {
   readonly allowMissing: boolean;
   readonly validateOnly: boolean;
   readonly force: boolean;
+  readonly reason: string;
 }
 
 async function order(
@@ -301,19 +298,18 @@ async function order(
   mode: DeletionMode,
   request: EndRunRequest,
   context: HandlerContext,
-  reason: string | undefined,
 ) {
   const command = parseFields({
     runId: () => parseId('run_id', request.runId),
     requestId: () => parseRequestId(request.requestId),
     etag: () => parseEtag(request.etag),
+    reason: () => (mode === 'PURGE' ? parseRequiredReason(request.reason) : parseReason(request.reason)),
   });
   const { allowMissing, validateOnly, force } = request;
   const { run, deletion } = await orderDeletion({
     ...command,
     caller: callerOf(context),
     mode,
-    reason,
     allowMissing,
     validateOnly,
     force,
