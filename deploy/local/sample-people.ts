@@ -19,6 +19,12 @@ export const SAMPLE_PEOPLE: readonly [SamplePerson, ...SamplePerson[]] = [
   { subject: 'member@globex', role: 'member', tenantId: 'globex', about: 'adds and cancels, and deletes nothing' },
   { subject: 'viewer@globex', role: 'viewer', tenantId: 'globex', about: 'looks, and changes nothing' },
   { subject: 'admin@acme', role: 'admin', tenantId: 'acme', about: 'another tenant, which sees nothing of globex' },
+  {
+    subject: 'admin@atelier',
+    role: 'admin',
+    tenantId: 'atelier',
+    about: 'workflows that delivered and that were undone',
+  },
   { subject: 'admin@hobby', role: 'admin', tenantId: 'hobby', about: 'the plan FREE' },
   { subject: 'admin@studio', role: 'admin', tenantId: 'studio', about: 'the plan PRO, with purged incidents' },
   { subject: 'admin@bureau', role: 'admin', tenantId: 'bureau', about: 'the plan AGENCY, with executions' },
