@@ -60,7 +60,7 @@ export async function openWindow(
   });
   // Signing in has tests of its own; here the token is what a session would have carried.
   await context.route('**/api/session', (route) =>
-    route.fulfill({ json: { subject, tenant_id: tenantId ?? null, role, scopes } }),
+    route.fulfill({ json: { subject, tenant: tenantId, role, scopes } }),
   );
   const page = await context.newPage();
   page.setDefaultTimeout(DEADLINE_MS);

@@ -14,6 +14,8 @@ import { SessionGate } from './session-gate.tsx';
 import { cssVariables, theme } from './theme.ts';
 
 const nonce = document.querySelector<HTMLMetaElement>('meta[property="csp-nonce"]')?.nonce ?? '';
+// Mantine's dialogs lock the page's scrolling by a style of their own, whose nonce is looked for here.
+Object.assign(globalThis, { __webpack_nonce__: nonce });
 const root = document.getElementById('root');
 if (!root) throw new Error('index.html has no #root');
 

@@ -36,15 +36,15 @@ async function fetchSession({ signal }: { signal: AbortSignal }): Promise<Sessio
   });
   if (response.status === 401) return null;
   if (!response.ok) throw new SessionError(`The console answered ${response.status} when it was asked who you are.`);
-  const { subject, tenant_id, role, scopes } = (await response.json()) as SessionBody;
-  return { subject, tenant: tenant_id ?? undefined, role: role ?? undefined, scopes };
+  const { subject, tenant, role, scopes } = (await response.json()) as SessionBody;
+  return { subject, tenant, role, scopes };
 }
 
 /** What GET /api/session answers. */
 interface SessionBody {
   readonly subject: string;
-  readonly tenant_id: string | null;
-  readonly role: Exclude<Session['role'], undefined> | null;
+  readonly tenant?: string;
+  readonly role?: Exclude<Session['role'], undefined>;
   readonly scopes: readonly string[];
 }
 
