@@ -9,14 +9,15 @@ import { bindService, type ServiceBinding } from './connect-handlers.ts';
 /** What the requests of a participant have in common; Preview and Verify have no key. */
 type ParticipantRequest = Message & { readonly runId: string; readonly key?: OperationKey };
 
-const READS: ReadonlySet<string> = new Set(['preview', 'verify']);
+/** What says from which data set it comes; Verify answers for the calls that remove. */
+const TELLS_DATA_ID: ReadonlySet<string> = new Set(['preview', 'softDelete', 'restore', 'verify']);
 
 type Handler = (request: ParticipantRequest, context: HandlerContext) => unknown;
 
 /**
  * Serves the participant contract. Every call is first compared with what its token was made for: the run, and the
  * operation and step where the request has a key. PERMISSION_DENIED/TOKEN_MISMATCH. What is missing in the request is
- * left to the handler, which refuses it by its field. Previews and read-backs say from which data set they come.
+ * left to the handler, which refuses it by its field. Previews, read-backs and what hides or brings back say from which data set they come.
  */
 export function bindParticipant(
   implementation: Partial<ServiceImpl<typeof ParticipantService>>,
@@ -31,7 +32,7 @@ export function bindParticipant(
         step: key?.step || undefined,
       });
       const answer = await (handle as Handler).call(implementation, request, context);
-      return READS.has(name) ? { ...(answer as object), dataId: await dataId() } : answer;
+      return TELLS_DATA_ID.has(name) ? { ...(answer as object), dataId: await dataId() } : answer;
     };
     return [name, guardedHandle];
   });

@@ -22,20 +22,29 @@ export interface GraphSize {
   /** Open incidents with a payload; they need the stack's IncidentService. */
   readonly incidents?: number;
   readonly isFinished?: boolean;
+  /** The participants that each step is recorded with; `job` by default. */
+  readonly participants?: readonly string[];
 }
 
 /** Makes a finished run of a tenant with steps, jobs and objects, as its callers would. */
 export async function makeRunGraph(
   stack: Stack,
   tenantId: string,
-  { steps = 2, jobs: jobCount = 2, objectsPerJob = 2, incidents: incidentCount = 0, isFinished = true }: GraphSize = {},
+  {
+    steps = 2,
+    jobs: jobCount = 2,
+    objectsPerJob = 2,
+    incidents: incidentCount = 0,
+    isFinished = true,
+    participants = ['job'],
+  }: GraphSize = {},
 ): Promise<RunGraph> {
   const { runs, jobs } = stack.clients({ tenantId, role: 'admin' });
   const { run } = await runs.createRun({ workflow: 'transcribe', displayName: 'a run', input: { calls: 1 } });
   const runId = run?.id ?? '';
   for (let step = 1; step <= steps; step += 1) {
     const name = `step-${step}`;
-    await runs.recordStep({ runId, name, state: StepState.RUNNING, participants: ['job'] });
+    await runs.recordStep({ runId, name, state: StepState.RUNNING, participants: [...participants] });
     await runs.recordStep({ runId, name, state: StepState.COMPLETED });
   }
   const jobIds = await Promise.all(

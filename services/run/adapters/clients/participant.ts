@@ -17,8 +17,9 @@ import type { Participant, ParticipantCall } from '../../use-cases/ports.ts';
 import type { StepParticipant } from '../../use-cases/saga-ports.ts';
 
 /**
- * A participant behind gRPC. What it previews and reads back is believed only from the data set that `assertData` passes. Each call has a token for it alone: this participant, this kind of call, tenant, run,
- * operation and step, on behalf of the actor at the origin.
+ * A participant behind gRPC. What it previews, hides, restores and reads back counts only from the data set that
+ * `assertData` accepts. Each call has a token for it alone: this participant, this kind of call, tenant, run, operation
+ * and step, on behalf of the actor at the origin.
  */
 export function makeParticipant(
   name: string,
@@ -44,15 +45,17 @@ export function makeParticipant(
     name,
     async softDelete(to) {
       const { runId, reason = '' } = to;
-      return toAnswer(await ask(clientFor('participant:delete', to).softDelete({ key: keyOf(to), runId, reason })));
+      const request = { key: keyOf(to), runId, reason };
+      const answer = await ask(clientFor('participant:delete', to).softDelete(request));
+      await assertData(answer.dataId);
+      return toAnswer(answer);
     },
     async restore(to, softDeleteOperationId) {
       const { runId, reason = '' } = to;
-      return toAnswer(
-        await ask(
-          clientFor('participant:delete', to).restore({ key: keyOf(to), runId, reason, softDeleteOperationId }),
-        ),
-      );
+      const request = { key: keyOf(to), runId, reason, softDeleteOperationId };
+      const answer = await ask(clientFor('participant:delete', to).restore(request));
+      await assertData(answer.dataId);
+      return toAnswer(answer);
     },
     async purge(to, limit = 0) {
       const { runId, reason = '' } = to;
