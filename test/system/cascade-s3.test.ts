@@ -1,5 +1,17 @@
+import {
+  CreateMultipartUploadCommand,
+  DeleteObjectCommand,
+  GetObjectCommand,
+  ListMultipartUploadsCommand,
+  ListObjectVersionsCommand,
+  PutObjectCommand,
+} from '@aws-sdk/client-s3';
 import anyTest, { type TestFn } from 'ava';
+import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
+import { RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
 import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { testIfFound } from '#test/support/require.ts';
@@ -40,8 +52,97 @@ async function everythingOf({ jobIds }: RunGraph): Promise<number> {
   return keys.filter((key) => jobIds.some((jobId) => key.includes(jobId))).length;
 }
 
+/** How many versions, delete markers and open uploads have a text in their key, headers or content. */
+async function textInBucket(text: string) {
+  const isIn = (...parts: readonly unknown[]): boolean => JSON.stringify(parts).includes(text);
+  const {
+    Versions = [],
+    DeleteMarkers = [],
+    IsTruncated,
+  } = await gateway.s3.send(new ListObjectVersionsCommand({ Bucket: BUCKET }));
+  const uploads = await gateway.s3.send(new ListMultipartUploadsCommand({ Bucket: BUCKET }));
+  if (IsTruncated || uploads.IsTruncated) throw new Error('the bucket has more than one page');
+  const versions = await Promise.all(
+    Versions.map(async ({ Key, VersionId }) => {
+      const get = new GetObjectCommand({ Bucket: BUCKET, Key, VersionId });
+      const found = await gateway.s3.send(get).catch((error: Error) => {
+        // What was replaced is removed in the background.
+        if (error.name === 'NoSuchKey' || error.name === 'NoSuchVersion') return undefined;
+        throw error;
+      });
+      return (
+        found !== undefined &&
+        isIn(Key, found.ContentType, found.Metadata, await found.Body?.transformToString('latin1'))
+      );
+    }),
+  );
+  return {
+    versions: versions.filter(Boolean).length,
+    markers: DeleteMarkers.filter(({ Key }) => isIn(Key)).length,
+    uploads: (uploads.Uploads ?? []).filter(({ Key }) => isIn(Key)).length,
+  };
+}
+
+/** A job with a text in the name, media type and content of an artifact, and in what faults left under its prefix. */
+async function makeMarkedJob(tenantId: string, runId: string, text: string): Promise<string> {
+  const { jobs } = stack.clients({ tenantId, role: 'admin' });
+  const jobId = (await jobs.createJob(runId ? { runId, step: 'render' } : {})).job?.id ?? '';
+  const artifact = { kind: ArtifactKind.INPUT, name: `${text}.wav`, contentType: `audio/${text}` };
+  for (const take of [1, 2])
+    await uploadArtifact(jobs, jobId, { ...artifact, content: Buffer.from(`${text} ${take}`) });
+  await jobs.cancelJob({ jobId });
+  const at = { Bucket: BUCKET, Key: `tenants/${tenantId}/jobs/${jobId}/input/${text}` };
+  await gateway.s3.send(new PutObjectCommand({ ...at, Body: text }));
+  await gateway.s3.send(new DeleteObjectCommand(at));
+  await gateway.s3.send(new CreateMultipartUploadCommand(at));
+  return jobId;
+}
+
 testIfFound(
-  test,
+  test.serial,
+  isFound,
+  "Ceph's gateway",
+  'no version, marker or open upload of the bucket has a text after a compensation, the deletion of its job or the purge of its run',
+  async (t) => {
+    const tenantId = 'marked';
+    const { runs, jobs } = stack.clients({ tenantId, role: 'admin' });
+    const begin = async (text: string): Promise<string> => {
+      const runId = (await runs.createRun({ workflow: 'elsewhere' })).run?.id ?? '';
+      await runs.recordStep({ runId, name: 'render', state: StepState.RUNNING, participants: ['job'] });
+      await makeMarkedJob(tenantId, runId, text);
+      await runs.recordStep({ runId, name: 'render', state: StepState.COMPLETED });
+      return runId;
+    };
+    const [compensated, purged, deleted] = [newId(), newId(), newId()].map((id) => `zq${id.slice(-12)}`) as [
+      string,
+      string,
+      string,
+    ];
+    const [failing, finished] = [await begin(compensated), await begin(purged)];
+    const jobId = await makeMarkedJob(tenantId, '', deleted);
+    for (const text of [compensated, purged, deleted]) {
+      const { versions, markers, uploads } = await textInBucket(text);
+      t.true(versions >= 2 && markers >= 1 && uploads === 1, `the search sees ${versions} ${markers} ${uploads}`);
+    }
+    await runs.failRun({ runId: failing, error: 'broke' });
+    await until('compensated', async () => {
+      return (await runs.getRun({ runId: failing })).run?.state === RunState.COMPENSATED;
+    });
+    await runs.finishRun({ runId: finished, state: RunState.COMPLETED });
+    const purge = await runs.purgeRun({ runId: finished, reason: 'asked for' });
+    t.is((await settled(stack, tenantId, purge.deletion?.id)).state, DeletionState.COMPLETE);
+    const { deletion } = await jobs.deleteJob({ jobId });
+    await until('deleted', async () => {
+      const read = await jobs.getDeletion({ deletionId: deletion?.id ?? '' });
+      return read.deletion?.state === DeletionState.COMPLETE;
+    });
+    for (const text of [compensated, purged, deleted])
+      t.deepEqual(await textInBucket(text), { versions: 0, markers: 0, uploads: 0 });
+  },
+);
+
+testIfFound(
+  test.serial,
   isFound,
   "Ceph's gateway",
   'a purge whose S3 server dies in the middle goes on when it is back, to no row, no version and no upload',
