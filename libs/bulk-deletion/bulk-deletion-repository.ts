@@ -36,7 +36,7 @@ export interface BulkTargets<Filter> {
   readonly deletions: string;
   /** Which rows `t` a filter matches, as a condition with named bindings. */
   where(selection: Selection<Filter>): { readonly sql: string; readonly bindings: Bindings };
-  /** Why a row `t` cannot be deleted at the instant `:at`, as SQL: a reason, or null where it can. */
+  /** Why a row `t` cannot be deleted now, as SQL: a reason, or null where it can. */
   skipReason(selection: Selection<Filter>): { readonly sql: string; readonly bindings: Bindings };
 }
 
@@ -99,18 +99,18 @@ export function makeBulkDeletionRepository<Filter extends object>(
   const { targetType, table, etag, deletions } = targets;
 
   /** What a filter matches: the one condition by which matches are counted, shown and selected. */
-  const matching = (selection: Selection<Filter>, at: Temporal.Instant | undefined) => {
+  const matching = (selection: Selection<Filter>) => {
     const where = targets.where(selection);
     const skip = targets.skipReason(selection);
     return {
       where: `t.tenant_id = :tenantId and (${where.sql})`,
-      skip: skip.sql.replaceAll(':at', 'coalesce(cast(:at as timestamptz), clock_timestamp())'),
-      bindings: { ...where.bindings, ...skip.bindings, tenantId: selection.tenantId, at: at?.toString() ?? null },
+      skip: skip.sql,
+      bindings: { ...where.bindings, ...skip.bindings, tenantId: selection.tenantId },
     };
   };
 
   const countMatches = async (trx: TenantTransaction, selection: Selection<Filter>): Promise<Matches> => {
-    const { where, skip, bindings } = matching(selection, undefined);
+    const { where, skip, bindings } = matching(selection);
     const rows = rowsOf<{ reason: string | null; count: number }>(
       await trx.raw(
         `select reason, count(*) as count
@@ -149,7 +149,7 @@ export function makeBulkDeletionRepository<Filter extends object>(
 
     sample: (selection, limit) =>
       database.forTenant(selection.tenantId, async (trx) => {
-        const { where, bindings } = matching(selection, undefined);
+        const { where, bindings } = matching(selection);
         const rows = rowsOf<{ id: string }>(
           await trx.raw(
             `select t.id from ${table} t where ${where} order by t.created_at desc, t.id desc limit :limit`,
@@ -230,21 +230,27 @@ export function makeBulkDeletionRepository<Filter extends object>(
       return pageOf(rows, limit, toBulk<Filter>, (row) => [row.created_at.toString(), row.id]);
     },
 
-    async listItems(tenantId, bulkDeletionId, { state, limit, after }) {
-      // The bulk deletion's own row comes with every page, so that no items and no bulk deletion are told apart.
-      const rows = await database.readForTenant<{ [K in keyof ItemRow]: ItemRow[K] | null }>(tenantId, {
-        text: `select i.* from bulk_deletions b left join lateral (
-                 select position, target_id, deletion_id, state, skip_reason, last_error, updated_at
-                 from bulk_deletion_items
-                 where tenant_id = b.tenant_id and bulk_deletion_id = b.id
-                   and ($3::text is null or state = $3) and position > $4 order by position limit $5) i on true
-               where b.tenant_id = $1 and b.id = $2 order by i.position`,
-        values: [tenantId, bulkDeletionId, state ?? null, after?.[0] ?? 0, limit + 1],
-      });
-      if (rows.length === 0) return undefined;
-      const items = rows.filter((row): row is ItemRow => row.position !== null);
-      return pageOf(items, limit, toItem, (row) => [String(row.position)]);
-    },
+    listItems: (tenantId, bulkDeletionId, { state, limit, after }) =>
+      database.forTenant(tenantId, async (trx) => {
+        await readInOrder(trx);
+        const of = { tenantId, bulkDeletionId };
+        const found = await trx.raw(
+          'select from bulk_deletions where tenant_id = :tenantId and id = :bulkDeletionId',
+          of,
+        );
+        if (found.rowCount === 0) return undefined;
+        const rows = rowsOf<ItemRow>(
+          await trx.raw(
+            `select position, target_id, deletion_id, state, skip_reason, last_error, updated_at
+             from bulk_deletion_items
+             where tenant_id = :tenantId and bulk_deletion_id = :bulkDeletionId and position > :after
+               and (cast(:state as text) is null or state = :state)
+             order by position limit :limit`,
+            { ...of, after: Number(after?.[0] ?? 0), state: state ?? null, limit: limit + 1 },
+          ),
+        );
+        return pageOf(rows, limit, toItem, (row) => [String(row.position)]);
+      }),
 
     cancel: (tenantId, bulkDeletionId, caller, reason) =>
       database.forTenant(tenantId, async (trx) => {
@@ -325,8 +331,9 @@ export function makeBulkDeletionRepository<Filter extends object>(
     selectItems: (claim, limit, check) =>
       asHolder(database, claim, async (trx, row) => {
         if (row.state !== 'SELECTING') return row.state;
+        await readInOrder(trx);
         const { id: bulkDeletionId, createdAt } = claim.bulk;
-        const { where, skip, bindings } = matching(claim.bulk, createdAt);
+        const { where, skip, bindings } = matching(claim.bulk);
         const added = firstOf<{ count: number; at: Temporal.Instant | null; id: string | null }>(
           await trx.raw(
             `with chosen as materialized (
@@ -383,19 +390,21 @@ export function makeBulkDeletionRepository<Filter extends object>(
       asHolder(database, claim, async (trx, { state }) => {
         const of = keyOf(claim);
         // The lock keeps a redrive of the deletion from passing by: whoever comes second sees what the first has done.
+        // By arrays of the few that are under way: a join is planned badly while the tables fill up.
         await trx.raw(
           `with ended as materialized (
-             select i.position, d.state, d.last_error
-             from bulk_deletion_items i join ${deletions} d on d.tenant_id = i.tenant_id and d.id = i.deletion_id
-             where i.tenant_id = :tenantId and i.bulk_deletion_id = :bulkDeletionId and i.state = 'RUNNING'
-               and d.state in ('COMPLETE', 'STUCK', 'CANCELLED')
+             select d.id, d.state, d.last_error from ${deletions} d
+             where d.tenant_id = :tenantId and d.state in ('COMPLETE', 'STUCK', 'CANCELLED') and d.id = any(array(
+               select deletion_id from bulk_deletion_items
+               where tenant_id = :tenantId and bulk_deletion_id = :bulkDeletionId and state = 'RUNNING'))
              for share of d skip locked)
            update bulk_deletion_items i
            set state = case e.state when 'CANCELLED' then 'SKIPPED' else e.state end,
                skip_reason = case e.state when 'CANCELLED' then 'UNDELETED' end,
                last_error = case e.state when 'STUCK' then e.last_error end, updated_at = clock_timestamp()
            from ended e
-           where i.tenant_id = :tenantId and i.bulk_deletion_id = :bulkDeletionId and i.position = e.position`,
+           where i.tenant_id = :tenantId and i.bulk_deletion_id = :bulkDeletionId and i.deletion_id = e.id
+             and i.deletion_id = any(array(select id from ended))`,
           of,
         );
         const left = firstOf<{ count: number }>(
@@ -410,13 +419,17 @@ export function makeBulkDeletionRepository<Filter extends object>(
 
     async dueItems(claim, limit) {
       if (limit <= 0) return [];
-      const { tenantId, id } = claim.bulk;
-      const rows = await database.readForTenant<ItemRow & { etag: string; attempts: number }>(tenantId, {
-        text: `select position, target_id, etag, attempts from bulk_deletion_items
-               where tenant_id = $1 and bulk_deletion_id = $2 and state = 'PENDING'
-                 and (next_attempt_at is null or next_attempt_at <= clock_timestamp())
-               order by position limit $3`,
-        values: [tenantId, id, limit],
+      const rows = await database.forTenant(claim.bulk.tenantId, async (trx) => {
+        await readInOrder(trx);
+        return rowsOf<ItemRow & { etag: string; attempts: number }>(
+          await trx.raw(
+            `select position, target_id, etag, attempts from bulk_deletion_items
+             where tenant_id = :tenantId and bulk_deletion_id = :bulkDeletionId and state = 'PENDING'
+               and (next_attempt_at is null or next_attempt_at <= clock_timestamp())
+             order by position limit :limit`,
+            { ...keyOf(claim), limit },
+          ),
+        );
       });
       return rows.map((row) => ({
         position: row.position,
@@ -452,6 +465,7 @@ export function makeBulkDeletionRepository<Filter extends object>(
     cancelItems: (claim, limit) =>
       asHolder(database, claim, async (trx, { state }) => {
         if (state !== 'CANCELLING') return 0;
+        await readInOrder(trx);
         const { rowCount } = await trx.raw(
           `update bulk_deletion_items set state = 'CANCELLED', next_attempt_at = null, updated_at = clock_timestamp()
            where tenant_id = :tenantId and bulk_deletion_id = :bulkDeletionId and position in (
@@ -542,6 +556,12 @@ const actionOf = (targetType: string, mode: BulkMode): string =>
   mode === 'SOFT_DELETE' ? `bulk-soft-delete-${targetType}s` : `bulk-purge-${targetType}s`;
 
 const keyOf = ({ bulk }: BulkClaim<unknown>) => ({ tenantId: bulk.tenantId, bulkDeletionId: bulk.id });
+
+/**
+ * Lets the rest of the transaction read pages in the order of an index. The planner takes the columns of a predicate for
+ * independent, hence one bulk deletion for a few rows, and would read all of it in order to sort it.
+ */
+const readInOrder = (trx: TenantTransaction): Promise<unknown> => trx.raw('set local enable_sort = off');
 
 /** Runs work in a transaction that holds the row of a bulk deletion under the claim's token; LEASE_LOST. */
 const asHolder = <T>(

@@ -14,7 +14,7 @@ import { makeStopRepository } from '#services/retention/adapters/postgres/stop-r
 import { makeTenantDirectory } from '#services/retention/adapters/postgres/tenant-directory.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
-import { until } from '#test/support/test-stack.ts';
+import { readsBy } from '#test/support/table-reads.ts';
 
 // What Postgres counts of each table and index says more than a plan: how many rows the app role's statements read, those
 // within functions too, with the planner free to choose.
@@ -84,29 +84,6 @@ test.before(async (t) => {
 });
 test.after.always((t) => t.context.postgres?.stop());
 
-interface Reads {
-  /** How many rows were read without an index. */
-  readonly scanned: number;
-  /** How many entries of indexes were read. */
-  readonly looked: number;
-}
-
-const readsOf = async (created: TestDatabase): Promise<ReadonlyMap<string, Reads>> => {
-  // Each connection reports when it ends.
-  await until('the connections have ended', async () => {
-    const open = await created.query(
-      'select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()',
-    );
-    return open.length === 0;
-  });
-  const rows = await created.query<{ name: string; scanned: string; looked: string }>(
-    `select s.relname as name, s.seq_tup_read as scanned, coalesce(sum(i.idx_tup_read), 0) as looked
-     from pg_stat_user_tables s left join pg_stat_user_indexes i on i.relid = s.relid
-     group by s.relid, s.relname, s.seq_tup_read`,
-  );
-  return new Map(rows.map(({ name, ...row }) => [name, { scanned: Number(row.scanned), looked: Number(row.looked) }]));
-};
-
 /** Does it as the app role, and checks what was read of each table. */
 async function assertByIndex(
   t: T,
@@ -115,18 +92,10 @@ async function assertByIndex(
   work: (database: Database) => Promise<unknown>,
   most = MOST_READ,
 ): Promise<void> {
-  const before = await readsOf(created);
-  const database = created.open();
-  try {
-    await work(database);
-  } finally {
-    await database.close();
-  }
-  for (const [table, { scanned, looked }] of await readsOf(created)) {
+  for (const [table, { scanned, looked }] of await readsBy(created, work)) {
     if (MAY_BE_SCANNED.get(name) === table) continue;
-    const was = before.get(table) ?? { scanned: 0, looked: 0 };
-    t.true(scanned - was.scanned <= most, `${name} scans ${scanned - was.scanned} of ${table}`);
-    t.true(looked - was.looked <= most, `${name} looks up ${looked - was.looked} of ${table}`);
+    t.true(scanned <= most, `${name} scans ${scanned} of ${table}`);
+    t.true(looked <= most, `${name} looks up ${looked} of ${table}`);
   }
 }
 

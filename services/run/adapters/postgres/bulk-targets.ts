@@ -26,7 +26,8 @@ export const makeRunTargets = (minPurgeAgeHours: number): BulkTargets<RunFilter>
   }),
   skipReason: ({ mode, force }) => ({
     sql: `case when t.state <> all(cast(:terminal as text[])) then 'RUN_NOT_TERMINAL'
-               when :isGuarded and greatest(t.created_at, t.finished_at) + :guardHours * interval '1 hour' > :at
+               when :isGuarded and greatest(t.created_at, t.finished_at) + :guardHours * interval '1 hour'
+                    > clock_timestamp()
                  then 'RETENTION_GUARD' end`,
     bindings: {
       terminal: RUN_STATES.filter(isTerminal),
