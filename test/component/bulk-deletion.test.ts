@@ -176,7 +176,8 @@ test('every wrong field of an order is named', async (t) => {
   const order = { filter, mode, requestId: 'x', expectedCount: -1n, force: true };
   const refusal = await refusalOf(runsOf(t, 'wrong').purgeRuns(order));
   t.is(refusal.reason, 'FIELD_INVALID');
-  t.is(refusal.metadata['fields'], 'filter.states,filter.workflow,force,request_id,expected_count');
+  const wrong = 'filter.states,filter.workflow,force,filter.show_deleted,request_id,expected_count,reason';
+  t.is(refusal.metadata['fields'], wrong);
   const states = [RunState.COMPLETED];
   const hidden = { filter: { states, showDeleted: true }, mode, reason: 'x' };
   t.is((await refusalOf(runsOf(t, 'wrong').purgeRuns(hidden))).metadata['fields'], 'filter.show_deleted');
