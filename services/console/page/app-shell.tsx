@@ -140,8 +140,10 @@ function Person() {
       </Badge>
       <Menu position="bottom-end" width={260} shadow="md">
         <Menu.Target>
-          <UnstyledButton aria-label={`Account of ${subject}`} style={{ borderRadius: '50%' }}>
-            <Avatar size={32} color="blue" name={subject} aria-hidden />
+          {/* Its name begins with the letters that are seen, so that it can be called by them. */}
+          <UnstyledButton style={{ borderRadius: '50%' }}>
+            <Avatar size={32} color="blue" name={subject} />
+            <VisuallyHidden> Account of {subject}</VisuallyHidden>
           </UnstyledButton>
         </Menu.Target>
         <Menu.Dropdown>
