@@ -1,3 +1,8 @@
+import { spawn } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { pino } from 'pino';
 import type { Identity } from '#deploy/local/stack.ts';
@@ -9,6 +14,7 @@ import { newId } from '#libs/kernel/id.ts';
 import { makeMetrics } from '#libs/telemetry/metrics.ts';
 import type { RunningConsole } from '#services/console/server/start-console.ts';
 import { addEnvironment, addIncidents, putPlan } from '#test/support/aged-data.ts';
+import { hasProgram, testIfFound } from '#test/support/require.ts';
 import { makeRestClient, type RestAnswer, type RestClient, type RestRequest } from '#test/support/rest-client.ts';
 import { makeRunGraph } from '#test/support/run-graph.ts';
 import { startTestConsole } from '#test/support/start-console.ts';
@@ -110,7 +116,7 @@ test('DELETE ?hard=true ends a run for good, with a reason in body or header, wh
   const reused = await ask(owner, 'DELETE', `${path}&force=true`, {
     headers: { 'x-delete-reason': 'else', 'idempotency-key': key },
   });
-  t.deepEqual(errorOf(reused), { status: 400, code: 'request_id_reused' });
+  t.deepEqual(errorOf(reused), { status: 409, code: 'request_id_reused' });
   t.deepEqual(errorOf(await ask(owner, 'DELETE', `${path}&force=true`, { body: { reason: 'x' } })), {
     status: 404,
     code: 'run_not_found',
@@ -373,6 +379,12 @@ test("policies and windows are the tenant's, change under If-Match, and another 
     status: 412,
     code: 'etag_mismatch',
   });
+  for (const other of ['0', 'W/"1"', '"none"']) {
+    const answer = await ask(who, 'PUT', path, { headers: { 'if-match': other }, body: {} });
+    t.deepEqual(errorOf(answer), { status: 412, code: 'etag_mismatch' }, other);
+  }
+  const absent = '/orgs/unpoliced/retention/policies/executions';
+  t.is((await ask(admin('unpoliced'), 'PUT', absent, { headers: { 'if-match': '*' }, body: {} })).status, 404);
   const read = await ask({ tenantId: 'policed', role: 'viewer' }, 'GET', path);
   t.deepEqual([read.body.retention_days, read.headers.get('etag')], [30, changed.headers.get('etag')]);
   t.is((await ask({ tenantId: 'policed', role: 'member' }, 'PUT', path, { body: {} })).status, 403);
@@ -526,6 +538,32 @@ test('every route refuses nobody, a token without its scope, and a parameter tha
     t.deepEqual(errorOf(unknown), { status: 400, code: 'field_invalid' }, `${method} ${path}`);
     t.is(unknown.body.error.fields[0].field, 'nope');
   }
+});
+
+testIfFound(test, hasProgram('schemathesis'), 'schemathesis', 'schemathesis finds nothing in any route', async (t) => {
+  const { stack } = t.context;
+  const console = await startTestConsole(stack, { LETHE_REQUESTS_PER_MINUTE: '10000000', LETHE_PURGE_WAIT_MS: '1000' });
+  t.teardown(() => console.stop());
+  const token = await stack.token({ tenantId: 'fuzzed', role: 'owner' });
+  const args = ['--config-file', fileURLToPath(new URL('../support/rest-fuzz/schemathesis.toml', import.meta.url))];
+  args.push('run', `${console.url}/openapi.json`, '--header', `Authorization: Bearer ${token}`, '--checks', 'all');
+  args.push('--max-examples', '10', '--phases', 'coverage,fuzzing', '--seed', '4', '--no-color');
+  const folder = await mkdtemp(join(tmpdir(), 'lethe-test-fuzz-'));
+  t.teardown(() => rm(folder, { recursive: true, force: true }));
+  const { code, output } = await new Promise<{ code: number | null; output: string }>((resolve, reject) => {
+    // What it keeps for a replay goes below its folder.
+    const child = spawn('schemathesis', args, { cwd: folder, stdio: ['ignore', 'pipe', 'pipe'] });
+    let text = '';
+    child.stdout.on('data', (chunk: Buffer) => {
+      text += chunk;
+    });
+    child.stderr.on('data', (chunk: Buffer) => {
+      text += chunk;
+    });
+    child.once('error', reject).once('close', (ended) => resolve({ code: ended, output: text }));
+  });
+  t.is(code, 0, output.slice(-6_000));
+  t.regex(output, /Tested: 1[89]|Tested: [2-9]\d/);
 });
 
 test.after('every status that a route documents was met, but for what fails inside or takes too long', (t) => {

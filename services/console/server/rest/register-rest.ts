@@ -149,15 +149,15 @@ function refuseOtherMethods(
   app.route({
     url,
     method: others,
-    handler: (request, reply) => {
+    // Before the body is read, which may be anything.
+    onRequest: async (request, reply) => {
       const page = sendPage(request, reply);
       if (page) return page;
       const message = `${request.method} is not possible here; allowed: ${allow}.`;
-      return reply
-        .header('allow', allow)
-        .code(405)
-        .send(toErrorBody('METHOD_NOT_ALLOWED', message, { metadata: { allow } }));
+      const body = toErrorBody('METHOD_NOT_ALLOWED', message, { metadata: { allow } });
+      return reply.header('allow', allow).code(405).send(body);
     },
+    handler: (_request, reply) => reply,
   });
 }
 

@@ -32,6 +32,9 @@ const STATUS_OF: Readonly<Record<Code, number>> = {
   [Code.Unauthenticated]: 401,
 };
 
+// An Idempotency-Key is no part of what is asked for: using one twice conflicts with the first request.
+const STATUS_OF_REASON: Readonly<Record<string, number>> = { REQUEST_ID_REUSED: 409 };
+
 /** The reason of a refused or failed call, e.g. `RUN_NOT_FOUND`; the name of its code where it has none. */
 export function reasonOfError(error: unknown): string {
   const failed = toCallError(error);
@@ -46,7 +49,7 @@ export function toRestError(error: unknown): RestError {
   const delay = failed.findDetails(RetryInfoSchema)[0]?.retryDelay;
   const reason = info?.reason ?? nameOf(failed.code);
   return {
-    status: STATUS_OF[failed.code],
+    status: STATUS_OF_REASON[reason] ?? STATUS_OF[failed.code],
     body: toErrorBody(reason, failed.rawMessage, {
       metadata: info?.metadata ?? {},
       fields: fields.map(({ field, description }) => ({ field, description })),

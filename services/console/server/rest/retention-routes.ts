@@ -11,14 +11,14 @@ import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { jsonOfMessage } from './json-of-message.ts';
 import { accepted, answer, NoQuery, ofParts, responsesWith } from './responses.ts';
 import { reasonOfError } from './rest-error.ts';
-import { type CallService, Id, OrgId, type RestScope } from './route-parts.ts';
+import { type CallService, Id, OrgId, Reason, type RestScope } from './route-parts.ts';
 
 const OrgParams = Type.Object({ orgId: OrgId });
 const POLICY = '/orgs/:orgId/retention/policies/executions';
 const EtagHeader = { ETag: { type: 'string', description: 'Changes with every change of the policy.' } };
 const IfMatch = Type.Object({
   'if-match': Type.Optional(
-    Type.String({ pattern: '^"[^"]{1,98}"$', description: 'Only if the policy still has this etag.' }),
+    Type.String({ minLength: 1, maxLength: 100, description: 'Only if the policy still has this etag; `*`: any.' }),
   ),
 });
 
@@ -46,7 +46,7 @@ export function registerRetentionRoutes(scope: RestScope, call: CallService): vo
         }),
         body: Type.Object(
           {
-            reason: Type.Optional(Type.String({ minLength: 1, maxLength: 500, description: 'Why, for the audit.' })),
+            reason: Type.Optional(Reason),
             validate_only: Type.Optional(Type.Boolean({ description: 'Count, and remove nothing.' })),
           },
           { additionalProperties: false },
@@ -208,12 +208,21 @@ export function registerRetentionRoutes(scope: RestScope, call: CallService): vo
       const { body } = request;
       // An empty request must not set going what its defaults remove.
       if (!body) throw fieldInvalid('body', 'is required; {} asks for the defaults');
+      const tenantId = request.params.orgId;
+      const wanted = request.headers['if-match'];
+      // `*` asks for a policy that is there, whatever it is.
+      const known =
+        wanted === '*'
+          ? await call(request, 'retention', (retention, options) =>
+              retention.getExecutionPolicy({ tenantId }, options),
+            )
+          : undefined;
       const { executionPolicy } = await ifMatches(
         call(request, 'retention', (retention, options) =>
           retention.upsertExecutionPolicy(
             {
-              tenantId: request.params.orgId,
-              etag: request.headers['if-match'] ?? '',
+              tenantId,
+              etag: known?.executionPolicy?.etag ?? wanted ?? '',
               ...(body.retention_days === undefined ? {} : { retentionDays: body.retention_days }),
               ...(body.is_enabled === undefined ? {} : { isEnabled: body.is_enabled }),
               ...(body.min_executions_to_keep === undefined
@@ -245,7 +254,8 @@ export function registerRetentionRoutes(scope: RestScope, call: CallService): vo
     },
     async (request, reply) => {
       const tenantId = request.params.orgId;
-      const etag = request.headers['if-match'] ?? '';
+      const wanted = request.headers['if-match'] ?? '';
+      const etag = wanted === '*' ? '' : wanted;
       // RetentionService takes a policy that is not there for one that is gone; 404 says it apart.
       await call(request, 'retention', (retention, options) => retention.getExecutionPolicy({ tenantId }, options));
       await ifMatches(

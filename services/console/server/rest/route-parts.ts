@@ -76,6 +76,14 @@ export const listQuery = <Properties extends Record<string, ReturnType<typeof Ty
     { additionalProperties: false },
   );
 
+/** Why, for the audit: no control characters, and something before the first space. */
+export const Reason = Type.String({
+  minLength: 1,
+  maxLength: 500,
+  pattern: '^[^\\u0000-\\u0020\\u007f][^\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f]*$',
+  description: 'Why, for the audit.',
+});
+
 /** Headers that say why something is deleted, and by which a repetition is recognised. */
 export const DeleteHeaders = Type.Object({
   'x-delete-reason': Type.Optional(
@@ -91,10 +99,7 @@ export const DeleteHeaders = Type.Object({
 });
 
 /** A body that says why. */
-export const ReasonBody = Type.Object(
-  { reason: Type.Optional(Type.String({ minLength: 1, maxLength: 500, description: 'Why, for the audit.' })) },
-  { additionalProperties: false },
-);
+export const ReasonBody = Type.Object({ reason: Type.Optional(Reason) }, { additionalProperties: false });
 
 /** Why something is deleted, as body or header say; empty where neither does. */
 export function reasonOf(
