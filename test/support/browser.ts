@@ -79,6 +79,11 @@ export async function assertUsable(t: ExecutionContext<unknown>, page: Page, wha
     .filter(({ impact }) => impact === 'serious' || impact === 'critical')
     .map(({ id, nodes }) => `${id}: ${nodes[0]?.html}`);
   t.deepEqual(bad, [], `${what}: axe`);
+  await assertFits(t, page, what);
+}
+
+/** Fails on a page that scrolls sideways. */
+export async function assertFits(t: ExecutionContext<unknown>, page: Page, what: string): Promise<void> {
   const overflow = await page.evaluate<number>(
     'document.documentElement.scrollWidth - document.documentElement.clientWidth',
   );

@@ -10,7 +10,15 @@ interface StateBadgeProps {
 
 /** A state in words, with a dot whose colour is the same wherever the state means the same. */
 export const StateBadge = ({ label, color, isActive = false }: StateBadgeProps) => (
-  <Badge variant="dot" color={color} size="md" tt="none" fw={500} {...(isActive && { className: 'pulse' })}>
+  <Badge
+    variant="dot"
+    color={color}
+    size="md"
+    tt="none"
+    fw={500}
+    miw="max-content"
+    {...(isActive && { className: 'pulse' })}
+  >
     {label}
   </Badge>
 );

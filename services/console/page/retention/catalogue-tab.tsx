@@ -38,7 +38,7 @@ export function CatalogueTab() {
   if (query.data.length === 0) return <EmptyNote>No owner has listed a subject yet.</EmptyNote>;
   return (
     <Stack>
-      <Table.ScrollContainer minWidth={720} scrollAreaProps={{ viewportProps: { tabIndex: 0 } }}>
+      <Table.ScrollContainer minWidth={900} scrollAreaProps={{ viewportProps: { tabIndex: 0 } }}>
         <Table aria-label="Subjects of the catalogue">
           <Table.Thead>
             <Table.Tr>
