@@ -47,7 +47,10 @@ export interface UploadOptions extends ArtifactName, CallOptions {
   readonly contentType?: string;
   /** The lease of the worker that uploads; without one only INPUT is taken. */
   readonly leaseToken?: bigint;
-  /** How long the whole upload may take, in milliseconds; an hour by default. */
+  /**
+   * How long the whole upload may take, in milliseconds. By default as long as it goes on: the service ends it when nothing
+   * was sent for 30 s.
+   */
   readonly timeoutMs?: number | undefined;
 }
 
@@ -113,7 +116,6 @@ export interface SweepOptions extends CallOptions {
 }
 
 const CHUNK_BYTES = 256 * 1_024;
-const UPLOAD_TIMEOUT_MS = 3_600_000;
 const DELETE_WAIT_MS = 60_000;
 const DELETE_POLL_MS = 100;
 const FINAL: ReadonlySet<JobState> = new Set([JobState.CANCELLED, JobState.COMPLETED, JobState.FAILED]);
@@ -150,7 +152,7 @@ export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions
     const { request, call } = splitCall(options);
     return present('job', (await services.job.cancelJob({ jobId, ...request }, call)).job);
   },
-  async upload(jobId, { timeoutMs = UPLOAD_TIMEOUT_MS, signal, ...header }, body) {
+  async upload(jobId, { timeoutMs, signal, ...header }, body) {
     const parts = async function* () {
       yield { part: { case: 'header' as const, value: { jobId, ...header } } };
       for await (const bytes of body) {

@@ -82,7 +82,7 @@ export interface CallGuard {
   /** Told once of every finished call; `code` is the gRPC status number. */
   onFinished(rpc: string, code: number, durationMs: number): void;
   onInternalError: OnInternalError;
-  /** The deadline of a unary call or an upload whose caller set none, in milliseconds. */
+  /** The deadline of a unary call whose caller set none, and how long an upload's caller may be silent, in milliseconds. */
   readonly defaultDeadlineMs: number;
   /** Aborts the calls that are still running when the server gives up draining. */
   readonly shutdownSignal: AbortSignal;
@@ -162,9 +162,18 @@ function handlerOf(
     guard.onFinished(rpc, code, performance.now() - startedAt);
     context?.end();
   };
-  const received = async function* (call: Readable) {
-    // The end of the requests is not the end of the call: by default the answers' half would be destroyed with them.
-    for await (const bytes of call.iterator({ destroyOnReturn: false })) yield decode(method, bytes);
+  const received = async function* (call: Readable, context: ServerCallContext) {
+    context.beginToWait();
+    try {
+      // The end of the requests is not the end of the call: by default the answers' half would be destroyed with them.
+      for await (const bytes of call.iterator({ destroyOnReturn: false })) {
+        context.endWaiting();
+        yield decode(method, bytes);
+        context.beginToWait();
+      }
+    } finally {
+      context.endWaiting();
+    }
   };
   const sendAll = async (
     call: ServerWritableStream<Buffer, Buffer> | ServerDuplexStream<Buffer, Buffer>,
@@ -188,7 +197,7 @@ function handlerOf(
     case 'client_streaming': {
       const handler: handleClientStreamingCall<Buffer, Buffer> = (call, respond) =>
         serve(call, respond, async (run, context) =>
-          respond(null, encode(await context.race(run(received(call), context)))),
+          respond(null, encode(await context.race(run(received(call, context), context)))),
         );
       return handler;
     }
@@ -206,7 +215,7 @@ function handlerOf(
         serve(
           call,
           (status) => call.emit('error', status),
-          (run, context) => sendAll(call, context, run(received(call), context)),
+          (run, context) => sendAll(call, context, run(received(call, context), context)),
         );
       return handler;
     }
@@ -230,6 +239,8 @@ class ServerCallContext implements HandlerContext {
   readonly values: ContextValues;
   readonly #metadata: Metadata;
   readonly #deadlineAt: number | undefined;
+  /** How long the client may be silent; undefined where a deadline or nothing bounds the call. */
+  readonly #idleMs: number | undefined;
   readonly #guard: CallGuard;
   readonly #waiting = makeInterruptible();
   readonly #onShutdown = (): void =>
@@ -256,11 +267,28 @@ class ServerCallContext implements HandlerContext {
     call.on('cancelled', () => this.#isOver || this.#stop(cancelled()));
     guard.shutdownSignal.addEventListener('abort', this.#onShutdown, { once: true });
     const requested = remainingMs(call.getDeadline());
-    const timeoutMs = requested ?? (method.methodKind === 'server_streaming' ? undefined : guard.defaultDeadlineMs);
+    const timeoutMs = requested ?? (method.methodKind === 'unary' ? guard.defaultDeadlineMs : undefined);
+    const isClientStream = method.methodKind === 'client_streaming' || method.methodKind === 'bidi_streaming';
+    this.#idleMs = requested === undefined && isClientStream ? guard.defaultDeadlineMs : undefined;
     if (timeoutMs === undefined) return;
     this.#deadlineAt = performance.now() + timeoutMs;
-    const stop = (): void => this.#stop(new ConnectError('The deadline has passed.', Code.DeadlineExceeded));
-    this.#timer = setTimeout(stop, Math.min(Math.max(1, timeoutMs), MAX_TIMER_MS));
+    this.#stopAfter(timeoutMs, 'The deadline has passed.');
+  }
+
+  /** Bounds the wait for the next message of a stream whose caller set no deadline. */
+  beginToWait(): void {
+    if (this.#idleMs === undefined || this.#isOver) return;
+    this.#stopAfter(this.#idleMs, `Nothing was sent for ${this.#idleMs / 1_000} s.`);
+  }
+
+  /** A message has come, or nobody waits for one any more. */
+  endWaiting(): void {
+    if (this.#idleMs !== undefined) clearTimeout(this.#timer);
+  }
+
+  #stopAfter(ms: number, why: string): void {
+    const stop = (): void => this.#stop(new ConnectError(why, Code.DeadlineExceeded));
+    this.#timer = setTimeout(stop, Math.min(Math.max(1, ms), MAX_TIMER_MS));
   }
 
   get signal(): AbortSignal {

@@ -168,6 +168,35 @@ test('a call without a deadline gets the server’s; a stream of answers may las
   t.is(deadlines[1], undefined);
 });
 
+test('an upload may last as long as it goes on, and ends when its caller falls silent', async (t) => {
+  const { echo } = await serve(
+    t,
+    {
+      async up(requests) {
+        const values: string[] = [];
+        for await (const { value } of requests) values.push(value);
+        // What the handler itself takes is not the caller's silence.
+        await delay(400);
+        return { value: values.join('') };
+      },
+    },
+    { defaultDeadlineMs: 300 },
+  );
+  const slowly = async function* () {
+    for (const value of 'abcd') {
+      yield { value };
+      await delay(120);
+    }
+  };
+  t.is((await echo.up(slowly())).value, 'abcd');
+  const silent = async function* () {
+    yield { value: 'a' };
+    await new Promise(() => undefined);
+  };
+  const error = await errorOf(echo.up(silent()));
+  t.deepEqual([error.code, error.rawMessage], [Code.DeadlineExceeded, 'Nothing was sent for 0.3 s.']);
+});
+
 test('a caller over the limit is told how long to wait, and costs no handler', async (t) => {
   let calls = 0;
   const one = async ({ value }: { value: string }) => {

@@ -46,7 +46,7 @@ export interface ServerLimits {
   readonly maxMessageBytes: number;
   /** Calls at a time on one connection. */
   readonly maxConcurrentStreams: number;
-  /** For unary calls and uploads whose caller set no deadline. */
+  /** For unary calls whose caller set no deadline; an upload without one ends when nothing is sent for so long. */
   readonly defaultDeadlineMs: number;
   /** Calls a second of one tenant, or of one subject where there is none; twice as many in a burst. */
   readonly callsPerSecond: number;

@@ -1,4 +1,4 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { chmod, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import anyTest, { type TestFn } from 'ava';
 import { decodeJwt } from 'jose';
@@ -129,6 +129,59 @@ test('a service whose address is not set, or that is not there, is told', async 
   const nowhere = await lethe('--profile', file, ...key, '--as', 'ada', '--tenant', 'a', 'jobs', 'list');
   t.is(nowhere.code, 2);
   t.regex(nowhere.err, /^error: ADDRESS_MISSING: The address of the job service is not set\.\nSet LETHE_JOB_ADDRESS/);
+});
+
+test('profiles are kept where only the user reads them, and used by name or as the current one', async (t) => {
+  const { lethe, stack } = t.context;
+  const configFolder = join(stack.folder, 'profiles');
+  const file = join(configFolder, 'profiles.json');
+  const job = stack.addresses.job ?? '';
+  const token = await stack.token({ tenantId: 'kept', role: 'member' });
+  const bytes = async function* () {
+    yield Buffer.from(`${token}\n`);
+  };
+  const at = (more: object = {}) => lethe.with({ configFolder, ...more });
+  t.regex((await at()('profiles', 'list')).out, /^there are none/);
+  const kept = await at({ input: bytes() })('login', 'by-token', '--job', job);
+  t.is(kept.code, 0, kept.err);
+  t.regex(kept.out, /^by-token is in use: as \S+ until /);
+  t.is((await stat(file)).mode & 0o777, 0o600);
+  t.is((await stat(configFolder)).mode & 0o777, 0o700);
+  t.is((await at()('--profile', 'by-token', 'jobs', 'list')).code, 0);
+  t.regex((await at()('--profile', 'by-token', '--tenant', 'other', 'jobs', 'list')).err, /--tenant needs a key/);
+
+  const key = ['--key', stack.userKeyFile, '--as', 'grace', '--tenant', 'kept'];
+  const typed = await at({ typing: [token] })('login', 'typed', '--job', job);
+  t.deepEqual([typed.code, typed.asked], [0, ['Token:']]);
+  t.is((await at()(...key, 'login', 'by-key', '--job', job)).code, 0);
+  const byKey = await at()('--profile', 'by-key', 'token');
+  t.like(decodeJwt(byKey.out), { sub: 'grace', tenant_id: 'kept' });
+  const list = await at()('profiles', 'list');
+  t.regex(list.out, /^by-key +yes /m);
+  t.regex(list.out, /^by-token +token /m);
+  t.false(list.out.includes(token));
+  t.is((await at()('profiles', 'use', 'by-token')).code, 0);
+  t.regex((await at()('profiles', 'list')).out, /^by-token +yes /m);
+  t.is((await at()('profiles', 'remove', 'by-token')).code, 0);
+  t.is((await at()('--profile', 'by-token', 'jobs', 'list')).code, 2);
+  t.is((await at()('profiles', 'use', 'by-token')).code, 2);
+
+  await chmod(file, 0o644);
+  const open = await at()('profiles', 'list');
+  t.deepEqual([open.code, /chmod 600/.test(open.err)], [2, true]);
+  await chmod(file, 0o600);
+  for (const args of [
+    ['login', 'Bad Name', '--job', job],
+    ['login', 'no-address'],
+    ['--tenant', 'x', 'login', 'contradicted', '--job', job],
+  ]) {
+    t.is((await at({ input: bytes() })(...args)).code, 2, args.join(' '));
+  }
+  const garbage = async function* () {
+    yield Buffer.from('hunter2 is no token');
+  };
+  const bad = await at({ input: garbage() })('login', 'bad', '--job', job);
+  t.deepEqual([bad.code, bad.err.includes('hunter2')], [2, false]);
 });
 
 /** Command and verbs as help tells them: two spaces, the name, its arguments, two spaces, the description. */

@@ -127,6 +127,55 @@ test('a run with a job is hidden, previewed and purged', async (t) => {
   t.deepEqual(await queryOnce(stack.superuserUrl('run'), 'select 1 from workflow_runs where id = $1', [runId]), []);
 });
 
+test('environments, checks, incidents and approvals are worked on from the command line', async (t) => {
+  const { lethe } = t.context;
+  const as = ['--tenant', 'cli-incidents'];
+  const environment = (await lethe(...as, 'environments', 'create', 'production')).out;
+  const check = await lethe(
+    ...[...as, '--json', 'checks', 'record', environment, '--status', 'drift', '--summary', '{"by": "nightly"}'],
+    ...['--workflow', 'sync=MODIFIED', 'intake=NOT_IN_GIT'],
+  );
+  t.is(check.code, 0, check.err || check.out);
+  const checkId = JSON.parse(check.out).id;
+  t.regex((await lethe(...as, 'checks', 'get', checkId)).out, /^sync +MODIFIED$/m);
+  t.true((await lethe(...as, 'checks', 'list', '--status', 'DRIFT')).out.includes(checkId));
+  t.regex(
+    (await lethe(...as, 'environments', 'list', '--drift', 'DRIFT')).out,
+    /production +DRIFT +1 modified, 1 not in git/,
+  );
+  t.true((await lethe(...as, 'environments', 'get', environment)).out.includes(environment));
+  const opened = await lethe(
+    ...[...as, 'incidents', 'open', '--environment', environment, '--title', 'sync differs', '--check', checkId],
+    ...['--details', '{"sync": "v2"}'],
+  );
+  t.is(opened.code, 0, opened.err);
+  const id = opened.out;
+  const approval = (await lethe(...as, 'approvals', 'request', id, 'ACKNOWLEDGED', '--notes', 'please')).out;
+  t.regex((await lethe(...as, 'approvals', 'list', '--state', 'PENDING')).out, /PENDING +ACKNOWLEDGED +ada .*please$/m);
+  t.regex(
+    (await lethe(...as, 'approvals', 'decide', approval, 'approved', '--notes', 'go')).out,
+    /APPROVED +ACKNOWLEDGED +ada +ada .*please; go$/m,
+  );
+  t.regex((await lethe(...as, 'approvals', 'decide', approval, 'REJECTED')).err, /^error: APPROVAL_DECIDED: /);
+  t.regex((await lethe(...as, 'incidents', 'transition', id, 'CLOSED')).err, /^error: INCIDENT_TRANSITION_ILLEGAL: /);
+  t.is((await lethe(...as, 'incidents', 'transition', id, 'acknowledged', '--note', 'mine')).code, 0);
+  const shown = await lethe(...as, 'incidents', 'get', id);
+  t.regex(shown.out, /^may go to: STABILIZED$/m);
+  t.regex(shown.out, /ACKNOWLEDGED +ada +mine$/m);
+  t.regex(shown.out, /^\{"sync":"v2"\}$/m);
+  t.true(shown.out.includes(approval));
+  t.true((await lethe(...as, 'incidents', 'list', '--state', 'ACKNOWLEDGED')).out.includes(id));
+  t.regex((await lethe(...as, 'environments', 'dashboard')).out, /^1 incidents are open$/m);
+  for (const args of [
+    ['incidents', 'transition', id, 'ODD'],
+    ['approvals', 'decide', approval, 'MAYBE'],
+    ['checks', 'record', environment],
+    ['checks', 'record', environment, '--status', 'DRIFT', '--workflow', 'sync'],
+  ]) {
+    t.is((await lethe(...as, ...args)).code, 2, args.join(' '));
+  }
+});
+
 test('the audit of all services is one list, with every refusal and nothing of another tenant', async (t) => {
   const { lethe, stack } = t.context;
   const as = ['--tenant', 'cli-audit'];
