@@ -155,7 +155,7 @@ test('profiles are kept where only the user reads them, and used by name or as t
   t.deepEqual([typed.code, typed.asked], [0, ['Token:']]);
   t.is((await at()(...key, 'login', 'by-key', '--job', job)).code, 0);
   const byKey = await at()('--profile', 'by-key', 'token');
-  t.like(decodeJwt(byKey.out), { sub: 'grace', tenant_id: 'kept' });
+  t.like(decodeJwt(byKey.out), { sub: 'grace', tenant: 'kept' });
   const list = await at()('profiles', 'list');
   t.regex(list.out, /^by-key +yes /m);
   t.regex(list.out, /^by-token +token /m);
