@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeKeyPair } from '#libs/auth/keys.ts';
@@ -10,7 +11,7 @@ const ISSUER = 'lethe';
 /**
  * Makes a key pair for each of Lethe's signers and for each named tenant: private keys as `NAME.json`, readable for
  * their owner only, and the trust file `trust.json` with all public ones and what each may sign. For services of other
- * makers, which believe RunService or RetentionService, there are `run.jwks.json` and `retention.jwks.json`. An Error
+ * makers, which believe RunService or RetentionService, there are `run.jwks.json` and `retention.jwks.json`. `console-session-key` seals the console's cookies. An Error
  * when one of the files is there already: a key that is replaced unasked locks everybody out.
  */
 export async function makeKeys(folder: string, tenants: readonly string[] = []): Promise<void> {
@@ -30,6 +31,8 @@ export async function makeKeys(folder: string, tenants: readonly string[] = []):
       await writeFile(join(folder, `${name}.jwks.json`), JSON.stringify(jwks), { flag: 'wx' });
     entries.push({ name, issuer: ISSUER, jwks, allow });
   }
+  const sessionKey = `${randomBytes(32).toString('base64')}\n`;
+  await writeFile(join(folder, 'console-session-key'), sessionKey, { mode: 0o600, flag: 'wx' });
   await writeFile(join(folder, 'trust.json'), toTrustFile(entries), { flag: 'wx' });
 }
 

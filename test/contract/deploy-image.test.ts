@@ -111,6 +111,17 @@ for (const service of ['run', 'job', 'incident', 'retention']) {
   });
 }
 
+test('the console is whole in the image, with the page that it serves', async (t) => {
+  const { image, run } = t.context;
+  const { code, output } = await run(['node', 'services/console/server/main.ts']);
+  t.is(code, 1);
+  t.regex(output, /LETHE_RUN_ADDRESS is required/);
+  t.notRegex(output, /ERR_MODULE_NOT_FOUND|Cannot find/);
+  const page = await readFile(join(image.workdir, 'services/console/page/dist/index.html'), 'utf8');
+  t.regex(page, /src="\/assets\/[^"]+\.js"/);
+  await t.throwsAsync(access(join(image.workdir, 'node_modules/oidc-provider')), { code: 'ENOENT' });
+});
+
 test('it runs the run service when nothing else is said', (t) => {
   t.deepEqual(t.context.image.command, ['node', 'services/run/main.ts']);
 });

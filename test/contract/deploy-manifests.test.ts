@@ -10,10 +10,12 @@ import type { ICronJob, IJob } from 'kubernetes-models/batch/v1';
 import type { INetworkPolicy } from 'kubernetes-models/networking.k8s.io/v1';
 import type { IPodDisruptionBudget } from 'kubernetes-models/policy/v1';
 import type { IService, IServiceAccount } from 'kubernetes-models/v1';
+import { makeKeys } from '#deploy/make-keys.ts';
 import { EXIT } from '#libs/cli/output.ts';
 import { openCredential, readProfile } from '#libs/cli/session.ts';
 import type { Environment } from '#libs/kernel/settings.ts';
 import type { CommonSettings } from '#libs/service/common-settings.ts';
+import { readConsoleSettings } from '#services/console/server/config.ts';
 import { readIncidentSettings } from '#services/incident/config.ts';
 import { readJobSettings } from '#services/job/config.ts';
 import { type RetentionSettings, readRetentionSettings } from '#services/retention/config.ts';
@@ -79,7 +81,7 @@ function noting(env: Environment): { env: Environment; read: ReadonlySet<string>
 }
 
 const services = (manifests: readonly Manifest[]): readonly Workload[] =>
-  workloadsOf(manifests).filter(({ kind }) => kind === 'Deployment');
+  workloadsOf(manifests).filter(({ kind, name }) => kind === 'Deployment' && name !== 'console');
 
 const settingsOf = (manifests: readonly Manifest[], workload: Workload) => {
   const given = (source: string): string =>
@@ -132,10 +134,10 @@ test('the schema check sees a wrong type, a missing field and a field that is no
 testEach('every document keeps to the schemas of Kubernetes', async (t, manifests) => {
   for (const manifest of manifests) t.deepEqual(await findProblems(manifest), [], manifest.metadata.name);
   const kinds = Object.groupBy(manifests, ({ kind }) => kind);
-  t.is(kinds['Deployment']?.length, 4);
+  t.is(kinds['Deployment']?.length, 5);
   t.is(kinds['Job']?.length, 4);
   t.is(kinds['CronJob']?.length, 2);
-  t.is(kinds['PodDisruptionBudget']?.length, 4);
+  t.is(kinds['PodDisruptionBudget']?.length, 5);
   t.is(kinds['Secret'], undefined, 'what is secret is not in the repository');
 });
 
@@ -146,6 +148,36 @@ testEach('a service is given every setting that it requires, and none that it do
     t.deepEqual(unread, env['LETHE_OBJECT_STORE'] === 's3' ? READ_BY_AWS : [], workload.name);
   }
 });
+
+testEach(
+  'the console is given every setting that it requires, none that it does not read, and no credential of its own',
+  async (t, manifests) => {
+    const folder = await mkdtemp(join(tmpdir(), 'lethe-test-console-'));
+    t.teardown(() => rm(folder, { recursive: true, force: true }));
+    await makeKeys(folder);
+    const workload = workloadNamed(manifests, 'Deployment', 'console');
+    const given = environmentOf(manifests, workload, (source) => source);
+    const { env, read } = noting({ ...given, LETHE_SESSION_KEY_FILE: join(folder, 'console-session-key') });
+    const settings = readConsoleSettings(env);
+    t.deepEqual(
+      Object.keys(given).filter((name) => !read.has(name)),
+      [],
+    );
+    t.is(settings.signIn?.consoleUrl, settings.publicUrl);
+    t.is(settings.signIn?.sessionKeys[0]?.length, 32);
+    const ports = Object.fromEntries((workload.container.ports ?? []).map((port) => [port.name, port.containerPort]));
+    t.is(settings.httpAddress, `0.0.0.0:${ports['http']}`);
+    t.is(settings.metricsAddress, `0.0.0.0:${ports['metrics']}`);
+    const { startupProbe, readinessProbe, livenessProbe, lifecycle } = workload.container;
+    for (const probe of [startupProbe, readinessProbe, livenessProbe]) t.is(probe?.httpGet?.port, 'http');
+    const waits = lifecycle?.preStop?.sleep?.seconds ?? 0;
+    t.true(waits > 0 && (workload.pod.terminationGracePeriodSeconds ?? 0) > waits + settings.drainMs / 1_000 + 1);
+    t.deepEqual(
+      workload.pod.volumes?.map(({ name }) => name),
+      ['session'],
+    );
+  },
+);
 
 testEach('runs are purged a day after their end at the earliest', (t, manifests) => {
   const { env } = settingsOf(manifests, workloadNamed(manifests, 'Deployment', 'run'));
@@ -362,7 +394,8 @@ testEach('the network lets through the calls that the settings name, and no othe
     const env = environmentOf(manifests, from, () => '');
     const peers = Object.entries(env)
       .filter(
-        ([name]) => /^LETHE_(\w+_ADDRESS|PARTICIPANTS|RETENTION_OWNERS)$/.test(name) && !/_(GRPC|METRICS)_/.test(name),
+        ([name]) =>
+          /^LETHE_(\w+_ADDRESS|PARTICIPANTS|RETENTION_OWNERS)$/.test(name) && !/_(GRPC|METRICS|HTTP)_/.test(name),
       )
       .flatMap(([, value]) => value.split(',').map((address) => address.replace(/^\w+=/, '')));
     const called = new Set<string>();
@@ -380,7 +413,11 @@ testEach('the network lets through the calls that the settings name, and no othe
     }
     const usesDatabase = Object.keys(env).some((name) => name.startsWith('LETHE_DATABASE'));
     t.is(isAllowed(manifests, from, 'outside', 5432), usesDatabase, `${from.name} to the database`);
-    t.is(isAllowed(manifests, from, 'outside', 443), from.name === 'job', `${from.name} to the object store`);
+    t.is(
+      isAllowed(manifests, from, 'outside', 443),
+      ['job', 'console'].includes(from.name),
+      `${from.name} to the object store, or to the OpenID provider`,
+    );
   }
 });
 
@@ -503,6 +540,10 @@ testRendered('with the component tls everything speaks mTLS, and nothing asks fo
     for (const probe of [startupProbe, readinessProbe, livenessProbe]) t.true(probe && !('grpc' in probe));
     t.is(secretOf(workload), `${workload.name}-tls`);
   }
+  const console = workloadNamed(manifests, 'Deployment', 'console');
+  const consoleEnv = environmentOf(manifests, console, (source) => source);
+  t.like(consoleEnv, { LETHE_TLS_CA: ca, LETHE_TLS_CLIENT_CERT: cert, LETHE_TLS_CLIENT_KEY: key });
+  t.is(secretOf(console), 'console-tls');
   for (const name of ['retention-purge', 'orphan-report']) {
     const workload = workloadNamed(manifests, 'CronJob', name);
     const { tls } = await readProfile(

@@ -68,7 +68,7 @@ test("the README's commands make every secret that the manifests refer to, and n
     const env = environmentOf(manifests, own, (source) => source);
     for (const source of Object.values(env)) if (source.startsWith('secret/')) wanted.add(source.slice(7));
     for (const { secret, configMap } of workload.pod.volumes ?? []) {
-      if (secret) wanted.add(`${secret.secretName}/key.json`);
+      if (secret) wanted.add(`${secret.secretName}/${secret.items?.[0]?.key ?? 'key.json'}`);
       if (configMap) wanted.add(`${configMap.name}/trust.json`);
     }
   }
