@@ -10,14 +10,33 @@ import { type Stack, startStack } from './stack.ts';
 const folder = process.env['LETHE_LOCAL_FOLDER'] ?? join(fileURLToPath(new URL('../../', import.meta.url)), '.lethe');
 
 // `npm start -- --owner mail=127.0.0.1:7410`: a service of your own that owns data which is purged by age.
-const { values } = parseArgs({ options: { owner: { type: 'string', multiple: true, default: [] } } });
-const foreignOwners = Object.fromEntries(
-  values.owner.map((text) => {
-    const [, name, address] = /^([a-z][a-z0-9_-]*)=(\S+:\d+)$/.exec(text) ?? [];
-    if (!name || !address) throw new Error(`--owner takes NAME=host:port, not ${text}`);
-    return [name, address];
-  }),
-);
+// `--participant mail=127.0.0.1:7411`: one that holds effects of runs. Both can be given several times.
+const several = { type: 'string', multiple: true, default: [] as string[] } as const;
+const { values } = parseArgs({ options: { owner: several, participant: several } });
+const addressesOf = (option: 'owner' | 'participant'): Record<string, string> =>
+  Object.fromEntries(
+    values[option].map((text) => {
+      const [, name, address] = /^([a-z][a-z0-9_-]*)=(\S+:\d+)$/.exec(text) ?? [];
+      if (!name || !address) throw new Error(`--${option} takes NAME=host:port, not ${text}`);
+      return [name, address];
+    }),
+  );
+
+/** Says loudly that the README's commands would reach another program; nothing where every port is the usual one. */
+function portWarning({ addresses }: Stack): readonly string[] {
+  const usual = { run: 7_401, job: 7_402, incident: 7_403, retention: 7_404 };
+  const moved = Object.entries(usual).filter(
+    ([name, port]) => !addresses[name as keyof typeof usual].endsWith(`:${port}`),
+  );
+  if (moved.length === 0) return [];
+  return [
+    '',
+    "WARNING: other programs have the usual ports, perhaps another stack. The README's commands would reach those.",
+    'In its commands write',
+    ...moved.map(([name, port]) => `  ${addresses[name as keyof typeof usual]} for 127.0.0.1:${port}`),
+    '`lethe` finds this stack by itself.',
+  ];
+}
 
 /** What a person needs to go on from here, ready to paste. */
 async function readyBlock(stack: Stack): Promise<string> {
@@ -41,6 +60,7 @@ async function readyBlock(stack: Stack): Promise<string> {
     '',
     `${stack.provider?.makeLink(SAMPLE_PEOPLE[0].subject)}`,
     '',
+    ...portWarning(stack),
     'Ctrl-C stops everything; the data stays for the next start.',
   ].join('\n');
 }
@@ -60,7 +80,8 @@ const starting = startStack({
   throwaway: false,
   ports: 'fixed',
   console: true,
-  foreignOwners,
+  foreignOwners: addressesOf('owner'),
+  foreignParticipants: addressesOf('participant'),
   onGivingUp: (service) => {
     console.error(`${service} keeps dying; see ${join(folder, 'logs', `${service}.log`)}. Stopping.`);
     void stop(1);
