@@ -12,7 +12,7 @@ import { type Refusal, refusalOf, startTestStack, type TestStack, until } from '
 
 /** What the background loops and the metrics ask all the time, whoever calls. */
 const LOOPS =
-  /due_job_deletions|due_artifact_uploads|abandoned_cancellations|oldest_unfinished_deletion|stuck_deletions|select 1$/;
+  /due_job_deletions|due_bulk_deletions|due_artifact_uploads|abandoned_cancellations|oldest_unfinished_deletion|stuck_deletions|select 1$/;
 
 // Refusals are written to the audit in the background, in transactions of nothing else.
 const REFUSALS =
