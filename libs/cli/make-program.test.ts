@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import test from 'ava';
 import { type Command, CommanderError } from 'commander';
 import { LetheError } from '#libs/client/lethe.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import type { Terminal } from './context.ts';
 import { makeProgram } from './make-program.ts';
 import { nextStepOf } from './next-steps.ts';
@@ -91,7 +92,7 @@ test('every verb says what it does and has examples, each of which is a command 
 });
 
 test('every command line in the README names a verb and options that there are', async (t) => {
-  const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8');
+  const readme = await readReadmes();
   const blocks = [...readme.matchAll(/^```sh\n([\s\S]*?)^```/gm)].map(([, text = '']) => text.replaceAll('\\\n', ' '));
   const lines = blocks.flatMap((text) =>
     [...text.matchAll(/(?:npm run --silent lethe -- |(?:^|\$\()(?:[A-Z_]+=\S+ )*lethe )(.*?)(?=\)"?$|$)/gm)].map(

@@ -63,7 +63,7 @@ const NEXT_STEPS: Readonly<Record<string, NextStep>> = {
   SUBJECT_LISTED: 'Its owner still lists it: take it out of the owner first.',
   PARTICIPANT_CONFIGURED: "Take it out of RunService's configuration first.",
   DEPENDENCY_UNAVAILABLE: '`lethe doctor` shows which part of the installation does not answer.',
-  STORE_NOT_OURS: 'The bucket belongs to another database; see "Operating" in the README.',
+  STORE_NOT_OURS: 'The bucket belongs to another database; see deploy/README.md.',
   ARTIFACT_CORRUPT: 'The stored object is not what was uploaded: upload it again.',
   STREAM_INCOMPLETE: 'The connection broke: call again to go on watching.',
 };

@@ -39,7 +39,7 @@ export function parsePeerName(text: string): string {
 }
 
 function refuseKeySet(): never {
-  throw new Error('is no longer read; name a trust file in LETHE_TRUST_FILE instead, see "Trust" in the README');
+  throw new Error('is no longer read; name a trust file in LETHE_TRUST_FILE instead, see libs/auth/README.md');
 }
 
 /** host:port as it stands; an Error saying so otherwise. */

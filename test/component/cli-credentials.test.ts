@@ -1,8 +1,9 @@
-import { chmod, readFile, stat, writeFile } from 'node:fs/promises';
+import { chmod, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import anyTest, { type TestFn } from 'ava';
 import { decodeJwt } from 'jose';
 import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack; lethe: CommandLine }>;
@@ -192,7 +193,7 @@ const namesIn = (help: string): string[] => {
 
 test('help is 0, and the README names every command and verb that there is, and no other', async (t) => {
   const { lethe } = t.context;
-  const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8');
+  const readme = await readReadmes();
   const told = new Map(
     [...readme.matchAll(/^\| `lethe ([a-z]+)` +\| (.*) \|$/gm)].map(([, name = '', verbs = '']) => [
       name,

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,6 +10,7 @@ import { runCli } from '#libs/cli/run-cli.ts';
 import { createLethe } from '#libs/client/lethe.ts';
 import { parsedLine } from '#test/support/command-line.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import { until } from '#test/support/test-stack.ts';
 
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
@@ -133,7 +134,7 @@ test('preparing makes one schema, for one role, and can be repeated; before it n
 
 test("the README's file is served by the README's commands", async (t) => {
   const { folder, postgres } = t.context;
-  const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+  const readme = await readReadmes();
   const [, file = '', commands = 'false'] =
     /```yaml\n(database:[\s\S]*?)```\n\n<!-- tested by test\/component\/cli-owner\S+ -->\n```sh\n([\s\S]*?)```/.exec(
       readme,

@@ -34,6 +34,7 @@ import {
   workloadNamed,
   workloadsOf,
 } from '#test/support/manifests.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import { testIfFound } from '#test/support/require.ts';
 
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
@@ -498,7 +499,7 @@ testRendered('dev and prod do not share a namespace', (t) => {
 testEach(
   'the migrations are what the README deletes before a new version, and nothing else is',
   async (t, manifests) => {
-    const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+    const readme = await readReadmes();
     const [, key = '', value = ''] = /^kubectl -n lethe delete job -l (\S+)=(\S+)$/m.exec(readme) ?? [];
     const own = ({ metadata }: Manifest) => (metadata as { labels?: Record<string, string> }).labels?.[key] === value;
     const found = manifests.filter(own).map(({ kind, metadata }) => `${kind}/${metadata.name}`);

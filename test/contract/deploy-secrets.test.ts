@@ -13,6 +13,7 @@ import { retentionMigrations } from '#services/retention/adapters/postgres/migra
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
 import { environmentOf, readBase, workloadsOf } from '#test/support/manifests.ts';
 import { queryOnce, startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 
 const exec = promisify(execFile);
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
@@ -34,7 +35,7 @@ test.before(async (t) => {
     await cp(join(REPOSITORY, name), join(folder, name), { recursive: true });
   }
   await symlink(join(REPOSITORY, 'node_modules'), join(folder, 'node_modules'));
-  const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+  const readme = await readReadmes();
   const [, script = 'false'] =
     /<!-- tested by test\/contract\/deploy-secrets\S+ -->\n```sh\n([\s\S]*?)```/.exec(readme) ?? [];
   const { stdout } = await exec('bash', ['-euc', `kubectl() { printf '%s\\t' "$@"; echo; }\n${script}`], {

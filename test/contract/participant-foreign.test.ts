@@ -1,6 +1,5 @@
 import { execFile } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import type { JsonObject } from '@bufbuild/protobuf';
@@ -10,6 +9,7 @@ import { ParticipantService } from '#gen/lethe/participant/v1/participant_servic
 import { readSigningKey } from '#libs/auth/keys.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { participantClient } from '#test/support/participant-clients.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import { startTestStack, until } from '#test/support/test-stack.ts';
 import { type ParticipantUnderTest, participantContract } from './participant.ts';
 
@@ -24,7 +24,7 @@ const { env } = process;
 
 function setting(name: string): string {
   const value = env[name];
-  if (!value) throw new Error(`${name} is required; see "Participants" in the README`);
+  if (!value) throw new Error(`${name} is required; see proto/README.md`);
   return value;
 }
 
@@ -68,7 +68,7 @@ async function declareForForeign(): Promise<void> {
 if (env['LETHE_PARTICIPANT_ADDRESS'] !== undefined) await declareForForeign();
 else {
   test("the README's command holds a service that it knows by its address alone to the contract", async (t) => {
-    const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+    const readme = await readReadmes();
     const command = /```sh\n(LETHE_PARTICIPANT_ADDRESS=[\s\S]*?)```/.exec(readme)?.[1] ?? 'false';
     const stack = await startTestStack({ services: ['job'] });
     t.teardown(() => stack.dispose());

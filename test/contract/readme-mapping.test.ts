@@ -1,15 +1,14 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import anyTest, { type TestFn } from 'ava';
 import { importJWK, type JWK, SignJWT } from 'jose';
 import type { Subject } from '#gen/lethe/owner/v1/owner_pb.ts';
 import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
-const README = fileURLToPath(new URL('../../README.md', import.meta.url));
 const OWNERS = ['incident', 'run'] as const;
 
 /** One row of README's table "What is removed"; names are what stands between backquotes. */
@@ -50,7 +49,7 @@ async function listSubjects(stack: TestStack, owner: Owner): Promise<readonly Li
 }
 
 async function readMappings(): Promise<readonly Mapping[]> {
-  const [, section = ''] = /\n### What is removed\n([\s\S]*?)\n### /.exec(await readFile(README, 'utf8')) ?? [];
+  const [, section = ''] = /\n## What is removed\n([\s\S]*?)\n## /.exec(await readReadmes()) ?? [];
   const rows = section
     .split('\n')
     .filter((line) => line.startsWith('|'))

@@ -15,6 +15,7 @@ import { connect } from '#libs/grpc/client.ts';
 import { putPlan } from '#test/support/aged-data.ts';
 import { commandOf, environmentOf, render, renderer, workloadNamed } from '#test/support/manifests.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import { hasProgram, testIfFound } from '#test/support/require.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -274,7 +275,7 @@ testIfFound(
   async (t) => {
     const { stack } = t.context;
     await addTenant(stack, 'by-hand');
-    const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+    const readme = await readReadmes();
     const [line = 'false'] = /^grpcurl .*RetentionService\/Purge$/m.exec(readme) ?? [];
     const { stdout } = await promisify(execFile)(
       'bash',

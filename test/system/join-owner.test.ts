@@ -1,6 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { fileURLToPath } from 'node:url';
@@ -10,6 +9,7 @@ import { type CommandLine, makeCommandLine } from '#test/support/command-line.ts
 import { FOREIGN_OWNER_NEEDS, hasForeignOwner } from '#test/support/foreign-owner.ts';
 import { readBase, workloadNamed } from '#test/support/manifests.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import { testIfFound } from '#test/support/require.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -60,7 +60,7 @@ async function nightlyCommand(): Promise<readonly string[]> {
 
 testForeign("by the README's commands a service in Python joins, gets a window and is rehearsed", async (t) => {
   const { stack, address } = t.context;
-  const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+  const readme = await readReadmes();
   const [, commands = 'false'] =
     /<!-- tested by test\/system\/join-owner\S+ -->\n```sh\n([\s\S]*?)```/.exec(readme) ?? [];
   const here = commands

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import anyTest, { type TestFn } from 'ava';
 import { makeBrowser } from '#test/support/console-browser.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import { hasProgram, testIfFound } from '#test/support/require.ts';
 import { until } from '#test/support/test-stack.ts';
 
@@ -110,13 +111,13 @@ testIfFound(
 );
 
 testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's commands do what it says", async (t) => {
-  const readme = await readFile(join(REPOSITORY, 'README.md'), 'utf8');
+  const readme = await readReadmes();
   const blocks = [...readme.matchAll(/<!-- tested -->\n```sh\n([\s\S]*?)```/g)].map(([, script = '']) => script);
   t.is(blocks.length, 9);
   const outputs: string[] = [];
   for (const block of blocks) outputs.push((await bash(await onThisStack(t.context.folder, block))).stdout);
-  const [byGrpcurl = '', byCli = '', ofRun = '', ofWorkflow = '', ofExecutions = '', ...ofRetention] = outputs;
-  const [ofPlan = '', ofStop = '', ofPolicy = '', ofAudit = ''] = ofRetention;
+  const [byGrpcurl = '', byCli = '', ofRun = '', ofAudit = '', ...ofServices] = outputs;
+  const [ofPlan = '', ofStop = '', ofPolicy = '', ofWorkflow = '', ofExecutions = ''] = ofServices;
   t.regex(byGrpcurl, /"state": "DELETION_STATE_PENDING"/);
   t.regex(byCli, /COMPLETE: \d+ of \d+ tenants$/m);
   t.regex(ofRun, /PURGE +COMPLETE/);

@@ -1,5 +1,4 @@
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { create, type DescMethod, fromJson, type JsonObject } from '@bufbuild/protobuf';
 import { MethodOptions_IdempotencyLevel as Level } from '@bufbuild/protobuf/wkt';
 import anyTest, { type TestFn } from 'ava';
@@ -21,6 +20,7 @@ import { purge, putPlan } from '#test/support/aged-data.ts';
 import { logFilesOf } from '#test/support/find-text.ts';
 import { MARK, Marks, marksInDatabase, textFieldsOf } from '#test/support/marks.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import { settled } from '#test/support/run-graph.ts';
 import { filesBelow } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -406,14 +406,14 @@ test('after each kind of deletion a text stands only where README says that it s
     const kind = marks.of(mark).kind as Kind;
     found.set(kind, new Set([...(found.get(kind) ?? []), ...places]));
   }
-  const told = whatStays(await readFile(join(import.meta.dirname, '../../README.md'), 'utf8'));
+  const told = whatStays(await readReadmes());
   for (const kind of ['compensation', 'job', 'run', 'age'] as const)
     t.deepEqual([...(found.get(kind) ?? [])].toSorted(), [...(told.get(kind) ?? [])].toSorted(), kind);
 });
 
 /** README's table: in which places text stays after which kind of deletion. */
 function whatStays(readme: string): Map<Kind, Set<string>> {
-  const section = readme.split('### What stays\n')[1]?.split(/\n#{2,3} /)[0] ?? '';
+  const section = readme.split('# What stays after a deletion\n')[1]?.split(/\n#{1,3} /)[0] ?? '';
   const kinds: readonly Kind[] = ['compensation', 'job', 'run', 'age'];
   const told = new Map<Kind, Set<string>>();
   for (const row of section.split('\n').filter((line) => /^\| (?!-|what stays)/.test(line))) {
