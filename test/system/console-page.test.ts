@@ -1,0 +1,468 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
+import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import type { Browser, Page } from 'playwright-core';
+import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
+import type { RunningConsole } from '#services/console/server/start-console.ts';
+import {
+  assertUsable,
+  CHROMIUM,
+  hasChromium,
+  keepScreenshot,
+  type Look,
+  openWindow,
+  startBrowser,
+  type Visitor,
+} from '#test/support/browser.ts';
+import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { testIfFound } from '#test/support/require.ts';
+import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
+import { startTestConsole } from '#test/support/start-console.ts';
+import { makeTcpGate } from '#test/support/tcp-gate.ts';
+import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+
+const DIST = fileURLToPath(new URL('../../services/console/page/dist/', import.meta.url));
+const FIRST_LOAD_LIMIT = 300_000;
+const MANY = 100_000;
+// Long enough to see it going on.
+const LATE_MS = 3_000;
+
+interface Context {
+  readonly stack: TestStack;
+  readonly console: RunningConsole;
+  readonly browser: Browser;
+  readonly foreign: ForeignParticipant;
+}
+const test = anyTest as TestFn<Context>;
+type T = ExecutionContext<Context>;
+
+test.before(async (t) => {
+  if (!hasChromium) return;
+  const foreign = await startForeignParticipant(LATE_MS);
+  const stack = await startTestStack({
+    foreignParticipants: { notes: foreign.address },
+    envOf: {
+      run: {
+        LETHE_DELETION_ATTEMPTS: '3',
+        LETHE_DELETION_BACKOFF_MS: '20',
+        LETHE_DELETION_BACKOFF_MAX_MS: '100',
+      },
+    },
+  });
+  Object.assign(t.context, { foreign, stack, console: await startTestConsole(stack), browser: await startBrowser() });
+});
+test.after.always(async (t) => {
+  await t.context.browser?.close();
+  await t.context.console?.stop();
+  await t.context.stack?.dispose();
+  await t.context.foreign?.close();
+});
+
+const flow = (title: string, body: (t: T) => Promise<void>) =>
+  testIfFound(test.serial, hasChromium, CHROMIUM, title, body);
+
+/** Opens the page for an admin of a tenant, or for somebody else of it. */
+async function visit(
+  t: T,
+  tenantId: string,
+  role: 'viewer' | 'member' | 'admin' | 'owner' = 'admin',
+  look: Look = 'light',
+): Promise<Visitor> {
+  const { browser, stack, console } = t.context;
+  const identity = { tenantId, role, subject: `${role}@${tenantId}` };
+  const visitor = await openWindow(browser, { stack, consoleUrl: console.url, look }, identity);
+  t.teardown(async () => {
+    if (!t.passed) await keepScreenshot(visitor.page, `failed-${tenantId}`).catch(() => undefined);
+    await visitor.close();
+  });
+  return visitor;
+}
+
+const row = (page: Page, text: string) => page.getByRole('row').filter({ hasText: text });
+const toast = (page: Page, text: string) => page.getByRole('alert').filter({ hasText: text });
+
+/** Ends a visit, and fails on anything that the browser complained of but refusals that were to be seen. */
+function leave(t: T, { page, problems }: Visitor, expected?: RegExp): void {
+  const left = problems.filter((problem) => !expected?.test(problem));
+  t.deepEqual(left, [], `at ${page.url()}`);
+}
+
+/** So many ended runs of a workflow by SQL, a millisecond apart. */
+const seedRuns = ({ context: { stack } }: T, tenantId: string, count: number, workflow: string, state = 'COMPLETED') =>
+  queryOnce(
+    stack.superuserUrl('run'),
+    `insert into workflow_runs (tenant_id, id, workflow, display_name, state, created_at, finished_at)
+     select $1, gen_random_uuid(), $2, '', $3, at, case when $3 <> 'RUNNING' then at end
+     from generate_series(1, $4) n, lateral (select now() - interval '2 days' + n * interval '1 ms' as at) a`,
+    [tenantId, workflow, state, count],
+  );
+
+flow('the first load of the page is less than 300 kB, compressed', async (t) => {
+  const index = await readFile(join(DIST, 'index.html'), 'utf8');
+  const names = [...index.matchAll(/(?:src|href)="\/(assets\/[^"]+)"/g)].map(([, name]) => name ?? '');
+  t.true(names.length >= 2, 'the scripts and styles that index.html loads');
+  const sizes = await Promise.all(
+    names.map(async (name) => [name, gzipSync(await readFile(join(DIST, name))).length] as const),
+  );
+  const total = gzipSync(index).length + sizes.reduce((sum, [, size]) => sum + size, 0);
+  t.log(`first load: ${total} bytes gzipped`, ...sizes.map(([name, size]) => `${name} ${size}`));
+  t.true(total < FIRST_LOAD_LIMIT, `${total} bytes`);
+});
+
+flow('a run is deleted at once, comes back by Undo, and is found under Recently deleted', async (t) => {
+  const { runId } = await makeRunGraph(t.context.stack, 'undo', { jobs: 1, objectsPerJob: 1 });
+  const visitor = await visit(t, 'undo');
+  const { page } = visitor;
+  await page.goto('/');
+  await page.waitForURL('**/runs');
+  t.is(await page.title(), 'Runs · Lethe');
+  await row(page, 'a run').getByRole('button', { name: 'Delete' }).click();
+  await toast(page, 'a run was deleted.').getByRole('button', { name: 'Undo' }).click();
+  await toast(page, 'a run is back.').waitFor();
+  await row(page, 'a run').waitFor();
+
+  await row(page, 'a run').getByRole('button', { name: 'Delete' }).click();
+  await toast(page, 'a run was deleted.').waitFor();
+  await page.getByText('There are no runs yet').waitFor();
+  await page.getByRole('tab', { name: 'Recently deleted' }).click();
+  await row(page, 'by admin@undo').waitFor();
+  await row(page, 'a run')
+    .getByRole('button', { name: /^Restore/ })
+    .click();
+  await page.getByText('No run is deleted at the moment.').waitFor();
+  const { runs } = t.context.stack.clients({ tenantId: 'undo', role: 'admin' });
+  t.is((await runs.getRun({ runId })).run?.deleteTime, undefined);
+  leave(t, visitor);
+});
+
+flow('a run is purged after its id was typed, with live progress to a receipt', async (t) => {
+  const { stack, foreign } = t.context;
+  const graph = await makeRunGraph(stack, 'types', { jobs: 2, objectsPerJob: 2, incidents: 1 });
+  foreign.put(graph.runId, 3);
+  const visitor = await visit(t, 'types');
+  const { page } = visitor;
+  await page.goto(`/runs/${graph.runId}`);
+  await page.getByRole('button', { name: 'Purge…' }).click();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByRole('table', { name: 'What goes from notes' }).getByText('3').first().waitFor();
+  t.regex((await dialog.textContent()) ?? '', /This takes \d+ things/);
+  const confirm = dialog.getByRole('button', { name: 'Purge this run' });
+  t.true(await confirm.isDisabled());
+  await dialog.getByLabel('Reason').fill('the customer asked');
+  t.true(await confirm.isDisabled(), 'a reason is not enough');
+  await dialog.getByLabel(/Type the run's id/).fill(graph.runId.slice(1));
+  t.true(await confirm.isDisabled(), 'another text is not enough');
+  await keepScreenshot(page, 'purge-dialog-light');
+  await dialog.getByLabel(/Type the run's id/).fill(graph.runId);
+  await confirm.click();
+  await page.waitForURL('**/deletions/*');
+  await page.getByText('Gone from every store, and read back as gone').waitFor();
+  t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+  const text = (await page.locator('main').textContent()) ?? '';
+  t.regex(text, /the customer asked/);
+  t.regex(text, /admin@types/);
+  for (const participant of ['job', 'notes', 'incident', 'run']) {
+    await page.getByRole('region', { name: participant, exact: true }).getByText('Read back as gone').waitFor();
+  }
+  await page.goto(`/runs/${graph.runId}`);
+  await page.getByText('This run is not here any more').waitFor();
+  leave(t, visitor, /404/);
+});
+
+flow('while it goes on, a purge shows how far each service is, without a reload', async (t) => {
+  const { stack, foreign } = t.context;
+  const graph = await makeRunGraph(stack, 'live', { jobs: 1, objectsPerJob: 1 });
+  foreign.put(graph.runId, 5);
+  foreign.treat(graph.runId, 'late');
+  const visitor = await visit(t, 'live');
+  const { page } = visitor;
+  const { runs } = stack.clients({ tenantId: 'live', role: 'admin' });
+  const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'live' });
+  await page.goto(`/deletions/${deletion?.id}`);
+  await page.getByRole('progressbar', { name: 'Progress of notes' }).waitFor();
+  await keepScreenshot(page, 'progress-light');
+  await page.getByText('Gone from every store, and read back as gone').waitFor();
+  leave(t, visitor);
+});
+
+flow('a stuck deletion says what blocks it and what to do, and is redriven', async (t) => {
+  const { stack, foreign } = t.context;
+  const graph = await makeRunGraph(stack, 'stuck', { jobs: 1, objectsPerJob: 1 });
+  foreign.put(graph.runId, 2);
+  foreign.treat(graph.runId, 'fails');
+  const { runs } = stack.clients({ tenantId: 'stuck', role: 'admin' });
+  const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'gdpr' });
+  t.is((await settled(stack, 'stuck', deletion?.id)).state, DeletionState.STUCK);
+  const visitor = await visit(t, 'stuck');
+  const { page } = visitor;
+  await page.goto('/deletions');
+  const unfinished = page.getByRole('region', { name: 'Unfinished' });
+  await unfinished.getByText('Stuck since').waitFor();
+  const text = (await unfinished.textContent()) ?? '';
+  t.regex(text, /notes: /);
+  t.regex(text, /DEPENDENCY_UNAVAILABLE/);
+  t.regex(text, /3 failed attempts/);
+  t.regex(text, /See to it that this service answers again, then redrive the deletion/);
+  await keepScreenshot(page, 'deletions-stuck-light');
+  foreign.treat(graph.runId, 'well');
+  await unfinished.getByRole('button', { name: /^Redrive/ }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Redrive', exact: true }).click();
+  await toast(page, 'The deletion goes on.').waitFor();
+  await unfinished.getByText('Everything that was begun has ended.').waitFor();
+  t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+  leave(t, visitor);
+});
+
+flow('a job is deleted after the dialog told in numbers what goes; where it is refused, the row stays', async (t) => {
+  const { stack } = t.context;
+  const graph = await makeRunGraph(stack, 'jobs', { jobs: 2, objectsPerJob: 3 });
+  const { jobs } = stack.clients({ tenantId: 'jobs', role: 'admin' });
+  const waiting = await jobs.createJob({ displayName: 'still waiting' });
+  const visitor = await visit(t, 'jobs');
+  const { page } = visitor;
+  await page.goto('/jobs');
+  const [first = '', second = ''] = graph.jobIds;
+  const deleteButton = (id: string) => page.getByRole('button', { name: new RegExp(`^Delete job .*${id}`) });
+  await deleteButton(first).waitFor();
+  t.is(await deleteButton(waiting.job?.id ?? '').count(), 0, 'a job that is not over has no delete button');
+
+  await deleteButton(first).click();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByText('Are you sure? This will permanently delete the job and its transcript.').waitFor();
+  await dialog.getByRole('table', { name: 'What will go' }).waitFor();
+  t.regex((await dialog.getByRole('table').textContent()) ?? '', /Object version33/);
+  await keepScreenshot(page, 'job-dialog-light');
+  await dialog.getByRole('button', { name: 'Delete the job' }).click();
+  await toast(page, 'The job was deleted.').waitFor();
+  await deleteButton(first).waitFor({ state: 'detached' });
+  await toast(page, 'The job was deleted.').getByRole('link', { name: 'Show the receipt' }).click();
+  await page.getByText('Gone from every store, and read back as gone').waitFor();
+
+  await page.goto('/jobs');
+  await deleteButton(second).click();
+  await dialog.getByRole('table', { name: 'What will go' }).waitFor();
+  await jobs.deleteJob({ jobId: second });
+  await dialog.getByRole('button', { name: 'Delete the job' }).click();
+  await dialog.getByText('JOB_NOT_FOUND').waitFor();
+  t.true(await dialog.isVisible());
+  leave(t, visitor, /404/);
+});
+
+flow('all that match a filter are purged in three clicks by one operation, with a line per item', async (t) => {
+  await seedRuns(t, 'bulk', 60, 'nightly-sync');
+  await seedRuns(t, 'bulk', 3, 'nightly-sync', 'RUNNING');
+  await seedRuns(t, 'bulk', 5, 'keep');
+  const visitor = await visit(t, 'bulk');
+  const { page } = visitor;
+  const calls: string[] = [];
+  page.on('request', (request) => calls.push(new URL(request.url()).pathname));
+  await page.goto('/runs?workflow=nightly-sync');
+  await page.getByRole('button', { name: 'All 63 matching…' }).click();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByText('63 runs match the filter.').waitFor();
+  await dialog.getByText('3: Run not terminal').waitFor();
+  await dialog.getByLabel('Reason').fill('spring cleaning');
+  await keepScreenshot(page, 'bulk-dialog-light');
+  await dialog.getByRole('button', { name: 'Purge 63 runs' }).click();
+  await toast(page, '63 runs are being deleted').waitFor();
+  await page.goto('/deletions?tab=bulk');
+  const line = page.getByText('60 complete, 3 skipped');
+  await line.waitFor({ timeout: 120_000 });
+  await page.getByRole('link', { name: 'Purge of 63 runs' }).click();
+  await page.getByRole('table', { name: 'Items' }).waitFor();
+  t.is(
+    await page.getByRole('table', { name: 'Items' }).getAttribute('aria-rowcount'),
+    '64',
+    'a line per item and the head',
+  );
+  await page.getByText('spring cleaning').first().waitFor();
+  await keepScreenshot(page, 'bulk-receipt-light');
+  t.is(calls.filter((path) => /PurgeRun$|DeleteRun$/.test(path)).length, 0, 'no run is purged by the browser');
+  await page.goto('/runs');
+  t.is(await row(page, 'keep').count().then(Boolean), true);
+  leave(t, visitor);
+});
+
+flow('a bulk deletion is aborted in its row; what was not begun stays', async (t) => {
+  const count = 10_000;
+  await seedRuns(t, 'abort', count, 'huge');
+  const visitor = await visit(t, 'abort');
+  const { page } = visitor;
+  await page.goto('/runs?workflow=huge');
+  await page.getByRole('button', { name: 'All 10,000 matching…' }).click();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByLabel('Reason').fill('too much');
+  await dialog.getByRole('button', { name: 'Purge 10,000 runs' }).click();
+  const region = page.getByRole('region', { name: 'Bulk deletions under way' });
+  await region.getByText(/\d+ complete/).waitFor({ timeout: 120_000 });
+  await keepScreenshot(page, 'bulk-progress-light');
+  await region.getByRole('button', { name: 'Abort' }).click();
+  await dialog.getByRole('button', { name: 'Abort it' }).click();
+  await region.waitFor({ state: 'detached', timeout: 120_000 });
+  const [left] = await queryOnce<{ count: number }>(
+    t.context.stack.superuserUrl('run'),
+    `select count(*)::int as count from workflow_runs where tenant_id = 'abort'`,
+  );
+  t.true((left?.count ?? 0) > 0 && (left?.count ?? 0) < count, `${left?.count} are left`);
+  leave(t, visitor);
+});
+
+flow('a list of 100,000 runs is quick to show, to narrow and to page through', async (t) => {
+  await seedRuns(t, 'many', MANY - 1, 'bulk-import');
+  await seedRuns(t, 'many', 1, 'needle', 'FAILED');
+  const visitor = await visit(t, 'many');
+  const { page } = visitor;
+  const began = performance.now();
+  await page.goto('/runs');
+  await row(page, 'bulk-import').first().waitFor();
+  t.log(`the first rows of ${MANY} runs after ${Math.round(performance.now() - began)} ms`);
+  for (let pages = 1; pages <= 5; pages += 1) {
+    await page.getByRole('button', { name: 'Load more' }).click();
+    await page.getByText(`The first ${pages + 1}00 are shown`).waitFor();
+  }
+  t.true((await page.getByRole('row').count()) < 80, 'only the rows near the window are in the document');
+  await page.getByRole('combobox', { name: 'State' }).click();
+  await page.getByRole('option', { name: 'Failed' }).click();
+  await row(page, 'needle').waitFor();
+  await page.getByText('1 in all').waitFor();
+  leave(t, visitor);
+});
+
+flow('what a viewer may not do is disabled and says why, and the service refuses it all the same', async (t) => {
+  const graph = await makeRunGraph(t.context.stack, 'views', { jobs: 1, objectsPerJob: 1 });
+  const visitor = await visit(t, 'views', 'viewer');
+  const { page } = visitor;
+  await page.goto('/runs');
+  const button = row(page, 'a run').getByRole('button', { name: 'Delete' });
+  t.is(await button.getAttribute('aria-disabled'), 'true');
+  await button.focus();
+  await page.getByText('This needs the role admin; yours is viewer.').waitFor();
+  await page.keyboard.press('Enter');
+  await page.goto(`/runs/${graph.runId}`);
+  for (const name of ['Delete', 'Purge…']) {
+    t.is(await page.getByRole('button', { name, exact: true }).getAttribute('aria-disabled'), 'true', name);
+  }
+  const { runs } = t.context.stack.clients({ tenantId: 'views', role: 'admin' });
+  t.is((await runs.getRun({ runId: graph.runId })).run?.deleteTime, undefined);
+  await assertUsable(t, page, 'a run, as a viewer sees it');
+  leave(t, visitor);
+});
+
+flow('a run shows what it does while it does it', async (t) => {
+  const { runs } = t.context.stack.clients({ tenantId: 'moves', role: 'admin' });
+  const { run } = await runs.createRun({ workflow: 'onboard', displayName: 'onboarding', input: { client: 'Acme' } });
+  const runId = run?.id ?? '';
+  await runs.recordStep({ runId, name: 'draft', state: StepState.RUNNING, participants: ['job'] });
+  const visitor = await visit(t, 'moves');
+  const { page } = visitor;
+  await page.goto(`/runs/${runId}`);
+  await page.getByText('draft').waitFor();
+  await runs.recordStep({ runId, name: 'draft', state: StepState.COMPLETED });
+  await runs.recordStep({ runId, name: 'publish', state: StepState.RUNNING, participants: ['incident'] });
+  await page.getByText('publish').waitFor();
+  await runs.finishRun({ runId, state: RunState.COMPLETED, output: { pages: 3 } });
+  await page.getByRole('heading', { name: 'onboarding' }).locator('..').getByText('Completed').waitFor();
+  await page.getByRole('button', { name: 'Output' }).click();
+  await page.getByText('"pages": 3').waitFor();
+  leave(t, visitor);
+});
+
+for (const look of ['light', 'dark', 'phone'] as const) {
+  flow(`every page of runs, jobs and deletions can be used by everybody, ${look}`, async (t) => {
+    const tenantId = `tour-${look}`;
+    const { stack, foreign } = t.context;
+    const { runs } = stack.clients({ tenantId, role: 'admin' });
+    const graph = await makeRunGraph(stack, tenantId, { steps: 3, jobs: 2, objectsPerJob: 2, incidents: 1 });
+    foreign.put(graph.runId, 2);
+    const purged = await makeRunGraph(stack, tenantId, { jobs: 1, objectsPerJob: 2 });
+    const stuck = await makeRunGraph(stack, tenantId, { jobs: 1, objectsPerJob: 1 });
+    foreign.put(stuck.runId, 1);
+    foreign.treat(stuck.runId, 'fails');
+    const failed = await runs.createRun({ workflow: 'invoice', displayName: 'Invoice 2026-118 of Umbrella' });
+    const failedId = failed.run?.id ?? '';
+    await runs.recordStep({ runId: failedId, name: 'draft', state: StepState.RUNNING, participants: ['job'] });
+    await runs.recordStep({ runId: failedId, name: 'draft', state: StepState.COMPLETED });
+    await runs.recordStep({ runId: failedId, name: 'send', state: StepState.RUNNING });
+    await runs.recordStep({ runId: failedId, name: 'send', state: StepState.FAILED, error: 'the mailbox is full' });
+    await runs.failRun({ runId: failedId, error: 'the mailbox is full' });
+    await runs.createRun({ workflow: 'invoice', displayName: 'Invoice 2026-119 of Initech' });
+    const done = await runs.purgeRun({ runId: purged.runId, reason: 'contract ended' });
+    const { deletion } = await runs.purgeRun({ runId: stuck.runId, reason: 'gdpr request 4711' });
+    await settled(stack, tenantId, done.deletion?.id);
+    await settled(stack, tenantId, deletion?.id);
+    await until('it is compensated', async () => {
+      const { run } = await runs.getRun({ runId: failedId });
+      return run?.state === RunState.COMPENSATED;
+    });
+    const visitor = await visit(t, tenantId, 'owner', look);
+    const { page } = visitor;
+    const PLACES: Readonly<Record<string, readonly [path: string, text: string]>> = {
+      runs: ['/runs', 'Initech'],
+      'runs-filtered': ['/runs?workflow=invoice', 'All 2 matching'],
+      'runs-deleted': ['/runs?tab=deleted', 'No run is deleted'],
+      run: [`/runs/${graph.runId}`, 'step-3'],
+      'run-compensated': [`/runs/${failedId}`, 'Undone'],
+      jobs: ['/jobs', 'Cancelled'],
+      job: [`/jobs?job=${graph.jobIds[0]}`, '1.wav'],
+      deletions: ['/deletions', 'Stuck since'],
+      'deletions-bulk': ['/deletions?tab=bulk', 'No bulk deletion of jobs'],
+      receipt: [`/deletions/${done.deletion?.id}`, 'Gone from every store'],
+      'receipt-stuck': [`/deletions/${deletion?.id}`, 'Something may be left'],
+      'receipt-unknown': [`/deletions/${newId()}`, 'DELETION_NOT_FOUND'],
+      'no-page': ['/nowhere', 'No such page'],
+    };
+    for (const [name, [path, text]] of Object.entries(PLACES)) {
+      await page.goto(path);
+      await page.getByText(text).first().waitFor();
+      await assertUsable(t, page, `${name}, ${look}`);
+      await keepScreenshot(page, `${name}-${look}`);
+    }
+    if (look === 'phone') {
+      await page.goto('/runs');
+      await page.getByRole('button', { name: 'Open the navigation' }).click();
+      await page.getByRole('link', { name: 'Deletions' }).waitFor();
+      await keepScreenshot(page, 'navigation-phone');
+      await page.getByRole('link', { name: 'Deletions' }).click();
+      await page.waitForURL('**/deletions');
+    }
+    leave(t, visitor, /404/);
+  });
+}
+
+flow('a service that is down is told with what to do, the rest goes on, and Try again recovers', async (t) => {
+  const { stack, browser } = t.context;
+  const gate = await makeTcpGate();
+  const addresses = { ...stack.addresses, job: gate.address };
+  const behindGate = await startTestConsole({ addresses });
+  t.teardown(async () => {
+    await behindGate.stop();
+    await gate.close();
+  });
+  await makeRunGraph(stack, 'down', { jobs: 1, objectsPerJob: 1 });
+  const identity = { tenantId: 'down', role: 'admin' } as const;
+  const visitor = await openWindow(browser, { stack, consoleUrl: behindGate.url }, identity);
+  t.teardown(visitor.close);
+  const { page } = visitor;
+  await page.goto('/jobs');
+  const alert = page.getByRole('alert').filter({ hasText: 'Try again in a moment' });
+  await alert.waitFor();
+  await alert.getByText('DEPENDENCY_UNAVAILABLE').waitFor();
+  await assertUsable(t, page, 'a service is down');
+  await keepScreenshot(page, 'service-down-light');
+  await page.getByRole('link', { name: 'Runs' }).click();
+  await row(page, 'a run').waitFor();
+  await page.getByRole('link', { name: 'Jobs' }).click();
+  await alert.waitFor();
+  gate.open(stack.addresses.job);
+  await until('the console reaches the service again', async () => {
+    await page.getByRole('button', { name: 'Try again' }).click({ timeout: 5_000 });
+    await page.getByRole('table', { name: 'Jobs' }).waitFor({ timeout: 5_000 });
+    return true;
+  });
+  leave(t, visitor, /503/);
+});
