@@ -47,6 +47,12 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
     return { tenantId: tenantOf(caller), subject, caller };
   };
 
+  /** Throws OWNER_CHANGED unless the database holds the data set that the caller means. */
+  const assertDataSet = async (wanted: string): Promise<void> => {
+    if (wanted === '' || wanted === (await owner.dataId())) return;
+    throw new DomainError('failed-precondition', 'OWNER_CHANGED', 'This owner holds another data set by now.');
+  };
+
   return {
     async listSubjects({ pageSize, pageToken }) {
       const scope: PageScope = { rpc: 'ListSubjects', tenantId: '', filter: {} };
@@ -83,13 +89,15 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
 
     async count(request, context) {
       const caller = callerOf(context);
-      const { rule, upTo, budgetMs, from } = parseFields({
+      const { rule, upTo, budgetMs, from, dataId } = parseFields({
         rule: () => parseRule(request.rule, subjects),
         upTo: () => parseInteger('up_to', request.upTo, { min: 0, max: Number.MAX_SAFE_INTEGER }),
         budgetMs: () => parseBudget(request.timeBudget),
+        dataId: () => parseText('data_id', request.dataId, { min: 0, max: 100 }),
         from: () => parseCursor('Count', tenantOf(caller), request.rule, request.cursor, subjects),
       });
       assertTokenMatches(caller, { subjectName: rule.subject });
+      await assertDataSet(dataId);
       const order = orderOf(context, subjectOf(rule.subject));
       const limits = { budgetMs, signal: context.signal };
       const { expired, remaining, undated, cutoff, next } = await owner.count(order, rule, from, upTo, limits);
@@ -103,13 +111,15 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
     },
 
     async purge(request, context) {
-      const { operationId, rule, limit, budgetMs } = parseFields({
+      const { operationId, rule, limit, budgetMs, dataId } = parseFields({
         operationId: () => parseId('operation_id', request.operationId),
         rule: () => parseRule(request.rule, subjects),
         limit: () => parseInteger('limit', request.limit || DEFAULT_LIMIT, { min: 1, max: MAX_LIMIT }),
         budgetMs: () => parseBudget(request.timeBudget),
+        dataId: () => parseText('data_id', request.dataId, { min: 0, max: 100 }),
       });
       assertTokenMatches(callerOf(context), { subjectName: rule.subject, operationId });
+      await assertDataSet(dataId);
       const order = orderOf(context, subjectOf(rule.subject));
       const limits = { budgetMs, signal: context.signal };
       const { operation, isComplete, retryAfterMs, isThrottled, isStuck } = await owner.purge(
@@ -134,13 +144,15 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
 
     async end(request, context) {
       const caller = callerOf(context);
-      const { operationId, name, budgetMs, from } = parseFields({
+      const { operationId, name, budgetMs, from, dataId } = parseFields({
         operationId: () => parseId('operation_id', request.operationId),
         name: () => parseSubject('subject', request.subject),
         budgetMs: () => parseBudget(request.timeBudget),
+        dataId: () => parseText('data_id', request.dataId, { min: 0, max: 100 }),
         from: () => parseCursor('End', tenantOf(caller), request, request.cursor, subjects),
       });
       assertTokenMatches(caller, { subjectName: name, operationId });
+      await assertDataSet(dataId);
       const order = orderOf(context, subjectOf(name));
       const limits = { budgetMs, signal: context.signal };
       const { operation, left, next } = await owner.end(order, operationId, from, limits);

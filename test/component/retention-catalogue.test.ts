@@ -139,6 +139,28 @@ test.serial('an owner that points at an empty database is not called until a per
   t.is((await purge(stack, { tenantIds: ['emptied'] })).summary.state, PurgeState.COMPLETE);
 });
 
+test.serial(
+  'an owner that is pointed elsewhere in the middle of a purge removes nothing there, and nothing is complete',
+  async (t) => {
+    const { stack, incident } = t.context;
+    await addTenant(t, 'moved-meanwhile');
+    const { dataId, onCall } = incident;
+    incident.onCall = async ({ rpc, tenantId }) => {
+      // From its count on it is another database, of which the catalogue may not know yet.
+      if (rpc === 'count' && tenantId === 'moved-meanwhile') incident.dataId = 'incidents-elsewhere';
+      return undefined;
+    };
+    const { summary, items } = await purge(stack, { tenantIds: ['moved-meanwhile'] });
+    t.is(summary.state, PurgeState.PARTIAL);
+    t.regex(items[0]?.error ?? '', /OWNER_CHANGED: /);
+    t.is(incident.countOf('moved-meanwhile', 'drift_checks'), 5);
+    Object.assign(incident, { dataId, onCall });
+    await untilState(t, 'drift_checks', SubjectState.ACTIVE);
+    t.is((await purge(stack, { tenantIds: ['moved-meanwhile'] })).summary.state, PurgeState.COMPLETE);
+    t.is(incident.countOf('moved-meanwhile', 'drift_checks'), 3);
+  },
+);
+
 test.serial('an owner under another name with the same data is called from then on', async (t) => {
   const { stack, incident, helpdesk } = t.context;
   await putPlan(stack, 'renamed', 'PRO');

@@ -49,6 +49,7 @@ export const FAULTS = {
   'lists-empty-tenants': 'the tenants that have rows',
   'lists-a-tenant-twice': 'the tenants that have rows',
   'makes-its-data-id-anew': 'it lists the subject',
+  'works-on-any-data-set': 'a call about another data set',
   'believes-anybody': 'a token that is not for this call',
   'believes-any-audience': 'a token that is not for this call',
   'believes-old-tokens': 'a token that is not for this call',
@@ -235,6 +236,11 @@ export function makeDrawer(fault?: Fault): OwnerUnderTest {
       : [{ resourceType: 'stamp', found: BigInt(stampCount), deleted: BigInt(stampCount), left: 0n }]),
   ];
 
+  const assertDataSet = (wanted: string): void => {
+    if (wanted !== '' && wanted !== dataId && !is('works-on-any-data-set'))
+      throw refusal(Code.FailedPrecondition, 'OWNER_CHANGED');
+  };
+
   const transport = createRouterTransport(({ service }) => {
     service(RetentionOwnerService, {
       listSubjects({ pageSize, pageToken }, context) {
@@ -261,7 +267,7 @@ export function makeDrawer(fault?: Fault): OwnerUnderTest {
         return { tenantIds: page, nextPageToken: isLast ? '' : (page.at(-1) ?? '') };
       },
 
-      async count({ rule, cursor, upTo, timeBudget }, context) {
+      async count({ rule, cursor, upTo, timeBudget, dataId: wanted }, context) {
         const ms = budgetOf(timeBudget);
         const from = parseCursor(cursor);
         const tenantId = admit(context, { scope: 'owner:count', subject: rule?.subject ?? '' }, [
@@ -270,6 +276,7 @@ export function makeDrawer(fault?: Fault): OwnerUnderTest {
           from === 'bad' && 'cursor',
           badBudget(ms),
         ]);
+        assertDataSet(wanted);
         if (!rule) throw new Error('no rule');
         const cutoff = cutoffOf(rule);
         const goes = expiryOf(tenantId, is('counts-without-the-floor') ? { ...rule, minToKeep: 0n } : rule, cutoff);
@@ -320,7 +327,7 @@ export function makeDrawer(fault?: Fault): OwnerUnderTest {
         };
       },
 
-      async purge({ operationId, rule, limit, timeBudget }, context) {
+      async purge({ operationId, rule, limit, timeBudget, dataId: wanted }, context) {
         const ms = budgetOf(timeBudget);
         const tenantId = admit(context, { scope: 'owner:purge', subject: rule?.subject ?? '', operationId }, [
           ...problemsOf(rule),
@@ -328,6 +335,7 @@ export function makeDrawer(fault?: Fault): OwnerUnderTest {
           (limit < 0 || limit > 100_000) && 'limit',
           badBudget(ms),
         ]);
+        assertDataSet(wanted);
         if (!rule) throw new Error('no rule');
         const operation = begin(`${tenantId}/${operationId}`, rule);
         const cutoff = operation.cutoff ?? 0n;
@@ -375,12 +383,13 @@ export function makeDrawer(fault?: Fault): OwnerUnderTest {
         return answer(Progress.PARTIAL);
       },
 
-      end({ operationId, subject, timeBudget }, context) {
+      end({ operationId, subject, timeBudget, dataId: wanted }, context) {
         const ms = budgetOf(timeBudget);
         const tenantId = admit(context, { scope: 'owner:purge', subject, operationId }, [
           !UUID.test(operationId) && 'operation_id',
           badBudget(ms),
         ]);
+        assertDataSet(wanted);
         const key = `${tenantId}/${operationId}`;
         const found = operations.get(key);
         if (!found) {

@@ -668,6 +668,29 @@ export function ownerContract(declare: Declare, name: string, open: () => OwnerU
     }
   });
 
+  test('a call about another data set is refused, and nothing is changed', async (t) => {
+    const held = await holding(old(3));
+    const { dataId } = await reading(held.under).listSubjects({});
+    const { subject, token } = held;
+    const [begun, operationId] = [randomUUID(), randomUUID()];
+    const rule = held.ruleOf();
+    const call = (id: string) => held.under.client({ ...token, operationId: id });
+    const counting = held.under.client({ ...token, scope: 'owner:count' });
+    for (const refused of [
+      counting.count({ rule, dataId: 'another' }),
+      call(operationId).purge({ operationId, rule, dataId: 'another' }),
+      call(operationId).end({ operationId, subject, dataId: 'another' }),
+    ]) {
+      t.like(await refusalOf(refused), { code: Code.FailedPrecondition, reason: 'OWNER_CHANGED' });
+    }
+    t.is((await held.left()).ages.length, 3);
+    // The refused End closed nothing, and of its own data set the owner does as it is told.
+    t.is((await counting.count({ rule, dataId })).expiredCount, 3n);
+    t.is((await call(operationId).purge({ operationId, rule, dataId })).progress, Progress.COMPLETE);
+    t.is((await call(begun).end({ operationId: begun, subject, dataId })).progress, Progress.COMPLETE);
+    t.is((await held.left()).ages.length, 0);
+  });
+
   test('a token that is not for this call is refused, and nothing is changed', async (t) => {
     const held = await holding(old(3));
     const { under, subject, tenantId } = held;

@@ -109,7 +109,7 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
   const seen = async (
     rpc: OwnerCallSeen['rpc'],
     context: HandlerContext,
-    request: { rule?: Rule | undefined; subject?: string; operationId?: string },
+    request: { rule?: Rule | undefined; subject?: string; operationId?: string; dataId?: string },
   ): Promise<{ call: OwnerCallSeen; extra: Extra }> => {
     const token = context.requestHeader.get('authorization')?.split(' ')[1]?.split('.')[1] ?? '';
     const claims = JSON.parse(Buffer.from(token, 'base64url').toString('utf8')) as Record<string, unknown>;
@@ -123,6 +123,7 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
       claims,
     };
     owner.calls.push(call);
+    if (request.dataId && request.dataId !== owner.dataId) throw refusal(Code.FailedPrecondition, 'OWNER_CHANGED');
     return { call, extra: (await owner.onCall(call)) ?? {} };
   };
 

@@ -10,7 +10,7 @@ export const makeCountExpired =
     try {
       const entry = (await catalogue.list()).find(({ name }) => name === subject);
       if (!entry || problemOf(entry)) return undefined;
-      const call = { owner: entry.owner, subject, tenantId, actor };
+      const call = { owner: entry.owner, dataId: entry.dataId ?? '', subject, tenantId, actor };
       let cutoff: Temporal.Instant | undefined;
       let count = 0;
       for (let cursor: string | undefined = ''; cursor !== undefined; ) {

@@ -250,7 +250,7 @@ async function refuseUnknownTenants(
     for (const entry of entries) {
       // Who cannot be asked may know the tenant.
       if (problemOf(entry)) return true;
-      const call = { owner: entry.owner, subject: entry.name, tenantId, actor };
+      const call = { owner: entry.owner, dataId: entry.dataId ?? '', subject: entry.name, tenantId, actor };
       const rule = { days: MAX_DAYS, cutoff: undefined, minToKeep: 0, staleAfterDays: undefined };
       try {
         const { expired, remaining, cursor } = await owners.count(call, rule, '', 1);

@@ -160,6 +160,8 @@ export interface PurgeRepository {
 export interface OwnerCall {
   /** By its name in the configuration. */
   readonly owner: string;
+  /** The data set that the catalogue has of the owner: of another one the owner must do nothing. Empty: whichever. */
+  readonly dataId: string;
   readonly subject: string;
   readonly tenantId: string;
   /** Who asked for it. */

@@ -159,10 +159,11 @@ export const makeSettlePurge =
     const settled: PurgeSubject[] = [];
     for (const subject of item.subjects) {
       const { operationId, isEnded } = subject;
-      const owner = entries.find(({ name }) => name === subject.subject)?.owner ?? subject.owner;
+      const entry = entries.find(({ name }) => name === subject.subject);
+      const owner = entry?.owner ?? subject.owner;
       // One whose owner is not configured any more keeps what is known of it.
       if (!operationId || isEnded || owner === undefined || !owners.names.includes(owner)) continue;
-      const call = { owner, subject: subject.subject, tenantId, actor: item.actor };
+      const call = { owner, dataId: entry?.dataId ?? '', subject: subject.subject, tenantId, actor: item.actor };
       const { counts, cutoff } = await owners.end(call, operationId, '');
       const removed = counts.map((count) => ({ ...count, found: count.deleted, left: 0 }));
       settled.push(withEnd(subject, removed, cutoff));

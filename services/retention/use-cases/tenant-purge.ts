@@ -385,7 +385,7 @@ export class TenantPurge {
     const problem = problemOf(entry);
     if (problem) throw problem;
     const { tenantId, actor } = this.#claim.item;
-    return { owner: entry.owner, subject, tenantId, actor };
+    return { owner: entry.owner, dataId: entry.dataId ?? '', subject, tenantId, actor };
   }
 
   async #call<T>(owner: string, work: () => Promise<T>): Promise<T> {

@@ -225,6 +225,12 @@ class RetentionOwner(owner_service_pb2_grpc.RetentionOwnerServiceServicer):
         self._store = store
         self._tokens = tokens
 
+    def _same_data(self, data_id: str) -> None:
+        """Refuses a call that is about another data set than the store has."""
+        if data_id and data_id != self._store.data_id():
+            message = "This owner holds another data set by now."
+            raise Refusal(Code.FAILED_PRECONDITION, "OWNER_CHANGED", message)
+
     @rpc("owner:read", for_tenant=False)
     def ListSubjects(self, request, caller):
         fields = Fields()
@@ -264,6 +270,7 @@ class RetentionOwner(owner_service_pb2_grpc.RetentionOwnerServiceServicer):
         fields.done()
         compare_with_token("subject_name", caller.subject, request.rule.subject)
         known_subject(request.rule.subject)
+        self._same_data(request.data_id)
         with refusals():
             counts = self._store.count(caller.tenant, rule, cursor, up_to, deadline)
         return owner_service_pb2.CountResponse(
@@ -286,6 +293,7 @@ class RetentionOwner(owner_service_pb2_grpc.RetentionOwnerServiceServicer):
         compare_with_token("subject_name", caller.subject, request.rule.subject)
         compare_with_token("operation_id", caller.operation_id, operation_id)
         known_subject(request.rule.subject)
+        self._same_data(request.data_id)
         with refusals(operation_id):
             operation = self._store.purge(caller.tenant, operation_id, rule, limit, deadline)
         return owner_service_pb2.PurgeResponse(
@@ -305,6 +313,7 @@ class RetentionOwner(owner_service_pb2_grpc.RetentionOwnerServiceServicer):
         compare_with_token("subject_name", caller.subject, request.subject)
         compare_with_token("operation_id", caller.operation_id, operation_id)
         known_subject(request.subject)
+        self._same_data(request.data_id)
         operation = self._store.end(caller.tenant, operation_id, cursor, deadline)
         return owner_service_pb2.EndResponse(
             progress=COMPLETE if operation.complete else PARTIAL,

@@ -88,6 +88,7 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
           cursor: Buffer.from(cursor, 'base64'),
           upTo: BigInt(upTo),
           timeBudget: durationFromMs(BUDGET_MS),
+          dataId: call.dataId,
         });
         const cutoff = parseTimestamp('cutoff_time', answer.cutoffTime);
         if (!cutoff) throw nonsense(call.owner, 'counted without a cutoff');
@@ -106,6 +107,7 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
           rule: toRule(call.subject, rule),
           limit: rowsPerCall,
           timeBudget: durationFromMs(BUDGET_MS),
+          dataId: call.dataId,
         });
         const cutoff = parseTimestamp('cutoff_time', answer.cutoffTime);
         if (!cutoff) throw nonsense(call.owner, 'purged without a cutoff');
@@ -130,6 +132,7 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
           subject: call.subject,
           cursor: Buffer.from(cursor, 'base64'),
           timeBudget: durationFromMs(BUDGET_MS),
+          dataId: call.dataId,
         });
         const cutoff = parseTimestamp('cutoff_time', answer.cutoffTime);
         return {
