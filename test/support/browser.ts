@@ -30,7 +30,7 @@ export const LOOKS = {
 /** One of LOOKS. */
 export type Look = keyof typeof LOOKS;
 
-/** Starts Chromium without a window; throws where the page was not built from the sources as they are. */
+/** Starts Chromium without a window; throws unless the page is built from its present sources. */
 export async function startBrowser(): Promise<Browser> {
   await checkBuild();
   // The tests run as root in CI, where Chromium's own sandbox cannot start.
@@ -107,7 +107,8 @@ async function checkBuild(): Promise<void> {
   const built = await stat(join(PAGE_FOLDER, 'dist/index.html')).catch(() => undefined);
   const names = (await readdir(PAGE_FOLDER, { recursive: true })).filter((name) => !name.startsWith('dist'));
   const times = await Promise.all(names.map(async (name) => (await stat(join(PAGE_FOLDER, name))).mtimeMs));
-  if (!built || built.mtimeMs < Math.max(...times)) {
-    throw new Error('The page is not built from its present sources: run `npm run build:page`.');
+  if (!built) throw new Error('The page is not built. Run `npm run build:page`.');
+  if (built.mtimeMs < Math.max(...times)) {
+    throw new Error('The page was built before its sources last changed. Run `npm run build:page`.');
   }
 }

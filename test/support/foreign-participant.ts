@@ -7,10 +7,12 @@ import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 
 /**
- * How a foreign service treats the purge of a run: as it should, with an error, late but done, as if it were done, or
- * with counts that are lower bounds.
+ * How a foreign service treats the purge of a run: as it should, with an error, late but done, not before it is treated
+ * otherwise, as if it were done, or with counts that are lower bounds.
  */
-export type Temper = 'well' | 'fails' | 'late' | 'keeps' | 'guesses';
+export type Temper = 'well' | 'fails' | 'late' | 'waits' | 'keeps' | 'guesses';
+
+const WAIT_MS = 20;
 
 /** A service of somebody else's that takes part in cascades: notes on runs, in memory, none of Lethe's code. */
 export interface ForeignParticipant {
@@ -62,6 +64,7 @@ export async function startForeignParticipant(lateMs: number): Promise<ForeignPa
           const id = `${key?.operationId}/${key?.step}`;
           if (!found.has(id)) found.set(id, countOf(runId));
           const total = found.get(id) ?? 0;
+          while (tempers.get(runId) === 'waits') await delay(WAIT_MS);
           const temper = tempers.get(runId) ?? 'well';
           if (temper === 'fails') throw new ConnectError('the notebook is locked', Code.Unavailable);
           if (temper === 'keeps') return { progress: Progress.COMPLETE, resourceCounts: counts(runId, total, total) };

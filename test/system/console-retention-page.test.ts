@@ -37,12 +37,14 @@ const DAY_MS = 86_400_000;
 
 if (hasChromium) {
   test.before(async (t) => {
+    // First, since it throws where the page is not built.
+    t.context.browser = await startBrowser();
     const stack = await startTestStack({
       env: { LETHE_PURGE_CEILING_SHARE: '0.5', LETHE_PURGE_CEILING_SHARE_FROM: '100' },
     });
     t.context.stack = stack;
     const { url, stop } = await startTestConsole(stack);
-    Object.assign(t.context, { consoleUrl: url, stopConsole: stop, browser: await startBrowser() });
+    Object.assign(t.context, { consoleUrl: url, stopConsole: stop });
   });
   test.after.always(async (t) => {
     await t.context.browser?.close();

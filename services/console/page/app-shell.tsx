@@ -14,6 +14,7 @@ import {
   VisuallyHidden,
 } from '@mantine/core';
 import { useDisclosure } from '@mantine/hooks';
+import { Notifications } from '@mantine/notifications';
 import {
   IconAlertCircle,
   IconDeviceDesktop,
@@ -70,6 +71,8 @@ export function AppShell() {
       navbar={{ width: NAVBAR_WIDTH, breakpoint: 'sm', collapsed: { mobile: !isOpen } }}
       padding={{ base: 'sm', sm: 'lg' }}
     >
+      {/* Inside the router, since a notification may hold a link. */}
+      <Notifications position="bottom-right" limit={4} containerWidth={400} />
       <a className="skip-link" href="#main">
         Skip to the page
       </a>

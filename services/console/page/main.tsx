@@ -3,7 +3,6 @@ import '@mantine/notifications/styles.css';
 import './page.css';
 import { TransportProvider } from '@connectrpc/connect-query';
 import { MantineProvider } from '@mantine/core';
-import { Notifications } from '@mantine/notifications';
 import { QueryClientProvider } from '@tanstack/react-query';
 import { RouterProvider } from '@tanstack/react-router';
 import { StrictMode } from 'react';
@@ -27,7 +26,6 @@ createRoot(root).render(
       defaultColorScheme="auto"
       getStyleNonce={() => nonce}
     >
-      <Notifications position="bottom-right" limit={4} containerWidth={400} />
       <TransportProvider transport={transport}>
         <QueryClientProvider client={queryClient}>
           <SessionGate>

@@ -23,7 +23,9 @@ export function DeletionProgress({ deletion: given }: { readonly deletion: Delet
                 <DeletionBadge state={state} />
               </Group>
               <Text size="xs" c="dimmed" className="numbers">
-                {formatCount(gone)} of {formatCount(found)}
+                {found > 0n
+                  ? `${formatCount(gone)} of ${formatCount(found)}`
+                  : hasEnded({ state }) && 'Nothing to remove'}
               </Text>
             </Group>
             <Progress value={share} size="sm" mt={4} aria-label={`Progress of ${participant}`} />

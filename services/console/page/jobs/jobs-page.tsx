@@ -19,6 +19,7 @@ import { PageHeader } from '../parts/page-header.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
 import { ResourceCounts } from '../parts/resource-counts.tsx';
 import { TextLink } from '../parts/text-link.tsx';
+import { ACTION_TOAST_MS } from '../parts/toasts.ts';
 import { type Column, VirtualTable } from '../parts/virtual-table.tsx';
 import type { PageProps } from '../router.tsx';
 import { jobs } from '../rpc.ts';
@@ -248,6 +249,7 @@ function DeleteJobDialog({ job, onClose, onDeleted }: DeleteJobDialogProps) {
     const { deletion } = await jobs.deleteJob({ jobId: job.id, reason, requestId, etag: job.etag });
     onDeleted();
     notifications.show({
+      autoClose: ACTION_TOAST_MS,
       message: (
         <Group gap="sm">
           <Text size="sm">The job was deleted.</Text>

@@ -5,10 +5,9 @@ import { useQueryClient } from '@tanstack/react-query';
 import type { Run } from '#gen/lethe/run/v1/run_pb.ts';
 import { adviceOf } from '../parts/advice.ts';
 import { reasonOf } from '../parts/error-alert.tsx';
+import { ACTION_TOAST_MS } from '../parts/toasts.ts';
 import { runs } from '../rpc.ts';
 import { runTitle } from './run-words.tsx';
-
-const UNDO_MS = 10_000;
 
 /** Shows why something did not work, with what to do about it. */
 export function notifyError(title: string, error: unknown): void {
@@ -53,7 +52,7 @@ export function useRunActions() {
     const id = `deleted-${run.id}`;
     notifications.show({
       id,
-      autoClose: UNDO_MS,
+      autoClose: ACTION_TOAST_MS,
       withCloseButton: true,
       message: (
         <Group justify="space-between" wrap="nowrap" gap="sm">
