@@ -234,6 +234,88 @@ for (const [name, service] of Object.entries(UPSTREAMS) as [UpstreamName, DescSe
   }
 }
 
+/** What a REST route answers this browser's page: status, place and body. */
+async function restAnswerOf(url: string, browser: ConsoleBrowser, method: string, path: string): Promise<string> {
+  const hasBody = method === 'PUT' || method === 'POST';
+  const response = await browser.fetch(url + path, {
+    method,
+    headers: { 'sec-fetch-site': 'same-origin', ...(hasBody ? { 'content-type': 'application/json' } : {}) },
+    ...(hasBody ? { body: '{}' } : {}),
+  });
+  return `${response.status} ${response.headers.get('location')} ${await response.text()}`;
+}
+
+/** Every REST route with its parameters filled in, and lists also by each filter that can name something of a tenant. */
+function pathsOf(openapi: OpenApi, ids: Ids): { method: string; path: string; route: string }[] {
+  return Object.entries(openapi.paths).flatMap(([route, operations]) =>
+    Object.entries(operations).flatMap(([method, { parameters = [] }]) => {
+      const path = route.replaceAll(/\{(\w+)\}/g, (_, name: string) => ids[name] ?? `no-${name}`);
+      const queries = parameters.flatMap(({ in: place, name }) =>
+        place === 'query' && ids[name] !== undefined ? [`?${name}=${encodeURIComponent(ids[name])}`] : [],
+      );
+      if (parameters.some(({ in: place, name }) => place === 'query' && name === 'show_deleted'))
+        queries.push('?show_deleted=true');
+      return ['', ...queries].map((query) => ({
+        method: method.toUpperCase(),
+        path: path + query,
+        route: `${method.toUpperCase()} ${route}${query.split('=')[0]}`,
+      }));
+    }),
+  );
+}
+
+interface OpenApi {
+  readonly paths: Readonly<
+    Record<string, Readonly<Record<string, { parameters?: readonly { in: string; name: string }[] }>>>
+  >;
+}
+
+test("REST: of another tenant's there is no more than of what never was, by every route, and nothing changes", async (t) => {
+  const { url, ids, own } = t.context;
+  // Of a tenant of its own: its refusals are in that tenant's audit.
+  const strange = await signIn(url, 'admin@hobby');
+  const openapi = (await (await fetch(`${url}/openapi.json`)).json()) as OpenApi;
+  const { run, job, incident, retention } = ids;
+  const wanted = {
+    ...run,
+    ...job,
+    ...incident,
+    ...retention,
+    orgId: OWNER,
+    run_id: run.run_id ?? '',
+    deletion_id: run.deletion_id ?? '',
+  };
+  const nobodys = { ...strangersOf(wanted), orgId: 'nobody' };
+  const routes = pathsOf(openapi, wanted);
+  t.true(routes.length >= 24, 'every route and its filters');
+  const ownReads = () =>
+    Promise.all(
+      routes
+        .filter(({ method }) => method === 'GET')
+        .map(async ({ path }) => (await restAnswerOf(url, own, 'GET', path)).replaceAll(/"\w*_time":"[^"]*"/g, '')),
+    );
+  const before = await ownReads();
+  for (const answer of before) t.regex(answer, /^200 /, 'there is something to be hidden');
+
+  const unknowns = pathsOf(openapi, nobodys);
+  for (const [index, { method, path, route }] of routes.entries()) {
+    const named = await restAnswerOf(url, strange, method, path);
+    const unknown = await restAnswerOf(url, strange, method, unknowns[index]?.path ?? '');
+    t.is(without(named, wanted), without(unknown, nobodys), route);
+    for (const secret of [
+      MARK,
+      OWNER,
+      ...Object.entries(wanted).flatMap(([name, id]) => (/_id$/.test(name) ? [id] : [])),
+    ]) {
+      t.false(named.includes(secret) && !path.includes(secret), `${route}: ${secret}`);
+    }
+    t.deepEqual(countsIn(named), [], `${route}: counts`);
+    // What names something in its path is not found; a list is empty.
+    t.regex(named, /\{\w+\}/.test(route) ? /^404 null / : /^200 null \{"\w+":\[\],/, route);
+  }
+  t.deepEqual(await ownReads(), before, 'its owner finds everything as it was');
+});
+
 const tenantsIn = (answer: string): Set<string> =>
   new Set([...answer.matchAll(/"tenantId":"([^"]*)"/g)].map(([, tenant = '']) => tenant));
 

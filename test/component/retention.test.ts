@@ -4,7 +4,15 @@ import anyTest, { type TestFn } from 'ava';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { addChecks, addEnvironment, purge, putPlan, removedBy, rowsOf } from '#test/support/aged-data.ts';
+import {
+  addChecks,
+  addEnvironment,
+  addRunningPurge,
+  purge,
+  putPlan,
+  removedBy,
+  rowsOf,
+} from '#test/support/aged-data.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -68,31 +76,6 @@ test.serial('a tenant without a plan keeps everything', async (t) => {
   t.is(await rowsOf(stack, 'drift_checks', 'planless'), 2);
 });
 
-/** A purge that some replica has and does not end. */
-async function addRunning(
-  stack: TestStack,
-  tenantId: string,
-): Promise<{ purgeId: string; end(state: string): Promise<unknown> }> {
-  const purgeId = newId();
-  await queryOnce(
-    stack.superuserUrl('retention'),
-    `with p as (insert into retention_purges (id, trigger, validate_only, actor, subject, fingerprint)
-                values ($1, 'PURGE', false, 'a', 'a', '') returning id)
-     insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, lease_expires_at)
-     select $2, id, 'RUNNING', false, 'a', now() + interval '1 hour' from p`,
-    [purgeId, tenantId],
-  );
-  return {
-    purgeId,
-    end: (state) =>
-      queryOnce(
-        stack.superuserUrl('retention'),
-        'update retention_purge_items set state = $2, finished_at = now(), error = $2 where purge_id = $1',
-        [purgeId, state],
-      ),
-  };
-}
-
 for (const [ending, expected] of [
   ['COMPLETE', PurgeState.COMPLETE],
   ['PARTIAL', PurgeState.PARTIAL],
@@ -105,7 +88,7 @@ for (const [ending, expected] of [
       const bystander = `not-${tenantId}`;
       await putPlan(stack, tenantId, 'FREE');
       await putPlan(stack, bystander, 'FREE');
-      const running = await addRunning(stack, tenantId);
+      const running = await addRunningPurge(stack, tenantId);
       let hasSummary = false;
       const whole = purge(stack, { tenantIds: [tenantId, bystander] }).then((outcome) => {
         hasSummary = true;
@@ -130,7 +113,7 @@ test.serial(
     const { stack } = t.context;
     const tenantId = 'in-progress';
     await putPlan(stack, tenantId, 'FREE');
-    const running = await addRunning(stack, tenantId);
+    const running = await addRunningPurge(stack, tenantId);
     const admin = stack.clients({ tenantId, role: 'admin' }).retention;
     for (const requestId of ['', newId()]) {
       const refusal = await refusalOf(admin.purgeNow({ requestId, reason: 'now' }));

@@ -1,6 +1,7 @@
 import type { Stack } from '#deploy/local/stack.ts';
 import { PurgeState, type RetentionPurge, type RetentionPurgeItem } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { PurgeProgress, PurgeRequest } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from './postgres.ts';
 
 // By SQL as the superuser: no RPC makes anything old. Ages are intervals before the database's now; null is no instant.
@@ -14,6 +15,31 @@ export async function putPlan(stack: Stack, tenantId: string, plan: string | nul
      from tenant_plans where tenant_id = $1`,
     [tenantId, plan, age],
   );
+}
+
+/** A purge of the tenant that a replica has claimed and never ends, until `end` says how it ended. */
+export async function addRunningPurge(
+  stack: Stack,
+  tenantId: string,
+): Promise<{ purgeId: string; end(state: string): Promise<unknown> }> {
+  const purgeId = newId();
+  await queryOnce(
+    stack.superuserUrl('retention'),
+    `with p as (insert into retention_purges (id, trigger, validate_only, actor, subject, fingerprint)
+                values ($1, 'PURGE', false, 'a', 'a', '') returning id)
+     insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, lease_expires_at)
+     select $2, id, 'RUNNING', false, 'a', now() + interval '1 hour' from p`,
+    [purgeId, tenantId],
+  );
+  return {
+    purgeId,
+    end: (state) =>
+      queryOnce(
+        stack.superuserUrl('retention'),
+        'update retention_purge_items set state = $2, finished_at = now(), error = $2 where purge_id = $1',
+        [purgeId, state],
+      ),
+  };
 }
 
 /** An environment of the tenant by name; its badge is as a check would have left it. */

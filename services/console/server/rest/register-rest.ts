@@ -9,7 +9,7 @@ import { type ErrorBody, toErrorBody } from '../error-body.ts';
 import { registerDeletionRoutes } from './deletion-routes.ts';
 import { registerIncidentRoutes } from './incident-routes.ts';
 import { registerJobRoutes } from './job-routes.ts';
-import { addSchemas } from './responses.ts';
+import { addSchemas, deletionLocation, purgeLocation } from './responses.ts';
 import { toRestError } from './rest-error.ts';
 import { registerRetentionRoutes } from './retention-routes.ts';
 import { makeCallService, type RestScope, tokenMissing } from './route-parts.ts';
@@ -117,6 +117,11 @@ function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply,
   }
   if (status === 401) reply.header('www-authenticate', 'Bearer');
   if (retryAfterSeconds !== undefined) reply.header('retry-after', retryAfterSeconds);
+  const { reason, metadata } = body.error;
+  if (reason === 'OPERATION_IN_PROGRESS' && metadata?.operation_id) {
+    const locationOf = request.routeOptions.url?.endsWith('/retention/purge') ? purgeLocation : deletionLocation;
+    reply.header('location', locationOf(metadata.operation_id));
+  }
   return reply.code(statusCode === 412 ? 412 : status).send(body);
 }
 

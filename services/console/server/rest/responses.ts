@@ -85,7 +85,7 @@ const ERRORS: Readonly<Record<number, string>> = {
   401: 'There is no bearer token, or it is not valid here.',
   403: 'The role or the scopes of the token are not enough.',
   404: "Unknown, deleted, or another tenant's: one answer, so that nobody learns which.",
-  409: 'The state of things forbids it; `reason` says which.',
+  409: 'The state of things forbids it; `reason` says which. With OPERATION_IN_PROGRESS, `Location` is what is under way.',
   412: 'The policy has changed since: its etag is not that of If-Match.',
   413: 'The body is too large.',
   415: 'The body is no JSON.',
@@ -149,6 +149,9 @@ export const accepted = (schema: JsonSchema, description: string): JsonSchema =>
 
 /** Where a deletion's receipt is. */
 export const deletionLocation = (deletionId: string): string => `/api/v1/deletions/${deletionId}`;
+
+/** Where a purge by age is. */
+export const purgeLocation = (purgeId: string): string => `/api/v1/retention/purges/${purgeId}`;
 
 /** Answers 204 with the place of the receipt. */
 export const sendGone = (reply: FastifyReply, deletionId: string | undefined): FastifyReply =>

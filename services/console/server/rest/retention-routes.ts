@@ -9,7 +9,7 @@ import {
 import { ResolveRetentionResponseSchema } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { jsonOfMessage } from './json-of-message.ts';
-import { accepted, answer, NoQuery, ofParts, responsesWith } from './responses.ts';
+import { accepted, answer, NoQuery, ofParts, purgeLocation, responsesWith } from './responses.ts';
 import { reasonOfError } from './rest-error.ts';
 import { type CallService, Id, OrgId, Reason, type RestScope } from './route-parts.ts';
 
@@ -71,7 +71,7 @@ export function registerRetentionRoutes(scope: RestScope, call: CallService): vo
         ),
       );
       return reply
-        .header('location', `/api/v1/retention/purges/${purge?.id}`)
+        .header('location', purgeLocation(purge?.id ?? ''))
         .code(202)
         .send({
           purge: purge && jsonOfMessage(RetentionPurgeSchema, purge),
