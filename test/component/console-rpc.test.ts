@@ -14,6 +14,7 @@ import * as node from '@connectrpc/connect-node';
 import * as web from '@connectrpc/connect-web';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { pino } from 'pino';
+import { freePort } from '#deploy/local/free-port.ts';
 import { BadRequestSchema, ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
@@ -300,6 +301,52 @@ test('the page and its files are served, compressed where they are, and its rout
   }
   t.is((await get('/healthz')).status, 200);
   t.is((await get('/ready')).status, 200);
+});
+
+test('/metrics counts requests and RPCs by route, without an id, and /ready says no once the console stops', async (t) => {
+  const { stack } = t.context;
+  const port = await freePort();
+  const console = await startTestConsole(stack, {
+    LETHE_METRICS_ADDRESS: `127.0.0.1:${port}`,
+    LETHE_DRAIN_MS: '2000',
+  });
+  t.teardown(() => console.stop());
+  const token = await stack.token({ tenantId: 'measured', role: 'viewer' });
+  const id = newId();
+  const get = (path: string, base = console.url) =>
+    fetch(base + path, { headers: { authorization: `Bearer ${token}` } });
+  t.is((await get(`/api/v1/workflows/runs/${id}`)).status, 404);
+  t.is((await get('/api/v1/workflows/runs')).status, 200);
+  t.is((await get(`/nowhere/${id}?token=secret`)).status, 404);
+  const runs = createClient(RunService, TRANSPORTS['Connect in Node.js']?.(console.url, token) as Transport);
+  await runs.listRuns({});
+  await refusalOf(runs.getRun({ runId: id }));
+  const measured = `http://127.0.0.1:${port}`;
+  const metrics = await (await get('/metrics', measured)).text();
+  for (const line of [
+    /^lethe_http_request_duration_seconds_count\{.*route="\/api\/v1\/workflows\/runs\/:run_id".*status="404".*\} 1$/m,
+    /^lethe_http_request_duration_seconds_count\{.*route="\/api\/v1\/workflows\/runs".*status="200".*\} 1$/m,
+    /^lethe_http_request_duration_seconds_count\{.*route="unknown".*status="404".*\} 1$/m,
+    /^lethe_rpc_duration_seconds_count\{.*rpc="lethe\.run\.v1\.RunService\/ListRuns".*code="0".*\} 1$/m,
+    /^lethe_rpc_duration_seconds_count\{.*rpc="lethe\.run\.v1\.RunService\/GetRun".*code="5".*\} 1$/m,
+  ]) {
+    t.regex(metrics, line);
+  }
+  t.false(metrics.includes(id) || metrics.includes('secret'));
+  // The HTTP port is for callers, and tells no figures.
+  t.is((await get('/metrics')).status, 404);
+  t.is((await get('/ready', measured)).status, 200);
+
+  // A watch is open while the console stops: it is not ready, and not yet gone.
+  const { run } = await stack.clients({ tenantId: 'measured', role: 'owner' }).runs.createRun({ workflow: 'a' });
+  const watcher = new AbortController();
+  const watch = runs.watchRun({ runId: run?.id ?? '' }, { signal: watcher.signal })[Symbol.asyncIterator]();
+  await watch.next();
+  const stopped = console.stop();
+  t.is((await get('/ready', measured)).status, 503);
+  watcher.abort();
+  await stopped;
+  await t.throwsAsync(get('/healthz'));
 });
 
 test('an answer of INTERNAL carries no more than its id', async (t) => {

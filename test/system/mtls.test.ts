@@ -15,6 +15,7 @@ import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
 import { putPlan } from '#test/support/aged-data.ts';
 import { makeCommandLine } from '#test/support/command-line.ts';
 import { type Authority, type Certificate, makeAuthority } from '#test/support/make-certificates.ts';
+import { startTestConsole } from '#test/support/start-console.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 interface Context {
@@ -29,11 +30,19 @@ type T = ExecutionContext<Context>;
 
 const HOSTS = ['127.0.0.1', 'localhost'];
 const SERVICES = { run: RunService, job: JobService, incident: IncidentService, retention: RetentionService } as const;
-// How many servers and clients a service has that read certificates: a client for each service that it calls.
-const SERVERS = { run: 1, job: 1, incident: 1, retention: 1 } as const;
-const CLIENTS = { run: 2, job: 0, incident: 0, retention: 2 } as const;
+// How many servers and clients a process has that read certificates: a client for each service that it calls.
+const SERVERS = { run: 1, job: 1, incident: 1, retention: 1, console: 0 } as const;
+const CLIENTS = { run: 2, job: 0, incident: 0, retention: 2, console: 4 } as const;
 const CONNECTION_AGE_MS = 1_000;
 const NAMES = ['run', 'job', 'incident', 'retention'] as const;
+const PROCESSES = [...NAMES, 'console'] as const;
+// A route of the console for each service behind it.
+const ROUTES = {
+  run: '/api/v1/workflows/runs',
+  job: '/v1/audio/transcriptions',
+  incident: '/api/v1/incidents',
+  retention: '/orgs/loaded/retention',
+} as const;
 
 async function put(folder: string, name: string, text: string): Promise<void> {
   await writeFile(join(folder, `${name}.new`), text);
@@ -66,6 +75,7 @@ test.before(async (t) => {
       LETHE_REFLECTION: 'off',
     },
     clientTls: tls,
+    console: true,
   });
   Object.assign(t.context, { stack });
 });
@@ -128,6 +138,38 @@ test.serial('SDK and command line speak TLS by option, setting and profile', asy
   t.is((await cli('--tenant', 'sdk', 'jobs', 'list')).code, 1);
 });
 
+/** Asks one route of a console; throws unless it answers 200. */
+async function askConsole(url: string, path: string, token: string): Promise<void> {
+  const response = await fetch(url + path, { headers: { authorization: `Bearer ${token}` } });
+  if (response.status !== 200) throw new Error(`${path}: ${response.status} ${await response.text()}`);
+}
+
+test.serial(
+  'the console reaches every service over mTLS; without its certificate they are down, and nothing more is told',
+  async (t) => {
+    const { stack, tls } = t.context;
+    await putPlan(stack, 'loaded', 'AGENCY');
+    const token = await stack.token({ tenantId: 'loaded', role: 'owner' });
+    for (const path of Object.values(ROUTES)) await t.notThrowsAsync(askConsole(stack.consoleUrl ?? '', path, token));
+    const plain = await startTestConsole(stack);
+    const anonymous = await startTestConsole(stack, { LETHE_TLS_CA: tls.ca });
+    t.teardown(() => Promise.all([plain.stop(), anonymous.stop()]));
+    await Promise.all(
+      [plain, anonymous].flatMap(({ url }) =>
+        NAMES.map(async (name) => {
+          const response = await fetch(url + ROUTES[name], { headers: { authorization: `Bearer ${token}` } });
+          const { error } = (await response.json()) as { error: { message: string } };
+          t.like(
+            { status: response.status, error },
+            { status: 503, error: { reason: 'DEPENDENCY_UNAVAILABLE', metadata: { dependency: `${name} service` } } },
+          );
+          t.false(error.message.includes(stack.addresses[name]));
+        }),
+      ),
+    );
+  },
+);
+
 /** Calls without a pause, each of them through several services, until told to stop. */
 function startLoad(stack: TestStack) {
   const { runs, jobs, incidents } = stack.clients({ tenantId: 'loaded', role: 'owner' });
@@ -148,6 +190,10 @@ function startLoad(stack: TestStack) {
       if (forecasts.length === 0 || uncounted.length > 0) throw new Error('an owner did not answer');
     },
   };
+  for (const [name, path] of Object.entries(ROUTES)) {
+    calls[`console to ${name}`] = async () =>
+      askConsole(stack.consoleUrl ?? '', path, await stack.token({ tenantId: 'loaded', role: 'owner' }));
+  }
   const done = new Map(Object.keys(calls).map((name) => [name, 0]));
   const failures: string[] = [];
   let isOver = false;
@@ -167,10 +213,10 @@ function startLoad(stack: TestStack) {
   };
 }
 
-/** How often each service has told that new certificates are in use. */
+/** How often each process has told that new certificates are in use. */
 const reloads = async ({ context: { stack } }: T): Promise<number[]> =>
   Promise.all(
-    NAMES.map(async (name) => {
+    PROCESSES.map(async (name) => {
       const log = await readFile(join(stack.folder, `logs/${name}.log`), 'utf8');
       return log.split('new certificates are in use').length - 1;
     }),
@@ -178,7 +224,6 @@ const reloads = async ({ context: { stack } }: T): Promise<number[]> =>
 
 test.serial('certificates and their authority are replaced under load, and no call fails', async (t) => {
   const { stack, folder, authority } = t.context;
-  await putPlan(stack, 'loaded', 'AGENCY');
   const load = startLoad(stack);
   t.teardown(() => load.stop());
   const goesOn = async (): Promise<void> => {
@@ -205,7 +250,7 @@ test.serial('certificates and their authority are replaced under load, and no ca
     await replace();
     await until('every server and client has them in use', async () => {
       const now = await reloads(t);
-      return NAMES.every((name, index) => {
+      return PROCESSES.every((name, index) => {
         const listeners = concerned.reduce((sum, of) => sum + of[name], 0);
         return (now[index] ?? 0) >= (before[index] ?? 0) + listeners;
       });
