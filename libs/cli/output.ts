@@ -48,9 +48,10 @@ function plain(value: unknown): JsonValue | undefined {
 
 /** An instant for people, to the second; empty for an absent one. */
 export const instantOf = (value: Timestamp | undefined): string =>
-  value === undefined
-    ? ''
-    : Temporal.Instant.fromEpochNanoseconds(value.seconds * 1_000_000_000n).toString({ smallestUnit: 'second' });
+  value === undefined ? '' : toSecond(new Date(Number(value.seconds) * 1_000));
+
+/** A date as an instant to the second, e.g. 2026-11-21T08:00:00Z. */
+export const toSecond = (date: Date): string => date.toISOString().replace(/\.\d+Z$/, 'Z');
 
 /** The name of an enum's value, e.g. `COMPLETED`. */
 export const nameOf = (values: Readonly<Record<string, string | number>>, value: number | undefined): string =>

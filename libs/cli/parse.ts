@@ -1,7 +1,6 @@
-import { create, type JsonObject } from '@bufbuild/protobuf';
+import { fromJson, type JsonObject } from '@bufbuild/protobuf';
 import { type Timestamp, TimestampSchema } from '@bufbuild/protobuf/wkt';
 import { InvalidArgumentError } from 'commander';
-import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { isTenantId } from '#libs/kernel/id.ts';
 import { UsageError } from './usage-error.ts';
 
@@ -36,7 +35,7 @@ export const enumNames = (values: Readonly<Record<string, string | number>>): st
 /** Reads an instant such as 2026-11-21T08:00:00Z. */
 export function instant(text: string): Timestamp {
   try {
-    return create(TimestampSchema, toTimestamp(Temporal.Instant.from(text)));
+    return fromJson(TimestampSchema, text.replace(/(T\d\d:\d\d)(?=Z|[+-])/i, '$1:00'));
   } catch {
     throw new InvalidArgumentError('It must be an instant such as 2026-11-21T08:00:00Z.');
   }

@@ -1,8 +1,8 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import type { Timestamp } from '@bufbuild/protobuf/wkt';
+import { durationFromMs, type Timestamp } from '@bufbuild/protobuf/wkt';
 import type { BulkDeletion, BulkDeletionPreview } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { type Artifact, type ArtifactKind, type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
+import { type Artifact, type ArtifactKind, type Job, JobState, type TaskState } from '#gen/lethe/job/v1/job_pb.ts';
 import type { JobFilterSchema, SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview } from './bulk-deletions.ts';
@@ -54,6 +54,44 @@ export interface UploadOptions extends ArtifactName, CallOptions {
   readonly timeoutMs?: number | undefined;
 }
 
+/** A job that a worker has, and the proof of it. */
+export interface Claim {
+  /** RUNNING; CANCELLING once the worker should stop and finish it as CANCELLED. */
+  readonly job: Job;
+  /** Every write of the worker carries it; LEASE_LOST once another worker has claimed the job. */
+  readonly leaseToken: bigint;
+  /** When the lease ends unless it is renewed, by the database's clock. */
+  readonly leaseExpireTime: Timestamp;
+}
+
+/** How a job is claimed. */
+export interface ClaimOptions extends CallOptions {
+  /** A name of the worker for logs. */
+  readonly workerId: string;
+  /** How long the lease lasts, in milliseconds: a second to 15 minutes, a minute by default. */
+  readonly leaseMs?: number;
+  /** By default one of its own, so that a call that is sent again claims one job. */
+  readonly requestId?: string;
+}
+
+/** Where a task of a claimed job stands. */
+export interface TaskUpdate extends CallOptions {
+  readonly taskName: string;
+  readonly state: TaskState;
+  /** Why it failed; for FAILED only. */
+  readonly error?: string;
+  /** How long the lease lasts from now, in milliseconds. */
+  readonly leaseMs?: number;
+}
+
+/** How a claimed job ended. */
+export interface JobEnd extends CallOptions {
+  /** COMPLETED, FAILED, or CANCELLED when the job is CANCELLING. */
+  readonly state: JobState;
+  /** Why it failed; for FAILED only, and required then. */
+  readonly error?: string;
+}
+
 /** Transcription jobs and their artifacts. */
 export interface Jobs {
   create(job?: NewJob): Promise<Job>;
@@ -71,6 +109,14 @@ export interface Jobs {
   /** The job now and after each change, until it has ended. JOB_NOT_FOUND when it is deleted meanwhile. */
   watch(jobId: string, options?: PollOptions): AsyncIterable<Job>;
   cancel(jobId: string, options?: CallOptions & { readonly reason?: string; readonly etag?: string }): Promise<Job>;
+  /** For workers: the oldest job that waits or whose worker is gone; undefined when there is none. */
+  claim(options: ClaimOptions): Promise<Claim | undefined>;
+  /** For workers: tells where a task stands, and renews the lease. LEASE_LOST when the job is another worker's. */
+  updateTask(claim: Claim, update: TaskUpdate): Promise<Claim>;
+  /** For workers: renews the lease and changes nothing else. */
+  renew(claim: Claim, options?: CallOptions & { readonly leaseMs?: number }): Promise<Claim>;
+  /** For workers: ends the job and gives up the lease. The same end again answers with the job as it is. */
+  finish(claim: Claim, end: JobEnd): Promise<Job>;
   /** Sends the body as it comes, never whole in memory; the artifact exists when this resolves and not before. */
   upload(jobId: string, options: UploadOptions, body: AsyncIterable<Uint8Array>): Promise<Artifact>;
   /** The artifact's description, and its bytes as they come; a body that ends well was whole. */
@@ -152,6 +198,20 @@ export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions
     const { request, call } = splitCall(options);
     return present('job', (await services.job.cancelJob({ jobId, ...request }, call)).job);
   },
+  async claim({ leaseMs, ...options }) {
+    const { request, call } = splitCall(options);
+    const { job, leaseToken, leaseExpireTime } = await services.job.claimJob(
+      { requestId: newId(), ...request, ...lease(leaseMs) },
+      call,
+    );
+    return job && { job, leaseToken, leaseExpireTime: present('lease_expire_time', leaseExpireTime) };
+  },
+  updateTask: (claim, { leaseMs, ...options }) => updateClaim(services, claim, leaseMs, options),
+  renew: (claim, { leaseMs, ...options } = {}) => updateClaim(services, claim, leaseMs, options),
+  async finish({ job: { id: jobId }, leaseToken }, end) {
+    const { request, call } = splitCall(end);
+    return present('job', (await services.job.finishJob({ jobId, leaseToken, ...request }, call)).job);
+  },
   async upload(jobId, { timeoutMs, signal, ...header }, body) {
     const parts = async function* () {
       yield { part: { case: 'header' as const, value: { jobId, ...header } } };
@@ -210,6 +270,27 @@ export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions
   deleteAll: (filter, options) =>
     orderBulk(bulkDeletions, 'job', options, (order, call) => services.job.deleteJobs({ filter, ...order }, call)),
 });
+
+const lease = (leaseMs: number | undefined) =>
+  leaseMs === undefined ? {} : { leaseDuration: durationFromMs(leaseMs) };
+
+async function updateClaim(
+  services: Services,
+  { job: { id: jobId }, leaseToken }: Claim,
+  leaseMs: number | undefined,
+  options: CallOptions | TaskUpdate,
+): Promise<Claim> {
+  const { request, call } = splitCall(options);
+  const { job, leaseExpireTime } = await services.job.updateTask(
+    { jobId, leaseToken, ...request, ...lease(leaseMs) },
+    call,
+  );
+  return {
+    job: present('job', job),
+    leaseToken,
+    leaseExpireTime: present('lease_expire_time', leaseExpireTime),
+  };
+}
 
 /** Compares store and jobs, tenant by tenant; the summary comes last. */
 export const sweepOrphans = (

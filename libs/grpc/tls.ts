@@ -3,7 +3,6 @@ import { readFileSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { checkServerIdentity, createSecureContext, rootCertificates } from 'node:tls';
 import { type ChannelCredentials, type ChannelOptions, experimental, type ServerCredentials } from '@grpc/grpc-js';
-import type { Logger } from '#libs/telemetry/logger.ts';
 
 /** The files of a server that speaks TLS, in PEM. They are read again when they change. */
 export interface ServerTlsFiles {
@@ -29,9 +28,15 @@ export interface ClientTlsFiles {
  */
 export type OnCertificates = (problem: Error | undefined) => void;
 
+/** Where the outcome of a change of certificates is logged. Clients have no logger, so this names none. */
+export interface CertificateLog {
+  error(problem: { readonly err: unknown }, message: string): void;
+  info(message: string): void;
+}
+
 /** Logs what OnCertificates is told. */
 export const logCertificates =
-  (log: Logger): OnCertificates =>
+  (log: CertificateLog): OnCertificates =>
   (problem) => {
     if (problem) log.error({ err: problem }, 'new certificates cannot be used');
     else log.info('new certificates are in use');

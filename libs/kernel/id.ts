@@ -1,11 +1,17 @@
-import { randomUUIDv7 } from 'node:crypto';
+import * as crypto from 'node:crypto';
 import { fieldInvalid } from './domain-error.ts';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 const TENANT_ID = /^[a-z0-9][a-z0-9-]{0,62}$/;
 
 /** A new UUIDv7, lower case: it begins with its time, so an index on them grows at its end. */
-export const newId = (): string => randomUUIDv7();
+export const newId = (): string => crypto.randomUUIDv7?.() ?? newIdOnNode22();
+
+/** A UUIDv4 with the time and the version of a UUIDv7. */
+function newIdOnNode22(): string {
+  const time = Date.now().toString(16).padStart(12, '0');
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${crypto.randomUUID().slice(15)}`;
+}
 
 /** Whether the text is a UUID of any version in lower case. */
 export const isId = (value: string): boolean => UUID.test(value);

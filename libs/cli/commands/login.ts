@@ -7,7 +7,7 @@ import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
 import type { Terminal } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { type GlobalOptions, isJson } from '../global-options.ts';
-import { toJson } from '../output.ts';
+import { toJson, toSecond } from '../output.ts';
 import { profileName, readProfiles, type StoredProfile, writeProfiles } from '../profiles.ts';
 import { parseToken } from '../session.ts';
 import { toLine } from '../table.ts';
@@ -115,8 +115,8 @@ function whoIn(token: string): string {
   }
   const { sub = 'somebody', exp } = claims;
   if (exp === undefined) return toLine(`as ${sub}`);
-  const until = Temporal.Instant.fromEpochMilliseconds(exp * 1_000);
-  if (Temporal.Instant.compare(until, Temporal.Now.instant()) <= 0) {
+  const until = toSecond(new Date(exp * 1_000));
+  if (exp * 1_000 <= Date.now()) {
     throw new UsageError(`the token expired at ${until}; get a new one`);
   }
   return toLine(`as ${sub} until ${until}`);
