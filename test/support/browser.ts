@@ -11,6 +11,9 @@ import { hasProgram } from './require.ts';
 const PAGE_FOLDER = fileURLToPath(new URL('../../services/console/page/', import.meta.url));
 const SCREENSHOTS = fileURLToPath(new URL('../screenshots/', import.meta.url));
 
+// The rule of axe on colours.
+const CONTRAST = 'color-contrast';
+
 // Long enough for a machine with much else to do.
 const DEADLINE_MS = 60_000;
 
@@ -52,35 +55,80 @@ export async function openWindow(
   identity: Identity,
 ): Promise<Visitor> {
   const { role, tenantId, subject = `${role}@${tenantId ?? 'platform'}`, scopes = SCOPES } = identity;
+  const visitor = await openForStranger(browser, { consoleUrl, look });
+  const context = visitor.page.context();
+  await context.setExtraHTTPHeaders({ authorization: `Bearer ${await stack.token(identity)}` });
+  // Signing in has a test of its own; here the token is what a session would have carried.
+  await context.route('**/api/session', (route) =>
+    route.fulfill({ json: { subject, tenant: tenantId, role, scopes } }),
+  );
+  return visitor;
+}
+
+/** Opens a window for somebody who is not signed in. */
+export async function openForStranger(
+  browser: Browser,
+  { consoleUrl, look = 'light' }: { consoleUrl: string; look?: Look },
+): Promise<Visitor> {
   const context: BrowserContext = await browser.newContext({
     ...LOOKS[look],
     baseURL: consoleUrl,
     reducedMotion: 'reduce',
-    extraHTTPHeaders: { authorization: `Bearer ${await stack.token(identity)}` },
   });
-  // Signing in has tests of its own; here the token is what a session would have carried.
-  await context.route('**/api/session', (route) =>
-    route.fulfill({ json: { subject, tenant: tenantId, role, scopes } }),
-  );
   const page = await context.newPage();
   page.setDefaultTimeout(DEADLINE_MS);
   const problems: string[] = [];
   page.on('pageerror', (error) => problems.push(String(error)));
   page.on('console', (message) => {
-    if (message.type() === 'error' || message.type() === 'warning') problems.push(message.text());
+    if (message.type() === 'error' || message.type() === 'warning') {
+      problems.push(`${message.text()} ${message.location().url}`);
+    }
   });
   return { page, problems, close: () => context.close() };
 }
 
 /** Fails on every violation that axe calls serious or critical, and on a page that scrolls sideways. */
-export async function assertUsable(t: ExecutionContext<unknown>, page: Page, what: string): Promise<void> {
-  const { violations } = await new AxeBuilder({ page }).analyze();
+export async function assertUsable(
+  t: ExecutionContext<unknown>,
+  page: Page,
+  what: string,
+  asked: 'everything' | 'contrast' | 'everything but contrast' = 'everything',
+): Promise<void> {
+  // Otherwise axe opens a page for each report. That is for frames of other origins, and this page has no frames.
+  const axe = new AxeBuilder({ page }).setLegacyMode().options({ resultTypes: ['violations'] });
+  if (asked === 'contrast') axe.withRules(CONTRAST);
+  if (asked === 'everything but contrast') axe.disableRules(CONTRAST);
+  const { violations } = await axe.analyze();
   const bad = violations
     .filter(({ impact }) => impact === 'serious' || impact === 'critical')
     .map(({ id, nodes }) => `${id}: ${nodes[0]?.html}`);
   t.deepEqual(bad, [], `${what}: axe`);
   await assertFits(t, page, what);
 }
+
+/**
+ * Fails where what is shown cannot be used in light, in dark or at the width of a phone, and keeps a picture of each. The
+ * window is a light one, and the page is not loaded again. Dark differs in colours alone, and the phone in all else.
+ */
+export async function assertUsableInEveryLook(t: ExecutionContext<unknown>, page: Page, name: string): Promise<void> {
+  // A picture ends all transitions, so axe comes after it.
+  await keepScreenshot(page, `${name}-light`);
+  await assertUsable(t, page, `${name}, light`);
+  await page.emulateMedia({ colorScheme: 'dark' });
+  await page.locator('html[data-mantine-color-scheme="dark"]').waitFor({ state: 'attached' });
+  await keepScreenshot(page, `${name}-dark`);
+  await assertUsable(t, page, `${name}, dark`, 'contrast');
+  await page.emulateMedia({ colorScheme: 'light' });
+  await page.setViewportSize(LOOKS.phone.viewport);
+  await page.locator('html[data-mantine-color-scheme="light"]').waitFor({ state: 'attached' });
+  await keepScreenshot(page, `${name}-phone`);
+  await assertUsable(t, page, `${name}, phone`, 'everything but contrast');
+  await page.setViewportSize(LOOKS.light.viewport);
+}
+
+/** Goes to another address without loading the page anew, as a link does. */
+export const goWithin = (page: Page, path: string): Promise<void> =>
+  page.evaluate(`history.pushState({}, '', ${JSON.stringify(path)})`);
 
 /** Fails on a page that scrolls sideways. */
 export async function assertFits(t: ExecutionContext<unknown>, page: Page, what: string): Promise<void> {

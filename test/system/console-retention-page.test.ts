@@ -7,13 +7,10 @@ import { ExecutionState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { addChecks, addEnvironment, addIncidents, purge, putPlan, rowsOf } from '#test/support/aged-data.ts';
 import {
-  assertFits,
-  assertUsable,
+  assertUsableInEveryLook,
   CHROMIUM,
+  goWithin,
   hasChromium,
-  keepScreenshot,
-  LOOKS,
-  type Look,
   openWindow,
   startBrowser,
 } from '#test/support/browser.ts';
@@ -61,8 +58,8 @@ function pageTest(title: string, body: (t: T, visit: Visit) => Promise<void>, re
   testIfFound<Context>(test.serial, hasChromium, CHROMIUM, title, async (t) => {
     const { browser, stack, consoleUrl } = t.context;
     const visitors: Awaited<ReturnType<typeof openWindow>>[] = [];
-    const visit: Visit = async (identity, path, look = 'light') => {
-      const visitor = await openWindow(browser, { stack, consoleUrl, look }, identity);
+    const visit: Visit = async (identity, path) => {
+      const visitor = await openWindow(browser, { stack, consoleUrl }, identity);
       visitors.push(visitor);
       await visitor.page.goto(path);
       return visitor.page;
@@ -80,7 +77,7 @@ function pageTest(title: string, body: (t: T, visit: Visit) => Promise<void>, re
   });
 }
 
-type Visit = (identity: Identity, path: string, look?: Look) => Promise<Page>;
+type Visit = (identity: Identity, path: string) => Promise<Page>;
 
 const shown = (page: Page, text: string | RegExp) => page.getByText(text).first().waitFor();
 const isDisabled = async (page: Page, name: string) =>
@@ -358,43 +355,39 @@ pageTest('what a role may not do is disabled, and says why to the keyboard too',
   t.is(await page.getByRole('dialog').count(), 0);
 });
 
-for (const look of Object.keys(LOOKS) as Look[]) {
-  pageTest(
-    `every page can be used by everybody: ${look}`,
-    async (t, visit) => {
-      const tenantId = `look-${look}`;
-      const { environmentId, incidentIds } = await purgedTenant(t, tenantId);
-      await addChecks(t.context.stack, tenantId, environmentId, ['1 day', '2 days']);
-      const admin = { tenantId, role: 'admin' } as const;
-      const operator = { role: 'platform' } as const;
-      const pages = [
-        ['environments', admin, '/environments', 'production'],
-        ['checks', admin, `/environments?env=${environmentId}`, 'Its incidents'],
-        ['incidents', admin, '/incidents', 'Mean time to close'],
-        ['incident', admin, `/incidents/${incidentIds[1]}`, 'workflow'],
-        ['incident-purged', admin, `/incidents/${incidentIds[0]}`, PURGED],
-        ['retention', admin, '/retention', 'Incident payloads'],
-        ['purges', admin, '/retention?tab=purges', 'Rows removed by night'],
-        ['plans', operator, '/retention?tab=plans', 'ENTERPRISE'],
-        ['tenants', operator, '/retention?tab=tenants', tenantId],
-        ['catalogue', operator, '/retention?tab=catalogue', 'Age counts from'],
-        ['executions', admin, '/executions', 'No execution has been recorded.'],
-        ['nothing', { ...admin, tenantId: 'nobody-yet' }, '/incidents', 'No incident has been opened yet.'],
-        ['not-found', admin, `/incidents/${newId()}`, 'Not found'],
-      ] as const;
-      // One window a person: what it has loaded is loaded.
-      const windows = new Map<Identity, Page>();
-      for (const [name, identity, path, text] of pages) {
-        const page = windows.get(identity) ?? (await visit(identity, path, look));
-        if (windows.has(identity)) await page.goto(path);
-        windows.set(identity, page);
-        await shown(page, text);
-        await page.waitForLoadState('networkidle');
-        // On the phone it is the same page in the same colours, so axe has seen it.
-        await (look === 'phone' ? assertFits : assertUsable)(t, page, name);
-        await keepScreenshot(page, `${name}-${look}`);
-      }
-    },
-    404,
-  );
-}
+pageTest(
+  'every page can be used by everybody: light, dark and on a phone',
+  async (t, visit) => {
+    const tenantId = 'looks';
+    const { environmentId, incidentIds } = await purgedTenant(t, tenantId);
+    await addChecks(t.context.stack, tenantId, environmentId, ['1 day', '2 days']);
+    const admin = { tenantId, role: 'admin' } as const;
+    const operator = { role: 'platform' } as const;
+    const pages = [
+      ['environments', admin, '/environments', 'production'],
+      ['checks', admin, `/environments?env=${environmentId}`, 'Its incidents'],
+      ['incidents', admin, '/incidents', 'Mean time to close'],
+      ['incident', admin, `/incidents/${incidentIds[1]}`, 'workflow'],
+      ['incident-purged', admin, `/incidents/${incidentIds[0]}`, PURGED],
+      ['retention', admin, '/retention', 'Incident payloads'],
+      ['purges', admin, '/retention?tab=purges', 'Rows removed by night'],
+      ['plans', operator, '/retention?tab=plans', 'ENTERPRISE'],
+      ['tenants', operator, '/retention?tab=tenants', tenantId],
+      ['catalogue', operator, '/retention?tab=catalogue', 'Age counts from'],
+      ['executions', admin, '/executions', 'No execution has been recorded.'],
+      ['nothing', { ...admin, tenantId: 'nobody-yet' }, '/incidents', 'No incident has been opened yet.'],
+      ['not-found', admin, `/incidents/${newId()}`, 'Not found'],
+    ] as const;
+    // One window a person: what it has loaded is loaded.
+    const windows = new Map<Identity, Page>();
+    for (const [name, identity, path, text] of pages) {
+      const page = windows.get(identity) ?? (await visit(identity, path));
+      if (windows.has(identity)) await goWithin(page, path);
+      windows.set(identity, page);
+      await shown(page, text);
+      await page.waitForLoadState('networkidle');
+      await assertUsableInEveryLook(t, page, name);
+    }
+  },
+  404,
+);

@@ -1,5 +1,5 @@
 import { Group, Progress, Stack, Text } from '@mantine/core';
-import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { type Deletion, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { formatCount } from '../parts/format.ts';
 import { DeletionBadge, hasEnded } from './deletion-words.tsx';
 import { useLiveDeletion } from './use-live-deletion.ts';
@@ -12,7 +12,8 @@ export function DeletionProgress({ deletion: given }: { readonly deletion: Delet
       {deletion.participants.map(({ participant, state, resourceCounts }) => {
         const found = resourceCounts.reduce((sum, count) => sum + count.found - count.passedOn, 0n);
         const gone = resourceCounts.reduce((sum, count) => sum + count.deleted, 0n);
-        const share = found > 0n ? Math.min(100, (Number(gone) / Number(found)) * 100) : hasEnded({ state }) ? 100 : 0;
+        const isRemoved = hasEnded({ state }) || state === DeletionState.VERIFYING;
+        const share = found > 0n ? Math.min(100, (Number(gone) / Number(found)) * 100) : isRemoved ? 100 : 0;
         return (
           <div key={participant}>
             <Group justify="space-between" gap="xs">
@@ -23,9 +24,7 @@ export function DeletionProgress({ deletion: given }: { readonly deletion: Delet
                 <DeletionBadge state={state} />
               </Group>
               <Text size="xs" c="dimmed" className="numbers">
-                {found > 0n
-                  ? `${formatCount(gone)} of ${formatCount(found)}`
-                  : hasEnded({ state }) && 'Nothing to remove'}
+                {found > 0n ? `${formatCount(gone)} of ${formatCount(found)}` : isRemoved && 'Nothing to remove'}
               </Text>
             </Group>
             <Progress value={share} size="sm" mt={4} aria-label={`Progress of ${participant}`} />
