@@ -2,18 +2,21 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import type { Browser, Page } from 'playwright-core';
 import type { Identity } from '#deploy/local/stack.ts';
-import { WindowKind } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeState, SubjectState, WindowKind } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { ExecutionState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { addChecks, addEnvironment, addIncidents, purge, putPlan, rowsOf } from '#test/support/aged-data.ts';
 import {
+  assertUsable,
   assertUsableInEveryLook,
   CHROMIUM,
   goWithin,
   hasChromium,
+  keepScreenshot,
   openWindow,
   startBrowser,
 } from '#test/support/browser.ts';
+import { type MemoryOwner, startMemoryOwner } from '#test/support/memory-owner.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { testIfFound } from '#test/support/require.ts';
 import { startTestConsole } from '#test/support/start-console.ts';
@@ -22,6 +25,8 @@ import { startTestStack, type TestStack, until } from '#test/support/test-stack.
 interface Context {
   stack: TestStack;
   browser: Browser;
+  /** An owner of somebody else's, which lists nothing to begin with. */
+  desk: MemoryOwner;
   consoleUrl: string;
   stopConsole: () => Promise<void>;
 }
@@ -36,8 +41,17 @@ if (hasChromium) {
   test.before(async (t) => {
     // First, since it throws where the page is not built.
     t.context.browser = await startBrowser();
+    const desk = await startMemoryOwner([], 'desk-1');
+    t.context.desk = desk;
     const stack = await startTestStack({
-      env: { LETHE_PURGE_CEILING_SHARE: '0.5', LETHE_PURGE_CEILING_SHARE_FROM: '100' },
+      foreignOwners: { desk: desk.address },
+      env: {
+        LETHE_PURGE_CEILING_SHARE: '0.5',
+        LETHE_PURGE_CEILING_SHARE_FROM: '100',
+        LETHE_FLEET_CEILING_TENANTS: '3',
+        LETHE_CATALOGUE_POLL_MS: '200',
+        LETHE_OBSERVE_NIGHTS: 'run=0,incident=0,desk=0',
+      },
     });
     t.context.stack = stack;
     const { url, stop } = await startTestConsole(stack);
@@ -47,6 +61,7 @@ if (hasChromium) {
     await t.context.browser?.close();
     await t.context.stopConsole?.();
     await t.context.stack?.dispose();
+    await t.context.desk?.close();
   });
 }
 
@@ -286,6 +301,143 @@ pageTest('a held purge shows its numbers and is approved by an operator alone', 
   await shown(page, /Approved by grace .*: their backlog/);
   await until('they are gone', async () => (await rowsOf(stack, 'drift_checks', 'held')) === 0);
   await page.getByRole('dialog', { name: 'Retention purge' }).getByText('360 rows removed').waitFor();
+});
+
+pageTest('a purge that is held as a whole says why, and goes on once an operator approves it', async (t, visit) => {
+  const { stack } = t.context;
+  const tenantIds = ['fleet-a', 'fleet-b', 'fleet-c'];
+  for (const tenantId of tenantIds) {
+    await putPlan(stack, tenantId, 'AGENCY');
+    await addChecks(stack, tenantId, await addEnvironment(stack, tenantId), ['40 days', '1 day']);
+  }
+  await purge(stack, { tenantIds });
+  for (const tenantId of tenantIds) await putPlan(stack, tenantId, 'PRO', '8 days');
+  const { summary } = await purge(stack, { tenantIds, reason: 'nightly' });
+  t.is(summary.state, PurgeState.HELD);
+
+  const page = await visit({ role: 'platform', subject: 'grace' }, '/retention?tab=purges');
+  await shown(page, 'The purge of 3 tenants was not begun');
+  await page.getByRole('button', { name: 'Look at it' }).first().click();
+  const drawer = page.getByRole('dialog', { name: 'Retention purge' });
+  await drawer.getByText('3 of its 3 tenants have a narrower window than in their last purge.').waitFor();
+  await drawer.getByRole('button', { name: 'Approve…' }).click();
+  const dialog = page.getByRole('dialog', { name: 'Release the whole purge?' });
+  t.true(await dialog.getByRole('button', { name: 'Approve' }).isDisabled(), 'not without a reason');
+  await dialog.getByLabel('Reason').fill('we sold them PRO');
+  await assertUsable(t, page, 'approving a fleet');
+  await dialog.getByRole('button', { name: 'Approve' }).click();
+  await shown(page, /Approved by grace .*: we sold them PRO/);
+  await drawer.getByRole('status').getByText('Complete').waitFor();
+  for (const tenantId of tenantIds) t.is(await rowsOf(stack, 'drift_checks', tenantId), 1, tenantId);
+});
+
+pageTest(
+  'a tenant gets another plan only after a preview, and whoever was slower is shown the plan as it is now',
+  async (t, visit) => {
+    const { stack } = t.context;
+    await putPlan(stack, 'planned', 'AGENCY');
+    await addChecks(stack, 'planned', await addEnvironment(stack, 'planned'), ['40 days', '50 days', '1 day']);
+    const page = await visit({ role: 'platform', subject: 'grace' }, '/retention?tenant=planned');
+    await page.getByRole('heading', { name: 'Plan AGENCY' }).waitFor();
+    const dialog = page.getByRole('dialog');
+    const change = dialog.getByRole('button', { name: 'Change plan' });
+    const choosePro = async () => {
+      await page.getByRole('button', { name: 'Change plan…' }).click();
+      await dialog.getByRole('combobox', { name: 'Plan' }).click();
+      await page.getByRole('option', { name: 'PRO', exact: true }).click();
+      await dialog.getByLabel('Reason').fill('they pay less');
+      t.true(await change.isDisabled(), 'not without a preview');
+      await dialog.getByRole('button', { name: 'Preview' }).click();
+    };
+    await choosePro();
+    const forecast = dialog.getByRole('row', { name: /^Drift checks/ });
+    await forecast.waitFor();
+    t.deepEqual((await forecast.getByRole('cell').allTextContents()).slice(0, 2), ['2', '0']);
+    await assertUsable(t, page, 'the plan of a tenant');
+    await keepScreenshot(page, 'tenant-plan-dialog-light');
+
+    await platform(t).setTenantPlan({ tenantId: 'planned', planName: 'ENTERPRISE', reason: 'a colleague' });
+    await change.click();
+    await dialog.getByText('ETAG_MISMATCH').waitFor();
+    await dialog.getByText('The plan was changed meanwhile, by somebody else.').waitFor();
+    await dialog.getByRole('button', { name: 'Show it as it is now' }).click();
+    await page.getByRole('heading', { name: 'Plan ENTERPRISE' }).waitFor();
+
+    await choosePro();
+    await change.and(page.locator(':enabled')).click();
+    await dialog.waitFor({ state: 'detached' });
+    await page.getByRole('table', { name: 'History of plans' }).getByText('they pay less').waitFor();
+    t.is(await rowsOf(stack, 'drift_checks', 'planned'), 3, 'nothing goes before its grace is over');
+  },
+  409,
+);
+
+pageTest(
+  'who saves or deletes a policy that changed meanwhile is told so, and what it is now',
+  async (t, visit) => {
+    const { retention } = clients(t, 'contested');
+    const set = (retentionDays: number, minExecutionsToKeep: bigint) =>
+      retention.upsertExecutionPolicy({ retentionDays, minExecutionsToKeep });
+    await set(30, 5n);
+    const page = await visit({ tenantId: 'contested', role: 'admin' }, '/executions');
+    const policy = page.getByRole('region', { name: 'Retention policy' });
+    const dialog = page.getByRole('dialog');
+    await page.getByRole('button', { name: 'Change…' }).click();
+    await dialog.getByLabel('Days to keep').fill('20');
+    await set(40, 6n);
+    await dialog.getByRole('button', { name: 'Preview' }).click();
+    await dialog.getByText('Now 40 days, at least the newest 6.').waitFor();
+    t.true(await dialog.getByRole('button', { name: 'Save' }).isDisabled());
+    await dialog.getByRole('button', { name: 'Go on from there' }).click();
+    await dialog.getByRole('button', { name: 'Preview' }).click();
+    await dialog.getByRole('button', { name: 'Save' }).and(page.locator(':enabled')).click();
+    await policy.getByText('20 days', { exact: true }).waitFor();
+
+    await set(50, 7n);
+    await page.getByRole('button', { name: 'Delete…' }).click();
+    await dialog.getByRole('button', { name: 'Delete policy' }).click();
+    await dialog.getByText('Somebody changed it meanwhile.').waitFor();
+    t.is((await retention.getExecutionPolicy({})).executionPolicy?.retentionDays, 50, 'it stays');
+    await dialog.getByRole('button', { name: 'Cancel' }).click();
+    await policy.getByText('50 days', { exact: true }).waitFor();
+    await page.getByRole('button', { name: 'Delete…' }).click();
+    await dialog.getByRole('button', { name: 'Delete policy' }).click();
+    await shown(page, 'This tenant has no policy of its own.');
+  },
+  409,
+);
+
+pageTest('an operator confirms a subject whose owner moved, and retires one that nobody lists', async (t, visit) => {
+  const { desk } = t.context;
+  const stateOf = async (name: string) =>
+    (await platform(t).listSubjects({ pageSize: 200 })).subjects.find((subject) => subject.name === name)?.state;
+  const untilState = (state: SubjectState) =>
+    until(`tickets are ${state}`, async () => (await stateOf('tickets')) === state);
+  desk.subjects = [{ name: 'tickets', resourceType: 'ticket' }];
+  await untilState(SubjectState.ACTIVE);
+  desk.dataId = 'desk-2';
+  await untilState(SubjectState.OWNER_CHANGED);
+  const page = await visit({ role: 'platform', subject: 'grace' }, '/retention?tab=catalogue');
+  const row = page.getByRole('row', { name: /^Tickets/ });
+  await row.getByText(/OWNER_CHANGED/).waitFor();
+  await row.getByRole('button', { name: 'Confirm…' }).click();
+  const dialog = page.getByRole('dialog');
+  const confirm = dialog.getByRole('button', { name: 'Confirm' });
+  t.true(await confirm.isDisabled(), 'not without a reason');
+  await dialog.getByLabel('Reason').fill('they moved');
+  await assertUsable(t, page, 'confirming a subject');
+  await confirm.click();
+  await row.getByText('Purged', { exact: true }).waitFor();
+  t.is(await stateOf('tickets'), SubjectState.ACTIVE);
+
+  desk.subjects = [];
+  await untilState(SubjectState.UNLISTED);
+  await page.reload();
+  await row.getByRole('button', { name: 'Retire…' }).click();
+  await dialog.getByLabel('Reason').fill('they closed');
+  await dialog.getByRole('button', { name: 'Retire', exact: true }).click();
+  await row.getByText(/By grace .*: they closed/).waitFor();
+  t.is(await stateOf('tickets'), SubjectState.RETIRED);
 });
 
 pageTest('an execution policy is saved only after a preview, and deleted', async (t, visit) => {

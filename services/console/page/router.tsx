@@ -87,6 +87,7 @@ const routes = [
   createRoute({
     getParentRoute: () => root,
     path: '/deletions/$id',
+    validateSearch: (given: Given): Given => given,
     component: lazyPage(async () => (await import('./receipt/receipt-page.tsx')).ReceiptPage),
   }),
   createRoute({

@@ -4,6 +4,7 @@ import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { type BulkDeletion, BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { linkToReceipt } from '../deletions/deletion-client.ts';
 import { BulkBadge, isBulkMoving } from '../deletions/deletion-words.tsx';
 import { ConfirmDialog } from '../parts/confirm-dialog.tsx';
 import { formatCount, plural } from '../parts/format.ts';
@@ -62,7 +63,7 @@ export function BulkRow({ bulk: given, kind }: { readonly bulk: BulkDeletion; re
     <Stack gap={6}>
       <Group justify="space-between" gap="xs">
         <Group gap="sm">
-          <TextLink to="/deletions/$id" params={{ id: bulk.id }} fw={500}>
+          <TextLink {...linkToReceipt(bulk.id, `${kind}s`)} fw={500}>
             {verb} of {plural(bulk.counts?.matched ?? 0n, kind)}
           </TextLink>
           <BulkBadge state={bulk.state} />

@@ -15,6 +15,7 @@ import { RelativeTime } from '../parts/relative-time.tsx';
 import { TextLink } from '../parts/text-link.tsx';
 import { type Column, VirtualTable } from '../parts/virtual-table.tsx';
 import type { PageProps } from '../router.tsx';
+import { linkToDeletion } from './deletion-client.ts';
 import { DeletionProgress } from './deletion-progress.tsx';
 import { DeletionBadge, deletionTitle, modeLabel, UNFINISHED } from './deletion-words.tsx';
 import { Obstacles } from './obstacles.tsx';
@@ -130,7 +131,7 @@ function UnfinishedRow({ deletion }: { readonly deletion: Deletion }) {
       <Group justify="space-between" align="flex-start" gap="sm" mb="xs">
         <div>
           <Group gap="sm">
-            <TextLink to="/deletions/$id" params={{ id: deletion.id }} fw={600}>
+            <TextLink {...linkToDeletion(deletion)} fw={600}>
               {deletionTitle(deletion)}
             </TextLink>
             <DeletionBadge state={deletion.state} />
@@ -161,7 +162,7 @@ const COLUMNS: readonly Column<Deletion>[] = [
     title: 'Deletion',
     cell: (deletion) => (
       <Box miw={0}>
-        <TextLink to="/deletions/$id" params={{ id: deletion.id }} fw={500} truncate display="block">
+        <TextLink {...linkToDeletion(deletion)} fw={500} truncate display="block">
           {deletionTitle(deletion)}
         </TextLink>
         <Text size="xs" c="dimmed" truncate>

@@ -29,7 +29,8 @@ export async function readPolicy(signal?: AbortSignal): Promise<ExecutionPolicy 
 export function PolicyCard() {
   const queries = useQueryClient();
   const [isChanging, setChanging] = useState(false);
-  const [isDeleting, setDeleting] = useState(false);
+  // As it was when the dialog opened: the etag is of what the person saw.
+  const [deleting, setDeleting] = useState<ExecutionPolicy>();
   const query = useQuery({ queryKey: POLICY_KEY, queryFn: ({ signal }) => readPolicy(signal) });
   const mayChange = useReasonNot({ role: 'admin', scope: 'retention:write' });
   if (query.isError) return <ErrorAlert error={query.error} onRetry={() => query.refetch()} />;
@@ -44,7 +45,7 @@ export function PolicyCard() {
         <Group gap="xs">
           {policy && (
             <Gated because={mayChange}>
-              <Button variant="subtle" color="red" size="xs" onClick={() => setDeleting(true)}>
+              <Button variant="subtle" color="red" size="xs" onClick={() => setDeleting(policy)}>
                 Delete…
               </Button>
             </Gated>
@@ -82,13 +83,16 @@ export function PolicyCard() {
       )}
       {isChanging && <PolicyDialog policy={policy ?? undefined} onClose={() => setChanging(false)} />}
       <ConfirmDialog
-        opened={isDeleting}
-        onClose={() => setDeleting(false)}
+        opened={deleting !== undefined}
+        onClose={() => setDeleting(undefined)}
         title="Delete the retention policy?"
         confirmLabel="Delete policy"
         onConfirm={async () => {
-          await retention.deleteExecutionPolicy({ etag: policy?.etag ?? '' });
-          await queries.invalidateQueries({ queryKey: POLICY_KEY });
+          try {
+            await retention.deleteExecutionPolicy({ etag: deleting?.etag ?? '' });
+          } finally {
+            await queries.invalidateQueries({ queryKey: POLICY_KEY });
+          }
           notifications.show({ message: 'The policy was deleted.' });
         }}
       >

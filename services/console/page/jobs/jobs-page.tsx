@@ -7,6 +7,7 @@ import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { BulkButton } from '../bulk/bulk-button.tsx';
 import { BulkProgress } from '../bulk/bulk-progress.tsx';
+import { linkToReceipt } from '../deletions/deletion-client.ts';
 import { ConfirmDialog } from '../parts/confirm-dialog.tsx';
 import { EmptyNote } from '../parts/empty-note.tsx';
 import { constantOf, nameOf } from '../parts/enum-names.ts';
@@ -253,11 +254,7 @@ function DeleteJobDialog({ job, onClose, onDeleted }: DeleteJobDialogProps) {
       message: (
         <Group gap="sm">
           <Text size="sm">The job was deleted.</Text>
-          {deletion && (
-            <TextLink to="/deletions/$id" params={{ id: deletion.id }}>
-              Show the receipt
-            </TextLink>
-          )}
+          {deletion && <TextLink {...linkToReceipt(deletion.id, 'job')}>Show the receipt</TextLink>}
         </Group>
       ),
     });

@@ -9,6 +9,7 @@ import {
 } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { type BulkKind, bulkClient } from '../bulk/bulk-clients.ts';
 import { BulkRow } from '../bulk/bulk-progress.tsx';
+import { linkToReceipt } from '../deletions/deletion-client.ts';
 import { BulkBadge, ITEM_STATES, ItemBadge, isBulkMoving, modeLabel } from '../deletions/deletion-words.tsx';
 import { splitError } from '../deletions/stuck-advice.ts';
 import { adviceOf } from '../parts/advice.ts';
@@ -132,7 +133,7 @@ function Items({ bulk, kind }: BulkReceiptProps) {
       width: 90,
       cell: ({ deletionId }) =>
         deletionId ? (
-          <TextLink to="/deletions/$id" params={{ id: deletionId }} aria-label={`Receipt ${deletionId}`}>
+          <TextLink {...linkToReceipt(deletionId, kind)} aria-label={`Receipt ${deletionId}`}>
             Receipt
           </TextLink>
         ) : (

@@ -3,7 +3,7 @@ import { IconAlertTriangle, IconCircleCheck } from '@tabler/icons-react';
 import { useQuery } from '@tanstack/react-query';
 import type { ReactNode } from 'react';
 import { type Deletion, DeletionMode, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { findReceipt } from '../deletions/deletion-client.ts';
+import { findReceipt, linkToReceipt } from '../deletions/deletion-client.ts';
 import { DeletionProgress } from '../deletions/deletion-progress.tsx';
 import { DeletionBadge, deletionTitle, isMoving } from '../deletions/deletion-words.tsx';
 import { Obstacles } from '../deletions/obstacles.tsx';
@@ -22,9 +22,15 @@ import { BulkReceipt } from './bulk-receipt.tsx';
 
 const BACK = { to: '/deletions', label: 'Deletions' } as const;
 
+/** What the address says about a receipt. */
+export interface ReceiptSearch {
+  /** One of ReceiptOf, where the page that led here knew it. */
+  readonly of?: string | undefined;
+}
+
 /** The receipt of one deletion or of a bulk deletion, found whichever service has it. */
-export function ReceiptPage({ id }: PageProps) {
-  const query = useQuery({ queryKey: ['receipt', id], queryFn: ({ signal }) => findReceipt(id, signal) });
+export function ReceiptPage({ id, search }: PageProps<ReceiptSearch>) {
+  const query = useQuery({ queryKey: ['receipt', id], queryFn: ({ signal }) => findReceipt(id, search.of, signal) });
   if (query.isError || !query.data) {
     return (
       <>
@@ -189,7 +195,7 @@ function Facts({ deletion }: { readonly deletion: Deletion }) {
       ? ([
           [
             'Part of',
-            <TextLink key="b" to="/deletions/$id" params={{ id: deletion.bulkDeletionId }}>
+            <TextLink key="b" {...linkToReceipt(deletion.bulkDeletionId, targetType === 'job' ? 'jobs' : 'runs')}>
               A bulk deletion
             </TextLink>,
           ],

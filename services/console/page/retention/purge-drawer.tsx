@@ -122,7 +122,8 @@ function PurgeHead({ purge }: { readonly purge: RetentionPurge }) {
 function ItemCard({ purge, item }: { readonly purge: RetentionPurge; readonly item: RetentionPurgeItem }) {
   const [isApproving, setApproving] = useState(false);
   const mayApprove = useReasonNot({ role: 'platform', scope: 'retention:purge' });
-  const isHeld = item.state === PurgeItemState.HELD;
+  // A purge that is held as a whole is approved as a whole.
+  const isHeld = item.state === PurgeItemState.HELD && purge.state !== PurgeState.HELD;
   return (
     <Paper withBorder p="md" component="section" aria-label={`Tenant ${item.tenantId}`}>
       <Group justify="space-between" mb="xs">

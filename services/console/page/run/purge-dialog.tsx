@@ -5,6 +5,7 @@ import { useNavigate } from '@tanstack/react-router';
 import { useState } from 'react';
 import type { Run } from '#gen/lethe/run/v1/run_pb.ts';
 import type { PreviewPurgeRunResponse } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { linkToDeletion } from '../deletions/deletion-client.ts';
 import { ConfirmDialog } from '../parts/confirm-dialog.tsx';
 import { ErrorAlert } from '../parts/error-alert.tsx';
 import { formatBytes, formatInstant, plural } from '../parts/format.ts';
@@ -38,7 +39,7 @@ export function PurgeDialog({ run, onClose }: { readonly run: Run; readonly onCl
   const purge = async (reason: string) => {
     const { deletion } = await runs.purgeRun({ runId: run.id, reason, force: force && isGuarded, requestId });
     for (const key of ['runs', 'deleted-runs', 'deletions']) void queries.invalidateQueries({ queryKey: [key] });
-    if (deletion) void navigate({ to: '/deletions/$id', params: { id: deletion.id } });
+    if (deletion) void navigate(linkToDeletion(deletion));
   };
   return (
     <ConfirmDialog

@@ -3,6 +3,7 @@ import { useQuery } from '@tanstack/react-query';
 import type { ReactNode } from 'react';
 import { IncidentState } from '#gen/lethe/incident/v1/incident_pb.ts';
 import type { Run } from '#gen/lethe/run/v1/run_pb.ts';
+import { linkToDeletion } from '../deletions/deletion-client.ts';
 import { DeletionProgress } from '../deletions/deletion-progress.tsx';
 import { DeletionBadge, deletionTitle, isMoving } from '../deletions/deletion-words.tsx';
 import { JobBadge } from '../jobs/job-words.tsx';
@@ -69,9 +70,7 @@ export function RunLinks({ run }: { readonly run: Run }) {
           {(deletion) => (
             <Stack key={deletion.id} gap={4}>
               <Group gap="sm" justify="space-between">
-                <TextLink to="/deletions/$id" params={{ id: deletion.id }}>
-                  {deletionTitle(deletion)}
-                </TextLink>
+                <TextLink {...linkToDeletion(deletion)}>{deletionTitle(deletion)}</TextLink>
                 <DeletionBadge state={deletion.state} />
               </Group>
               {isMoving(deletion) ? (

@@ -12,6 +12,7 @@ import {
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { type ReactNode, useState } from 'react';
 import { type Run, RunDriver, RunState, type RunStep } from '#gen/lethe/run/v1/run_pb.ts';
+import { linkToDeletion } from '../deletions/deletion-client.ts';
 import { DeletionBadge, deletionTitle } from '../deletions/deletion-words.tsx';
 import { ConfirmDialog } from '../parts/confirm-dialog.tsx';
 import { EmptyNote } from '../parts/empty-note.tsx';
@@ -332,9 +333,7 @@ function GoneRun({ id, error }: { readonly id: string; readonly error: unknown }
           <Stack gap={6}>
             {deletions.map((deletion) => (
               <Group key={deletion.id} gap="sm">
-                <TextLink to="/deletions/$id" params={{ id: deletion.id }}>
-                  {deletionTitle(deletion)}
-                </TextLink>
+                <TextLink {...linkToDeletion(deletion)}>{deletionTitle(deletion)}</TextLink>
                 <DeletionBadge state={deletion.state} />
                 <Text size="xs" c="dimmed">
                   by {deletion.actor} <RelativeTime time={deletion.createTime} />
