@@ -76,11 +76,13 @@ import { makeRecordStep, type RecordStep } from './use-cases/record-step.ts';
 import { makeRedriveDeletion, type RedriveDeletion } from './use-cases/redrive-deletion.ts';
 import { makeRetryRun, type RetryRun } from './use-cases/retry-run.ts';
 import { makeRunCascades, type OnCascadeSettled, type RunCascades } from './use-cases/run-cascades.ts';
+import { makeRunChanges, type RunChanges } from './use-cases/run-changes.ts';
 import { makeOwnRuns, type OwnRuns } from './use-cases/run-slots.ts';
 import type { SagaRepository, StepParticipant } from './use-cases/saga-ports.ts';
+import { shareReads } from './use-cases/share-reads.ts';
 import { makeShowReferences, type ShowReferences } from './use-cases/show-references.ts';
 import { makeStartRun, type StartRun } from './use-cases/start-run.ts';
-import { makeRunChanges, makeWatchRun, type RunChanges, type WatchRun } from './use-cases/watch-run.ts';
+import { makeWatchRun, type WatchRun } from './use-cases/watch-run.ts';
 import { clientToDelivery } from './workflows/client-to-delivery/workflow.ts';
 
 const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
@@ -304,7 +306,7 @@ const bulkUseCases = new ContainerModule(({ bind }) => {
 });
 
 const sagaUseCases = new ContainerModule(({ bind }) => {
-  const { sagas, workflows, settings, advanceRuns, ownRuns, readRuns, changes, wake } = TOKENS;
+  const { sagas, workflows, settings, advanceRuns, ownRuns, changes, wake } = TOKENS;
   bind(advanceRuns)
     .toResolvedValue(
       (
@@ -325,7 +327,7 @@ const sagaUseCases = new ContainerModule(({ bind }) => {
             leaseMs: of.runLeaseMs,
             retry: { maxAttempts: of.runAttempts, baseMs: of.runBackoffMs, maxMs: of.runBackoffMaxMs },
           },
-          ({ runId }) => c.tell(runId),
+          ({ tenantId, runId }) => c.tell({ tenantId, id: runId }),
           o,
         ),
       [sagas, workflows, TOKENS.peers, TOKENS.ownParticipant, settings, changes, TOKENS.onSagaSettled],
@@ -341,7 +343,15 @@ const sagaUseCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.startRun)
     .toResolvedValue(makeStartRun, [sagas, workflows, advanceRuns, TOKENS.peers, ownRuns, wake, TOKENS.showReferences])
     .inSingletonScope();
-  bind(TOKENS.watchRun).toResolvedValue(makeWatchRun, [readRuns, changes]).inSingletonScope();
+  bind(changes)
+    .toResolvedValue((r: RunRepository) => makeRunChanges(r, () => delay(WATCH_POLL_MS)), [TOKENS.runs])
+    .inSingletonScope();
+  bind(TOKENS.watchRun)
+    .toResolvedValue(
+      (r: RunRepository, c: RunChanges) => makeWatchRun(makeReadRuns(shareReads(r)), c),
+      [TOKENS.runs, changes],
+    )
+    .inSingletonScope();
   bind(TOKENS.cancelRun).toResolvedValue(makeCancelRun, [sagas, wake]).inSingletonScope();
   bind(TOKENS.retryRun).toResolvedValue(makeRetryRun, [sagas, wake]).inSingletonScope();
   bind(TOKENS.failRun).toResolvedValue(makeFailRun, [sagas, wake]).inSingletonScope();
@@ -371,6 +381,8 @@ const ownStepParticipant = (own: OwnParticipant): StepParticipant => ({
 // A reader of a run waits no longer for a participant.
 const REFERENCE_PATIENCE_MS = 1_000;
 
+// How late a watcher hears of what another replica did.
+const WATCH_POLL_MS = 100;
 const EXPIRY_POLL_MS = 3_600_000;
 const BULK_WORKERS = 2;
 
@@ -460,7 +472,6 @@ export async function composeRunService(
     log.warn({ audit: true, action: 'retire-participant', participant: name, ...retirement }, 'participant retired');
   });
   container.bind(TOKENS.workflows).toConstantValue([clientToDelivery]);
-  container.bind(TOKENS.changes).toConstantValue(makeRunChanges((ms, signal) => delay(ms, undefined, { signal })));
   container.bind(TOKENS.onLostRun).toConstantValue((error) => log.error({ err: error }, 'a run was given up'));
   container.bind(TOKENS.onSagaSettled).toConstantValue((run, outcome, error) => {
     const { tenantId, runId, workflow, actor, currentStep, attempts, error: why, parkedReason, steps } = run;

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { toJsonString } from '@bufbuild/protobuf';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
@@ -8,7 +9,7 @@ import { RunSchema, RunState, RunStepSchema, StepState } from '#gen/lethe/run/v1
 import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
-import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
 
@@ -490,6 +491,43 @@ test('a watch tells of every participant until the end', async (t) => {
   }
   t.is(states.at(-1), DeletionState.COMPLETE);
   t.is(states.filter((state) => state === DeletionState.COMPLETE).length, 1);
+});
+
+test('two hundred watchers of an idle run are no load for the database, and all learn of its end', async (t) => {
+  const { stack } = t.context;
+  const { runs } = admin(stack, 'watched');
+  const runId = (await runs.createRun({ workflow: 'elsewhere' })).run?.id ?? '';
+  const stop = new AbortController();
+  t.teardown(() => stop.abort());
+  let begun = 0;
+  const watchers = Array.from({ length: 200 }, async () => {
+    let last: RunState | undefined;
+    for await (const { run } of runs.watchRun({ runId }, { signal: stop.signal })) {
+      if (last === undefined) begun += 1;
+      last = run?.state;
+    }
+    return last;
+  });
+  const ended = Promise.all(watchers);
+  ended.catch(() => undefined);
+  await until('all watch', async () => begun === watchers.length);
+  const transactions = async (): Promise<number> => {
+    const [row] = await queryOnce<{ count: number }>(
+      stack.superuserUrl('run'),
+      `select xact_commit::int as count, pg_stat_clear_snapshot()
+       from pg_stat_database where datname = current_database()`,
+    );
+    return row?.count ?? 0;
+  };
+  const before = await transactions();
+  const since = performance.now();
+  await delay(2_000);
+  const perSecond = ((await transactions()) - before) / ((performance.now() - since) / 1_000);
+  t.log(`${Math.round(perSecond)} transactions a second`);
+  // Ten looks a second, and what the loops and the other tests do; were each watcher to look, two thousand.
+  t.true(perSecond < 500, `${perSecond} transactions a second`);
+  await runs.finishRun({ runId, state: RunState.COMPLETED });
+  t.deepEqual(new Set(await ended), new Set([RunState.COMPLETED]));
 });
 
 test('a run with more in it than one message may hold is watched in several, and the last has it whole', async (t) => {

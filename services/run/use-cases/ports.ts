@@ -44,6 +44,8 @@ export interface RunRepository {
   create(run: NewRun): Promise<Run>;
   /** Must answer undefined for an unknown run, another tenant's, and a hidden one unless `showDeleted`. */
   get(tenantId: string, runId: string, showDeleted: boolean): Promise<Run | undefined>;
+  /** Must answer the etag (`etagOf`) of each of these runs that is there, hidden or not, by id. */
+  etags(tenantId: string, runIds: readonly string[]): Promise<ReadonlyMap<string, string>>;
   /** Must answer the run, hidden or not, with the database's instant; undefined for an unknown one. */
   inspect(tenantId: string, runId: string): Promise<{ run: Run; now: Temporal.Instant } | undefined>;
   /** Must list newest first by creation and id. */

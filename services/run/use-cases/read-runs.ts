@@ -19,7 +19,7 @@ export interface ReadRuns {
 }
 
 /** Makes ReadRuns. */
-export const makeReadRuns = (runs: RunRepository): ReadRuns => ({
+export const makeReadRuns = (runs: Pick<RunRepository, 'get' | 'list' | 'listSteps'>): ReadRuns => ({
   async get(caller, runId, showDeleted) {
     assertMayShowDeleted(caller, showDeleted);
     const run = await runs.get(tenantOf(caller), runId, showDeleted);

@@ -3,7 +3,7 @@ import { newId } from '#libs/kernel/id.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { runNotFound } from '../../domain/errors.ts';
-import type { JsonObject, Run, RunDriver, RunState, Tombstone } from '../../domain/run.ts';
+import { etagOf, type JsonObject, type Run, type RunDriver, type RunState, type Tombstone } from '../../domain/run.ts';
 import { type Removal, type RemovedCounts, removalsOf, sumByType } from '../../domain/saga.ts';
 import type { RunStep, StepState } from '../../domain/step.ts';
 import type { RunRepository } from '../../use-cases/ports.ts';
@@ -92,6 +92,16 @@ export const makeRunRepository = (database: Database): RunRepository => ({
       values: [tenantId, runId, showDeleted],
     });
     return row && toRun(row);
+  },
+
+  async etags(tenantId, runIds) {
+    const rows = await database.readForTenant<Pick<RunColumns, 'id' | 'version'> & TombstoneColumns>(tenantId, {
+      name: 'get-run-etags',
+      text: `select id, version, deleted_at, deleted_by, deleted_reason, deletion_id
+             from workflow_runs where tenant_id = $1 and id = any($2::uuid[])`,
+      values: [tenantId, runIds],
+    });
+    return new Map(rows.map((row) => [row.id, etagOf({ version: BigInt(row.version), tombstone: toTombstone(row) })]));
   },
 
   async inspect(tenantId, runId) {
@@ -270,9 +280,9 @@ const toStep = (row: StepColumns): RunStep => ({
   tombstone: toTombstone(row),
 });
 
-const toTombstone = (
-  row: Pick<StepColumns, 'deleted_at' | 'deleted_by' | 'deleted_reason' | 'deletion_id'>,
-): Tombstone | undefined =>
+type TombstoneColumns = Pick<StepColumns, 'deleted_at' | 'deleted_by' | 'deleted_reason' | 'deletion_id'>;
+
+const toTombstone = (row: TombstoneColumns): Tombstone | undefined =>
   row.deleted_at === null
     ? undefined
     : {
