@@ -24,6 +24,7 @@ const NEXT_STEPS: Readonly<Record<string, NextStep>> = {
   TENANT_MISMATCH: 'Act in that tenant with --tenant, or as platform without it.',
   TENANT_UNKNOWN: '`lethe tenants list` shows the tenants that have a plan, `lethe tenants unplanned` the others.',
   RATE_LIMITED: 'Wait a second and try again.',
+  TOO_MANY_STREAMS: 'End other watches and downloads, or wait until they have ended.',
   RUN_NOT_FOUND:
     'It may be hidden: --show-deleted shows it. `lethe deletions list --target RUN` shows what became of it.',
   JOB_NOT_FOUND: 'It may be hidden or deleted: `lethe deletions list --target JOB` shows what became of it.',

@@ -77,6 +77,8 @@ export interface CallGuard {
    * `package.Service/Method`.
    */
   admit(rpc: string, authorization: string | undefined, peer: string): Promise<Caller>;
+  /** Opens a stream for an admitted caller, and answers how to end it; throws TOO_MANY_STREAMS. */
+  openStream(caller: Caller): () => void;
   /** Told of every refusal of a call that had been admitted. */
   onRefused(refusal: Refusal): void;
   /** Told once of every finished call; `code` is the gRPC status number. */
@@ -143,9 +145,11 @@ function handlerOf(
     const startedAt = performance.now();
     let caller: Caller | undefined;
     let context: ServerCallContext | undefined;
+    let endStream: (() => void) | undefined;
     let code = 0;
     try {
       caller = await guard.admit(rpc, call.metadata.get('authorization')[0]?.toString(), call.getPeer());
+      if (method.methodKind !== 'unary') endStream = guard.openStream(caller);
       if (!implement) throw new ConnectError(`${rpc} is not implemented yet.`, Code.Unimplemented);
       // While its caller was verified nobody listened.
       if (call.cancelled) throw cancelled();
@@ -159,6 +163,7 @@ function handlerOf(
       refuse(status);
       code = status.code ?? Code.Unknown;
     }
+    endStream?.();
     guard.onFinished(rpc, code, performance.now() - startedAt);
     context?.end();
   };

@@ -217,6 +217,36 @@ test('a caller over the limit is told how long to wait, and costs no handler', a
   }
 });
 
+test('a caller with as many open streams as allowed gets no further one until one ends', async (t) => {
+  const down = async function* (_: unknown, { signal }: { signal: AbortSignal }) {
+    yield { value: 'begun' };
+    await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+  };
+  const one = async ({ value }: { value: string }) => ({ value });
+  const { echo } = await serve(t, { one, down }, { streamsPerCaller: 2 });
+  const begin = async () => {
+    const stop = new AbortController();
+    t.teardown(() => stop.abort());
+    await echo.down({ value: '' }, { signal: stop.signal })[Symbol.asyncIterator]().next();
+    return stop;
+  };
+  const first = await begin();
+  await begin();
+  const error = await errorOf(begin());
+  t.is(error.code, Code.ResourceExhausted);
+  t.is(reasonOf(error), 'TOO_MANY_STREAMS');
+  t.truthy(error.findDetails(RetryInfoSchema)[0]?.retryDelay);
+  t.is((await echo.one({ value: 'a' })).value, 'a', 'other calls go on');
+  first.abort();
+  // The server learns of the end a moment later.
+  for (const deadline = performance.now() + 10_000; ; ) {
+    const again = await begin().catch((refused: unknown) => ConnectError.from(refused));
+    if (again instanceof AbortController) break;
+    if (performance.now() > deadline) throw again;
+  }
+  t.pass();
+});
+
 test('what no policy allows is denied before anything is read', async (t) => {
   let calls = 0;
   const one = async ({ value }: { value: string }) => {

@@ -17,6 +17,7 @@ import {
   type ServiceBinding,
   serviceDefinition,
 } from './connect-handlers.ts';
+import { makeStreamLimit } from './limit-streams.ts';
 import { makeRateLimit } from './rate-limit.ts';
 import { logCertificates, makeServerCredentials, type ServerTlsFiles } from './tls.ts';
 
@@ -50,6 +51,9 @@ export interface ServerLimits {
   readonly defaultDeadlineMs: number;
   /** Calls a second of one tenant, or of one subject where there is none; twice as many in a burst. */
   readonly callsPerSecond: number;
+  /** Open at once: streams of one caller, and of all callers of this process. */
+  readonly streamsPerCaller: number;
+  readonly streamsPerProcess: number;
   /**
    * How old a connection gets before its client is told to make another, by which it finds the replicas that were
    * added since. Calls that run on the old one go on there to their end.
@@ -65,6 +69,8 @@ export const DEFAULT_LIMITS: ServerLimits = Object.freeze({
   maxConcurrentStreams: 1_000,
   defaultDeadlineMs: 30_000,
   callsPerSecond: 5_000,
+  streamsPerCaller: 1_000,
+  streamsPerProcess: 10_000,
   connectionAgeMs: 600_000,
   drainMs: 10_000,
 });
@@ -90,6 +96,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const credentials = tls ? makeServerCredentials(tls, logCertificates(log)) : ServerCredentials.createInsecure();
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const rateLimit = makeRateLimit(limits.callsPerSecond);
+  const openStream = makeStreamLimit({ perCaller: limits.streamsPerCaller, perProcess: limits.streamsPerProcess });
   const shutdown = new AbortController();
   const guard: CallGuard = {
     onRefused,
@@ -114,6 +121,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       onCall?.(caller);
       return caller;
     },
+    openStream: ({ tenantId = '', subject }) => openStream(JSON.stringify([tenantId, subject])),
     onFinished(rpc, code, durationMs) {
       metrics.rpcFinished(rpc, code, durationMs);
       log.debug({ rpc, code, durationMs }, 'call finished');

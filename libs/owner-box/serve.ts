@@ -96,6 +96,8 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
       onRefused: refusals.record,
       limits: {
         callsPerSecond: settings.callsPerSecond,
+        streamsPerCaller: settings.streamsPerCaller,
+        streamsPerProcess: settings.streamsPerProcess,
         drainMs: settings.drainMs,
         connectionAgeMs: settings.connectionAgeMs,
       },

@@ -17,6 +17,8 @@ test('a bound that is none is refused, all of them at once', (t) => {
       'LETHE_DATABASE_POOL_SIZE',
       'LETHE_STATEMENT_TIMEOUT_MS',
       'LETHE_CALLS_PER_SECOND',
+      'LETHE_STREAMS_PER_CALLER',
+      'LETHE_STREAMS_PER_PROCESS',
       'LETHE_DRAIN_MS',
     ];
     const error = t.throws(() => read({ ...REQUIRED, ...Object.fromEntries(names.map((name) => [name, value])) }));

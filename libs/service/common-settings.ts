@@ -24,6 +24,8 @@ export const readCommonSettings = (reader: SettingsReader) => ({
   participantName: reader.optional('LETHE_PARTICIPANT_NAME', parsePeerName),
   logLevel: reader.oneOf('LETHE_LOG_LEVEL', LOG_LEVELS, 'info'),
   callsPerSecond: reader.integer('LETHE_CALLS_PER_SECOND', { min: 1, max: 1_000_000 }, 5_000),
+  streamsPerCaller: reader.integer('LETHE_STREAMS_PER_CALLER', { min: 1, max: 1_000_000 }, 1_000),
+  streamsPerProcess: reader.integer('LETHE_STREAMS_PER_PROCESS', { min: 1, max: 1_000_000 }, 10_000),
   connectionAgeMs: reader.integer('LETHE_CONNECTION_AGE_MS', { min: 1_000, max: 86_400_000 }, 600_000),
   tls: readServerTls(reader),
   clientTls: readClientTls(reader),

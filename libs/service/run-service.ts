@@ -108,6 +108,8 @@ export async function startService(
     onRefused: refusals.record,
     limits: {
       callsPerSecond: settings.callsPerSecond,
+      streamsPerCaller: settings.streamsPerCaller,
+      streamsPerProcess: settings.streamsPerProcess,
       drainMs: settings.drainMs,
       connectionAgeMs: settings.connectionAgeMs,
     },

@@ -9,6 +9,7 @@ const BY_REASON: Readonly<Record<string, string>> = {
   ROLE_TOO_LOW: 'Ask an admin of your tenant to do it, or to give you the role.',
   SCOPE_MISSING: 'Ask an admin of your tenant for the scope, then sign in again.',
   RATE_LIMITED: 'Wait a moment, then try again.',
+  TOO_MANY_STREAMS: 'Close other windows of the console, then try again.',
   DEPENDENCY_UNAVAILABLE:
     'Nothing was changed. Try again in a moment; if it goes on, an operator should look at that service.',
   RUN_NOT_FOUND: 'It may have been purged: look for its receipt under Deletions.',
