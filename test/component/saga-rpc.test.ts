@@ -1,3 +1,4 @@
+import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import type { StackClients } from '#deploy/local/stack.ts';
@@ -38,6 +39,14 @@ async function environmentIn({ incidents }: StackClients): Promise<string> {
   return environment?.id ?? '';
 }
 
+/** A timestamp to the microsecond; NaN for an absent one. */
+const toMicroseconds = (time: Timestamp | undefined): number =>
+  time ? Number(time.seconds) * 1_000_000 + time.nanos / 1_000 : Number.NaN;
+
+const settledRun = async ({ watchRun }: StackClients['runs'], runId: string): Promise<void> => {
+  for await (const _ of watchRun({ runId }));
+};
+
 /** Begins a run and watches it to its end. */
 async function follow({ runs }: StackClients, input: ReturnType<typeof inputOf>) {
   const { run } = await runs.startRun({ workflow: 'client_to_delivery', input: input as never });
@@ -65,6 +74,30 @@ test('a run goes through the services to its end, and is watched on its way', as
   t.is(await jobsOf(stack, runId), 1);
   t.is((await objectsOf(stack, 'well')).length, 3);
   t.is(String(last?.output?.['job_id']).length, 36);
+});
+
+test('what begins has begun no later than it last changed: created, started and updated in this order', async (t) => {
+  const { stack } = t.context;
+  const clients = stack.clients({ tenantId: 'order', role: 'member' });
+  const { runs } = clients;
+  const input = inputOf({ environment_id: await environmentIn(clients) });
+  const { run } = await runs.startRun({ workflow: 'client_to_delivery', input: input as never });
+  const { steps } = await runs.listRunSteps({ runId: run?.id ?? '' });
+  const order = [run?.createTime, run?.startTime, run?.updateTime].map(toMicroseconds);
+  t.deepEqual(order, order.toSorted());
+  t.is(toMicroseconds(steps[0]?.startTime), toMicroseconds(run?.startTime));
+  await settledRun(runs, run?.id ?? '');
+  for (const service of SERVICES) {
+    const tables = await queryOnce<{ name: string }>(
+      stack.superuserUrl(service),
+      `select table_schema || '.' || table_name as name from information_schema.columns
+       where column_name in ('started_at', 'updated_at') and table_schema = 'public' group by 1 having count(*) = 2`,
+    );
+    for (const { name } of tables) {
+      const late = await queryOnce(stack.superuserUrl(service), `select * from ${name} where started_at > updated_at`);
+      t.deepEqual(late, [], name);
+    }
+  }
 });
 
 test('a run that fails quality control leaves no row, no job, no object and no payload; the incident stays as a shell', async (t) => {

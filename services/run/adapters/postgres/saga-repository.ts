@@ -102,13 +102,13 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         tenantId,
         `with ${request ? remembered : ''} run as (
            insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, input, declaration, actor,
-             current_step, started_at, claim_owner, claim_token, due_at)
-           select $1, $2::uuid, $3, $4, 'RUNNING', 'ENGINE', $5::jsonb, $6, $7, $10, clock_timestamp(), $8::text,
-                  case when $8::text is null then 0 else 1 end, clock_timestamp() + $9 * interval '1 ms'
-           ${request ? 'from request' : ''} returning *),
+             current_step, claim_owner, claim_token, due_at, created_at, started_at, updated_at)
+           select $1, $2::uuid, $3, $4, 'RUNNING', 'ENGINE', $5::jsonb, $6, $7, $10, $8::text,
+                  case when $8::text is null then 0 else 1 end, now.at + $9 * interval '1 ms', now.at, now.at, now.at
+           from (select clock_timestamp() as at) now ${request ? 'cross join request' : ''} returning *),
          step as (
            insert into workflow_run_steps (tenant_id, run_id, name, position, state, participants, started_at)
-           select $1, $2::uuid, $10, 1, 'RUNNING', $11::text[], clock_timestamp() from run)
+           select $1, $2::uuid, $10, 1, 'RUNNING', $11::text[], run.started_at from run)
          select * from run`,
         values,
       );
