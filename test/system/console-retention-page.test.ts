@@ -36,6 +36,7 @@ type T = ExecutionContext<Context>;
 
 const PURGED = 'Incident drift details were purged per retention policy.';
 const DAY_MS = 86_400_000;
+const MANY = 100_000;
 
 if (hasChromium) {
   test.before(async (t) => {
@@ -478,6 +479,42 @@ pageTest('an execution policy is saved only after a preview, and deleted', async
   await shown(page, 'This tenant has no policy of its own.');
   await t.throwsAsync(retention.getExecutionPolicy({}));
 });
+
+pageTest(
+  'lists of 100,000 incidents and 100,000 executions are quick to show and to page through',
+  async (t, visit) => {
+    const { stack } = t.context;
+    const environmentId = await addEnvironment(stack, 'piles');
+    await queryOnce(
+      stack.superuserUrl('incident'),
+      `insert into incidents (tenant_id, id, environment_id, title, state, created_at)
+     select 'piles', gen_random_uuid(), $1, 'drift ' || n, 'DETECTED', now() - interval '2 days' + n * interval '1 ms'
+     from generate_series(1, $2) n`,
+      [environmentId, MANY],
+    );
+    await queryOnce(
+      stack.superuserUrl('run'),
+      `insert into executions (tenant_id, workflow, state, started_at, created_at)
+     select 'piles', 'sync-' || n, 'ENDED', at, at
+     from generate_series(1, $1) n, lateral (select now() - interval '2 days' + n * interval '1 ms' as at) a`,
+      [MANY],
+    );
+    const admin = { tenantId: 'piles', role: 'admin' } as const;
+    const page = await visit(admin, '/environments');
+    await shown(page, 'production');
+    for (const [path, newest] of [
+      ['/incidents', `drift ${MANY}`],
+      ['/executions', `sync-${MANY}`],
+    ] as const) {
+      const began = performance.now();
+      await page.goto(path);
+      await page.getByRole('row').filter({ hasText: newest }).waitFor();
+      t.log(`the first of ${MANY} rows of ${path} after ${Math.round(performance.now() - began)} ms`);
+      await page.getByRole('button', { name: 'Load more' }).click();
+      await shown(page, 'The first 100 are shown');
+    }
+  },
+);
 
 pageTest('purges are stopped and resumed, and everybody sees who did it and why', async (t, visit) => {
   const page = await visit({ role: 'platform', subject: 'grace' }, '/retention');

@@ -1,18 +1,17 @@
-import { ActionIcon, Box, Button, Group, Select, Text } from '@mantine/core';
+import { ActionIcon, Box, Group, Text } from '@mantine/core';
 import { notifications } from '@mantine/notifications';
 import { IconPlayerStop, IconTrash } from '@tabler/icons-react';
 import { useInfiniteQuery, useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
-import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
-import { BulkButton } from '../bulk/bulk-button.tsx';
 import { BulkProgress } from '../bulk/bulk-progress.tsx';
+import { MatchFilters, type MatchSearch } from '../bulk/match-filters.tsx';
 import { linkToReceipt } from '../deletions/deletion-client.ts';
 import { ConfirmDialog } from '../parts/confirm-dialog.tsx';
 import { EmptyNote } from '../parts/empty-note.tsx';
 import { constantOf, nameOf } from '../parts/enum-names.ts';
 import { ErrorAlert } from '../parts/error-alert.tsx';
-import { FilterDay, FilterText } from '../parts/filter-fields.tsx';
+import { FilterText } from '../parts/filter-fields.tsx';
 import { Gated } from '../parts/gated.tsx';
 import { ListBody } from '../parts/list-body.tsx';
 import { LoadingRows } from '../parts/loading-rows.tsx';
@@ -30,18 +29,15 @@ import { JobDrawer } from './job-drawer.tsx';
 import { isCancellable, isDeletable, JOB_STATES, JobBadge, jobStateLabel } from './job-words.tsx';
 
 /** What the address says about the list of jobs. */
-export interface JobsSearch {
-  /** The name of a state, e.g. `FAILED`. */
-  readonly state?: string | undefined;
+export interface JobsSearch extends MatchSearch {
   /** The run whose jobs are listed. */
   readonly run?: string | undefined;
-  readonly from?: string | undefined;
-  readonly to?: string | undefined;
   /** The job that is shown beside the list. */
   readonly job?: string | undefined;
 }
 
 const PAGE_SIZE = 100;
+const STATES = JOB_STATES.map((state) => ({ value: nameOf(JobState, state), label: jobStateLabel(state) }));
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 /** The tenant's transcription jobs, newest first. */
@@ -147,16 +143,7 @@ export function JobsPage({ search, onSearch }: PageProps<JobsSearch>) {
     <>
       <PageHeader title="Jobs" description="Transcription jobs with their transcripts, newest first." />
       <BulkProgress kind="job" />
-      <Group gap="xs" mb="sm">
-        <Select
-          aria-label="State"
-          placeholder="Any state"
-          clearable
-          w={{ base: '100%', xs: 160 }}
-          value={state === undefined ? null : nameOf(JobState, state)}
-          onChange={(value) => onSearch({ ...listed, state: value ?? undefined })}
-          data={JOB_STATES.map((value) => ({ value: nameOf(JobState, value), label: jobStateLabel(value) }))}
-        />
+      <MatchFilters search={listed} onSearch={onSearch} states={STATES} matching={filter && { kind: 'job', filter }}>
         <FilterText
           label="Run id"
           placeholder="Of any run"
@@ -165,27 +152,7 @@ export function JobsPage({ search, onSearch }: PageProps<JobsSearch>) {
             if (run === '' || UUID.test(run)) onSearch({ ...listed, run: run || undefined });
           }}
         />
-        <FilterDay
-          label="Created from this day on (UTC)"
-          value={search.from ?? ''}
-          onChange={(from) => onSearch({ ...listed, from: from || undefined })}
-        />
-        <FilterDay
-          label="Created up to this day (UTC)"
-          value={search.to ?? ''}
-          onChange={(to) => onSearch({ ...listed, to: to || undefined })}
-        />
-        {filter && (
-          <>
-            <Button variant="subtle" color="gray" onClick={() => onSearch({})}>
-              Clear
-            </Button>
-            <Box ml="auto">
-              <BulkButton matching={{ kind: 'job', filter }} firstMode={DeletionMode.PURGE} />
-            </Box>
-          </>
-        )}
-      </Group>
+      </MatchFilters>
       <ListBody
         query={query}
         shown={rows.length}

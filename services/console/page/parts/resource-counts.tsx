@@ -33,7 +33,7 @@ export function ResourceCounts({ label, counts, kind }: ResourceCountsProps) {
   }
   return (
     <Table.ScrollContainer minWidth={320} scrollAreaProps={{ viewportProps: { tabIndex: 0 } }}>
-      <Table aria-label={label} verticalSpacing={4}>
+      <Table aria-label={label} verticalSpacing={4} horizontalSpacing={8}>
         <Table.Thead>
           <Table.Tr>
             <Table.Th scope="col">What</Table.Th>

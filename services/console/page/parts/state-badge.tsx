@@ -12,7 +12,8 @@ interface StateBadgeProps {
 export const StateBadge = ({ label, color, isActive = false }: StateBadgeProps) => (
   <Badge
     variant="dot"
-    color={color}
+    // The shade of gray that a dot has by default is not seen on a dark page.
+    color={color === 'gray' ? 'gray.6' : color}
     size="md"
     tt="none"
     fw={500}

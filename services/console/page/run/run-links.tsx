@@ -44,7 +44,7 @@ export function RunLinks({ run }: { readonly run: Run }) {
           {(job) => (
             <Group key={job.id} gap="sm" justify="space-between">
               <TextLink to="/jobs" search={{ job: job.id }} className="wrap-anywhere">
-                {job.displayName || job.id}
+                {job.displayName || `Job …${job.id.slice(-12)}`}
               </TextLink>
               <JobBadge state={job.state} />
             </Group>

@@ -1,15 +1,14 @@
-import { ActionIcon, Box, Button, Group, Select, Tabs, Text, Tooltip } from '@mantine/core';
+import { ActionIcon, Box, Tabs, Text, Tooltip } from '@mantine/core';
 import { IconTrash } from '@tabler/icons-react';
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { useNavigate } from '@tanstack/react-router';
 import { useState } from 'react';
-import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type Run, RunState } from '#gen/lethe/run/v1/run_pb.ts';
-import { BulkButton } from '../bulk/bulk-button.tsx';
 import { BulkProgress } from '../bulk/bulk-progress.tsx';
+import { MatchFilters } from '../bulk/match-filters.tsx';
 import { EmptyNote } from '../parts/empty-note.tsx';
 import { constantOf, nameOf } from '../parts/enum-names.ts';
-import { FilterDay, FilterText } from '../parts/filter-fields.tsx';
+import { FilterText } from '../parts/filter-fields.tsx';
 import { formatSpan } from '../parts/format.ts';
 import { Gated } from '../parts/gated.tsx';
 import { ListBody } from '../parts/list-body.tsx';
@@ -26,6 +25,7 @@ import { createdBetween, type RunsSearch, toRunFilter } from './runs-search.ts';
 import { useRunActions } from './use-run-actions.tsx';
 
 const PAGE_SIZE = 100;
+const STATES = RUN_STATES.map((state) => ({ value: nameOf(RunState, state), label: runStateLabel(state) }));
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 /** The tenant's runs: those there are, and those that were deleted and can come back. */
@@ -150,43 +150,14 @@ function Listed({ search, onSearch, mayDelete }: ListedProps) {
   ];
   return (
     <>
-      <Group gap="xs" mb="sm">
-        <Select
-          aria-label="State"
-          placeholder="Any state"
-          clearable
-          w={{ base: '100%', xs: 160 }}
-          value={state === undefined ? null : nameOf(RunState, state)}
-          onChange={(value) => onSearch({ ...search, state: value ?? undefined })}
-          data={RUN_STATES.map((value) => ({ value: nameOf(RunState, value), label: runStateLabel(value) }))}
-        />
+      <MatchFilters search={search} onSearch={onSearch} states={STATES} matching={filter && { kind: 'run', filter }}>
         <FilterText
           label="Workflow"
           placeholder="Any workflow"
           value={search.workflow ?? ''}
           onChange={(workflow) => onSearch({ ...search, workflow: workflow || undefined })}
         />
-        <FilterDay
-          label="Created from this day on (UTC)"
-          value={search.from ?? ''}
-          onChange={(from) => onSearch({ ...search, from: from || undefined })}
-        />
-        <FilterDay
-          label="Created up to this day (UTC)"
-          value={search.to ?? ''}
-          onChange={(to) => onSearch({ ...search, to: to || undefined })}
-        />
-        {filter && (
-          <>
-            <Button variant="subtle" color="gray" onClick={() => onSearch({})}>
-              Clear
-            </Button>
-            <Box ml="auto">
-              <BulkButton matching={{ kind: 'run', filter }} firstMode={DeletionMode.PURGE} />
-            </Box>
-          </>
-        )}
-      </Group>
+      </MatchFilters>
       <ListBody
         query={query}
         shown={rows.length}

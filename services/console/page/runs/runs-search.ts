@@ -1,18 +1,14 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { RunFilterSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
+import type { MatchSearch } from '../bulk/match-filters.tsx';
 import { constantOf } from '../parts/enum-names.ts';
 import { toTimestamp } from '../parts/format.ts';
 
 /** What the address says about the list of runs. */
-export interface RunsSearch {
+export interface RunsSearch extends MatchSearch {
   readonly tab?: 'deleted' | undefined;
-  /** The name of a state, e.g. `FAILED`. */
-  readonly state?: string | undefined;
   readonly workflow?: string | undefined;
-  /** The first and the last day on which the runs were created, as YYYY-MM-DD in UTC. */
-  readonly from?: string | undefined;
-  readonly to?: string | undefined;
 }
 
 const DAY_MS = 86_400_000;
@@ -24,7 +20,7 @@ function startOf(day: string | undefined, addMs = 0) {
 }
 
 /** Bounds of the time of creation, as the filters of lists have them. */
-export function createdBetween({ from, to }: Pick<RunsSearch, 'from' | 'to'>) {
+export function createdBetween({ from, to }: Pick<MatchSearch, 'from' | 'to'>) {
   const minCreateTime = startOf(from);
   const maxCreateTime = startOf(to, DAY_MS);
   return { ...(minCreateTime && { minCreateTime }), ...(maxCreateTime && { maxCreateTime }) };
