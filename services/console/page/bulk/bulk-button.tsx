@@ -108,7 +108,7 @@ function BulkDialog({ matching, mode, onMode, preview, onClose }: BulkDialogProp
           value={String(mode)}
           onChange={(value) => onMode(Number(value) as DeletionMode)}
           data={[
-            { value: String(DeletionMode.SOFT_DELETE), label: 'Delete, can be restored' },
+            { value: String(DeletionMode.SOFT_DELETE), label: 'Delete for now' },
             { value: String(DeletionMode.PURGE), label: 'Purge for good' },
           ]}
         />
