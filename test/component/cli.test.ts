@@ -29,7 +29,7 @@ test('a job is created, shown, cancelled and deleted', async (t) => {
   t.true((await lethe(...as, 'jobs', 'list')).out.includes(id));
   const refused = await lethe(...as, 'jobs', 'delete', id, '--yes');
   t.is(refused.code, 1);
-  t.is(refused.err, 'error: JOB_NOT_TERMINAL: Cannot delete pending job. Use cancel instead.');
+  t.is(refused.err.split('\n')[0], 'error: JOB_NOT_TERMINAL: Cannot delete pending job. Use cancel instead.');
   t.is((await lethe(...as, 'jobs', 'cancel', id)).code, 0);
   t.is((await lethe(...as, 'jobs', 'watch', id)).code, 0);
   const preview = await lethe(...as, '--json', 'jobs', 'delete', id, '--dry-run');
