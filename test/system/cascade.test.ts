@@ -100,6 +100,25 @@ test.serial('a participant that says it is done and is not is never called compl
   t.is((await evidenceOf(stack, graph)).runs, 1);
 });
 
+test.serial(
+  'a participant that is never done and removes nothing is parked with the reason, and a redrive goes on',
+  async (t) => {
+    const { stack, foreign } = t.context;
+    const graph = await makeRunGraph(stack, 'stalls', { jobs: 1, objectsPerJob: 1 });
+    foreign.put(graph.runId, 2);
+    foreign.treat(graph.runId, 'stalls');
+    const { deletion } = await runsOf(stack, 'stalls').purgeRun({ runId: graph.runId, reason: 'stalls' });
+    const parked = await settled(stack, 'stalls', deletion?.id);
+    t.is(parked.state, DeletionState.STUCK);
+    t.regex(parked.lastError, /^NO_PROGRESS: /);
+    t.is(foreign.callsOf(graph.runId), 5, 'the first answer told of something new, and four did not');
+    t.is((await evidenceOf(stack, graph)).runs, 1);
+    foreign.treat(graph.runId, 'well');
+    await runsOf(stack, 'stalls').redriveDeletion({ deletionId: deletion?.id ?? '', reason: 'goes on' });
+    t.is((await settled(stack, 'stalls', deletion?.id)).state, DeletionState.COMPLETE);
+  },
+);
+
 test.serial('a participant that answers after its deadline is asked again, and counts once', async (t) => {
   const { stack, foreign } = t.context;
   const graph = await makeRunGraph(stack, 'late', { jobs: 1, objectsPerJob: 1 });

@@ -187,9 +187,23 @@ export const withStep = <T extends Cascade>(deletion: T, step: DeletionStep): T 
 export const sumLeft = (counts: readonly ResourceCount[]): number =>
   counts.reduce((total, { left }) => total + left, 0);
 
-/** Whether a participant's second answer tells of anything that its first did not. */
-export const hasMoved = (before: readonly ResourceCount[], after: readonly ResourceCount[]): boolean =>
-  JSON.stringify(before) !== JSON.stringify(after);
+/** Whether a participant's second answer tells of anything that its first did not, in whatever order. */
+export function hasMoved(before: readonly ResourceCount[], after: readonly ResourceCount[]): boolean {
+  const countOf = new Map(before.map((count) => [count.resourceType, count]));
+  return (
+    before.length !== after.length ||
+    after.some((now) => {
+      const then = countOf.get(now.resourceType);
+      return (
+        then?.found !== now.found || then.deleted !== now.deleted || then.left !== now.left || then.bytes !== now.bytes
+      );
+    })
+  );
+}
+
+/** What is told of a participant whose PARTIAL answers tell of nothing new: that counts as a failed attempt. */
+export const noProgress = (participant: string): string =>
+  `NO_PROGRESS: ${participant} says that it is not done, and has removed nothing since its last answer.`;
 
 function withLeft(told: readonly ResourceCount[], read: readonly ResourceCount[]): ResourceCount[] {
   const leftOf = new Map(read.map(({ resourceType, left }) => [resourceType, left]));

@@ -10,6 +10,7 @@ import {
   type DeletionStep,
   hasMoved,
   nextMove,
+  noProgress,
   stateOf,
   withStep,
 } from '../domain/deletion.ts';
@@ -142,7 +143,7 @@ export function makeRunCascades(
           await save(afterAnswer(deletion.mode, step, answer));
           crashPoint('run.delete.after-step');
           const isStalled = answer.progress === 'PARTIAL' && !hasMoved(step.counts, answer.counts);
-          if (isStalled && !current.lastError) return await deletions.release(claim, retry.baseMs);
+          if (isStalled && !current.lastError) throw new StepFailed(noProgress(step.participant));
         }
         if (current.lastError) throw new StepFailed(current.lastError);
       }
