@@ -220,6 +220,11 @@ export const REASONS = {
     when: 'A participant still holds something after the purge.',
     next: 'Look into the service that is named, then `lethe deletions redrive`.',
   },
+  NO_PROGRESS: {
+    code: 'RECEIPT',
+    when: 'A participant says again and again that it is not done, and removes nothing.',
+    next: 'Look into the service that is named, then `lethe deletions redrive`.',
+  },
   OBJECTS_LEFT: {
     code: 'RECEIPT',
     when: 'Objects are still in the store after they were removed.',
