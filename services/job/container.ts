@@ -130,9 +130,14 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.uploadArtifact).toResolvedValue(makeUploadArtifact, [TOKENS.storeArtifact]).inSingletonScope();
   bind(TOKENS.storeArtifact)
     .toResolvedValue(
-      (j: JobRepository, a: ArtifactIndex, s: ObjectStore, { maxArtifactBytes, uploadLeaseMs: leaseMs }: JobSettings) =>
-        makeStoreArtifact(j, a, s, maxArtifactBytes, { leaseMs, heartbeatMs: leaseMs / 10 }),
-      [jobs, artifacts, store, settings],
+      (
+        j: JobRepository,
+        a: ArtifactIndex,
+        s: ObjectStore,
+        check: CheckStore,
+        { maxArtifactBytes, uploadLeaseMs: leaseMs }: JobSettings,
+      ) => makeStoreArtifact(j, a, s, check, maxArtifactBytes, { leaseMs, heartbeatMs: leaseMs / 10 }),
+      [jobs, artifacts, store, TOKENS.checkStore, settings],
     )
     .inSingletonScope();
   bind(TOKENS.runDeletions)
@@ -205,9 +210,9 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
   bind(TOKENS.participate)
     .toResolvedValue(
-      (r: RunJobs, d: DeletionRepository, s: ObjectStore, record: RecordRefusal, w: Wake) =>
-        makeParticipate(r, d, s, record, w, (ms) => delay(ms)),
-      [runJobs, deletions, store, TOKENS.recordRefusal, wake],
+      (r: RunJobs, d: DeletionRepository, s: ObjectStore, check: CheckStore, record: RecordRefusal, w: Wake) =>
+        makeParticipate(r, d, s, check, record, w, (ms) => delay(ms)),
+      [runJobs, deletions, store, TOKENS.checkStore, TOKENS.recordRefusal, wake],
     )
     .inSingletonScope();
   bind(TOKENS.executeStep)

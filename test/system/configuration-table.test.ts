@@ -1,5 +1,5 @@
-import { readFile, rename, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { create } from '@bufbuild/protobuf';
 import anyTest, { type TestFn } from 'ava';
 import pg from 'pg';
@@ -7,7 +7,9 @@ import { runToEnd } from '#deploy/local/service-process.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { type UploadArtifactRequest, UploadArtifactRequestSchema } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { makeKeyPair } from '#libs/auth/keys.ts';
+import { newId } from '#libs/kernel/id.ts';
 import { provisionDatabase } from '#libs/postgres/provision.ts';
+import { MARKER_KEY } from '#services/job/use-cases/check-store.ts';
 import { addChecks, addEnvironment, purge, putPlan, rowsOf } from '#test/support/aged-data.ts';
 import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
 import { type MemoryOwner, startMemoryOwner } from '#test/support/memory-owner.ts';
@@ -16,8 +18,7 @@ import { evidenceOf, incidentsOf, makeRunGraph, type RunGraph } from '#test/supp
 import { storedFiles } from '#test/support/stored-files.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
-// Changes of configuration in the middle of every kind of work, on one stack that each test leaves as it was. Another
-// bucket in the middle of a deletion: test/component/job-wrong-store.test.ts.
+// Changes of configuration in the middle of every kind of work, on one stack that each test leaves as it was.
 
 interface Context {
   readonly stack: TestStack;
@@ -89,6 +90,9 @@ const graphOf = (stack: TestStack, tenantId: string, isFinished: boolean) =>
 const holdJobs = (stack: TestStack, tenantId: string) =>
   lock(stack, 'job', 'select from jobs where tenant_id = $1 for update', [tenantId]);
 
+/** Whether a deletion waits for its store and tries again by itself; it is not parked. */
+const waitsForStore = (lastError: string | null): boolean => lastError?.startsWith('STORE_NOT_OURS') ?? false;
+
 /** A deletion of a run that stands in JobService. */
 const runDeletion =
   (mode: 'SOFT_DELETE' | 'PURGE'): Begin =>
@@ -108,7 +112,8 @@ const runDeletion =
           tenantId,
           deletionId,
         ]);
-        if (!row || !['COMPLETE', 'STUCK', 'CANCELLED'].includes(row.state)) return undefined;
+        if (!row || !(['COMPLETE', 'STUCK', 'CANCELLED'].includes(row.state) || waitsForStore(row.last_error)))
+          return undefined;
         return { isComplete: row.state === 'COMPLETE', reason: row.last_error ?? '' };
       },
       check: () => (mode === 'PURGE' ? leftOf(stack, graph) : shownOf(stack, graph)),
@@ -173,9 +178,7 @@ const jobDeletion: Begin = async ({ stack }, tenantId) => {
         tenantId,
         deletionId,
       ]);
-      // STORE_NOT_OURS waits for the store; it is not parked.
-      const isSettled =
-        row && (['COMPLETE', 'STUCK'].includes(row.state) || row.last_error?.startsWith('STORE_NOT_OURS'));
+      const isSettled = row && (['COMPLETE', 'STUCK'].includes(row.state) || waitsForStore(row.last_error));
       return isSettled ? { isComplete: row.state === 'COMPLETE', reason: row.last_error ?? '' } : undefined;
     },
     check: async () => [
@@ -401,6 +404,28 @@ const FAULTS: Readonly<Record<string, Fault>> = {
       'deletion of a job': { none: 'it is no part of it' },
     },
   },
+  'another bucket': {
+    // As if another were mounted in its place: all that it has is another installation's marker.
+    async apply({ stack }) {
+      await rename(stack.objectFolder, `${stack.objectFolder}.before`);
+      const marker = join(stack.objectFolder, 'objects', MARKER_KEY);
+      await mkdir(dirname(marker), { recursive: true });
+      await writeFile(marker, newId());
+    },
+    async undo({ stack }) {
+      await rm(stack.objectFolder, { recursive: true });
+      await rename(`${stack.objectFolder}.before`, stack.objectFolder);
+    },
+    cells: {
+      'soft delete of a run': { none: 'it is about rows alone' },
+      'purge of a run': /^STORE_NOT_OURS: /,
+      compensation: /STORE_NOT_OURS/,
+      'retention purge': { none: 'what ages has no objects' },
+      upload: /^STORE_NOT_OURS: /,
+      // It was claimed before, and finds none of the objects that the database knows.
+      'deletion of a job': /^(OBJECTS_MISSING|STORE_NOT_OURS): /,
+    },
+  },
   'another key set': {
     async apply({ stack }) {
       const written = await readFile(trustFileOf(stack), 'utf8');
@@ -581,5 +606,5 @@ test('each fault is tried with each kind of work, or it is said why not', (t) =>
       else t.log(`${fault} × ${work}: ${cell === 'ends' ? 'ends, truly' : `not complete, ${cell}`}`);
     }
   }
-  t.is(Object.keys(FAULTS).length * Object.keys(WORK).length, 42);
+  t.is(Object.keys(FAULTS).length * Object.keys(WORK).length, 48);
 });

@@ -1,7 +1,8 @@
 import test from 'ava';
-import { DomainError, operationInProgress } from '#libs/kernel/domain-error.ts';
+import { DomainError, dependencyUnavailable, operationInProgress } from '#libs/kernel/domain-error.ts';
 import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
 import { type FailedKey, NOTHING_REMOVED } from '../domain/deletion.ts';
+import { storeNotOurs } from '../domain/errors.ts';
 import { CALLER, DELETION, deletionOf, makeRefusals, partOf } from './fakes.fixture.ts';
 import { makeParticipate } from './participate.ts';
 import type { DeletionRepository, RemovalProgress, RunJobs, RunScope, UnfinishedJobs } from './ports.ts';
@@ -26,6 +27,7 @@ function fixture({
   ordered = 2,
   more = false,
   jobs = [] as readonly string[],
+  checkStore = async (): Promise<void> => undefined,
 } = {}) {
   const store = makeMemoryObjectStore();
   const calls: string[] = [];
@@ -74,7 +76,7 @@ function fixture({
   });
   const wake = (): void => void calls.push('wake');
   const sleep = async (ms: number): Promise<void> => void slept.push(ms);
-  const participate = makeParticipate(runJobs, deletions, store, recordRefusal, wake, sleep);
+  const participate = makeParticipate(runJobs, deletions, store, checkStore, recordRefusal, wake, sleep);
   return { participate, store, calls, slept, recorded };
 }
 
@@ -112,6 +114,30 @@ test('nothing to remove wakes nobody and is COMPLETE', async (t) => {
   const { participate, calls } = fixture({ ordered: 0 });
   t.is((await participate.purge(SCOPE, OPERATION, 10)).progress, 'COMPLETE');
   t.deepEqual(calls, ['forbid', 'order up to 10']);
+});
+
+test("on another installation's store nothing is ordered, counted or read back; one that is away only waits", async (t) => {
+  const foreign = fixture({
+    checkStore: async () => {
+      throw storeNotOurs('It has another marker.');
+    },
+  });
+  for (const refused of [
+    foreign.participate.preview(SCOPE),
+    foreign.participate.purge(SCOPE, OPERATION, 10),
+    foreign.participate.compensate(SCOPE, OPERATION),
+    foreign.participate.verify(SCOPE),
+  ]) {
+    t.is(await reasonOf(refused), 'STORE_NOT_OURS');
+  }
+  t.deepEqual(foreign.calls, []);
+  t.is(await reasonOf(foreign.participate.verify(SCOPE, true)), 'OK', 'rows are in no store');
+  const away = fixture({
+    checkStore: async () => {
+      throw dependencyUnavailable('the object store');
+    },
+  });
+  t.is((await away.participate.purge(SCOPE, OPERATION, 10)).progress, 'COMPLETE');
 });
 
 test('a parked removal is tried anew by the call, and named', async (t) => {

@@ -1,8 +1,9 @@
-import { DomainError } from '#libs/kernel/domain-error.ts';
+import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { jobPrefix } from '../domain/artifact.ts';
 import { addCounts, type FailedKey, type RemovalCounts } from '../domain/deletion.ts';
 import { deletionRefusal } from '../domain/job.ts';
+import type { CheckStore } from './check-store.ts';
 import type {
   CheckUnfinished,
   DeletionRepository,
@@ -22,7 +23,10 @@ export interface Participation {
   readonly failedKeys: readonly FailedKey[];
 }
 
-/** JobService's part in the deletions of runs. Every method is idempotent by its operation. */
+/**
+ * JobService's part in the deletions of runs. Every method is idempotent by its operation. What is about objects is
+ * refused with STORE_NOT_OURS while the object store is another installation's.
+ */
 export interface Participate {
   /** What a purge would take, by the predicates that it uses. */
   preview(scope: RunScope): Promise<{ inventory: RunInventory; stored: RemovalCounts }>;
@@ -50,10 +54,20 @@ export function makeParticipate(
   runJobs: RunJobs,
   deletions: DeletionRepository,
   store: ObjectStore,
+  checkStore: CheckStore,
   recordRefusal: RecordRefusal,
   wake: Wake,
   sleep: (ms: number) => Promise<void>,
 ): Participate {
+  /** A store that does not answer is not another one: what waits for it waits as it always does. */
+  const refuseForeignStore = async (): Promise<void> => {
+    try {
+      await checkStore();
+    } catch (error) {
+      if (hasReason(error, 'STORE_NOT_OURS')) throw error;
+    }
+  };
+
   const assertFinished: CheckUnfinished = ([job]) => {
     if (!job) return;
     const message = deletionRefusal(job.state) ?? `The job is ${job.state}.`;
@@ -100,6 +114,7 @@ export function makeParticipate(
 
   return {
     async preview(scope) {
+      await refuseForeignStore();
       const inventory = await runJobs.inspect(scope);
       let stored: RemovalCounts = {
         objects: 0,
@@ -124,11 +139,13 @@ export function makeParticipate(
       recordRefusal(orderOf('undelete', scope, operation), () => runJobs.restore(scope, operation, softDeleteId)),
 
     async purge(scope, operation, limit) {
+      await refuseForeignStore();
       await recordRefusal(orderOf('purge', scope, operation), () => runJobs.forbid(scope, operation, assertFinished));
       return remove(scope, { ...operation, limit, force: false });
     },
 
     async compensate(scope, operation) {
+      await refuseForeignStore();
       await runJobs.forbid(scope, operation);
       return remove(scope, { ...operation, limit: COMPENSATED_PER_CALL, force: true });
     },
@@ -138,6 +155,7 @@ export function makeParticipate(
       const samples = [...sampleJobIds];
       let objects = 0;
       if (rowsOnly) return { jobs, objects, samples };
+      await refuseForeignStore();
       await forEachPrefix(scope, async (jobId, prefix) => {
         const { versions, markers, uploads } = await store.count(prefix);
         objects += versions + markers + uploads;

@@ -4,6 +4,7 @@ import test from 'ava';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { type MemoryObjectStore, makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
 import { type Artifact, objectKey } from '../domain/artifact.ts';
+import { storeNotOurs } from '../domain/errors.ts';
 import { artifactOf, JOB, jobIn, NOW, PREFIX, partOf, TENANT } from './fakes.fixture.ts';
 import type { ArtifactIndex, JobRepository } from './ports.ts';
 import { makeStoreArtifact, type StoreArtifactCommand } from './store-artifact.ts';
@@ -27,6 +28,7 @@ function fixture(leaseMs = 60_000) {
     /** What the row says after all, where the answer to `finish` was lost. */
     finished: undefined as Artifact | undefined,
     onFinish: (): void => undefined,
+    checkStore: async (): Promise<void> => undefined,
     onAbandon: (): void | Promise<void> => undefined,
   };
   const artifacts = partOf<ArtifactIndex>({
@@ -50,7 +52,10 @@ function fixture(leaseMs = 60_000) {
     get: async () => (world.seen ? jobIn('PENDING') : undefined),
     findExisting: async (_, ids) => new Set(world.row ? ids : []),
   });
-  const storeArtifact = makeStoreArtifact(jobs, artifacts, store, 10, { leaseMs, heartbeatMs: leaseMs / 10 });
+  const storeArtifact = makeStoreArtifact(jobs, artifacts, store, () => world.checkStore(), 10, {
+    leaseMs,
+    heartbeatMs: leaseMs / 10,
+  });
   const command = (body: AsyncIterable<Uint8Array>): StoreArtifactCommand => ({
     tenantId: TENANT,
     jobId: JOB,
@@ -96,6 +101,21 @@ test('what the job does not take is refused before a byte is read', async (t) =>
   const body = chunks(() => calls.push('first byte'), 'ab');
   t.is(await reasonOf(upload({ ...command(body), kind: 'OUTPUT' })), 'JOB_STATE_FORBIDS_UPLOAD');
   t.deepEqual([calls, store.keys()], [[], []]);
+});
+
+test("an upload to another installation's store is refused before a byte, and not acknowledged where it became that meanwhile", async (t) => {
+  const { store, calls, world, storeArtifact, command } = fixture();
+  const become = (): void => {
+    world.checkStore = async () => {
+      throw storeNotOurs('It has another marker.');
+    };
+  };
+  t.is(await reasonOf(storeArtifact(command(chunks('ab', become, 'cd')))), 'STORE_NOT_OURS');
+  t.false(calls.includes('finish'));
+  t.deepEqual(store.keys(), []);
+  calls.length = 0;
+  t.is(await reasonOf(storeArtifact(command(chunks(() => calls.push('first byte'), 'ab')))), 'STORE_NOT_OURS');
+  t.deepEqual(calls, []);
 });
 
 for (const [what, body, reason] of [

@@ -5,6 +5,7 @@ import { crashPoint } from '#libs/saga/crash-point.ts';
 import { type Artifact, type ArtifactKind, jobPrefix, objectKey } from '../domain/artifact.ts';
 import { jobNotFound, leaseLost } from '../domain/errors.ts';
 import type { Job } from '../domain/job.ts';
+import type { CheckStore } from './check-store.ts';
 import type { ArtifactIndex, JobRepository, NewUpload } from './ports.ts';
 
 /** The awaits of an upload, for the tests that stop, kill or cut it there. Those that begin with `store` are the store's. */
@@ -42,7 +43,7 @@ export interface StoreArtifactCommand {
  * Streams an artifact to an object of its own, under a lease that a removal of the job waits for, and then points the
  * artifact's row at it. When this resolves, a download gives these bytes; when it rejects, it gives what it gave before.
  * What the store holds of an upload that failed is removed in the background. JOB_NOT_FOUND, OPERATION_IN_PROGRESS,
- * LEASE_LOST, ARTIFACT_TOO_LARGE, and what `check` throws. DEPENDENCY_UNAVAILABLE may come when the row was written and
+ * LEASE_LOST, ARTIFACT_TOO_LARGE, STORE_NOT_OURS, and what `check` throws. DEPENDENCY_UNAVAILABLE may come when the row was written and
  * the database then went away: that is the one error after which the new bytes may be there.
  */
 export type StoreArtifact = (command: StoreArtifactCommand) => Promise<Artifact>;
@@ -62,6 +63,7 @@ export const makeStoreArtifact =
     jobs: JobRepository,
     artifacts: ArtifactIndex,
     store: ObjectStore,
+    checkStore: CheckStore,
     maxBytes: number,
     timing: UploadTiming,
   ): StoreArtifact =>
@@ -69,6 +71,7 @@ export const makeStoreArtifact =
     const { leaseMs, heartbeatMs } = timing;
     const uploadId = newId();
     const upload: NewUpload = { tenantId, jobId, uploadId, kind, name, contentType, leaseToken, leaseMs, ifAbsent };
+    await checkStore();
     crashPoint('upload.before-intent');
     // The intent comes before the first byte: whoever removes the job knows that somebody is still writing, and what
     // the store gets from here on is known under this upload's id.
@@ -91,6 +94,8 @@ export const makeStoreArtifact =
     /** Asked once more between the last byte and the object: one that may not be there is not made at all. */
     const guarded = async function* (): AsyncIterable<Uint8Array> {
       yield* untilAborted(body, ended);
+      // What another installation's store has is not acknowledged.
+      await checkStore();
       crashPoint('upload.before-last-look');
       if (!(await artifacts.renew(upload))) throw leaseLost();
       crashPoint('upload.after-last-look');
