@@ -56,6 +56,8 @@ test('a cleanup of a great many executions is short transactions, holds nobody u
 
     let isOver = false;
     let longestMs = 0;
+    let longestBlockedMs = 0;
+    const neighbourPid = (await neighbour.query('select pg_backend_pid() as pid')).rows[0].pid;
     const modes = new Set<string>();
     const watching = (async () => {
       while (!isOver) {
@@ -63,9 +65,13 @@ test('a cleanup of a great many executions is short transactions, holds nobody u
           `select (select coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0)::float8 * 1000
                    from pg_stat_activity where application_name = 'purging' and state <> 'idle') as ms,
                   (select array_agg(distinct mode) from pg_locks
-                   where relation = 'executions'::regclass and pid <> pg_backend_pid()) as modes`,
+                   where relation = 'executions'::regclass and pid <> pg_backend_pid()) as modes,
+                  (select coalesce(max(extract(epoch from clock_timestamp() - waitstart)), 0)::float8 * 1000
+                   from pg_locks where not granted and pid = $1) as blocked`,
+          [neighbourPid],
         );
         longestMs = Math.max(longestMs, rows[0].ms);
+        longestBlockedMs = Math.max(longestBlockedMs, rows[0].blocked);
         for (const mode of rows[0].modes ?? []) modes.add(mode);
       }
     })();
@@ -108,7 +114,9 @@ test('a cleanup of a great many executions is short transactions, holds nobody u
     const [stay] = await created.query<{ count: number }>('select count(*)::int as count from executions');
     t.is(stay?.count, 200);
     t.true(longestMs < MOST_MS, `a transaction took ${longestMs} ms`);
-    t.true(longestWaitMs < MOST_MS, `an update took ${longestWaitMs} ms`);
+    // What it waits for others; how long it takes is a matter of the machine, too.
+    t.log(`an update waited ${Math.round(longestBlockedMs)} ms for a lock, and took ${Math.round(longestWaitMs)} ms`);
+    t.true(longestBlockedMs < MOST_MS, `an update waited ${longestBlockedMs} ms for a lock`);
     t.true(updates > 0);
     t.true(rewritten > 0, 'the disk was given back');
     t.deepEqual(
