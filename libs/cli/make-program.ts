@@ -98,6 +98,6 @@ export function makeProgram(terminal: Terminal, run: Run): Command {
   addTokenCommand(program, terminal);
   addLoginCommand(program, terminal);
   addProfileCommands(program, terminal);
-  addCompletionCommand(program);
+  addCompletionCommand(program, terminal);
   return program;
 }

@@ -13,18 +13,28 @@ export const wholeNumber =
   };
 
 /** Reads the name of an enum's value in any case; UNSPECIFIED is none. */
-export const enumValue =
-  <T extends number>(values: Readonly<Record<string, string | T>>) =>
-  (text: string): T => {
+export const enumValue = <T extends number>(values: Readonly<Record<string, string | T>>) =>
+  withChoices(enumNames(values), (text: string): T => {
     const value = values[text.toUpperCase()];
     if (typeof value === 'number' && value !== 0) return value;
     throw new InvalidArgumentError(`It must be one of ${enumNames(values).join(', ')}.`);
-  };
+  });
 
 /** As enumValue for several, given one by one or parted by commas; collects them. */
-export const enumValues =
-  <T extends number>(values: Readonly<Record<string, string | T>>) =>
-  (text: string, before: readonly T[] = []): readonly T[] => [...before, ...names(text).map(enumValue(values))];
+export const enumValues = <T extends number>(values: Readonly<Record<string, string | T>>) =>
+  withChoices(enumNames(values), (text: string, before: readonly T[] = []): readonly T[] => [
+    ...before,
+    ...names(text).map(enumValue(values)),
+  ]);
+
+const CHOICES = Symbol('what a parser takes');
+
+const withChoices = <Parser extends object>(choices: readonly string[], parser: Parser): Parser =>
+  Object.assign(parser, { [CHOICES]: choices });
+
+/** What a parser of this file takes, for shells to complete; undefined where that is no list of names. */
+export const choicesOf = (parser: unknown): readonly string[] | undefined =>
+  (parser as { [CHOICES]?: readonly string[] } | undefined)?.[CHOICES];
 
 /** The names of an enum's values that can be given, in order. */
 export const enumNames = (values: Readonly<Record<string, string | number>>): string[] =>

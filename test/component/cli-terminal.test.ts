@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { access, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -7,6 +7,7 @@ import { promisify } from 'node:util';
 import anyTest, { type TestFn } from 'ava';
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
+import { queryOnce } from '#test/support/postgres.ts';
 import { startOnTerminal } from '#test/support/pseudo-terminal.ts';
 import { hasProgram, testIfFound } from '#test/support/require.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -86,15 +87,74 @@ testIfFound(
   },
 );
 
+testIfFound(
+  test,
+  hasProgram('python3'),
+  'python3',
+  'bash completes a command, a verb, an option and a value by Tab, and evaluates nothing that was typed',
+  async (t) => {
+    const folder = await mkdtemp(join(tmpdir(), 'lethe-test-completion-'));
+    t.teardown(() => rm(folder, { recursive: true, force: true }));
+    const start = join(folder, 'rc');
+    const own = `lethe() { '${process.execPath}' '${PROGRAM}' "$@"; }`;
+    // Read in twice, as a new shell in a shell does.
+    const source = 'source <(lethe completion bash)';
+    await writeFile(start, `${own}\n${source}\n${source}\nPS1='ready> '\nbind 'set bell-style none'\n`);
+    const shell = startOnTerminal(200, '/bin/bash', ['--noprofile', '--rcfile', start, '-i']);
+    // Ctrl-U clears the line; Ctrl-C would also drop what is typed after it.
+    t.teardown(async () => {
+      shell.type('\x15exit\r');
+      await shell.ended;
+    });
+    await shell.shows('ready> ');
+    t.notRegex(shell.shown(), /readonly|error|not found/);
+    for (const [typed, shown] of [
+      ['lethe deleti\t', 'lethe deletions '],
+      ['redr\t', 'redrive '],
+      ['--rea\t', '--reason '],
+      ['\x15lethe deletions list --state STU\t', '--state STUCK '],
+      ['--state=CASC\t', '--state=CASCADING '],
+      ['\x15lethe --tenant acme jobs can\t', 'jobs cancel '],
+      ['\x15lethe --output js\t', '--output json '],
+      [`\x15lethe jobs get "$(touch ${folder}/evaluated)" --sh\t`, '--show-deleted '],
+    ] as const) {
+      const before = shell.shown().length;
+      shell.type(typed);
+      await until(`${JSON.stringify(typed)} is completed`, async () => shell.shown().slice(before).includes(shown));
+    }
+    await t.throwsAsync(access(join(folder, 'evaluated')), { code: 'ENOENT' });
+  },
+);
+
 test('every wait is ended by Ctrl-C at once, with 130 and what goes on', async (t) => {
-  const { lethe } = t.context;
+  const { stack, lethe } = t.context;
   const as = ['--tenant', 'waits'];
-  const id = (await lethe(...as, 'runs', 'create', 'review')).out;
-  const job = (await lethe(...as, 'jobs', 'create')).out;
-  await lethe('plans', 'set', 'PRO', '--of', 'waits');
+  const ask = async (...args: string[]): Promise<string> => (await lethe(...as, ...args)).out;
+  const newRun = async (workflow = 'review') => {
+    const runId = await ask('runs', 'create', workflow);
+    const jobId = await ask('jobs', 'create', '--run', runId);
+    await ask('jobs', 'cancel', jobId);
+    await ask('runs', 'finish', runId, '--state', 'COMPLETED');
+    return runId;
+  };
+  const id = await ask('runs', 'create', 'review');
+  const job = await ask('jobs', 'create');
+  const held = await ask('jobs', 'create');
+  await ask('jobs', 'cancel', held);
+  const purged = await newRun();
+  await newRun('bulk');
+  for (const tenant of ['waits', 'waits-too']) await lethe('plans', 'set', 'PRO', '--of', tenant);
+  // Nothing ends: purges by age are stopped, and no job of the tenant goes.
+  await queryOnce(
+    stack.superuserUrl('job'),
+    `create function hold() returns trigger language plpgsql as $$ begin raise 'held'; end $$;
+     create trigger hold before delete on jobs for each row when (old.tenant_id = 'waits') execute function hold()`,
+  );
   await lethe('stop', '--reason', 'the test');
   const begun = await lethe('--json', 'purge', '--of', 'waits');
   const purge = parsedLine(begun.out.split('\n').at(-1) ?? '').id;
+  const ofBulk = ['runs', 'purge', '--all-matching', '--workflow', 'bulk', '--reason', 'x'];
+  const bulkId = parsedLine(await ask('--json', ...ofBulk, '--yes')).id;
   const forever = async function* () {
     yield Buffer.from('a');
     await new Promise(() => undefined);
@@ -102,17 +162,27 @@ test('every wait is ended by Ctrl-C at once, with 130 and what goes on', async (
   for (const [args, shown, advice] of [
     [[...as, 'runs', 'watch', id], /RUNNING/, `lethe runs cancel ${id}`],
     [[...as, 'jobs', 'watch', job], /PENDING/, `lethe jobs cancel ${job}`],
-    [['purge', '--of', 'waits', '--wait', '--yes'], /This purge waits/, 'lethe purges watch'],
+    [['purge', '--of', 'waits-too', '--wait', '--yes'], /This purge waits/, 'lethe purges watch'],
     [['purges', 'watch', purge], /0\/1/, `lethe purges get ${purge}`],
     [[...as, 'jobs', 'upload', job, '-', '--name', 'a'], /1\/1 bytes/, ''],
+    [[...as, 'jobs', 'delete', held, '--yes'], /deleting/, `lethe deletions list --target ${held}`],
+    [[...as, 'runs', 'purge', purged, '--reason', 'x', '--yes', '--wait'], /CASCADING/, 'lethe deletions watch'],
+    [[...as, 'bulk', 'watch', bulkId], /0\/1/, `lethe bulk cancel ${bulkId}`],
   ] as const) {
     const waiting = lethe.with({ interruptOn: shown, input: forever(), typing: [] });
-    const { code, err } = await waiting(...args);
+    const { code, err, screen } = await waiting(...args);
     t.is(code, 130, `${args.join(' ')}: ${err}`);
     t.true(err.includes('interrupted') && err.includes(advice), err);
+    assertLeftAsItWas(t, screen);
   }
+  const [deletion] = parsedLine(await ask('--json', 'deletions', 'list', '--target', purged));
+  const watching = lethe.with({ interruptOn: /CASCADING/, typing: [] });
+  const watched = await watching(...as, 'deletions', 'watch', deletion.id);
+  t.deepEqual([watched.code, watched.err.includes(`lethe deletions watch ${deletion.id}`)], [130, true], watched.err);
   t.is((await lethe('resume', '--reason', 'the test')).code, 0);
   t.is((await lethe(...as, 'runs', 'get', id)).code, 0);
+  t.is((await lethe(...as, 'deletions', 'get', deletion.id)).code, 0);
+  await queryOnce(stack.superuserUrl('job'), 'drop trigger hold on jobs');
 });
 
 test('a reader that has seen enough is no error', async (t) => {

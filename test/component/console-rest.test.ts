@@ -644,6 +644,71 @@ test('the errors of the routes of seeds 000, 002 and 003 are these, whole', asyn
   }
 });
 
+test('/openapi.json says of each operation, parameter and field what it is, and names both ways to sign requests', async (t) => {
+  const document = (await (await fetch(`${t.context.console.url}/openapi.json`)).json()) as OpenApi;
+  const undescribed: string[] = [];
+  const visit = (node: unknown, place: string): void => {
+    if (typeof node !== 'object' || node === null) return;
+    for (const [key, value] of Object.entries(node)) {
+      visit(value, `${place}.${key}`);
+      if (key !== 'properties') continue;
+      for (const [name, property] of Object.entries(value as Record<string, { description?: string }>)) {
+        if (!property.description) undescribed.push(`${place}.${name}`);
+      }
+    }
+  };
+  visit(document, '');
+  for (const [path, operations] of Object.entries(document.paths)) {
+    for (const [method, { summary, description, tags, parameters = [], responses }] of Object.entries(operations)) {
+      const place = `${method} ${path}`;
+      if (!summary || !description) undescribed.push(place);
+      for (const parameter of parameters) if (!parameter.description) undescribed.push(`${place} ${parameter.name}`);
+      for (const [status, response] of Object.entries(responses))
+        if (!response.description) undescribed.push(`${place} ${status}`);
+      t.true(tags.every((tag) => document.tags.some(({ name, description: about }) => name === tag && about)));
+    }
+  }
+  for (const [name, { description }] of Object.entries(document.components.schemas))
+    if (!description) undescribed.push(name);
+  t.deepEqual(undescribed, [], 'undescribed; run npm run generate if these are fields of messages');
+
+  t.deepEqual(document.security, [{ bearer: [] }, { cookie: [] }]);
+  t.like(document.components.securitySchemes, {
+    bearer: { type: 'http', scheme: 'bearer' },
+    cookie: { type: 'apiKey', in: 'cookie', name: 'lethe-session' },
+  });
+  const secured = await startTestConsole(t.context.stack, { LETHE_CONSOLE_URL: 'https://lethe.example.com' });
+  t.teardown(() => secured.stop());
+  const other = (await (await fetch(`${secured.url}/openapi.json`)).json()) as OpenApi;
+  t.is(other.components.securitySchemes.cookie?.name, '__Host-lethe-session');
+});
+
+interface OpenApi {
+  readonly paths: Readonly<
+    Record<
+      string,
+      Readonly<
+        Record<
+          string,
+          {
+            readonly summary?: string;
+            readonly description?: string;
+            readonly tags: readonly string[];
+            readonly parameters?: readonly { readonly name: string; readonly description?: string }[];
+            readonly responses: Readonly<Record<string, { readonly description?: string }>>;
+          }
+        >
+      >
+    >
+  >;
+  readonly components: {
+    readonly schemas: Readonly<Record<string, { readonly description?: string }>>;
+    readonly securitySchemes: Readonly<Record<string, { readonly name?: string }>>;
+  };
+  readonly security: readonly object[];
+  readonly tags: readonly { readonly name: string; readonly description?: string }[];
+}
+
 test('another method is 405 with those that there are, and an unknown path 404', async (t) => {
   const { rest } = t.context;
   for (const [method, path, allow] of [

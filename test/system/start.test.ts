@@ -48,11 +48,13 @@ test.after.always(async (t) => {
 });
 
 /** A README command as it would run against this test's stack. */
-async function onThisStack(folder: string, script: string): Promise<string> {
+async function onThisStack(folder: string, script: string, output: string): Promise<string> {
   const profile = join(folder, 'cli.json');
+  const [, console = ''] = /^http:\/\/(127\.0\.0\.1:\d+)\/auth\/sign-in\?/m.exec(output) ?? [];
   const { addresses } = JSON.parse(await readFile(profile, 'utf8')) as { addresses: Record<string, string> };
   return ['run', 'job', 'incident', 'retention']
     .reduce((text, name, index) => text.replaceAll(`127.0.0.1:${7_401 + index}`, addresses[name] ?? ''), script)
+    .replaceAll('127.0.0.1:7405', console)
     .replaceAll('npm run --silent lethe -- ', `npm run --silent lethe -- --profile ${profile} `);
 }
 
@@ -113,14 +115,21 @@ testIfFound(
 testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's commands do what it says", async (t) => {
   const readme = await readReadmes();
   const blocks = [...readme.matchAll(/<!-- tested -->\n```sh\n([\s\S]*?)```/g)].map(([, script = '']) => script);
-  t.is(blocks.length, 9);
+  t.is(blocks.length, 11);
   const outputs: string[] = [];
-  for (const block of blocks) outputs.push((await bash(await onThisStack(t.context.folder, block))).stdout);
+  for (const block of blocks)
+    outputs.push((await bash(await onThisStack(t.context.folder, block, t.context.output()))).stdout);
   const [byGrpcurl = '', byCli = '', ofRun = '', ofAudit = '', ...ofServices] = outputs;
-  const [ofPlan = '', ofStop = '', ofPolicy = '', ofWorkflow = '', ofExecutions = ''] = ofServices;
+  const [ofRestJob = '', ofRestRun = '', ofPlan = '', ofStop = '', ofPolicy = '', ofWorkflow = '', ofExecutions = ''] =
+    ofServices;
   t.regex(byGrpcurl, /"state": "DELETION_STATE_PENDING"/);
   t.regex(byCli, /COMPLETE: \d+ of \d+ tenants$/m);
   t.regex(ofRun, /PURGE +COMPLETE/);
+  t.regex(ofRestJob, /"code":"invalid_state","message":"Cannot delete pending job. Use cancel instead."/);
+  t.regex(ofRestJob, /"target_type":"job".*"reason":"asked for"/);
+  t.is(ofRestRun.match(/^HTTP\/1\.1 204 /gm)?.length, 2, ofRestRun);
+  t.regex(ofRestRun, /^location: \/api\/v1\/deletions\//m);
+  t.regex(ofRestRun, /"tenant_id":"acme","retention_days":90,.*"reason":"ETAG_MISMATCH".*"trigger":"PURGE_NOW"/);
   t.regex(ofWorkflow, /"workflow": "client_to_delivery"/);
   t.regex(ofExecutions, /^2 created, 0 updated, 0 expired$/m);
   t.regex(ofExecutions, / RUNNING +sync contacts /);

@@ -12,6 +12,7 @@ import { answerUnreadablePath, secureHeaders } from './secure-headers.ts';
 import { servePage } from './serve-page.ts';
 import type { Credential } from './session/credential.ts';
 import { registerSession } from './session/register-session.ts';
+import { sessionCookieName } from './session/session-cookies.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -52,7 +53,8 @@ export async function makeServer(parts: ServerParts): Promise<FastifyInstance> {
     genReqId: ({ headers }) => toRequestId(headers['x-request-id']),
   });
   app.decorateRequest('credential', undefined);
-  await secureHeaders(app, { isHttps: settings.publicUrl?.startsWith('https:') ?? false });
+  const isHttps = settings.publicUrl?.startsWith('https:') ?? false;
+  await secureHeaders(app, { isHttps });
   observeRequests(app, { metrics, log });
   refuseCrossSite(app, settings.publicUrl);
 
@@ -69,7 +71,14 @@ export async function makeServer(parts: ServerParts): Promise<FastifyInstance> {
     await proxyRpcs(scope, { upstreams, metrics, drainMs: settings.drainMs });
     await scope.register(async (rest) => {
       const { requestsPerMinute, purgeWaitMs } = settings;
-      await registerRest(rest, { upstreams, log, requestsPerMinute, purgeWaitMs, sendPage });
+      await registerRest(rest, {
+        upstreams,
+        log,
+        requestsPerMinute,
+        purgeWaitMs,
+        sessionCookieName: sessionCookieName(isHttps),
+        sendPage,
+      });
     });
   });
   return app;

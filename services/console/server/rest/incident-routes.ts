@@ -48,9 +48,13 @@ export function registerIncidentRoutes(scope: RestScope, call: CallService): voi
         description: 'Without their details and timelines. Scope `incidents:read`.',
         tags: ['incidents'],
         querystring: listQuery({
-          state: Type.Optional(Type.Enum(namesOf(IncidentStateSchema))),
-          environment_id: Type.Optional(Type.String({ format: 'uuid' })),
-          run_id: Type.Optional(Type.String({ format: 'uuid' })),
+          state: Type.Optional(
+            Type.Enum(namesOf(IncidentStateSchema), { description: 'Only incidents in this state.' }),
+          ),
+          environment_id: Type.Optional(
+            Type.String({ format: 'uuid', description: 'Only incidents of this environment.' }),
+          ),
+          run_id: Type.Optional(Type.String({ format: 'uuid', description: 'Only incidents of this run.' })),
           ...ShowDeleted,
         }),
         response: responsesWith({ 200: page('incidents', 'Incident') }),
@@ -105,7 +109,13 @@ export function registerIncidentRoutes(scope: RestScope, call: CallService): voi
         summary: 'List environments by name, each with its last drift status',
         description: 'Scope `incidents:read`.',
         tags: ['incidents'],
-        querystring: listQuery({ drift_status: Type.Optional(Type.Enum(namesOf(DriftStatusSchema))) }),
+        querystring: listQuery({
+          drift_status: Type.Optional(
+            Type.Enum(namesOf(DriftStatusSchema), {
+              description: 'Only environments whose last check had this result.',
+            }),
+          ),
+        }),
         response: responsesWith({ 200: page('environments', 'Environment') }),
       },
     },

@@ -91,7 +91,7 @@ export function registerJobRoutes(scope: RestScope, call: CallService): void {
         description: 'Scope `jobs:read`.',
         tags: ['jobs'],
         querystring: listQuery({
-          state: Type.Optional(Type.Enum(namesOf(JobStateSchema))),
+          state: Type.Optional(Type.Enum(namesOf(JobStateSchema), { description: 'Only jobs in this state.' })),
           run_id: Type.Optional(Type.String({ format: 'uuid', description: 'Only jobs of this run.' })),
           show_deleted: Type.Optional(Type.Boolean({ description: 'Also those hidden with their run, for admins.' })),
         }),

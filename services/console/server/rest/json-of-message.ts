@@ -9,6 +9,7 @@ import {
   toJson,
 } from '@bufbuild/protobuf';
 import type { GenEnum } from '@bufbuild/protobuf/codegenv2';
+import type { ContractComments } from './contract-comments.ts';
 
 /** A JSON Schema, as a plain object. */
 export type JsonSchema = Readonly<Record<string, unknown>>;
@@ -67,8 +68,15 @@ export const namesOf = (desc: DescEnum): string[] =>
 export const valueNamed = <Value extends number>(desc: GenEnum<Value>, shortened: string | undefined): Value =>
   (desc.values.find(({ name }) => shortName(desc, name) === shortened)?.number ?? 0) as Value;
 
-/** The schemas of a message's JSON and of every message in it, by their names. They refer to each other as `Name#`. */
-export function schemasOf(desc: DescMessage, shape: Shape = {}): ReadonlyMap<string, JsonSchema> {
+/**
+ * The schemas of a message's JSON and of every message in it, by their names, described in the words of the .proto. They
+ * refer to each other as `Name#`.
+ */
+export function schemasOf(
+  desc: DescMessage,
+  comments: ContractComments,
+  shape: Shape = {},
+): ReadonlyMap<string, JsonSchema> {
   const { omitted = [], added = {} } = shape;
   const schemas = new Map<string, JsonSchema>();
   const add = (message: DescMessage, isRoot: boolean): void => {
@@ -77,10 +85,16 @@ export function schemasOf(desc: DescMessage, shape: Shape = {}): ReadonlyMap<str
     const extra = isRoot ? added : {};
     schemas.set(message.name, {
       $id: message.name,
+      ...describe(comments.of(message)),
       type: 'object',
       additionalProperties: false,
       required: [...fields.filter(isAlwaysThere).map(({ name }) => name), ...Object.keys(extra)],
-      properties: { ...Object.fromEntries(fields.map((field) => [field.name, schemaOfField(field)])), ...extra },
+      properties: {
+        ...Object.fromEntries(
+          fields.map((field) => [field.name, { ...schemaOfField(field), ...describe(comments.of(field)) }]),
+        ),
+        ...extra,
+      },
     });
     for (const { message: inner } of fields) if (inner && !isWellKnown(inner)) add(inner, false);
   };
@@ -88,13 +102,22 @@ export function schemasOf(desc: DescMessage, shape: Shape = {}): ReadonlyMap<str
   return schemas;
 }
 
+/** The schema of that name in a place that has a description of its own, which may not stand beside `$ref`. */
+export const described = (name: string, description?: string): JsonSchema => ({
+  allOf: [{ $ref: `${name}#` }],
+  ...describe(description),
+});
+
+const describe = (description: string | undefined): JsonSchema => (description === undefined ? {} : { description });
+
 /** Fields without presence are always emitted, and lists, empty ones included. */
 const isAlwaysThere = (field: DescField): boolean =>
   field.fieldKind === 'list' || (!field.message && !field.proto.proto3Optional && field.oneof === undefined);
 
 function schemaOfField(field: DescField): JsonSchema {
   const one = schemaOfValue(field);
-  return field.fieldKind === 'list' ? { type: 'array', items: one } : one;
+  if (field.fieldKind === 'list') return { type: 'array', items: one };
+  return field.message && !isWellKnown(field.message) ? described(field.message.name) : one;
 }
 
 function schemaOfValue({ enum: states, message, scalar }: DescField): JsonSchema {

@@ -22,25 +22,48 @@ export interface RestOptions {
   readonly log: Logger;
   readonly requestsPerMinute: number;
   readonly purgeWaitMs: number;
+  /** The cookie of a session, for the description. */
+  readonly sessionCookieName: string;
   /** Sends the page to a browser that asks for one; undefined where it did not. */
   readonly sendPage: (request: FastifyRequest, reply: FastifyReply) => Promise<FastifyReply> | undefined;
 }
 
-const DESCRIPTION = `The REST routes of Lethe. Every request carries a bearer token; what it may do is decided by its role
-and scopes, and its tenant decides what there is. An error has the body \`{"error": {"code", "message"}}\`, with \`reason\`,
+const DESCRIPTION = `The REST routes of Lethe. Every request carries a bearer token or the cookie of a session. Its role and
+scopes decide what it may do, and its tenant decides what there is. An error has the body \`{"error": {"code", "message"}}\`, with \`reason\`,
 \`metadata\` and \`fields\` where there is more to say. \`x-request-id\` names a request in all logs.`;
+
+const TAGS = [
+  { name: 'runs', description: 'Workflow runs, and their deletion.' },
+  { name: 'jobs', description: 'Transcription jobs, and their deletion.' },
+  { name: 'deletions', description: 'The receipts of deletions.' },
+  { name: 'incidents', description: 'Incidents and environments.' },
+  { name: 'retention', description: 'How long a tenant keeps what, and purges by age.' },
+];
 
 /** Registers every REST route, and /openapi.json, which describes them. `request.credential` must have been set by then. */
 export async function registerRest(app: FastifyInstance, options: RestOptions): Promise<void> {
-  const { upstreams, requestsPerMinute, purgeWaitMs } = options;
+  const { upstreams, requestsPerMinute, purgeWaitMs, sessionCookieName } = options;
   const scope = app as unknown as RestScope;
   await app.register(swagger, {
     hideUntagged: true,
     openapi: {
       openapi: '3.1.0',
       info: { title: 'Lethe', version: '1', description: DESCRIPTION },
-      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } },
-      security: [{ bearer: [] }],
+      components: {
+        securitySchemes: {
+          bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT', description: 'A token of a trusted issuer.' },
+          cookie: {
+            type: 'apiKey',
+            in: 'cookie',
+            name: sessionCookieName,
+            description:
+              'The session of somebody who signed in at `/auth/sign-in`. A request that changes something must then come ' +
+              "from the console's own page.",
+          },
+        },
+      },
+      security: [{ bearer: [] }, { cookie: [] }],
+      tags: TAGS,
     },
     refResolver: { buildLocalReference: ({ $id }, _base, _fragment, index) => String($id ?? `def-${index}`) },
   });

@@ -11,6 +11,7 @@ import {
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { ResolveRetentionResponseSchema } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunSchema, RunStepSchema } from '#gen/lethe/run/v1/run_pb.ts';
+import { readContractComments } from './contract-comments.ts';
 import { type JsonSchema, type Shape, schemasOf } from './json-of-message.ts';
 import type { RestScope } from './route-parts.ts';
 
@@ -38,9 +39,11 @@ const ERROR_SCHEMA = {
   type: 'object',
   additionalProperties: false,
   required: ['error'],
+  description: 'The body of every error.',
   properties: {
     error: {
       type: 'object',
+      description: 'What went wrong.',
       additionalProperties: false,
       required: ['code', 'message'],
       properties: {
@@ -59,7 +62,10 @@ const ERROR_SCHEMA = {
             type: 'object',
             additionalProperties: false,
             required: ['field', 'description'],
-            properties: { field: { type: 'string' }, description: { type: 'string' } },
+            properties: {
+              field: { type: 'string', description: 'Its path, in the names of the request.' },
+              description: { type: 'string', description: 'What is wrong with it.' },
+            },
           },
         },
       },
@@ -71,8 +77,9 @@ const ERROR_SCHEMA = {
 export function addSchemas(scope: RestScope): void {
   scope.addSchema(ERROR_SCHEMA);
   const added = new Set<string>();
+  const comments = readContractComments();
   for (const [message, shape] of MESSAGES) {
-    for (const [name, schema] of schemasOf(message, shape)) {
+    for (const [name, schema] of schemasOf(message, comments, shape)) {
       if (added.has(name)) continue;
       added.add(name);
       scope.addSchema(schema);
@@ -121,12 +128,12 @@ export const answer = (name: string, description: string, headers?: JsonSchema):
 
 /** A page of a list: the items under their name, and the token of the next page. */
 export const page = (property: string, name: string): JsonSchema => ({
-  description: 'A page.',
+  description: 'One page of the list.',
   type: 'object',
   additionalProperties: false,
   required: [property, 'next_page_token'],
   properties: {
-    [property]: { type: 'array', items: { $ref: `${name}#` } },
+    [property]: { type: 'array', description: 'The items of this page.', items: { $ref: `${name}#` } },
     next_page_token: { type: 'string', description: 'Asks for the next page. Empty: this was the last.' },
   },
 });

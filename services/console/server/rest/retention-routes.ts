@@ -8,7 +8,7 @@ import {
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { ResolveRetentionResponseSchema } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
-import { jsonOfMessage } from './json-of-message.ts';
+import { described, jsonOfMessage } from './json-of-message.ts';
 import { accepted, answer, NoQuery, ofParts, purgeLocation, responsesWith } from './responses.ts';
 import { reasonOfError } from './rest-error.ts';
 import { type CallService, Id, OrgId, Reason, type RestScope } from './route-parts.ts';
@@ -54,7 +54,10 @@ export function registerRetentionRoutes(scope: RestScope, call: CallService): vo
         response: responsesWith(
           {
             202: accepted(
-              ofParts({ purge: { $ref: 'RetentionPurge#' }, item: { $ref: 'RetentionPurgeItem#' } }),
+              ofParts({
+                purge: described('RetentionPurge', 'The purge.'),
+                item: described('RetentionPurgeItem', "The tenant's part of it."),
+              }),
               "The purge is set going; `item` is the tenant's part.",
             ),
           },
@@ -95,8 +98,12 @@ export function registerRetentionRoutes(scope: RestScope, call: CallService): vo
             200: {
               description: 'The purge.',
               ...ofParts({
-                purge: { $ref: 'RetentionPurge#' },
-                items: { type: 'array', items: { $ref: 'RetentionPurgeItem#' } },
+                purge: described('RetentionPurge', 'The purge itself.'),
+                items: {
+                  type: 'array',
+                  description: 'Its tenants, as far as the caller may see them.',
+                  items: { $ref: 'RetentionPurgeItem#' },
+                },
               }),
             },
           },

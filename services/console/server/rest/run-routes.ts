@@ -3,7 +3,7 @@ import { Type } from 'typebox';
 import { type Deletion, DeletionSchema, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RunSchema, RunStateSchema, RunStepSchema } from '#gen/lethe/run/v1/run_pb.ts';
 import type { UpstreamClients } from '../connect-upstreams.ts';
-import { jsonOfMessage, namesOf, valueNamed } from './json-of-message.ts';
+import { described, jsonOfMessage, namesOf, valueNamed } from './json-of-message.ts';
 import { accepted, answer, deletionLocation, gone, page, responsesWith, sendGone } from './responses.ts';
 import {
   type CallService,
@@ -105,7 +105,14 @@ export function registerRunRoutes(scope: RestScope, call: CallService, purgeWait
               type: 'object',
               additionalProperties: false,
               required: ['run', 'steps'],
-              properties: { run: { $ref: 'Run#' }, steps: { type: 'array', items: { $ref: 'RunStep#' } } },
+              properties: {
+                run: described('Run', 'The run itself.'),
+                steps: {
+                  type: 'array',
+                  description: 'Its steps in their order, 200 at most.',
+                  items: { $ref: 'RunStep#' },
+                },
+              },
             },
           },
           [404],
@@ -137,10 +144,16 @@ export function registerRunRoutes(scope: RestScope, call: CallService, purgeWait
         description: 'Scope `workflows:read`.',
         tags: ['runs'],
         querystring: listQuery({
-          state: Type.Optional(Type.Enum(namesOf(RunStateSchema))),
-          workflow: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_.-]{1,100}$' })),
-          min_create_time: Type.Optional(Type.String({ format: 'date-time' })),
-          max_create_time: Type.Optional(Type.String({ format: 'date-time' })),
+          state: Type.Optional(Type.Enum(namesOf(RunStateSchema), { description: 'Only runs in this state.' })),
+          workflow: Type.Optional(
+            Type.String({ pattern: '^[A-Za-z0-9_.-]{1,100}$', description: 'Only runs of this workflow.' }),
+          ),
+          min_create_time: Type.Optional(
+            Type.String({ format: 'date-time', description: 'Only runs created at or after this instant.' }),
+          ),
+          max_create_time: Type.Optional(
+            Type.String({ format: 'date-time', description: 'Only runs created before this instant.' }),
+          ),
           ...ShowDeleted.properties,
         }),
         response: responsesWith({ 200: page('runs', 'Run') }),

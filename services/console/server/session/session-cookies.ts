@@ -33,6 +33,11 @@ export interface SessionCookies {
 const MAX_COOKIE_BYTES = 4_096;
 const LONGEST_SECONDS = 7 * 86_400;
 
+const prefixOf = (isHttps: boolean): string => (isHttps ? '__Host-' : '');
+
+/** The name of the cookie that holds a session. */
+export const sessionCookieName = (isHttps: boolean): string => `${prefixOf(isHttps)}lethe-session`;
+
 /**
  * Registers the cookies. They are httpOnly and sameSite=lax: strict ones would be missing when the provider sends the
  * browser back. On https their names begin with `__Host-`, so that no other host of the domain can set them.
@@ -41,8 +46,7 @@ export async function registerSessionCookies(
   app: FastifyInstance,
   { isHttps, keys }: { isHttps: boolean; keys: readonly Buffer[] },
 ): Promise<SessionCookies> {
-  const prefix = isHttps ? '__Host-' : '';
-  const names = { session: `${prefix}lethe-session`, signIn: `${prefix}lethe-sign-in` } as const;
+  const names = { session: sessionCookieName(isHttps), signIn: `${prefixOf(isHttps)}lethe-sign-in` } as const;
   const attributes = { path: '/', httpOnly: true, sameSite: 'lax', secure: isHttps } as const;
   await app.register(
     secureSession,
