@@ -188,18 +188,14 @@ export const sumLeft = (counts: readonly ResourceCount[]): number =>
   counts.reduce((total, { left }) => total + left, 0);
 
 /** Whether a participant's second answer tells of anything that its first did not, in whatever order. */
-export function hasMoved(before: readonly ResourceCount[], after: readonly ResourceCount[]): boolean {
-  const countOf = new Map(before.map((count) => [count.resourceType, count]));
-  return (
-    before.length !== after.length ||
-    after.some((now) => {
-      const then = countOf.get(now.resourceType);
-      return (
-        then?.found !== now.found || then.deleted !== now.deleted || then.left !== now.left || then.bytes !== now.bytes
-      );
-    })
-  );
-}
+export const hasMoved = (before: readonly ResourceCount[], after: readonly ResourceCount[]): boolean =>
+  toComparable(before) !== toComparable(after);
+
+const toComparable = (counts: readonly ResourceCount[]): string =>
+  counts
+    .map(({ resourceType, found, deleted, left, bytes }) => [resourceType, found, deleted, left, bytes].join())
+    .toSorted()
+    .join(';');
 
 /** What is told of a participant whose PARTIAL answers tell of nothing new: that counts as a failed attempt. */
 export const noProgress = (participant: string): string =>

@@ -3,8 +3,8 @@ import type { RunRepository } from './ports.ts';
 type Reads = Pick<RunRepository, 'get' | 'list' | 'listSteps'>;
 
 /**
- * The same reads, those of one run shared: whoever asks for what somebody else is being answered at the moment gets the answer to one
- * further read, together with all others who ask meanwhile. No answer is older than its question.
+ * The same reads, with those of one run shared: a caller who asks while the same is being read for another gets the
+ * answer to one further read, together with everybody else who asks meanwhile. No answer is older than its question.
  */
 export function shareReads(runs: Reads): Reads {
   const get = makeSingleFlight<Awaited<ReturnType<RunRepository['get']>>>();
