@@ -1,11 +1,10 @@
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { chmod } from 'node:fs/promises';
+import { makeTemporaryFolder } from './end-with-me.ts';
 import { runMainJob } from './sample/main-job.ts';
 import { startStack } from './stack.ts';
 
 // Runs the main job once on a stack that is thrown away. Exits with 0 only when every count is right.
-const folder = await mkdtemp(join(tmpdir(), 'lethe-demo-'));
+const { path: folder, remove } = await makeTemporaryFolder('lethe-demo-');
 await chmod(folder, 0o755);
 try {
   const stack = await startStack({
@@ -23,5 +22,5 @@ try {
     await stack.stop();
   }
 } finally {
-  await rm(folder, { recursive: true, force: true });
+  await remove();
 }

@@ -19,6 +19,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import pg from 'pg';
+import { endWithMe } from './end-with-me.ts';
 
 const run = promisify(execFile);
 
@@ -56,7 +57,7 @@ const START_DEADLINE_MS = 30_000;
 /**
  * Starts the PostgreSQL that npm brings, as the user `postgres` where this process is root (Postgres refuses to be
  * root; the user is made when there is none). The server is in a process group of its own, so that a Ctrl-C in the
- * terminal reaches the supervisor alone. Throws with the end of the server's log when it does not come up in 30 s.
+ * terminal reaches the supervisor alone; when the supervisor ends, even by SIGKILL, the server is shut down. Throws with the end of the server's log when it does not come up in 30 s.
  */
 export async function startPostgresServer(options: PostgresServerOptions): Promise<PostgresServer> {
   const { folder, port, password, throwaway = false } = options;
@@ -82,6 +83,7 @@ export async function startPostgresServer(options: PostgresServerOptions): Promi
     detached: true,
     stdio: ['ignore', log.fd, log.fd],
   });
+  endWithMe(child, 'INT');
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   await new Promise<void>((resolve, reject) => child.once('spawn', resolve).once('error', reject));
   await log.close();

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { open } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { endWithMe } from './end-with-me.ts';
 
 const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 const STOP_DEADLINE_MS = 15_000;
@@ -32,7 +33,10 @@ export interface ServiceProcess {
 // A service lives on little: the room for young objects, which V8 would let grow under load, is kept at a few megabytes.
 const NODE_FLAGS = ['--max-semi-space-size=4'];
 
-/** Starts and supervises one service. It runs in a process group of its own, so a Ctrl-C does not reach it. */
+/**
+ * Starts and supervises one service. It runs in a process group of its own, so a Ctrl-C does not reach it; it ends when
+ * its supervisor does, even by SIGKILL.
+ */
 export async function startServiceProcess(options: ServiceProcessOptions): Promise<ServiceProcess> {
   const { name, program, args = [], env, logFile, onGivingUp } = options;
   let child: ChildProcess | undefined;
@@ -49,6 +53,7 @@ export async function startServiceProcess(options: ServiceProcessOptions): Promi
       detached: true,
       stdio: ['ignore', log.fd, log.fd],
     });
+    endWithMe(started, 'TERM');
     child = started;
     await log.close();
     gone = new Promise((resolve) => {
@@ -89,6 +94,7 @@ export async function runToEnd(args: readonly string[], env: Readonly<Record<str
     env: { ...environmentToInherit(), ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
+  endWithMe(child, 'TERM');
   let output = '';
   const keep = (chunk: Buffer): void => {
     output = (output + chunk.toString('utf8')).slice(-4_000);

@@ -1,6 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import {
   DeleteObjectsCommand,
@@ -8,6 +7,7 @@ import {
   PutBucketVersioningCommand,
   PutObjectCommand,
 } from '@aws-sdk/client-s3';
+import { makeTemporaryFolder } from '#deploy/local/end-with-me.ts';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
@@ -95,7 +95,7 @@ export const benchArtifacts: Bench = async () => {
 /** Uploads to a file store, against a file that is written, synced and renamed into a synced folder. */
 async function benchFileUploads(): Promise<UploadFigures> {
   const stack = await startTestStack({ services: ['job'] });
-  const folder = await mkdtemp(join(tmpdir(), 'lethe-bench-files-'));
+  const { path: folder, remove } = await makeTemporaryFolder('lethe-bench-files-');
   try {
     return await compareUploads('file store', stack, async (key) => {
       const path = join(folder, key);
@@ -111,7 +111,7 @@ async function benchFileUploads(): Promise<UploadFigures> {
     });
   } finally {
     await stack.dispose();
-    await rm(folder, { recursive: true, force: true });
+    await remove();
   }
 }
 

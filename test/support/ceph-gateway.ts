@@ -1,7 +1,6 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -12,6 +11,7 @@ import {
   PutBucketVersioningCommand,
   S3Client,
 } from '@aws-sdk/client-s3';
+import { endWithMe, makeTemporaryFolder } from '#deploy/local/end-with-me.ts';
 import { freePort } from '#deploy/local/free-port.ts';
 import { holdName } from '#deploy/local/hold-name.ts';
 import { hasProgram } from './require.ts';
@@ -79,7 +79,7 @@ async function takeTurn(): Promise<() => void> {
 }
 
 async function startNode(): Promise<CephGateway> {
-  const folder = await mkdtemp(join(tmpdir(), 'lethe-ceph-'));
+  const { path: folder, remove } = await makeTemporaryFolder('lethe-ceph-');
   const children = new Set<ChildProcess>();
   const conf = join(folder, 'ceph.conf');
   const [monPort, rgwPort] = [await freePort(), await freePort()];
@@ -124,6 +124,7 @@ mgr initial modules =
     const log = await open(join(folder, `${program}.out`), 'a');
     const child = spawn(program, ['-c', conf, ...args, '-f'], { stdio: ['ignore', log.fd, log.fd], cwd: folder });
     await log.close();
+    endWithMe(child, 'KILL');
     children.add(child);
     child.once('exit', () => children.delete(child));
     return child;
@@ -138,14 +139,9 @@ mgr initial modules =
       }
     }
   };
-  const onExit = (): void => {
-    for (const child of children) child.kill('SIGKILL');
-  };
-  process.once('exit', onExit);
   const stop = async (): Promise<void> => {
-    process.off('exit', onExit);
     await Promise.all([...children].map(kill9));
-    await rm(folder, { recursive: true, force: true });
+    await remove();
   };
 
   try {

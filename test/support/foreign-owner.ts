@@ -1,13 +1,12 @@
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { endWithMe, makeTemporaryFolder } from '#deploy/local/end-with-me.ts';
 
 /** A message in the foreign owner's store; null: not sent yet. */
 export interface Message {
@@ -57,11 +56,9 @@ export const hasForeignOwner = (): boolean =>
 
 /** Generates the stubs, starts the process on a free port and waits until it serves. */
 export async function startForeignOwner({ jwks, name }: { jwks: string; name: string }): Promise<ForeignOwner> {
-  const folder = await mkdtemp(join(tmpdir(), 'lethe-foreign-owner-'));
+  const { path: folder, remove } = await makeTemporaryFolder('lethe-foreign-owner-');
   const file = join(folder, 'mail.sqlite');
   let child: ChildProcess | undefined;
-  const onExit = (): void => void child?.kill('SIGKILL');
-  process.once('exit', onExit);
 
   const start = async (address: string): Promise<string> => {
     const args = ['--address', address, '--store', file, '--jwks', jwks, '--name', name];
@@ -69,6 +66,7 @@ export async function startForeignOwner({ jwks, name }: { jwks: string; name: st
       env: { ...process.env, PYTHONPATH: folder },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
+    endWithMe(started, 'KILL');
     child = started;
     for await (const line of createInterface(started.stdout)) {
       const [, port] = /on port (\d+)$/.exec(line) ?? [];
@@ -109,13 +107,12 @@ export async function startForeignOwner({ jwks, name }: { jwks: string; name: st
       async stop() {
         await restarting;
         await end('SIGTERM');
-        process.off('exit', onExit);
-        await rm(folder, { recursive: true, force: true });
+        await remove();
       },
     };
   } catch (error) {
     await end('SIGKILL');
-    await rm(folder, { recursive: true, force: true });
+    await remove();
     throw error;
   }
 }

@@ -1,6 +1,6 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { makeTemporaryFolder } from '#deploy/local/end-with-me.ts';
 import { freePort } from '#deploy/local/free-port.ts';
 import { runToEnd, startServiceProcess } from '#deploy/local/service-process.ts';
 import type { TestDatabase } from './postgres.ts';
@@ -36,7 +36,7 @@ export async function startOwnerBox({
   trustFile,
   env = {},
 }: OwnerBoxOptions): Promise<OwnerBox> {
-  const folder = await mkdtemp(join(tmpdir(), 'lethe-owner-box-'));
+  const { path: folder, remove } = await makeTemporaryFolder('lethe-owner-box-');
   const file = join(folder, 'mail.json');
   const crashFile = join(folder, 'crash');
   const logFile = join(folder, 'owner.log');
@@ -65,7 +65,7 @@ export async function startOwnerBox({
     });
     const stop = async () => {
       await started.stop();
-      await rm(folder, { recursive: true, force: true });
+      await remove();
     };
     try {
       await until('the box serves', async () => (await fetch(`http://${metricsAddress}/ready`)).ok, 60_000);
@@ -81,7 +81,7 @@ export async function startOwnerBox({
       stop,
     };
   } catch (error) {
-    await rm(folder, { recursive: true, force: true });
+    await remove();
     throw error;
   }
 }

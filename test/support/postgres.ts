@@ -1,8 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import pg from 'pg';
+import { makeTemporaryFolder } from '#deploy/local/end-with-me.ts';
 import { freePort } from '#deploy/local/free-port.ts';
 import { startPostgresServer } from '#deploy/local/postgres-server.ts';
 import { type Migration, migrateUp } from '#libs/postgres/migrate.ts';
@@ -47,17 +45,9 @@ const STARTED_ONCE: TemplateFolder = {
 
 /** Starts PostgreSQL in a folder of its own. */
 export async function startTestPostgres(): Promise<TestPostgres> {
-  const folder = await mkdtemp(join(tmpdir(), 'lethe-test-pg-'));
+  const { path: folder, remove } = await makeTemporaryFolder('lethe-test-pg-');
   await copyTemplate(STARTED_ONCE, folder);
   const server = await startPostgresServer({ folder, port: await freePort(), ...SUPERUSER });
-  const onExit = (): void => {
-    try {
-      process.kill(server.pid, 'SIGKILL');
-    } catch {
-      // It is gone, as it should be.
-    }
-  };
-  process.once('exit', onExit);
   const superuser = new pg.Pool({ connectionString: server.url, max: 4 }).on('error', () => undefined);
   const copyDatabase = makeDatabaseCopier(server.url, superuser);
   let opened = 0;
@@ -93,8 +83,7 @@ export async function startTestPostgres(): Promise<TestPostgres> {
     async stop() {
       await superuser.end();
       await server.stop();
-      process.off('exit', onExit);
-      await rm(folder, { recursive: true, force: true });
+      await remove();
       if (opened !== 0) throw new Error(`${opened} databases were left open`);
     },
   };

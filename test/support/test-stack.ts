@@ -1,8 +1,6 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Code, ConnectError } from '@connectrpc/connect';
+import { makeTemporaryFolder } from '#deploy/local/end-with-me.ts';
 import {
   prepareStack,
   SERVICE_NAMES,
@@ -48,7 +46,7 @@ export async function startTestStack(
     | 'provider'
   > = {},
 ): Promise<TestStack> {
-  const folder = await mkdtemp(join(tmpdir(), 'lethe-test-stack-'));
+  const { path: folder, remove } = await makeTemporaryFolder('lethe-test-stack-');
   try {
     await copyTemplate(prepared(options.services ?? SERVICE_NAMES), folder);
     const stack = await startStack({
@@ -63,11 +61,11 @@ export async function startTestStack(
       ...stack,
       async dispose() {
         await stack.stop();
-        await rm(folder, { recursive: true, force: true });
+        await remove();
       },
     };
   } catch (error) {
-    await rm(folder, { recursive: true, force: true });
+    await remove();
     throw error;
   }
 }

@@ -1,0 +1,35 @@
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { access } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import test from 'ava';
+
+const FIXTURE = fileURLToPath(new URL('./end-with-me.fixture.ts', import.meta.url));
+
+const isAlive = (pid: number): boolean => {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+};
+
+test('a process that is killed takes the servers and services that it started, and its folder, with it', async (t) => {
+  const supervisor = fork(FIXTURE);
+  const [{ folder, pids }] = (await once(supervisor, 'message')) as [{ folder: string; pids: number[] }];
+  t.is(pids.length, 2);
+  t.true(pids.every(isAlive));
+  supervisor.kill('SIGKILL');
+  await once(supervisor, 'exit');
+  const isThere = () =>
+    access(folder).then(
+      () => true,
+      () => false,
+    );
+  for (const deadline = Date.now() + 15_000; pids.some(isAlive) || (await isThere()); await delay(50)) {
+    if (Date.now() > deadline) break;
+  }
+  t.deepEqual(pids.filter(isAlive), []);
+  t.false(await isThere());
+});
