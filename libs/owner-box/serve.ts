@@ -61,7 +61,7 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
     await assertPrepared(database, role);
     const trust = await openTrust(settings.trustFile, logTrust(log));
     let ready = false;
-    opened.push(await startMetricsServer(settings.metricsAddress, metrics, () => ready));
+    opened.push(await startMetricsServer(settings.metricsAddress, metrics, () => (ready ? undefined : 'Starting.')));
     const owner = makeBoxOwner(tables, {
       database,
       turns: makeTurns(),

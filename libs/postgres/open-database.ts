@@ -1,8 +1,9 @@
 import knexOf, { type Knex } from 'knex';
 import pg from 'pg';
 import { isTenantId } from '#libs/kernel/id.ts';
+import { endConnection, type GuardedConnection, guardConnection } from './guard-connection.ts';
 import { shareConnections } from './share-connections.ts';
-import { toDomainError } from './sql-errors.ts';
+import { type DatabaseFault, DatabaseSilent, faultOf, isReadOnlyViolation, toDomainError } from './sql-errors.ts';
 import type { Statement } from './statement.ts';
 import { sendBatch } from './tenant-batch.ts';
 import { sendRead } from './tenant-read.ts';
@@ -51,7 +52,16 @@ export interface Database {
   acrossTenants<Row>(statement: Statement): Promise<Row[]>;
   /** Resolves when the database answers; DEPENDENCY_UNAVAILABLE otherwise. */
   check(): Promise<void>;
-  /** Waits for running work and ends all connections. */
+  /** Calls the listener each time that a connection meets a fault of the database. There is one listener at most. */
+  onFault(listener: (fault: DatabaseFault) => void): void;
+  /**
+   * Tells what a watch found, when a fault begins, changes or is over. Connections that exist now are not used again,
+   * since their sessions may differ from new ones; work in progress on them may finish. While the database is SILENT,
+   * new work fails at once. Around SILENT and CONNECTION_LOST, a connection that receives nothing for a second although
+   * an answer is due is cut: the answer may be lost.
+   */
+  setFault(fault: DatabaseFault | undefined): void;
+  /** Waits for running work and closes all connections; after five seconds, cuts them. */
   close(): Promise<void>;
 }
 
@@ -59,6 +69,14 @@ export interface Database {
 // for locks, and for the log at their commit, which several connections do at the same time.
 const MOST_READS = 16;
 const MOST_WRITES = 4;
+
+// On top of the server's statement timeout: the round trip, on a busy machine.
+const SILENCE_MS = 2_000;
+const KEEPALIVE_MS = 10_000;
+const CONNECT_MS = 3_000;
+const ACQUIRE_MS = 5_000;
+const CLOSE_MS = 5_000;
+const LOST_ANSWER_MS = 1_000;
 
 const NO_TENANT = "set local lethe.tenant = ''";
 
@@ -88,8 +106,18 @@ export const typeParsers: pg.CustomTypesConfig = {
 /** Opens the pool. No connection is made before the first statement. */
 export function openDatabase(options: DatabaseOptions): Database {
   const { url, poolSize, applicationName, statementTimeoutMs, lockTimeoutMs } = options;
+  const guarded = new Map<pg.Client, GuardedConnection & { readonly generation: number }>();
+  let generation = 0;
+  let fault: DatabaseFault | undefined;
+  let onFault: (fault: DatabaseFault) => void = () => undefined;
+  const isGood = (client: pg.Client): boolean => {
+    const guard = guarded.get(client);
+    return guard !== undefined && !guard.isSpent() && guard.generation === generation;
+  };
   const knex = knexOf({
     client: 'pg',
+    // Otherwise Knex asks the first connection for it, and waits without a time limit.
+    version: '18',
     connection: {
       connectionString: url,
       application_name: applicationName,
@@ -97,24 +125,56 @@ export function openDatabase(options: DatabaseOptions): Database {
       statement_timeout: statementTimeoutMs,
       lock_timeout: lockTimeoutMs,
       idle_in_transaction_session_timeout: statementTimeoutMs,
-      connectionTimeoutMillis: 5_000,
+      connectionTimeoutMillis: CONNECT_MS,
       keepAlive: true,
+      keepAliveInitialDelayMillis: KEEPALIVE_MS,
       // Statements are sent without waiting for the answer to the one before: see shareConnections.
       pipeline: true,
     } as Knex.PgConnectionConfig,
-    pool: { min: 0, max: poolSize },
-    acquireConnectionTimeout: 10_000,
+    pool: {
+      min: 0,
+      max: poolSize,
+      validate: isGood,
+      afterCreate(client: pg.Client, done: (error: undefined, client: pg.Client) => void) {
+        const guard = guardConnection(client, {
+          silenceMs: statementTimeoutMs + SILENCE_MS,
+          onFault: (fault) => onFault(fault),
+        });
+        guarded.set(client, { ...guard, generation });
+        client.once('end', () => guarded.delete(client));
+        done(undefined, client);
+      },
+    } as Knex.PoolConfig,
+    acquireConnectionTimeout: ACQUIRE_MS,
     asyncStackTraces: false,
     log: SILENT,
   });
 
+  // Knex would wait for ever on a silent connection.
+  knex.client.destroyRawConnection = endConnection;
+
+  const acquire = async (): Promise<pg.Client> => {
+    if (fault === 'SILENT') throw new DatabaseSilent('the database did not answer lately');
+    try {
+      return (await knex.client.acquireConnection()) as pg.Client;
+    } catch (error) {
+      const met = faultOf(error);
+      if (met !== undefined) onFault(met);
+      throw error;
+    }
+  };
   const onConnection = async <T>(work: (client: pg.Client) => Promise<T>): Promise<T> => {
-    const client = (await knex.client.acquireConnection()) as pg.Client;
+    const client = await acquire();
     try {
       return await work(client);
     } finally {
+      // The pool replaces it when it finds it closed.
+      if (!isGood(client)) endConnection(client).catch(() => undefined);
       await knex.client.releaseConnection(client);
     }
+  };
+  const cutAll = (): void => {
+    for (const { cut } of guarded.values()) cut(new DatabaseSilent('the database does not answer'));
   };
 
   const shareToRead = shareConnections(onConnection, MOST_READS);
@@ -132,7 +192,7 @@ export function openDatabase(options: DatabaseOptions): Database {
         const setting = tenantSetting(tenantId);
         const rows = await shareToRead(isSmall(statement), (client) => sendRead(client, setting, statement));
         return rows as Row[];
-      }),
+      }, isReadOnlyViolation),
     writeForTenant: (tenantId, statements) =>
       mapErrors(async () => {
         if (!isTenantId(tenantId)) throw new TypeError('not a tenant id');
@@ -144,7 +204,27 @@ export function openDatabase(options: DatabaseOptions): Database {
     acrossTenants: <Row>({ text, values }: Statement) =>
       mapErrors(() => onConnection(async (client) => (await client.query(text, [...values])).rows as Row[])),
     check: () => mapErrors(() => onConnection(async (client) => void (await client.query('select 1')))),
-    close: () => knex.destroy(),
+    onFault(listener) {
+      onFault = listener;
+    },
+    setFault(found) {
+      const mayHaveLostAnswers = [fault, found].some((each) => each === 'SILENT' || each === 'CONNECTION_LOST');
+      fault = found;
+      generation += 1;
+      if (!mayHaveLostAnswers) return;
+      const before = [...guarded.values()].map((guard) => ({ guard, bytes: guard.bytesWhileWaiting() }));
+      setTimeout(() => {
+        for (const { guard, bytes } of before) {
+          if (bytes !== undefined && guard.bytesWhileWaiting() === bytes)
+            guard.cut(new DatabaseSilent('the database does not answer on this connection'));
+        }
+      }, LOST_ANSWER_MS).unref();
+    },
+    async close() {
+      const timer = setTimeout(cutAll, CLOSE_MS);
+      await knex.destroy();
+      clearTimeout(timer);
+    },
   };
 }
 
@@ -157,10 +237,11 @@ function tenantSetting(tenantId: string): string {
   return `set local lethe.tenant = '${tenantId}'`;
 }
 
-const mapErrors = async <T>(work: () => Promise<T>): Promise<T> => {
+/** Runs work and translates errors of the driver, except those that `isOurs` says are mistakes of the program. */
+const mapErrors = async <T>(work: () => Promise<T>, isOurs?: (error: unknown) => boolean): Promise<T> => {
   try {
     return await work();
   } catch (error) {
-    throw toDomainError(error);
+    throw isOurs?.(error) ? error : toDomainError(error);
   }
 };

@@ -1,6 +1,6 @@
 import test from 'ava';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import { codeOf, isUniqueViolation, toDomainError } from './sql-errors.ts';
+import { codeOf, DatabaseSilent, isUniqueViolation, toDomainError } from './sql-errors.ts';
 
 const driverError = (code: string, more: object = {}): Error =>
   Object.assign(new Error('insert into secrets values (42)'), { code, ...more });
@@ -30,6 +30,37 @@ test('a database that cannot answer is UNAVAILABLE, however that shows', (t) => 
   ];
   for (const error of errors) {
     t.like(toDomainError(error), { kind: 'unavailable', reason: 'DEPENDENCY_UNAVAILABLE' }, error.message);
+  }
+});
+
+test('each fault of the database is named, with a retry delay', (t) => {
+  const faults = {
+    READ_ONLY: [driverError('25006'), wrapped(driverError('25006'))],
+    DISK_FULL: [driverError('53100')],
+    OUT_OF_RESOURCES: [driverError('53200'), driverError('53400')],
+    TOO_MANY_CONNECTIONS: [driverError('53300')],
+    STARTING: [driverError('57P03')],
+    CONNECTION_LOST: [
+      ...['57P01', '57P02', '08000', '08003', '08006', '08P01', 'ECONNREFUSED', 'EAI_AGAIN'].map((code) =>
+        driverError(code),
+      ),
+      new Error('Connection terminated unexpectedly'),
+      new Error('Client has encountered a connection error and is not queryable'),
+      new Error('Client was closed and is not queryable'),
+    ],
+    SILENT: [driverError('ETIMEDOUT'), new Error('timeout expired'), new DatabaseSilent('x')],
+    REFUSED: [driverError('28P01'), driverError('28000'), driverError('3D000')],
+  };
+  for (const [fault, errors] of Object.entries(faults)) {
+    for (const error of errors) {
+      const mapped = toDomainError(error) as DomainError;
+      t.like(mapped, {
+        kind: 'unavailable',
+        reason: 'DEPENDENCY_UNAVAILABLE',
+        metadata: { dependency: 'database', fault },
+      });
+      t.truthy(mapped.retryAfterMs);
+    }
   }
 });
 

@@ -4,9 +4,65 @@ const RETRY_AFTER_MS = 500;
 
 // PostgreSQL error codes, appendix A of its manual; a class is the code's first two characters.
 const CONFLICTS = new Set(['40001', '40P01', '55P03']);
-const UNAVAILABLE = new Set(['57014', '57P01', '57P02', '57P03', '53300', '53400']);
-const UNAVAILABLE_CLASSES = new Set(['08']);
-const NETWORK = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'ENOTFOUND', 'EHOSTUNREACH']);
+const UNAVAILABLE = new Set(['57014']);
+const READ_ONLY = '25006';
+
+const FAULT_OF_CODE: Readonly<Record<string, DatabaseFault>> = {
+  [READ_ONLY]: 'READ_ONLY',
+  '53100': 'DISK_FULL',
+  '53300': 'TOO_MANY_CONNECTIONS',
+  '57P01': 'CONNECTION_LOST',
+  '57P02': 'CONNECTION_LOST',
+  '57P03': 'STARTING',
+  '3D000': 'REFUSED',
+};
+const FAULT_OF_CLASS: Readonly<Record<string, DatabaseFault>> = {
+  '08': 'CONNECTION_LOST',
+  '28': 'REFUSED',
+  '53': 'OUT_OF_RESOURCES',
+};
+
+const NETWORK = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'ECONNABORTED',
+  'EPIPE',
+  'ETIMEDOUT',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'EHOSTUNREACH',
+  'EHOSTDOWN',
+  'ENETUNREACH',
+  'ENETDOWN',
+  'ERR_STREAM_DESTROYED',
+  'ERR_STREAM_WRITE_AFTER_END',
+]);
+// pg throws these without a code, and the last one is Knex's.
+const LOST = /Connection terminated|is not queryable/;
+const TIMED_OUT = 'timeout expired';
+const NONE_LEFT = /Timeout acquiring a connection|Unable to acquire a connection/;
+
+/** What keeps a database from serving, as opposed to an error of one statement. */
+export type DatabaseFault = keyof typeof FAULTS;
+
+const FAULTS = {
+  READ_ONLY: 'is read-only',
+  DISK_FULL: 'has no disk space left',
+  OUT_OF_RESOURCES: 'is out of memory or of another resource',
+  TOO_MANY_CONNECTIONS: 'has too many connections',
+  STARTING: 'is starting or stopping',
+  CONNECTION_LOST: 'is unavailable',
+  SILENT: 'does not answer',
+  REFUSED: 'refuses the connection',
+} as const;
+
+/** The fault as a sentence without a full stop, such as "The database is read-only". */
+export const describeFault = (fault: DatabaseFault): string => `The database ${FAULTS[fault]}`;
+
+/** The error of a connection that was cut because the database did not answer. */
+export class DatabaseSilent extends Error {
+  override readonly name = 'DatabaseSilent';
+}
 
 /** The driver's own error: Objection wraps it. */
 const nativeOf = (error: unknown): unknown =>
@@ -24,34 +80,57 @@ export const isUniqueViolation = (error: unknown, constraint?: string): boolean 
   codeOf(error) === '23505' &&
   (constraint === undefined || (nativeOf(error) as { constraint?: unknown }).constraint === constraint);
 
-/** A FATAL error ended the session: the server refused or dropped it. */
+/** Whether a statement tried to write in a read-only transaction. */
+export const isReadOnlyViolation = (error: unknown): boolean => codeOf(error) === READ_ONLY;
+
+/** Whether the server ended or refused the session. */
 const isFatal = (error: unknown): boolean => (nativeOf(error) as { severity?: unknown }).severity === 'FATAL';
 
+/** The fault of the database, or of the network on the way to it, that a driver's error shows; undefined for any other error. */
+export function faultOf(error: unknown): DatabaseFault | undefined {
+  const native = nativeOf(error);
+  if (native instanceof DatabaseSilent) return 'SILENT';
+  const code = codeOf(error);
+  if (code !== undefined) {
+    if (code === 'ETIMEDOUT') return 'SILENT';
+    if (NETWORK.has(code)) return 'CONNECTION_LOST';
+    return FAULT_OF_CODE[code] ?? (code.length === 5 ? FAULT_OF_CLASS[code.slice(0, 2)] : undefined);
+  }
+  if (!(native instanceof Error)) return undefined;
+  if (native.message === TIMED_OUT) return 'SILENT';
+  return LOST.test(native.message) ? 'CONNECTION_LOST' : undefined;
+}
+
 /**
- * What a driver's error means for a caller: a lost race is ABORTED/CONCURRENT_UPDATE, a database that cannot answer
- * is UNAVAILABLE/DEPENDENCY_UNAVAILABLE; anything else stays what it was and becomes INTERNAL at the edge. No text
- * of SQL or of the driver gets into a message.
+ * Translates a driver's error for callers. A lost race becomes ABORTED/CONCURRENT_UPDATE. A database that cannot serve
+ * becomes UNAVAILABLE/DEPENDENCY_UNAVAILABLE, with the fault in the metadata if it is known. Any other error is returned
+ * as it is, and is INTERNAL to callers. Messages never contain SQL or text of the driver.
  */
 export function toDomainError(error: unknown): unknown {
   if (error instanceof DomainError) return error;
+  const fault = faultOf(error);
+  if (fault !== undefined) return databaseUnavailable(fault, error);
   const code = codeOf(error);
-  if (code !== undefined) {
-    if (CONFLICTS.has(code)) {
-      return new DomainError(
-        'aborted',
-        'CONCURRENT_UPDATE',
-        'Something else changed this at the same time; try again.',
-        {},
-        { retryAfterMs: RETRY_AFTER_MS, cause: error },
-      );
-    }
-    if (UNAVAILABLE.has(code) || UNAVAILABLE_CLASSES.has(code.slice(0, 2)) || NETWORK.has(code) || isFatal(error)) {
-      return dependencyUnavailable('database', error);
-    }
+  if (code === undefined) {
+    return error instanceof Error && NONE_LEFT.test(error.message) ? dependencyUnavailable('database', error) : error;
   }
-  // Knex and pg throw these two without a code.
-  if (error instanceof Error && /Timeout acquiring a connection|Connection terminated/.test(error.message)) {
-    return dependencyUnavailable('database', error);
+  if (CONFLICTS.has(code)) {
+    return new DomainError(
+      'aborted',
+      'CONCURRENT_UPDATE',
+      'Something else changed this at the same time; try again.',
+      {},
+      { retryAfterMs: RETRY_AFTER_MS, cause: error },
+    );
   }
-  return error;
+  return UNAVAILABLE.has(code) || isFatal(error) ? dependencyUnavailable('database', error) : error;
 }
+
+const databaseUnavailable = (fault: DatabaseFault, cause: unknown): DomainError =>
+  new DomainError(
+    'unavailable',
+    'DEPENDENCY_UNAVAILABLE',
+    `${describeFault(fault)}; try again later.`,
+    { dependency: 'database', fault },
+    { retryAfterMs: 1_000, cause },
+  );

@@ -8,6 +8,7 @@ import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
 import type { ServiceBinding } from '#libs/grpc/connect-handlers.ts';
 import { runUntilSignal } from '#libs/grpc/run-until-signal.ts';
 import { type RunningServer, startServer } from '#libs/grpc/server.ts';
+import { hasReason } from '#libs/kernel/domain-error.ts';
 import { readSettings } from '#libs/kernel/settings.ts';
 import { ignoreDriverVariables, parseDatabaseUrl } from '#libs/postgres/database-url.ts';
 import {
@@ -19,6 +20,8 @@ import {
   readInstallation,
 } from '#libs/postgres/migrate.ts';
 import { type Database, openDatabase } from '#libs/postgres/open-database.ts';
+import { describeFault } from '#libs/postgres/sql-errors.ts';
+import { watchDatabase } from '#libs/postgres/watch-database.ts';
 import { makeTurns, type Turns } from '#libs/saga/turns.ts';
 import type { WorkerLoop } from '#libs/saga/worker-loop.ts';
 import { type Logger, makeLogger } from '#libs/telemetry/logger.ts';
@@ -75,15 +78,31 @@ export async function startService(
     statementTimeoutMs: settings.statementTimeoutMs,
     lockTimeoutMs: settings.lockTimeoutMs,
   });
-  let ready = false;
+  const watch = watchDatabase({
+    url: settings.databaseUrl,
+    applicationName: `lethe-${name}-watch`,
+    database,
+    onChange(fault, error) {
+      if (fault === undefined) log.info('the database serves again');
+      else log.error({ fault, err: error }, describeFault(fault));
+    },
+  });
+  let phase: string | undefined = 'Starting.';
   let composed: ComposedService | undefined;
+  const problem = (): string | undefined => {
+    const fault = watch.fault();
+    return fault === undefined ? phase : `${describeFault(fault)} (${fault}).`;
+  };
   const stopMetrics = await startMetricsServer(
     settings.metricsAddress,
     metrics,
-    () => ready,
+    problem,
     async () => (await composed?.readyNotes?.()) ?? [],
   );
-  await waitForSchema(database, migrations, log);
+  await waitForDatabase(database, migrations, log, (why) => {
+    phase = why;
+  });
+  phase = 'Starting.';
   await assertBoundByRowSecurity(database.acrossTenants);
   const turns = makeTurns();
   composed = await compose({ database, log, metrics, turns });
@@ -116,35 +135,60 @@ export async function startService(
     tls: settings.tls,
     reflection: settings.reflection,
   });
-  ready = true;
+  phase = undefined;
   return {
     port: server.port,
     async stop() {
-      ready = false;
+      phase = 'Stopping.';
       await server.stop();
       await Promise.all(workers.map((worker) => worker.stop()));
       composed.close();
       await refusals.stop();
       await stopMetrics();
+      await watch.stop();
       await database.close();
     },
   };
 }
 
 const SCHEMA_POLL_MS = 500;
+const MIN_WAIT_MS = 100;
+const MAX_WAIT_MS = 1_000;
 const SAY_SO_EVERY_MS = 10_000;
 
-/** Waits until the schema has every migration that this version needs, and says what it is waiting for. */
-async function waitForSchema(database: Database, migrations: readonly Migration[], log: Logger): Promise<void> {
-  for (let saidAt = Number.NEGATIVE_INFINITY; ; ) {
-    const { missing, unknown } = await compareSchema(database.acrossTenants, migrations);
-    if (unknown.length > 0) log.warn({ unknown }, 'the schema is newer than this version');
-    if (missing.length === 0) return;
-    if (performance.now() - saidAt > SAY_SO_EVERY_MS) {
-      log.warn({ missing }, 'the schema is behind: waiting for `migrate`');
-      saidAt = performance.now();
+/**
+ * Waits until the database serves and its schema has every migration that this version needs; tells and logs what it
+ * waits for. An Error if the database refuses the credentials or does not exist: waiting would not help.
+ */
+async function waitForDatabase(
+  database: Database,
+  migrations: readonly Migration[],
+  log: Logger,
+  onWaiting: (why: string) => void,
+): Promise<void> {
+  let saidAt = Number.NEGATIVE_INFINITY;
+  const say = (details: object, why: string): void => {
+    onWaiting(`${why[0]?.toUpperCase()}${why.slice(1)}.`);
+    if (performance.now() - saidAt < SAY_SO_EVERY_MS) return;
+    saidAt = performance.now();
+    log.warn(details, why);
+  };
+  for (let failures = 0; ; ) {
+    try {
+      const { missing, unknown } = await compareSchema(database.acrossTenants, migrations);
+      failures = 0;
+      if (unknown.length > 0) log.warn({ unknown }, 'the schema is newer than this version');
+      if (missing.length === 0) return;
+      say({ missing }, 'the schema is behind: waiting for `migrate`');
+    } catch (error) {
+      if (!hasReason(error, 'DEPENDENCY_UNAVAILABLE')) throw error;
+      const { fault } = error.metadata;
+      if (fault === 'REFUSED')
+        throw new Error('the database refuses the connection; check LETHE_DATABASE_URL', { cause: error });
+      failures += 1;
+      say({ err: error, fault }, 'waiting for the database');
     }
-    await delay(SCHEMA_POLL_MS);
+    await delay(failures === 0 ? SCHEMA_POLL_MS : Math.min(MAX_WAIT_MS, MIN_WAIT_MS * 2 ** failures));
   }
 }
 

@@ -3,9 +3,9 @@ import { freePort } from '#deploy/local/free-port.ts';
 import { type Metrics, makeMetrics, startMetricsServer } from './metrics.ts';
 
 /** A metrics server on a free port. */
-async function served(t: ExecutionContext, metrics: Metrics, isReady: () => boolean = () => true) {
+async function served(t: ExecutionContext, metrics: Metrics, problem: () => string | undefined = () => undefined) {
   const port = await freePort();
-  t.teardown(await startMetricsServer(`127.0.0.1:${port}`, metrics, isReady));
+  t.teardown(await startMetricsServer(`127.0.0.1:${port}`, metrics, problem));
   return (path: string) => fetch(`http://127.0.0.1:${port}${path}`);
 }
 
@@ -49,12 +49,16 @@ test('a figure that cannot be read fails the scrape: it is never told wrong, and
   t.regex(await (await get('/metrics')).text(), /^lethe_stuck_deletions\{.*\} 2$/m);
 });
 
-test('a service is ready when it says so, and serves nothing else', async (t) => {
-  let ready = false;
-  const get = await served(t, makeMetrics('job'), () => ready);
-  t.is((await get('/ready')).status, 503);
-  ready = true;
+test('a service is ready while it has no problem, says which it has, and lives either way', async (t) => {
+  let problem: string | undefined = 'The database is read-only (READ_ONLY).';
+  const get = await served(t, makeMetrics('job'), () => problem);
+  const unready = await get('/ready');
+  t.is(unready.status, 503);
+  t.is(await unready.text(), 'The database is read-only (READ_ONLY).\n');
+  t.is((await get('/live')).status, 200);
+  problem = undefined;
   t.is((await get('/ready')).status, 200);
+  t.is((await get('/live')).status, 200);
   t.is((await get('/')).status, 404);
 });
 

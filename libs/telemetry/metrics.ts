@@ -134,24 +134,28 @@ export function makeMetrics(service: string): Metrics {
 }
 
 /**
- * Serves `/metrics` for Prometheus, and `/ready`, which is 200 while `isReady` says so, with a line in its body for each
- * of `notes`. Returns a function that stops it.
+ * Serves `/metrics` for Prometheus, `/live`, which is 200 while the process runs, and `/ready`, which is 200 while
+ * `problem` answers undefined. The body of `/ready` is the problem, or else one line for each of `notes`. Returns a
+ * function that stops it.
  */
 export async function startMetricsServer(
   address: string,
   { registry }: Metrics,
-  isReady: () => boolean,
+  problem: () => string | undefined,
   notes: () => Promise<readonly string[]> = async () => [],
 ): Promise<() => Promise<void>> {
   const { hostname, port } = new URL(`http://${address}`);
   const server = createServer((request, response) => {
+    const answer = (status: number, lines: readonly string[] = []) =>
+      void response.writeHead(status, { 'content-type': 'text/plain' }).end(lines.map((line) => `${line}\n`).join(''));
+    if (request.url === '/live') return answer(200);
     if (request.url === '/ready') {
-      if (!isReady()) return void response.writeHead(503).end();
-      // Whether it is ready does not hang on what there is to say.
+      const why = problem();
+      if (why !== undefined) return answer(503, [why]);
+      // A note that cannot be read must not make the service unready.
       notes().then(
-        (lines) =>
-          response.writeHead(200, { 'content-type': 'text/plain' }).end(lines.map((line) => `${line}\n`).join('')),
-        () => response.writeHead(200).end(),
+        (lines) => answer(200, lines),
+        () => answer(200),
       );
       return;
     }

@@ -134,6 +134,27 @@ test('a service that connects as the owner or a superuser refuses to start and s
   }
 });
 
+test('a service whose password or database is wrong does not wait: it ends and says why', async (t) => {
+  const database = await t.context.postgres.createDatabase([]);
+  const wrongPassword = new URL(database.appUrl);
+  wrongPassword.password = 'wrong';
+  const wrongDatabase = new URL(database.appUrl);
+  wrongDatabase.pathname = '/nowhere';
+  for (const [url, why] of [
+    [wrongPassword, /password authentication failed/],
+    [wrongDatabase, /database \\"nowhere\\" does not exist/],
+  ] as const) {
+    const service = startProgram([], {
+      LETHE_DATABASE_URL: url.toString(),
+      LETHE_METRICS_ADDRESS: `127.0.0.1:${await freePort()}`,
+    });
+    t.teardown(service.kill);
+    t.is(await service.code, 1);
+    t.regex(service.output(), /the database refuses the connection; check LETHE_DATABASE_URL/);
+    t.regex(service.output(), why);
+  }
+});
+
 test('a service without a trust file that can be used does not start, and says which entry and field is wrong', async (t) => {
   const database = await t.context.postgres.createDatabase(jobMigrations);
   const folder = mkdtempSync(join(tmpdir(), 'lethe-test-trust-'));

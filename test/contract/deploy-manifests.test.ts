@@ -267,7 +267,7 @@ testEach('every container has a share of the machine and a limit', (t, manifests
 });
 
 testEach(
-  'every service is probed by grpc on the port that it serves, and its figures are where they are looked for',
+  'every service is ready by grpc on the port that it serves, lives by /live, and its figures are where they are looked for',
   (t, manifests) => {
     for (const workload of services(manifests)) {
       const { settings } = settingsOf(manifests, workload);
@@ -276,8 +276,9 @@ testEach(
       t.is(settings.grpcAddress, `0.0.0.0:${ports['grpc']}`);
       t.like(workload.annotations, { 'prometheus.io/scrape': 'true', 'prometheus.io/port': String(ports['metrics']) });
       t.is(settings.metricsAddress, `0.0.0.0:${ports['metrics']}`);
-      for (const probe of [container.startupProbe, container.readinessProbe, container.livenessProbe]) {
-        t.is(probe?.grpc?.port, ports['grpc'], name);
+      t.is(container.readinessProbe?.grpc?.port, ports['grpc'], name);
+      for (const probe of [container.startupProbe, container.livenessProbe]) {
+        t.deepEqual(probe?.httpGet, { path: '/live', port: 'metrics' }, name);
       }
     }
   },

@@ -8,6 +8,11 @@ export interface TcpGate {
   open(target: string): void;
   /** Lets requests through and answers no more, until it is shut or opened; resolves when an answer was lost. */
   loseAnswers(): Promise<void>;
+  /**
+   * Drops every byte and resets nothing, like a network that loses packets: for open connections for good, for new ones
+   * until the gate is opened.
+   */
+  swallow(): void;
   /** Cuts what is connected and refuses what comes. */
   shut(): void;
   close(): Promise<void>;
@@ -17,6 +22,8 @@ export interface TcpGate {
 export async function makeTcpGate(): Promise<TcpGate> {
   let target: string | undefined;
   let onLost: (() => void) | undefined;
+  let isSwallowing = false;
+  const swallowed = new WeakSet<Socket>();
   const sockets = new Set<Socket>();
   const keep = (socket: Socket): Socket => {
     sockets.add(socket);
@@ -25,25 +32,35 @@ export async function makeTcpGate(): Promise<TcpGate> {
   const server = createServer((inbound) => {
     keep(inbound);
     const [host = '', port = ''] = target?.split(':') ?? [];
+    if (isSwallowing) {
+      inbound.resume();
+      return;
+    }
     if (target === undefined) {
       inbound.resetAndDestroy();
       return;
     }
     const outbound = keep(dial(Number(port), host));
-    inbound.pipe(outbound);
+    inbound.on('data', (request) => {
+      if (!swallowed.has(inbound) && !outbound.write(request)) inbound.pause();
+    });
+    outbound.on('drain', () => inbound.resume());
+    inbound.on('end', () => swallowed.has(inbound) || outbound.end());
     outbound.on('data', (answer) => {
+      if (swallowed.has(inbound)) return;
       if (onLost) onLost();
       else if (!inbound.write(answer)) outbound.pause();
     });
-    outbound.on('end', () => inbound.end());
+    outbound.on('end', () => swallowed.has(inbound) || inbound.end());
     inbound.on('drain', () => outbound.resume());
     inbound.on('close', () => outbound.destroy());
-    outbound.on('close', () => inbound.destroy());
+    outbound.on('close', () => swallowed.has(inbound) || inbound.destroy());
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const shut = (): void => {
     target = undefined;
     onLost = undefined;
+    isSwallowing = false;
     for (const socket of sockets) socket.destroy();
   };
   return {
@@ -51,11 +68,16 @@ export async function makeTcpGate(): Promise<TcpGate> {
     open(to) {
       target = to;
       onLost = undefined;
+      isSwallowing = false;
     },
     loseAnswers: () =>
       new Promise((resolve) => {
         onLost = resolve;
       }),
+    swallow() {
+      isSwallowing = true;
+      for (const socket of sockets) swallowed.add(socket);
+    },
     shut,
     async close() {
       shut();

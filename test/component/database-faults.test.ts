@@ -1,0 +1,246 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { Code, ConnectError } from '@connectrpc/connect';
+import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import { SERVICE_NAMES, type ServiceName } from '#deploy/local/stack.ts';
+import { RetryInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
+import { queryOnce } from '#test/support/postgres.ts';
+import { makeTcpGate, type TcpGate } from '#test/support/tcp-gate.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+
+interface Calls {
+  readonly read: () => Promise<unknown>;
+  readonly write: () => Promise<unknown>;
+}
+
+interface Context {
+  stack: TestStack;
+  /** The services reach their databases through it alone. */
+  gate: TcpGate;
+  /** host:port of the server behind it. */
+  postgres: string;
+  calls: Readonly<Record<ServiceName, Calls>>;
+}
+
+const test = anyTest as TestFn<Context>;
+type T = ExecutionContext<Context>;
+
+const STATEMENT_MS = 1_000;
+
+test.before(async (t) => {
+  const gate = await makeTcpGate();
+  const stack = await startTestStack({
+    env: { LETHE_STATEMENT_TIMEOUT_MS: String(STATEMENT_MS), LETHE_LOCK_TIMEOUT_MS: String(STATEMENT_MS) },
+  });
+  const postgres = new URL(stack.superuserUrl('run')).host;
+  gate.open(postgres);
+  const { runs, jobs, incidents, retention } = stack.clients({ role: 'admin', tenantId: 'acme' });
+  let days = 0;
+  const calls: Context['calls'] = {
+    run: { read: () => runs.listRuns({}), write: () => runs.createRun({ workflow: 'call' }) },
+    job: { read: () => jobs.listJobs({}), write: () => jobs.createJob({}) },
+    incident: {
+      read: () => incidents.listEnvironments({}),
+      write: () => incidents.createEnvironment({ displayName: `production ${crypto.randomUUID()}` }),
+    },
+    retention: {
+      read: () => retention.listExecutionPolicies({}),
+      write: () => retention.upsertExecutionPolicy({ retentionDays: (days++ % 300) + 1 }),
+    },
+  };
+  t.context = { stack, gate, postgres, calls };
+  await restartAll(t);
+});
+test.after.always(async (t) => {
+  await t.context.stack?.dispose();
+  await t.context.gate?.close();
+});
+
+/** Restarts every service, with its database behind the gate. */
+const restartAll = ({ context: { stack, gate } }: { readonly context: Context }): Promise<unknown> =>
+  Promise.all(
+    SERVICE_NAMES.map((name) => {
+      const url = new URL(stack.environment(name)['LETHE_DATABASE_URL'] ?? '');
+      url.host = gate.address;
+      return stack.restart(name, { LETHE_DATABASE_URL: url.toString() });
+    }),
+  );
+
+const sql = <Row>(t: T, name: ServiceName, text: string): Promise<Row[]> =>
+  queryOnce<Row>(t.context.stack.superuserUrl(name), text);
+
+const endSessions = (t: T): Promise<unknown> =>
+  sql(
+    t,
+    'run',
+    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'lethe-%' and application_name <> 'lethe-retention-queue'",
+  );
+
+const readinessOf = async ({ context: { stack } }: T, name: ServiceName) => {
+  const response = await fetch(`http://${stack.environment(name)['LETHE_METRICS_ADDRESS']}/ready`);
+  return { status: response.status, text: await response.text() };
+};
+
+const untilUnready = (t: T, name: ServiceName, fault: string): Promise<void> =>
+  until(`${name} is not ready: ${fault}`, async () => {
+    const { status, text } = await readinessOf(t, name);
+    return status === 503 && text.includes(`(${fault})`);
+  });
+
+const logOf = ({ context: { stack } }: T, name: ServiceName): Promise<string> =>
+  readFile(join(stack.folder, 'logs', `${name}.log`), 'utf8');
+
+const pids = ({ context: { stack } }: T) => SERVICE_NAMES.map((name) => stack.pid(name));
+
+/** Waits until every service answers reads and writes, and is ready; resolves with how long the calls took to succeed. */
+async function untilGood(t: T): Promise<number> {
+  const startedAt = performance.now();
+  await Promise.all(
+    SERVICE_NAMES.flatMap((name) =>
+      (['read', 'write'] as const).map((kind) =>
+        until(`${name} answers a ${kind}`, async () => (await t.context.calls[name][kind]()) !== undefined),
+      ),
+    ),
+  );
+  const tookMs = performance.now() - startedAt;
+  await Promise.all(
+    SERVICE_NAMES.map((name) => until(`${name} is ready`, async () => (await readinessOf(t, name)).status === 200)),
+  );
+  return tookMs;
+}
+
+/** Calls every RPC in `calls` all the time until `work` has ended; resolves with what its callers were told in errors. */
+async function underLoad(t: T, work: () => Promise<unknown>): Promise<ReadonlyMap<Code, string>> {
+  const errors = new Map<Code, string>();
+  let isOver = false;
+  const calling = SERVICE_NAMES.flatMap((name) =>
+    Object.values(t.context.calls[name] as unknown as Record<string, () => Promise<unknown>>).map(async (call) => {
+      while (!isOver) {
+        await call().catch((error: unknown) => errors.set(ConnectError.from(error).code, `${name}: ${error}`));
+        await delay(5);
+      }
+    }),
+  );
+  await work();
+  isOver = true;
+  await Promise.all(calling);
+  return errors;
+}
+
+/** The call must fail as UNAVAILABLE, with this fault, when to try again and no other detail. */
+async function assertUnavailable(t: T, call: Promise<unknown>, fault: string, message: RegExp): Promise<void> {
+  const error: unknown = await call.then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  const refusal = await refusalOf(Promise.reject(error));
+  t.is(refusal.code, Code.Unavailable, refusal.message);
+  t.is(refusal.reason, 'DEPENDENCY_UNAVAILABLE');
+  t.deepEqual(refusal.metadata, { dependency: 'database', fault });
+  t.regex(refusal.message, message);
+  t.truthy(ConnectError.from(error).findDetails(RetryInfoSchema)[0]?.retryDelay);
+}
+
+test.serial(
+  'ending every session of every service again and again ends no process and no background work',
+  async (t) => {
+    const before = pids(t);
+    const errors = await underLoad(t, async () => {
+      for (let times = 0; times < 20; times += 1) {
+        await endSessions(t);
+        await delay(100 * Math.random());
+      }
+    });
+    for (const [code, error] of errors) t.is(code, Code.Unavailable, error);
+    await untilGood(t);
+    t.deepEqual(pids(t), before);
+    for (const name of SERVICE_NAMES) t.notRegex(await logOf(t, name), /unhandled|uncaught/i, name);
+    const { retention } = t.context.stack.clients({ role: 'platform' });
+    const { purge } = await retention.purgeNow({ tenantId: 'acme' });
+    await until('the purge ends', async () => {
+      const found = await retention.getPurge({ purgeId: purge?.id ?? '' });
+      return found.purge?.finishTime !== undefined;
+    });
+  },
+);
+
+test.serial(
+  'a read-only database is UNAVAILABLE to writers, serves readers, and is good within a second of its end',
+  async (t) => {
+    const alterRoles = (change: string) =>
+      Promise.all(SERVICE_NAMES.map((name) => sql(t, name, `alter role lethe_${name}_app ${change}`)));
+    await alterRoles('set default_transaction_read_only = on');
+    await endSessions(t);
+    for (const name of SERVICE_NAMES) {
+      const { read, write } = t.context.calls[name];
+      await untilUnready(t, name, 'READ_ONLY');
+      await assertUnavailable(t, write(), 'READ_ONLY', /^The database is read-only; try again/);
+      await t.notThrowsAsync(read(), name);
+    }
+    // The sessions that were made meanwhile stay read-only.
+    await alterRoles('reset default_transaction_read_only');
+    const tookMs = await untilGood(t);
+    t.log(`good after ${Math.round(tookMs)} ms`);
+    t.true(tookMs < 2_000, `${tookMs} ms`);
+  },
+);
+
+test.serial('a full disk is told by its name, and no longer once rows can be written', async (t) => {
+  await sql(
+    t,
+    'job',
+    `create function full_disk() returns trigger language plpgsql as $$
+       begin raise exception 'could not extend file' using errcode = '53100'; end $$;
+     create trigger full_disk before insert on jobs execute function full_disk()`,
+  );
+  const { read, write } = t.context.calls.job;
+  await assertUnavailable(t, write(), 'DISK_FULL', /no disk space/);
+  await untilUnready(t, 'job', 'DISK_FULL');
+  await t.notThrowsAsync(read());
+  await sql(t, 'job', 'drop trigger full_disk on jobs; drop function full_disk()');
+  await t.notThrowsAsync(write());
+  await untilGood(t);
+});
+
+test.serial(
+  'a silent database holds a call no longer than the statement timeout and a bit, and ready names it',
+  async (t) => {
+    const before = pids(t);
+    t.context.gate.swallow();
+    const silentAt = performance.now();
+    await Promise.all(
+      SERVICE_NAMES.map(async (name) => {
+        const { read, write } = t.context.calls[name];
+        // More than the pool has connections.
+        const calls = Array.from({ length: 12 }, (_, index) => refusalOf(index % 2 ? read() : write()));
+        for (const { code, message } of await Promise.all(calls)) t.is(code, Code.Unavailable, `${name}: ${message}`);
+        t.log(`${name}: all calls ended after ${Math.round(performance.now() - silentAt)} ms`);
+        await untilUnready(t, name, 'SILENT');
+      }),
+    );
+    t.context.gate.open(t.context.postgres);
+    const tookMs = await untilGood(t);
+    t.log(`good after ${Math.round(tookMs)} ms`);
+    t.true(tookMs < 5_000, `${tookMs} ms`);
+    t.deepEqual(pids(t), before);
+  },
+);
+
+test.serial('services that find no database at start wait for it, say so, and serve once it is there', async (t) => {
+  const { gate, stack, postgres } = t.context;
+  gate.shut();
+  const restarting = restartAll(t);
+  restarting.catch(() => undefined);
+  for (const name of SERVICE_NAMES) {
+    await untilUnready(t, name, 'CONNECTION_LOST');
+    const live = await fetch(`http://${stack.environment(name)['LETHE_METRICS_ADDRESS']}/live`);
+    t.is(live.status, 200, name);
+    await until(`${name} logs it`, async () => /waiting for the database/.test(await logOf(t, name)));
+  }
+  const waiting = pids(t);
+  gate.open(postgres);
+  await restarting;
+  t.deepEqual(pids(t), waiting, 'none of them was started anew');
+  await untilGood(t);
+});
