@@ -3,7 +3,7 @@ import type { Readable, Writable } from 'node:stream';
 import { create, type DescMethod, type DescService, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { MethodOptions_IdempotencyLevel as Level } from '@bufbuild/protobuf/wkt';
 import { type CallOptions, type Client, Code, ConnectError, makeAnyClient } from '@connectrpc/connect';
-import { credentials, Client as GrpcClient, Metadata, type ServiceError } from '@grpc/grpc-js';
+import { credentials, Client as GrpcClient, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { StatusSchema } from '#gen/google/rpc/status_pb.ts';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
@@ -31,6 +31,11 @@ export interface Connection {
    * `signal`, `timeoutMs` and `headers`. A stream's call begins at once and ends when nobody reads on.
    */
   client<Desc extends DescService>(service: Desc, token?: () => Promise<string>): Client<Desc>;
+  /**
+   * Whether anybody there takes calls, by the standard health check, within a second. A service without health checks
+   * that says so takes calls.
+   */
+  isReachable(): Promise<boolean>;
   close(): void;
 }
 
@@ -72,9 +77,25 @@ export function connect(options: ClientOptions): Connection {
   return {
     client: <Desc extends DescService>(service: Desc, ownToken = token) =>
       makeAnyClient(service, (method) => makeCall(method, { grpc, token: ownToken, deadlineMs })) as Client<Desc>,
+    isReachable: () => checkHealth(grpc),
     close: () => grpc.close(),
   };
 }
+
+const HEALTH_CHECK = '/grpc.health.v1.Health/Check';
+const HEALTH_DEADLINE_MS = 1_000;
+const AWAY: ReadonlySet<number> = new Set([status.UNAVAILABLE, status.DEADLINE_EXCEEDED, status.CANCELLED]);
+// HealthCheckResponse with status = SERVING, its only field; the request for the server as a whole is empty.
+const SERVING = Buffer.from([0x08, 0x01]);
+
+const checkHealth = (grpc: GrpcClient): Promise<boolean> =>
+  new Promise((resolve) => {
+    const pass = (bytes: Buffer): Buffer => bytes;
+    const within = { deadline: Date.now() + HEALTH_DEADLINE_MS };
+    grpc.makeUnaryRequest(HEALTH_CHECK, pass, pass, Buffer.alloc(0), new Metadata(), within, (error, answer) =>
+      resolve(error ? !AWAY.has(error.code) : SERVING.equals(answer ?? Buffer.alloc(0))),
+    );
+  });
 
 /** The reason of an error's ErrorInfo, e.g. `JOB_NOT_FOUND`; undefined where it has none. */
 export const reasonOf = (error: unknown): string | undefined =>

@@ -6,6 +6,15 @@ export interface RetryPolicy {
   readonly maxMs: number;
 }
 
+// Soon enough to go on within seconds of its return, and seldom enough for thousands of operations that all wait.
+const WAITING_ATTEMPT = 5;
+
+/**
+ * How long to wait before a dependency that cannot be reached is tried again, always the same: how often it was tried
+ * says nothing about the operation, so nobody counts it.
+ */
+export const waitingMs = (policy: RetryPolicy): number => backoffMs(WAITING_ATTEMPT, policy);
+
 /**
  * How long to wait after the `attempt`-th failure (1, 2, …): exponential between `baseMs` and `maxMs`, with full
  * jitter above the half so that those who failed together do not come back together.

@@ -371,6 +371,7 @@ const executionUseCases = new ContainerModule(({ bind }) => {
 /** RunService as a participant of steps that callers record with it: it can take back, and does nothing new. */
 const ownStepParticipant = (own: OwnParticipant): StepParticipant => ({
   name: OWN_PARTICIPANT,
+  isReachable: async () => true,
   check: (_, action) => Promise.reject(actionUnknown(action)),
   execute: (_, action) => Promise.reject(actionUnknown(action)),
   compensate: (call) => own.compensate(call),

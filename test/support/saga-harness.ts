@@ -86,6 +86,8 @@ export interface FakeParticipant extends StepParticipant {
     compensate?: Error | undefined;
     verify?: Error | undefined;
   };
+  /** Whether nobody answers under its address. */
+  isAway: boolean;
   /** Claims to have removed, and keeps. */
   lies: boolean;
   /** How many calls of each kind are answered PARTIAL before the first that is COMPLETE. */
@@ -105,9 +107,11 @@ export function makeFakeParticipant(name: string): FakeParticipant {
     effects,
     calls: [],
     fail: {},
+    isAway: false,
     lies: false,
     partial: 0,
     afterExecute: async () => undefined,
+    isReachable: async () => !fake.isAway,
     async check() {
       if (fake.fail.check) throw fake.fail.check;
     },

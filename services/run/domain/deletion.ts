@@ -177,6 +177,12 @@ export const afterFailure = (step: DeletionStep, error: string, isLast: boolean)
   lastError: error,
 });
 
+/** The step while its participant cannot be reached: that is no attempt, as it says nothing about the deletion. */
+export const whileAway = (step: DeletionStep, error: string): DeletionStep => ({
+  ...afterFailure(step, error, false),
+  attempts: step.attempts,
+});
+
 /** The deletion with one of its steps in a new state. */
 export const withStep = <T extends Cascade>(deletion: T, step: DeletionStep): T => ({
   ...deletion,

@@ -146,6 +146,9 @@ export function afterAttempt(saga: Saga, step: SagaStep, error: string, isLast: 
   return isLast ? { ...tried, state: 'FAILED', attempts, parkedReason: error } : { ...tried, attempts };
 }
 
+/** The saga while the participant of its step cannot be reached: that is no attempt, as it says nothing about the run. */
+export const whileAway = (saga: Saga, step: SagaStep, error: string): Saga => withStep(saga, { ...step, error });
+
 /**
  * The saga after the effects of steps are gone, and what the steps had resulted in with them. It ends only when no other
  * step may have effects.

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import test from 'ava';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { makeMemorySagas } from '#test/support/memory-sagas.ts';
@@ -45,6 +46,37 @@ test('what a participant refuses for good fails the step at once', async (t) => 
   const run = await engine.run(inputOf());
   t.like(run, { state: 'COMPENSATED', error: 'ACTION_REFUSED: Never.' });
   t.deepEqual(job.calls, ['execute draft', 'compensate draft'], 'its effects may be there all the same');
+  t.is(rowCount(), 0);
+});
+
+test('a participant that is away is waited for without end, forward and back, and the run goes on when it is there', async (t) => {
+  const { engine, job, incident, rowCount } = fixture(3);
+  const leave = (participant: typeof job, isAway: boolean): void => {
+    participant.isAway = isAway;
+    const error = isAway ? dependencyUnavailable(participant.name) : undefined;
+    participant.fail = { execute: error, compensate: error };
+  };
+  leave(job, true);
+  // It never comes to rest while it waits.
+  const tryOften = async (): Promise<void> => {
+    for (let tries = 0; tries < 20; tries += 1) {
+      await engine.advance.due(new AbortController().signal);
+      await delay(2);
+    }
+  };
+  await engine.run(inputOf({ force_delivery_fail: true }));
+  await tryOften();
+  t.like(engine.settled.at(-1)?.run, { state: 'RUNNING', attempts: 0, currentStep: 'draft' });
+  t.true(job.calls.length > 5, 'it was asked more often than there are attempts');
+  leave(incident, true);
+  leave(job, false);
+  job.afterExecute = async () => leave(job, true);
+  await tryOften();
+  t.like(engine.settled.at(-1)?.run, { state: 'COMPENSATING', attempts: 0 });
+  t.true(job.calls.filter((call) => call === 'compensate draft').length > 5);
+  leave(job, false);
+  await engine.drain();
+  t.like(engine.settled.at(-1)?.run, { state: 'COMPENSATED', attempts: 0 });
   t.is(rowCount(), 0);
 });
 

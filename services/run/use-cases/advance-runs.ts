@@ -1,5 +1,5 @@
 import { DomainError, dependencyUnavailable, hasReason } from '#libs/kernel/domain-error.ts';
-import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
+import { backoffMs, type RetryPolicy, waitingMs } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { afterAnswer, afterReadBack, type DeletionStep, hasMoved } from '../domain/deletion.ts';
 import { participantUnknown, stepUnknown, workerLost } from '../domain/errors.ts';
@@ -15,9 +15,11 @@ import {
   type Removal,
   type SagaMove,
   type SagaStep,
+  whileAway,
 } from '../domain/saga.ts';
 import type { StepAction, StepContext, StepOutcome, Workflow } from '../domain/workflow.ts';
 import type { ParticipantCall } from './ports.ts';
+import { isAway } from './reachability.ts';
 import type { EffectKey, Hold, SagaClaim, SagaRepository, SagaRun, SagaWrite, StepParticipant } from './saga-ports.ts';
 
 /** The persisted points of a run as a whole, for the tests that kill the process there. */
@@ -210,8 +212,13 @@ export function makeAdvanceRuns(
       }
     };
 
-    /** An attempt has failed: it is repeated later, or it was the last one. */
+    /** An attempt has failed: it is repeated later, or it was the last one. While its participant is away, none is. */
     const giveWay = async (step: SagaStep, error: unknown): Promise<void> => {
+      if (await isAway(error, participants)) {
+        const after = { ...run, ...whileAway(run, step, toSentence(error)) };
+        await write(after, undefined, { kind: 'release', pauseMs: waitingMs(retry) });
+        return onSettled(run, 'RETRY', error);
+      }
       const isFinal = run.state === 'RUNNING' && isRefusal(error);
       const isLast = isFinal || run.attempts + 1 >= retry.maxAttempts;
       const after = { ...run, ...afterAttempt(run, step, toSentence(error), isLast, cause) };

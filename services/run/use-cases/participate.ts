@@ -20,6 +20,7 @@ export interface OwnParticipant extends Participant {
 /** Makes RunService's part: the run's row, its steps and their effects, under the contract that every participant keeps. */
 export const makeOwnParticipant = (rows: OwnRows): OwnParticipant => ({
   name: OWN_PARTICIPANT,
+  isReachable: async () => true,
 
   async preview({ tenantId, runId }) {
     const { run, counts, sampleSteps } = await rows.inspect(tenantId, runId);

@@ -247,6 +247,8 @@ export interface Participant {
   /** Must answer what is left, read back from the stores; nothing, or counts of 0, when nothing is. */
   verify(call: ParticipantCall): Promise<readonly ResourceCount[]>;
   preview(call: ParticipantCall): Promise<ParticipantPreview>;
+  /** Must answer whether the service takes calls at all, whatever it does with this run's; within a second or two. */
+  isReachable(): Promise<boolean>;
 }
 
 /** RunService's own rows of a run, for its part in cascades. */

@@ -1,5 +1,5 @@
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
-import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
+import { backoffMs, type RetryPolicy, waitingMs } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import {
   type Answer,
@@ -12,6 +12,7 @@ import {
   nextMove,
   noProgress,
   stateOf,
+  whileAway,
   withStep,
 } from '../domain/deletion.ts';
 import { participantUnknown, workerLost } from '../domain/errors.ts';
@@ -23,6 +24,7 @@ import type {
   ParticipantCall,
   ParticipantDirectory,
 } from './ports.ts';
+import { isAway } from './reachability.ts';
 
 /** The persisted points of a cascade, for the tests that kill the process there. */
 export const CASCADE_CRASH_POINTS = [
@@ -108,6 +110,18 @@ export function makeRunCascades(
     }
   };
 
+  /** What becomes of a step whose call failed, and when it is tried again: not by itself when that was the last attempt. */
+  const afterError = async (
+    step: DeletionStep,
+    error: unknown,
+  ): Promise<{ readonly step: DeletionStep; readonly retryMs: number | undefined }> => {
+    const sentence = toSentence(error);
+    if (await isAway(error, participants)) return { step: whileAway(step, sentence), retryMs: waitingMs(retry) };
+    const attempts = step.attempts + 1;
+    const isLast = attempts >= retry.maxAttempts;
+    return { step: afterFailure(step, sentence, isLast), retryMs: isLast ? undefined : backoffMs(attempts, retry) };
+  };
+
   const drive = async (claim: DeletionClaim, signal: AbortSignal): Promise<void> => {
     let { deletion } = claim;
     let current: DeletionStep | undefined;
@@ -155,11 +169,9 @@ export function makeRunCascades(
       if (hasReason(error, 'LEASE_LOST')) return;
       // Without a step it is the database that failed, and the lease runs out by itself.
       if (!current) throw error;
-      const attempts = current.attempts + 1;
-      const retryMs = attempts >= retry.maxAttempts ? undefined : backoffMs(attempts, retry);
-      const failed = afterFailure(current, toSentence(error), retryMs === undefined);
+      const { step: failed, retryMs } = await afterError(current, error);
       await deletions.fail(claim, failed, retryMs);
-      const told = { ...withStep(deletion, failed), attempts, lastError: failed.lastError };
+      const told = { ...withStep(deletion, failed), attempts: failed.attempts, lastError: failed.lastError };
       onSettled(told, retryMs === undefined ? 'STUCK' : 'RETRY', error instanceof StepFailed ? undefined : error);
     }
   };

@@ -2,7 +2,7 @@ import type { Answer, ResourceCount } from '../domain/deletion.ts';
 import type { JsonObject, Run } from '../domain/run.ts';
 import type { Removal, RemovedCounts, Saga } from '../domain/saga.ts';
 import type { Declaration, Effects } from '../domain/workflow.ts';
-import type { ParticipantCall } from './ports.ts';
+import type { Participant, ParticipantCall } from './ports.ts';
 
 /** What a participant's action has come to. */
 export interface Executed {
@@ -15,8 +15,7 @@ export interface Executed {
  * compensation alike. As of every participant: DEPENDENCY_UNAVAILABLE when it does not answer in time, and what it
  * refused otherwise.
  */
-export interface StepParticipant {
-  readonly name: string;
+export interface StepParticipant extends Pick<Participant, 'name' | 'isReachable'> {
   /**
    * Must throw what `execute` could only refuse, FIELD_INVALID with the field in the action's input, and do nothing.
    * What is missing in the input, or what the participant cannot check, passes.
