@@ -82,4 +82,5 @@ const toMessage = (
   requestId: entry.requestId ?? '',
   outcome: entry.outcome,
   counts: entry.counts as MessageInitShape<typeof AuditEntrySchema>['counts'],
+  trustEntry: entry.trustEntry ?? '',
 });

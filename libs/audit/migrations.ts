@@ -59,6 +59,20 @@ export async function createInstallationAuditIndexes(knex: Knex): Promise<void> 
   }
 }
 
+/**
+ * The migration that adds to these tables, the audit and orders that are carried out after the call, by which key their
+ * subject came.
+ */
+export const makeAuditedKeys = (name: string, tables: readonly string[]): Migration => ({
+  name,
+  async up(knex) {
+    for (const table of tables) await knex.raw('alter table ?? add column trust_entry text', [table]);
+  },
+  async down(knex) {
+    for (const table of tables) await knex.raw('alter table ?? drop column trust_entry', [table]);
+  },
+});
+
 /** Drops what createInstallationAuditIndexes made. */
 export async function dropInstallationAuditIndexes(knex: Knex): Promise<void> {
   for (const column of FILTERS) await knex.raw('drop index ??', [`installation_audit_${column}`]);

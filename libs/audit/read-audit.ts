@@ -25,6 +25,7 @@ export interface StoredAuditEntry {
   readonly requestId: string | undefined;
   readonly outcome: string;
   readonly counts: Readonly<Record<string, unknown>>;
+  readonly trustEntry: string | undefined;
 }
 
 /** Where a page begins: after the entry with this time and id. */
@@ -45,6 +46,7 @@ interface AuditRow {
   readonly request_id: string | null;
   readonly outcome: string;
   readonly counts: Record<string, unknown>;
+  readonly trust_entry: string | null;
 }
 
 /**
@@ -66,7 +68,8 @@ export function listAudit(tenantId: string | undefined, filter: AuditFilter, { l
   ].filter((condition) => condition !== undefined);
   const [table, requestId] =
     tenantId === undefined ? ['installation_audit', 'null::uuid as request_id'] : ['audit_entries', 'request_id'];
-  const text = `select id, at, actor, subject, action, target_type, target_id, reason, ${requestId}, outcome, counts
+  const text = `select id, at, actor, subject, action, target_type, target_id, reason, ${requestId}, outcome, counts,
+           trust_entry
     from ${table} ${conditions.length > 0 ? `where ${conditions.join(' and ')}` : ''}
     order by at desc, id desc limit ${bind(limit + 1)}`;
   return { text, values };
@@ -103,4 +106,5 @@ const toEntry = (row: AuditRow): StoredAuditEntry => ({
   requestId: row.request_id ?? undefined,
   outcome: row.outcome,
   counts: row.counts,
+  trustEntry: row.trust_entry ?? undefined,
 });

@@ -29,7 +29,7 @@ type Entry = Omit<AuditEntry, 'tenantId' | 'requestId' | 'reason'> & { readonly 
 
 /** The refusals of one caller in the current window. */
 interface Refused {
-  readonly caller: Pick<Entry, 'tenantId' | 'actor' | 'subject'>;
+  readonly caller: Pick<Entry, 'tenantId' | 'actor' | 'subject' | 'trustEntry'>;
   /** By RPC and reason: how often again, after the first one, which has been written. */
   readonly repetitions: Map<string, { readonly rpc: string; readonly reason: string; count: number }>;
   /** Refusals beyond KINDS_PER_CALLER. */
@@ -46,7 +46,7 @@ const STOP_MS = 5_000;
 const SEVERAL = '*';
 
 /**
- * Makes the recorder. However many calls are refused, a caller gets at most 21 entries a window: the first refusal for
+ * Makes the recorder. However many calls are refused, a caller gets at most 21 entries a window and key: the first refusal for
  * each of ten pairs of RPC and reason, one with the count of repetitions for each of these pairs, and one with the count
  * of all others. A tenant has entries for 100 callers a window; what further callers are refused is counted under the
  * actor `*`. The bound is that of one process. A key that signed what its entry of the trust file does not allow is in the
@@ -62,10 +62,10 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
   const waiting: Entry[] = [];
   let writing: Promise<void> | undefined;
 
-  const write = (entry: Entry, seen: Partial<Pick<Refusal, 'peer' | 'trustEntry'>> = {}): void => {
-    const { tenantId, actor, subject, targetId: rpc, outcome, counts } = entry;
+  const write = (entry: Entry, seen: Partial<Pick<Refusal, 'peer'>> = {}): void => {
+    const { tenantId, actor, subject, trustEntry, targetId: rpc, outcome, counts } = entry;
     log.warn(
-      { audit: true, action: 'call', tenantId, actor, subject, rpc, outcome, ...seen, ...counts },
+      { audit: true, action: 'call', tenantId, actor, subject, trustEntry, rpc, outcome, ...seen, ...counts },
       'call refused',
     );
     if (tenantId === undefined && !hasInstallationAudit) return;
@@ -94,15 +94,16 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
     writing = undefined;
   };
 
-  const refusedOf = ({ tenantId, actor, subject }: Refused['caller']): Refused => {
+  const refusedOf = ({ tenantId, ...credential }: Refused['caller']): Refused => {
     const callers = tenants.get(tenantId) ?? new Map<string, Refused>();
     tenants.set(tenantId, callers);
     const isFull = callers.size >= CALLERS_PER_TENANT;
-    const known = callers.get(JSON.stringify([actor, subject])) ?? (isFull ? callers.get(SEVERAL) : undefined);
+    const key = JSON.stringify([credential.actor, credential.subject, credential.trustEntry]);
+    const known = callers.get(key) ?? (isFull ? callers.get(SEVERAL) : undefined);
     if (known) return known;
-    const caller = isFull ? { tenantId, actor: SEVERAL, subject: SEVERAL } : { tenantId, actor, subject };
+    const caller = isFull ? { tenantId, actor: SEVERAL, subject: SEVERAL } : { tenantId, ...credential };
     const refused: Refused = { caller, repetitions: new Map(), others: 0 };
-    callers.set(isFull ? SEVERAL : JSON.stringify([actor, subject]), refused);
+    callers.set(isFull ? SEVERAL : key, refused);
     return refused;
   };
 
@@ -138,16 +139,14 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
         return;
       }
       const { tenantId, actor, subject } = caller;
-      const refused = refusedOf({ tenantId, actor, subject });
-      const known = refused.repetitions.get(kind);
-      if (known) known.count += 1;
+      const credential = { tenantId, actor, subject, trustEntry: trustEntry ?? caller.trustEntry };
+      const refused = refusedOf(credential);
+      const repeated = refused.repetitions.get(kind);
+      if (repeated) repeated.count += 1;
       else if (refused.repetitions.size >= KINDS_PER_CALLER || refused.caller.actor === SEVERAL) refused.others += 1;
       else {
         refused.repetitions.set(kind, { rpc, reason, count: 0 });
-        write(
-          { ...refusalOf(rpc, reason), tenantId, actor, subject },
-          { peer, trustEntry: trustEntry ?? believed?.trustEntry },
-        );
+        write({ ...refusalOf(rpc, reason), ...credential }, { peer });
       }
     },
     async stop() {
@@ -161,7 +160,7 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
 /** A key that signed what it may not: what its token says of a person or a tenant is not believed. */
 const keyAsCaller = (trustEntry: string): Refused['caller'] => {
   const name = `key:${trustEntry}`;
-  return { tenantId: undefined, actor: name, subject: name };
+  return { tenantId: undefined, actor: name, subject: name, trustEntry };
 };
 
 const refusalOf = (rpc: string, reason: string) => ({

@@ -1,3 +1,4 @@
+import { currentTrustEntry } from '#libs/grpc/current-caller.ts';
 import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 
 /** One entry of a service's audit before it is written; id and time come from the database. */
@@ -13,6 +14,11 @@ export interface AuditEntry {
   /** How it ended, or the reason of a refusal. */
   readonly outcome: string;
   readonly counts?: object;
+  /**
+   * The entry of the trust file whose key signed the subject's credential. Undefined: that of the call under way, if the
+   * subject made it.
+   */
+  readonly trustEntry?: string | null | undefined;
 }
 
 /** Writes one entry, in the transaction that commits what the entry is about. Every service has `audit_entries`. */
@@ -41,4 +47,5 @@ const columnsOf = (entry: Omit<AuditEntry, 'tenantId' | 'requestId'>) => ({
   reason: entry.reason ?? null,
   outcome: entry.outcome,
   counts: JSON.stringify(entry.counts ?? {}),
+  trust_entry: entry.trustEntry ?? currentTrustEntry(entry.subject) ?? null,
 });

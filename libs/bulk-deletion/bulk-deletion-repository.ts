@@ -47,6 +47,7 @@ interface BulkRow {
   readonly state: BulkState;
   readonly actor: string;
   readonly subject: string;
+  readonly trust_entry: string | null;
   readonly reason: string;
   readonly request_id: string | null;
   readonly fingerprint: string;
@@ -127,7 +128,7 @@ export function makeBulkDeletionRepository<Filter extends object>(
   const auditBulk = (
     trx: TenantTransaction,
     bulk: { readonly tenantId: string; readonly mode: BulkMode; readonly reason: string | undefined },
-    { actor, subject }: Pick<Caller, 'actor' | 'subject'>,
+    { actor, subject, trustEntry }: Pick<Caller, 'actor' | 'subject' | 'trustEntry'>,
     entry: { readonly action?: string; readonly id: string; readonly outcome: string; readonly counts?: object },
     requestId?: string | undefined,
   ): Promise<void> =>
@@ -135,6 +136,7 @@ export function makeBulkDeletionRepository<Filter extends object>(
       tenantId: bulk.tenantId,
       actor,
       subject,
+      trustEntry,
       action: entry.action ?? actionOf(targetType, bulk.mode),
       targetType: 'bulk_deletion',
       targetId: entry.id,
@@ -180,9 +182,10 @@ export function makeBulkDeletionRepository<Filter extends object>(
         const id = newId();
         const { rowCount } = await trx.raw(
           `insert into bulk_deletions
-             (tenant_id, id, mode, state, actor, subject, reason, request_id, fingerprint, force, filter, expected_count)
+             (tenant_id, id, mode, state, actor, subject, reason, request_id, fingerprint, force, filter, expected_count,
+              trust_entry)
            values (:tenantId, :id, :mode, 'SELECTING', :actor, :subject, :reason, :requestId, :fingerprint, :force,
-                   cast(:filter as jsonb), :expectedCount)
+                   cast(:filter as jsonb), :expectedCount, :trustEntry)
            on conflict (tenant_id, request_id) where request_id is not null do nothing`,
           {
             tenantId,
@@ -190,6 +193,7 @@ export function makeBulkDeletionRepository<Filter extends object>(
             mode,
             actor: caller.actor,
             subject: caller.subject,
+            trustEntry: caller.trustEntry ?? null,
             reason,
             requestId: requestId ?? null,
             fingerprint,
@@ -616,6 +620,7 @@ const toBare = <Filter>(row: BulkRow): BulkClaim<Filter>['bulk'] => ({
   state: row.state,
   actor: row.actor,
   subject: row.subject,
+  ...(row.trust_entry === null ? {} : { trustEntry: row.trust_entry }),
   reason: row.reason,
   requestId: row.request_id ?? undefined,
   force: row.force,

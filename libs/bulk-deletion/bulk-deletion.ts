@@ -48,6 +48,8 @@ export interface BulkDeletion<Filter = unknown> {
   readonly state: BulkState;
   readonly actor: string;
   readonly subject: string;
+  /** The entry of the trust file by whose key the subject came; for the audit. */
+  readonly trustEntry?: string;
   readonly reason: string;
   readonly requestId: string | undefined;
   readonly force: boolean;

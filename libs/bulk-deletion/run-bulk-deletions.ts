@@ -176,10 +176,11 @@ const mayPass = (error: unknown): boolean =>
   error.reason === 'CONCURRENT_UPDATE';
 
 /** In whose name items are deleted: who ordered the bulk deletion, with the role that the order was checked for. */
-const callerOf = ({ tenantId, actor, subject, force }: BulkClaim<unknown>['bulk']): Caller => ({
+const callerOf = ({ tenantId, actor, subject, trustEntry, force }: BulkClaim<unknown>['bulk']): Caller => ({
   tenantId,
   actor,
   subject,
+  ...(trustEntry === undefined ? {} : { trustEntry }),
   kind: 'user',
   role: force ? 'owner' : 'admin',
   scopes: new Set(),

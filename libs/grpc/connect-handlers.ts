@@ -31,6 +31,7 @@ import type {
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { CALLER, NOTE_REFUSAL } from './caller.ts';
+import { runAsCaller } from './current-caller.ts';
 import { makeInterruptible } from './interruptible.ts';
 import { type OnInternalError, toStatus } from './status.ts';
 
@@ -153,8 +154,9 @@ function handlerOf(
       if (!implement) throw new ConnectError(`${rpc} is not implemented yet.`, Code.Unimplemented);
       // While its caller was verified nobody listened.
       if (call.cancelled) throw cancelled();
-      context = new ServerCallContext(method, call, caller, guard);
-      await work(implement, context);
+      const serving = new ServerCallContext(method, call, caller, guard);
+      context = serving;
+      await runAsCaller(caller, () => work(implement, serving));
     } catch (error) {
       if (caller && error instanceof DomainError && error.kind === 'permission-denied') {
         guard.onRefused({ rpc, caller, reason: error.reason, peer: call.getPeer() });

@@ -20,7 +20,7 @@ export interface Caller {
   readonly scopes: ReadonlySet<string>;
   /** The one at the origin of the call: the subject itself, or for a service the one it acts for. */
   readonly actor: string;
-  /** The entry of the trust file whose key signed the credential, by name; for logs. */
+  /** The entry of the trust file whose key signed the credential, by name; for the log and the audit. */
   readonly trustEntry?: string;
   /** Only in a token that another service made for this one alone: what the token is limited to. */
   readonly limits?: TokenLimits | undefined;

@@ -1,3 +1,4 @@
+import { makeAuditedKeys } from '#libs/audit/migrations.ts';
 import { createOwnerTables, dropOwnerTables } from '#libs/owner/migrations.ts';
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { createTenantFunction, dropTenantFunction, secureTable } from '#libs/postgres/tenant-security.ts';
@@ -33,4 +34,5 @@ export const ownerBoxMigrations: readonly Migration[] = [
       await dropTenantFunction(knex);
     },
   },
+  makeAuditedKeys('002-audited-keys', ['audit_entries']),
 ];

@@ -3,8 +3,10 @@ import type { AuditEntry, AuditFilter } from '#gen/lethe/audit/v1/audit_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { type AuditFilter as Filter, listAudit } from '#libs/audit/read-audit.ts';
 import { makeRefusalRecorder } from '#libs/audit/record-refusals.ts';
+import { audit, auditInstallation } from '#libs/audit/write-audit.ts';
 import { CALLER } from '#libs/grpc/caller.ts';
 import type { Refusal } from '#libs/grpc/connect-handlers.ts';
+import { runAsCaller } from '#libs/grpc/current-caller.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
@@ -194,6 +196,34 @@ for (const name of Object.keys(SERVICES)) {
   });
 }
 
+for (const name of Object.keys(SERVICES)) {
+  test(`${name}: what a caller does is traced to the key by which it came, and what others do is not`, async (t) => {
+    const { database } = serviceOf(t, name);
+    const caller = { ...callerIn('traced'), trustEntry: 'company' };
+    const of = (subject: string, action: string, trustEntry?: string) => ({
+      ...{ tenantId: 'traced', actor: 'ada', subject, action, targetType: 'job', targetId: 'traced', outcome: 'DONE' },
+      ...(trustEntry ? { trustEntry } : {}),
+    });
+    const write = (entry: ReturnType<typeof of>) => database.forTenant('traced', (trx) => audit(trx, entry));
+    await runAsCaller(caller, async () => {
+      await write(of('ada', 'own'));
+      await write(of('service:run', 'worker'));
+      await write(of('service:run', 'ordered', 'runs'));
+      await database.forInstallation((trx) => auditInstallation(trx, of('ada', 'installed')));
+    });
+    await write(of('ada', 'later'));
+    const keys = Object.fromEntries(
+      (await listAll(serviceOf(t, name), callerIn('traced'))).map(({ action, trustEntry }) => [action, trustEntry]),
+    );
+    t.deepEqual(keys, { own: 'company', worker: '', ordered: 'runs', later: '' });
+    const installed = await listAll(serviceOf(t, name), callerIn(undefined, 'platform'), { targetId: 'traced' });
+    t.deepEqual(
+      installed.map(({ trustEntry }) => trustEntry),
+      ['company'],
+    );
+  });
+}
+
 /** A log that keeps its lines. */
 function keptLog() {
   const lines: Record<string, unknown>[] = [];
@@ -235,6 +265,25 @@ test('a flood of refusals leaves few entries, whose counts add up to every call'
   // As many lines as entries, and two for the thousand whose credential was not believed.
   t.is(lines.length, entries.length + 2);
   t.true(lines.some(({ msg, refusals }) => msg === 'credentials not believed' && refusals === 999));
+});
+
+test('each refusal, and each count of more, names the key by which its caller came', async (t) => {
+  const { log } = keptLog();
+  const recorder = makeRefusalRecorder({
+    database: serviceOf(t, 'job').database,
+    log,
+    metrics: { callRefused: () => undefined },
+  });
+  const refused = refusedIn('traced-refusals', 'ada', 's/Rpc');
+  for (const trustEntry of ['company', 'stolen', 'stolen', 'stolen'])
+    recorder.record({ ...refused, caller: { ...refused.caller, trustEntry } as Caller });
+  await recorder.stop();
+  const entries = await listAll(serviceOf(t, 'job'), callerIn('traced-refusals'));
+  t.deepEqual(entries.map(({ trustEntry, counts }) => [trustEntry, counts?.['refusals'] ?? 1]).toSorted(), [
+    ['company', 1],
+    ['stolen', 1],
+    ['stolen', 2],
+  ]);
 });
 
 test('repetitions are written when the window ends, and then the first refusal has an entry of its own again', async (t) => {

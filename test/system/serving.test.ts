@@ -143,13 +143,16 @@ test.serial(
       };
       await until('all refusals are in the audit', async () => (await refused()).length >= rpcs.length);
       t.deepEqual(
-        (await refused()).map(({ actor, targetId, outcome }) => [actor, targetId, outcome]).toSorted(),
+        (await refused())
+          .map(({ actor, targetId, outcome, trustEntry }) => [actor, targetId, outcome, trustEntry])
+          .toSorted(),
         rpcs
           .map(({ contract, method }) => [
             `ada-${method.name}`,
             `${contract.typeName}/${method.name}`,
             // What services serve to one another is for tokens that were made for it.
             contract === RetentionOwnerService || contract === ParticipantService ? 'TOKEN_INVALID' : 'SCOPE_MISSING',
+            'user',
           ])
           .toSorted(),
       );
@@ -192,6 +195,29 @@ test.serial(
     t.like(low.entries[0], { actor: 'viewer@too-low', outcome: 'ROLE_TOO_LOW' });
   },
 );
+
+test.serial('whoever purges a run is traced to a key in every service, also where a worker ends it', async (t) => {
+  const { stack } = t.context;
+  const graph = await makeRunGraph(stack, 'traced', { steps: 1, jobs: 1, objectsPerJob: 1, incidents: 1 });
+  const clients = stack.clients({ tenantId: 'traced', role: 'owner' });
+  await clients.runs.purgeRun({ runId: graph.runId, reason: 'asked for', force: true });
+  const entriesOf = async (service: 'runs' | 'jobs' | 'incidents', action: string) =>
+    (await clients[service].listAuditEntries({ filter: { action } })).entries.map(
+      ({ subject, trustEntry, outcome }) => [subject, trustEntry, outcome],
+    );
+  const isOver = async () => (await entriesOf('runs', 'PURGE')).some(([, , outcome]) => outcome === 'COMPLETE');
+  await until('the purge is over', isOver);
+  t.deepEqual(await entriesOf('runs', 'PURGE'), [['owner@traced', 'user', 'COMPLETE']]);
+  for (const service of ['jobs', 'incidents'] as const) {
+    const { entries } = await clients[service].listAuditEntries({});
+    const byRun = entries.filter(({ subject }) => subject === 'service:run');
+    t.true(byRun.length > 0, service);
+    t.true(
+      byRun.every(({ trustEntry }) => trustEntry === 'run'),
+      service,
+    );
+  }
+});
 
 /** Every RPC that a stack serves, and where. */
 const SERVED: readonly (readonly [ServiceName, DescService])[] = [

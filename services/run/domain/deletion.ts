@@ -54,6 +54,8 @@ export interface Deletion {
   readonly state: DeletionState;
   readonly actor: string;
   readonly subject: string;
+  /** The entry of the trust file by whose key the subject came; for the audit. */
+  readonly trustEntry: string | undefined;
   readonly reason: string | undefined;
   readonly requestId: string | undefined;
   readonly force: boolean;

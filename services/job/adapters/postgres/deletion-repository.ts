@@ -251,7 +251,13 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       if (row) {
         await reopenItem(trx, tenantId, row.bulk_deletion_id, deletionId);
         const { subject, actor } = caller;
-        await audit(trx, { ...auditOf(row, 'redrive', 'PENDING', {}), subject, actor, reason });
+        await audit(trx, {
+          ...auditOf(row, 'redrive', 'PENDING', {}),
+          subject,
+          actor,
+          reason,
+          trustEntry: caller.trustEntry,
+        });
         return toDeletion(row);
       }
       const known = firstOf<DeletionRow>(
@@ -305,9 +311,9 @@ export async function insertDeletions(trx: TenantTransaction, order: RemovalOrde
          returning j.id as job_id, j.run_id, j.step, o.id)
        insert into job_deletions
          (tenant_id, id, job_id, run_id, step, operation_id, state, actor, subject, reason, request_id, fingerprint, counts,
-          bulk_deletion_id)
+          bulk_deletion_id, trust_entry)
        select :tenantId, id, job_id, run_id, step, :operationId, 'PENDING', :actor, :subject, :reason, :requestId,
-              :fingerprint, cast(:counts as jsonb), :bulkDeletionId from hidden
+              :fingerprint, cast(:counts as jsonb), :bulkDeletionId, :trustEntry from hidden
        returning *`,
       {
         tenantId,
@@ -316,6 +322,7 @@ export async function insertDeletions(trx: TenantTransaction, order: RemovalOrde
         operationId: operationId ?? null,
         actor: caller.actor,
         subject: caller.subject,
+        trustEntry: caller.trustEntry ?? null,
         reason: reason ?? null,
         requestId: requestId ?? null,
         fingerprint: fingerprint ?? null,
@@ -330,6 +337,7 @@ const auditOf = (row: DeletionRow, action: string, outcome: string, counts: obje
   tenantId: row.tenant_id,
   actor: row.actor,
   subject: row.subject,
+  trustEntry: row.trust_entry,
   action,
   targetType: 'job',
   targetId: row.job_id,
@@ -347,8 +355,10 @@ const claimValues = ({ deletion, token }: DeletionClaim): unknown[] => [deletion
 /** The row of the audit for each deletion of a common table expression. */
 const auditFrom = (source: string, outcome: string): string =>
   `insert into audit_entries
-     (tenant_id, actor, subject, action, target_type, target_id, reason, request_id, outcome, counts)
-   select tenant_id, actor, subject, 'delete', 'job', job_id, reason, request_id, '${outcome}', counts from ${source}`;
+     (tenant_id, actor, subject, action, target_type, target_id, reason, request_id, outcome, counts,
+      trust_entry)
+   select tenant_id, actor, subject, 'delete', 'job', job_id, reason, request_id, '${outcome}', counts, trust_entry
+   from ${source}`;
 
 /** One statement of a worker that holds the deletion; LEASE_LOST when it touched nothing. */
 async function writeClaimed(database: Database, { deletion }: DeletionClaim, statement: Statement): Promise<void> {

@@ -62,6 +62,7 @@ export interface DeletionRow {
   readonly state: DeletionState;
   readonly actor: string;
   readonly subject: string;
+  readonly trust_entry: string | null;
   readonly reason: string | null;
   readonly request_id: string | null;
   readonly fingerprint: string | null;

@@ -1,4 +1,5 @@
 import { audit, auditInstallation } from '#libs/audit/write-audit.ts';
+import { currentTrustEntry } from '#libs/grpc/current-caller.ts';
 import { DomainError, operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
@@ -115,6 +116,7 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
         validateOnly,
         actor,
         subject,
+        trustEntry: currentTrustEntry(subject) ?? null,
         reason: reason ?? null,
         requestId: requestId ?? null,
         scope: purge.requestScope ?? '',
@@ -126,10 +128,10 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
       const inserted = await trx.raw(
         `insert into retention_purges
            (id, trigger, validate_only, actor, subject, reason, request_id, request_scope, fingerprint, subjects,
-            all_tenants, fleet_narrowed, fleet_held_at)
+            all_tenants, fleet_narrowed, fleet_held_at, trust_entry)
          values (:id, :trigger, :validateOnly, :actor, :subject, :reason, :requestId, :scope, :fingerprint,
                  cast(:subjects as text[]), :isOfAll, :narrowed,
-                 case when cast(:narrowed as int) is not null then clock_timestamp() end)
+                 case when cast(:narrowed as int) is not null then clock_timestamp() end, :trustEntry)
          on conflict (request_scope, trigger, request_id) do nothing`,
         bindings,
       );
@@ -729,13 +731,14 @@ async function auditItem(
   subjects: readonly PurgeSubject[],
   action: string,
 ): Promise<void> {
-  const order = firstOf<PurgeRow & { subject: string }>(
+  const order = firstOf<PurgeRow & { subject: string; trust_entry: string | null }>(
     await trx.raw('select * from retention_purges where id = ?', [row.purge_id]),
   );
   await audit(trx, {
     tenantId: row.tenant_id,
     actor: row.actor,
     subject: order?.subject ?? row.actor,
+    trustEntry: order?.trust_entry,
     action,
     targetType: 'retention_purge',
     targetId: row.purge_id,

@@ -27,6 +27,7 @@ interface DeletionRow {
   readonly state: DeletionState;
   readonly actor: string;
   readonly subject: string;
+  readonly trust_entry: string | null;
   readonly reason: string | null;
   readonly request_id: string | null;
   readonly force: boolean;
@@ -318,9 +319,9 @@ async function insert(
     `with begun as (
        insert into deletions
          (tenant_id, id, run_id, mode, state, actor, subject, reason, request_id, fingerprint, force, undoes,
-          bulk_deletion_id)
+          bulk_deletion_id, trust_entry)
        values (:tenantId, :id, :runId, :mode, 'PENDING', :actor, :subject, :reason, :requestId, :fingerprint, :force, :undoes,
-               :bulkDeletionId)
+               :bulkDeletionId, :trustEntry)
        returning tenant_id, id)
      insert into deletion_steps (tenant_id, deletion_id, position, participant, state)
      select b.tenant_id, b.id, p.position - 1, p.name, 'PENDING'
@@ -332,6 +333,7 @@ async function insert(
       mode,
       actor: caller.actor,
       subject: caller.subject,
+      trustEntry: caller.trustEntry ?? null,
       reason: reason ?? null,
       requestId: requestId ?? null,
       fingerprint,
@@ -441,6 +443,7 @@ const auditOutcome = (trx: TenantTransaction, deletion: Deletion, outcome: Delet
     runId: deletion.runId,
     actor: deletion.actor,
     subject: deletion.subject,
+    trustEntry: deletion.trustEntry,
     action: deletion.mode,
     reason: deletion.reason,
     requestId: deletion.requestId,
@@ -457,6 +460,7 @@ const toChecked = (order: DeletionOrder, now: Temporal.Instant, undoes: string |
   state: 'PENDING',
   actor: order.caller.actor,
   subject: order.caller.subject,
+  trustEntry: order.caller.trustEntry,
   reason: order.reason,
   requestId: order.requestId,
   force: order.force,
@@ -488,6 +492,7 @@ const toDeletion = (row: DeletionRow): Deletion => ({
   state: row.state,
   actor: row.actor,
   subject: row.subject,
+  trustEntry: row.trust_entry ?? undefined,
   reason: row.reason ?? undefined,
   requestId: row.request_id ?? undefined,
   force: row.force,

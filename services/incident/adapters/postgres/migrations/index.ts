@@ -9,6 +9,7 @@ import { owner } from './007-owner.ts';
 import { dropAgePurges } from './008-drop-age-purges.ts';
 import { listedAudit } from './009-audit.ts';
 import { payloadPurgeCause } from './010-payload-purge-cause.ts';
+import { auditedKeys } from './011-audited-keys.ts';
 
 /** IncidentService's schema, in order. */
 export const incidentMigrations: readonly Migration[] = [
@@ -22,4 +23,5 @@ export const incidentMigrations: readonly Migration[] = [
   dropAgePurges,
   listedAudit,
   payloadPurgeCause,
+  auditedKeys,
 ];

@@ -8,6 +8,7 @@ import { installation } from './006-installation.ts';
 import { orphanReports } from './007-orphan-reports.ts';
 import { listedAudit } from './008-audit.ts';
 import { bulkDeletions } from './009-bulk-deletions.ts';
+import { auditedKeys } from './010-audited-keys.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -20,4 +21,5 @@ export const jobMigrations: readonly Migration[] = [
   orphanReports,
   listedAudit,
   bulkDeletions,
+  auditedKeys,
 ];

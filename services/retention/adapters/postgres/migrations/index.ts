@@ -11,6 +11,7 @@ import { purgeStops } from './009-purge-stops.ts';
 import { planExpiry } from './010-plan-expiry.ts';
 import { listedAudit } from './011-audit.ts';
 import { listsByIndex } from './012-lists-by-index.ts';
+import { auditedKeys } from './013-audited-keys.ts';
 
 /** RetentionService's schema, in order. */
 export const retentionMigrations: readonly Migration[] = [
@@ -26,4 +27,5 @@ export const retentionMigrations: readonly Migration[] = [
   planExpiry,
   listedAudit,
   listsByIndex,
+  auditedKeys,
 ];

@@ -13,6 +13,7 @@ import { compensationReceipts } from './011-compensation-receipts.ts';
 import { participants } from './012-participants.ts';
 import { participantData } from './013-participant-data.ts';
 import { bulkDeletions } from './014-bulk-deletions.ts';
+import { auditedKeys } from './015-audited-keys.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -30,4 +31,5 @@ export const runMigrations: readonly Migration[] = [
   participants,
   participantData,
   bulkDeletions,
+  auditedKeys,
 ];

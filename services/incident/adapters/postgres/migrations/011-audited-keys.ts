@@ -1,0 +1,4 @@
+import { makeAuditedKeys } from '#libs/audit/migrations.ts';
+
+/** By which key each subject of the audit came. */
+export const auditedKeys = makeAuditedKeys('011-audited-keys', ['audit_entries', 'installation_audit']);

@@ -1,0 +1,8 @@
+import { makeAuditedKeys } from '#libs/audit/migrations.ts';
+
+/** By which key each subject of the audit came. */
+export const auditedKeys = makeAuditedKeys('013-audited-keys', [
+  'audit_entries',
+  'installation_audit',
+  'retention_purges',
+]);
