@@ -420,7 +420,7 @@ function environmentOf(
     LETHE_FILE_STORE_ROOT: objectFolder,
     LETHE_PARTICIPANTS: listOf(PARTICIPANTS, options.foreignParticipants, started),
     LETHE_RETENTION_OWNERS: listOf(OWNERS, options.foreignOwners, started),
-    LETHE_POLL_MS: '200',
+    LETHE_POLL_MS: '100',
     LETHE_CATALOGUE_POLL_MS: '1000',
     ...options.env,
     ...options.envOf?.[name],

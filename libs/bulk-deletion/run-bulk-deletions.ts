@@ -17,8 +17,11 @@ export const BULK_CRASH_POINTS = [
   'bulk.after-end',
 ] as const;
 
-/** Drives one due bulk deletion for a while; answers how many it took up, 0 or 1. */
-export type RunBulkDeletions = (signal: AbortSignal) => Promise<number>;
+/**
+ * Drives one due bulk deletion for a while; answers how many it took up, 0 or 1. `callNext` is called when it has taken
+ * one and others are due.
+ */
+export type RunBulkDeletions = (signal: AbortSignal, callNext?: () => void) => Promise<number>;
 
 /** How bulk deletions are driven. */
 export interface BulkSettings {
@@ -150,10 +153,12 @@ export function makeRunBulkDeletions<Filter>(
     }
   };
 
-  return async (signal) => {
-    for (const { tenantId, bulkDeletionId } of await repository.findDue(CANDIDATES)) {
+  return async (signal, callNext) => {
+    const due = await repository.findDue(CANDIDATES);
+    for (const { tenantId, bulkDeletionId } of due) {
       const claim = await repository.claim(tenantId, bulkDeletionId, workerId, leaseMs);
       if (!claim) continue;
+      if (due.length > 1) callNext?.();
       await drive(claim, signal);
       return 1;
     }

@@ -49,6 +49,48 @@ test('as many loops are woken as there are new items, and no more', async (t) =>
   t.is(looks, 11);
 });
 
+test('of many sleeping loops one polls', async (t) => {
+  const looks: number[] = [];
+  const loops = startWorkerLoops(8, {
+    name: 'idle',
+    pollMs: 30,
+    onError,
+    work: async () => {
+      looks.push(performance.now());
+      return 0;
+    },
+  });
+  await until(() => looks.length === 8 + 5);
+  await loops.stop();
+  const [firstPoll = 0] = looks.slice(8);
+  t.true((looks.at(-1) ?? 0) - firstPoll >= 4 * 30 * (2 / 3) - 5, 'five looks take four pauses');
+});
+
+test('a loop that knows of more calls the next one before it works, and polling goes on while it works', async (t) => {
+  let due = 3;
+  let underWay = 0;
+  const gate = Promise.withResolvers<void>();
+  const loops = startWorkerLoops(4, {
+    name: 'chain',
+    pollMs: 20,
+    onError,
+    work: async (_, callNext) => {
+      if (due === 0) return 0;
+      due -= 1;
+      underWay += 1;
+      if (due > 0) callNext();
+      await gate.promise;
+      return 1;
+    },
+  });
+  await until(() => underWay === 3);
+  due = 1;
+  await until(() => underWay === 4);
+  gate.resolve();
+  await loops.stop();
+  t.is(due, 0);
+});
+
 test('a wake that comes while a loop looks is not lost', async (t) => {
   let looks = 0;
   const gate = Promise.withResolvers<void>();

@@ -1,12 +1,13 @@
-import { setTimeout as delay } from 'node:timers/promises';
-
 /** What a loop does, and how it tells of what goes wrong. */
 export interface WorkerLoopOptions {
   readonly name: string;
-  /** How long to sleep when there was nothing to do, in milliseconds; a third of it more or less at random. */
+  /** How often to look while there is nothing to do, in milliseconds; a third of it more or less at random. */
   readonly pollMs: number;
-  /** Does what is due and answers how many items it did. It is called again at once after any. */
-  readonly work: (signal: AbortSignal) => Promise<number>;
+  /**
+   * Does what is due and answers how many items it did. It is called again at once after any. It calls `callNext` once
+   * it has taken an item and knows of more, so that a sleeping loop looks for them meanwhile.
+   */
+  readonly work: (signal: AbortSignal, callNext: () => void) => Promise<number>;
   readonly onError: (name: string, error: unknown) => void;
 }
 
@@ -20,7 +21,7 @@ export interface WorkerLoop {
 
 /** Several loops that do the same work side by side. */
 export interface WorkerLoops {
-  /** There are so many new items to do: as many sleeping loops are woken, and no more, or all would look in vain. */
+  /** Wakes as many sleeping loops as there are new items. */
   wake(items?: number): void;
   /** As WorkerLoop's, for all of them. */
   stop(): Promise<void>;
@@ -29,53 +30,18 @@ export interface WorkerLoops {
 const MAX_ERROR_PAUSE_MS = 30_000;
 
 /** Starts a loop that polls for due work. An error in a pass is told, and the pauses grow while it goes on. */
-export function startWorkerLoop({ name, pollMs, work, onError }: WorkerLoopOptions): WorkerLoop {
-  const stopping = new AbortController();
-  let sleep = new AbortController();
-  let woken = false;
-  let isAsleep = false;
-  let errorsInARow = 0;
-
-  const loop = async (): Promise<void> => {
-    while (!stopping.signal.aborted) {
-      woken = false;
-      let done = 0;
-      try {
-        done = await work(stopping.signal);
-        errorsInARow = 0;
-      } catch (error) {
-        if (stopping.signal.aborted) return;
-        errorsInARow += 1;
-        onError(name, error);
-      }
-      if (done > 0 || woken) continue;
-      sleep = new AbortController();
-      const pause = Math.min(MAX_ERROR_PAUSE_MS, pollMs * 2 ** errorsInARow) * (2 / 3 + (2 / 3) * Math.random());
-      isAsleep = true;
-      await delay(pause, undefined, { signal: AbortSignal.any([sleep.signal, stopping.signal]) }).catch(
-        () => undefined,
-      );
-      isAsleep = false;
-    }
-  };
-  const running = loop();
-  return {
-    wake() {
-      const wasAsleep = isAsleep && !woken;
-      woken = true;
-      sleep.abort();
-      return wasAsleep;
-    },
-    async stop() {
-      stopping.abort();
-      await running;
-    },
-  };
+export function startWorkerLoop(options: WorkerLoopOptions): WorkerLoop {
+  const { loops, stop } = startLoops([options.name], options);
+  return { wake: () => loops[0]?.wake() ?? false, stop };
 }
 
-/** Starts `count` loops, named by the given name and their number. */
+/**
+ * Starts `count` loops, named by the given name and their number. One of those that sleep polls for all of them: how
+ * many there are costs an idle database nothing.
+ */
 export function startWorkerLoops(count: number, { name, ...options }: WorkerLoopOptions): WorkerLoops {
-  const loops = Array.from({ length: count }, (_, index) => startWorkerLoop({ name: `${name}-${index}`, ...options }));
+  const names = Array.from({ length: count }, (_, index) => `${name}-${index}`);
+  const { loops, stop } = startLoops(names, options);
   return {
     wake(items = 1) {
       let woken = 0;
@@ -85,8 +51,77 @@ export function startWorkerLoops(count: number, { name, ...options }: WorkerLoop
         if (loop.wake()) woken += 1;
       }
     },
+    stop,
+  };
+}
+
+interface Loop {
+  /** As WorkerLoop's. */
+  wake(): boolean;
+  isAsleep(): boolean;
+}
+
+/** Starts a loop for each name; the sleeping ones share one timer, which wakes one of them. */
+function startLoops(names: readonly string[], { pollMs, work, onError }: Omit<WorkerLoopOptions, 'name'>) {
+  const stopping = new AbortController();
+  const loops: Loop[] = [];
+  const running: Promise<void>[] = [];
+  let errorsInARow = 0;
+  let timer: NodeJS.Timeout | undefined;
+
+  const callNext = (): void => void loops.find((loop) => loop.isAsleep())?.wake();
+  const setTimer = (): void => {
+    if (timer !== undefined || !loops.some((loop) => loop.isAsleep())) return;
+    const pause = Math.min(MAX_ERROR_PAUSE_MS, pollMs * 2 ** errorsInARow) * (2 / 3 + (2 / 3) * Math.random());
+    timer = setTimeout(() => {
+      timer = undefined;
+      callNext();
+      setTimer();
+    }, pause);
+  };
+  const start = (name: string): void => {
+    let endSleep: (() => void) | undefined;
+    let woken = false;
+    loops.push({
+      isAsleep: () => endSleep !== undefined,
+      wake() {
+        const wasAsleep = endSleep !== undefined;
+        woken = true;
+        endSleep?.();
+        endSleep = undefined;
+        return wasAsleep;
+      },
+    });
+    const loop = async (): Promise<void> => {
+      while (!stopping.signal.aborted) {
+        woken = false;
+        let done = 0;
+        try {
+          done = await work(stopping.signal, callNext);
+          errorsInARow = 0;
+        } catch (error) {
+          if (stopping.signal.aborted) return;
+          errorsInARow += 1;
+          onError(name, error);
+        }
+        if (done > 0 || woken || stopping.signal.aborted) continue;
+        const { promise, resolve } = Promise.withResolvers<void>();
+        endSleep = resolve;
+        setTimer();
+        await promise;
+      }
+    };
+    running.push(loop());
+  };
+  for (const name of names) start(name);
+
+  return {
+    loops,
     async stop() {
-      await Promise.all(loops.map((loop) => loop.stop()));
+      stopping.abort();
+      clearTimeout(timer);
+      for (const loop of loops) loop.wake();
+      await Promise.all(running);
     },
   };
 }

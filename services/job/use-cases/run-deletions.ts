@@ -18,8 +18,11 @@ export const DELETION_CRASH_POINTS = [
   'job.delete.after-rows',
 ] as const;
 
-/** Drives one due deletion as far as it goes; answers how many it took up, 0 or 1. Many of these run side by side. */
-export type RunDeletions = (signal: AbortSignal) => Promise<number>;
+/**
+ * Drives one due deletion as far as it goes; answers how many it took up, 0 or 1. Many of these run side by side; `callNext`
+ * is called when it has taken one and others are due.
+ */
+export type RunDeletions = (signal: AbortSignal, callNext?: () => void) => Promise<number>;
 
 /** How removals are driven. */
 export interface DeletionSettings {
@@ -149,8 +152,9 @@ export function makeRunDeletions(
     onSettled(deletion, retryMs === undefined ? 'STUCK' : 'RETRY', cause);
   };
 
-  return async (signal) => {
-    for (const { tenantId, deletionId } of await deletions.findDue(CANDIDATES)) {
+  return async (signal, callNext) => {
+    const due = await deletions.findDue(CANDIDATES);
+    for (const { tenantId, deletionId } of due) {
       let isStoreChecked = true;
       try {
         await checkStore();
@@ -164,6 +168,7 @@ export function makeRunDeletions(
       }
       const claim = await deletions.claim(tenantId, deletionId, workerId, leaseMs);
       if (!claim) continue;
+      if (due.length > 1) callNext?.();
       await drive(claim, isStoreChecked, signal);
       return 1;
     }

@@ -37,8 +37,11 @@ export const STEP_CRASH_POINTS = [
 
 /** Drives runs. */
 export interface AdvanceRuns {
-  /** Drives one due run as far as it goes; answers how many it took up, 0 or 1. Many run side by side. */
-  due(signal: AbortSignal): Promise<number>;
+  /**
+   * Drives one due run as far as it goes; answers how many it took up, 0 or 1. Many run side by side; `callNext` is called
+   * when it has taken one and others are due.
+   */
+  due(signal: AbortSignal, callNext?: () => void): Promise<number>;
   /** Drives a run that is held already, as far as it goes. */
   held(claim: SagaClaim, signal: AbortSignal): Promise<void>;
   /** The step with which a run begins: its intent names whom it will ask. RUN_DELETED when it uses a hidden run's. */
@@ -281,13 +284,14 @@ export function makeAdvanceRuns(
   };
 
   return {
-    async due(signal) {
+    async due(signal, callNext) {
       const due = await sagas.findDue(CANDIDATES);
       // Each worker begins elsewhere, or all would race for the first.
       const first = Math.floor(Math.random() * due.length);
       for (const key of [...due.slice(first), ...due.slice(0, first)]) {
         const claim = await sagas.claim(key, workerId, leaseMs);
         if (!claim) continue;
+        if (due.length > 1) callNext?.();
         crashPoint('run.step.after-claim');
         await drive(claim, signal);
         return 1;

@@ -37,8 +37,11 @@ export const CASCADE_CRASH_POINTS = [
   'run.delete.after-complete',
 ] as const;
 
-/** Drives one due deletion as far as it goes; answers how many it took up, 0 or 1. Many run side by side. */
-export type RunCascades = (signal: AbortSignal) => Promise<number>;
+/**
+ * Drives one due deletion as far as it goes; answers how many it took up, 0 or 1. Many run side by side; `callNext` is
+ * called when it has taken one and others are due.
+ */
+export type RunCascades = (signal: AbortSignal, callNext?: () => void) => Promise<number>;
 
 /** How cascades are driven. */
 export interface CascadeSettings {
@@ -176,13 +179,14 @@ export function makeRunCascades(
     }
   };
 
-  return async (signal) => {
+  return async (signal, callNext) => {
     const due = await deletions.findDue(CANDIDATES);
     // Each worker begins elsewhere, or all would race for the first.
     const first = Math.floor(Math.random() * due.length);
     for (const { tenantId, deletionId } of [...due.slice(first), ...due.slice(0, first)]) {
       const claim = await deletions.claim(tenantId, deletionId, workerId, leaseMs);
       if (!claim) continue;
+      if (due.length > 1) callNext?.();
       await drive(claim, signal);
       return 1;
     }
