@@ -1,6 +1,7 @@
 import { benchArtifacts } from './artifacts.ts';
 import { benchCascade } from './cascade.ts';
 import { benchExecutions } from './executions.ts';
+import { benchIdle } from './idle.ts';
 import { benchPurge } from './purge.ts';
 import { benchRpc } from './rpc.ts';
 import { benchSaga } from './saga.ts';
@@ -15,6 +16,7 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   executions: benchExecutions,
   cascade: benchCascade,
   saga: benchSaga,
+  idle: benchIdle,
 };
 
 const [name = '', ...flags] = process.argv.slice(2);

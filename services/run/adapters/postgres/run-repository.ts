@@ -208,6 +208,7 @@ export const makeRunRepository = (database: Database): RunRepository => ({
 
   async listSteps(tenantId, runId, { limit, after, showDeleted }) {
     const rows = await database.readForTenant<StepColumns>(tenantId, {
+      name: 'list-run-steps',
       // The run's own row comes with every page, so that no steps and no run are told apart in one statement.
       text: `select s.* from workflow_runs r left join lateral (
                select * from workflow_run_steps
