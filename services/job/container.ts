@@ -217,8 +217,12 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
   bind(TOKENS.executeStep)
     .toResolvedValue(
-      (steps: StepActions, index: ArtifactIndex, storeArtifact: StoreArtifact, { maxArtifactBytes }: JobSettings) =>
-        makeExecuteStep(steps, index, storeArtifact, maxArtifactBytes, (ms) => delay(ms)),
+      (
+        steps: StepActions,
+        index: ArtifactIndex,
+        storeArtifact: StoreArtifact,
+        { maxArtifactBytes, uploadLeaseMs }: JobSettings,
+      ) => makeExecuteStep(steps, index, storeArtifact, maxArtifactBytes, uploadLeaseMs, (ms) => delay(ms)),
       [TOKENS.stepActions, artifacts, TOKENS.storeArtifact, settings],
     )
     .inSingletonScope();

@@ -1,6 +1,6 @@
 import test from 'ava';
 import { DomainError, operationInProgress } from '#libs/kernel/domain-error.ts';
-import { actionRefused, jobNotFound, stepCompensated } from '../domain/errors.ts';
+import { actionRefused, jobNotFound, leaseLost, stepCompensated } from '../domain/errors.ts';
 import type { CreateJobAction, StepOutcome } from '../domain/step-action.ts';
 import { makeExecuteStep } from './execute-step.ts';
 import { artifactOf, JOB, jobIn, NOW, partOf } from './fakes.fixture.ts';
@@ -17,9 +17,10 @@ const ACTION: CreateJobAction = {
 };
 
 /** A step's action; `stored` is what an earlier call has stored, `refusals` what the next puts meet, in order. */
-function fixture({ stored = [] as string[], refusals = [] as (Error | undefined)[] } = {}) {
+function fixture({ stored = [] as string[], refusals = [] as (Error | undefined)[], isNew = false } = {}) {
   const there = new Set(stored);
   const puts: string[] = [];
+  const begunUploads: (string | undefined)[] = [];
   const begun: StepAction[] = [];
   const finished: string[] = [];
   let slept = 0;
@@ -31,7 +32,7 @@ function fixture({ stored = [] as string[], refusals = [] as (Error | undefined)
     async begin(action) {
       if (world.refusal) throw world.refusal;
       begun.push(action);
-      return { jobId: JOB, outcome: world.outcome };
+      return { jobId: JOB, outcome: world.outcome, isNew };
     },
     async finish(_, change, outcome) {
       finished.push(change(jobIn('PENDING', { tasks: [] }), NOW).state);
@@ -41,20 +42,21 @@ function fixture({ stored = [] as string[], refusals = [] as (Error | undefined)
   const artifacts = partOf<ArtifactIndex>({
     get: async (_, jobId, kind, name) => (there.has(name) ? artifactOf({ jobId, kind, name }) : undefined),
   });
-  const storeArtifact: StoreArtifact = async ({ jobId, kind, name, contentType, check }) => {
+  const storeArtifact: StoreArtifact = async ({ jobId, kind, name, contentType, begunUploadId, check }) => {
     check(jobIn('PENDING'), NOW);
+    begunUploads.push(begunUploadId);
     const refusal = refusals.shift();
     if (refusal) throw refusal;
     puts.push(`${kind}/${name}`);
     there.add(name);
     return artifactOf({ jobId, kind, name, contentType });
   };
-  const executeStep = makeExecuteStep(actions, artifacts, storeArtifact, 10, async (ms) => {
+  const executeStep = makeExecuteStep(actions, artifacts, storeArtifact, 10, 1_000, async (ms) => {
     slept += ms;
   });
   const execute = (action = ACTION) =>
     executeStep({ tenantId: 'acme', runId: RUN, step: 'draft', action, signal: new AbortController().signal });
-  return { execute, puts, begun, finished, world, slept: () => slept };
+  return { execute, puts, begun, begunUploads, finished, world, slept: () => slept };
 }
 
 const reasonOf = (work: Promise<unknown>): Promise<string> =>
@@ -93,6 +95,14 @@ test('a repetition stores only what is not there, and one that comes after the e
   t.deepEqual([done.puts, done.finished], [[], []]);
 });
 
+test('a new job has its uploads under way, and one whose upload was lost begins another', async (t) => {
+  const { execute, puts, begun, begunUploads } = fixture({ isNew: true, refusals: [leaseLost()] });
+  await execute();
+  const [a, b] = begun[0]?.uploads ?? [];
+  t.deepEqual(begunUploads, [a?.uploadId, b?.uploadId, undefined]);
+  t.deepEqual(puts.toSorted(), ['OUTPUT/a', 'OUTPUT/b']);
+});
+
 test('the fingerprint is of the whole input', async (t) => {
   const { execute, begun } = fixture();
   const others: CreateJobAction[] = [
@@ -117,7 +127,7 @@ test('an upload that another call has under way is waited for, and then it is do
 
 test('what another call has under way for longer than a call may last is not done yet', async (t) => {
   const { execute, finished, slept } = fixture({ refusals: Array(1_000).fill(operationInProgress('u')) });
-  t.is(await execute(), undefined);
+  t.is(await execute({ ...ACTION, assets: [asset('a')] }), undefined);
   t.deepEqual(finished, []);
   t.is(slept(), 2_000);
 });

@@ -402,17 +402,28 @@ export interface StepAction {
   readonly taskNames: readonly string[];
   /** Of the action and its whole input. */
   readonly fingerprint: string;
+  /** The uploads of its assets, as OUTPUT, under way from the beginning. */
+  readonly uploads: readonly Pick<NewUpload, 'uploadId' | 'name'>[];
+  readonly uploadLeaseMs: number;
+}
+
+/** What an action has come to so far. */
+export interface BegunAction {
+  readonly jobId: string;
+  readonly outcome: StepOutcome | undefined;
+  /** Whether this call has created the job: only then are its uploads under way, and nothing is stored yet. */
+  readonly isNew: boolean;
 }
 
 /** The actions of steps, and what they came to. */
 export interface StepActions {
   /**
-   * Must remember the action and create its job PENDING in one transaction, in which the step cannot be compensated,
-   * or answer with the job that this key created before. No worker gets the job before `finish`. STEP_COMPENSATED
+   * Must remember the action, create its job PENDING and begin its uploads in one transaction, in which the step cannot
+   * be compensated, or answer with the job that this key created before. No worker gets the job before `finish`. STEP_COMPENSATED
    * where the run or its step has a tombstone; REQUEST_ID_REUSED for another fingerprint. Of a job that was created
    * before and is no longer there, or that `check` refuses, and that has no outcome yet, ACTION_REFUSED.
    */
-  begin(action: StepAction, check: (job: Job) => void): Promise<{ jobId: string; outcome: StepOutcome | undefined }>;
+  begin(action: StepAction, check: (job: Job) => void): Promise<BegunAction>;
   /**
    * Must apply `change` to the job under its row's lock and remember the outcome in the same transaction; the earlier
    * outcome, changing nothing, where there is one. Errors as of `begin`.

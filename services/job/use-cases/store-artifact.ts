@@ -35,6 +35,8 @@ export interface StoreArtifactCommand {
   readonly ifAbsent: boolean;
   readonly body: AsyncIterable<Uint8Array>;
   readonly signal: AbortSignal;
+  /** The id of an upload that was begun, with a lease of `leaseMs`, together with its job. Absent: it begins now. */
+  readonly begunUploadId?: string | undefined;
   /** Throws unless the job takes it now; called under the lock of the job's row. */
   readonly check: (job: Job, now: Temporal.Instant) => void;
 }
@@ -67,20 +69,22 @@ export const makeStoreArtifact =
     maxBytes: number,
     timing: UploadTiming,
   ): StoreArtifact =>
-  async ({ tenantId, jobId, kind, name, contentType, leaseToken, ifAbsent, body, signal, check }) => {
+  async ({ tenantId, jobId, kind, name, contentType, leaseToken, ifAbsent, body, signal, begunUploadId, check }) => {
     const { leaseMs, heartbeatMs } = timing;
-    const uploadId = newId();
+    const uploadId = begunUploadId ?? newId();
     const upload: NewUpload = { tenantId, jobId, uploadId, kind, name, contentType, leaseToken, leaseMs, ifAbsent };
-    await checkStore();
-    crashPoint('upload.before-intent');
     // The intent comes before the first byte: whoever removes the job knows that somebody is still writing, and what
     // the store gets from here on is known under this upload's id.
-    try {
-      await artifacts.begin(upload, check);
-    } catch (error) {
-      // Where the answer was lost, the next upload of this name need not wait for the lease to run out.
-      if (hasReason(error, 'DEPENDENCY_UNAVAILABLE')) await abandonOnce(artifacts, upload);
-      throw error;
+    if (begunUploadId === undefined) {
+      await checkStore();
+      crashPoint('upload.before-intent');
+      try {
+        await artifacts.begin(upload, check);
+      } catch (error) {
+        // Where the answer was lost, the next upload of this name need not wait for the lease to run out.
+        if (hasReason(error, 'DEPENDENCY_UNAVAILABLE')) await abandonOnce(artifacts, upload);
+        throw error;
+      }
     }
     crashPoint('upload.after-intent');
     const lost = new AbortController();
@@ -102,6 +106,7 @@ export const makeStoreArtifact =
     };
     let isFinishing = false;
     try {
+      if (begunUploadId !== undefined) await checkStore();
       const key = objectKey(tenantId, { jobId, kind, name, objectId: upload.uploadId });
       const { bytes, sha256 } = await store.put(key, guarded(), { contentType, maxBytes, signal: ended });
       crashPoint('upload.after-put');

@@ -4,7 +4,7 @@ import { newId } from '#libs/kernel/id.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { jobNotFound, stepCompensated } from '../../domain/errors.ts';
-import type { Job, Task } from '../../domain/job.ts';
+import type { Job } from '../../domain/job.ts';
 import type { JobChange, JobRepository, NewJob } from '../../use-cases/ports.ts';
 import { JOB_COLUMNS, JobRow, type JobWithTasks, TaskRow, toJob } from './rows.ts';
 
@@ -269,35 +269,43 @@ export async function saveJob(
   if (changed === before) return before;
   const after: Job = { ...changed, version: before.version + 1n, updatedAt: now };
   const instant = (value: Temporal.Instant | undefined) => value?.toString() ?? null;
-  await trx('jobs')
-    .where({ tenant_id: after.tenantId, id: after.id })
-    .update({
+  const tasks = after.tasks.filter((task, index) => task !== before.tasks[index]);
+  await trx.raw(
+    `with tasks as (
+       update job_tasks t
+       set state = changed.state, error = changed.error, started_at = changed.started_at, finished_at = changed.finished_at
+       from unnest(cast(:names as text[]), cast(:states as text[]), cast(:errors as text[]),
+                   cast(:startedAts as timestamptz[]), cast(:finishedAts as timestamptz[]))
+         as changed (name, state, error, started_at, finished_at)
+       where t.tenant_id = :tenantId and t.job_id = :id and t.name = changed.name returning 1)
+     update jobs
+     set state = :state, error = :error, lease_owner = :leaseOwner, lease_token = :leaseToken,
+         lease_expires_at = :leaseExpiresAt, started_at = :startedAt, finished_at = :finishedAt, updated_at = :updatedAt,
+         version = :version
+         ${more.claim_request_id === undefined ? '' : ', claim_request_id = :claimRequestId'}
+     where tenant_id = :tenantId and id = :id`,
+    {
+      tenantId: after.tenantId,
+      id: after.id,
       state: after.state,
       error: after.error ?? null,
-      lease_owner: after.lease?.owner ?? null,
-      lease_token: String(after.lease?.token ?? 0n),
-      lease_expires_at: instant(after.lease?.expiresAt),
-      started_at: instant(after.startedAt),
-      finished_at: instant(after.finishedAt),
-      updated_at: instant(now),
+      leaseOwner: after.lease?.owner ?? null,
+      leaseToken: String(after.lease?.token ?? 0n),
+      leaseExpiresAt: instant(after.lease?.expiresAt),
+      startedAt: instant(after.startedAt),
+      finishedAt: instant(after.finishedAt),
+      updatedAt: instant(now),
       version: String(after.version),
-      ...more,
-    });
-  for (const [index, task] of after.tasks.entries()) {
-    if (task !== before.tasks[index]) await saveTask(trx, after, task);
-  }
+      claimRequestId: more.claim_request_id ?? null,
+      names: tasks.map(({ name }) => name),
+      states: tasks.map(({ state }) => state),
+      errors: tasks.map(({ error }) => error ?? null),
+      startedAts: tasks.map((task) => instant(task.startedAt)),
+      finishedAts: tasks.map((task) => instant(task.finishedAt)),
+    },
+  );
   return after;
 }
-
-const saveTask = (trx: TenantTransaction, { tenantId, id }: Job, task: Task): Promise<unknown> =>
-  trx('job_tasks')
-    .where({ tenant_id: tenantId, job_id: id, name: task.name })
-    .update({
-      state: task.state,
-      error: task.error ?? null,
-      started_at: task.startedAt?.toString() ?? null,
-      finished_at: task.finishedAt?.toString() ?? null,
-    });
 
 async function claimRequest(
   trx: TenantTransaction,

@@ -26,7 +26,7 @@ interface ActionRow {
 export const makeStepActions = (database: Database): StepActions => ({
   async begin(action, check) {
     const jobId = newId();
-    if (await createJob(database, action, jobId)) return { jobId, outcome: undefined };
+    if (await createJob(database, action, jobId)) return { jobId, outcome: undefined, isNew: true };
     return readBegun(database, action, check);
   },
 
@@ -51,11 +51,11 @@ export const makeStepActions = (database: Database): StepActions => ({
 });
 
 /**
- * Remembers a new action and creates its job in one round trip; false, changing nothing, when the key was used before or
- * the step has a tombstone. The second of two at once waits for the first.
+ * Remembers a new action, creates its job and begins its uploads in one round trip; false, changing nothing, when the
+ * key was used before or the step has a tombstone. The second of two at once waits for the first.
  */
 async function createJob(database: Database, action: StepAction, jobId: string): Promise<boolean> {
-  const { tenantId, runId, step, displayName, taskNames, fingerprint } = action;
+  const { tenantId, runId, step, displayName, taskNames, fingerprint, uploads, uploadLeaseMs } = action;
   const isMine = `exists (select from step_actions where tenant_id = $1 and run_id = $2 and step = $3 and job_id = $4)`;
   const [, inserted] = await database.writeForTenant(tenantId, [
     {
@@ -82,6 +82,21 @@ async function createJob(database: Database, action: StepAction, jobId: string):
              from unnest($5::text[]) with ordinality as task (name, position) where ${isMine} returning 1`,
       values: [tenantId, runId, step, jobId, taskNames],
     },
+    {
+      name: 'insert-step-uploads',
+      text: `insert into artifact_uploads (tenant_id, job_id, id, kind, name, object_id, state, due_at)
+             select $1, $4, id, 'OUTPUT', name, id, 'OPEN', clock_timestamp() + $7 * interval '1 ms'
+             from unnest($5::uuid[], $6::text[]) as upload (id, name) where ${isMine} returning 1`,
+      values: [
+        tenantId,
+        runId,
+        step,
+        jobId,
+        uploads.map(({ uploadId }) => uploadId),
+        uploads.map(({ name }) => name),
+        uploadLeaseMs,
+      ],
+    },
   ]);
   return inserted?.length === 1;
 }
@@ -100,10 +115,10 @@ const readBegun = (
     const { job_id: jobId } = await readAction(trx, action);
     const job = await lockJob(trx, tenantId, jobId, VISIBLE);
     const { outcome } = await readAction(trx, action);
-    if (outcome) return { jobId, outcome };
+    if (outcome) return { jobId, outcome, isNew: false };
     if (!job) throw jobIsGone();
     check(toJob(job.row));
-    return { jobId, outcome: undefined };
+    return { jobId, outcome: undefined, isNew: false };
   });
 
 const jobIsGone = () => actionRefused("The step's job was deleted or hidden before its action was done.");
