@@ -8,6 +8,8 @@ const TARGET_MS = 200;
 const MIN_PIECE = 50;
 const LOCK_TRIES = 5;
 const STATEMENT_CUT_OFF = '57014';
+// Good pieces before more rows are tried than half of what was cut off: a cut-off costs as much as nine pieces.
+const PATIENCE = { first: 16, max: 256 };
 
 /** How many rows a piece of work takes on, so that it lasts about as long as it should. */
 export interface Pace {
@@ -18,33 +20,66 @@ export interface Pace {
   run<T>(turns: Turns, most: number, work: (rows: number, waitedMs: number) => Promise<T>): Promise<T>;
 }
 
-/** Makes a Pace that begins with `first` rows and stays between `min` and `max`. */
+/**
+ * Makes a Pace that begins with `first` rows and stays between `min` and `max`. After a cut-off it goes below `min` if it
+ * has to, and grows again step by step, the more slowly the more often that leads to another cut-off.
+ */
 export function makePace({ first, min, max }: { first: number; min: number; max: number }): Pace {
   let rows = first;
+  const wall = makeWall(max);
   return {
     async run(turns, most, work) {
       for (let tries = 1; ; tries += 1) {
         const askedAt = performance.now();
+        let taken = rows;
         try {
           return await turns.take(async (share) => {
             const startedAt = performance.now();
-            const taken = Math.max(1, Math.min(most, Math.max(MIN_PIECE, Math.ceil(rows * share))));
+            taken = Math.max(1, Math.min(most, Math.max(MIN_PIECE, Math.ceil(rows * share))));
             const result = await work(taken, startedAt - askedAt);
             const ms = performance.now() - startedAt;
             // A smaller piece than usual says little about how many rows there could be.
             if (share === 1 && (taken >= rows || ms > TARGET_MS)) {
               const factor = Math.min(2, Math.max(0.5, TARGET_MS / Math.max(1, ms)));
-              rows = Math.round(Math.min(max, Math.max(min, taken * factor)));
+              const least = wall.isKnown() ? MIN_PIECE : min;
+              rows = Math.round(Math.min(max, Math.max(least, taken * factor)));
             }
+            rows = Math.max(MIN_PIECE, Math.min(rows, wall.afterPiece()));
             return result;
           });
         } catch (error) {
           const isCutOff = error instanceof DomainError && codeOf(error.cause) === STATEMENT_CUT_OFF;
           const hasLostLocks = error instanceof DomainError && error.reason === 'CONCURRENT_UPDATE';
           if (!(isCutOff && rows > MIN_PIECE) && !(hasLostLocks && tries < LOCK_TRIES)) throw error;
-          if (isCutOff) rows = Math.max(MIN_PIECE, Math.floor(rows / 4));
+          if (isCutOff) {
+            wall.cutOff(taken, tries);
+            rows = Math.max(MIN_PIECE, Math.floor(Math.min(rows, taken) / 4));
+          }
         }
       }
+    },
+  };
+}
+
+/** Remembers how many rows were cut off last, and how many may be tried since. */
+function makeWall(max: number) {
+  let rows = Number.POSITIVE_INFINITY;
+  let patience: number = PATIENCE.first;
+  let good = 0;
+  return {
+    isKnown: () => Number.isFinite(rows),
+    /** The first try of a piece is cut off where the piece before was not: then growing was too bold. */
+    cutOff(taken: number, tries: number) {
+      if (Number.isFinite(rows) && tries === 1) patience = Math.min(PATIENCE.max, 2 * patience);
+      rows = taken;
+      good = 0;
+    },
+    /** The most rows of the next piece, after one that went well. */
+    afterPiece(): number {
+      good += 1;
+      if (good >= patience) [rows, good] = [2 * rows, 0];
+      if (rows >= 2 * max) [rows, patience] = [Number.POSITIVE_INFINITY, PATIENCE.first];
+      return Math.floor(rows / 2);
     },
   };
 }
