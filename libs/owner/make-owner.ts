@@ -41,7 +41,7 @@ import {
   removeFrom,
   watchPasses,
 } from './remove-batch.ts';
-import { one, run } from './run-statement.ts';
+import { boundTime, one, run } from './run-statement.ts';
 import { countDated, countExpired, countUndated, type SliceRow, selectFloor } from './statements.ts';
 import type { OwnedSubject, Position } from './subject.ts';
 
@@ -58,7 +58,7 @@ export interface OwnerOptions {
 }
 
 // A transaction is aimed at a fifth of a second, and cut off below two.
-const MAX_STATEMENT_MS = 1_800;
+const MAX_TRANSACTION_MS = 1_800;
 // A batch is a twentieth of that while somebody calls, which is to be felt by nobody: a row costs a range a tenth.
 const BATCH_ROWS = { first: 1_000, min: 200, max: 20_000 };
 const RANGE_ROWS = { ...BATCH_ROWS, max: 100_000 };
@@ -183,9 +183,10 @@ export function makeOwner(options: OwnerOptions): Owner {
     paceOf(batches, order.subject)
       .run(turns, mostLookedAt(order.subject, most), (scan, waitedMs) =>
         database.forTenant(key.tenantId, async (trx) => {
-          const before = await lockRunning(trx, key, MAX_STATEMENT_MS);
+          const bound = boundTime(trx, MAX_TRANSACTION_MS, performance.now());
+          const before = await lockRunning(trx, key, MAX_TRANSACTION_MS);
           const allowed = Math.min(most, (before.rule.maxRows ?? Number.POSITIVE_INFINITY) - before.removed);
-          const outcome = await removeFrom(trx, order, before, floor, allowed, scan, memoryOf(key).pitch);
+          const outcome = await removeFrom(trx, order, before, floor, allowed, scan, memoryOf(key).pitch, bound);
           const isFirstEnd = outcome.isDone && (!before.finishedAt || outcome.removed > 0);
           const operation: StoredOperation = {
             ...outcome.operation,
@@ -193,6 +194,7 @@ export function makeOwner(options: OwnerOptions): Owner {
             pausedAt: undefined,
             finishedAt: outcome.isDone ? (before.finishedAt ?? before.now) : before.finishedAt,
           };
+          await bound();
           await saveOperation(trx, key, operation);
           if (isFirstEnd) await auditPurge(trx, order, operation, 'COMPLETE');
           return { ...outcome, operation, isFirstEnd };
@@ -206,7 +208,7 @@ export function makeOwner(options: OwnerOptions): Owner {
   /** Notes that the operation stands still. Undefined: it may not go on standing still. */
   const pause = (key: OperationKey): Promise<StoredOperation> =>
     database.forTenant(key.tenantId, async (trx) => {
-      const before = await lockRunning(trx, key, MAX_STATEMENT_MS);
+      const before = await lockRunning(trx, key, MAX_TRANSACTION_MS);
       const operation = { ...before, waits: sumOf(before.waits, pausedMs(before)), pausedAt: before.now };
       await saveOperation(trx, key, operation);
       return operation;

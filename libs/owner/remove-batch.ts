@@ -3,7 +3,7 @@ import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { type StoredOperation, sumOf } from './operations.ts';
 import type { OperationRule, OwnerOrder } from './owner.ts';
-import { one, run } from './run-statement.ts';
+import { type BoundTime, one, run } from './run-statement.ts';
 import {
   type BatchRow,
   type ExpiredRange,
@@ -44,9 +44,14 @@ export async function removeFrom(
   allowed: number,
   scan: number,
   pitch: Pitch,
+  bound: BoundTime,
 ): Promise<AfterBatch> {
   if (allowed <= 0 || floor === 'all') return { operation, removed: 0, isDone: true, lost: undefined };
-  for (const statement of subject.lock ?? []) await trx.raw(statement, { tenantId });
+  for (const statement of subject.lock ?? []) {
+    await bound();
+    await trx.raw(statement, { tenantId });
+  }
+  await bound();
   const after = operation.position;
   const range = { tenantId, ...rangeOf(operation.rule), floor: positionOf(floor), after, scan };
   if (subject.afterRange !== undefined && allowed >= scan) {
@@ -54,7 +59,8 @@ export async function removeFrom(
     const isAnother = after === undefined && operation.removed > 0;
     if (isAnother && !firstOf(await run(trx, selectFirstExpired(subject, range))))
       return afterBatch(operation, { removed: 0, dependents: {}, end: undefined, isAtEnd: true, lost: undefined });
-    const { removed, end, isAtEnd } = await removeWhole(trx, subject, subject.afterRange, range, allowed, pitch);
+    await bound();
+    const { removed, end, isAtEnd } = await removeWhole(trx, subject, subject.afterRange, range, allowed, pitch, bound);
     return afterBatch(operation, { removed, dependents: {}, end, isAtEnd, lost: undefined });
   }
   const batch = one(await run<BatchRow>(trx, removeBatch(subject, range, allowed)));
@@ -147,6 +153,7 @@ async function removeWhole(
   range: ExpiredRange,
   allowed: number,
   pitch: Pitch,
+  bound: BoundTime,
 ): Promise<Pick<Batch, 'removed' | 'end' | 'isAtEnd'>> {
   const { tenantId, scan, after } = range;
   const guess = after && pitch.spanOf(Math.min(scan, Math.floor(allowed * GUESSED_SHARE)));
@@ -158,9 +165,11 @@ async function removeWhole(
   if (!end) return { removed: 0, end, isAtEnd: true };
   // Forgotten until it has proved right: a range that takes too long is cut off here.
   pitch.note(undefined, 0);
+  await bound();
   const { rowCount: removed = 0 } = await run(trx, removeRange(subject, range, end));
   if (removed > allowed) throw overfull();
   pitch.note(found?.span, removed);
+  await bound();
   if (removed > 0) await run(trx, noteRange(afterwards, tenantId, end));
   return { removed, end, isAtEnd: found === undefined };
 }

@@ -8,6 +8,22 @@ export const run = <Row>(
   { text, bindings }: Named,
 ): Promise<{ rows: Row[]; rowCount?: number }> => trx.raw(text, bindings as Record<string, string | number>);
 
+/** Makes every later statement of a transaction fit into what is left of its time; called before each that may be long. */
+export type BoundTime = () => Promise<void>;
+
+// A statement that begins this early is bounded well enough by the time of the whole transaction.
+const HARDLY_ANY_MS = 100;
+
+/** Bounds a transaction that begins now to `mostMs`; its statements are bounded to that much already. */
+export function boundTime(trx: TenantTransaction, mostMs: number, startedAt: number): BoundTime {
+  return async () => {
+    const spentMs = performance.now() - startedAt;
+    if (spentMs < HARDLY_ANY_MS) return;
+    const leftMs = String(Math.max(1, Math.floor(mostMs - spentMs)));
+    await trx.raw(`select set_config('statement_timeout', :leftMs, true)`, { leftMs });
+  };
+}
+
 /** The only row of a statement that always has one. */
 export function one<Row>(result: { readonly rows: readonly Row[] }): Row {
   const row = firstOf(result);

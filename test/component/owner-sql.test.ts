@@ -111,6 +111,46 @@ const RULE: OwnerRule = {
   staleAfterDays: undefined,
 };
 
+test.serial('a batch of several slow statements is cut off within two seconds, and done with fewer rows', async (t) => {
+  const { created, database } = t.context;
+  await created.query(`
+    with e as (insert into environments (tenant_id, id, display_name) values ('slow', gen_random_uuid(), 'e') returning id)
+      insert into drift_checks (tenant_id, id, environment_id, status, checked_at)
+      select 'slow', gen_random_uuid(), e.id, 'DRIFT', now() - interval '90 days' from e, generate_series(1, 200);
+    create sequence naps;
+    grant usage on sequence naps to public;
+    create function nap() returns trigger language plpgsql as $$
+      begin perform pg_sleep(1.3) where nextval('naps') = 1; return null; end $$;
+    create trigger nap before delete on drift_checks for each statement execute function nap()`);
+  const slow = subjectOf('drift_checks');
+  const subject = { ...slow, lock: [...(slow.lock ?? []), 'select pg_sleep(0.8) where :tenantId <> current_user'] };
+  const owner = makeOwner({
+    database,
+    subjects: [subject],
+    turns: makeTurns(),
+    onPurged: () => undefined,
+    snapshotAgeMs: 3_600_000,
+    maxPauseMs: 3_600_000,
+  });
+  const caller = { actor: 'system:retention', subject: 'service:retention' };
+  let isOver = false;
+  const purging = owner.purge({ tenantId: 'slow', subject, caller }, newId(), RULE, 1_000, CALL).finally(() => {
+    isOver = true;
+  });
+  let longestMs = 0;
+  while (!isOver) {
+    const [open] = await created.query<{ ms: number }>(
+      `select coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0)::float8 * 1000 as ms
+       from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`,
+    );
+    longestMs = Math.max(longestMs, open?.ms ?? 0);
+  }
+  await created.query('drop trigger nap on drift_checks');
+  t.like(await purging, { operation: { removed: 200 } });
+  t.log(`longest transaction ${Math.round(longestMs)} ms`);
+  t.true(longestMs > 800 && longestMs < 2_000, `${longestMs} ms`);
+});
+
 test.serial(
   'a purge stands still while a snapshot is held, says for how long and why, and gives up in the end',
   async (t) => {
