@@ -44,6 +44,8 @@ interface Standing {
   read(): Promise<Outcome | undefined>;
   /** What its being complete means, by hand-written SQL and a listing: throws or fails the test otherwise. */
   check(): Promise<readonly unknown[]>;
+  /** The reason with which the service that keeps it refuses to tell of it; undefined where it tells. */
+  ask?(): Promise<string | undefined>;
   /** Sets it going again after the fault is over. */
   resume(): Promise<void>;
 }
@@ -93,6 +95,13 @@ const holdJobs = (stack: TestStack, tenantId: string) =>
 /** Whether a deletion waits for its store and tries again by itself; it is not parked. */
 const waitsForStore = (lastError: string | null): boolean => lastError?.startsWith('STORE_NOT_OURS') ?? false;
 
+/** Why a call is refused. */
+const reasonOf = (call: Promise<unknown>): Promise<string | undefined> =>
+  call.then(
+    () => undefined,
+    async () => (await refusalOf(call)).reason,
+  );
+
 /** A deletion of a run that stands in JobService. */
 const runDeletion =
   (mode: 'SOFT_DELETE' | 'PURGE'): Begin =>
@@ -117,6 +126,7 @@ const runDeletion =
         return { isComplete: row.state === 'COMPLETE', reason: row.last_error ?? '' };
       },
       check: () => (mode === 'PURGE' ? leftOf(stack, graph) : shownOf(stack, graph)),
+      ask: () => reasonOf(runs.getDeletion({ deletionId })),
       resume: async () => void (await runs.redriveDeletion({ deletionId })),
     };
   };
@@ -156,6 +166,7 @@ const compensation: Begin = async ({ stack }, tenantId) => {
       const { payloads } = await incidentsOf(stack, graph);
       return Object.entries({ jobs, tasks, artifacts, objects, payloads }).filter(([, count]) => count > 0);
     },
+    ask: () => reasonOf(runs.getRun({ runId })),
     resume: async () => void (await runs.retryRun({ runId })),
   };
 };
@@ -273,6 +284,7 @@ const retentionPurge: Begin = async ({ stack }, tenantId) => {
       return { isComplete: row.state === 'COMPLETE', reason: row.error ?? '' };
     },
     check: async () => ((await checks()) === planned ? [] : [await checks()]),
+    ask: () => reasonOf(platform.getPurge({ purgeId })),
     async resume() {
       purgeId = (await purge(stack, { tenantIds: [tenantId] })).summary.id;
     },
@@ -291,8 +303,11 @@ const WORK = {
 
 type WorkName = keyof typeof WORK;
 
-/** `ends`, or what its reason looks like where it is not complete, or why the two have nothing to do with each other. */
-type Cell = 'ends' | RegExp | { readonly none: string };
+/**
+ * `ends`, or what its reason looks like where it is not complete, or with which reason the service that keeps it denies
+ * it while it stands still, or why the two have nothing to do with each other.
+ */
+type Cell = 'ends' | RegExp | { readonly denied: string } | { readonly none: string };
 
 interface Fault {
   readonly apply: (context: Context, tenantOf: (work: WorkName) => string) => Promise<void>;
@@ -400,6 +415,31 @@ const FAULTS: Readonly<Record<string, Fault>> = {
       'purge of a run': /^PARTICIPANT_CHANGED: .*incident/,
       compensation: /^PARTICIPANT_CHANGED: .*incident/,
       'retention purge': /OWNER_CHANGED: /,
+      upload: { none: 'it is no part of it' },
+      'deletion of a job': { none: 'it is no part of it' },
+    },
+  },
+  "another database in RunService's place": {
+    apply: restart(['run', ({ others }) => ({ LETHE_DATABASE_URL: others.run })]),
+    undo: restart(['run', asBefore]),
+    cells: {
+      'soft delete of a run': { denied: 'DELETION_NOT_FOUND' },
+      'purge of a run': { denied: 'DELETION_NOT_FOUND' },
+      compensation: { denied: 'RUN_NOT_FOUND' },
+      // The tenant has no policy for executions, so nothing of this purge is in RunService.
+      'retention purge': 'ends',
+      upload: { none: 'it is no part of it' },
+      'deletion of a job': { none: 'it is no part of it' },
+    },
+  },
+  "another database in RetentionService's place": {
+    apply: restart(['retention', ({ others }) => ({ LETHE_DATABASE_URL: others.retention })]),
+    undo: restart(['retention', asBefore]),
+    cells: {
+      'soft delete of a run': { none: 'it is no part of it' },
+      'purge of a run': { none: 'it is no part of it' },
+      compensation: { none: 'it is no part of it' },
+      'retention purge': { denied: 'PURGE_NOT_FOUND' },
       upload: { none: 'it is no part of it' },
       'deletion of a job': { none: 'it is no part of it' },
     },
@@ -524,7 +564,7 @@ test.before(async (t) => {
     },
   });
   const others: Record<string, string> = {};
-  for (const service of ['incident'] as const) {
+  for (const service of ['run', 'incident', 'retention'] as const) {
     const other = await provisionDatabase({
       superuserUrl: stack.superuserUrl(service),
       database: `lethe_${service}_other`,
@@ -575,8 +615,13 @@ for (const [index, [fault, { apply, undo, cells }]] of Object.entries(FAULTS).en
       };
       const undone = new Set<WorkName>();
       for (const [work, each] of standing) {
-        const { isComplete, reason } = await settle(work, each);
         const cell = cells[work];
+        if (typeof cell === 'object' && 'denied' in cell) {
+          await until(`${work} is denied`, async () => (await each.ask?.()) === cell.denied);
+          t.false((await each.read())?.isComplete ?? false, work);
+          continue;
+        }
+        const { isComplete, reason } = await settle(work, each);
         t.log(`${work}: ${isComplete ? 'complete' : reason}`);
         if (cell instanceof RegExp) {
           t.false(isComplete, work);
@@ -603,8 +648,9 @@ test('each fault is tried with each kind of work, or it is said why not', (t) =>
   for (const [fault, { cells }] of Object.entries(FAULTS)) {
     for (const [work, cell] of Object.entries(cells)) {
       if (isNone(cell)) t.log(`${fault} × ${work}: not tried, ${cell.none}`);
-      else t.log(`${fault} × ${work}: ${cell === 'ends' ? 'ends, truly' : `not complete, ${cell}`}`);
+      else if (cell === 'ends') t.log(`${fault} × ${work}: ends, truly`);
+      else t.log(`${fault} × ${work}: not complete, ${cell instanceof RegExp ? cell : cell.denied}`);
     }
   }
-  t.is(Object.keys(FAULTS).length * Object.keys(WORK).length, 48);
+  t.is(Object.keys(FAULTS).length * Object.keys(WORK).length, 60);
 });
