@@ -4,8 +4,6 @@ import { SILENT } from './tenant-transaction.ts';
 /** One reversible step of a schema. Its name never changes once it has landed. */
 export interface Migration {
   readonly name: string;
-  /** For what brings migrations of its own: runs before `up`, outside of its transaction, and must be repeatable. */
-  prepare?(ownerUrl: string): Promise<void>;
   up(knex: Knex, appRole: string): Promise<void>;
   down(knex: Knex, appRole: string): Promise<void>;
   /** Runs at the end of every migration upwards, also where nothing was missing; must be repeatable. */
@@ -157,7 +155,7 @@ async function underLock({ ownerUrl, appRole }: MigrateOptions, work: (knex: Kne
   }
 }
 
-/** What holds data: tables with rows, and their columns. The queue's own schema holds nothing that is not in a table. */
+/** What holds data: tables with rows, and their columns. */
 async function holdersOfData(knex: Knex): Promise<ReadonlySet<string>> {
   const { rows } = await knex.raw(`
     select c.oid::regclass::text as "table", array(
@@ -200,7 +198,7 @@ async function refuseToDelete(knex: Knex, name: string, down: () => Promise<void
 type AroundDown = (knex: Knex, name: string, down: () => Promise<void>) => Promise<void>;
 
 const settingsOf = (
-  { migrations, appRole, ownerUrl }: MigrateOptions,
+  { migrations, appRole }: MigrateOptions,
   aroundDown: AroundDown = (_knex, _name, down) => down(),
 ): Knex.MigratorConfig => ({
   tableName: 'lethe_migrations',
@@ -209,10 +207,7 @@ const settingsOf = (
     getMigrations: async () => [...migrations],
     getMigrationName: (migration: Migration) => migration.name,
     getMigration: async (migration: Migration) => ({
-      up: async (knex: Knex) => {
-        await migration.prepare?.(ownerUrl);
-        await migration.up(knex, appRole);
-      },
+      up: (knex: Knex) => migration.up(knex, appRole),
       down: (knex: Knex) => aroundDown(knex, migration.name, () => migration.down(knex, appRole)),
     }),
   },

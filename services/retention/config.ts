@@ -1,7 +1,7 @@
 import { hostname } from 'node:os';
 import { type Environment, readSettings } from '#libs/kernel/settings.ts';
 import { readCommonSettings } from '#libs/service/common-settings.ts';
-import { parseCronPattern } from './adapters/queue/purge-queue.ts';
+import { parseCronPattern } from './adapters/cron/cron-pattern.ts';
 
 /** RetentionService's settings. */
 export type RetentionSettings = ReturnType<typeof readRetentionSettings>;

@@ -5,13 +5,16 @@ import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.t
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { openSigningKey } from '#libs/auth/keys.ts';
 import { makeOwnerCredential } from '#libs/auth/sign-token.ts';
+import { type Drive, startDrive } from '#libs/durable/drive.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { logCertificates } from '#libs/grpc/tls.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { startWorkerLoop } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
+import type { Logger } from '#libs/telemetry/logger.ts';
 import { makeOwnerClients } from './adapters/clients/owners.ts';
+import { nextInstant } from './adapters/cron/cron-pattern.ts';
 import { retentionService } from './adapters/grpc/retention-service.ts';
 import { makeCatalogueRepository } from './adapters/postgres/catalogue-repository.ts';
 import { makeExecutionPolicyRepository } from './adapters/postgres/execution-policy-repository.ts';
@@ -19,9 +22,9 @@ import { makePlanRepository } from './adapters/postgres/plan-repository.ts';
 import { makePlanWindowRepository } from './adapters/postgres/plan-window-repository.ts';
 import { makePurgeHealth } from './adapters/postgres/purge-health.ts';
 import { makePurgeRepository } from './adapters/postgres/purge-repository.ts';
+import { makeScheduleRepository } from './adapters/postgres/schedule-repository.ts';
 import { makeStopRepository } from './adapters/postgres/stop-repository.ts';
 import { makeTenantDirectory } from './adapters/postgres/tenant-directory.ts';
-import { startPurgeQueue } from './adapters/queue/purge-queue.ts';
 import type { RetentionSettings } from './config.ts';
 import { countsOf } from './domain/purge-subject.ts';
 import { makeCountExpired } from './use-cases/count-expired.ts';
@@ -49,14 +52,8 @@ import type {
   StopRepository,
   TenantDirectory,
 } from './use-cases/purge-ports.ts';
-import {
-  makeRunPurges,
-  makeSettlePurge,
-  type OnItemError,
-  type OnItemFinished,
-  type RunPurges,
-  type SettlePurge,
-} from './use-cases/run-purges.ts';
+import { makeRunPurges, type OnItemError, type OnItemFinished, type RunPurges } from './use-cases/run-purges.ts';
+import { makeRunSchedules, type Schedule } from './use-cases/run-schedules.ts';
 import { makeStopPurges, type StopPurges } from './use-cases/stop-purges.ts';
 import { makeSweepTenants, type SweepTenants } from './use-cases/sweep-tenants.ts';
 import type { TenantPurgePorts } from './use-cases/tenant-purge.ts';
@@ -80,7 +77,7 @@ const TOKENS = {
   directory: token<TenantDirectory>('TenantDirectory'),
   onCatalogueEvent: token<OnCatalogueEvent>('OnCatalogueEvent'),
   onOwnerSilent: token<OnOwnerSilent>('OnOwnerSilent'),
-  onStopSwitched: token<Parameters<typeof makeStopPurges>[2]>('OnStopSwitched'),
+  onStopSwitched: token<Parameters<typeof makeStopPurges>[1]>('OnStopSwitched'),
   keepCatalogue: token<KeepCatalogue>('KeepCatalogue'),
   stopPurges: token<StopPurges>('StopPurges'),
   sweepTenants: token<SweepTenants>('SweepTenants'),
@@ -90,7 +87,7 @@ const TOKENS = {
   keepPolicies: token<KeepExecutionPolicies>('KeepExecutionPolicies'),
   orderPurge: token<OrderPurge>('OrderPurge'),
   runPurges: token<RunPurges>('RunPurges'),
-  settlePurge: token<SettlePurge>('SettlePurge'),
+  wake: token<() => void>('Wake'),
 };
 
 const adapters = new ContainerModule(({ bind }) => {
@@ -148,9 +145,7 @@ const useCases = new ContainerModule(({ bind }) => {
       [catalogue, owners, settings, TOKENS.onCatalogueEvent, TOKENS.onOwnerSilent],
     )
     .inSingletonScope();
-  bind(TOKENS.stopPurges)
-    .toResolvedValue(makeStopPurges, [TOKENS.stops, purges, TOKENS.onStopSwitched])
-    .inSingletonScope();
+  bind(TOKENS.stopPurges).toResolvedValue(makeStopPurges, [TOKENS.stops, TOKENS.onStopSwitched]).inSingletonScope();
   bind(TOKENS.sweepTenants)
     .toResolvedValue(
       (c: CatalogueRepository, o: RetentionOwners, d: TenantDirectory, of: RetentionSettings, silent: OnOwnerSilent) =>
@@ -177,6 +172,7 @@ const useCases = new ContainerModule(({ bind }) => {
         o: RetentionOwners,
         of: RetentionSettings,
         refused: OnPurgeRefused,
+        wake: () => void,
       ) =>
         makeOrderPurge(
           {
@@ -189,11 +185,23 @@ const useCases = new ContainerModule(({ bind }) => {
             sleep,
             // An owner that takes its time is not waited for: it is asked again every minute.
             refresh: () => Promise.race([k.reconcile(), delay(REFRESH_MS)]),
+            wake,
           },
           { share: of.fleetCeilingShare, tenants: of.fleetCeilingTenants },
           refused,
         ),
-      [purges, plans, keepPlans, TOKENS.keepCatalogue, catalogue, directory, owners, settings, TOKENS.onRefused],
+      [
+        purges,
+        plans,
+        keepPlans,
+        TOKENS.keepCatalogue,
+        catalogue,
+        directory,
+        owners,
+        settings,
+        TOKENS.onRefused,
+        TOKENS.wake,
+      ],
     )
     .inSingletonScope();
   bind(TOKENS.purgePorts)
@@ -209,7 +217,6 @@ const useCases = new ContainerModule(({ bind }) => {
       [purges, keepPlans, catalogue, owners, TOKENS.stops, TOKENS.policies],
     )
     .inSingletonScope();
-  bind(TOKENS.settlePurge).toResolvedValue(makeSettlePurge, [TOKENS.purgePorts]).inSingletonScope();
   bind(TOKENS.runPurges)
     .toResolvedValue(
       (ports: TenantPurgePorts, of: RetentionSettings, finished: OnItemFinished, failed: OnItemError) =>
@@ -236,6 +243,10 @@ const PAGES_PER_SWEEP = 20;
 const REFRESH_MS = 3_000;
 const EXPIRED_AT_ONCE = 500;
 
+const EVERY_MINUTE = '* * * * *';
+const EVERY_HOUR = '17 * * * *';
+const SCHEDULES = { leaseMs: 10_000, retry: { baseMs: 1_000, maxMs: 60_000 } };
+
 /** Who orders what the schedule does, and in whose name owners are called then. */
 const SCHEDULER = { actor: 'system:retention', subject: 'service:retention' };
 
@@ -244,6 +255,7 @@ export async function composeRetentionService(
   settings: RetentionSettings,
   { database, log, metrics }: ServiceFoundation,
 ): Promise<ComposedService> {
+  let workers: Drive | undefined;
   const issuer = {
     key: await openSigningKey(settings.serviceKey),
     issuer: settings.jwtIssuer,
@@ -278,7 +290,9 @@ export async function composeRetentionService(
   container.bind(TOKENS.onStopSwitched).toConstantValue(({ isStopped, last, version }) => {
     const told = { audit: true, action: isStopped ? 'stop-purges' : 'resume-purges', version, ...last };
     log.warn({ ...told, at: last?.at.toString() }, isStopped ? 'purges are stopped' : 'purges go on');
+    workers?.wake();
   });
+  container.bind(TOKENS.wake).toConstantValue(() => workers?.wake());
   container.bind(TOKENS.onRefused).toConstantValue((tenantId, { actor, reason, trigger }, outcome) => {
     log.warn({ audit: true, action: 'retention-purge', tenantId, actor, reason, trigger, outcome }, 'purge refused');
     metrics.deletionFinished('retention', 'REFUSED');
@@ -321,56 +335,79 @@ export async function composeRetentionService(
       const { isStopped, last } = await stopPurges.get();
       return isStopped ? [`Purges by age are stopped by ${last?.actor} since ${last?.at}: ${last?.reason}`] : [];
     },
-    startWorkers: () => [
-      startWorkerLoop({
+    startWorkers() {
+      const { pollMs, purgeWorkers, cataloguePollMs, workerId } = settings;
+      const onError = (name: string, error: unknown) =>
+        log.error({ err: error, loop: name }, 'a background pass failed');
+      const catalogue = startWorkerLoop({
         name: 'reconcile-subjects',
-        pollMs: settings.cataloguePollMs,
+        pollMs: cataloguePollMs,
         async work() {
           await container.get(TOKENS.keepCatalogue).reconcile();
           return 0;
         },
-        onError: (name, error) => log.error({ err: error, name }, 'the catalogue of subjects could not be reconciled'),
-      }),
-      startPurgeQueue({
-        database,
-        databaseUrl: settings.databaseUrl,
-        concurrency: settings.purgeWorkers,
-        pollMs: settings.pollMs,
-        runPurge: container.get(TOKENS.runPurges),
-        settlePurge: container.get(TOKENS.settlePurge),
-        isStopped: async () => (await stopPurges.get()).isStopped,
-        requeue: () => container.get(TOKENS.purges).requeue(),
-        sweepTenants: container.get(TOKENS.sweepTenants),
-        async expire() {
-          const { receiptDays, graceDays } = settings;
-          // Few rows: people make them one by one. Whatever is left goes an hour later.
-          await container.get(TOKENS.plans).expire(Math.max(receiptDays, graceDays), EXPIRED_AT_ONCE);
-          await container.get(TOKENS.directory).expire(receiptDays, EXPIRED_AT_ONCE);
-          while ((await container.get(TOKENS.purges).expire(receiptDays, EXPIRED_AT_ONCE)) === EXPIRED_AT_ONCE);
-        },
-        schedule:
-          settings.purgeSchedule === undefined
-            ? undefined
-            : {
-                pattern: settings.purgeSchedule,
-                async order(requestId) {
-                  const { id } = await container.get(TOKENS.orderPurge).order({
-                    caller: SCHEDULER,
-                    tenantIds: undefined,
-                    subjects: [],
-                    trigger: 'SCHEDULE',
-                    validateOnly: false,
-                    requestId,
-                    reason: undefined,
-                  });
-                  log.info({ purgeId: id }, 'the schedule ordered a purge');
-                },
-              },
-        log,
-      }),
-    ],
+        onError,
+      });
+      workers = startDrive({
+        name: 'purges',
+        concurrency: purgeWorkers,
+        pollMs,
+        findDue: container.get(TOKENS.purges).findDue,
+        work: container.get(TOKENS.runPurges),
+        onError,
+      });
+      const all = schedulesOf(container, settings, log);
+      const repository = makeScheduleRepository(database);
+      const schedules = makeRunSchedules(repository, all, nextInstant, { ...SCHEDULES, workerId }, onError);
+      const scheduled = startDrive({
+        name: 'schedules',
+        concurrency: all.length,
+        pollMs,
+        findDue: schedules.findDue,
+        work: schedules.run,
+        onError,
+      });
+      return [catalogue, workers, scheduled];
+    },
     close() {
       for (const connection of connections.values()) connection.close();
     },
   };
 }
+
+/** What RetentionService does by the clock. */
+const schedulesOf = (container: Container, settings: RetentionSettings, log: Logger): readonly Schedule[] => [
+  {
+    name: 'order-purge',
+    // Undefined where others order the purge of every tenant, as Kubernetes' CronJob does.
+    pattern: settings.purgeSchedule,
+    async work(requestId) {
+      const { id } = await container.get(TOKENS.orderPurge).order({
+        caller: SCHEDULER,
+        tenantIds: undefined,
+        subjects: [],
+        trigger: 'SCHEDULE',
+        validateOnly: false,
+        requestId,
+        reason: undefined,
+      });
+      log.info({ purgeId: id }, 'the schedule ordered a purge');
+    },
+  },
+  {
+    name: 'sweep-tenants',
+    pattern: EVERY_MINUTE,
+    work: (_, signal) => container.get(TOKENS.sweepTenants)(signal),
+  },
+  {
+    name: 'expire-purges',
+    pattern: EVERY_HOUR,
+    async work() {
+      const { receiptDays, graceDays } = settings;
+      // Few rows: people make them one by one. Whatever is left goes an hour later.
+      await container.get(TOKENS.plans).expire(Math.max(receiptDays, graceDays), EXPIRED_AT_ONCE);
+      await container.get(TOKENS.directory).expire(receiptDays, EXPIRED_AT_ONCE);
+      while ((await container.get(TOKENS.purges).expire(receiptDays, EXPIRED_AT_ONCE)) === EXPIRED_AT_ONCE);
+    },
+  },
+];

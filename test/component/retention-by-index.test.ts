@@ -67,6 +67,9 @@ test.before(async (t) => {
       select 'tenant-' || lpad(i::text, 6, '0'), cast(lpad(n::text, 32, '0') as uuid), 'COMPLETE', false, 'a', a, a
       from generate_series(1, ${PURGES}) n, generate_series(1, 100) i,
            lateral (select now() - n * interval '1 day' as a) a;
+    insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, due_at)
+      select 'tenant-' || lpad(n::text, 6, '0'), cast(lpad('250', 32, '0') as uuid), 'PENDING', false, 'a',
+             now() - n * interval '1 minute' from generate_series(101, ${TENANTS}) n;
     insert into retention_purge_subjects (tenant_id, purge_id, subject, state, validate_only, kind, days, source)
       select tenant_id, purge_id, s, 'COMPLETE', false, 'DAYS', 30, 'PLAN'
       from retention_purge_items, unnest(array['drift_checks', 'approvals']) s;
@@ -122,7 +125,7 @@ const QUERIES: Readonly<Record<string, (database: Database) => Promise<unknown>>
   'late tenants of a purge': (database) =>
     makePurgeRepository(database).findItems(PURGE, { limit: LIMIT, after: ['tenant-000060'] }),
   'the last windows of tenants': (database) => makePurgeRepository(database).findLastDays([TENANT, LATE_TENANT]),
-  'items that lost their job': (database) => makePurgeRepository(database).requeue(),
+  'what is due of a purge under way': (database) => makePurgeRepository(database).findDue(LIMIT),
   'subjects that are observed': (database) => makeCatalogueRepository(database).findObserved(PURGE),
   'tenants that are known': (database) => makeTenantDirectory(database).findKnown([TENANT, 'nobody']),
   'late tenants without a plan': (database) =>

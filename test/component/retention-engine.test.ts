@@ -423,10 +423,10 @@ test.serial('tenants with data and without a plan are listed', async (t) => {
   await until(
     'it is listed',
     async () => {
-      // Its turn comes every minute; a turn that is under way when this is set has a successor.
+      // Its turn comes every minute.
       await queryOnce(
         stack.superuserUrl('retention'),
-        "update graphile_worker._private_jobs set run_at = now() where key = 'sweep-tenants' and run_at > now()",
+        "update schedules set due_at = now() where name = 'sweep-tenants' and lease_owner is null",
       );
       return (await listed())?.subjects.length === 2;
     },
@@ -452,3 +452,43 @@ test.serial('two purges of a tenant at once remove each row once', async (t) => 
   );
   t.is(incident.countOf('twice', 'drift_checks'), 40);
 });
+
+test.serial(
+  'every connection to the database is ended several times in mid-purge: the process lives, and each row is counted once',
+  async (t) => {
+    const { stack, incident } = t.context;
+    const tenants = Array.from({ length: 6 }, (_, index) => `reset-${index}`);
+    for (const tenantId of tenants) {
+      await putPlan(stack, tenantId, 'PRO');
+      incident.add(tenantId, 'drift_checks', [...times(20, 31), ...times(40, 1)]);
+    }
+    incident.rowsPerCall = 2;
+    const pid = stack.pid('retention');
+    let resets = 0;
+    incident.onCall = async ({ rpc, tenantId }) => {
+      if (rpc === 'purge' && tenantId.startsWith('reset-') && incident.countOf(tenantId, 'drift_checks') % 20 === 0) {
+        resets += 1;
+        await queryOnce(
+          stack.superuserUrl('retention'),
+          'select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename <> current_user',
+        );
+      }
+      return undefined;
+    };
+    // A stream may be cut off with a connection, the purge is not; the same request joins it.
+    const request = { tenantIds: tenants, requestId: newId() };
+    let ended: Awaited<ReturnType<typeof purge>> | undefined;
+    await until('it has ended', async () => {
+      ended = await purge(stack, request);
+      return true;
+    });
+    t.is(ended?.summary.state, PurgeState.COMPLETE, ended?.items[0]?.error);
+    t.true(resets >= tenants.length, `${resets} times`);
+    t.is(stack.pid('retention'), pid, 'it was not started anew');
+    t.deepEqual(
+      ended?.summary.resourceCounts.map(({ resourceType, deleted }) => [resourceType, deleted]),
+      [['drift_check', 120n]],
+    );
+    for (const tenantId of tenants) t.is(incident.removedOf(tenantId, 'drift_checks'), 20);
+  },
+);

@@ -190,7 +190,7 @@ test.serial('a release is told which purge is running, and waits for its turn', 
     stack.superuserUrl('retention'),
     `with p as (insert into retention_purges (id, trigger, validate_only, actor, subject, fingerprint)
                 values ($1, 'PURGE', false, 'a', 'a', '') returning id)
-     insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, lease_expires_at)
+     insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, due_at)
      select 'busy', id, 'RUNNING', false, 'a', now() + interval '1 hour' from p`,
     [runningId],
   );

@@ -223,7 +223,7 @@ test.serial('receipts expire by a rule of their own, and what was last purged is
   await queryOnce(database, "update retention_purges set created_at = now() - interval '401 days' where id = $1", [
     summary.id,
   ]);
-  await queryOnce(database, "update graphile_worker._private_jobs set run_at = now() where key = 'expire-purges'");
+  await queryOnce(database, "update schedules set due_at = now() where name = 'expire-purges'");
   await until('it is gone', async () => {
     const rows = await queryOnce(database, 'select from retention_purges where id = $1', [summary.id]);
     return rows.length === 0;

@@ -27,7 +27,7 @@ export async function addRunningPurge(
     stack.superuserUrl('retention'),
     `with p as (insert into retention_purges (id, trigger, validate_only, actor, subject, fingerprint)
                 values ($1, 'PURGE', false, 'a', 'a', '') returning id)
-     insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, lease_expires_at)
+     insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, due_at)
      select $2, id, 'RUNNING', false, 'a', now() + interval '1 hour' from p`,
     [purgeId, tenantId],
   );

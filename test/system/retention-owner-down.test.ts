@@ -58,7 +58,7 @@ const platformOf = (t: T) => t.context.stack.clients({ role: 'platform' }).reten
 const setDue = (t: T, tenantId: string, after: string) =>
   queryOnce(
     t.context.stack.superuserUrl('retention'),
-    `update graphile_worker._private_jobs set run_at = now() + $2::interval where key like 'purge:%:' || $1`,
+    `update retention_purge_items set due_at = now() + $2::interval where tenant_id = $1 and state = 'PENDING'`,
     [tenantId, after],
   );
 

@@ -211,15 +211,12 @@ test.serial('the schedule orders one purge of every tenant, however many replica
     );
   t.deepEqual(await orders(), []);
   const due = () =>
-    queryOnce<{ run_at: Date; due: boolean }>(
+    queryOnce<{ due_at: Date; due: boolean }>(
       stack.superuserUrl('retention'),
-      "select run_at, run_at <= now() as due from graphile_worker._private_jobs where key = 'order-purge'",
+      "select due_at, due_at <= now() or lease_owner is not null as due from schedules where name = 'order-purge'",
     );
-  t.is((await due()).length, 1, 'one job for both');
-  await queryOnce(
-    stack.superuserUrl('retention'),
-    "update graphile_worker._private_jobs set run_at = now() where key = 'order-purge'",
-  );
+  t.is((await due()).length, 1, 'one row for both');
+  await queryOnce(stack.superuserUrl('retention'), "update schedules set due_at = now() where name = 'order-purge'");
   await until('the purge was ordered and the next one is planned', async () => {
     const [next] = await due();
     return (await orders()).length === 1 && next !== undefined && !next.due;
@@ -233,5 +230,5 @@ test.serial('the schedule orders one purge of every tenant, however many replica
   });
   t.is((await census(stack, 'scheduled'))['drift_check'], 0);
   const [planned] = await due();
-  t.is(planned?.run_at.toISOString().slice(4), '-01-01T00:00:00.000Z');
+  t.is(planned?.due_at.toISOString().slice(4), '-01-01T00:00:00.000Z');
 });

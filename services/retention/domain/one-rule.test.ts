@@ -288,7 +288,7 @@ async function purged(world: World): Promise<{ days: number; held: boolean; gone
       throw error;
     },
   );
-  await run('acme', 'p', new AbortController().signal);
+  await run({ tenantId: 'acme', purgeId: 'p' }, new AbortController().signal);
   const [subject] = end?.subjects ?? [];
   if (!subject || end?.state === 'PARTIAL') throw new Error(`it ended ${end?.state} with ${end?.error}`);
   return {

@@ -104,6 +104,8 @@ export interface OrderPurgePorts {
   readonly sleep: (ms: number, signal: AbortSignal) => Promise<void>;
   /** Asks the owners what they hold, so that one that was replaced a moment ago is not taken for what it was. */
   readonly refresh: () => Promise<void>;
+  /** Called when there is something new to do: the workers of this process need not wait for their poll. */
+  readonly wake: () => void;
 }
 
 /** Makes OrderPurge. */
@@ -161,6 +163,7 @@ export function makeOrderPurge(
         throw error;
       });
       crashPoint('retention.purge.after-intent');
+      ports.wake();
       return mustGet(purgeId);
     },
 
@@ -217,9 +220,11 @@ export function makeOrderPurge(
       const approval = { purgeId, reason, actor: caller.actor, subject: caller.subject };
       if (tenantId === undefined) {
         await purges.approveFleet(approval);
+        ports.wake();
         return { item: undefined, purge: await mustGet(purgeId) };
       }
       const item = await purges.approve({ ...approval, tenantId, subjects });
+      ports.wake();
       return { item, purge: await mustGet(purgeId) };
     },
   };

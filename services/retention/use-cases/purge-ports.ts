@@ -68,8 +68,8 @@ export type ItemProgress = Pick<
 /** Why an item is given up until later. */
 export interface Postponement {
   readonly ms: number;
-  /** An owner that does not answer: the attempt does not count, and the item remembers since when it waits. */
-  readonly isForSilentOwner: boolean;
+  /** An owner that does not answer: it did earlier in this turn (NEW), or not since the item began to wait (SAME). */
+  readonly silence: 'NONE' | 'NEW' | 'SAME';
   /** Whether the attempt counts as one. */
   readonly isAttempt: boolean;
 }
@@ -92,9 +92,15 @@ export interface HoldApproval {
   readonly reason: string;
 }
 
+/** One tenant's part of a purge, by its key. */
+export interface ItemKey {
+  readonly tenantId: string;
+  readonly purgeId: string;
+}
+
 /**
- * Retention purges and their items. An item that a worker has to take up is a job in the queue from the transaction
- * on that says so, and the end of a lease is a job too: whoever is alive then gets it.
+ * Retention purges and their items. An item is a leased row: it says itself when it is due, so nothing else has to
+ * remember it, and a lease that ends makes it due again for any worker.
  */
 export interface PurgeRepository {
   /**
@@ -122,20 +128,27 @@ export interface PurgeRepository {
     purgeId: string,
     page: PageQuery,
   ): Promise<Page<{ tenantId: string; state: ItemState; updatedAt: Temporal.Instant }>>;
-  /** Must give the item to one worker for `leaseMs` under a token that grows; undefined when it is not due. */
-  claim(tenantId: string, purgeId: string, owner: string, leaseMs: number): Promise<ItemClaim | undefined>;
+  /**
+   * Must answer up to `limit` items that are due by the database's clock: those to purge, most overdue first and one of
+   * a tenant at a time, unless purges are stopped, and those that ended and have to be settled.
+   */
+  findDue(limit: number): Promise<readonly ItemKey[]>;
+  /**
+   * Must give the item to one worker for `leaseMs` under a token that grows; undefined when it is not due, or is to be
+   * purged while purges are stopped. Must count an attempt, unless the item has ended and is to be settled.
+   */
+  claim(item: ItemKey, owner: string, leaseMs: number): Promise<ItemClaim | undefined>;
   /**
    * Must save and renew the lease, or give it up when the state is final and write a row of the audit in the same
    * transaction, but for a dry run; LEASE_LOST when the token is old. A subject that became COMPLETE must be remembered
-   * as its tenant's last purge. A final item with an operation that is not closed must be settled when `leaseMs` are over.
+   * as its tenant's last purge. A final item with an operation that is not closed must be due again, to be settled, when
+   * `leaseMs` are over.
    */
   save(claim: ItemClaim, progress: ItemProgress, leaseMs: number): Promise<void>;
   /** Must save and give the item up until later; LEASE_LOST. */
   postpone(claim: ItemClaim, progress: ItemProgress, postponement: Postponement): Promise<void>;
-  /** Must give the item up as if this worker had never had it, to be taken up at once, or by `requeue`; LEASE_LOST. */
-  release(claim: ItemClaim, isQueued: boolean): Promise<void>;
-  /** Must queue every item that is to be worked on and has no job. */
-  requeue(): Promise<void>;
+  /** Must give the item up as if this worker had never had it, due at once; LEASE_LOST. */
+  release(claim: ItemClaim): Promise<void>;
   /**
    * Must set the held subjects going again, with what was counted as what is approved and a row of the audit, or answer
    * the item as it is when they were approved before; PURGE_NOT_FOUND, PURGE_NOT_HELD, OPERATION_IN_PROGRESS.
@@ -144,10 +157,12 @@ export interface PurgeRepository {
   /** As approve, for a purge that is held as a whole. */
   approveFleet(approval: Omit<HoldApproval, 'tenantId' | 'subjects'>): Promise<void>;
   /**
-   * Must correct what an ended item says was removed, with a row of the audit when that changed; must change nothing
-   * of one that has not ended.
+   * Must give the item up for good, and correct what it says was removed if it has ended, with a row of the audit when
+   * that changed; LEASE_LOST.
    */
-  settle(tenantId: string, purgeId: string, subjects: readonly PurgeSubject[]): Promise<void>;
+  settle(claim: ItemClaim, subjects: readonly PurgeSubject[]): Promise<void>;
+  /** Must give the item up, to be settled after `ms`; LEASE_LOST. */
+  settleLater(claim: ItemClaim, ms: number): Promise<void>;
   /** Must write a row of the audit for an order that was refused, with the refusal's reason as its outcome. */
   recordRefusal(tenantId: string, order: NewPurge, outcome: string): Promise<void>;
   /** Must answer the days of the tenants' last COMPLETE purges; of none where everything was kept. */

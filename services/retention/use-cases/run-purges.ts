@@ -1,3 +1,4 @@
+import { giveUpClaim } from '#libs/durable/give-up-claim.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
@@ -5,7 +6,7 @@ import type { Ceiling } from '../domain/ceiling.ts';
 import { EXECUTIONS } from '../domain/execution-policy.ts';
 import { endOf, isFinished, type RetentionPurgeItem } from '../domain/purge.ts';
 import { countsOf, isSettled, type PurgeSubject, withEnd } from '../domain/purge-subject.ts';
-import type { ItemProgress } from './purge-ports.ts';
+import type { ItemClaim, ItemKey, ItemProgress } from './purge-ports.ts';
 import {
   isSilence,
   PurgesStopped,
@@ -17,14 +18,11 @@ import {
 
 export { PURGE_CRASH_POINTS } from './tenant-purge.ts';
 
-/** Runs one tenant's part of a purge, if it is due and not claimed by another worker. */
-export type RunPurges = (tenantId: string, purgeId: string, signal: AbortSignal) => Promise<void>;
-
 /**
- * Corrects the counts of an item that ended while an operation was open, since an interrupted call may have removed rows
- * it never reported, and closes the operation. Throws while the owner is unreachable; retry later.
+ * Claims an item and purges its tenant as far as it goes, or settles an item that ended while an operation was open: an
+ * interrupted call may have removed rows that it never reported. False when the item was not due or another worker has it.
  */
-export type SettlePurge = (tenantId: string, purgeId: string) => Promise<void>;
+export type RunPurges = (item: ItemKey, signal: AbortSignal) => Promise<boolean>;
 
 /** How purges are driven. */
 export interface PurgeSettings {
@@ -46,6 +44,8 @@ export type OnItemError = (item: RetentionPurgeItem, error: unknown) => void;
 // After this many crashed workers in a row, assume that the item crashes them.
 const MAX_ATTEMPTS = 50;
 const LONGEST_PAUSE_MS = 30_000;
+// Until its receipt expires, a settled count is worth a call an hour.
+const SETTLE_RETRY = { baseMs: 1_000, maxMs: 3_600_000, maxAttempts: Number.POSITIVE_INFINITY };
 
 /** Makes RunPurges. */
 export function makeRunPurges(
@@ -55,13 +55,20 @@ export function makeRunPurges(
   onError: OnItemError,
 ): RunPurges {
   const { workerId, leaseMs, retry, maxWaitMs, ceiling } = settings;
-  const { purges, stops } = ports;
+  const { purges } = ports;
+  const settle = makeSettlePurge(ports);
 
-  return async (tenantId, purgeId, signal) => {
-    // What waits for the switch has no job; it gets one when purges go on.
-    if ((await stops.get()).isStopped) return;
-    const claim = await purges.claim(tenantId, purgeId, workerId, leaseMs);
-    if (!claim) return;
+  const settleOrWait = async (claim: ItemClaim): Promise<void> => {
+    try {
+      await settle(claim);
+    } catch (error) {
+      if (hasReason(error, 'LEASE_LOST')) return;
+      onError(claim.item, error);
+      await giveUpClaim(() => purges.settleLater(claim, backoffMs(claim.item.failures + 1, SETTLE_RETRY)), leaseMs);
+    }
+  };
+
+  const purge = async (claim: ItemClaim, signal: AbortSignal): Promise<void> => {
     crashPoint('retention.purge.after-claim');
     const { item } = claim;
     const turn = new TenantPurge(ports, { claim, ceiling, leaseMs, signal });
@@ -72,9 +79,10 @@ export function makeRunPurges(
       if (item.attempts > MAX_ATTEMPTS) throw workersLost(item.attempts);
       ({ failed, waitMs } = await turn.run());
     } catch (error) {
-      if (hasReason(error, 'LEASE_LOST')) return;
-      if (error instanceof WorkerStopping) return purges.release(claim, true);
-      if (error instanceof PurgesStopped) return purges.release(claim, false);
+      if (error instanceof WorkerStopping || error instanceof PurgesStopped) {
+        return giveUpClaim(() => purges.release(claim), leaseMs);
+      }
+      if (hasReason(error, 'LEASE_LOST')) throw error;
       failure = error;
     }
     const errors = failure === undefined ? [...failed.values()] : [failure];
@@ -83,36 +91,48 @@ export function makeRunPurges(
     const isSilent = errors.some(isSilence);
     const hasFailed = errors.some((error) => !isSilence(error));
     const failures = hasFailed ? item.failures + 1 : item.failures;
-    const waitedMs = turn.now && item.waitingSince ? turn.now.since(item.waitingSince).total('milliseconds') : 0;
+    const isSilentAnew = turn.hasHeardSilent;
+    const waitedMs =
+      turn.now && item.waitingSince && !isSilentAnew ? turn.now.since(item.waitingSince).total('milliseconds') : 0;
     const isTriedAgain = hasFailed && item.attempts <= MAX_ATTEMPTS && failures < retry.maxAttempts;
     const isWaitedFor = isSilent && item.attempts <= MAX_ATTEMPTS && waitedMs < maxWaitMs;
     const isOver = (error: unknown) => (isSilence(error) ? !isWaitedFor : !isTriedAgain);
     turn.giveUp([...failed].filter(([, error]) => isOver(error)).map(([subject]) => subject));
     const isEnd = !isTriedAgain && !isWaitedFor && waitMs === undefined;
     const progress = toProgress(turn.progress, failure, failures, isEnd);
-    try {
-      if (!isEnd) {
-        // The first waits are short: most silences are a restart.
-        const silenceMs = backoffMs(1, {
-          ...retry,
-          baseMs: Math.min(LONGEST_PAUSE_MS, Math.max(retry.baseMs, waitedMs)),
-        });
-        const ms = Math.min(
-          isTriedAgain ? backoffMs(failures, retry) : LONGEST_PAUSE_MS,
-          isWaitedFor ? silenceMs : LONGEST_PAUSE_MS,
-          waitMs ?? LONGEST_PAUSE_MS,
-        );
-        await purges.postpone(claim, progress, { ms, isForSilentOwner: isWaitedFor, isAttempt: hasFailed });
-        return;
-      }
-      await recordPartialCleanup(ports, tenantId, turn.now, progress);
-      await purges.save(claim, progress, leaseMs);
-    } catch (error) {
-      if (hasReason(error, 'LEASE_LOST')) return;
-      throw error;
+    if (!isEnd) {
+      // The first waits are short: most silences are a restart.
+      const silenceMs = backoffMs(1, {
+        ...retry,
+        baseMs: Math.min(LONGEST_PAUSE_MS, Math.max(retry.baseMs, waitedMs)),
+      });
+      const ms = Math.min(
+        isTriedAgain ? backoffMs(failures, retry) : LONGEST_PAUSE_MS,
+        isWaitedFor ? silenceMs : LONGEST_PAUSE_MS,
+        waitMs ?? LONGEST_PAUSE_MS,
+      );
+      const silence = isWaitedFor ? (isSilentAnew ? 'NEW' : 'SAME') : 'NONE';
+      const how = { ms, silence, isAttempt: hasFailed } as const;
+      return giveUpClaim(() => purges.postpone(claim, progress, how), leaseMs);
     }
+    await giveUpClaim(async () => {
+      await recordPartialCleanup(ports, item.tenantId, turn.now, progress);
+      await purges.save(claim, progress, leaseMs);
+    }, leaseMs);
     crashPoint('retention.purge.after-tenant');
     onFinished(item, progress);
+  };
+
+  return async (key, signal) => {
+    const claim = await purges.claim(key, workerId, leaseMs);
+    if (!claim) return false;
+    try {
+      await (isFinished(claim.item.state) ? settleOrWait(claim) : purge(claim, signal));
+    } catch (error) {
+      // Another worker has it: what this one knew is stale.
+      if (!hasReason(error, 'LEASE_LOST')) throw error;
+    }
+    return true;
   };
 }
 
@@ -144,17 +164,12 @@ function toProgress(progress: ItemProgress, failure: unknown, failures: number, 
   return { ...progress, subjects, state: subjects.length > 0 ? 'PARTIAL' : 'FAILED', workingOn, error, failures };
 }
 
-/** Makes SettlePurge. */
-export const makeSettlePurge =
-  ({
-    purges,
-    owners,
-    catalogue,
-    recordCleanup,
-  }: Pick<TenantPurgePorts, 'purges' | 'owners' | 'catalogue' | 'recordCleanup'>): SettlePurge =>
-  async (tenantId, purgeId) => {
-    const item = await purges.getItem(tenantId, purgeId);
-    if (!item || item.validateOnly || !isFinished(item.state)) return;
+/** Closes what an ended item left open, and corrects its counts. Throws while the owner is unreachable. */
+const makeSettlePurge =
+  ({ purges, owners, catalogue, recordCleanup }: TenantPurgePorts) =>
+  async (claim: ItemClaim): Promise<void> => {
+    const { item } = claim;
+    const { tenantId } = item;
     const entries = await catalogue.list();
     const settled: PurgeSubject[] = [];
     for (const subject of item.subjects) {
@@ -168,12 +183,11 @@ export const makeSettlePurge =
       const removed = counts.map((count) => ({ ...count, found: count.deleted, left: 0 }));
       settled.push(withEnd(subject, removed, cutoff));
     }
-    if (settled.length === 0) return;
-    await purges.settle(tenantId, purgeId, settled);
     const executions = settled.find(({ subject }) => subject === EXECUTIONS);
     if (executions && item.finishedAt) {
       await recordCleanup(tenantId, item.finishedAt, removedOf(executions));
     }
+    await purges.settle(claim, settled);
   };
 
 const removedOf = (subject: PurgeSubject): number => countsOf([subject]).reduce((sum, { deleted }) => sum + deleted, 0);

@@ -1,5 +1,5 @@
 import type { PurgeStop } from '../domain/purge-stop.ts';
-import type { PurgeRepository, StopRepository } from './purge-ports.ts';
+import type { StopRepository } from './purge-ports.ts';
 
 /** Who switches, and why. */
 export interface StopCommand {
@@ -18,11 +18,7 @@ export interface StopPurges {
 }
 
 /** Makes StopPurges; `onSwitched` is called when the switch was turned, not when it stood so already. */
-export const makeStopPurges = (
-  stops: StopRepository,
-  purges: Pick<PurgeRepository, 'requeue'>,
-  onSwitched: (stop: PurgeStop) => void,
-): StopPurges => {
+export const makeStopPurges = (stops: StopRepository, onSwitched: (stop: PurgeStop) => void): StopPurges => {
   const turn = async (isStopped: boolean, command: StopCommand): Promise<PurgeStop> => {
     const { version } = await stops.get();
     const stop = await stops.set({ ...command, isStopped });
@@ -32,11 +28,6 @@ export const makeStopPurges = (
   return {
     get: stops.get,
     stop: (command) => turn(true, command),
-    async resume(command) {
-      const stop = await turn(false, command);
-      // Should this be cut off, the queue does it within a minute.
-      await purges.requeue();
-      return stop;
-    },
+    resume: (command) => turn(false, command),
   };
 };

@@ -75,6 +75,7 @@ export class TenantPurge {
   readonly #leaseMs: number;
   readonly #signal: AbortSignal;
   readonly #silent = new Map<string, unknown>();
+  readonly #heard = new Set<string>();
   #progress: ItemProgress;
   #catalogue: ReadonlyMap<string, CatalogueSubject> = new Map();
   #now: Temporal.Instant | undefined;
@@ -100,6 +101,11 @@ export class TenantPurge {
   /** The database's now when the windows were last resolved; undefined: they were not. */
   get now(): Temporal.Instant | undefined {
     return this.#now;
+  }
+
+  /** Whether every owner that is silent now has answered earlier in this turn. */
+  get hasHeardSilent(): boolean {
+    return [...this.#silent.keys()].every((owner) => this.#heard.has(owner));
   }
 
   /** Counts every subject, decides about each, and removes what may go. What fails stops no other subject. */
@@ -395,7 +401,9 @@ export class TenantPurge {
     if (this.#silent.has(owner)) throw this.#silent.get(owner);
     if (performance.now() - this.#savedAt > this.#leaseMs / 4) await this.#save();
     try {
-      return await work();
+      const answer = await work();
+      this.#heard.add(owner);
+      return answer;
     } catch (error) {
       if (isSilence(error)) this.#silent.set(owner, error);
       throw error;

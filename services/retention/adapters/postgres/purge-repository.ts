@@ -78,8 +78,6 @@ interface ItemRow {
   readonly failures: number;
   readonly waiting_since: Temporal.Instant | null;
   readonly lease_token: number;
-  readonly lease_expires_at: Temporal.Instant | null;
-  readonly next_attempt_at: Temporal.Instant;
   readonly started_at: Temporal.Instant | null;
   readonly updated_at: Temporal.Instant;
   readonly finished_at: Temporal.Instant | null;
@@ -103,7 +101,10 @@ const PART = `
 const MOST_SCANNED = 2_000;
 const INSTALLATION = 'nobody';
 
-/** Retention purges in Postgres; what is to be done is a job of the queue in the same database. */
+const UNFINISHED = "state in ('PENDING', 'RUNNING')";
+const IS_STOPPED = 'coalesce((select is_stopped from purge_stops order by version desc limit 1), false)';
+
+/** Retention purges in Postgres. Their items are leased rows. */
 export const makePurgeRepository = (database: Database): PurgeRepository => ({
   async create(purge) {
     const { tenantIds, trigger, validateOnly, actor, subject, reason, requestId, fingerprint, fleetHold } = purge;
@@ -237,27 +238,38 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
     return pageOf(rows, limit, toState, (row) => [row.tenant_id]);
   },
 
-  claim: (tenantId, purgeId, owner, leaseMs) =>
+  async findDue(limit) {
+    const rows = await database.acrossTenants<ItemKey>({
+      text: 'select tenant_id, purge_id from due_purge_items($1)',
+      values: [limit],
+    });
+    return rows.map((row) => ({ tenantId: row.tenant_id, purgeId: row.purge_id }));
+  },
+
+  claim: ({ tenantId, purgeId }, owner, leaseMs) =>
     database.forTenant(tenantId, async (trx) => {
+      // By ctid: a join of the table with itself is planned badly behind row-level security.
       const row = firstOf<ItemRow>(
         await trx.raw(
           `update retention_purge_items i
-           set state = 'RUNNING', lease_owner = :owner, lease_token = i.lease_token + 1, attempts = i.attempts + 1,
-               lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms',
-               started_at = coalesce(i.started_at, clock_timestamp()), updated_at = clock_timestamp()
+           set lease_owner = :owner, lease_token = i.lease_token + 1,
+               due_at = clock_timestamp() + :leaseMs * interval '1 ms',
+               state = case when i.${UNFINISHED} then 'RUNNING' else i.state end,
+               attempts = i.attempts + case when i.${UNFINISHED} then 1 else 0 end,
+               started_at = coalesce(i.started_at, clock_timestamp()),
+               -- Nobody knows what the owner did while a worker had it that vanished.
+               waiting_since = case when i.lease_owner is null then i.waiting_since end,
+               updated_at = case when i.${UNFINISHED} then clock_timestamp() else i.updated_at end
            where i.tenant_id = :tenantId and i.ctid = (
                  select ctid from retention_purge_items
-                 where tenant_id = :tenantId and purge_id = :purgeId and state in ('PENDING', 'RUNNING')
-                   and next_attempt_at <= clock_timestamp()
-                   and (lease_expires_at is null or lease_expires_at <= clock_timestamp())
+                 where tenant_id = :tenantId and purge_id = :purgeId and due_at <= clock_timestamp()
+                   and (not ${UNFINISHED} or not ${IS_STOPPED})
                  for update skip locked)
            returning i.*`,
           { tenantId, purgeId, owner, leaseMs },
         ),
       );
       if (!row) return undefined;
-      // If this worker dies, the queue gives the item to another one when the lease ends.
-      await enqueue(trx, row, row.lease_expires_at);
       const order = firstOf<PurgeRow>(await trx.raw('select * from retention_purges where id = ?', [purgeId]));
       const last = rowsOf<{ subject: string; days: number }>(
         await trx.raw('select subject, days from last_purges where tenant_id = ? and days is not null', [tenantId]),
@@ -279,53 +291,45 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
         trx,
         claim,
         `${PROGRESS}, lease_owner = case when :isFinal then null else lease_owner end,
-         lease_expires_at = case when :isFinal then null else clock_timestamp() + :leaseMs * interval '1 ms' end,
-         waiting_since = null,
+         -- A call that was cut off is over when the lease is.
+         due_at = case when not :isFinal or :isOpen then clock_timestamp() + :leaseMs * interval '1 ms' end,
+         waiting_since = case when not :isFinal then waiting_since end,
          -- What is held has not ended.
          finished_at = case when :isFinal and :state <> 'HELD' then clock_timestamp() end`,
-        { ...bindingsOf(progress), isFinal, leaseMs },
+        {
+          ...bindingsOf(isFinal ? { ...progress, failures: 0 } : progress),
+          isFinal,
+          isOpen: !claim.item.validateOnly && progress.subjects.some(isOpen),
+          leaseMs,
+        },
       );
       await saveSubjects(trx, row, progress.subjects);
-      if (!isFinal) return enqueue(trx, row, row.lease_expires_at);
-      await trx.raw('select graphile_worker.remove_job(:key)', { key: jobKeyOf(row) });
-      if (row.validate_only) return;
-      await auditItem(trx, row, progress.subjects, 'retention-purge');
-      // A call that was cut off is over by then.
-      const isOpen = progress.subjects.some(({ operationId, isEnded }) => operationId !== undefined && !isEnded);
-      if (isOpen) await enqueueSettling(trx, row, leaseMs);
+      if (isFinal && !row.validate_only) await auditItem(trx, row, progress.subjects, 'retention-purge');
     }),
 
-  postpone: (claim, progress, { ms, isForSilentOwner, isAttempt }) =>
+  postpone: (claim, progress, { ms, silence, isAttempt }) =>
     database.forTenant(claim.item.tenantId, async (trx) => {
       const row = await updateClaimed(
         trx,
         claim,
-        `${PROGRESS}, lease_owner = null, lease_expires_at = null,
+        `${PROGRESS}, lease_owner = null, due_at = clock_timestamp() + :ms * interval '1 ms',
          attempts = attempts - case when :isAttempt then 0 else 1 end,
-         waiting_since = case when :isForSilentOwner then coalesce(waiting_since, clock_timestamp()) end,
-         next_attempt_at = clock_timestamp() + :ms * interval '1 ms'`,
-        { ...bindingsOf(progress), ms, isForSilentOwner, isAttempt },
+         waiting_since = case :silence when 'SAME' then coalesce(waiting_since, clock_timestamp())
+                                        when 'NEW' then clock_timestamp() end`,
+        { ...bindingsOf(progress), ms, silence, isAttempt },
       );
       await saveSubjects(trx, row, progress.subjects);
-      await enqueue(trx, row, row.next_attempt_at);
     }),
 
-  release: (claim, isQueued) =>
+  release: (claim) =>
     database.forTenant(claim.item.tenantId, async (trx) => {
-      const row = await updateClaimed(
+      await updateClaimed(
         trx,
         claim,
-        `attempts = attempts - 1, lease_owner = null, lease_expires_at = null, next_attempt_at = clock_timestamp(),
-         updated_at = clock_timestamp()`,
+        'attempts = attempts - 1, lease_owner = null, due_at = clock_timestamp(), updated_at = clock_timestamp()',
         {},
       );
-      if (isQueued) await enqueue(trx, row, row.next_attempt_at);
-      else await trx.raw('select graphile_worker.remove_job(:key)', { key: jobKeyOf(row) });
     }),
-
-  async requeue() {
-    await database.acrossTenants({ text: 'select requeue_purge_items()', values: [] });
-  },
 
   async approve(approval) {
     const { tenantId, purgeId } = approval;
@@ -373,10 +377,10 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
       });
     }),
 
-  settle: (tenantId, purgeId, subjects) =>
-    database.forTenant(tenantId, async (trx) => {
-      const item = await findItem(trx, tenantId, purgeId, 'for update');
-      if (!item || item.finished_at === null) return;
+  settle: (claim, subjects) =>
+    database.forTenant(claim.item.tenantId, async (trx) => {
+      const item = await updateClaimed(trx, claim, 'lease_owner = null, due_at = null, failures = 0', {});
+      if (item.finished_at === null || subjects.length === 0) return;
       const before = sumCounts((await findSubjects(trx, item)).map(({ counts }) => counts));
       await saveSubjects(trx, item, subjects);
       const after = (await findSubjects(trx, item)).map(toSubject);
@@ -384,9 +388,19 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
       await trx.raw(
         `update retention_purge_items set updated_at = clock_timestamp()
          where tenant_id = :tenantId and purge_id = :purgeId`,
-        { tenantId, purgeId },
+        { tenantId: item.tenant_id, purgeId: item.purge_id },
       );
       await auditItem(trx, item, after, 'settle-retention-purge');
+    }),
+
+  settleLater: (claim, ms) =>
+    database.forTenant(claim.item.tenantId, async (trx) => {
+      await updateClaimed(
+        trx,
+        claim,
+        `lease_owner = null, failures = failures + 1, due_at = clock_timestamp() + :ms * interval '1 ms'`,
+        { ms },
+      );
     }),
 
   recordRefusal: (tenantId, { actor, subject, reason, requestId, trigger }, outcome) =>
@@ -495,32 +509,8 @@ const bindingsOf = (progress: ItemProgress) => ({
 
 type ItemKey = Pick<ItemRow, 'tenant_id' | 'purge_id'>;
 
-const jobKeyOf = ({ tenant_id, purge_id }: ItemKey): string => `purge:${purge_id}:${tenant_id}`;
-
-/** Makes the item's job due at an instant, and no other; committed with what it follows from. */
-const enqueue = async (trx: TenantTransaction, row: ItemKey, at: Temporal.Instant | null): Promise<void> => {
-  await trx.raw(
-    `select graphile_worker.add_job('purge-tenant', payload => cast(:payload as json),
-                                    run_at => cast(:at as timestamptz), job_key => :key)`,
-    {
-      payload: JSON.stringify({ tenantId: row.tenant_id, purgeId: row.purge_id }),
-      at: at?.toString() ?? null,
-      key: jobKeyOf(row),
-    },
-  );
-};
-
-const enqueueSettling = async (trx: TenantTransaction, row: ItemKey, afterMs: number): Promise<void> => {
-  await trx.raw(
-    `select graphile_worker.add_job('settle-purge', payload => cast(:payload as json), job_key => :key,
-                                    run_at => clock_timestamp() + :afterMs * interval '1 ms')`,
-    {
-      payload: JSON.stringify({ tenantId: row.tenant_id, purgeId: row.purge_id }),
-      key: `settle:${row.purge_id}:${row.tenant_id}`,
-      afterMs,
-    },
-  );
-};
+/** Whether the subject's operation may have removed rows that were never reported. */
+const isOpen = ({ operationId, isEnded }: PurgeSubject): boolean => operationId !== undefined && !isEnded;
 
 const findItem = async (
   trx: TenantTransaction,
@@ -699,14 +689,13 @@ async function approveHeld(trx: TenantTransaction, approval: HoldApproval): Prom
   const row = firstOf<ItemRow>(
     await trx.raw(
       `update retention_purge_items
-       set state = 'PENDING', next_attempt_at = clock_timestamp(), updated_at = clock_timestamp(), failures = 0,
-           finished_at = null, waiting_since = null
+       set state = 'PENDING', due_at = clock_timestamp(), lease_owner = null, updated_at = clock_timestamp(),
+           failures = 0, finished_at = null, waiting_since = null
        where tenant_id = :tenantId and purge_id = :purgeId returning *`,
       { tenantId, purgeId },
     ),
   );
   if (!row) throw new Error('the item was locked and is gone');
-  await enqueue(trx, row, row.next_attempt_at);
   const counts = Object.fromEntries(
     named.filter(({ state }) => state === 'HELD').map(({ subject: name, expired }) => [name, expired]),
   );

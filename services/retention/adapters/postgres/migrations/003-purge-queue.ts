@@ -1,17 +1,59 @@
-import { Logger, runMigrations } from 'graphile-worker';
-import type { Knex } from 'knex';
-import pg from 'pg';
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { createDiscoveryFunction, createOperation } from '#libs/postgres/tenant-security.ts';
-
-// What a worker of the queue reads and writes. The queue puts them under row-level security and lets their owner alone
-// see rows; a job holds ids and nothing else of a tenant.
-const QUEUE_TABLES = ['_private_jobs', '_private_job_queues', '_private_tasks', '_private_known_crontabs'];
+import { createQueueSchema } from './queue-schema.ts';
 
 const OWN_ITEM = `select from retention_purge_items i where i.tenant_id = t.id and i.purge_id = purge`;
 const jobOfItem = (at: string): string =>
   `('purge-tenant', json_build_object('tenantId', i.tenant_id, 'purgeId', i.purge_id), null, ${at}, null,
     'purge:' || i.purge_id || ':' || i.tenant_id, null, null)::graphile_worker.job_spec`;
+
+/** Writes down a tenant's part of a purge for each tenant, and queues it. */
+export const ADD_PURGE_ITEMS = {
+  signature: 'add_purge_items(purge uuid, tenants text[], dry_run boolean, by_actor text)',
+  body: `begin
+     loop
+       insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, overdue_since)
+         select t.id, purge, 'PENDING', dry_run, by_actor,
+                (select max(i.finished_at) from retention_purge_items i
+                 where i.tenant_id = t.id and i.state = 'COMPLETE' and not i.validate_only)
+         from unnest(tenants) t(id) where not exists (${OWN_ITEM})
+         -- In one order, so that two purges that begin at once wait for each other and do not lock up.
+         order by t.id
+         on conflict (tenant_id) where state in ('PENDING', 'RUNNING') and not validate_only do nothing;
+       insert into retention_purge_items
+           (tenant_id, purge_id, state, validate_only, actor, running_purge_id, finished_at)
+         select t.id, purge, 'SKIPPED', dry_run, by_actor, r.purge_id, clock_timestamp()
+         from unnest(tenants) t(id)
+         join retention_purge_items r
+           on r.tenant_id = t.id and r.state in ('PENDING', 'RUNNING') and not r.validate_only
+         where not exists (${OWN_ITEM}) and not dry_run;
+       -- A purge that ended between the two statements left its tenants for another round.
+       exit when not exists (select from unnest(tenants) t(id) where not exists (${OWN_ITEM}));
+     end loop;
+     perform graphile_worker.add_jobs(coalesce((
+       select array_agg(${jobOfItem("coalesce(i.overdue_since, 'epoch')")})
+       from retention_purge_items i where i.purge_id = purge and i.state = 'PENDING'), '{}'));
+   end`,
+};
+
+/** Queues what is to be worked on and has no job. */
+export const REQUEUE_PURGE_ITEMS = {
+  signature: 'requeue_purge_items()',
+  body: `begin
+     -- What a worker left behind that died with it: its item has another job since.
+     delete from graphile_worker._private_jobs j using graphile_worker._private_tasks t
+       where t.id = j.task_id and t.identifier = 'purge-tenant' and j.key is null and j.attempts >= j.max_attempts
+         and (j.locked_at is null or j.locked_at < clock_timestamp() - interval '1 hour');
+     perform graphile_worker.add_jobs(coalesce((
+       select array_agg(${jobOfItem('greatest(i.next_attempt_at, i.lease_expires_at)')})
+       from retention_purge_items i
+       where i.state in ('PENDING', 'RUNNING') and not exists (
+         select from graphile_worker._private_jobs j
+         where j.key = 'purge:' || i.purge_id || ':' || i.tenant_id and j.attempts < j.max_attempts
+           -- Fetched and never claimed: the worker died in between.
+           and (j.locked_at is null or j.locked_at > clock_timestamp() - interval '1 minute'))), '{}'));
+   end`,
+};
 
 /**
  * The retention purge is carried by a queue, goes over tenants most overdue first, keeps what it was told to do and
@@ -19,19 +61,8 @@ const jobOfItem = (at: string): string =>
  */
 export const purgeQueue: Migration = {
   name: '003-purge-queue',
-  /** The queue's own schema, as its own migrations make it: they commit one by one and skip what is there. */
-  async prepare(ownerUrl) {
-    const pool = new pg.Pool({ connectionString: ownerUrl, max: 2 });
-    pool.on('error', () => undefined);
-    pool.on('connect', (client) => client.on('error', () => undefined));
-    try {
-      await runMigrations({ pgPool: pool, logger: new Logger(() => () => undefined) });
-    } finally {
-      await pool.end();
-    }
-  },
   async up(knex, appRole) {
-    await grantQueue(knex, appRole);
+    await createQueueSchema(knex, appRole);
     await knex.raw(`
       alter table retention_purges drop constraint retention_purges_request_id_key;
       alter table retention_purges add column request_scope text not null default '';
@@ -61,54 +92,8 @@ export const purgeQueue: Migration = {
         where state = 'COMPLETE' and not validate_only;
     `);
     await knex.raw('drop function due_purge_items(int)');
-    await createOperation(
-      knex,
-      appRole,
-      'add_purge_items(purge uuid, tenants text[], dry_run boolean, by_actor text)',
-      `begin
-         loop
-           insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, overdue_since)
-             select t.id, purge, 'PENDING', dry_run, by_actor,
-                    (select max(i.finished_at) from retention_purge_items i
-                     where i.tenant_id = t.id and i.state = 'COMPLETE' and not i.validate_only)
-             from unnest(tenants) t(id) where not exists (${OWN_ITEM})
-             -- In one order, so that two purges that begin at once wait for each other and do not lock up.
-             order by t.id
-             on conflict (tenant_id) where state in ('PENDING', 'RUNNING') and not validate_only do nothing;
-           insert into retention_purge_items
-               (tenant_id, purge_id, state, validate_only, actor, running_purge_id, finished_at)
-             select t.id, purge, 'SKIPPED', dry_run, by_actor, r.purge_id, clock_timestamp()
-             from unnest(tenants) t(id)
-             join retention_purge_items r
-               on r.tenant_id = t.id and r.state in ('PENDING', 'RUNNING') and not r.validate_only
-             where not exists (${OWN_ITEM}) and not dry_run;
-           -- A purge that ended between the two statements left its tenants for another round.
-           exit when not exists (select from unnest(tenants) t(id) where not exists (${OWN_ITEM}));
-         end loop;
-         perform graphile_worker.add_jobs(coalesce((
-           select array_agg(${jobOfItem("coalesce(i.overdue_since, 'epoch')")})
-           from retention_purge_items i where i.purge_id = purge and i.state = 'PENDING'), '{}'));
-       end`,
-    );
-    await createOperation(
-      knex,
-      appRole,
-      'requeue_purge_items()',
-      `begin
-         -- What a worker left behind that died with it: its item has another job since.
-         delete from graphile_worker._private_jobs j using graphile_worker._private_tasks t
-           where t.id = j.task_id and t.identifier = 'purge-tenant' and j.key is null and j.attempts >= j.max_attempts
-             and (j.locked_at is null or j.locked_at < clock_timestamp() - interval '1 hour');
-         perform graphile_worker.add_jobs(coalesce((
-           select array_agg(${jobOfItem('greatest(i.next_attempt_at, i.lease_expires_at)')})
-           from retention_purge_items i
-           where i.state in ('PENDING', 'RUNNING') and not exists (
-             select from graphile_worker._private_jobs j
-             where j.key = 'purge:' || i.purge_id || ':' || i.tenant_id and j.attempts < j.max_attempts
-               -- Fetched and never claimed: the worker died in between.
-               and (j.locked_at is null or j.locked_at > clock_timestamp() - interval '1 minute'))), '{}'));
-       end`,
-    );
+    await createOperation(knex, appRole, ADD_PURGE_ITEMS.signature, ADD_PURGE_ITEMS.body);
+    await createOperation(knex, appRole, REQUEUE_PURGE_ITEMS.signature, REQUEUE_PURGE_ITEMS.body);
     await createDiscoveryFunction(knex, {
       signature: 'purge_has_tenant(purge uuid, tenant text)',
       returns: 'boolean',
@@ -151,7 +136,7 @@ export const purgeQueue: Migration = {
     await knex.raw('drop function add_purge_items(uuid, text[], boolean, text)');
     await knex.raw('drop function requeue_purge_items()');
     await knex.raw('drop function purge_sums(uuid)');
-    await knex.raw('drop schema graphile_worker cascade');
+    await knex.raw('drop schema if exists graphile_worker cascade');
     await knex.raw(`
       drop index retention_purge_items_unfinished;
       drop index retention_purge_items_last;
@@ -197,14 +182,3 @@ export const purgeQueue: Migration = {
     });
   },
 };
-
-/** Gives the app role what a worker of the queue needs. */
-async function grantQueue(knex: Knex, appRole: string): Promise<void> {
-  await knex.raw('grant usage on schema graphile_worker to ??', [appRole]);
-  await knex.raw('grant select on graphile_worker.migrations to ??', [appRole]);
-  for (const table of QUEUE_TABLES) {
-    const name = `graphile_worker.${table}`;
-    await knex.raw('grant select, insert, update, delete on ?? to ??', [name, appRole]);
-    await knex.raw('create policy lethe_worker on ?? to ?? using (true) with check (true)', [name, appRole]);
-  }
-}

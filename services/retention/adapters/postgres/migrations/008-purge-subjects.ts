@@ -8,6 +8,33 @@ const jobOfItem = (at: string): string =>
 const RUNNING_ELSEWHERE = `select from retention_purge_items r where r.tenant_id = i.tenant_id
   and r.state in ('PENDING', 'RUNNING') and not r.validate_only`;
 
+/** Sets the items of a purge that was held as a whole going, and queues them. */
+export const RELEASE_PURGE_ITEMS = {
+  signature: 'release_purge_items(purge uuid)',
+  body: `begin
+     loop
+       begin
+         update retention_purge_items i
+           set state = 'SKIPPED', finished_at = clock_timestamp(), updated_at = clock_timestamp(),
+               running_purge_id = (select r.purge_id from retention_purge_items r
+                                   where r.tenant_id = i.tenant_id and r.state in ('PENDING', 'RUNNING')
+                                     and not r.validate_only)
+           where i.purge_id = purge and i.state = 'HELD' and exists (${RUNNING_ELSEWHERE});
+         update retention_purge_items i
+           set state = 'PENDING', next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()
+           where i.purge_id = purge and i.state = 'HELD';
+         exit;
+       exception when unique_violation then
+         -- Another purge of one of the tenants began in between.
+         null;
+       end;
+     end loop;
+     perform graphile_worker.add_jobs(coalesce((
+       select array_agg(${jobOfItem("'epoch'")})
+       from retention_purge_items i where i.purge_id = purge and i.state = 'PENDING'), '{}'));
+   end`,
+};
+
 /** Each subject of a tenant in a purge is a row; a whole purge can be held; what was last purged is remembered. */
 export const purgeSubjects: Migration = {
   name: '008-purge-subjects',
@@ -132,33 +159,7 @@ export const purgeSubjects: Migration = {
              as w(tenant_id text, subject text, kind text, days int, source text, min_to_keep bigint);
        end`,
     );
-    await createOperation(
-      knex,
-      appRole,
-      'release_purge_items(purge uuid)',
-      `begin
-         loop
-           begin
-             update retention_purge_items i
-               set state = 'SKIPPED', finished_at = clock_timestamp(), updated_at = clock_timestamp(),
-                   running_purge_id = (select r.purge_id from retention_purge_items r
-                                       where r.tenant_id = i.tenant_id and r.state in ('PENDING', 'RUNNING')
-                                         and not r.validate_only)
-               where i.purge_id = purge and i.state = 'HELD' and exists (${RUNNING_ELSEWHERE});
-             update retention_purge_items i
-               set state = 'PENDING', next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()
-               where i.purge_id = purge and i.state = 'HELD';
-             exit;
-           exception when unique_violation then
-             -- Another purge of one of the tenants began in between.
-             null;
-           end;
-         end loop;
-         perform graphile_worker.add_jobs(coalesce((
-           select array_agg(${jobOfItem("'epoch'")})
-           from retention_purge_items i where i.purge_id = purge and i.state = 'PENDING'), '{}'));
-       end`,
-    );
+    await createOperation(knex, appRole, RELEASE_PURGE_ITEMS.signature, RELEASE_PURGE_ITEMS.body);
     await createDiscoveryFunction(knex, {
       signature: 'purge_sums(purge uuid)',
       returns: `table (own_states jsonb, states jsonb, counts jsonb, started_at timestamptz, finished_at timestamptz)`,

@@ -12,6 +12,7 @@ import { planExpiry } from './010-plan-expiry.ts';
 import { listedAudit } from './011-audit.ts';
 import { listsByIndex } from './012-lists-by-index.ts';
 import { auditedKeys } from './013-audited-keys.ts';
+import { leasedItems } from './014-leased-items.ts';
 
 /** RetentionService's schema, in order. */
 export const retentionMigrations: readonly Migration[] = [
@@ -28,4 +29,5 @@ export const retentionMigrations: readonly Migration[] = [
   listedAudit,
   listsByIndex,
   auditedKeys,
+  leasedItems,
 ];
