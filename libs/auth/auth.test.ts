@@ -385,6 +385,26 @@ test('an owner’s token that is of another owner, lives longer than a minute or
   t.is(await reasonOf(`Bearer ${await sign()}`), 'TOKEN_INVALID', 'a service that is no owner');
 });
 
+test('a token between services is good although the clocks differ by 35 s, for as long as it is reused; a person’s is not', async (t) => {
+  const now = Math.floor(Date.now() / 1_000);
+  const sign = (aud: string, iat: number) =>
+    new SignJWT({ role: 'service', scope: 'owner:purge', tenant: 'acme', act: { sub: 'service:retention' }, aud })
+      .setProtectedHeader({ alg: 'EdDSA', kid: key.kid })
+      .setIssuedAt(iat)
+      .setExpirationTime(iat + 60)
+      .setIssuer('lethe')
+      .setSubject('ada')
+      .sign(key.key);
+  const verifying = verifyOwner();
+  // Ahead; behind; behind and reused for 30 s.
+  for (const offset of [35, -35, -65]) {
+    await t.notThrowsAsync(verifying(`Bearer ${await sign('lethe-owner:incident', now + offset)}`), `${offset}`);
+  }
+  for (const offset of [35, -65]) t.not(await reasonOf(`Bearer ${await sign('lethe', now + offset)}`), undefined);
+  await t.throwsAsync(verifying(`Bearer ${await sign('lethe-owner:incident', now + 60)}`));
+  await t.throwsAsync(verifying(`Bearer ${await sign('lethe-owner:incident', now - 120)}`));
+});
+
 const PARTICIPANT_CALL = {
   participant: 'job',
   actor: 'ada',

@@ -9,7 +9,8 @@ import jwt
 # An allow-list, so that a token's own header cannot choose `none` or a symmetric algorithm.
 ALGORITHMS = ["EdDSA", "ES256", "RS256"]
 MAX_SECONDS = 60
-LEEWAY_SECONDS = 5
+# RetentionService's clock may be this far off.
+LEEWAY_SECONDS = 40
 
 
 @dataclass(frozen=True)
