@@ -31,7 +31,9 @@ import type {
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { CALLER, NOTE_REFUSAL } from './caller.ts';
+import { checkRequest } from './check-request.ts';
 import { runAsCaller } from './current-caller.ts';
+
 import { makeInterruptible } from './interruptible.ts';
 import { type OnInternalError, toStatus } from './status.ts';
 
@@ -372,11 +374,14 @@ function headersOf(metadata: Metadata): Headers {
 }
 
 function decode(method: DescMethod, bytes: Buffer): Message {
+  let message: Message;
   try {
-    return fromBinary(method.input, bytes);
+    message = fromBinary(method.input, bytes);
   } catch {
     throw fieldInvalid('request', `is not a ${method.input.typeName}`);
   }
+  checkRequest(method.input, message, bytes);
+  return message;
 }
 
 const cancelled = (): ConnectError => new ConnectError('The call was cancelled.', Code.Canceled);

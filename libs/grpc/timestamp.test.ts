@@ -34,14 +34,16 @@ test('a timestamp that is none is FIELD_INVALID', (t) => {
   }
 });
 
-test('milliseconds are a valid duration, whatever their fraction', (t) => {
+test('milliseconds are a valid duration, whatever their fraction, and come back whole', (t) => {
   fc.assert(
     fc.property(fc.double({ min: -1e9, max: 1e9, noNaN: true }), (milliseconds) => {
       const duration = create(DurationSchema, toDuration(milliseconds));
       const back = parseDurationMs('for', duration);
-      return back !== undefined && Math.abs(back - milliseconds) < 0.001;
+      return back !== undefined && Number.isInteger(back) && Math.abs(back - milliseconds) <= 1.001;
     }),
   );
+  t.is(parseDurationMs('for', create(DurationSchema, { seconds: 10n, nanos: 999_999_999 })), 11_000);
+  t.is(parseDurationMs('for', create(DurationSchema, { seconds: 0n, nanos: -1 })), -1);
   t.like(toDuration(1_999.999_999_9), { seconds: 2n, nanos: 0 });
 });
 

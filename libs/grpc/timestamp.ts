@@ -31,7 +31,10 @@ export function parseTimestamp(field: string, timestamp: Timestamp | undefined):
   return Temporal.Instant.fromEpochNanoseconds(seconds * NANOS_PER_SECOND + BigInt(nanos));
 }
 
-/** A message's duration in milliseconds, undefined for an absent one; FIELD_INVALID for what is no valid duration. */
+/**
+ * A message's duration in whole milliseconds, undefined for an absent one; a fraction is rounded away from zero.
+ * FIELD_INVALID for what is no valid duration.
+ */
 export function parseDurationMs(field: string, duration: Duration | undefined): number | undefined {
   if (!duration) return undefined;
   const { seconds, nanos } = duration;
@@ -39,7 +42,7 @@ export function parseDurationMs(field: string, duration: Duration | undefined): 
   if (mixed || Math.abs(nanos) > 999_999_999 || seconds > MAX_DURATION_SECONDS || seconds < -MAX_DURATION_SECONDS) {
     throw fieldInvalid(field, 'is not a valid duration');
   }
-  return Number(seconds) * 1_000 + nanos / 1_000_000;
+  return Number(seconds) * 1_000 + Math.sign(nanos) * Math.ceil(Math.abs(nanos) / 1_000_000);
 }
 
 /** Milliseconds as a message's duration, to the nanosecond. */

@@ -3,21 +3,21 @@ import { type FieldViolation, fieldInvalid, fieldsInvalid } from './domain-error
 
 /** The page size where a request names none. */
 export const DEFAULT_PAGE_SIZE = 50;
-/** The largest page that can be asked for; more is refused, not silently cut. */
+/** The largest page; a larger page_size counts as this (AIP-158). */
 export const MAX_PAGE_SIZE = 200;
 
 /**
- * The page size to use: 0 means 50. FIELD_INVALID for one that is negative or over 200, and with it for a page token
+ * The page size to use: 0 means 50, and more than 200 means 200. FIELD_INVALID for a negative one, and with it for a page token
  * that no list can have given; whether it is this list's own is up to decodePageToken, which needs the filter.
  */
 export function parsePageSize(pageSize: number, pageToken = ''): number {
   const violations: FieldViolation[] = [];
-  if (!Number.isInteger(pageSize) || pageSize < 0 || pageSize > MAX_PAGE_SIZE) {
-    violations.push({ field: 'page_size', description: `must be between 0 and ${MAX_PAGE_SIZE}` });
+  if (!Number.isInteger(pageSize) || pageSize < 0) {
+    violations.push({ field: 'page_size', description: 'must not be negative' });
   }
   if (pageToken !== '' && !partsOf(pageToken)) violations.push({ field: 'page_token', description: WRONG_TOKEN });
   if (violations.length > 0) throw fieldsInvalid(violations);
-  return pageSize === 0 ? DEFAULT_PAGE_SIZE : pageSize;
+  return pageSize === 0 ? DEFAULT_PAGE_SIZE : Math.min(pageSize, MAX_PAGE_SIZE);
 }
 
 /** What a page token is bound to: the RPC, the tenant and every filter of the list. */

@@ -78,6 +78,19 @@ const ACQUIRE_MS = 5_000;
 const CLOSE_MS = 5_000;
 const LOST_ANSWER_MS = 1_000;
 
+// What the code relies on, whatever the defaults of the server, the database or the role.
+const SETTINGS = [
+  'datestyle=ISO',
+  'intervalstyle=postgres',
+  'timezone=UTC',
+  'bytea_output=hex',
+  'search_path=public',
+  'default_transaction_isolation=read\\ committed',
+  'standard_conforming_strings=on',
+]
+  .map((setting) => `-c ${setting}`)
+  .join(' ');
+
 const NO_TENANT = "set local lethe.tenant = ''";
 
 const TIMESTAMPTZ = 1184;
@@ -119,7 +132,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     // Otherwise Knex asks the first connection for it, and waits without a time limit.
     version: '18',
     connection: {
-      connectionString: url,
+      connectionString: withSettings(url),
       application_name: applicationName,
       types: typeParsers,
       statement_timeout: statementTimeoutMs,
@@ -226,6 +239,14 @@ export function openDatabase(options: DatabaseOptions): Database {
       clearTimeout(timer);
     },
   };
+}
+
+/** The URL with SETTINGS as part of the connection's start; options that the URL has itself win. */
+function withSettings(url: string): string {
+  const parsed = new URL(url);
+  const own = parsed.searchParams.get('options');
+  parsed.searchParams.set('options', own === null ? SETTINGS : `${SETTINGS} ${own}`);
+  return parsed.toString();
 }
 
 const isSmall = ({ name }: Statement): boolean => name !== undefined;

@@ -227,6 +227,28 @@ test.serial(
   },
 );
 
+test.serial('every service works, and starts, in a database whose defaults are all different', async (t) => {
+  const defaults = {
+    datestyle: "'SQL, DMY'",
+    intervalstyle: 'sql_standard',
+    timezone: "'Asia/Kolkata'",
+    bytea_output: 'escape',
+    search_path: 'nowhere',
+    default_transaction_isolation: 'serializable',
+    standard_conforming_strings: 'off',
+  };
+  for (const name of SERVICE_NAMES) {
+    for (const [setting, value] of Object.entries(defaults)) {
+      await sql(t, name, `alter database lethe_${name} set ${setting} = ${value}`);
+    }
+  }
+  await endSessions(t);
+  await untilGood(t);
+  // The test after this one starts them all anew with these.
+  await t.context.stack.restart('retention');
+  t.true((await untilGood(t)) < 10_000);
+});
+
 test.serial('services that find no database at start wait for it, say so, and serve once it is there', async (t) => {
   const { gate, stack, postgres } = t.context;
   gate.shut();

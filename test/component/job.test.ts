@@ -233,7 +233,6 @@ test('bad input gets its documented error with the field, and none reaches the d
   t.not(nextPageToken, '');
   const cases: [string, string, Promise<unknown>][] = [
     ['job_id', 'FIELD_INVALID', jobs.getJob({ jobId: "x' or 1=1" })],
-    ['page_size', 'FIELD_INVALID', jobs.listJobs({ pageSize: 1e9 })],
     ['page_size', 'FIELD_INVALID', jobs.listJobs({ pageSize: -1 })],
     ['page_token', 'FIELD_INVALID', jobsOf(stack, 'other').listJobs({ pageSize: 1, pageToken: nextPageToken })],
     ['page_token', 'FIELD_INVALID', jobs.listJobs({ pageToken: 'rubbish' })],

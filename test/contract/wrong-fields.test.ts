@@ -1,12 +1,23 @@
-import { create, type DescService } from '@bufbuild/protobuf';
+import {
+  create,
+  type DescMessage,
+  type DescService,
+  fromBinary,
+  type JsonObject,
+  ScalarType,
+  toBinary,
+} from '@bufbuild/protobuf';
 import { createContextValues, type HandlerContext } from '@connectrpc/connect';
 import test from 'ava';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
+import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { CALLER } from '#libs/grpc/caller.ts';
+import { checkRequest, MAX_STRUCT_DEPTH } from '#libs/grpc/check-request.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { incidentService } from '#services/incident/adapters/grpc/incident-service.ts';
 import { bulkService as bulkJobs } from '#services/job/adapters/grpc/bulk-handlers.ts';
@@ -255,6 +266,74 @@ async function refusalOf(handler: Handler, request: unknown): Promise<unknown> {
     return error;
   }
 }
+
+const CONTRACTS = [...SERVICES.map(([service]) => service), ParticipantService, RetentionOwnerService];
+
+/** Requests of a type that have one text or Struct each, which holds U+0000, with the path of that field. */
+function* withNul(
+  schema: DescMessage,
+  within: readonly DescMessage[] = [],
+): Generator<[path: string, request: Record<string, unknown>]> {
+  if (within.includes(schema)) return;
+  for (const field of schema.fields) {
+    const isList = field.fieldKind === 'list';
+    const path = `${field.name}${isList ? '[0]' : ''}`;
+    const holding = (value: unknown): Record<string, unknown> =>
+      field.oneof
+        ? { [field.oneof.localName]: { case: field.localName, value } }
+        : { [field.localName]: isList ? [value] : value };
+    if (field.scalar === ScalarType.STRING) yield [path, holding('a\0b')];
+    else if (field.message?.typeName === 'google.protobuf.Struct') {
+      yield [path, holding({ brief: { client: ['a\0b'] } })];
+      yield [path, holding({ 'a\0b': 1 })];
+    } else if (field.message && !field.message.typeName.startsWith('google.protobuf.')) {
+      for (const [inner, value] of withNul(field.message, [...within, schema]))
+        yield [`${path}.${inner}`, holding(create(field.message, value))];
+    }
+  }
+}
+
+const checked = (schema: DescMessage, request: Record<string, unknown>): unknown => {
+  const bytes = toBinary(schema, create(schema, request));
+  try {
+    checkRequest(schema, fromBinary(schema, bytes), bytes);
+    return undefined;
+  } catch (error) {
+    return error;
+  }
+};
+
+test('U+0000 is refused in every text and Struct of every RPC, and the field is named', (t) => {
+  let fields = 0;
+  for (const { methods } of CONTRACTS) {
+    for (const { input, name } of methods) {
+      for (const [path, request] of withNul(input)) {
+        const error = checked(input, request);
+        if (!(error instanceof DomainError)) return t.fail(`${name}: ${path}`);
+        t.deepEqual([error.reason, error.metadata['fields']], ['FIELD_INVALID', path], name);
+        fields += 1;
+      }
+    }
+  }
+  t.true(fields > 200, `${fields}`);
+});
+
+test('a Struct that is nested deeper than clients can read is refused, in every RPC that takes one', (t) => {
+  const nested = (depth: number): JsonObject => (depth === 1 ? { end: 0 } : { a: nested(depth - 1) });
+  let structs = 0;
+  for (const { methods } of CONTRACTS) {
+    for (const { input } of methods) {
+      for (const field of input.fields) {
+        if (field.message?.typeName !== 'google.protobuf.Struct') continue;
+        t.is(checked(input, { [field.localName]: nested(MAX_STRUCT_DEPTH) }), undefined);
+        const error = checked(input, { [field.localName]: nested(MAX_STRUCT_DEPTH + 1) });
+        t.true(error instanceof DomainError && error.metadata['fields'] === field.name, input.typeName);
+        structs += 1;
+      }
+    }
+  }
+  t.true(structs >= 6, `${structs}`);
+});
 
 for (const [service, handlers] of SERVICES) {
   const rows = TABLE[service.name] ?? [];
