@@ -36,7 +36,7 @@ export interface BulkSettings {
   readonly chunkSize: number;
   /** After so long another bulk deletion gets its turn, in milliseconds. */
   readonly turnMs: number;
-  /** How often deletions under way are looked at, in milliseconds. */
+  /** The longest pause between two looks at the deletions under way, in milliseconds. */
   readonly pollMs: number;
   /** Attempts to begin an item, and the pauses between them. */
   readonly retry: RetryPolicy;
@@ -49,6 +49,10 @@ export interface BulkObserver {
 }
 
 const CANDIDATES = 16;
+// The first pause after items were begun; each further one is twice as long, up to pollMs.
+const FIRST_PAUSE_MS = 5;
+// How many times `maxUnderWay` items are read at once. What became of them meanwhile is checked when they are begun.
+const READ_AHEAD = 8;
 
 type Outcome = 'BEGUN' | 'SKIPPED' | 'DEFERRED';
 
@@ -117,12 +121,17 @@ export function makeRunBulkDeletions<Filter>(
     crashPoint(`${name}.bulk.after-claim`);
     try {
       if (claim.bulk.state === 'SELECTING') return await select(claim, signal);
+      let waiting: readonly DueItem[] = [];
+      let pauseMs = FIRST_PAUSE_MS;
       for (const end = performance.now() + turnMs; ; ) {
         const { state, underWay } = await repository.settleItems(claim);
         if (state === 'CANCELLING') {
           while ((await repository.cancelItems(claim, chunkSize)) > 0 && !signal.aborted);
         }
-        const due = state === 'RUNNING' ? await repository.dueItems(claim, maxUnderWay - underWay) : [];
+        const free = state === 'RUNNING' ? maxUnderWay - underWay : 0;
+        if (free > 0 && waiting.length === 0) waiting = await repository.dueItems(claim, maxUnderWay * READ_AHEAD);
+        const due = waiting.slice(0, Math.max(0, free));
+        waiting = waiting.slice(due.length);
         const begun = await allOf(due.map((item) => begin(claim, item)));
         if (begun.length > 0) crashPoint(`${name}.bulk.after-items`);
         const failed = begun.find(({ outcome }) => outcome === 'DEFERRED');
@@ -138,9 +147,12 @@ export function makeRunBulkDeletions<Filter>(
           observer.onEnded(ended);
           return;
         }
-        if (signal.aborted || performance.now() >= end) return await repository.release(claim, pollMs);
+        // Due again at once: with a pause, every worker would find nothing and sleep for much longer than that.
+        if (signal.aborted || performance.now() >= end) return await repository.release(claim, 0);
         // Skipping is quick: only what is under way is waited for.
-        if (!begun.some(({ outcome }) => outcome === 'SKIPPED')) await sleep(pollMs, signal).catch(() => undefined);
+        if (begun.some(({ outcome }) => outcome === 'SKIPPED')) continue;
+        pauseMs = begun.length > 0 ? FIRST_PAUSE_MS : Math.min(pollMs, pauseMs * 2);
+        await sleep(pauseMs, signal).catch(() => undefined);
       }
     } catch (error) {
       // Another worker has it, or it was cancelled, and whoever claims it next will see that.

@@ -29,7 +29,7 @@ export const readJobSettings = (env: Environment) =>
     deletionAttempts: reader.integer('LETHE_DELETION_ATTEMPTS', { min: 1, max: 1_000 }, 10),
     deletionBackoffMs: reader.integer('LETHE_DELETION_BACKOFF_MS', { min: 1, max: 3_600_000 }, 500),
     deletionBackoffMaxMs: reader.integer('LETHE_DELETION_BACKOFF_MAX_MS', { min: 1, max: 86_400_000 }, 300_000),
-    bulkUnderWay: reader.integer('LETHE_BULK_UNDER_WAY', { min: 1, max: 1_000 }, 4),
+    bulkUnderWay: reader.integer('LETHE_BULK_UNDER_WAY', { min: 1, max: 1_000 }, 16),
     bulkChunk: reader.integer('LETHE_BULK_CHUNK', { min: 1, max: 10_000 }, 1_000),
     bulkLeaseMs: reader.integer('LETHE_BULK_LEASE_MS', { min: 100, max: 3_600_000 }, 30_000),
     receiptDays: reader.integer('LETHE_RECEIPT_DAYS', { min: 30, max: 36_500 }, 400),

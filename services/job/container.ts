@@ -63,6 +63,9 @@ import { makeSweepOrphans, type OnSweepFailed, type SweepOrphans } from './use-c
 import { makeUploadArtifact, type UploadArtifact } from './use-cases/upload-artifact.ts';
 import { makeWorkOnJob, type WorkOnJob } from './use-cases/work-on-job.ts';
 
+// How long another tenant's deletion may have to wait for a worker that removes a large job.
+const DELETION_TURN_MS = 400;
+
 const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 
 const TOKENS = {
@@ -159,6 +162,7 @@ const useCases = new ContainerModule(({ bind }) => {
             workerId: of.workerId,
             leaseMs: of.deletionLeaseMs,
             objectsPerBatch: of.objectsPerBatch,
+            turnMs: DELETION_TURN_MS,
             retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
           },
           onSettled,

@@ -1,4 +1,5 @@
 import { benchArtifacts } from './artifacts.ts';
+import { benchBulk } from './bulk.ts';
 import { benchCascade } from './cascade.ts';
 import { benchExecutions } from './executions.ts';
 import { benchIdle } from './idle.ts';
@@ -17,6 +18,7 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   cascade: benchCascade,
   saga: benchSaga,
   idle: benchIdle,
+  bulk: benchBulk,
 };
 
 const [name = '', ...flags] = process.argv.slice(2);

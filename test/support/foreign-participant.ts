@@ -8,9 +8,10 @@ import { ParticipantService } from '#gen/lethe/participant/v1/participant_servic
 
 /**
  * How a foreign service treats the purge of a run: as it should, with an error, late but done, not before it is treated
- * otherwise, as if it were done, with counts that are lower bounds, or with PARTIAL and the same counts for ever.
+ * otherwise, as if it were done, with counts that are lower bounds, or with PARTIAL and the same counts for ever, which with
+ * `queues` wait for its workers.
  */
-export type Temper = 'well' | 'fails' | 'late' | 'waits' | 'keeps' | 'guesses' | 'stalls';
+export type Temper = 'well' | 'fails' | 'late' | 'waits' | 'keeps' | 'guesses' | 'stalls' | 'queues';
 
 const WAIT_MS = 20;
 
@@ -68,7 +69,10 @@ export async function startForeignParticipant(lateMs: number): Promise<ForeignPa
           const temper = tempers.get(runId) ?? 'well';
           if (temper === 'fails') throw new ConnectError('the notebook is locked', Code.Unavailable);
           if (temper === 'keeps') return { progress: Progress.COMPLETE, resourceCounts: counts(runId, total, total) };
-          if (temper === 'stalls') return { progress: Progress.PARTIAL, resourceCounts: counts(runId, 0, total) };
+          if (temper === 'stalls' || temper === 'queues') {
+            const queued = temper === 'queues';
+            return { progress: Progress.PARTIAL, resourceCounts: counts(runId, 0, total), queued };
+          }
           notes.delete(runId);
           if (temper === 'late') await delay(lateMs);
           const told = counts(runId, total, total).map((count) => ({ ...count, atLeast: temper === 'guesses' }));

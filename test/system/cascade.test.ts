@@ -119,6 +119,21 @@ test.serial(
   },
 );
 
+test.serial('a participant that has other work to do first is waited for, however often that is', async (t) => {
+  const { stack, foreign } = t.context;
+  const graph = await makeRunGraph(stack, 'queues', { jobs: 1, objectsPerJob: 1 });
+  foreign.put(graph.runId, 2);
+  foreign.treat(graph.runId, 'queues');
+  const runs = runsOf(stack, 'queues');
+  const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'queues' });
+  // More often than a participant may stall.
+  await until('it was asked often', async () => foreign.callsOf(graph.runId) > 8);
+  const { deletion: waiting } = await runs.getDeletion({ deletionId: deletion?.id ?? '' });
+  t.like(waiting, { state: DeletionState.CASCADING, lastError: '' });
+  foreign.treat(graph.runId, 'well');
+  t.is((await settled(stack, 'queues', deletion?.id)).state, DeletionState.COMPLETE);
+});
+
 test.serial('a participant that answers after its deadline is asked again, and counts once', async (t) => {
   const { stack, foreign } = t.context;
   const graph = await makeRunGraph(stack, 'late', { jobs: 1, objectsPerJob: 1 });

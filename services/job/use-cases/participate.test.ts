@@ -18,6 +18,7 @@ const DONE: RemovalProgress = {
   failedKeys: [],
   stuck: [],
   open: 0,
+  queued: 0,
 };
 
 /** A run whose removal comes as far as `steps` says, look by look; the last one stays. */
@@ -93,6 +94,7 @@ test('a purge forbids new jobs, orders the removal, wakes the worker and waits f
     progress: 'COMPLETE',
     counts: DONE.counts,
     failedKeys: [],
+    isQueued: false,
   });
   t.deepEqual(calls, ['forbid', 'order up to 10', 'wake']);
   t.is(slept.length, 2);
@@ -138,6 +140,13 @@ test("on another installation's store nothing is ordered, counted or read back; 
     },
   });
   t.is((await away.participate.purge(SCOPE, OPERATION, 10)).progress, 'COMPLETE');
+});
+
+test('a removal that waits for a worker says so, and one that has failed does not', async (t) => {
+  const queued = fixture({ steps: [{ ...DONE, open: 2, queued: 1 }] });
+  t.like(await queued.participate.purge(SCOPE, OPERATION, 10), { progress: 'PARTIAL', isQueued: true });
+  const failed = fixture({ steps: [{ ...DONE, open: 2 }] });
+  t.like(await failed.participate.purge(SCOPE, OPERATION, 10), { progress: 'PARTIAL', isQueued: false });
 });
 
 test('a parked removal is tried anew by the call, and named', async (t) => {

@@ -21,6 +21,8 @@ export interface Participation {
   readonly progress: 'PARTIAL' | 'COMPLETE';
   readonly counts: RemovalCounts;
   readonly failedKeys: readonly FailedKey[];
+  /** Whether some of what is left has not failed, and only waits for a worker. */
+  readonly isQueued: boolean;
 }
 
 /**
@@ -82,7 +84,7 @@ export function makeParticipate(
     if (ordered > 0) wake(ordered);
     // A short wait spares the caller most of its polling; what takes longer answers PARTIAL.
     for (let waited = 0, pollMs = FIRST_POLL_MS; ; waited += pollMs, pollMs = Math.min(MAX_POLL_MS, pollMs * 2)) {
-      const { counts, failedKeys, stuck, open } = await runJobs.removalProgress(scope, order.operationId);
+      const { counts, failedKeys, stuck, open, queued } = await runJobs.removalProgress(scope, order.operationId);
       const parked = stuck[0];
       if (parked) {
         // The run's deletion retries and parks by its own rules, so its try is a new try for the job.
@@ -91,12 +93,12 @@ export function makeParticipate(
         );
         wake(stuck.length);
         const key = failedKeys[0] ?? { key: parked.deletionId, code: 'STUCK', message: parked.lastError ?? '' };
-        return { progress: 'PARTIAL', counts, failedKeys: failedKeys.length > 0 ? failedKeys : [key] };
+        return { progress: 'PARTIAL', counts, failedKeys: failedKeys.length > 0 ? failedKeys : [key], isQueued: false };
       }
       if (open === 0) {
-        return { progress: more ? 'PARTIAL' : 'COMPLETE', counts, failedKeys };
+        return { progress: more ? 'PARTIAL' : 'COMPLETE', counts, failedKeys, isQueued: false };
       }
-      if (waited >= WAIT_MS) return { progress: 'PARTIAL', counts, failedKeys };
+      if (waited >= WAIT_MS) return { progress: 'PARTIAL', counts, failedKeys, isQueued: queued > 0 };
       await sleep(Math.min(pollMs, WAIT_MS - waited));
     }
   };

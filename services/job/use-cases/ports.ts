@@ -287,6 +287,11 @@ export interface DeletionRepository {
    * deletion COMPLETE with the rows counted and an audit row. LEASE_LOST as above.
    */
   complete(claim: DeletionClaim, counts: RemovalCounts): Promise<JobDeletion>;
+  /**
+   * Must save the counts and give the deletion up unharmed: due again at once, behind what is due already. It costs no
+   * attempt.
+   */
+  release(claim: DeletionClaim, counts: RemovalCounts): Promise<void>;
   /** Must give the deletion up until `retryMs` from now, or park it as STUCK when that is undefined. */
   postpone(claim: DeletionClaim, failure: DeletionFailure): Promise<void>;
   /** Must say on a deletion that is due why it is left alone until `retryMs` from now; it costs no attempt. */
@@ -391,6 +396,8 @@ export interface RemovalProgress {
   readonly stuck: readonly { readonly deletionId: string; readonly lastError: string | undefined }[];
   /** How many are neither complete nor parked. */
   readonly open: number;
+  /** How many of `open` have not failed since they were last begun: they wait for a worker, or a worker has them. */
+  readonly queued: number;
 }
 
 /** The action of one step of a run, keyed by both. */

@@ -13,6 +13,7 @@ interface Fixture {
   readonly writes: string[];
   readonly saved: RemovalCounts[];
   readonly postponed: DeletionFailure[];
+  readonly released: RemovalCounts[];
   readonly completed: RemovalCounts[];
   /** Why a deletion was left alone without being claimed. */
   readonly deferred: string[];
@@ -30,6 +31,7 @@ function fixture({
   storeRefusal = undefined as Error | undefined,
   loseAt = Number.POSITIVE_INFINITY,
   taken = [] as string[],
+  turnMs = 60_000,
 }: {
   deletion?: JobDeletion;
   liveUploads?: number;
@@ -37,12 +39,14 @@ function fixture({
   storeRefusal?: Error;
   loseAt?: number;
   taken?: string[];
+  turnMs?: number;
 } = {}): Fixture {
   const store = makeMemoryObjectStore();
   const writes: string[] = [];
   const saved: RemovalCounts[] = [];
   const postponed: DeletionFailure[] = [];
   const completed: RemovalCounts[] = [];
+  const released: RemovalCounts[] = [];
   const told: Fixture['told'] = [];
   const deferred: string[] = [];
   const before = { verifying: () => {} };
@@ -68,6 +72,10 @@ function fixture({
       completed.push(counts);
       return { ...deletion, state: 'COMPLETE', counts };
     },
+    async release(_, counts) {
+      write('release');
+      released.push(counts);
+    },
     async postpone(_, failure) {
       write('postpone');
       postponed.push(failure);
@@ -77,6 +85,7 @@ function fixture({
     workerId: 'w',
     leaseMs: 60_000,
     objectsPerBatch: 2,
+    turnMs,
     retry: { maxAttempts: 3, baseMs: 100, maxMs: 1_000 },
   };
   const artifacts = partOf<ArtifactIndex>({ countObjects: async () => ({ liveUploads, stored }) });
@@ -91,6 +100,7 @@ function fixture({
     writes,
     saved,
     postponed,
+    released,
     completed,
     told,
     deferred,
@@ -120,6 +130,24 @@ test('objects go in batches whose counts are saved, the listing is read back, th
     ['COMPLETE'],
   );
   t.is(await f.run(), 0);
+});
+
+test('a large job gives way when its turn is over, keeps its counts, and has not failed', async (t) => {
+  const f = fixture({ turnMs: 0 });
+  fill(f, 'abcde');
+  t.is(await f.run(), 1);
+  t.deepEqual(f.writes, ['release']);
+  t.like(f.released[0], { objects: 2, bytes: 4 });
+  t.is(f.store.keys().length, 3);
+  t.deepEqual(f.told, []);
+});
+
+test('a job whose keys are refused does not give way: it ends as a failed attempt', async (t) => {
+  const f = fixture({ turnMs: 0 });
+  fill(f, 'abcde');
+  for (const key of f.store.keys()) f.store.refused.set(key, 'AccessDenied');
+  await f.run();
+  t.like(f.postponed[0], { counted: true, left: 5 });
 });
 
 test('counts go on from where the last attempt ended', async (t) => {

@@ -29,8 +29,10 @@ export interface DeletionSettings {
   readonly workerId: string;
   /** Longer than the removal of one batch may take, in milliseconds. */
   readonly leaseMs: number;
-  /** Objects between two saved counts. */
+  /** At most so many objects between two saved counts. */
   readonly objectsPerBatch: number;
+  /** After so long another deletion gets its turn, in milliseconds. */
+  readonly turnMs: number;
   readonly retry: RetryPolicy;
 }
 
@@ -46,6 +48,9 @@ const WAIT_FOR_STORE_MS = 10_000;
 const MAX_FAILED_KEYS = 10;
 // More than run side by side, so that losing the race for one claim leaves others to take.
 const CANDIDATES = 32;
+// How many objects go before it is known how fast the store is, and how long a batch should take after that.
+const FIRST_BATCH = 100;
+const BATCH_MS = 200;
 
 /** Makes RunDeletions. */
 export function makeRunDeletions(
@@ -56,7 +61,7 @@ export function makeRunDeletions(
   settings: DeletionSettings,
   onSettled: OnDeletionSettled,
 ): RunDeletions {
-  const { workerId, leaseMs, objectsPerBatch, retry } = settings;
+  const { workerId, leaseMs, objectsPerBatch, turnMs, retry } = settings;
 
   /** Removes objects, reads the listing back, and then the rows; the claim is given up in every case. */
   const drive = async (claim: DeletionClaim, isStoreChecked: boolean, stopping: AbortSignal): Promise<void> => {
@@ -64,6 +69,7 @@ export function makeRunDeletions(
     const prefix = jobPrefix(tenantId, jobId);
     let counts = claim.deletion.counts;
     const failedKeys: FailedKey[] = [];
+    const turnEndsAt = performance.now() + turnMs;
     const lost = new AbortController();
     // A batch may take longer than the lease: a slow store must not make two workers take turns on one job.
     const heartbeat = setInterval(() => {
@@ -87,8 +93,11 @@ export function makeRunDeletions(
         counts = settleUnsure(counts, { objects, ...there });
       }
       // Keys that fail do not end the loop: it goes on as long as others go, and a retry comes back for the rest.
+      let limit = Math.min(FIRST_BATCH, objectsPerBatch);
       for (let goesOn = true; goesOn; ) {
-        const removal = await store.removePrefix(prefix, { limit: objectsPerBatch, signal });
+        const startedAt = performance.now();
+        const removal = await store.removePrefix(prefix, { limit, signal });
+        limit = nextLimit(limit, performance.now() - startedAt, objectsPerBatch);
         crashPoint('job.delete.after-batch');
         counts = addCounts(counts, removal);
         if (removal.unsure) {
@@ -99,6 +108,10 @@ export function makeRunDeletions(
         goesOn = removal.progress === 'PARTIAL' && removal.objects + removal.markers + removal.uploads > 0;
         // The last batch's count is saved with the state that follows.
         if (!goesOn) break;
+        if (performance.now() >= turnEndsAt && failedKeys.length === 0 && !signal.aborted) {
+          await deletions.release(claim, counts);
+          return;
+        }
         await deletions.saveProgress(claim, 'CASCADING', counts, leaseMs);
         crashPoint('job.delete.between-batches');
       }
@@ -175,6 +188,10 @@ export function makeRunDeletions(
     return 0;
   };
 }
+
+/** How many objects take about BATCH_MS, as the last batch went; at most four times as many as in that. */
+const nextLimit = (limit: number, tookMs: number, most: number): number =>
+  Math.max(1, Math.min(most, limit * 4, Math.round((limit * BATCH_MS) / Math.max(1, tookMs))));
 
 const ANSWERS_LOST =
   'ANSWERS_LOST: The object store did not answer; what it removed is counted when it can be listed again.';

@@ -139,6 +139,8 @@ export interface Answer {
   readonly progress: 'PARTIAL' | 'COMPLETE';
   readonly counts: readonly ResourceCount[];
   readonly failedItems: readonly FailedItem[];
+  /** Whether a PARTIAL one waits for the participant's workers: then it is no failure that nothing has moved. */
+  readonly isQueued?: boolean;
 }
 
 /**

@@ -64,6 +64,8 @@ export type OnSagaSettled = (run: SagaRun, outcome: SagaRun['state'] | 'RETRY', 
 
 // More than run side by side, so that losing the race for one claim leaves others to take.
 const CANDIDATES = 64;
+// How long a participant is left alone that only has other work to do first.
+const QUEUED_PAUSE_MS = 1_000;
 
 /**
  * Makes AdvanceRuns. What comes next is the domain's to say (`nextMove`); this asks the participants, with no
@@ -143,6 +145,7 @@ export function makeAdvanceRuns(
         crashPoint(`run.step.after-compensate-call:${step.name}`);
         const isStalled = answer.progress === 'PARTIAL' && calls > 0 && !hasMoved(part.counts, answer.counts);
         part = afterAnswer('PURGE', part, answer);
+        if (isStalled && answer.isQueued && !part.lastError) throw new Unfinished(QUEUED_PAUSE_MS);
         if (isStalled && !part.lastError) throw dependencyUnavailable(name);
       }
       removals.push({ participant: name, counts: part.counts });
@@ -247,7 +250,7 @@ export function makeAdvanceRuns(
         } catch (error) {
           if (hasReason(error, 'LEASE_LOST')) throw error;
           if (error instanceof Unfinished) {
-            return void (await write({ ...run, attempts: 0 }, undefined, { kind: 'release', pauseMs: 0 }));
+            return void (await write({ ...run, attempts: 0 }, undefined, { kind: 'release', pauseMs: error.pauseMs }));
           }
           return giveWay(stepOf(move), error);
         }
@@ -348,7 +351,13 @@ const toPart = (participant: string): DeletionStep => ({
 });
 
 /** A participant that is at it, and needs more calls than one worker makes in a row. */
-class Unfinished extends Error {}
+class Unfinished extends Error {
+  readonly pauseMs: number;
+  constructor(pauseMs = 0) {
+    super();
+    this.pauseMs = pauseMs;
+  }
+}
 
 /** A participant that answered, and did not do it. */
 class PartFailed extends Error {}

@@ -60,6 +60,8 @@ export type OnCascadeSettled = (deletion: Deletion, outcome: 'COMPLETE' | 'STUCK
 
 // More than run side by side, so that losing the race for one claim leaves others to take.
 const CANDIDATES = 64;
+// The longest pause before a participant is asked again that only has other work to do first.
+const MAX_QUEUED_MS = 2_000;
 
 /**
  * Makes RunCascades. The domain decides what comes next (`nextMove`); this calls the participants, with no transaction
@@ -160,6 +162,8 @@ export function makeRunCascades(
           await save(afterAnswer(deletion.mode, step, answer));
           crashPoint('run.delete.after-step');
           const isStalled = answer.progress === 'PARTIAL' && !hasMoved(step.counts, answer.counts);
+          if (isStalled && answer.isQueued && !current.lastError)
+            return await deletions.release(claim, waitingMs({ ...retry, maxMs: Math.min(retry.maxMs, MAX_QUEUED_MS) }));
           if (isStalled && !current.lastError) throw new StepFailed(noProgress(step.participant));
         }
         if (current.lastError) throw new StepFailed(current.lastError);

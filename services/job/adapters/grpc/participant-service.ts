@@ -123,8 +123,9 @@ export const participantService = (
   },
 });
 
-const toParticipationMessage = ({ progress, counts, failedKeys }: Participation) => ({
+const toParticipationMessage = ({ progress, counts, failedKeys, isQueued }: Participation) => ({
   progress: toProgress(progress),
   resourceCounts: toResourceCounts(counts, 'removed'),
   failedItems: toFailedItems(failedKeys),
+  queued: isQueued,
 });

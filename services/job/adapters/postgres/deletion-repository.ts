@@ -197,6 +197,17 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
     }
   },
 
+  async release(claim, counts) {
+    await writeClaimed(database, claim, {
+      name: 'release-deletion',
+      text: `update job_deletions
+             set state = 'CASCADING', counts = $4::jsonb, last_error = null, attempts = attempts - 1, lease_owner = null,
+                 lease_expires_at = null, next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()
+             where ${CLAIMED} returning *`,
+      values: [...claimValues(claim), JSON.stringify(counts)],
+    });
+  },
+
   async postpone(claim, { counts, left, error, failedKeys, retryMs, counted }) {
     await writeClaimed(database, claim, {
       name: 'postpone-deletion',

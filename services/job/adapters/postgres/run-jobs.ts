@@ -161,6 +161,7 @@ export const makeRunJobs = (database: Database): RunJobs => ({
              select ${COUNTED.map((kind) => `${sumOf(kind)} as ${kind}`).join(', ')},
                     coalesce(bool_or((counts ->> 'atLeast')::boolean) filter (where operation_id = $4), false) as at_least,
                     count(*) filter (where state not in ('COMPLETE', 'STUCK')) as open,
+                    count(*) filter (where state not in ('COMPLETE', 'STUCK') and last_error is null) as queued,
                     json_agg(json_build_object('deletionId', id, 'lastError', last_error) order by id)
                       filter (where state = 'STUCK') as stuck,
                     (select json_agg(key) from (
@@ -168,12 +169,20 @@ export const makeRunJobs = (database: Database): RunJobs => ({
              from orders`,
       values: [...valuesOf(scope), operationId],
     });
-    const { open = 0, stuck = null, failed_keys: failedKeys = null, at_least: atLeast = false, ...counts } = row ?? {};
+    const {
+      open = 0,
+      queued = 0,
+      stuck = null,
+      failed_keys: failedKeys = null,
+      at_least: atLeast = false,
+      ...counts
+    } = row ?? {};
     return {
       counts: { ...NOTHING_REMOVED, ...counts, ...(atLeast ? { atLeast } : {}) },
       failedKeys: failedKeys ?? [],
       stuck: (stuck ?? []).map(({ deletionId, lastError }) => ({ deletionId, lastError: lastError ?? undefined })),
       open,
+      queued,
     };
   },
 
@@ -197,6 +206,7 @@ export const makeRunJobs = (database: Database): RunJobs => ({
 
 interface ProgressRow {
   readonly open: number;
+  readonly queued: number;
   readonly at_least: boolean;
   readonly stuck: readonly { readonly deletionId: string; readonly lastError: string | null }[] | null;
   readonly failed_keys: readonly FailedKey[] | null;

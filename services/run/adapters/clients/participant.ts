@@ -161,6 +161,7 @@ function toAnswer(response: {
   progress: Progress;
   resourceCounts: ResourceCountMessage[];
   failedItems?: FailedItemMessage[];
+  queued?: boolean;
 }): Answer {
   return {
     // Anything but a clear COMPLETE is taken as unfinished.
@@ -171,6 +172,7 @@ function toAnswer(response: {
       code: code.slice(0, MAX_CODE),
       message: message.slice(0, MAX_MESSAGE),
     })),
+    isQueued: response.queued ?? false,
   };
 }
 

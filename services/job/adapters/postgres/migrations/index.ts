@@ -9,6 +9,7 @@ import { orphanReports } from './007-orphan-reports.ts';
 import { listedAudit } from './008-audit.ts';
 import { bulkDeletions } from './009-bulk-deletions.ts';
 import { auditedKeys } from './010-audited-keys.ts';
+import { deletionTurns } from './011-deletion-turns.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -22,4 +23,5 @@ export const jobMigrations: readonly Migration[] = [
   listedAudit,
   bulkDeletions,
   auditedKeys,
+  deletionTurns,
 ];
