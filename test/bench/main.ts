@@ -3,6 +3,7 @@ import { benchBulk } from './bulk.ts';
 import { benchCascade } from './cascade.ts';
 import { benchExecutions } from './executions.ts';
 import { benchIdle } from './idle.ts';
+import { benchManyJobs } from './many-jobs.ts';
 import { benchPurge } from './purge.ts';
 import { benchRpc } from './rpc.ts';
 import { benchSaga } from './saga.ts';
@@ -19,6 +20,7 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   saga: benchSaga,
   idle: benchIdle,
   bulk: benchBulk,
+  'many-jobs': benchManyJobs,
 };
 
 const [name = '', ...flags] = process.argv.slice(2);

@@ -12,6 +12,8 @@ export const deletionTurns: Migration = {
         where state in ('PENDING', 'CASCADING', 'VERIFYING');
       create index job_deletions_held on job_deletions (tenant_id, lease_expires_at) where lease_owner is not null;
       drop function due_job_deletions(int);
+      -- Through it, one tenant's few would be looked for among everything that is due.
+      drop index job_deletions_due;
     `);
     await createDiscoveryFunction(knex, {
       signature: 'due_job_deletions(max_rows int)',
@@ -45,6 +47,8 @@ export const deletionTurns: Migration = {
       drop function due_job_deletions(int);
       drop index job_deletions_turns;
       drop index job_deletions_held;
+      create index job_deletions_due on job_deletions (next_attempt_at)
+        where state in ('PENDING', 'CASCADING', 'VERIFYING');
     `);
     await createDiscoveryFunction(knex, {
       signature: 'due_job_deletions(max_rows int)',

@@ -1,0 +1,120 @@
+import pg from 'pg';
+import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { openFileStore } from '#libs/object-store/file-store.ts';
+import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+import type { Bench } from './main.ts';
+import { quantile } from './median.ts';
+
+// A run on a smaller machine, or one that is to be over soon, can do with a part of the jobs.
+const SCALE = Number(process.env['LETHE_BENCH_SCALE'] ?? 1);
+const LARGE_JOBS = Math.max(8, Math.round(40 * SCALE));
+const OBJECTS = 500;
+const SMALL_JOBS = 5;
+const ROUNDS = 3;
+const LANES = 16;
+
+/**
+ * How long five small deletions of one tenant take, from the order to COMPLETE, while forty jobs of 500 objects of another
+ * tenant are being deleted, and while nothing else is.
+ */
+export const benchManyJobs: Bench = async () => {
+  const stack = await startTestStack({ services: ['job'], env: { LETHE_CALLS_PER_SECOND: '1000000' } });
+  try {
+    const large = await seed(stack, 'large', LARGE_JOBS, OBJECTS);
+    const small = await seed(stack, 'small', SMALL_JOBS * ROUNDS, 1);
+    const quiet = await seed(stack, 'quiet', SMALL_JOBS * ROUNDS, 1);
+    await deleteAll(stack, 'warm', await seed(stack, 'warm', 20, 1));
+    const quietTimes = await inRounds(stack, 'quiet', quiet);
+    const startedAt = performance.now();
+    const whole = deleteAll(stack, 'large', large).then(() => performance.now() - startedAt);
+    await until('they are being deleted', async () => (await underWay(stack, 'large')) >= LARGE_JOBS / 2);
+    const times = await inRounds(stack, 'small', small);
+    const waiting = await underWay(stack, 'large');
+    const figures = {
+      fairness_small_ms: quantile(times, 0.99),
+      fairness_small_p50_ms: quantile(times, 0.5),
+      fairness_quiet_ms: quantile(quietTimes, 0.99),
+      fairness_large_left: waiting,
+      many_jobs_objects_per_s: (LARGE_JOBS * OBJECTS * 1_000) / (await whole),
+    };
+    return Object.fromEntries(Object.entries(figures).map(([name, value]) => [name, Number(value.toPrecision(4))]));
+  } finally {
+    await stack.dispose();
+  }
+};
+
+/** Makes finished jobs with objects of one byte; answers their ids. */
+async function seed(stack: TestStack, tenantId: string, count: number, objects: number): Promise<readonly string[]> {
+  const client = new pg.Client({ connectionString: stack.superuserUrl('job') });
+  await client.connect();
+  try {
+    const { rows } = await client.query<{ id: string }>(
+      `insert into jobs (tenant_id, id, display_name, state, finished_at)
+       select $1, gen_random_uuid(), '', 'COMPLETED', now() from generate_series(1, $2::int) returning id`,
+      [tenantId, count],
+    );
+    const ids = rows.map(({ id }) => id);
+    await client.query(
+      `insert into artifacts (tenant_id, job_id, kind, name, content_type, bytes, stored_at)
+       select $1, id, 'OUTPUT', n || '.txt', 'text/plain', 1, now() from unnest($2::uuid[]) j(id), generate_series(1, $3::int) n`,
+      [tenantId, ids, objects],
+    );
+    const store = openFileStore(stack.environment('job')['LETHE_FILE_STORE_ROOT'] ?? '');
+    const keys = ids
+      .flatMap((id) => Array.from({ length: objects }, (_, n) => `tenants/${tenantId}/jobs/${id}/output/${n + 1}.txt`))
+      .values();
+    await Promise.all(
+      Array.from({ length: LANES }, async () => {
+        for (const key of keys)
+          await store.put(
+            key,
+            (async function* () {
+              yield new Uint8Array(1);
+            })(),
+            { contentType: 'text/plain', maxBytes: 1 },
+          );
+      }),
+    );
+    store.close();
+    return ids;
+  } finally {
+    await client.end();
+  }
+}
+
+/** Orders all of these deletions at once; the milliseconds of each until it is COMPLETE. */
+async function deleteAll(stack: TestStack, tenantId: string, ids: readonly string[]): Promise<readonly number[]> {
+  const { jobs } = stack.clients({ tenantId, role: 'admin' });
+  return Promise.all(
+    ids.map(async (jobId) => {
+      const startedAt = performance.now();
+      const { deletion } = await jobs.deleteJob({ jobId, reason: 'bench' });
+      const deletionId = deletion?.id ?? '';
+      const isOver = async () => (await jobs.getDeletion({ deletionId })).deletion?.state === DeletionState.COMPLETE;
+      await until('it is deleted', isOver, 600_000);
+      return performance.now() - startedAt;
+    }),
+  );
+}
+
+async function inRounds(stack: TestStack, tenantId: string, ids: readonly string[]): Promise<readonly number[]> {
+  const times: number[] = [];
+  for (let at = 0; at < ids.length; at += SMALL_JOBS)
+    times.push(...(await deleteAll(stack, tenantId, ids.slice(at, at + SMALL_JOBS))));
+  return times;
+}
+
+/** How many of a tenant's deletions have not ended. */
+async function underWay(stack: TestStack, tenantId: string): Promise<number> {
+  const client = new pg.Client({ connectionString: stack.superuserUrl('job') });
+  await client.connect();
+  try {
+    const { rows } = await client.query(
+      `select count(*)::int as count from job_deletions where tenant_id = $1 and state <> 'COMPLETE'`,
+      [tenantId],
+    );
+    return rows[0].count;
+  } finally {
+    await client.end();
+  }
+}
