@@ -327,3 +327,56 @@ test.serial('a purge in which too many tenants are narrowed is held whole, is 4,
   );
   t.regex((await lethe('purges', 'get', id)).out, /released at \S+ by \S+: they asked for it/);
 });
+
+test.serial(
+  'what makes data go asks on a terminal, what is mistyped changes nothing, and --yes is not asked',
+  async (t) => {
+    const { lethe, stack } = t.context;
+    await addTenant(stack, 'sure', [...Array(6).fill('31 days'), '1 day']);
+    const typed = (...typing: string[]) => lethe.with({ typing });
+    const newest = async (): Promise<string> =>
+      parsedLine((await lethe('--json', 'purges', 'list', '--limit', '1')).out)[0].id;
+    const before = await newest();
+
+    const all = ['purge', '--all', '--reason', 'night'];
+    const mistyped = await typed('yes')(...all);
+    t.deepEqual([mistyped.code, mistyped.asked.length], [2, 1]);
+    t.regex(mistyped.asked[0] ?? '', /of every tenant, cannot be undone\. Type all to go on:/);
+    t.is(await newest(), before, 'no purge was ordered');
+    t.deepEqual((await typed()(...all, '--dry-run')).asked, [], 'a rehearsal takes nothing');
+
+    // A purge of the one tenant, held by its ceiling.
+    const held = await typed('purge')('--json', 'purge', '--of', 'sure', '--wait');
+    t.deepEqual([held.code, held.asked.length], [4, 1], held.err);
+    const { id } = lastLine(held);
+    const approve = ['purges', 'approve', id, '--of', 'sure', '--reason', 'their backlog'];
+    const refused = await typed(id)(...approve);
+    t.is(refused.code, 2);
+    t.regex(refused.err, /6 of 7 would go/, 'what is released is shown');
+    t.regex(refused.asked[0] ?? '', /Type sure to go on:/);
+    t.is(await rowsOf(stack, 'drift_checks', 'sure'), 7);
+    t.is((await typed('sure')(...approve)).code, 0);
+    await until('it went', async () => (await rowsOf(stack, 'drift_checks', 'sure')) === 1);
+
+    await addTenant(stack, 'shrinks', ['8 days', '9 days', '1 day']);
+    const plan = ['plans', 'set', 'shrinks', 'FREE', '--reason', 'cheaper'];
+    const kept = await typed('FREE')(...plan);
+    t.deepEqual([kept.code, kept.asked.length], [2, 1], kept.err);
+    t.regex((await lethe('plans', 'get', 'shrinks')).out, /^shrinks +PRO +1 /m);
+    t.is((await typed('shrinks')(...plan)).code, 0);
+    t.regex((await lethe('plans', 'get', 'shrinks')).out, /^shrinks +FREE +2 /m);
+    const back = await typed()('plans', 'set', 'shrinks', 'PRO', '--reason', 'they stay');
+    t.deepEqual([back.code, back.asked], [0, []], 'a longer window takes nothing');
+
+    const unset = ['policies', 'delete', 'shrinks'];
+    t.is((await lethe('policies', 'set', 'shrinks', '--days', '400')).code, 0);
+    t.is((await typed('no')(...unset)).code, 2);
+    t.is((await lethe('policies', 'get', 'shrinks')).code, 0);
+    t.deepEqual((await typed()(...unset, '--yes')).asked, []);
+
+    // Nobody is there: the CronJob is never asked.
+    const night = await lethe(...all);
+    t.deepEqual([night.code, night.asked], [0, []], night.err);
+    t.not(await newest(), id);
+  },
+);

@@ -1,7 +1,8 @@
 import anyTest, { type TestFn } from 'ava';
-import { StepState } from '#gen/lethe/run/v1/run_pb.ts';
-import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
+import { RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
+import { type CommandLine, makeCommandLine, type Outcome, parsedLine } from '#test/support/command-line.ts';
 import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
+import { queryOnce } from '#test/support/postgres.ts';
 import { inputOf } from '#test/support/saga-harness.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
@@ -90,3 +91,46 @@ test('a run is cancelled, and one whose undoing is parked is 3, however often it
   t.is(again.code, 3);
   t.truthy(parsedLine(again.out).parkedReason);
 });
+
+test.serial(
+  'Ctrl-C ends the wait for a run that is begun, cancelled or retried, with 130, and the run goes on',
+  async (t) => {
+    const { lethe, stack } = t.context;
+    const as = ['--tenant', 'interrupts'];
+    const input = await inputIn(stack, 'interrupts');
+    const { runs } = stack.clients({ tenantId: 'interrupts', role: 'admin' });
+    const waitFor = (shown: RegExp, ...args: string[]) =>
+      lethe.with({ typing: [], interruptOn: shown })(...as, 'runs', ...args, '--wait');
+    const assertInterrupted = ({ code, err, screen }: Outcome, runId: string): void => {
+      t.deepEqual([code, err.includes('interrupted'), err.includes(runId)], [130, true, true], err);
+      t.true(screen.lastIndexOf('\x1b[?25l') <= screen.lastIndexOf('\x1b[?25h'), 'the cursor is shown');
+    };
+    await queryOnce(
+      stack.superuserUrl('job'),
+      `create function hold() returns trigger language plpgsql as $$ begin perform pg_sleep(3); return new; end $$;
+     create trigger hold before insert on jobs for each row when (new.tenant_id = 'interrupts') execute function hold()`,
+    );
+    const begun = await waitFor(/RUNNING/, 'start', 'client_to_delivery', '--input', input);
+    const [run] = (await runs.listRuns({})).runs;
+    assertInterrupted(begun, run?.id ?? '?');
+    t.is((await lethe(...as, 'runs', 'watch', run?.id ?? '')).code, 0);
+    t.is((await runs.getRun({ runId: run?.id ?? '' })).run?.state, RunState.COMPLETED);
+
+    // The foreign service does not answer, and when it does it does not know how to compensate.
+    const { out: parked } = await lethe(...as, 'runs', 'create', 'elsewhere');
+    await runs.recordStep({ runId: parked, name: 'render', state: StepState.COMPLETED, participants: ['notes'] });
+    await t.context.foreign.down();
+    try {
+      assertInterrupted(await waitFor(/COMPENSATING/, 'cancel', parked), parked);
+    } finally {
+      await t.context.foreign.up();
+    }
+    t.is((await lethe(...as, 'runs', 'watch', parked)).code, 3);
+    await t.context.foreign.down();
+    try {
+      assertInterrupted(await waitFor(/COMPENSATING/, 'retry', parked), parked);
+    } finally {
+      await t.context.foreign.up();
+    }
+  },
+);

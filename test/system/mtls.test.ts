@@ -13,7 +13,7 @@ import { createLethe } from '#libs/client/lethe.ts';
 import { connect } from '#libs/grpc/client.ts';
 import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
 import { putPlan } from '#test/support/aged-data.ts';
-import { makeCommandLine } from '#test/support/command-line.ts';
+import { makeCommandLine, parsedLine } from '#test/support/command-line.ts';
 import { type Authority, type Certificate, makeAuthority } from '#test/support/make-certificates.ts';
 import { startTestConsole } from '#test/support/start-console.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -123,6 +123,12 @@ test.serial('SDK and command line speak TLS by option, setting and profile', asy
   t.is((await cli(...options, '--tenant', 'sdk', 'jobs', 'list')).code, 0);
   const env = { LETHE_TLS_CA: tls.ca, LETHE_TLS_CLIENT_CERT: tls.cert, LETHE_TLS_CLIENT_KEY: tls.key };
   t.is((await cli.with({ env })('--tenant', 'sdk', 'audit')).code, 0);
+  const told = parsedLine((await cli('--json', ...options, 'doctor')).out) as { of: string; name: string }[];
+  t.deepEqual(
+    told.filter(({ name }) => name === 'CERTIFICATE').map(({ of }) => of),
+    ['certificate', ...NAMES],
+    'until when the own certificate and those of the services are good',
+  );
   const profile = join(stack.folder, 'tls.json');
   await writeFile(
     profile,

@@ -23,6 +23,16 @@ export const stepTransitionIllegal = (name: string, from: string, to: string): D
     to,
   });
 
+/** The participant, which `metadata.dependency` names, does not answer or does not come on. */
+export const participantUnavailable = (name: string, cause?: unknown): DomainError =>
+  new DomainError(
+    'unavailable',
+    'DEPENDENCY_UNAVAILABLE',
+    `Participant ${name} is unavailable; try again later.`,
+    { dependency: name },
+    { retryAfterMs: 1_000, cause },
+  );
+
 /** Nobody of that name takes part in cascades. */
 export const participantUnknown = (name: string): DomainError =>
   new DomainError(

@@ -1,8 +1,8 @@
-import { DomainError, dependencyUnavailable, hasReason } from '#libs/kernel/domain-error.ts';
+import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { backoffMs, type RetryPolicy, waitingMs } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { afterAnswer, afterReadBack, type DeletionStep, hasMoved } from '../domain/deletion.ts';
-import { participantUnknown, stepUnknown, workerLost } from '../domain/errors.ts';
+import { participantUnavailable, participantUnknown, stepUnknown, workerLost } from '../domain/errors.ts';
 import type { JsonObject } from '../domain/run.ts';
 import {
   afterAction,
@@ -123,7 +123,7 @@ export function makeAdvanceRuns(
       crashPoint(`run.step.after-call:${step.name}`);
       if (progress === 'COMPLETE') return output;
     }
-    throw dependencyUnavailable(participant);
+    throw participantUnavailable(participant);
   };
 
   /** Has every participant remove what it holds of a step, and reads back that it is gone. */
@@ -146,7 +146,7 @@ export function makeAdvanceRuns(
         const isStalled = answer.progress === 'PARTIAL' && calls > 0 && !hasMoved(part.counts, answer.counts);
         part = afterAnswer('PURGE', part, answer);
         if (isStalled && answer.isQueued && !part.lastError) throw new Unfinished(QUEUED_PAUSE_MS);
-        if (isStalled && !part.lastError) throw dependencyUnavailable(name);
+        if (isStalled && !part.lastError) throw participantUnavailable(name);
       }
       removals.push({ participant: name, counts: part.counts });
     }

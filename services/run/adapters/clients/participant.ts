@@ -12,6 +12,7 @@ import type { ParticipantCredential } from '#libs/auth/sign-token.ts';
 import { type Connection, toPeerError } from '#libs/grpc/client.ts';
 import { DomainError, type ErrorKind, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import type { Answer, ResourceCount } from '../../domain/deletion.ts';
+import { participantUnavailable } from '../../domain/errors.ts';
 import type { AssertData } from '../../use-cases/keep-participants.ts';
 import type { Participant, ParticipantCall } from '../../use-cases/ports.ts';
 import type { StepParticipant } from '../../use-cases/saga-ports.ts';
@@ -141,7 +142,8 @@ const KIND_OF: ReadonlyMap<Code, ErrorKind> = new Map([
  */
 function toParticipantError(name: string, error: unknown): unknown {
   const peerError = toPeerError(name, error);
-  if (peerError instanceof DomainError) return peerError;
+  if (peerError instanceof DomainError)
+    return peerError.reason === 'DEPENDENCY_UNAVAILABLE' ? participantUnavailable(name, error) : peerError;
   const refusal = ConnectError.from(error);
   const info = refusal.findDetails(ErrorInfoSchema)[0];
   if (refusal.code === Code.Unauthenticated || refusal.code === Code.PermissionDenied) {
