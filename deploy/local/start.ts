@@ -23,17 +23,15 @@ const addressesOf = (option: 'owner' | 'participant'): Record<string, string> =>
   );
 
 /** Says loudly that the README's commands would reach another program; nothing where every port is the usual one. */
-function portWarning({ addresses }: Stack): readonly string[] {
-  const usual = { run: 7_401, job: 7_402, incident: 7_403, retention: 7_404 };
-  const moved = Object.entries(usual).filter(
-    ([name, port]) => !addresses[name as keyof typeof usual].endsWith(`:${port}`),
-  );
+function portWarning({ addresses: { run, job, incident, retention }, consoleUrl = '' }: Stack): readonly string[] {
+  const usual = [run, job, incident, retention, new URL(consoleUrl).host].map((now, n) => ({ now, port: 7_401 + n }));
+  const moved = usual.filter(({ now, port }) => !now.endsWith(`:${port}`));
   if (moved.length === 0) return [];
   return [
     '',
     "WARNING: other programs have the usual ports, perhaps another stack. The README's commands would reach those.",
     'In its commands write',
-    ...moved.map(([name, port]) => `  ${addresses[name as keyof typeof usual]} for 127.0.0.1:${port}`),
+    ...moved.map(({ now, port }) => `  ${now} for 127.0.0.1:${port}`),
     '`lethe` finds this stack by itself.',
   ];
 }

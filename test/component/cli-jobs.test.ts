@@ -5,6 +5,7 @@ import { JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { readReadmes } from '#test/support/readmes.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack; lethe: CommandLine }>;
@@ -169,4 +170,26 @@ test('what a worker or a stranger wrote cannot steer the terminal', async (t) =>
   t.is(out.split('\n').length, 2);
   t.false(/[\u0080-\u009f]/.test(out));
   t.true(out.includes('two lines'));
+});
+
+test("the README's receipt is what a deletion of such a job prints", async (t) => {
+  const { lethe } = t.context;
+  const as = ['--tenant', 'receipts'];
+  const job = (await lethe(...as, 'jobs', 'create')).out;
+  const sound = async function* () {
+    yield Buffer.from('sound'.repeat(1_000));
+  };
+  await lethe.with({ input: sound() })(...as, 'jobs', 'upload', job, '-', '--name', 'call.wav');
+  await lethe(...as, 'jobs', 'cancel', job);
+  const deleted = await lethe(...as, 'jobs', 'delete', job, '--reason', 'asked for', '--yes');
+  const [, id = ''] = /^deletion (\S+)$/m.exec(deleted.out + deleted.err) ?? [];
+  const printed = (await lethe.with({ columns: 100 })(...as, 'deletions', 'get', id)).out;
+  const shown = /^```\n(DELETION [\s\S]*?)\n```$/m.exec(await readReadmes())?.[1] ?? '';
+  const general = (text: string): string[] =>
+    text
+      .replaceAll(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, 'ID')
+      .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, 'TIME')
+      .split('\n')
+      .map((line) => line.trimEnd());
+  t.deepEqual(general(shown), general(printed));
 });

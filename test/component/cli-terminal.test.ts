@@ -5,7 +5,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import anyTest, { type TestFn } from 'ava';
+import type { Command } from 'commander';
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import { makeProgram } from '#libs/cli/make-program.ts';
 import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startOnTerminal } from '#test/support/pseudo-terminal.ts';
@@ -22,6 +24,15 @@ test.before(async (t) => {
   t.context.lethe = await makeCommandLine(t.context.stack);
 });
 test.after.always((t) => t.context.stack?.dispose());
+
+/** What is listed for a whole installation, and not for the tenant that acts. */
+const OF_PLATFORM = new Set(['plans', 'tenants', 'purges', 'subjects', 'participants', 'profiles']);
+
+const quietTerminal = { env: {}, configFolder: '/nowhere', out: () => undefined, err: () => undefined } as never;
+
+/** The names of what has a verb `list`. */
+const listsOf = (program: Command): string[] =>
+  program.commands.filter(({ commands }) => commands.some((verb) => verb.name() === 'list')).map((each) => each.name());
 
 const profileOf = ({ folder }: TestStack): string[] => ['--profile', join(folder, 'cli.json')];
 
@@ -217,20 +228,24 @@ testIfFound(
       await tmux('kill-server').catch(() => undefined);
       await rm(folder, { recursive: true, force: true });
     });
+    // Something to list where one command makes it; the lists of the rest are headings.
+    await lethe(...as, 'environments', 'create', 'the production environment of the whole company, in the north');
+    const shown: Readonly<Record<string, readonly string[]>> = { jobs: [job], deletions: [deletion, runId] };
+    const lists = listsOf(makeProgram(quietTerminal, async () => undefined)).map(
+      (of) => [[...(OF_PLATFORM.has(of) ? [] : as), of, 'list'], shown[of] ?? []] as const,
+    );
+    t.true(lists.length > 14, 'every list that there is');
     for (const [args, ids] of [
-      [[...as, 'jobs', 'list'], [job]],
+      ...lists,
       [[...as, 'runs', 'list', '--show-deleted'], [runId]],
-      [
-        [...as, 'deletions', 'list'],
-        [deletion, runId],
-      ],
       [
         [...as, 'deletions', 'get', deletion],
         [deletion, runId],
       ],
       [[...as, 'audit'], [runId]],
-      [['plans', 'list'], []],
       [['plans', 'list', '--help'], []],
+      [['plans', 'history', 'PRO'], []],
+      [['tenants', 'unplanned'], []],
       [['doctor'], []],
     ] as const) {
       const script = join(folder, 'script.sh');
@@ -245,6 +260,7 @@ testIfFound(
       const unwrapped = (await tmux('capture-pane', '-p', '-J', '-t', 'narrow')).stdout;
       const lines = (text: string) => text.split('\n').map((line) => line.trimEnd());
       t.deepEqual(lines(screen), lines(unwrapped), `${args.join(' ')}: no line is wrapped by the terminal`);
+      t.notRegex(screen, /^error:/m, args.join(' '));
       for (const id of ids) t.true(screen.includes(id), `${args.join(' ')} shows ${id}\n${screen}`);
       await tmux('kill-session', '-t', 'narrow');
     }

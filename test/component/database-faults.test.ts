@@ -71,11 +71,7 @@ const sql = <Row>(t: T, name: ServiceName, text: string): Promise<Row[]> =>
   queryOnce<Row>(t.context.stack.superuserUrl(name), text);
 
 const endSessions = (t: T): Promise<unknown> =>
-  sql(
-    t,
-    'run',
-    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'lethe-%' and application_name <> 'lethe-retention-queue'",
-  );
+  sql(t, 'run', "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'lethe-%'");
 
 const readinessOf = async ({ context: { stack } }: T, name: ServiceName) => {
   const response = await fetch(`http://${stack.environment(name)['LETHE_METRICS_ADDRESS']}/ready`);

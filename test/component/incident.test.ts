@@ -148,7 +148,6 @@ test('lists go page by page through everything once, and a token is good for its
     incidents.listDriftChecks({ pageToken: first.nextPageToken, environmentId }),
     incidents.listEnvironments({ pageToken: first.nextPageToken }),
     memberOf(t, 'pages-2').listDriftChecks({ pageToken: first.nextPageToken }),
-    incidents.listDriftChecks({ pageSize: 1e9 }),
     incidents.listEnvironments({ pageSize: -1 }),
   ]) {
     t.like(await refusalOf(call), { code: Code.InvalidArgument, reason: 'FIELD_INVALID' });

@@ -400,7 +400,6 @@ test('a purge needs a reason, force needs an owner, and bad fields are named', a
     () => runs.getRun({ runId: 'x' }),
     () => runs.deleteRun({ runId: `${runId}'; drop table workflow_runs; --` }),
     () => runs.purgeRun({ runId, reason: 'x'.repeat(501) }),
-    () => runs.listRuns({ pageSize: 1_000_000_000 }),
     () => runs.listRuns({ pageSize: -1 }),
     () => runs.listRuns({ pageToken: 'AAAA' }),
     () => runs.recordStep({ runId, name: 'A b', state: StepState.RUNNING }),

@@ -229,8 +229,9 @@ test('a purge counts as run when it went over every tenant and has ended, and a 
     );
     for (const [tenantId, state] of Object.entries(items)) {
       await database.query(
-        `insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, updated_at, finished_at)
-         values ($1, $2, $3, $4, 'x', ${at}, ${at})`,
+        `insert into retention_purge_items
+           (tenant_id, purge_id, state, validate_only, actor, updated_at, finished_at, due_at)
+         values ($1, $2, $3, $4, 'x', ${at}, ${at}, case when $3 in ('PENDING', 'RUNNING') then now() + interval '1 day' end)`,
         [tenantId, id, state, dry],
       );
       if (state === 'HELD') {

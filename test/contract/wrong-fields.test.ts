@@ -140,6 +140,11 @@ const TABLE: Readonly<Record<string, readonly Row[]>> = {
     ['finishJob', { jobId: BAD, state: 99, error: 'e' }, 'job_id,state,error'],
     ['cancelJob', { jobId: BAD, reason, etag }, 'job_id,reason,etag'],
     ['deleteJob', { jobId: BAD, requestId, reason, etag }, 'job_id,request_id,reason,etag'],
+    [
+      'uploadArtifact',
+      { part: { case: 'header', value: { jobId: BAD, name: '', contentType: LONG } } },
+      'header.job_id,header.kind,header.name,header.content_type',
+    ],
     ['listDeletions', { ...page, state: 99, jobId: BAD }, `state,job_id,${PAGE}`],
     ['redriveDeletion', { deletionId: BAD, reason }, 'deletion_id,reason'],
     [
@@ -234,10 +239,10 @@ const TABLE: Readonly<Record<string, readonly Row[]>> = {
     ['listAuditEntries', audit, AUDIT],
   ],
 };
-// One field that can be wrong, or none; the upload's are in the first message of its stream.
+// One field that can be wrong, or none.
 const SINGLE = new Set(
   [
-    'getRun previewPurgeRun watchRun getDeletion watchDeletion getBulkDeletion watchBulkDeletion getJob uploadArtifact',
+    'getRun previewPurgeRun watchRun getDeletion watchDeletion getBulkDeletion watchBulkDeletion getJob',
     'getEnvironment getDriftCheck getIncident getDriftDashboard',
     'getPlan stopPurges resumePurges getPurgeStop getTenantPlan getExecutionPolicy',
   ].flatMap((names) => names.split(' ')),
@@ -254,6 +259,11 @@ const context = {
   }),
   signal: new AbortController().signal,
 } as unknown as HandlerContext;
+
+/** A client's stream of one message. */
+async function* streamOf(message: unknown): AsyncIterable<unknown> {
+  yield message;
+}
 
 /** What the handler refuses the request with. */
 async function refusalOf(handler: Handler, request: unknown): Promise<unknown> {
@@ -348,7 +358,9 @@ for (const [service, handlers] of SERVICES) {
     test(`${service.name}.${rpc} names every wrong field`, async (t) => {
       const method = service.methods.find(({ localName }) => localName === rpc);
       if (!method) return t.fail('there is no such RPC');
-      const error = await refusalOf(handlers[rpc] as Handler, create(method.input, request));
+      const message = create(method.input, request);
+      const sent = method.methodKind === 'client_streaming' ? streamOf(message) : message;
+      const error = await refusalOf(handlers[rpc] as Handler, sent);
       if (!(error instanceof DomainError)) return t.fail(String(error));
       t.is(error.reason, 'FIELD_INVALID');
       t.is(error.violations.map(({ field }) => field).join(), fields);
