@@ -28,6 +28,8 @@ export interface Metrics {
       | undefined
     >,
   ): void;
+  /** Tells the age in seconds of the oldest run that Lethe is doing or undoing when it is asked; 0 where there is none. */
+  observeOldestRun(ageSeconds: () => Promise<number>): void;
   /** Tells when asked how many runs are parked until a person retries them. */
   observeParkedRuns(count: () => Promise<number>): void;
   /** Tells when asked at which second since 1970 the last retention purge ended, whatever its outcome. */
@@ -107,6 +109,10 @@ export function makeMetrics(service: string): Metrics {
         });
       }
     },
+    observeOldestRun: observe(
+      'lethe_oldest_unfinished_run_seconds',
+      'Age of the oldest run that Lethe is doing or undoing.',
+    ),
     observeParkedRuns: observe('lethe_parked_runs', 'Runs whose compensation waits for a person to retry it.'),
     observeLastPurge: observe(
       'lethe_last_purge_timestamp_seconds',

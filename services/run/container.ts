@@ -504,6 +504,7 @@ export async function composeRunService(
   await directory.keepConfigured(settings.participants.map(({ name }) => name));
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
+  metrics.observeOldestRun(get(TOKENS.sagas).oldestUnfinishedSeconds);
   metrics.observeParkedRuns(get(TOKENS.sagas).parkedCount);
 
   return {

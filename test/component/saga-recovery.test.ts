@@ -210,6 +210,7 @@ test('a compensation that fails for ever parks the run within the bounded attemp
     parked_reason: 'DEPENDENCY_UNAVAILABLE: The job is unavailable; try again later.',
   });
   t.is(await engine.sagas.parkedCount(), 1);
+  t.is(await engine.sagas.oldestUnfinishedSeconds(), 0, 'a person has it now');
   const left = await countTen(on.created, 'acme');
   t.is(left['production_drafts'], 1, 'what could not be taken back with its job is still there');
   t.is(left['delivery_packages'], 0);

@@ -201,6 +201,25 @@ test('deletions that are stuck are counted, whatever their tenant, and no others
   }
 });
 
+test('the oldest run that Lethe is doing or undoing is told, and one that is parked or its caller does is not', async (t) => {
+  const { database, metrics } = t.context.served.run;
+  for (const [hours, state, driver, isDue] of [
+    [5, 'RUNNING', 'CALLER', false],
+    [4, 'FAILED', 'ENGINE', false],
+    [3, 'COMPENSATING', 'ENGINE', true],
+    [2, 'RUNNING', 'ENGINE', true],
+  ]) {
+    await database.query(
+      `insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, created_at, due_at)
+       values ('a', $1, 'w', 'w', $2, $3, now() - $4 * interval '1 hour',
+               case when $5 then now() + interval '1 hour' end)`,
+      [newId(), state, driver, hours, isDue],
+    );
+  }
+  const age = sample(await metrics(), 'lethe_oldest_unfinished_run_seconds');
+  t.true(age >= 3 * 3_600 && age < 3 * 3_600 + 100, String(age));
+});
+
 test('a purge counts as run when it went over every tenant and has ended, and a held tenant until it is purged', async (t) => {
   const { database, metrics } = t.context.served.retention;
   const figures = async () => {

@@ -99,6 +99,9 @@ export function makeMemorySagas(): SagaRepository & { readonly rows: Map<string,
       kept.isDue = !isTerminal(kept.run.state);
       return toRun(kept.run, '');
     },
+    async oldestUnfinishedSeconds() {
+      return 0;
+    },
     async parkedCount() {
       return [...runs.values()].filter(({ run }) => run.parkedReason !== undefined).length;
     },

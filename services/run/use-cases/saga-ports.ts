@@ -144,6 +144,8 @@ export interface SagaRepository {
    * unknown or hidden run.
    */
   order(order: SagaOrder, change: (run: Run, saga: Saga) => Saga): Promise<Run | undefined>;
+  /** Must answer how old the oldest run of all tenants is that workers go on with, in seconds; 0 where there is none. */
+  oldestUnfinishedSeconds(): Promise<number>;
   /** Must answer how many runs of all tenants are parked. */
   parkedCount(): Promise<number>;
 }

@@ -234,6 +234,14 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         return toRun(rows[0] as RunColumns);
       }),
 
+    async oldestUnfinishedSeconds() {
+      const [row] = await database.acrossTenants<{ seconds: number }>({
+        text: 'select oldest_unfinished_run_seconds() as seconds',
+        values: [],
+      });
+      return row?.seconds ?? 0;
+    },
+
     async parkedCount() {
       const [row] = await database.acrossTenants<{ count: number }>({
         text: 'select parked_runs() as count',

@@ -14,6 +14,7 @@ import { participants } from './012-participants.ts';
 import { participantData } from './013-participant-data.ts';
 import { bulkDeletions } from './014-bulk-deletions.ts';
 import { auditedKeys } from './015-audited-keys.ts';
+import { unfinishedRuns } from './016-unfinished-runs.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -32,4 +33,5 @@ export const runMigrations: readonly Migration[] = [
   participantData,
   bulkDeletions,
   auditedKeys,
+  unfinishedRuns,
 ];
