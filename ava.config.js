@@ -17,6 +17,7 @@ export default {
   // Without any result from any file, which on a busy machine is a matter of minutes, not of a hang.
   timeout: '10m',
   workerThreads: false,
+  require: ['./test/support/end-with-runner.ts'],
   // For the workers and every service that they start: what one has compiled is read by the next.
   environmentVariables: { NODE_COMPILE_CACHE: join(tmpdir(), 'lethe-compile-cache') },
   concurrency: 2,

@@ -1,14 +1,13 @@
+import { fork } from 'node:child_process';
 import { join } from 'node:path';
-import { makeTemporaryFolder } from './end-with-me.ts';
+import { fileURLToPath } from 'node:url';
+import { endWithParent, makeTemporaryFolder } from './end-with-me.ts';
 import { freePort } from './free-port.ts';
 import { startPostgresServer } from './postgres-server.ts';
 import { startServiceProcess } from './service-process.ts';
 
-// Told by its parent to be the service: one that does not heed SIGTERM.
-if (process.argv[2] === 'service') {
-  process.on('SIGTERM', () => undefined);
-  setInterval(() => undefined, 1_000);
-} else {
+/** Starts a server and a service in a folder, and tells whoever forked it which. */
+async function startParts(): Promise<void> {
   const { path: folder } = await makeTemporaryFolder('lethe-test-end ');
   const service = await startServiceProcess({
     name: 'service',
@@ -19,6 +18,22 @@ if (process.argv[2] === 'service') {
     onGivingUp: () => undefined,
   });
   const server = await startPostgresServer({ folder, port: await freePort(), password: 'test', throwaway: true });
-  process.send?.({ folder, pids: [service.pid(), server.pid] });
-  setInterval(() => undefined, 1_000);
+  process.send?.({ folder, pids: [process.pid, service.pid(), server.pid] });
 }
+
+switch (process.argv[2]) {
+  // One that does not heed SIGTERM.
+  case 'service':
+    process.on('SIGTERM', () => undefined);
+    break;
+  case 'runner':
+    fork(fileURLToPath(import.meta.url), ['worker']).on('message', (parts) => process.send?.(parts));
+    break;
+  case 'worker':
+    endWithParent();
+    await startParts();
+    break;
+  default:
+    await startParts();
+}
+setInterval(() => undefined, 1_000);

@@ -15,21 +15,26 @@ const isAlive = (pid: number): boolean => {
   }
 };
 
-test('a process that is killed takes the servers and services that it started, and its folder, with it', async (t) => {
-  const supervisor = fork(FIXTURE);
-  const [{ folder, pids }] = (await once(supervisor, 'message')) as [{ folder: string; pids: number[] }];
-  t.is(pids.length, 2);
-  t.true(pids.every(isAlive));
-  supervisor.kill('SIGKILL');
-  await once(supervisor, 'exit');
-  const isThere = () =>
-    access(folder).then(
-      () => true,
-      () => false,
-    );
-  for (const deadline = Date.now() + 15_000; pids.some(isAlive) || (await isThere()); await delay(50)) {
-    if (Date.now() > deadline) break;
-  }
-  t.deepEqual(pids.filter(isAlive), []);
-  t.false(await isThere());
-});
+for (const [title, role] of [
+  ['a process that is killed takes the servers and services that it started, and its folder, with it', 'supervisor'],
+  ['a test runner that is killed takes its workers with it, and all that they started', 'runner'],
+] as const) {
+  test(title, async (t) => {
+    const killed = fork(FIXTURE, [role]);
+    const [{ folder, pids }] = (await once(killed, 'message')) as [{ folder: string; pids: number[] }];
+    t.is(pids.length, 3);
+    t.true(pids.every(isAlive));
+    killed.kill('SIGKILL');
+    await once(killed, 'exit');
+    const isThere = () =>
+      access(folder).then(
+        () => true,
+        () => false,
+      );
+    for (const deadline = Date.now() + 15_000; pids.some(isAlive) || (await isThere()); await delay(50)) {
+      if (Date.now() > deadline) break;
+    }
+    t.deepEqual(pids.filter(isAlive), []);
+    t.false(await isThere());
+  });
+}

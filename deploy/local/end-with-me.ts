@@ -19,6 +19,14 @@ export function endWithMe(child: ChildProcess, signal: 'INT' | 'TERM' | 'KILL'):
   child.once('exit', () => tell(`ended ${child.pid}`));
 }
 
+/**
+ * Has this process end when the one that forked it does, even by SIGKILL, and with it whatever ends with this one. It
+ * is for the workers of a test run, which their runner ends by itself unless it is killed.
+ */
+export function endWithParent(): void {
+  process.once('disconnect', () => process.kill(process.pid, 'SIGKILL'));
+}
+
 /** A folder for as long as this process lives. */
 export interface TemporaryFolder {
   readonly path: string;

@@ -1,0 +1,3 @@
+import { endWithParent } from '#deploy/local/end-with-me.ts';
+
+endWithParent();
