@@ -2,6 +2,7 @@ import knexOf, { type Knex } from 'knex';
 import pg from 'pg';
 import { isTenantId } from '#libs/kernel/id.ts';
 import { endConnection, type GuardedConnection, guardConnection } from './guard-connection.ts';
+import { prepareAnew } from './prepare-anew.ts';
 import { shareConnections } from './share-connections.ts';
 import { type DatabaseFault, DatabaseSilent, faultOf, isReadOnlyViolation, toDomainError } from './sql-errors.ts';
 import type { Statement } from './statement.ts';
@@ -203,14 +204,16 @@ export function openDatabase(options: DatabaseOptions): Database {
     readForTenant: <Row>(tenantId: string, statement: Statement) =>
       mapErrors(async () => {
         const setting = tenantSetting(tenantId);
-        const rows = await shareToRead(isSmall(statement), (client) => sendRead(client, setting, statement));
+        const rows = await shareToRead(isSmall(statement), (client) =>
+          prepareAnew(client, [statement], ([it = statement]) => sendRead(client, setting, it)),
+        );
         return rows as Row[];
       }, isReadOnlyViolation),
     writeForTenant: (tenantId, statements) =>
       mapErrors(async () => {
         if (!isTenantId(tenantId)) throw new TypeError('not a tenant id');
         return shareToWrite(statements.every(isSmall), (client) =>
-          sendBatch(client, tenantId, statements, typeParsers),
+          prepareAnew(client, statements, (them) => sendBatch(client, tenantId, them, typeParsers)),
         );
       }),
     forInstallation: (work) => mapErrors(() => onConnection((client) => inTransaction(client, NO_TENANT, work))),

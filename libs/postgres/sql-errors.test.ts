@@ -18,6 +18,12 @@ test('a lost race is ABORTED and says when to try again', (t) => {
   }
 });
 
+test('a plan that a change of its table made stale is ABORTED, and no other lack of a feature is', (t) => {
+  t.like(toDomainError(driverError('0A000', { routine: 'RevalidateCachedQuery' })), { reason: 'CONCURRENT_UPDATE' });
+  const other = driverError('0A000', { routine: 'transformDeclareCursorStmt' });
+  t.is(toDomainError(other), other);
+});
+
 test('a database that cannot answer is UNAVAILABLE, however that shows', (t) => {
   const errors = [
     ...['57014', '57P01', '57P02', '57P03', '53300', '53400', '08006', '08001'].map((code) => driverError(code)),

@@ -6,6 +6,7 @@ const RETRY_AFTER_MS = 500;
 const CONFLICTS = new Set(['40001', '40P01', '55P03']);
 const UNAVAILABLE = new Set(['57014']);
 const READ_ONLY = '25006';
+const FEATURE_NOT_SUPPORTED = '0A000';
 
 const FAULT_OF_CODE: Readonly<Record<string, DatabaseFault>> = {
   [READ_ONLY]: 'READ_ONLY',
@@ -83,6 +84,11 @@ export const isUniqueViolation = (error: unknown, constraint?: string): boolean 
 /** Whether a statement tried to write in a read-only transaction. */
 export const isReadOnlyViolation = (error: unknown): boolean => codeOf(error) === READ_ONLY;
 
+/** Whether a prepared statement answers with other columns than when it was prepared: its table has changed. */
+export const isStalePlan = (error: unknown): boolean =>
+  codeOf(error) === FEATURE_NOT_SUPPORTED &&
+  (nativeOf(error) as { routine?: unknown }).routine === 'RevalidateCachedQuery';
+
 /** Whether the server ended or refused the session. */
 const isFatal = (error: unknown): boolean => (nativeOf(error) as { severity?: unknown }).severity === 'FATAL';
 
@@ -102,7 +108,8 @@ export function faultOf(error: unknown): DatabaseFault | undefined {
 }
 
 /**
- * Translates a driver's error for callers. A lost race becomes ABORTED/CONCURRENT_UPDATE. A database that cannot serve
+ * Translates a driver's error for callers. A lost race, against a change of the table too, becomes
+ * ABORTED/CONCURRENT_UPDATE. A database that cannot serve
  * becomes UNAVAILABLE/DEPENDENCY_UNAVAILABLE, with the fault in the metadata if it is known. Any other error is returned
  * as it is, and is INTERNAL to callers. Messages never contain SQL or text of the driver.
  */
@@ -114,7 +121,7 @@ export function toDomainError(error: unknown): unknown {
   if (code === undefined) {
     return error instanceof Error && NONE_LEFT.test(error.message) ? dependencyUnavailable('database', error) : error;
   }
-  if (CONFLICTS.has(code)) {
+  if (CONFLICTS.has(code) || isStalePlan(error)) {
     return new DomainError(
       'aborted',
       'CONCURRENT_UPDATE',

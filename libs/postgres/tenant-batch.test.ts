@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import anyTest, { type TestFn } from 'ava';
 import { holdLock, startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
 import type { Migration } from './migrate.ts';
@@ -174,4 +175,39 @@ test('a connection that is lost fails all that shared it, and each is done whole
     t.like(outcome, { reason: { reason: 'DEPENDENCY_UNAVAILABLE' } });
   }
   t.deepEqual(await idsOf(database, 'acme'), [1, 11]);
+});
+
+test('a column that is added while named statements are sent fails none of them, and is told by the next', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const database = created.open({ poolSize: 3 });
+  t.teardown(() => database.close());
+  const READ = { text: 'select * from notes where id < $1', values: [10], name: 'all-columns' };
+  const WRITE = 'insert into notes (tenant_id, id) values ($1, $2) returning *';
+  let ids = 100;
+  let isOver = false;
+  const read = () => database.readForTenant<object>('acme', READ);
+  const write = async () => {
+    ids += 1;
+    const [rows] = await database.writeForTenant('acme', [
+      { text: WRITE, values: ['acme', ids], name: 'write-all-columns' },
+      { ...READ, name: 'all-columns-again' },
+    ]);
+    return rows as readonly object[];
+  };
+  const line = async (send: () => Promise<readonly object[]>): Promise<void> => {
+    while (!isOver) await send();
+  };
+  const lines = Promise.all([...Array(6).fill(read), ...Array(3).fill(write)].map(line));
+  for (const column of ['one', 'two', 'three']) {
+    await delay(100);
+    await created.query(`alter table notes add column ${column} int`);
+  }
+  await delay(100);
+  isOver = true;
+  await t.notThrowsAsync(lines);
+  const [made] = await write();
+  t.deepEqual(Object.keys(made ?? {}), ['tenant_id', 'id', 'tags', 'one', 'two', 'three']);
+  t.is((await idsOf(database, 'acme')).length, ids - 100, 'each was written once');
+  await database.writeForTenant('acme', [{ text: WRITE, values: ['acme', 1], name: 'write-all-columns' }]);
+  t.deepEqual(Object.keys((await read())[0] ?? {}), ['tenant_id', 'id', 'tags', 'one', 'two', 'three']);
 });
