@@ -1,4 +1,5 @@
 import { newId } from '#libs/kernel/id.ts';
+import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { driftCheckNotFound, environmentNotFound, type JsonObject } from '../../domain/drift.ts';
@@ -37,9 +38,28 @@ interface IncidentRow {
   readonly timeline?: readonly { state: IncidentState; actor: string; note: string | null; at: string }[];
 }
 
+const OWN_COLUMNS = columnsOf<Omit<IncidentRow, 'has_payload' | 'payload' | 'timeline'>>({
+  tenant_id: true,
+  id: true,
+  environment_id: true,
+  drift_check_id: true,
+  run_id: true,
+  step: true,
+  title: true,
+  state: true,
+  close_cause: true,
+  payload_purged_at: true,
+  payload_purge_cause: true,
+  approvals_purged_at: true,
+  created_at: true,
+  updated_at: true,
+  closed_at: true,
+  deleted_at: true,
+  version: true,
+});
 const HAS_PAYLOAD = `exists (
   select from incident_payloads p where p.tenant_id = i.tenant_id and p.incident_id = i.id) as has_payload`;
-const WHOLE = `i.*, ${HAS_PAYLOAD},
+const WHOLE = `${OWN_COLUMNS('i')}, ${HAS_PAYLOAD},
   (select p.payload_json from incident_payloads p where p.tenant_id = i.tenant_id and p.incident_id = i.id) as payload,
   coalesce((
     select json_agg(json_build_object('state', t.state, 'actor', t.actor, 'note', t.note, 'at', t.at) order by t.at)
@@ -77,7 +97,7 @@ export const makeIncidentRepository = (database: Database): IncidentRepository =
 
   async list(tenantId, { state, environmentId, runId, showDeleted }, { limit, after }) {
     const rows = await database.readForTenant<IncidentRow>(tenantId, {
-      text: `select i.*, ${HAS_PAYLOAD} from incidents i
+      text: `select ${OWN_COLUMNS('i')}, ${HAS_PAYLOAD} from incidents i
              where i.tenant_id = $1 and ($2::text is null or i.state = $2)
                and ($3::uuid is null or i.environment_id = $3) and ($4::uuid is null or i.run_id = $4)
                and ($5 or i.deleted_at is null) and ($7::uuid is null or (i.created_at, i.id) < ($6::timestamptz, $7))

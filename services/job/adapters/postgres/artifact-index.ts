@@ -5,7 +5,7 @@ import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { jobNotFound } from '../../domain/errors.ts';
 import type { ArtifactIndex, NewUpload } from '../../use-cases/ports.ts';
 import { lockJob, VISIBLE } from './job-repository.ts';
-import { type ArtifactRow, toArtifact, toJob } from './rows.ts';
+import { ARTIFACT_COLUMNS, type ArtifactRow, toArtifact, toJob } from './rows.ts';
 
 /** The index of objects and open uploads in Postgres. */
 export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
@@ -55,9 +55,10 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
         name: 'finish-upload',
         // One statement, so that a reader sees the old pointer or the new one, and what is replaced is in mind from
         // the same moment on.
-        text: `with mine as (delete from artifact_uploads u where ${OWN_LIVE_UPLOAD} returning u.*),
+        text: `with mine as (delete from artifact_uploads u where ${OWN_LIVE_UPLOAD}
+                                returning u.tenant_id, u.job_id, u.kind, u.name, u.object_id, u.created_at),
                     before as (
-                      select a.* from artifacts a join mine m
+                      select a.tenant_id, a.job_id, a.kind, a.name, a.object_id from artifacts a join mine m
                         on a.tenant_id = m.tenant_id and a.job_id = m.job_id and a.kind = m.kind and a.name = m.name
                       where a.stored_at is not null for update of a),
                     replaced as (
@@ -71,7 +72,7 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
                on conflict (tenant_id, job_id, kind, name) do update
                  set content_type = excluded.content_type, bytes = excluded.bytes, sha256 = excluded.sha256,
                      object_id = excluded.object_id, stored_at = excluded.stored_at
-               returning *`,
+               returning ${ARTIFACT_COLUMNS()}`,
         values: [...uploadValues(upload), newId(), upload.contentType, bytes, sha256],
       },
     ]);
@@ -91,7 +92,7 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
       },
       {
         name: 'read-finished-upload',
-        text: `select * from artifacts
+        text: `select ${ARTIFACT_COLUMNS()} from artifacts
                where tenant_id = $1 and job_id = $2 and kind = $3 and name = $4 and object_id = $5`,
         values: [tenantId, jobId, kind, name, uploadId],
       },

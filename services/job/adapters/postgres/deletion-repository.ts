@@ -11,7 +11,7 @@ import { NOTHING_REMOVED } from '../../domain/deletion.ts';
 import { leaseLost } from '../../domain/errors.ts';
 import type { DeletionClaim, DeletionRepository } from '../../use-cases/ports.ts';
 import { lockJob } from './job-repository.ts';
-import { type DeletionRow, toDeletion, toJob } from './rows.ts';
+import { DELETION_COLUMNS, type DeletionRow, toDeletion, toJob } from './rows.ts';
 
 const ROWS_PER_BATCH = 1_000;
 
@@ -93,7 +93,8 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
                        and next_attempt_at <= clock_timestamp()
                        and (lease_expires_at is null or lease_expires_at <= clock_timestamp())
                      for update skip locked) due
-               where d.tenant_id = due.tenant_id and d.id = due.id returning d.*`,
+               where d.tenant_id = due.tenant_id and d.id = due.id
+               returning ${DELETION_COLUMNS('d')}`,
         values: [tenantId, deletionId, owner, leaseMs],
       },
     ]);
@@ -105,7 +106,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
     await writeClaimed(database, claim, {
       name: 'renew-deletion',
       text: `update job_deletions set lease_expires_at = clock_timestamp() + $4 * interval '1 ms'
-             where ${CLAIMED} returning *`,
+             where ${CLAIMED} returning id`,
       values: [...claimValues(claim), leaseMs],
     });
   },
@@ -116,7 +117,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       text: `update job_deletions
              set state = $4, counts = $5::jsonb, updated_at = clock_timestamp(),
                  lease_expires_at = clock_timestamp() + $6 * interval '1 ms'
-             where ${CLAIMED} returning *`,
+             where ${CLAIMED} returning id`,
       values: [...claimValues(claim), state, JSON.stringify(counts), leaseMs],
     });
   },
@@ -140,7 +141,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
              update job_deletions
              set counts = counts || jsonb_build_object('artifacts',
                    (counts ->> 'artifacts')::bigint + (select count(*) from gone)), updated_at = clock_timestamp()
-             where ${CLAIMED} and exists (select from claimed) returning *`,
+             where ${CLAIMED} and exists (select from claimed) returning id`,
       values: mine,
     };
     // The tasks, at most 50, go by cascade with the job; and the job only when nothing else of it is left.
@@ -170,9 +171,10 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
                           'tasks', (counts ->> 'tasks')::bigint + (select count from tasks where exists (select from gone)),
                           'jobs', (counts ->> 'jobs')::bigint + (select count(*) from gone)),
                         updated_at = clock_timestamp(), finished_at = clock_timestamp()
-                    where ${CLAIMED} and exists (select from claimed) returning *),
+                    where ${CLAIMED} and exists (select from claimed)
+                    returning ${DELETION_COLUMNS()}),
                   audited as (${auditFrom('done', 'COMPLETE')})
-             select * from done`,
+             select ${DELETION_COLUMNS()} from done`,
       values: mine,
     };
     for (let first = true; ; first = false) {
@@ -186,7 +188,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
                      select jsonb_build_object('objects', greatest(($5::jsonb ->> 'objects')::bigint, count(*)),
                                                'bytes', greatest(($5::jsonb ->> 'bytes')::bigint, sum(bytes)))
                      from artifacts where tenant_id = $1 and job_id = $4 and stored_at is not null) end
-               where ${CLAIMED} returning *`,
+               where ${CLAIMED} returning id`,
         values: [...mine, JSON.stringify(counts)],
       };
       const statements = first ? [saved, removeBatch, removeJob] : [removeBatch, removeJob];
@@ -203,7 +205,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       text: `update job_deletions
              set state = 'CASCADING', counts = $4::jsonb, last_error = null, attempts = attempts - 1, lease_owner = null,
                  lease_expires_at = null, next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()
-             where ${CLAIMED} returning *`,
+             where ${CLAIMED} returning id`,
       values: [...claimValues(claim), JSON.stringify(counts)],
     });
   },
@@ -217,10 +219,10 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
                    counts = $5::jsonb, remaining = $6, failed_keys = $7::jsonb, last_error = $8,
                    attempts = attempts - $9, lease_owner = null, lease_expires_at = null,
                    next_attempt_at = clock_timestamp() + $4::bigint * interval '1 ms', updated_at = clock_timestamp()
-               where ${CLAIMED} returning *),
-             parked as (select * from postponed where state = 'STUCK'),
+               where ${CLAIMED} returning ${DELETION_COLUMNS()}),
+             parked as (select ${DELETION_COLUMNS()} from postponed where state = 'STUCK'),
              audited as (${auditFrom('parked', 'STUCK')})
-             select * from postponed`,
+             select id from postponed`,
       values: [
         ...claimValues(claim),
         retryMs ?? null,

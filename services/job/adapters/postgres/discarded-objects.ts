@@ -1,3 +1,4 @@
+import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { ArtifactKind } from '../../domain/artifact.ts';
 import type { DiscardClaim, DiscardedObjects } from '../../use-cases/ports.ts';
@@ -13,6 +14,18 @@ interface DiscardRow {
   readonly attempts: number;
   readonly removed_at: Temporal.Instant | null;
 }
+
+const DISCARD_COLUMNS = columnsOf<DiscardRow>({
+  tenant_id: true,
+  job_id: true,
+  id: true,
+  kind: true,
+  name: true,
+  object_id: true,
+  state: true,
+  attempts: true,
+  removed_at: true,
+});
 
 /** The objects to be removed, in Postgres. */
 export const makeDiscardedObjects = (database: Database): DiscardedObjects => ({
@@ -38,7 +51,7 @@ export const makeDiscardedObjects = (database: Database): DiscardedObjects => ({
                where u.tenant_id = due.tenant_id and u.job_id = due.job_id and u.id = due.id
                  and exists (select from jobs j
                              where j.tenant_id = u.tenant_id and j.id = u.job_id and j.deletion_id is null)
-               returning u.*`,
+               returning ${DISCARD_COLUMNS('u')}`,
         values: [tenantId, jobId, id, leaseMs],
       },
     ]);

@@ -1,4 +1,5 @@
 import { Model } from 'objection';
+import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Artifact, ArtifactKind } from '../../domain/artifact.ts';
 import type { DeletionState, FailedKey, JobDeletion, RemovalCounts } from '../../domain/deletion.ts';
 import type { Job, JobState, Task, TaskState } from '../../domain/job.ts';
@@ -53,6 +54,19 @@ export interface ArtifactRow {
   readonly created_at: Temporal.Instant;
 }
 
+/** The columns of an artifact as SQL. */
+export const ARTIFACT_COLUMNS = columnsOf<ArtifactRow>({
+  job_id: true,
+  kind: true,
+  name: true,
+  content_type: true,
+  bytes: true,
+  sha256: true,
+  object_id: true,
+  stored_at: true,
+  created_at: true,
+});
+
 /** A row of `job_deletions`. */
 export interface DeletionRow {
   readonly tenant_id: string;
@@ -81,6 +95,34 @@ export interface DeletionRow {
   readonly finished_at: Temporal.Instant | null;
 }
 
+/** The columns of a deletion as SQL. */
+export const DELETION_COLUMNS = columnsOf<DeletionRow>({
+  tenant_id: true,
+  id: true,
+  job_id: true,
+  run_id: true,
+  state: true,
+  actor: true,
+  subject: true,
+  trust_entry: true,
+  reason: true,
+  request_id: true,
+  fingerprint: true,
+  counts: true,
+  remaining: true,
+  failed_keys: true,
+  attempts: true,
+  last_error: true,
+  next_attempt_at: true,
+  accept_missing: true,
+  bulk_deletion_id: true,
+  lease_token: true,
+  created_at: true,
+  started_at: true,
+  updated_at: true,
+  finished_at: true,
+});
+
 /** A task as the reading statement's JSON gives it: timestamps are text there. */
 export interface TaskJson {
   readonly name: string;
@@ -90,8 +132,28 @@ export interface TaskJson {
   readonly finished_at: string | null;
 }
 
+const OWN_COLUMNS = columnsOf<Omit<JobRow, keyof Model>>({
+  tenant_id: true,
+  id: true,
+  run_id: true,
+  step: true,
+  display_name: true,
+  state: true,
+  error: true,
+  lease_owner: true,
+  lease_token: true,
+  lease_expires_at: true,
+  created_at: true,
+  started_at: true,
+  finished_at: true,
+  updated_at: true,
+  deleted_at: true,
+  deletion_id: true,
+  version: true,
+});
+
 /** A job's columns with its tasks in order as JSON, from one statement; `j` is the alias of jobs. */
-export const JOB_COLUMNS = `j.*, coalesce((
+export const JOB_COLUMNS = `${OWN_COLUMNS('j')}, coalesce((
   select json_agg(json_build_object('name', t.name, 'state', t.state, 'error', t.error,
                                     'started_at', t.started_at, 'finished_at', t.finished_at) order by t.position)
   from job_tasks t where t.tenant_id = j.tenant_id and t.job_id = j.id), '[]') as tasks`;

@@ -156,7 +156,8 @@ export const makeRunJobs = (database: Database): RunJobs => ({
       name: 'removal-progress',
       // A job whose deletion was under way when the run's purge came belongs to the purge too, but not to its counts.
       text: `with orders as (
-               select * from job_deletions where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3)
+               select id, operation_id, state, counts, failed_keys, last_error from job_deletions
+               where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3)
                  and (operation_id = $4 or state not in ('COMPLETE', 'CANCELLED')))
              select ${COUNTED.map((kind) => `${sumOf(kind)} as ${kind}`).join(', ')},
                     coalesce(bool_or((counts ->> 'atLeast')::boolean) filter (where operation_id = $4), false) as at_least,

@@ -51,8 +51,8 @@ export function makeContentStatements(types: readonly ResourceType[]): ContentSt
       return { ctes, values: made.map(([, rows]) => JSON.stringify(rows.length === 1 ? rows[0] : rows)) };
     },
     select(type) {
-      shapeOf(type);
-      return `select t.*, (select r.id from workflow_runs r
+      const { columns } = shapeOf(type);
+      return `select ${columns.map(([name]) => `t.${name}`).join(', ')}, (select r.id from workflow_runs r
                 where r.tenant_id = $1 and r.id = t.run_id and r.deleted_at is not null) as hidden_run
               from ${type} t where t.tenant_id = $1 and t.id = $2`;
     },

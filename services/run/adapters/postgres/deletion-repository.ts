@@ -1,6 +1,7 @@
 import { reopenItem, takeItem } from '#libs/bulk-deletion/item-rows.ts';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import {
@@ -54,7 +55,29 @@ interface StepJson {
   readonly verified_at: string | null;
 }
 
-const COLUMNS = `d.*, coalesce((
+const OWN_COLUMNS = columnsOf<Omit<DeletionRow, 'steps'>>({
+  tenant_id: true,
+  id: true,
+  run_id: true,
+  mode: true,
+  state: true,
+  actor: true,
+  subject: true,
+  trust_entry: true,
+  reason: true,
+  request_id: true,
+  force: true,
+  undoes: true,
+  bulk_deletion_id: true,
+  attempts: true,
+  last_error: true,
+  lease_token: true,
+  created_at: true,
+  started_at: true,
+  updated_at: true,
+  finished_at: true,
+});
+const COLUMNS = `${OWN_COLUMNS('d')}, coalesce((
   select json_agg(json_build_object('participant', s.participant, 'state', s.state, 'counts', s.counts,
     'failed_items', s.failed_items, 'attempts', s.attempts, 'last_error', s.last_error,
     'next_attempt_at', s.next_attempt_at, 'verified_at', s.verified_at)

@@ -1,5 +1,6 @@
 import { Model } from 'objection';
 import { newId } from '#libs/kernel/id.ts';
+import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { runNotFound } from '../../domain/errors.ts';
@@ -40,6 +41,31 @@ export class RunRow extends Model {
 /** The columns of a run, without the model's methods. */
 export type RunColumns = Omit<RunRow, keyof Model>;
 
+/** The columns of a run as SQL. */
+export const RUN_COLUMNS = columnsOf<RunColumns>({
+  tenant_id: true,
+  id: true,
+  workflow: true,
+  display_name: true,
+  driver: true,
+  state: true,
+  input: true,
+  output: true,
+  error: true,
+  parked_reason: true,
+  attempts: true,
+  current_step: true,
+  created_at: true,
+  started_at: true,
+  updated_at: true,
+  finished_at: true,
+  deleted_at: true,
+  deleted_by: true,
+  deleted_reason: true,
+  deletion_id: true,
+  version: true,
+});
+
 interface StepColumns {
   readonly run_id: string;
   readonly name: string;
@@ -58,6 +84,25 @@ interface StepColumns {
   readonly deleted_reason: string | null;
   readonly deletion_id: string | null;
 }
+
+const STEP_COLUMNS = columnsOf<StepColumns>({
+  run_id: true,
+  name: true,
+  position: true,
+  state: true,
+  participants: true,
+  attempts: true,
+  error: true,
+  started_at: true,
+  finished_at: true,
+  compensated_at: true,
+  removed: true,
+  removals: true,
+  deleted_at: true,
+  deleted_by: true,
+  deleted_reason: true,
+  deletion_id: true,
+});
 
 /** The runs in Postgres. */
 export const makeRunRepository = (database: Database): RunRepository => ({
@@ -88,7 +133,7 @@ export const makeRunRepository = (database: Database): RunRepository => ({
   async get(tenantId, runId, showDeleted) {
     const [row] = await database.readForTenant<RunColumns>(tenantId, {
       name: 'get-run',
-      text: 'select * from workflow_runs where tenant_id = $1 and id = $2 and ($3 or deleted_at is null)',
+      text: `select ${RUN_COLUMNS()} from workflow_runs where tenant_id = $1 and id = $2 and ($3 or deleted_at is null)`,
       values: [tenantId, runId, showDeleted],
     });
     return row && toRun(row);
@@ -107,7 +152,7 @@ export const makeRunRepository = (database: Database): RunRepository => ({
   async inspect(tenantId, runId) {
     const [row] = await database.readForTenant<RunColumns & { now: Temporal.Instant }>(tenantId, {
       name: 'inspect-run',
-      text: 'select *, clock_timestamp() as now from workflow_runs where tenant_id = $1 and id = $2',
+      text: `select ${RUN_COLUMNS()}, clock_timestamp() as now from workflow_runs where tenant_id = $1 and id = $2`,
       values: [tenantId, runId],
     });
     return row && { run: toRun(row), now: row.now };
@@ -210,8 +255,8 @@ export const makeRunRepository = (database: Database): RunRepository => ({
     const rows = await database.readForTenant<StepColumns>(tenantId, {
       name: 'list-run-steps',
       // The run's own row comes with every page, so that no steps and no run are told apart in one statement.
-      text: `select s.* from workflow_runs r left join lateral (
-               select * from workflow_run_steps
+      text: `select ${STEP_COLUMNS('s')} from workflow_runs r left join lateral (
+               select ${STEP_COLUMNS()} from workflow_run_steps
                where tenant_id = r.tenant_id and run_id = r.id and ($3 or deleted_at is null)
                  and ($4::int is null or position > $4) order by position limit $5) s on true
              where r.tenant_id = $1 and r.id = $2 and ($3 or r.deleted_at is null) order by s.position`,

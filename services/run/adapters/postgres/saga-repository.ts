@@ -20,7 +20,7 @@ import { type Declaration, digestOf, type ResourceType } from '../../domain/work
 import type { Removed, SagaClaim, SagaRepository, SagaRun, SagaWrite } from '../../use-cases/saga-ports.ts';
 import { audit } from './audit.ts';
 import { lockStatement, makeContentStatements, removeClauses } from './content-repository.ts';
-import { lockRun, type RunColumns, toRun } from './run-repository.ts';
+import { lockRun, RUN_COLUMNS, type RunColumns, toRun } from './run-repository.ts';
 
 const FOREIGN_KEY_VIOLATION = '23503';
 
@@ -67,7 +67,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
 
   const findBegun: SagaRepository['findBegun'] = async (tenantId, { id, fingerprint: print }) => {
     const [known] = await database.readForTenant<RunColumns & { fingerprint: string }>(tenantId, {
-      text: `select r.*, q.fingerprint from request_ids q
+      text: `select ${RUN_COLUMNS('r')}, q.fingerprint from request_ids q
              left join workflow_runs r on r.tenant_id = q.tenant_id and r.id = q.result_id and r.deleted_at is null
              where q.tenant_id = $1 and q.method = 'StartRun' and q.request_id = $2`,
       values: [tenantId, id],
@@ -105,11 +105,11 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
              current_step, claim_owner, claim_token, due_at, created_at, started_at, updated_at)
            select $1, $2::uuid, $3, $4, 'RUNNING', 'ENGINE', $5::jsonb, $6, $7, $10, $8::text,
                   case when $8::text is null then 0 else 1 end, now.at + $9 * interval '1 ms', now.at, now.at, now.at
-           from (select clock_timestamp() as at) now ${request ? 'cross join request' : ''} returning *),
+           from (select clock_timestamp() as at) now ${request ? 'cross join request' : ''} returning ${RUN_COLUMNS()}),
          step as (
            insert into workflow_run_steps (tenant_id, run_id, name, position, state, participants, started_at)
            select $1, $2::uuid, $10, 1, 'RUNNING', $11::text[], run.started_at from run)
-         select * from run`,
+         select ${RUN_COLUMNS()} from run`,
         values,
       );
       if (row) return { run: toRun(row), claim: hold && { run, token: 1, version: row.version, isAfterLoss: false } };
@@ -218,7 +218,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
                compensating_at = coalesce(compensating_at, clock_timestamp()),
                parked_reason = :parkedReason, finished_at = null, due_at = clock_timestamp(), claim_owner = null,
                claim_token = claim_token + 1, version = version + 1, updated_at = clock_timestamp()
-           where tenant_id = :tenantId and id = :runId returning *`,
+           where tenant_id = :tenantId and id = :runId returning ${RUN_COLUMNS()}`,
           {
             tenantId,
             runId,
