@@ -3,7 +3,7 @@ import type { Refusal } from '#libs/grpc/connect-handlers.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { Logger } from '#libs/telemetry/logger.ts';
 import type { Metrics } from '#libs/telemetry/metrics.ts';
-import { type AuditEntry, audit, auditInstallation } from './write-audit.ts';
+import { type AuditEntry, auditAll, auditAllOfInstallation } from './write-audit.ts';
 
 /** Where refusals go. */
 export interface RefusalRecorderOptions {
@@ -43,6 +43,7 @@ const MAX_WAITING = 10_000;
 const ROWS_PER_TRANSACTION = 100;
 const RETRY_MS = 1_000;
 const STOP_MS = 5_000;
+const RETRY_WHILE_STOPPING_MS = 100;
 const SEVERAL = '*';
 
 /**
@@ -59,6 +60,7 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
   let unbelieved = new Map<string, { readonly rpc: string; readonly reason: string; count: number }>();
   let timer: NodeJS.Timeout | undefined;
   let isStopping = false;
+  let isGivenUp = false;
   const waiting: Entry[] = [];
   let writing: Promise<void> | undefined;
 
@@ -84,8 +86,8 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
         await writeEntries(database, tenantId, batch);
       } catch (error) {
         log.error({ err: error, waiting: waiting.length }, 'refusals could not be written to the audit yet');
-        if (isStopping) break;
-        await delay(RETRY_MS, undefined, { ref: false });
+        if (isGivenUp) break;
+        await delay(isStopping ? RETRY_WHILE_STOPPING_MS : RETRY_MS, undefined, { ref: false });
         continue;
       }
       const written = new Set(batch);
@@ -153,6 +155,7 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
       isStopping = true;
       closeWindow();
       await Promise.race([writing, delay(STOP_MS, undefined, { ref: false })]);
+      isGivenUp = true;
     },
   };
 }
@@ -176,12 +179,13 @@ async function writeEntries(
   entries: readonly Entry[],
 ): Promise<void> {
   if (tenantId === undefined) {
-    await database.forInstallation(async (trx) => {
-      for (const entry of entries) await auditInstallation(trx, entry);
-    });
+    await database.forInstallation((trx) => auditAllOfInstallation(trx, entries));
     return;
   }
-  await database.forTenant(tenantId, async (trx) => {
-    for (const entry of entries) await audit(trx, { ...entry, tenantId });
-  });
+  await database.forTenant(tenantId, (trx) =>
+    auditAll(
+      trx,
+      entries.map((entry) => ({ ...entry, tenantId })),
+    ),
+  );
 }

@@ -22,23 +22,35 @@ export interface AuditEntry {
 }
 
 /** Writes one entry, in the transaction that commits what the entry is about. Every service has `audit_entries`. */
-export async function audit(trx: TenantTransaction, entry: AuditEntry): Promise<void> {
-  await trx('audit_entries').insert({
-    tenant_id: entry.tenantId,
-    request_id: entry.requestId ?? null,
-    ...columnsOf(entry),
-  });
+export const audit = (trx: TenantTransaction, entry: AuditEntry): Promise<void> => auditAll(trx, [entry]);
+
+/** Writes several entries of one tenant by one statement, as `audit` does. */
+export async function auditAll(trx: TenantTransaction, entries: readonly AuditEntry[]): Promise<void> {
+  await trx('audit_entries').insert(
+    entries.map((entry) => ({
+      tenant_id: entry.tenantId,
+      request_id: entry.requestId ?? null,
+      ...columnsOf(entry),
+    })),
+  );
 }
+
+/** What is written of something that belongs to no tenant. */
+export type InstallationAuditEntry = Omit<AuditEntry, 'tenantId' | 'requestId'>;
 
 /** Writes one entry that belongs to no tenant, as `audit` does, in a transaction of `forInstallation`. */
-export async function auditInstallation(
+export const auditInstallation = (trx: TenantTransaction, entry: InstallationAuditEntry): Promise<void> =>
+  auditAllOfInstallation(trx, [entry]);
+
+/** Writes several entries that belong to no tenant by one statement. */
+export async function auditAllOfInstallation(
   trx: TenantTransaction,
-  entry: Omit<AuditEntry, 'tenantId' | 'requestId'>,
+  entries: readonly InstallationAuditEntry[],
 ): Promise<void> {
-  await trx('installation_audit').insert(columnsOf(entry));
+  await trx('installation_audit').insert(entries.map(columnsOf));
 }
 
-const columnsOf = (entry: Omit<AuditEntry, 'tenantId' | 'requestId'>) => ({
+const columnsOf = (entry: InstallationAuditEntry) => ({
   actor: entry.actor,
   subject: entry.subject,
   action: entry.action,

@@ -302,6 +302,23 @@ test('repetitions are written when the window ends, and then the first refusal h
   t.is((await entries()).length, 3);
 });
 
+test('what waits when a service stops is tried again until five seconds are over, not once', async (t) => {
+  const job = serviceOf(t, 'job');
+  let failures = 3;
+  const forTenant: Database['forTenant'] = (tenantId, work) => {
+    failures -= 1;
+    return failures >= 0 ? Promise.reject(new Error('away')) : job.database.forTenant(tenantId, work);
+  };
+  const metrics = { callRefused: () => undefined };
+  const recorder = makeRefusalRecorder({ database: { ...job.database, forTenant }, log: keptLog().log, metrics });
+  for (let call = 0; call < 9; call += 1) recorder.record(refusedIn('stopping', 'ada', 's/Rpc'));
+  await recorder.stop();
+  t.deepEqual(
+    (await listAll(job, callerIn('stopping'))).map(({ counts }) => counts?.['refusals'] ?? 1).toSorted(),
+    [1, 8],
+  );
+});
+
 test('refusals wait while the database is away, hold nobody up, and are written once', async (t) => {
   const job = serviceOf(t, 'job');
   const { lines, log } = keptLog();
