@@ -131,7 +131,7 @@ async function ownerCredential(stack: TestStack): Promise<OwnerCredential> {
 
 /**
  * Fills two years of months evenly. Each is filled without its indexes, which are then built: to insert ten million rows
- * into four indexes would take longer than the bench.
+ * into five indexes would take longer than the bench.
  */
 async function addMonths(client: pg.Client): Promise<void> {
   const perMonth = Math.floor(ROWS / 2 / MONTHS);
@@ -162,6 +162,7 @@ async function addMonths(client: pg.Client): Promise<void> {
     );
     await client.query(`alter table ${leaf} add primary key (tenant_id, created_at, id)`);
     await client.query(`create index on ${leaf} (tenant_id, age, id, created_at)`);
+    await client.query(`create index on ${leaf} (tenant_id, age, id, created_at) where state <> 'RUNNING'`);
     await client.query(`create index on ${leaf} (tenant_id, started_at)`);
     await client.query(`create index on ${leaf} (tenant_id, created_at) where started_at is null`);
     await client.query(`alter table executions attach partition ${leaf} for values from ('${from}') to ('${to}')`);

@@ -186,6 +186,53 @@ test('what remains of random rows is what a few lines of SQL say, and counts say
   );
 });
 
+test('what cleanup_old_executions leaves of random rows, batch by batch, is what a few lines of SQL say', async (t) => {
+  const { created } = t.context;
+  // All rows of a run are older than the window by the time that has passed since CUTOFF was made, or younger by far.
+  const windowDays = DAYS + 2;
+  let tenants = 0;
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(someRow, { maxLength: 40 }),
+      fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 45 })),
+      fc.constantFrom(2, 7, 1_000),
+      async (rows, minToKeep, batch) => {
+        tenants += 1;
+        const tenantId = `by-function-${tenants}`;
+        await insertRows(created, tenantId, rows);
+        await insertRows(created, `${tenantId}-2`, rows);
+        const before = (await rowsOf(created, tenantId)).length;
+        const [at] = await created.query<{ cutoff: string; stale: string }>(
+          `select c.at::text as cutoff, (c.at - interval '30 days')::text as stale
+           from (select now() - $1 * interval '24 hours' as at) c`,
+          [windowDays],
+        );
+        for (let gone = 0, isOver = false; !isOver; ) {
+          const expected = await created.query<{ key: string }>(expectedOf('executions'), [
+            ...[tenantId, at?.cutoff, minToKeep, at?.stale, batch],
+          ]);
+          const [answer] = await created.query<{ deleted: number; more: boolean }>(
+            `select deleted_count as deleted, (execution_summary->>'may_have_more')::boolean as more
+             from cleanup_old_executions($1::text, $2, $3, $4)`,
+            [tenantId, windowDays, minToKeep, batch],
+          );
+          const left = await rowsOf(created, tenantId);
+          t.deepEqual(
+            left,
+            expected.map(({ key }) => key),
+          );
+          gone += answer?.deleted ?? Number.NaN;
+          t.is(gone, before - left.length);
+          isOver = answer?.more !== true;
+          t.is(answer?.more, answer?.deleted === batch);
+        }
+        t.is((await rowsOf(created, `${tenantId}-2`)).length, before, 'another tenant keeps its rows');
+      },
+    ),
+    { numRuns: 15 },
+  );
+});
+
 /** A row that is there before the purges begin, or comes in beside them. */
 interface LateRow extends Omit<Row, 'created'> {
   readonly created: Row['created'] | 'years before';

@@ -81,7 +81,13 @@ test('the table is there with its indexes, partitions and row-level security', a
   );
   t.deepEqual(
     indexes.map(({ name }) => name),
-    ['executions_age', 'executions_pkey', 'idx_executions_null_started_at', 'idx_executions_retention_cleanup'],
+    [
+      'executions_age',
+      'executions_not_running',
+      'executions_pkey',
+      'idx_executions_null_started_at',
+      'idx_executions_retention_cleanup',
+    ],
   );
   const [table] = await owner<{ secured: boolean; leaves: number; has_default: boolean }>(
     t,
@@ -213,6 +219,60 @@ test('under row-level security only the tenant of the session is cleaned up', as
   const [mine] = await asApp<Cleanup>(t, 'mine', "select * from cleanup_old_executions('mine', 90, 0)");
   t.is(mine?.deleted_count, 1);
   t.deepEqual([(await agesOf(t, 'mine')).length, (await agesOf(t, 'theirs')).length], [0, 1]);
+});
+
+test('a call costs what its batch costs, whatever is kept in front of it and behind it', async (t) => {
+  const client = new pg.Client({ connectionString: t.context.database.appUrl });
+  await client.connect();
+  t.teardown(() => client.end());
+  /** The pages that one call as the app role reads, and how many rows it removes. */
+  const call = async (tenantId: string, keep: number): Promise<{ pages: number; removed: number }> => {
+    await client.query("select set_config('lethe.tenant', $1, false)", [tenantId]);
+    const text = `select * from cleanup_old_executions('${tenantId}', 90, ${keep}, 100)`;
+    const { rows } = await client.query(`explain (analyze, buffers, timing off, format json) ${text}`);
+    const { Plan: plan } = rows[0]['QUERY PLAN'][0];
+    const [left] = await owner<{ count: number }>(
+      t,
+      'select count(*)::int as count from executions where tenant_id = $1',
+      [tenantId],
+    );
+    const removed = (counts.get(tenantId) ?? 0) - (left?.count ?? 0);
+    counts.set(tenantId, left?.count ?? 0);
+    return { pages: plan['Shared Hit Blocks'] + plan['Shared Read Blocks'], removed };
+  };
+  const counts = new Map<string, number>();
+  /** 50 stale ones, then `running` that are running and stay, 1,050 that go, and `young` that are not expired. */
+  const fill = async (tenantId: string, running: number, young: number): Promise<void> => {
+    await owner(
+      t,
+      `insert into executions (tenant_id, state, started_at, created_at)
+       select $1, case when n <= 25 or n between 51 and 50 + $2 then 'RUNNING' else 'ENDED' end, a, a
+       from generate_series(1, 1100 + $2::int + $3) n, lateral (
+         select now() - case when n <= 50 then interval '121 days'
+                             when n <= 50 + $2 then interval '119 days'
+                             when n <= 1100 + $2 then interval '100 days' else interval '80 days' end
+                + n * interval '1 second' as a) b`,
+      [tenantId, running, young],
+    );
+    counts.set(tenantId, 1_100 + running + young);
+  };
+  await fill('nothing-kept', 0, 0);
+  await fill('much-kept', 20_000, 20_000);
+  await owner(t, 'vacuum analyze executions');
+  const calls = async (tenantId: string) => {
+    const made = [];
+    for (let batch = 1; batch <= 12; batch += 1) made.push(await call(tenantId, batch % 2));
+    return made;
+  };
+  const [few, many] = [await calls('nothing-kept'), await calls('much-kept')];
+  t.deepEqual(
+    many.map(({ removed }) => removed),
+    [...Array(11).fill(100), 0],
+  );
+  // The first call also reads what Postgres looks up once a session.
+  const most = Math.max(...few.slice(1).map(({ pages }) => pages));
+  for (const [index, { pages }] of many.entries())
+    t.true(pages < most + 100, `${pages} pages in call ${index + 1}, ${most} with nothing in front`);
 });
 
 const STATEMENTS = `

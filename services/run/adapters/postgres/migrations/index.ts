@@ -15,6 +15,7 @@ import { participantData } from './013-participant-data.ts';
 import { bulkDeletions } from './014-bulk-deletions.ts';
 import { auditedKeys } from './015-audited-keys.ts';
 import { unfinishedRuns } from './016-unfinished-runs.ts';
+import { cleanupByIndex } from './017-cleanup-by-index.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -34,4 +35,5 @@ export const runMigrations: readonly Migration[] = [
   bulkDeletions,
   auditedKeys,
   unfinishedRuns,
+  cleanupByIndex,
 ];
