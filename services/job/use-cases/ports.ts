@@ -274,7 +274,7 @@ export interface DeletionRepository {
   get(tenantId: string, deletionId: string): Promise<JobDeletion | undefined>;
   /** Must list newest first. */
   list(tenantId: string, query: DeletionQuery): Promise<Page<JobDeletion>>;
-  /** Must answer the deletions of any tenant whose next attempt is due and whom nobody holds. */
+  /** Must answer deletions that are due so that tenants take turns: first those whose deletions have fewest workers. */
   findDue(limit: number): Promise<readonly { tenantId: string; deletionId: string }[]>;
   /** Must give the deletion to this worker with a new token, unless it is not due or somebody holds it. */
   claim(tenantId: string, deletionId: string, owner: string, leaseMs: number): Promise<DeletionClaim | undefined>;

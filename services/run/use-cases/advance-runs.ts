@@ -289,9 +289,7 @@ export function makeAdvanceRuns(
   return {
     async due(signal, callNext) {
       const due = await sagas.findDue(CANDIDATES);
-      // Each worker begins elsewhere, or all would race for the first.
-      const first = Math.floor(Math.random() * due.length);
-      for (const key of [...due.slice(first), ...due.slice(0, first)]) {
+      for (const key of due) {
         const claim = await sagas.claim(key, workerId, leaseMs);
         if (!claim) continue;
         if (due.length > 1) callNext?.();

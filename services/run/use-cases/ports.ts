@@ -134,7 +134,7 @@ export interface DeletionRepository {
   get(tenantId: string, deletionId: string): Promise<Deletion | undefined>;
   /** Must list newest first. */
   list(tenantId: string, query: DeletionQuery): Promise<Page<Deletion>>;
-  /** Must answer the deletions of any tenant that are due and that nobody holds, the longest due first. */
+  /** Must answer deletions that are due so that tenants take turns: first those whose deletions have fewest workers. */
   findDue(limit: number): Promise<readonly { tenantId: string; deletionId: string }[]>;
   /**
    * Must give the deletion to this worker with a new token, unless it is not due or somebody holds it. A holder that

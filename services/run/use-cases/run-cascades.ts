@@ -185,9 +185,7 @@ export function makeRunCascades(
 
   return async (signal, callNext) => {
     const due = await deletions.findDue(CANDIDATES);
-    // Each worker begins elsewhere, or all would race for the first.
-    const first = Math.floor(Math.random() * due.length);
-    for (const { tenantId, deletionId } of [...due.slice(first), ...due.slice(0, first)]) {
+    for (const { tenantId, deletionId } of due) {
       const claim = await deletions.claim(tenantId, deletionId, workerId, leaseMs);
       if (!claim) continue;
       if (due.length > 1) callNext?.();

@@ -121,7 +121,7 @@ export interface SagaRepository {
     saga: NewSaga,
     hold: { readonly owner: string; readonly leaseMs: number } | undefined,
   ): Promise<{ readonly run: Run; readonly claim: SagaClaim | undefined }>;
-  /** Must answer runs of any tenant that are due, the longest due first. */
+  /** Must answer runs that are due so that tenants take turns: first those whose runs have fewest workers. */
   findDue(limit: number): Promise<readonly RunKey[]>;
   /** Must give the run to this worker with a new token, unless it is not due. */
   claim(key: RunKey, owner: string, leaseMs: number): Promise<SagaClaim | undefined>;

@@ -16,6 +16,7 @@ import { bulkDeletions } from './014-bulk-deletions.ts';
 import { auditedKeys } from './015-audited-keys.ts';
 import { unfinishedRuns } from './016-unfinished-runs.ts';
 import { cleanupByIndex } from './017-cleanup-by-index.ts';
+import { turns } from './018-turns.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -36,4 +37,5 @@ export const runMigrations: readonly Migration[] = [
   auditedKeys,
   unfinishedRuns,
   cleanupByIndex,
+  turns,
 ];
