@@ -420,6 +420,16 @@ export const REASONS = {
     when: "The bucket's marker names another installation, or none.",
     next: 'The bucket belongs to another database; see deploy/README.md.',
   },
+  STORE_MISBEHAVES: {
+    code: 'FAILED_PRECONDITION',
+    when: 'The object store does not page its listings as S3 does, so that nothing it tells can be relied on.',
+    next: 'Update the object store, or use another; then redrive. The message says what it does.',
+  },
+  STORE_REFUSED: {
+    code: 'FAILED_PRECONDITION',
+    when: 'The object store refuses, and would again: no permission, a lock, no bucket; `code` is its own code.',
+    next: 'Correct the permissions, the lock or LETHE_S3_BUCKET; then redrive what was parked.',
+  },
   STREAM_INCOMPLETE: {
     code: 'UNAVAILABLE',
     when: 'A stream ended before its last message.',

@@ -17,7 +17,7 @@ import {
 import { dirname, join } from 'node:path';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
-import { mapBodyErrors, mapErrors, markErrors, toCallersError } from './map-errors.ts';
+import { mapBodyErrors, mapErrors, markErrors, type ToStoreError, toCallersError } from './map-errors.ts';
 import {
   type Contents,
   MAX_FAILURES,
@@ -27,6 +27,7 @@ import {
   type StoredItem,
   type StoredObject,
 } from './object-store.ts';
+import { isPermanentRefusal, storeUnavailable } from './store-errors.ts';
 
 const CREATE_ATTEMPTS = 10;
 const PAGE = 1_000;
@@ -72,8 +73,10 @@ export function openFileStore(root: string): ObjectStore {
             await rm(join(meta, key), { force: true });
           }
         } catch (error) {
-          if (codeOf(error) !== 'ENOENT' && failures.length < MAX_FAILURES)
-            failures.push({ key: keyOf(key), code: codeOf(error), message: 'The file cannot be removed.' });
+          const code = codeOf(error);
+          if (code === 'ENOENT' || failures.length >= MAX_FAILURES) continue;
+          const isPermanent = isPermanentRefusal(code);
+          failures.push({ key: keyOf(key), code, message: 'The file cannot be removed.', isPermanent });
         }
       }
     }
@@ -109,7 +112,7 @@ export function openFileStore(root: string): ObjectStore {
 
   return {
     put: (key, body, { contentType, maxBytes, signal }) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertKey(key);
         const upload = join(uploads, key, randomUUID());
         try {
@@ -134,18 +137,18 @@ export function openFileStore(root: string): ObjectStore {
       }),
 
     get: (key, signal) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertKey(key);
         const path = join(objects, key);
         const found = await stat(path).catch(orUndefined('ENOENT', 'ENOTDIR'));
         if (!found?.isFile()) return undefined;
         const contentType = await readFile(join(meta, key), 'utf8').catch(() => 'application/octet-stream');
-        const body = mapBodyErrors(isStoreError, createReadStream(path, { signal }));
+        const body = mapBodyErrors(toStoreError, createReadStream(path, { signal }));
         return { body, bytes: found.size, contentType };
       }),
 
     list: (prefix, { after, limit }) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertPrefix(prefix);
         const found: StoredObject[] = [];
         for await (const key of keysBelow(objects, prefix, after)) {
@@ -159,7 +162,7 @@ export function openFileStore(root: string): ObjectStore {
       }),
 
     removePrefix: (prefix, { limit, signal }) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertPrefix(prefix);
         const removal = await removeFiles(
           () => filesBelow(uploads, prefix),
@@ -175,7 +178,7 @@ export function openFileStore(root: string): ObjectStore {
       }),
 
     removeKey: (key, { limit, signal }) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertKey(key);
         const removal = await removeFiles(
           () => filesBelow(uploads, `${key}/`),
@@ -191,13 +194,13 @@ export function openFileStore(root: string): ObjectStore {
       }),
 
     count: (prefix) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertPrefix(prefix);
         return countFiles(filesBelow(uploads, prefix), filesBelow(objects, prefix), filesBelow(meta, prefix));
       }),
 
     countKey: (key) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertKey(key);
         return countFiles(filesBelow(uploads, `${key}/`), fileAt(objects, key), fileAt(meta, key));
       }),
@@ -233,14 +236,14 @@ export function openFileStore(root: string): ObjectStore {
           }
           if (page.length > 0) yield page;
         } catch (error) {
-          throw toCallersError(isStoreError, error);
+          throw toCallersError(toStoreError, error);
         }
       };
       return pages();
     },
 
     folders: (prefix) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertPrefix(prefix);
         const names = new Set<string>();
         for (const area of [objects, meta, uploads]) {
@@ -252,7 +255,7 @@ export function openFileStore(root: string): ObjectStore {
       }),
 
     check: () =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         await mkdir(objects, { recursive: true });
         await access(objects, constants.W_OK);
       }),
@@ -398,4 +401,5 @@ const exists = (path: string): Promise<boolean> =>
   );
 
 /** What the file system throws. */
-const isStoreError = (error: Error): boolean => 'errno' in error && 'syscall' in error;
+const toStoreError: ToStoreError = (error) =>
+  'errno' in error && 'syscall' in error ? storeUnavailable(undefined, error) : undefined;

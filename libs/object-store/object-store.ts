@@ -19,6 +19,8 @@ export interface RemovalFailure {
   readonly key: string;
   readonly code: string;
   readonly message: string;
+  /** Whether another attempt would be refused as well. */
+  readonly isPermanent: boolean;
 }
 
 /** How many failures one removal names; there may be more. */
@@ -57,6 +59,9 @@ export interface Contents {
   readonly bytes: number;
 }
 
+/** The checksum with which an S3 server is asked to remove objects. */
+export type DeleteChecksum = 'CRC32' | 'CONTENT_MD5';
+
 /** How a store is set up; undefined where it does not tell. */
 export interface StoreTraits {
   /** Whether what is replaced or removed is kept as a version. */
@@ -65,10 +70,14 @@ export interface StoreTraits {
   readonly expiringRules: readonly string[] | undefined;
   /** Whether new objects are locked, so that nobody can remove them for a while. */
   readonly isLocked: boolean | undefined;
+  /** Undefined where a store needs none. */
+  readonly deleteChecksum?: DeleteChecksum | undefined;
 }
 
 /**
- * Where artifacts are kept. Every method throws UNAVAILABLE/DEPENDENCY_UNAVAILABLE when the store does not answer.
+ * Where artifacts are kept. Every method throws UNAVAILABLE/DEPENDENCY_UNAVAILABLE when the store does not answer,
+ * FAILED_PRECONDITION/STORE_REFUSED when it answers that it will not, whenever it is asked, and
+ * FAILED_PRECONDITION/STORE_MISBEHAVES when its answer cannot be relied on. The store's own code is in the metadata.
  * A key is segments parted by `/`, none of them empty, `.` or `..`; a prefix is the same with a `/` at its end. No key
  * may be another key's folder: with `a/b` there cannot be `a`.
  */
@@ -114,7 +123,7 @@ export interface ObjectStore {
   survey(prefix: string): AsyncIterable<readonly StoredItem[]>;
   /** Must answer the names directly below the prefix under which there is anything that `survey` would tell. */
   folders(prefix: string): Promise<readonly string[]>;
-  /** Must resolve when the store answers. */
+  /** Must resolve when the store can be used, and find out by then what it is capable of. */
   check(): Promise<void>;
   /** Must tell how the store is set up, and leave out what it does not know. */
   traits(): Promise<StoreTraits>;

@@ -4,21 +4,23 @@ import {
   AbortMultipartUploadCommand,
   CompleteMultipartUploadCommand,
   CreateMultipartUploadCommand,
-  DeleteObjectsCommand,
+  type DeleteMarkerEntry,
   GetObjectCommand,
-  HeadBucketCommand,
   HeadObjectCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
   ListObjectVersionsCommand,
   type ObjectIdentifier,
+  type ObjectVersion,
   S3Client,
   S3ServiceException,
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
 import { crashPoint } from '#libs/saga/crash-point.ts';
+import { makeDeleteObjects } from './delete-objects.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
-import { mapBodyErrors, mapErrors, markErrors, toCallersError } from './map-errors.ts';
+import { listPages, placeOf } from './list-pages.ts';
+import { mapBodyErrors, mapErrors, markErrors, type ToStoreError, toCallersError } from './map-errors.ts';
 import {
   type Contents,
   MAX_FAILURES,
@@ -29,6 +31,7 @@ import {
   type StoredObject,
 } from './object-store.ts';
 import { readBucketTraits } from './read-bucket-traits.ts';
+import { isPermanentRefusal, storeRefused, storeUnavailable } from './store-errors.ts';
 
 /** Where the bucket is. Credentials come from the AWS SDK's own chain, e.g. AWS_ACCESS_KEY_ID. */
 export interface S3StoreOptions {
@@ -49,6 +52,8 @@ const MAX_PAGE = 1_000;
 const DELETES_AT_A_TIME = 4;
 const ABORTS_AT_A_TIME = 16;
 const READ_BACKS = 3;
+// No key of this name is ever written.
+const NEVER_STORED = 'lethe/never-stored';
 // Names the upload that made an object, for reading back whether it did.
 const MADE_BY = 'lethe-upload';
 
@@ -77,6 +82,7 @@ interface OpenUpload {
 const NOTHING = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
 
 const idOf = ({ Key, VersionId }: Doomed): string => `${Key}\0${VersionId ?? ''}`;
+const idOfUpload = ({ Key, UploadId }: OpenUpload): string => `${Key}\0${UploadId}`;
 
 type Sum = NonNullable<Removal['unsure']>;
 
@@ -139,6 +145,7 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
     ...(credentials ? { credentials } : {}),
   });
   const Bucket = bucket;
+  const deleteObjects = makeDeleteObjects(s3);
   const abortable = (signal: AbortSignal | undefined) => (signal ? { abortSignal: signal } : {});
 
   async function* versionPages(
@@ -146,41 +153,31 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
     MaxKeys: number,
     signal?: AbortSignal,
   ): AsyncGenerator<Doomed[]> {
-    let at: { KeyMarker?: string; VersionIdMarker?: string } = {};
-    for (;;) {
+    const listing = 'ListObjectVersions';
+    yield* listPages(listing, idOf, async (place) => {
       const page = await s3.send(
-        new ListObjectVersionsCommand({ Bucket, Prefix: prefix, MaxKeys, ...at }),
+        new ListObjectVersionsCommand({ Bucket, Prefix: prefix, MaxKeys, ...place }),
         abortable(signal),
       );
       const doomed: Doomed[] = [];
-      for (const { Key, VersionId, Size, LastModified } of page.Versions ?? []) {
-        // Checked here too: an answer that is not as asked must cost nobody an object.
-        if (Key && isMeant(Key))
-          doomed.push({
-            Key,
-            ...(VersionId ? { VersionId } : {}),
-            bytes: Size ?? 0,
-            isMarker: false,
-            modifiedAt: toInstant(LastModified),
-          });
-      }
-      for (const { Key, VersionId, LastModified } of page.DeleteMarkers ?? []) {
-        if (Key && isMeant(Key))
-          doomed.push({
-            Key,
-            ...(VersionId ? { VersionId } : {}),
-            bytes: 0,
-            isMarker: true,
-            modifiedAt: toInstant(LastModified),
-          });
-      }
-      if (doomed.length > 0) yield doomed;
-      if (!page.IsTruncated) return;
-      at = {
-        ...(page.NextKeyMarker ? { KeyMarker: page.NextKeyMarker } : {}),
-        ...(page.NextVersionIdMarker ? { VersionIdMarker: page.NextVersionIdMarker } : {}),
+      const add = (found: readonly (ObjectVersion | DeleteMarkerEntry)[] | undefined, isMarker: boolean): void => {
+        for (const item of found ?? []) {
+          const { Key, VersionId, LastModified } = item;
+          // Checked here too: an answer that is not as asked must cost nobody an object.
+          if (!Key || !isMeant(Key)) continue;
+          const bytes = 'Size' in item ? (item.Size ?? 0) : 0;
+          const version = VersionId ? { VersionId } : {};
+          doomed.push({ Key, ...version, bytes, isMarker, modifiedAt: toInstant(LastModified) });
+        }
       };
-    }
+      add(page.Versions, false);
+      add(page.DeleteMarkers, true);
+      const { IsTruncated, NextKeyMarker: KeyMarker, NextVersionIdMarker: VersionIdMarker } = page;
+      // Without the second marker, other versions of the last key would be left out.
+      const hasVersions = doomed.some(({ Key, VersionId = 'null' }) => Key === KeyMarker && VersionId !== 'null');
+      const markers = VersionIdMarker || hasVersions ? { KeyMarker, VersionIdMarker } : { KeyMarker };
+      return { items: doomed, next: placeOf(listing, IsTruncated, markers) };
+    });
   }
 
   async function* uploadPages(
@@ -188,23 +185,19 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
     MaxUploads: number,
     signal?: AbortSignal,
   ): AsyncGenerator<OpenUpload[]> {
-    let at: { KeyMarker?: string; UploadIdMarker?: string } = {};
-    for (;;) {
+    const listing = 'ListMultipartUploads';
+    yield* listPages(listing, idOfUpload, async (place) => {
       const page = await s3.send(
-        new ListMultipartUploadsCommand({ Bucket, Prefix: prefix, MaxUploads, ...at }),
+        new ListMultipartUploadsCommand({ Bucket, Prefix: prefix, MaxUploads, ...place }),
         abortable(signal),
       );
       const uploads: OpenUpload[] = [];
       for (const { Key, UploadId, Initiated } of page.Uploads ?? []) {
         if (Key && isMeant(Key) && UploadId) uploads.push({ Key, UploadId, beganAt: toInstant(Initiated) });
       }
-      if (uploads.length > 0) yield uploads;
-      if (!page.IsTruncated) return;
-      at = {
-        ...(page.NextKeyMarker ? { KeyMarker: page.NextKeyMarker } : {}),
-        ...(page.NextUploadIdMarker ? { UploadIdMarker: page.NextUploadIdMarker } : {}),
-      };
-    }
+      const { IsTruncated, NextKeyMarker: KeyMarker, NextUploadIdMarker: UploadIdMarker } = page;
+      return { items: uploads, next: placeOf(listing, IsTruncated, { KeyMarker, UploadIdMarker }) };
+    });
   }
 
   /** Those of the versions that are still listed. */
@@ -248,14 +241,14 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
 
   /** One request; a 200 can hold refusals, which are read. */
   const deleteOnce = async (doomed: readonly Doomed[], signal?: AbortSignal): Promise<Outcome> => {
-    const { Errors = [] } = await s3.send(
-      new DeleteObjectsCommand({
+    const { Errors = [] } = await deleteObjects.send(
+      {
         Bucket,
         Delete: {
           Objects: doomed.map(({ Key, VersionId }) => ({ Key, ...(VersionId ? { VersionId } : {}) })),
           Quiet: true,
         },
-      }),
+      },
       abortable(signal),
     );
     const refused = new Set(Errors.map(({ Key, VersionId }) => `${Key}\0${VersionId ?? ''}`));
@@ -270,6 +263,7 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
           key: Key,
           code: Code,
           message: 'The store refused to remove it.',
+          isPermanent: isPermanentRefusal(Code),
         }),
       ),
     };
@@ -295,7 +289,9 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
             return;
           }
           if (error.name === 'NoSuchUpload') continue;
-          failures.push({ key: Key, code: error.name, message: 'The store refused to end the upload.' });
+          const { name: code } = error;
+          const message = 'The store refused to end the upload.';
+          failures.push({ key: Key, code, message, isPermanent: isPermanentRefusal(code) });
         }
       }
     };
@@ -336,6 +332,21 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
     }
   };
 
+  let checksumFound: Promise<void> | undefined;
+  /** Asks once for the removal of a version that never was, which leaves no marker, to learn which checksum it takes. */
+  const findChecksum = (): Promise<void> => {
+    checksumFound ??= deleteObjects
+      .send({ Bucket, Delete: { Objects: [{ Key: NEVER_STORED, VersionId: 'null' }], Quiet: true } }, {})
+      .then(
+        () => undefined,
+        (error: unknown) => {
+          checksumFound = undefined;
+          if (!isRefusal(error)) throw error;
+        },
+      );
+    return checksumFound;
+  };
+
   const countAll = async (scope: Scope): Promise<Contents> => {
     const counted = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
     for await (const page of versionPages(scope, pageSize)) {
@@ -361,7 +372,7 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
 
   return {
     put: (key, body, { contentType, maxBytes, signal }) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertKey(key);
         const mostBytes = Math.min(maxBytes, PART_BYTES * MAX_PARTS);
         const madeBy = randomUUID();
@@ -423,13 +434,13 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
       }),
 
     get: (key, signal) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertKey(key);
         try {
           const found = await s3.send(new GetObjectCommand({ Bucket, Key: key }), abortable(signal));
           const body = found.Body instanceof Readable ? found.Body : Readable.from([]);
           return {
-            body: mapBodyErrors(isStoreError, body),
+            body: mapBodyErrors(toStoreError, body),
             bytes: found.ContentLength ?? 0,
             contentType: found.ContentType ?? 'application/octet-stream',
           };
@@ -440,50 +451,54 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
       }),
 
     list: (prefix, { after, limit }) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertPrefix(prefix);
         const objects: StoredObject[] = [];
-        let token: string | undefined;
-        do {
-          const page = await s3.send(
-            new ListObjectsV2Command({
-              Bucket,
-              Prefix: prefix,
-              MaxKeys: Math.min(pageSize, limit + 1 - objects.length),
-              ...(token ? { ContinuationToken: token } : after === undefined ? {} : { StartAfter: after }),
-            }),
-          );
-          for (const { Key, Size, LastModified } of page.Contents ?? []) {
-            if (!Key || !LastModified) continue;
-            const modifiedAt = Temporal.Instant.fromEpochMilliseconds(LastModified.getTime());
-            objects.push({ key: Key, bytes: Size ?? 0, modifiedAt });
-          }
-          token = page.IsTruncated ? page.NextContinuationToken : undefined;
-        } while (token && objects.length <= limit);
+        const listing = 'ListObjectsV2';
+        const pages = listPages(
+          listing,
+          ({ key }: StoredObject) => key,
+          async (place) => {
+            const isFirst = place['ContinuationToken'] === undefined;
+            const MaxKeys = Math.min(pageSize, limit + 1 - objects.length);
+            const begin = isFirst && after !== undefined ? { StartAfter: after } : place;
+            const page = await s3.send(new ListObjectsV2Command({ Bucket, Prefix: prefix, MaxKeys, ...begin }));
+            const items: StoredObject[] = [];
+            for (const { Key, Size, LastModified } of page.Contents ?? []) {
+              if (!Key || !LastModified) continue;
+              const modifiedAt = Temporal.Instant.fromEpochMilliseconds(LastModified.getTime());
+              items.push({ key: Key, bytes: Size ?? 0, modifiedAt });
+            }
+            const isFull = objects.length + items.length > limit;
+            const markers = { ContinuationToken: page.NextContinuationToken };
+            return { items, next: isFull ? undefined : placeOf(listing, page.IsTruncated, markers) };
+          },
+        );
+        for await (const page of pages) objects.push(...page);
         const shown = objects.slice(0, limit);
         return { objects: shown, next: objects.length > limit ? shown.at(-1)?.key : undefined };
       }),
 
     removePrefix: (prefix, { limit, signal }) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertPrefix(prefix);
         return removeAll(below(prefix), limit, signal);
       }),
 
     removeKey: (key, { limit, signal }) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertKey(key);
         return removeAll(exactly(key), limit, signal);
       }),
 
     count: (prefix) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertPrefix(prefix);
         return countAll(below(prefix));
       }),
 
     countKey: (key) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertKey(key);
         return countAll(exactly(key));
       }),
@@ -504,47 +519,49 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
             }));
           }
         } catch (error) {
-          throw toCallersError(isStoreError, error);
+          throw toCallersError(toStoreError, error);
         }
       };
       return pages();
     },
 
     folders: (prefix) =>
-      mapErrors(isStoreError, async () => {
+      mapErrors(toStoreError, async () => {
         assertPrefix(prefix);
         const names = new Set<string>();
-        const add = (found: readonly { Prefix?: string | undefined }[] | undefined): void => {
-          for (const { Prefix = '' } of found ?? []) {
-            if (Prefix.startsWith(prefix)) names.add(Prefix.slice(prefix.length, -1));
-          }
-        };
-        const listing = { Bucket, Prefix: prefix, Delimiter: '/' };
-        for (let KeyMarker: string | undefined; ; ) {
+        const itself = (name: string): string => name;
+        const versions = listPages('ListObjectVersions', itself, async (place) => {
           const page = await s3.send(
-            new ListObjectVersionsCommand({ ...listing, ...(KeyMarker ? { KeyMarker } : {}) }),
+            new ListObjectVersionsCommand({ Bucket, Prefix: prefix, Delimiter: '/', MaxKeys: pageSize, ...place }),
           );
-          add(page.CommonPrefixes);
-          KeyMarker = page.NextKeyMarker;
-          if (!page.IsTruncated || !KeyMarker) break;
+          const found = (page.CommonPrefixes ?? []).map(({ Prefix = '' }) => Prefix);
+          const markers = { KeyMarker: page.NextKeyMarker };
+          return { items: found, next: placeOf('ListObjectVersions', page.IsTruncated, markers) };
+        });
+        for await (const page of versions) {
+          for (const folder of page) if (folder.startsWith(prefix)) names.add(folder.slice(prefix.length, -1));
         }
-        for (let KeyMarker: string | undefined; ; ) {
-          // Without a delimiter: Ceph's gateway answers nothing at all for uploads below one.
-          const page = await s3.send(
-            new ListMultipartUploadsCommand({ Bucket, Prefix: prefix, ...(KeyMarker ? { KeyMarker } : {}) }),
-          );
-          for (const { Key = '' } of page.Uploads ?? []) {
-            const [folder = '', ...below] = Key.slice(prefix.length).split('/');
-            if (below.length > 0) names.add(folder);
+        // Without a delimiter: Ceph's gateway answers nothing at all for uploads below one.
+        for await (const page of uploadPages(below(prefix), pageSize)) {
+          for (const { Key } of page) {
+            const [folder = '', ...rest] = Key.slice(prefix.length).split('/');
+            if (rest.length > 0) names.add(folder);
           }
-          KeyMarker = page.NextKeyMarker;
-          if (!page.IsTruncated || !KeyMarker) break;
         }
         return [...names].toSorted();
       }),
 
-    check: () => mapErrors(isStoreError, async () => void (await s3.send(new HeadBucketCommand({ Bucket })))),
-    traits: () => mapErrors(isStoreError, () => readBucketTraits(s3, Bucket)),
+    check: () =>
+      mapErrors(toStoreError, async () => {
+        // A GET, since the answer to a HEAD has no room for the server's code.
+        await s3.send(new ListObjectsV2Command({ Bucket, MaxKeys: 1 }));
+        await findChecksum();
+      }),
+    traits: () =>
+      mapErrors(toStoreError, async () => {
+        await findChecksum();
+        return { ...(await readBucketTraits(s3, Bucket)), deleteChecksum: deleteObjects.checksum() };
+      }),
     close: () => s3.destroy(),
   };
 }
@@ -618,6 +635,18 @@ async function drain<Item>(
   return isDone;
 }
 
-/** What the SDK or its sockets throw. */
-const isStoreError = (error: Error): boolean =>
-  error instanceof S3ServiceException || 'code' in error || '$metadata' in error || error.name === 'TimeoutError';
+// The credentials are not right, or not any more: they are exchanged while a service runs, so it is worth asking again.
+const OF_CREDENTIALS: ReadonlySet<string> = new Set(['CredentialsProviderError']);
+// Names that the SDK makes up where the server gave no code.
+const NO_CODES: ReadonlySet<string> = new Set(['Error', 'UnknownError', 'TimeoutError', 'TypeError']);
+
+/** What the SDK or its sockets throw, for a caller. */
+const toStoreError: ToStoreError = (error) => {
+  const { name } = error;
+  const isOfStore = error instanceof S3ServiceException || OF_CREDENTIALS.has(name);
+  if (isOfStore && isPermanentRefusal(name)) return storeRefused(name, error);
+  if (isOfStore) return storeUnavailable(NO_CODES.has(name) ? undefined : name, error);
+  return 'code' in error || '$metadata' in error || name === 'TimeoutError'
+    ? storeUnavailable(undefined, error)
+    : undefined;
+};

@@ -66,6 +66,9 @@ import { makeWorkOnJob, type WorkOnJob } from './use-cases/work-on-job.ts';
 // How long another tenant's deletion may have to wait for a worker that removes a large job.
 const DELETION_TURN_MS = 400;
 
+const isOfStore = (error: unknown): boolean =>
+  ['DEPENDENCY_UNAVAILABLE', 'STORE_REFUSED', 'STORE_MISBEHAVES'].some((reason) => hasReason(error, reason));
+
 const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 
 const TOKENS = {
@@ -349,9 +352,9 @@ export async function composeJobService(
   try {
     await get(TOKENS.checkStore)();
   } catch (error) {
-    // A store that is down is asked again before anything is removed.
-    if (!hasReason(error, 'DEPENDENCY_UNAVAILABLE')) throw error;
-    log.warn({ err: error }, 'the object store does not answer yet');
+    // A store that cannot be used is asked again before anything is removed.
+    if (!isOfStore(error)) throw error;
+    log.warn({ err: error }, 'the object store cannot be used yet');
   }
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);

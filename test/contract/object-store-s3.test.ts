@@ -1,5 +1,4 @@
 import { once } from 'node:events';
-import { createServer as createHttpServer, request as httpRequest } from 'node:http';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import {
   CreateMultipartUploadCommand,
@@ -10,12 +9,25 @@ import {
   PutObjectLegalHoldCommand,
   PutObjectLockConfigurationCommand,
 } from '@aws-sdk/client-s3';
-import anyTest, { type TestFn } from 'ava';
+import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { openS3Store, type S3StoreOptions } from '#libs/object-store/s3-store.ts';
 import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
 import { testIfFound } from '#test/support/require.ts';
+import {
+  DEMANDS_MD5,
+  goesOn,
+  isComplete,
+  isDeleteObjects,
+  isListing,
+  leavesOut,
+  listsAtMost,
+  repeatsItsPage,
+  type S3Call,
+  type S3Quirk,
+  startS3Front,
+} from '#test/support/s3-front.ts';
 import { type Declare, objectStoreContract } from './object-store.ts';
 
 const test = anyTest as TestFn<unknown>;
@@ -48,31 +60,23 @@ function open(bucket: string, options: Partial<S3StoreOptions> = {}): ObjectStor
   return store;
 }
 
-/** A way to the server on which a listing that goes on takes its time. */
-async function startSlowLister(endpoint: string, delayMs: number): Promise<{ endpoint: string; close(): void }> {
-  const { hostname, port } = new URL(endpoint);
-  const server = createHttpServer((request, response) => {
-    const goesOn = /[?&](key|upload-id|version-id)-marker=./.test(request.url ?? '');
-    setTimeout(
-      () => {
-        const { method, url: path, headers } = request;
-        const onward = httpRequest({ hostname, port, method, path, headers }, (answer) => {
-          response.writeHead(answer.statusCode ?? 502, answer.headers);
-          answer.pipe(response);
-        });
-        onward.on('error', () => response.destroy());
-        request.pipe(onward);
-      },
-      goesOn ? delayMs : 0,
-    );
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const close = (): void => {
-    server.close();
-    server.closeAllConnections();
-  };
-  return { endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, close };
+/** The store behind a server with a quirk of its own. */
+async function openBehind(
+  t: ExecutionContext<unknown>,
+  bucket: string,
+  quirk: S3Quirk,
+  options: Partial<S3StoreOptions> = {},
+) {
+  const front = await startS3Front(gateway.endpoint, quirk);
+  t.teardown(() => front.close());
+  return { front, store: open(bucket, { ...options, endpoint: front.endpoint }) };
+}
+
+/** Puts so many objects below the prefix, on the gateway itself. */
+async function fill(bucket: string, prefix: string, count: number): Promise<void> {
+  for (let at = 0; at < count; at += 1) {
+    await gateway.s3.send(new PutObjectCommand({ Bucket: bucket, Key: `${prefix}${at}`, Body: 'x' }));
+  }
 }
 
 objectStoreContract(declare, 'S3, plain bucket', () => open('plain'), false);
@@ -109,12 +113,23 @@ declare('S3: a bucket tells its versioning, which rules remove what is in use, a
       },
     }),
   );
-  t.deepEqual(await open('plain').traits(), { versioning: 'OFF', expiringRules: [], isLocked: false });
-  t.deepEqual(await open('versioned').traits(), { versioning: 'ENABLED', expiringRules: [], isLocked: false });
+  t.deepEqual(await open('plain').traits(), {
+    versioning: 'OFF',
+    expiringRules: [],
+    isLocked: false,
+    deleteChecksum: 'CRC32',
+  });
+  t.deepEqual(await open('versioned').traits(), {
+    versioning: 'ENABLED',
+    expiringRules: [],
+    isLocked: false,
+    deleteChecksum: 'CRC32',
+  });
   t.deepEqual(await open('retained').traits(), {
     versioning: 'ENABLED',
     expiringRules: ['all-after-a-week'],
     isLocked: true,
+    deleteChecksum: 'CRC32',
   });
 });
 
@@ -155,9 +170,7 @@ declare('S3: however late the next page is listed, no version and no upload of a
     await gateway.s3.send(new CreateMultipartUploadCommand({ Bucket: 'versioned', Key }));
   }
   // What a page told of is gone long before the next one is asked for.
-  const slow = await startSlowLister(gateway.endpoint, 300);
-  t.teardown(() => slow.close());
-  const store = open('versioned', { endpoint: slow.endpoint, pageSize: 2 });
+  const { store } = await openBehind(t, 'versioned', { delayMs: (call) => (goesOn(call) ? 300 : 0) }, { pageSize: 2 });
   const removal = await store.removePrefix(prefix, { limit: 100 });
   t.like(removal, { objects: versions, markers: 0, uploads, failures: [], progress: 'COMPLETE' });
   t.like(await store.count(prefix), { versions: 0, markers: 0, uploads: 0 });
@@ -256,41 +269,22 @@ declare('S3: refused versions at the front, more than a page and the limit, keep
   t.like(await store.removePrefix(prefix, { limit: 10 }), { objects: 5, failures: [], progress: 'COMPLETE' });
 });
 
-/** A way to the server that loses the answers to the first `count` requests of a kind, and refuses what `refuses` says. */
-async function startForgetfulServer(
-  endpoint: string,
+/** Loses the answers to the first `count` calls of a kind, and takes no call that `refuses` says. */
+function forgets(
   count: number,
-  isForgotten: (method: string, path: string) => boolean,
-  refuses: (method: string, lost: number) => boolean = () => false,
-): Promise<{ endpoint: string; close(): void }> {
-  const { hostname, port } = new URL(endpoint);
+  isForgotten: (call: S3Call) => boolean,
+  refuses: (lost: number) => boolean = () => false,
+): S3Quirk {
   let lost = 0;
-  const server = createHttpServer((request, response) => {
-    const { method = '', url: path = '', headers } = request;
-    if (refuses(method, lost)) return void request.destroy();
-    const onward = httpRequest({ hostname, port, method, path, headers }, (answer) => {
-      if (isForgotten(method, path) && lost < count) {
-        lost += 1;
-        answer.resume().once('end', () => response.destroy());
-        return;
-      }
-      response.writeHead(answer.statusCode ?? 502, answer.headers);
-      answer.pipe(response);
-    });
-    onward.on('error', () => response.destroy());
-    request.pipe(onward);
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const close = (): void => {
-    server.close();
-    server.closeAllConnections();
+  return {
+    refuse: () => (refuses(lost) ? 'hang up' : undefined),
+    alter(text, call) {
+      if (!isForgotten(call) || lost >= count) return text;
+      lost += 1;
+      return 'lose';
+    },
   };
-  return { endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, close };
 }
-
-const isComplete = (method: string, path: string): boolean => method === 'POST' && /[?&]uploadId=/.test(path);
-const isDeletion = (method: string, path: string): boolean => method === 'POST' && /[?&]delete/.test(path);
 
 declare(
   'S3: versions whose removal was never answered, three times in a row, are counted by the listing',
@@ -299,9 +293,7 @@ declare(
     for (let at = 0; at < 15; at += 1) {
       await gateway.s3.send(new PutObjectCommand({ Bucket: 'versioned', Key: `${prefix}${at % 5}`, Body: 'x' }));
     }
-    const forgetful = await startForgetfulServer(gateway.endpoint, 3, isDeletion);
-    t.teardown(() => forgetful.close());
-    const store = open('versioned', { endpoint: forgetful.endpoint });
+    const { store } = await openBehind(t, 'versioned', forgets(3, isDeleteObjects));
     t.like(await store.removePrefix(prefix, { limit: 100 }), { objects: 15, bytes: 15, failures: [] });
     t.is((await store.count(prefix)).versions, 0);
   },
@@ -314,9 +306,11 @@ declare(
     for (let at = 0; at < 4; at += 1) {
       await gateway.s3.send(new PutObjectCommand({ Bucket: 'versioned', Key: `${prefix}${at}`, Body: 'x' }));
     }
-    const forgetful = await startForgetfulServer(gateway.endpoint, 1, isDeletion, (_, lost) => lost > 0);
-    t.teardown(() => forgetful.close());
-    const store = open('versioned', { endpoint: forgetful.endpoint });
+    const { store } = await openBehind(
+      t,
+      'versioned',
+      forgets(1, isDeleteObjects, (lost) => lost > 0),
+    );
     t.like(await store.removePrefix(prefix, { limit: 100 }), {
       objects: 0,
       progress: 'PARTIAL',
@@ -327,9 +321,7 @@ declare(
 
 for (const count of [1, 3]) {
   declare(`S3: an answer to CompleteMultipartUpload that was lost ${count} times is read back`, async (t) => {
-    const forgetful = await startForgetfulServer(gateway.endpoint, count, isComplete);
-    t.teardown(() => forgetful.close());
-    const store = open('plain', { endpoint: forgetful.endpoint });
+    const { store } = await openBehind(t, 'plain', forgets(count, isComplete));
     const key = `tenants/a/jobs/forgotten/input/${count}`;
     const body = (async function* () {
       yield Buffer.alloc(3_000_000, 'x');
@@ -354,10 +346,123 @@ declare('S3: an object of another upload is not taken for one whose answer was l
   t.is(Buffer.concat(await Array.fromAsync(kept?.body ?? [])).toString(), 'another upload');
 });
 
-declare('S3: a bucket that is not there is UNAVAILABLE, never an absent object', async (t) => {
-  const error = await t.throwsAsync(open('nowhere').get('tenants/a/x'), { instanceOf: DomainError });
-  t.is(error?.reason, 'DEPENDENCY_UNAVAILABLE');
-  await t.throwsAsync(open('nowhere').check(), { instanceOf: DomainError });
+declare('S3: a server that demands Content-MD5 gets it, and says so of itself', async (t) => {
+  const prefix = 'tenants/a/jobs/md5/';
+  await fill('versioned', prefix, 3);
+  const { store } = await openBehind(t, 'versioned', DEMANDS_MD5);
+  await store.check();
+  t.is((await store.traits()).deleteChecksum, 'CONTENT_MD5', 'found before anything is removed');
+  t.like(await store.removePrefix(prefix, { limit: 100 }), { objects: 3, failures: [], progress: 'COMPLETE' });
+  t.is((await store.count(prefix)).versions, 0);
+  const plain = open('versioned');
+  await plain.check();
+  t.is((await plain.traits()).deleteChecksum, 'CRC32');
+  t.deepEqual((await plain.count('lethe/')).versions, 0, 'the question leaves nothing behind');
+  t.deepEqual((await plain.count('lethe/')).markers, 0);
+});
+
+for (const [what, quirk] of [
+  [
+    'gives no NextKeyMarker',
+    () => leavesOut('NextKeyMarker', 'NextVersionIdMarker', 'NextUploadIdMarker', 'NextContinuationToken'),
+  ],
+  ['gives no NextVersionIdMarker', () => leavesOut('NextVersionIdMarker', 'NextUploadIdMarker')],
+  ['repeats a page for ever', repeatsItsPage],
+] as const) {
+  declare(`S3: a server that ${what} is named as faulty, by every listing, and nothing is counted twice`, async (t) => {
+    const prefix = `tenants/a/jobs/${what.replaceAll(' ', '-')}/`;
+    await fill('versioned', `${prefix}x/`, 3);
+    for (let version = 0; version < 3; version += 1) await fill('versioned', `${prefix}y`, 1);
+    for (let at = 0; at < 5; at += 1) {
+      await gateway.s3.send(new CreateMultipartUploadCommand({ Bucket: 'versioned', Key: `${prefix}z` }));
+    }
+    const { store } = await openBehind(t, 'versioned', quirk(), { pageSize: 2 });
+    const isMarked = what !== 'gives no NextVersionIdMarker';
+    for (const [call, listing] of [
+      ['count', () => store.count(prefix)],
+      ['survey', () => Array.fromAsync(store.survey(prefix))],
+      ['removePrefix', () => store.removePrefix(prefix, { limit: 100 })],
+      ...(isMarked ? ([['list', () => store.list(prefix, { limit: 10 })]] as const) : []),
+    ] as const) {
+      const error = await t.throwsAsync<DomainError>(listing, { instanceOf: DomainError }, call);
+      t.is(error?.reason, 'STORE_MISBEHAVES', call);
+      t.regex(error?.message ?? '', /object store .*(again|where it goes on)/, call);
+    }
+    const direct = open('versioned');
+    t.like(await direct.count(prefix), { versions: 6, uploads: 5 });
+    t.like(await direct.removePrefix(prefix, { limit: 100 }), { objects: 6, uploads: 5 });
+  });
+}
+
+declare(
+  'S3: a server that lists fewer than it is asked for, or each item twice, is counted and emptied exactly',
+  async (t) => {
+    const prefix = 'tenants/a/jobs/fewer/';
+    await fill('versioned', prefix, 7);
+    for (let at = 0; at < 3; at += 1) {
+      await gateway.s3.send(new CreateMultipartUploadCommand({ Bucket: 'versioned', Key: `${prefix}up` }));
+    }
+    const { store, front } = await openBehind(t, 'versioned', listsAtMost(2));
+    t.like(await store.count(prefix), { versions: 7, uploads: 3, bytes: 7 });
+    const twice = (text: string) => text.replaceAll(/<(Version|Upload)>.*?<\/\1>/gs, '$&$&');
+    front.behave({ alter: (text, call) => (isListing(call) ? twice(text) : text) });
+    t.like(await store.count(prefix), { versions: 7, uploads: 3, bytes: 7 });
+    t.like(await store.removePrefix(prefix, { limit: 100 }), { objects: 7, uploads: 3, failures: [] });
+    t.like(await store.count(prefix), { versions: 0, uploads: 0 });
+  },
+);
+
+declare(
+  'S3: a server that asks to slow down, or refuses some keys for the moment, loses nothing and counts once',
+  async (t) => {
+    const prefix = 'tenants/a/jobs/slow-down/';
+    await fill('versioned', prefix, 4);
+    let busy = 4;
+    const { store, front } = await openBehind(t, 'versioned', {
+      refuse: (call) => (isDeleteObjects(call) && busy-- > 0 ? { status: 503, code: 'SlowDown' } : undefined),
+    });
+    t.like(await store.removePrefix(prefix, { limit: 100 }), { objects: 4, failures: [] });
+    front.behave({ refuse: (call) => (isListing(call) ? { status: 503, code: 'SlowDown' } : undefined) });
+    const error = await t.throwsAsync<DomainError>(store.count(prefix), { instanceOf: DomainError });
+    t.like(error, { reason: 'DEPENDENCY_UNAVAILABLE', metadata: { dependency: 'object store', code: 'SlowDown' } });
+    const refusal = (code: string) =>
+      `<DeleteResult><Error><Key>${prefix}0</Key><Code>${code}</Code></Error></DeleteResult>`;
+    for (const [code, isPermanent] of [
+      ['InternalError', false],
+      ['AccessDenied', true],
+    ] as const) {
+      await fill('versioned', prefix, 1);
+      front.behave({ alter: (text, call) => (isDeleteObjects(call) ? refusal(code) : text) });
+      t.like(await store.removePrefix(prefix, { limit: 100 }), {
+        failures: [{ key: `${prefix}0`, code, isPermanent }],
+      });
+    }
+  },
+);
+
+declare("S3: a refusal that no repetition changes is told at once, with the server's own code", async (t) => {
+  const nowhere = open('nowhere');
+  for (const ask of [
+    () => nowhere.get('tenants/a/x'),
+    () => nowhere.check(),
+    () => nowhere.count('tenants/a/'),
+    () => nowhere.removePrefix('tenants/a/', { limit: 10 }),
+  ]) {
+    const error = await t.throwsAsync<DomainError>(ask, { instanceOf: DomainError });
+    t.like(error, { kind: 'failed-precondition', reason: 'STORE_REFUSED', metadata: { code: 'NoSuchBucket' } });
+  }
+  const { store } = await openBehind(t, 'plain', {
+    refuse: (call) => (isListing(call) ? { status: 403, code: 'AccessDenied' } : undefined),
+  });
+  const denied = await t.throwsAsync<DomainError>(store.count('tenants/a/'), { instanceOf: DomainError });
+  t.like(denied, { reason: 'STORE_REFUSED', metadata: { code: 'AccessDenied' } });
+});
+
+declare('S3: a wrong secret is told by its code, and is UNAVAILABLE, since keys are exchanged under way', async (t) => {
+  const credentials = { accessKeyId: gateway.accessKeyId, secretAccessKey: 'wrong' };
+  const error = await t.throwsAsync<DomainError>(open('plain', { credentials }).check(), { instanceOf: DomainError });
+  t.like(error, { kind: 'unavailable', reason: 'DEPENDENCY_UNAVAILABLE', metadata: { code: 'SignatureDoesNotMatch' } });
+  t.regex(error?.message ?? '', /SignatureDoesNotMatch/);
 });
 
 test.serial('S3: a server that takes the call and never answers is UNAVAILABLE in bounded time', async (t) => {

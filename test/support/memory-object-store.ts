@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { assertKey, assertPrefix, tooLarge } from '#libs/object-store/keys.ts';
 import type { Contents, ObjectStore, Removal, RemovalFailure } from '#libs/object-store/object-store.ts';
+import { isPermanentRefusal } from '#libs/object-store/store-errors.ts';
 
 /** Objects in memory, versioned, under the contract of every object store; it fails when it is told to. */
 export interface MemoryObjectStore extends ObjectStore {
@@ -60,7 +61,7 @@ export function makeMemoryObjectStore(): MemoryObjectStore {
     for (const [key, versions] of sorted('').filter(([each]) => isMeant(each))) {
       const code = store.refused.get(key);
       if (code !== undefined) {
-        failures.push({ key, code, message: 'The store refused.' });
+        failures.push({ key, code, message: 'The store refused.', isPermanent: isPermanentRefusal(code) });
         continue;
       }
       while (versions.length > 0) {

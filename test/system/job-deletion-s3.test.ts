@@ -1,16 +1,26 @@
 import { access, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PutObjectCommand } from '@aws-sdk/client-s3';
+import { PutObjectCommand, PutObjectLegalHoldCommand } from '@aws-sdk/client-s3';
 import anyTest, { type TestFn } from 'ava';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
+import { StatusService } from '#gen/lethe/status/v1/status_service_pb.ts';
+import { connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
 import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { testIfFound } from '#test/support/require.ts';
+import {
+  DEMANDS_MD5,
+  leavesOut,
+  listsAtMost,
+  type S3Front,
+  type S3Quirk,
+  startS3Front,
+} from '#test/support/s3-front.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<unknown>;
@@ -21,16 +31,19 @@ const BUCKET = 'jobs';
 const crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
 
 let gateway: CephGateway;
+let front: S3Front;
 let stack: TestStack;
 
 test.before(async () => {
   if (!isFound) return;
   gateway = await startCephGateway();
-  await gateway.createBucket(BUCKET, { versioned: true });
+  await gateway.createBucket(BUCKET, { versioned: true, objectLock: true });
+  front = await startS3Front(gateway.endpoint, DEMANDS_MD5);
   stack = await startTestStack({
     services: ['job'],
     env: {
       ...gateway.environment(BUCKET),
+      LETHE_S3_ENDPOINT: front.endpoint,
       LETHE_CRASH_FILE: crashFile,
       LETHE_DELETION_LEASE_MS: '1500',
       LETHE_DELETION_OBJECTS_PER_BATCH: '4',
@@ -42,6 +55,7 @@ test.before(async () => {
 });
 test.after.always(async () => {
   await stack?.dispose();
+  front?.close();
   await gateway?.stop();
   for (const file of [crashFile, `${crashFile}.struck`]) await rm(file, { force: true });
 });
@@ -103,6 +117,68 @@ declare(
     t.is((await everythingOf(neighbour)).length, 6);
   },
 );
+
+const isBroken = { refuse: () => ({ status: 404, code: 'NoSuchBucket' }) };
+const isEndless: S3Quirk = {
+  alter: (text, call) => {
+    const cut = listsAtMost(2).alter?.(text, call) ?? text;
+    return leavesOut('NextKeyMarker').alter?.(cut, call) ?? text;
+  },
+};
+const hold = async (Key: string, Status: 'ON' | 'OFF'): Promise<void> =>
+  void (await gateway.s3.send(new PutObjectLegalHoldCommand({ Bucket: BUCKET, Key, LegalHold: { Status } })));
+
+for (const [what, error, begin, mend] of [
+  [
+    'one object is locked',
+    /^STORE_REFUSED: .*\(AccessDenied\)/,
+    async (jobId: string) => hold((await everythingOf(jobId))[0] ?? '', 'ON'),
+    async (jobId: string) => hold((await everythingOf(jobId))[0] ?? '', 'OFF'),
+  ],
+  [
+    'the bucket is missing',
+    /^STORE_REFUSED: .*\(NoSuchBucket\)/,
+    () => front.behave(isBroken),
+    () => front.behave(DEMANDS_MD5),
+  ],
+  [
+    'listings never end',
+    /^STORE_MISBEHAVES: .*where it goes on/,
+    () => front.behave(isEndless),
+    () => front.behave(DEMANDS_MD5),
+  ],
+] as const) {
+  declare(
+    `while ${what}, a deletion is parked at once with the code of the store, and a redrive ends it`,
+    async (t) => {
+      const { jobs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+      const doomed = await cancelledJob('acme');
+      await begin(doomed);
+      const { deletion } = await jobs.deleteJob({ jobId: doomed });
+      const deletionId = deletion?.id ?? '';
+      const now = async () => (await jobs.getDeletion({ deletionId })).deletion;
+      await until('parked', async () => (await now())?.state === DeletionState.STUCK);
+      t.regex((await now())?.lastError ?? '', error);
+      t.is((await now())?.attempts, 1);
+      await mend(doomed);
+      await jobs.redriveDeletion({ deletionId, reason: 'mended' });
+      await until('complete', async () => (await now())?.state === DeletionState.COMPLETE);
+      t.deepEqual(await everythingOf(doomed), []);
+      const versions = (await now())?.participants[0]?.resourceCounts.find(
+        ({ resourceType }) => resourceType === 'object_version',
+      );
+      t.is(versions?.deleted, 6n);
+    },
+  );
+}
+
+declare('a server that demands Content-MD5 is told by the status of the service', async (t) => {
+  const address = stack.addresses.job ?? '';
+  const connection = connect({ address, token: () => stack.token({ role: 'platform' }) });
+  t.teardown(() => connection.close());
+  const { checks } = await connection.client(StatusService).getStatus({});
+  t.regex(checks.find(({ name }) => name === 'STORE_CHECKSUM')?.message ?? '', /Content-MD5/);
+});
 
 for (const point of DELETION_CRASH_POINTS) {
   declare(`a deletion that is killed at ${point} ends with no row, version, marker or upload of the job`, async (t) => {

@@ -43,7 +43,18 @@ export interface FailedKey {
   readonly key: string;
   readonly code: string;
   readonly message: string;
+  /** Whether another attempt would be refused as well. */
+  readonly isPermanent?: boolean;
 }
+
+// Reasons of the object store that stay as they are until a person has changed something.
+const NEEDS_PERSON: ReadonlySet<string> = new Set(['STORE_REFUSED', 'STORE_MISBEHAVES']);
+
+/** Whether an attempt that failed for this reason need not be repeated by itself. */
+export const needsPerson = (reason: string): boolean => NEEDS_PERSON.has(reason);
+
+/** The reason of a last error, which is `REASON: sentence`. */
+export const reasonOf = (lastError: string): string => lastError.split(':', 1)[0] ?? '';
 
 /** The durable removal of one job. It outlives the job: it is the receipt. */
 export interface JobDeletion {

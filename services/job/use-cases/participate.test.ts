@@ -152,12 +152,28 @@ test('a removal that waits for a worker says so, and one that has failed does no
 test('a parked removal is tried anew by the call, and named', async (t) => {
   const failedKey: FailedKey = { key: 'k', code: 'AccessDenied', message: 'm' };
   const stuck = [{ deletionId: DELETION, lastError: 'OBJECTS_LEFT: k' }];
-  const named = fixture({ steps: [{ ...DONE, stuck, failedKeys: [failedKey] }] });
+  const named = fixture({ ordered: 0, steps: [{ ...DONE, stuck, failedKeys: [failedKey] }] });
   t.like(await named.participate.purge(SCOPE, OPERATION, 10), { progress: 'PARTIAL', failedKeys: [failedKey] });
   t.deepEqual(named.calls.slice(-2), [`redrive ${DELETION}`, 'wake']);
   const unnamed = fixture({ steps: [{ ...DONE, stuck }] });
   const { failedKeys } = await unnamed.participate.purge(SCOPE, OPERATION, 10);
   t.deepEqual(failedKeys, [{ key: DELETION, code: 'STUCK', message: 'OBJECTS_LEFT: k' }]);
+});
+
+test('a removal that only a person can set going again is named as that, and tried anew by the next call alone', async (t) => {
+  const stuck = [{ deletionId: DELETION, lastError: 'STORE_REFUSED: The object store refuses this (NoSuchBucket).' }];
+  const f = fixture({
+    steps: [
+      { ...DONE, open: 1 },
+      { ...DONE, stuck },
+    ],
+  });
+  const { failedKeys } = await f.participate.purge(SCOPE, OPERATION, 10);
+  t.like(failedKeys, [{ key: DELETION, isPermanent: true }]);
+  t.false(f.calls.includes(`redrive ${DELETION}`));
+  const next = fixture({ ordered: 0, steps: [{ ...DONE, stuck }, { ...DONE, open: 1 }, DONE] });
+  t.like(await next.participate.purge(SCOPE, OPERATION, 10), { progress: 'COMPLETE', failedKeys: [] });
+  t.true(next.calls.includes(`redrive ${DELETION}`));
 });
 
 test('what still works refuses a soft delete and a purge, which is written down, and not a compensation', async (t) => {

@@ -1,7 +1,7 @@
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { jobPrefix } from '../domain/artifact.ts';
-import { addCounts, type FailedKey, type RemovalCounts } from '../domain/deletion.ts';
+import { addCounts, type FailedKey, needsPerson, type RemovalCounts, reasonOf } from '../domain/deletion.ts';
 import { deletionRefusal } from '../domain/job.ts';
 import type { CheckStore } from './check-store.ts';
 import type {
@@ -83,19 +83,24 @@ export function makeParticipate(
     const { ordered, more } = await runJobs.orderRemoval(scope, order);
     if (ordered > 0) wake(ordered);
     // A short wait spares the caller most of its polling; what takes longer answers PARTIAL.
+    let isTriedAnew = ordered > 0;
     for (let waited = 0, pollMs = FIRST_POLL_MS; ; waited += pollMs, pollMs = Math.min(MAX_POLL_MS, pollMs * 2)) {
       const { counts, failedKeys, stuck, open, queued } = await runJobs.removalProgress(scope, order.operationId);
       const parked = stuck[0];
-      if (parked) {
+      if (parked && !isTriedAnew) {
         // The run's deletion retries and parks by its own rules, so its try is a new try for the job.
+        isTriedAnew = true;
         await Promise.all(
           stuck.map(({ deletionId }) => deletions.redrive(scope.tenantId, deletionId, { ...order, isByPerson: false })),
         );
         wake(stuck.length);
-        const key = failedKeys[0] ?? { key: parked.deletionId, code: 'STUCK', message: parked.lastError ?? '' };
-        return { progress: 'PARTIAL', counts, failedKeys: failedKeys.length > 0 ? failedKeys : [key], isQueued: false };
-      }
-      if (open === 0) {
+      } else if (parked) {
+        const { deletionId: key, lastError = '' } = parked;
+        const isPermanent = needsPerson(reasonOf(lastError));
+        const named = failedKeys.length > 0 ? failedKeys : [{ key, code: 'STUCK', message: lastError }];
+        const failed = isPermanent ? named.map((item) => ({ ...item, isPermanent })) : named;
+        return { progress: 'PARTIAL', counts, failedKeys: failed, isQueued: false };
+      } else if (open === 0) {
         return { progress: more ? 'PARTIAL' : 'COMPLETE', counts, failedKeys, isQueued: false };
       }
       if (waited >= WAIT_MS) return { progress: 'PARTIAL', counts, failedKeys, isQueued: queued > 0 };

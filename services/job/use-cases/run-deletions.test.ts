@@ -1,5 +1,6 @@
 import test from 'ava';
 import { dependencyUnavailable } from '#libs/kernel/domain-error.ts';
+import { storeMisbehaves, storeRefused } from '#libs/object-store/store-errors.ts';
 import { type MemoryObjectStore, makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
 import type { JobDeletion, RemovalCounts } from '../domain/deletion.ts';
 import { leaseLost, storeNotOurs } from '../domain/errors.ts';
@@ -161,21 +162,73 @@ test('counts go on from where the last attempt ended', async (t) => {
 test('a key that the store refuses is named, the others go, and the job waits for a retry', async (t) => {
   const f = fixture();
   fill(f, 'abcde');
-  f.store.refused.set(`${PREFIX}output/b`, 'AccessDenied');
+  f.store.refused.set(`${PREFIX}output/b`, 'InternalError');
   await f.run();
   t.deepEqual(f.store.keys(), [`${PREFIX}output/b`]);
   const [failure] = f.postponed;
   t.like(failure, {
     left: 1,
     counted: true,
-    error: `OBJECTS_LEFT: ${PREFIX}output/b could not be removed (AccessDenied).`,
+    error: `OBJECTS_LEFT: ${PREFIX}output/b could not be removed (InternalError).`,
   });
   t.deepEqual(
     failure?.failedKeys.map(({ key, code }) => [key, code]),
-    [[`${PREFIX}output/b`, 'AccessDenied']],
+    [[`${PREFIX}output/b`, 'InternalError']],
   );
   t.true((failure?.retryMs ?? 0) >= 50 && (failure?.retryMs ?? 0) <= 100);
   t.deepEqual(f.completed, []);
+});
+
+test('what is refused for good parks the job at once, with the code of the store, once all the others are gone', async (t) => {
+  const f = fixture();
+  fill(f, 'abcde');
+  f.store.refused.set(`${PREFIX}output/b`, 'AccessDenied');
+  f.store.refused.set(`${PREFIX}output/c`, 'InternalError');
+  await f.run();
+  t.true((f.postponed[0]?.retryMs ?? 0) > 0, 'another may go yet');
+  f.store.refused.delete(`${PREFIX}output/c`);
+  await f.run();
+  t.deepEqual(f.store.keys(), [`${PREFIX}output/b`]);
+  t.like(f.postponed[1], {
+    left: 1,
+    retryMs: undefined,
+    error: `STORE_REFUSED: The object store refuses to remove ${PREFIX}output/b (AccessDenied).`,
+  });
+  t.is(f.told.at(-1)?.outcome, 'STUCK');
+});
+
+for (const [refusal, error] of [
+  [storeRefused('NoSuchBucket'), 'STORE_REFUSED: The object store refuses this (NoSuchBucket).'],
+  [storeMisbehaves('answers in verse'), 'STORE_MISBEHAVES: The object store answers in verse.'],
+] as const) {
+  test(`a store that answers ${refusal.reason} parks the job at once`, async (t) => {
+    const f = fixture({ storeRefusal: refusal });
+    fill(f, 'a');
+    await f.run();
+    t.like(f.postponed[0], { retryMs: undefined, error });
+  });
+}
+
+test('an attempt that came forward is none that failed, and is not the last', async (t) => {
+  const f = fixture({ deletion: deletionOf({ attempts: 3 }) });
+  fill(f, 'abcdef');
+  f.store.callsBeforeOutage = 1;
+  await f.run();
+  t.like(f.postponed[0], { counted: false, counts: { ...deletionOf().counts, objects: 2, bytes: 4 } });
+  t.true((f.postponed[0]?.retryMs ?? 0) > 0);
+  const fewer = fixture({ deletion: deletionOf({ attempts: 3, left: 2 }) });
+  fill(fewer, 'a');
+  fewer.store.refused.set(`${PREFIX}output/a`, 'SlowDown');
+  await fewer.run();
+  t.like(fewer.postponed[0], { counted: false, left: 1 });
+});
+
+test('a store that says it has removed what it goes on listing is no progress', async (t) => {
+  const f = fixture({ deletion: deletionOf({ attempts: 3, left: 1 }) });
+  fill(f, 'a');
+  f.before.verifying = () => f.store.write(`${PREFIX}output/a`, 'still');
+  await f.run();
+  t.like(f.postponed[0], { counted: true, retryMs: undefined, left: 1 });
 });
 
 test('at most ten refused keys are kept, however many there are', async (t) => {

@@ -3,7 +3,14 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
 import { jobPrefix } from '../domain/artifact.ts';
-import { addCounts, type FailedKey, type JobDeletion, type RemovalCounts, settleUnsure } from '../domain/deletion.ts';
+import {
+  addCounts,
+  type FailedKey,
+  type JobDeletion,
+  needsPerson,
+  type RemovalCounts,
+  settleUnsure,
+} from '../domain/deletion.ts';
 import type { CheckStore } from './check-store.ts';
 import type { ArtifactIndex, DeletionClaim, DeletionRepository } from './ports.ts';
 
@@ -69,6 +76,8 @@ export function makeRunDeletions(
     const prefix = jobPrefix(tenantId, jobId);
     let counts = claim.deletion.counts;
     const failedKeys: FailedKey[] = [];
+    let areRefused = false;
+    let hasProgressed = false;
     const turnEndsAt = performance.now() + turnMs;
     const lost = new AbortController();
     // A batch may take longer than the lease: a slow store must not make two workers take turns on one job.
@@ -105,11 +114,15 @@ export function makeRunDeletions(
           throw new UnfinishedRemoval(ANSWERS_LOST, removal.unsure.objects);
         }
         failedKeys.splice(0, MAX_FAILED_KEYS, ...removal.failures.slice(0, MAX_FAILED_KEYS));
-        goesOn = removal.progress === 'PARTIAL' && removal.objects + removal.markers + removal.uploads > 0;
+        areRefused = removal.failures.length > 0 && removal.failures.every(({ isPermanent }) => isPermanent);
+        const hasRemoved = removal.objects + removal.markers + removal.uploads > 0;
+        hasProgressed ||= hasRemoved;
+        goesOn = removal.progress === 'PARTIAL' && hasRemoved;
         // The last batch's count is saved with the state that follows.
         if (!goesOn) break;
         if (performance.now() >= turnEndsAt && failedKeys.length === 0 && !signal.aborted) {
           await deletions.release(claim, counts);
+          crashPoint('job.delete.between-batches');
           return;
         }
         await deletions.saveProgress(claim, 'CASCADING', counts, leaseMs);
@@ -121,13 +134,19 @@ export function makeRunDeletions(
       const remaining = left.versions + left.markers + left.uploads;
       if (remaining > 0) {
         const [first] = failedKeys;
+        if (first && areRefused) {
+          const refusal = `STORE_REFUSED: The object store refuses to remove ${first.key} (${first.code}).`;
+          throw new UnfinishedRemoval(refusal, remaining, { needsPerson: true });
+        }
+        // A store that says it has removed what it goes on listing has made none.
+        hasProgressed = remaining < claim.deletion.left;
         const sentence = first
           ? `${first.key} could not be removed (${first.code}).`
           : `${remaining} objects were there when the listing was read back.`;
         throw new UnfinishedRemoval(`OBJECTS_LEFT: ${sentence}`, remaining);
       }
       if (known.stored > 0 && counts.objects === 0 && !counts.atLeast && !acceptsMissing)
-        throw new UnfinishedRemoval(`${OBJECTS_MISSING}: ${missingSentence(known.stored)}`, 0, true);
+        throw new UnfinishedRemoval(`${OBJECTS_MISSING}: ${missingSentence(known.stored)}`, 0, { needsPerson: true });
       crashPoint('job.delete.after-read-back');
       const deletion = await deletions.complete(claim, counts);
       crashPoint('job.delete.after-rows');
@@ -135,27 +154,41 @@ export function makeRunDeletions(
     } catch (error) {
       // Another worker has it: whatever this one knew is stale.
       if (lost.signal.aborted || hasReason(error, 'LEASE_LOST')) return;
-      await giveUp(claim, counts, failedKeys, error, stopping.aborted);
+      await giveUp(claim, { counts, failedKeys, hasProgressed }, error, stopping.aborted);
     } finally {
       clearInterval(heartbeat);
     }
   };
 
-  /** Postpones the deletion or parks it. A process that is asked to stop leaves it to the next at once. */
+  /**
+   * Postpones the deletion or parks it. A process that is asked to stop leaves it to the next at once, and an attempt
+   * that came forward is none that failed.
+   */
   const giveUp = async (
     claim: DeletionClaim,
-    counts: RemovalCounts,
-    failedKeys: readonly FailedKey[],
+    { counts, failedKeys, hasProgressed }: Attempt,
     cause: unknown,
     isStopping: boolean,
   ): Promise<void> => {
     const { attempts } = claim.deletion;
     const left = cause instanceof UnfinishedRemoval ? cause.left : 0;
     const error = toSentence(cause);
-    const isLast = attempts >= retry.maxAttempts || (cause instanceof UnfinishedRemoval && cause.needsPerson);
+    const isOver = attempts >= retry.maxAttempts && !hasProgressed;
+    const isLast =
+      isOver ||
+      (cause instanceof DomainError
+        ? needsPerson(cause.reason)
+        : cause instanceof UnfinishedRemoval && cause.needsPerson);
     const retryMs = isStopping ? 0 : isLast ? undefined : backoffMs(attempts, retry);
     try {
-      await deletions.postpone(claim, { counts, left, error, failedKeys, retryMs, counted: !isStopping });
+      await deletions.postpone(claim, {
+        counts,
+        left,
+        error,
+        failedKeys,
+        retryMs,
+        counted: !isStopping && (isLast || !hasProgressed),
+      });
     } catch (failure) {
       if (hasReason(failure, 'LEASE_LOST')) return;
       throw failure;
@@ -200,12 +233,19 @@ const OBJECTS_MISSING = 'OBJECTS_MISSING';
 const missingSentence = (stored: number): string =>
   `The database knows ${stored} objects of this job and the store listed none of them. Check that it is the right store; redrive the deletion to accept that they are gone.`;
 
+/** What an attempt has done by its end. */
+interface Attempt {
+  readonly counts: RemovalCounts;
+  readonly failedKeys: readonly FailedKey[];
+  readonly hasProgressed: boolean;
+}
+
 /** The attempt came to its end, and something is left. */
 class UnfinishedRemoval extends Error {
   readonly left: number;
   /** Whether another attempt would come to the same. */
   readonly needsPerson: boolean;
-  constructor(message: string, left: number, needsPerson = false) {
+  constructor(message: string, left: number, { needsPerson = false } = {}) {
     super(message);
     this.left = left;
     this.needsPerson = needsPerson;

@@ -28,7 +28,13 @@ export interface FailedItem {
   readonly key: string;
   readonly code: string;
   readonly message: string;
+  /** Whether another attempt would be refused as well. */
+  readonly permanent?: boolean;
 }
+
+/** Whether an answer names what only a person can change: the deletion is parked without another attempt. */
+export const needsPerson = (failedItems: readonly FailedItem[]): boolean =>
+  failedItems.some(({ permanent = false }) => permanent);
 
 /** One participant's part in a deletion. */
 export interface DeletionStep {

@@ -1,7 +1,7 @@
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { backoffMs, type RetryPolicy, waitingMs } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
-import { afterAnswer, afterReadBack, type DeletionStep, hasMoved } from '../domain/deletion.ts';
+import { afterAnswer, afterReadBack, type DeletionStep, hasMoved, needsPerson } from '../domain/deletion.ts';
 import { participantUnavailable, participantUnknown, stepUnknown, workerLost } from '../domain/errors.ts';
 import type { JsonObject } from '../domain/run.ts';
 import {
@@ -135,7 +135,7 @@ export function makeAdvanceRuns(
       const call = callOf(run, step);
       let part: DeletionStep = toPart(name);
       for (let calls = 0; part.state !== 'COMPLETE'; calls += 1) {
-        if (part.lastError) throw new PartFailed(part.lastError);
+        if (part.lastError) throw new PartFailed(part.lastError, needsPerson(part.failedItems));
         if (part.state === 'VERIFYING') {
           part = afterReadBack(part, await participant.verifyStep(call));
           continue;
@@ -225,7 +225,8 @@ export function makeAdvanceRuns(
         await write(after, undefined, { kind: 'release', pauseMs: waitingMs(retry) });
         return onSettled(run, 'RETRY', error);
       }
-      const isFinal = run.state === 'RUNNING' && isRefusal(error);
+      const isRefused = error instanceof PartFailed && error.needsPerson;
+      const isFinal = isRefused || (run.state === 'RUNNING' && isRefusal(error));
       const isLast = isFinal || run.attempts + 1 >= retry.maxAttempts;
       const after = { ...run, ...afterAttempt(run, step, toSentence(error), isLast, cause) };
       const wasRunning = run.state === 'RUNNING';
@@ -358,7 +359,14 @@ class Unfinished extends Error {
 }
 
 /** A participant that answered, and did not do it. */
-class PartFailed extends Error {}
+class PartFailed extends Error {
+  /** Whether another attempt would come to the same. */
+  readonly needsPerson: boolean;
+  constructor(message: string, isForPerson: boolean) {
+    super(message);
+    this.needsPerson = isForPerson;
+  }
+}
 
 // What no repetition can change.
 const REFUSALS: ReadonlySet<string> = new Set([

@@ -9,6 +9,7 @@ import {
   type Deletion,
   type DeletionStep,
   hasMoved,
+  needsPerson,
   nextMove,
   noProgress,
   stateOf,
@@ -123,7 +124,8 @@ export function makeRunCascades(
     const sentence = toSentence(error);
     if (await isAway(error, participants)) return { step: whileAway(step, sentence), retryMs: waitingMs(retry) };
     const attempts = step.attempts + 1;
-    const isLast = attempts >= retry.maxAttempts;
+    const isRefused = error instanceof StepFailed && needsPerson(step.failedItems);
+    const isLast = isRefused || attempts >= retry.maxAttempts;
     return { step: afterFailure(step, sentence, isLast), retryMs: isLast ? undefined : backoffMs(attempts, retry) };
   };
 

@@ -34,6 +34,8 @@ const BY_REASON: Readonly<Record<string, string>> = {
     'An operator has to configure that participant again, or to retire it, then redrive the deletion.',
   PARTICIPANT_CHANGED: 'An operator has to confirm the data set of that participant, then redrive the deletion.',
   PARTICIPANT_UNVERIFIED: 'Redrive it once the participant answers its read-back.',
+  STORE_REFUSED: 'An operator has to correct the permissions, the lock or the bucket, then redrive the deletion.',
+  STORE_MISBEHAVES: 'An operator has to update the object store or use another, then redrive the deletion.',
   ATTEMPTS_EXHAUSTED: 'Find out why the participant fails, then redrive the deletion.',
   INTERNAL: 'Give the id in the message to an operator, who finds it in the log.',
 };

@@ -130,7 +130,7 @@ export const toOrphanCounts = (counts: {
 
 /** Failed objects as messages. */
 export const toFailedItems = (failedKeys: readonly FailedKey[]): MessageInitShape<typeof FailedItemSchema>[] =>
-  failedKeys.map(({ key, code, message }) => ({ key, code, message }));
+  failedKeys.map(({ key, code, message, isPermanent: permanent = false }) => ({ key, code, message, permanent }));
 
 /** Progress as the contract's number. */
 export const toProgress = (progress: 'PARTIAL' | 'COMPLETE'): Progress => Progress[progress];

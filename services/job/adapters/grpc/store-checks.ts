@@ -1,6 +1,6 @@
 import { CheckState } from '#gen/lethe/status/v1/status_service_pb.ts';
-import { hasReason } from '#libs/kernel/domain-error.ts';
-import type { ObjectStore, StoreTraits } from '#libs/object-store/object-store.ts';
+import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
+import type { DeleteChecksum, ObjectStore, StoreTraits } from '#libs/object-store/object-store.ts';
 import type { ServiceCheck } from '#libs/service/status-handlers.ts';
 import type { CheckStore } from '../../use-cases/check-store.ts';
 
@@ -8,7 +8,12 @@ import type { CheckStore } from '../../use-cases/check-store.ts';
 export const makeStoreChecks = (store: ObjectStore, checkStore: CheckStore) => async (): Promise<ServiceCheck[]> => {
   try {
     await store.check();
-  } catch {
+  } catch (error) {
+    const code = error instanceof DomainError ? error.metadata['code'] : undefined;
+    if (code !== undefined) {
+      const message = `The object store refuses JobService (${code}).`;
+      return [failed('OBJECT_STORE', message, 'Check the bucket, its permissions, and the credentials of JobService.')];
+    }
     const advice = 'Check that it runs, and LETHE_OBJECT_STORE and the credentials of JobService.';
     return [failed('OBJECT_STORE', 'The object store does not answer.', advice)];
   }
@@ -23,8 +28,15 @@ export const makeStoreChecks = (store: ObjectStore, checkStore: CheckStore) => a
   return [owned, ...(traits ? traitChecks(traits) : [])];
 };
 
-function traitChecks({ versioning, expiringRules, isLocked }: StoreTraits): ServiceCheck[] {
-  return [versioningCheck(versioning), lifecycleCheck(expiringRules), lockCheck(isLocked)];
+function traitChecks({ versioning, expiringRules, isLocked, deleteChecksum }: StoreTraits): ServiceCheck[] {
+  const checks = [versioningCheck(versioning), lifecycleCheck(expiringRules), lockCheck(isLocked)];
+  return deleteChecksum ? [...checks, checksumCheck(deleteChecksum)] : checks;
+}
+
+function checksumCheck(checksum: DeleteChecksum): ServiceCheck {
+  const name = 'STORE_CHECKSUM';
+  if (checksum === 'CRC32') return ok(name, 'Objects are removed with a CRC32 of the request.');
+  return ok(name, 'Objects are removed with the Content-MD5 of the request, which this server demands.');
 }
 
 function versioningCheck(versioning: StoreTraits['versioning']): ServiceCheck {

@@ -169,10 +169,11 @@ function toAnswer(response: {
     // Anything but a clear COMPLETE is taken as unfinished.
     progress: response.progress === Progress.COMPLETE ? 'COMPLETE' : 'PARTIAL',
     counts: response.resourceCounts.map(toCount),
-    failedItems: (response.failedItems ?? []).slice(0, MAX_FAILED_ITEMS).map(({ key, code, message }) => ({
+    failedItems: (response.failedItems ?? []).slice(0, MAX_FAILED_ITEMS).map(({ key, code, message, permanent }) => ({
       key: key.slice(0, MAX_KEY),
       code: code.slice(0, MAX_CODE),
       message: message.slice(0, MAX_MESSAGE),
+      ...(permanent ? { permanent } : {}),
     })),
     isQueued: response.queued ?? false,
   };
