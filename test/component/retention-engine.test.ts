@@ -64,6 +64,18 @@ const subjectOf = async (t: T, purgeId: string, tenantId: string, subject: strin
   return items.find((item) => item.tenantId === tenantId)?.subjects.find((candidate) => candidate.subject === subject);
 };
 
+/** What Prometheus reads of a metric. */
+const metricOf = async (t: T, sample: string): Promise<number> => {
+  const address = t.context.stack.environment('retention')['LETHE_METRICS_ADDRESS'];
+  const lines = (await (await fetch(`http://${address}/metrics`)).text()).split('\n');
+  return Number(
+    lines
+      .find((line) => line.startsWith(sample))
+      ?.split(' ')
+      .at(-1),
+  );
+};
+
 const itemOf = async (t: T, purgeId: string, tenantId: string) =>
   (await platformOf(t).getPurge({ purgeId })).items.find((item) => item.tenantId === tenantId);
 
@@ -147,6 +159,36 @@ test.serial('only what exceeds the ceiling is held, and an approval of it takes 
   await until('all is done', async () => (await itemOf(t, summary.id, 'partly'))?.state === PurgeItemState.COMPLETE);
   t.is(incident.countOf('partly', 'incident_payloads'), 1);
 });
+
+test.serial(
+  'expired rows that stay are overdue since the purge that left none, until one leaves none again',
+  async (t) => {
+    const { stack, incident } = t.context;
+    const days = async () =>
+      Math.round((await metricOf(t, 'lethe_retention_overdue_seconds{subject="incident_payloads"')) / 86_400);
+    await putPlan(stack, 'overdue', 'PRO');
+    incident.add('overdue', 'incident_payloads', [...times(1, 181), ...times(9, 1)]);
+    t.is((await purge(stack, { tenantIds: ['overdue'] })).summary.state, PurgeState.COMPLETE);
+    await queryOnce(
+      stack.superuserUrl('retention'),
+      "update last_purges set completed_at = now() - interval '3 days' where tenant_id = 'overdue'",
+    );
+    t.is(await days(), 0, 'nothing is left that anybody knows of');
+    incident.add('overdue', 'incident_payloads', times(18, 181));
+    const held = await purge(stack, { tenantIds: ['overdue'] });
+    t.is(held.items[0]?.state, PurgeItemState.HELD);
+    t.is(await days(), 3);
+    await purge(stack, { tenantIds: ['overdue'], validateOnly: true });
+    t.is(await days(), 3, 'a rehearsal removes nothing');
+    await platformOf(t).approveHeldPurge({ purgeId: held.summary.id, tenantId: 'overdue', reason: 'all of them' });
+    await until(
+      'it is done',
+      async () => (await itemOf(t, held.summary.id, 'overdue'))?.state === PurgeItemState.COMPLETE,
+    );
+    t.is(incident.countOf('overdue', 'incident_payloads'), 9);
+    t.is(await days(), 0);
+  },
+);
 
 test.serial('a downgrade after the approval takes no more rows than were approved, and the rest is held', async (t) => {
   const { stack, incident } = t.context;
@@ -433,8 +475,12 @@ test.serial('tenants with data and without a plan are listed', async (t) => {
     60_000,
   );
   t.deepEqual((await listed())?.subjects, ['approvals', 'drift_checks']);
+  const count = () => metricOf(t, 'lethe_unplanned_tenants');
+  const before = await count();
+  t.true(before >= 1);
   await putPlan(stack, 'unplanned', 'PRO');
   t.is(await listed(), undefined);
+  t.is(await count(), before - 1);
 });
 
 test.serial('two purges of a tenant at once remove each row once', async (t) => {
