@@ -81,6 +81,8 @@ function fixture(options: {
   readonly lastDays?: Days;
   readonly ceiling?: Ceiling;
   readonly maxWaitMs?: number;
+  /** Whether the purge goes over every tenant and subject. Absent: it does. */
+  readonly isOfAll?: boolean;
   /** Expired rows by subject; each has a hundred in all. */
   readonly rows?: Readonly<Record<string, number>>;
   readonly onCall?: (call: Call, count: number) => void;
@@ -100,6 +102,7 @@ function fixture(options: {
   const settled: PurgeSubject[] = [];
   const settledLater: number[] = [];
   const cleanups: number[] = [];
+  const nights: string[] = [];
   let released = 0;
   const finished: string[] = [];
 
@@ -146,7 +149,7 @@ function fixture(options: {
             item: { ...FRESH, ...options.item },
             token: 1n,
             subjects: [],
-            isOfAll: true,
+            isOfAll: options.isOfAll ?? true,
             fleetHold: undefined,
             lastDays: new Map(
               Object.entries(options.lastDays ?? {}).flatMap(([s, d]) => (d === undefined ? [] : [[s, d]])),
@@ -181,7 +184,7 @@ function fixture(options: {
       list: async () => SUBJECTS.map((name) => ({ ...ENTRY, name, resourceType: name, ...options.entries?.[name] })),
       findObserved: async () =>
         new Set(SUBJECTS.filter((name) => (options.entries?.[name]?.observeNightsLeft ?? 0) > 0)),
-      recordNight: async () => undefined,
+      recordNight: async (subject: string) => void nights.push(subject),
     } as Partial<CatalogueRepository> as CatalogueRepository,
     owners,
     stops: {
@@ -215,6 +218,7 @@ function fixture(options: {
     postponed,
     settled,
     cleanups,
+    nights,
     settledLater,
     released: () => released,
     finished,
@@ -420,6 +424,20 @@ test('a subject that is observed is counted, and nothing of it goes', async (t) 
   t.is(saved.at(-1)?.state, 'COMPLETE');
 });
 
+test('a night of an observed subject is one purge of every tenant, and no rehearsal', async (t) => {
+  const entries = { drift_checks: { observeNightsLeft: 1 } };
+  const rows = { drift_checks: 7, approvals: 2 };
+  const night = fixture({ rows, entries });
+  await night.run();
+  t.deepEqual(night.nights, ['drift_checks']);
+  for (const more of [{ item: { validateOnly: true } }, { isOfAll: false }]) {
+    const given = fixture({ rows, entries, ...more });
+    await given.run();
+    t.is(given.rows.get('drift_checks'), 7);
+    t.deepEqual(given.nights, []);
+  }
+});
+
 test('only the subject of which too much would go is held, and the others go on', async (t) => {
   const { run, of, saved, stateOf } = fixture({ rows: { drift_checks: 1, approvals: 51 }, ceiling: HALF });
   await run();
@@ -457,6 +475,42 @@ test('an approval carries days, cutoff and rows into the operation, and what is 
   t.is(stateOf(saved.at(-1), 'approvals'), 'HELD');
   const again = saved.at(-1)?.subjects.find(({ subject }) => subject === 'approvals');
   t.like(again, { expired: { expired: 29 }, hold: { approval: undefined } });
+});
+
+test('a window that widens under an approval leaves what is left of its rows, and no later cutoff', async (t) => {
+  const held = fixture({ days: { approvals: 30 }, rows: { approvals: 51 }, ceiling: HALF });
+  await held.run();
+  const [waiting] = held.saved.at(-1)?.subjects.filter(({ subject }) => subject === 'approvals') ?? [];
+  if (!waiting?.hold) return t.fail();
+  const cutoff = NOW.subtract({ hours: 24 * 400 });
+  const approval = { at: NOW, actor: 'ada', reason: 'r', days: 30, cutoff, rows: 6 };
+  const approved: PurgeSubject = {
+    ...waiting,
+    ...{ state: 'PENDING', expired: undefined, usual: undefined, hold: { ...waiting.hold, approval } },
+  };
+  const given = fixture({
+    days: { approvals: 30 },
+    rows: { approvals: 80 },
+    ceiling: HALF,
+    item: { subjects: [approved] },
+    onCall: ({ rpc }) => {
+      if (rpc === 'purge') given.setDays({ approvals: 180 });
+    },
+  });
+  await given.run();
+  const rules = given.of('purge').map(({ operationId, rule }) => ({ operationId, ...rule }));
+  t.deepEqual(
+    rules.map(({ days, maxRows }) => [days, maxRows]),
+    [
+      [30, 6],
+      [180, 4],
+      [180, 4],
+    ],
+  );
+  t.not(rules[0]?.operationId, rules[1]?.operationId);
+  t.deepEqual([...new Set(rules.map((rule) => String(rule.cutoff)))], [cutoff.toString()]);
+  t.is(given.rows.get('approvals'), 74);
+  t.is(given.stateOf(given.saved.at(-1), 'approvals'), 'HELD');
 });
 
 test('a subject that cannot be asked about is left alone, and the tenant is PARTIAL with the reason', async (t) => {
