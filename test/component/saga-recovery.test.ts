@@ -81,7 +81,17 @@ function standingJob() {
 }
 
 const orderIn = (runId: string, action: 'cancel' | 'retry') =>
-  ({ tenantId: 'acme', runId, action, actor: 'ana', subject: 'ana', reason: undefined }) as const;
+  ({
+    ...{ tenantId: 'acme', runId, action, reason: undefined },
+    ...{ actor: 'eve', subject: 'service:console', trustEntry: 'console' },
+  }) as const;
+
+/** What the audit tells of a run, and by which key whoever is behind it came. */
+const auditOf = async ({ created }: Ground, runId: string) => {
+  const sql = 'select action, outcome, actor, subject, trust_entry from audit_entries where target_id = $1 order by at';
+  const rows = await created.query<Record<string, string>>(sql, [runId]);
+  return rows.map((row) => Object.values(row).join(' '));
+};
 
 test('a worker that stood still past its lease writes nothing: the other has finished the run, once', async (t) => {
   const on = await ground(t);
@@ -169,12 +179,9 @@ test('a run that is cancelled in the middle of a call gives everything up, the l
   t.is((await stateOf(on, runId)).state, 'CANCELLED');
   t.deepEqual(await countTen(on.created, 'acme'), NOTHING);
   t.is(job.effects.size, 0);
-  const audit = await on.created.query('select action, outcome from audit_entries where target_id = $1 order by at', [
-    runId,
-  ]);
-  t.deepEqual(audit, [
-    { action: 'cancel', outcome: 'COMPENSATING' },
-    { action: 'compensation', outcome: 'CANCELLED' },
+  t.deepEqual(await auditOf(on, runId), [
+    'cancel COMPENSATING eve service:console console',
+    'compensation CANCELLED eve service:console console',
   ]);
 });
 
@@ -230,6 +237,15 @@ test('a compensation that fails for ever parks the run within the bounded attemp
   t.like(await stateOf(on, runId), { state: 'COMPENSATED', parked_reason: null });
   t.is(await engine.sagas.parkedCount(), 0);
   t.deepEqual(await countTen(on.created, 'acme', runId), NOTHING);
+  t.deepEqual(
+    await auditOf(on, runId),
+    [
+      'compensation FAILED ana ana company',
+      'retry COMPENSATING eve service:console console',
+      'compensation COMPENSATED ana ana company',
+    ],
+    'a retry is its own entry, and does not change on whose behalf the run is compensated',
+  );
 });
 
 test('a participant that says it removed and did not is never believed: the run is parked', async (t) => {

@@ -214,6 +214,12 @@ test('a run of a caller that fails is compensated through the participants that 
   t.like(last, { state: RunState.COMPENSATED, error: 'it broke elsewhere', driver: RunDriver.CALLER });
   t.is(await jobsOf(stack, runId), 1, 'what another step made, of which nobody told, stays');
   t.is((await runs.failRun({ runId, error: 'again' })).run?.error, 'it broke elsewhere');
+  const { entries } = await runs.listAuditEntries({ filter: { action: 'compensation' } });
+  t.deepEqual(
+    entries.map(({ actor, subject, trustEntry, outcome }) => [actor, subject, trustEntry, outcome]),
+    [['admin@external', 'admin@external', 'user', 'COMPENSATED']],
+    'who said so is in the audit, and by which key',
+  );
 });
 
 test('a run of a caller that is cancelled is compensated too, and ends as CANCELLED', async (t) => {

@@ -172,24 +172,28 @@ test('a compensation takes nothing of another run, byte for byte', async (t) => 
   t.deepEqual(await dump(), before);
 });
 
-test('a compensation leaves its trace in the audit, with what it removed', async (t) => {
+test('a compensation leaves its trace in the audit, with what it removed, on whose behalf, and by which key', async (t) => {
   const { created, database } = t.context;
   const run = await makeEngine(database, participants(), { tenantId: 'audit' }).run(
     inputOf({ force_delivery_fail: true }),
   );
   const audit = await created.query(
-    'select actor, action, outcome, reason, counts from audit_entries where target_id = $1',
+    'select actor, subject, trust_entry, action, outcome, reason, counts from audit_entries where target_id = $1',
     [run.runId],
   );
   t.deepEqual(audit, [
     {
       actor: 'ana',
+      subject: 'ana',
+      trust_entry: 'company',
       action: 'compensation',
       outcome: 'COMPENSATED',
       reason: 'DELIVERY_FAILED: The run was told to fail its delivery.',
       counts: { ...COMPLETE, job: 1 },
     },
   ]);
+  const receipts = 'select actor, subject, trust_entry from deletions where run_id = $1';
+  t.deepEqual(await created.query(receipts, [run.runId]), [{ actor: 'ana', subject: 'ana', trust_entry: 'company' }]);
 });
 
 test('a brief that was there before the runs survives them, and counts for more than what they bring', async (t) => {

@@ -173,6 +173,7 @@ export const callerIn = (tenantId: string): Caller => ({
   role: 'admin',
   tenantId,
   scopes: new Set(),
+  trustEntry: 'company',
 });
 
 /** Composes an engine over a database, or over what stands in for it; workers are the test's to call. */

@@ -22,8 +22,8 @@ export type CancelRun = (command: TurnRunCommand) => Promise<Run>;
 export const makeCancelRun =
   (sagas: SagaRepository, wake: () => void): CancelRun =>
   async ({ caller, runId, reason, etag }) => {
-    const { actor, subject } = caller;
-    const order = { tenantId: tenantOf(caller), runId, action: 'cancel', actor, subject, reason } as const;
+    const { actor, subject, trustEntry } = caller;
+    const order = { tenantId: tenantOf(caller), runId, action: 'cancel', actor, subject, trustEntry, reason } as const;
     const run = await sagas.order(order, (found, saga) => {
       assertEtag(found, etag);
       return cancelSaga(saga);

@@ -22,8 +22,16 @@ export type FailRun = (command: FailRunCommand) => Promise<Run>;
 export const makeFailRun =
   (sagas: SagaRepository, wake: () => void): FailRun =>
   async ({ caller, runId, error, etag }) => {
-    const { actor, subject } = caller;
-    const order = { tenantId: tenantOf(caller), runId, action: 'fail', actor, subject, reason: error } as const;
+    const { actor, subject, trustEntry } = caller;
+    const order = {
+      tenantId: tenantOf(caller),
+      runId,
+      action: 'fail',
+      actor,
+      subject,
+      trustEntry,
+      reason: error,
+    } as const;
     const run = await sagas.order(order, (found, saga) => {
       if (found.driver === 'ENGINE') throw runDrivenByEngine();
       assertEtag(found, etag);

@@ -12,8 +12,8 @@ export type RetryRun = (command: TurnRunCommand) => Promise<Run>;
 export const makeRetryRun =
   (sagas: SagaRepository, wake: () => void): RetryRun =>
   async ({ caller, runId, reason, etag }) => {
-    const { actor, subject } = caller;
-    const order = { tenantId: tenantOf(caller), runId, action: 'retry', actor, subject, reason } as const;
+    const { actor, subject, trustEntry } = caller;
+    const order = { tenantId: tenantOf(caller), runId, action: 'retry', actor, subject, trustEntry, reason } as const;
     const run = await sagas.order(order, (found, saga) => {
       assertEtag(found, etag);
       return retrySaga(saga);

@@ -42,8 +42,12 @@ export interface SagaRun extends RunKey, Saga {
   readonly workflow: string;
   /** What it began with; undefined for a run that its caller drives. */
   readonly declaration: Declaration | undefined;
-  /** On whose behalf it goes on. */
+  /** On whose behalf it goes on: who started it, or who said that it failed or is cancelled. */
   readonly actor: string;
+  /** Whose credential said so. */
+  readonly subject: string;
+  /** The entry of the trust file by whose key the subject came; for the audit. */
+  readonly trustEntry: string | undefined;
 }
 
 /** A worker's hold on a run. Its token guards every write: who has lost the run writes nothing any more. */
@@ -102,6 +106,7 @@ export interface SagaOrder extends RunKey {
   readonly action: 'cancel' | 'retry' | 'fail';
   readonly actor: string;
   readonly subject: string;
+  readonly trustEntry: string | undefined;
   readonly reason: string | undefined;
 }
 
@@ -130,7 +135,7 @@ export interface SagaRepository {
    * longer has, input or output, must be gone from its row. LEASE_LOST, with nothing written, when the token is not the
    * last one, or the version is not the claim's: a write whose answer was lost may have been committed. A compensation
    * that ends, well or parked, must leave a row in the audit; one that ends well must also leave its receipt, a COMPLETE
-   * deletion. RUN_DELETED, with nothing written, when the row that the step uses belongs to a hidden run; a soft delete
+   * deletion. Both must say on whose behalf it went on, and by which key that subject came. RUN_DELETED, with nothing written, when the row that the step uses belongs to a hidden run; a soft delete
    * that has the run's lock must be waited for.
    */
   write(claim: SagaClaim, write: SagaWrite): Promise<Readonly<Record<string, Removed>>>;
@@ -140,7 +145,8 @@ export interface SagaRepository {
   findEffect(tenantId: string, type: string, id: string): Promise<JsonObject | undefined>;
   /**
    * Must run `change` under the run's lock. What it returns must be committed with a row in the audit, taken from
-   * whoever holds the run, and due at once where it is to go on; the very same saga changes nothing. Undefined for an
+   * whoever holds the run, and due at once where it is to go on; the very same saga changes nothing. A compensation that
+   * begins by it must go on, and be told of, on behalf of whoever ordered it; a retry changes nothing about that. Undefined for an
    * unknown or hidden run.
    */
   order(order: SagaOrder, change: (run: Run, saga: Saga) => Saga): Promise<Run | undefined>;

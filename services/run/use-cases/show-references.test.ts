@@ -18,6 +18,7 @@ async function completed(): Promise<{ run: Run; job: ReturnType<typeof makeFakeP
     action: 'cancel',
     actor: 'ana',
     subject: callerIn('acme').subject,
+    trustEntry: undefined,
     reason: undefined,
   } as const;
   const run = await sagas.order(order, (_, saga) => saga);

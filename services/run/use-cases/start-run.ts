@@ -76,6 +76,7 @@ export function makeStartRun(
     const workflow = workflows.find((candidate) => candidate.name === name);
     if (!workflow) throw workflowNotFound(name);
     workflow.checkInput(input);
+    const { actor, subject, trustEntry } = caller;
     const key = { tenantId: tenantOf(caller), runId: newId(), input };
     const request =
       requestId === undefined
@@ -84,7 +85,7 @@ export function makeStartRun(
     const prepared = await Promise.all([
       declarationOf(workflow),
       advance.firstIntent(workflow, key),
-      checkForeseen(workflow, { ...key, actor: caller.actor }),
+      checkForeseen(workflow, { ...key, actor }),
     ]).catch(async (error: unknown) => {
       // A request that began a run is answered with it, whatever would be refused by now.
       const begun = request && (await sagas.findBegun(key.tenantId, request));
@@ -97,7 +98,7 @@ export function makeStartRun(
     try {
       const { run, claim } = await sagas.begin(
         {
-          run: { ...key, ...beginSaga(intent, input), workflow: name, declaration, actor: caller.actor },
+          run: { ...key, ...beginSaga(intent, input), workflow: name, declaration, actor, subject, trustEntry },
           displayName,
           request,
         },

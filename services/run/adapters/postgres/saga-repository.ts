@@ -31,6 +31,8 @@ interface SagaColumns {
   readonly attempts: number;
   readonly parked_reason: string | null;
   readonly actor: string;
+  readonly subject: string;
+  readonly trust_entry: string | null;
   readonly claim_token: number;
 }
 
@@ -87,23 +89,23 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
     },
 
     async begin({ run, displayName, request }, hold) {
-      const { tenantId, runId, workflow, declaration, input = {}, actor } = run;
+      const { tenantId, runId, workflow, declaration, input = {}, actor, subject, trustEntry } = run;
       const first = run.steps[0];
       if (!first || !declaration) throw new Error('a run begins with its declaration and a first step');
       const values = [
         ...[tenantId, runId, workflow, displayName, JSON.stringify(input), digestFor(declaration), actor],
-        ...[hold?.owner ?? null, hold?.leaseMs ?? 0, first.name, first.participants],
+        ...[hold?.owner ?? null, hold?.leaseMs ?? 0, first.name, first.participants, subject, trustEntry ?? null],
         ...(request ? [request.id, request.fingerprint] : []),
       ];
       const remembered = `request as (
         insert into request_ids (tenant_id, method, request_id, fingerprint, result_id)
-        values ($1, 'StartRun', $12, $13, $2::uuid) on conflict do nothing returning 1),`;
+        values ($1, 'StartRun', $14, $15, $2::uuid) on conflict do nothing returning 1),`;
       const row = await one<RunColumns>(
         tenantId,
         `with ${request ? remembered : ''} run as (
            insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, input, declaration, actor,
-             current_step, claim_owner, claim_token, due_at, created_at, started_at, updated_at)
-           select $1, $2::uuid, $3, $4, 'RUNNING', 'ENGINE', $5::jsonb, $6, $7, $10, $8::text,
+             subject, trust_entry, current_step, claim_owner, claim_token, due_at, created_at, started_at, updated_at)
+           select $1, $2::uuid, $3, $4, 'RUNNING', 'ENGINE', $5::jsonb, $6, $7, $12, $13, $10, $8::text,
                   case when $8::text is null then 0 else 1 end, now.at + $9 * interval '1 ms', now.at, now.at, now.at
            from (select clock_timestamp() as at) now ${request ? 'cross join request' : ''} returning ${RUN_COLUMNS()}),
          step as (
@@ -140,7 +142,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         -- The key once more, not a join: behind row-level security a join is planned over all of the tenant's runs.
         from due where r.tenant_id = $1 and r.id = $2
         returning r.workflow, r.state, r.ending, r.current_step, r.attempts, r.error, r.parked_reason, r.output, r.input,
-                  r.actor, r.claim_token, r.version, due.before,
+                  r.actor, r.subject, r.trust_entry, r.claim_token, r.version, due.before,
                   (select declaration from workflow_declarations d where d.digest = r.declaration) as declaration`;
       const [claimed = [], steps = []] = await database.writeForTenant(tenantId, [
         { text: claimText, values: [tenantId, runId, owner, leaseMs], name: nameOf(claimText) },
@@ -155,6 +157,8 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         workflow: row.workflow,
         declaration: row.declaration ?? undefined,
         actor: row.actor,
+        subject: row.subject,
+        trustEntry: row.trust_entry ?? undefined,
       };
       return { run, token: row.claim_token, version: row.version, isAfterLoss: row.before !== null };
     },
@@ -198,7 +202,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
       return row;
     },
 
-    order: ({ tenantId, runId, action, actor, subject, reason }, change) =>
+    order: ({ tenantId, runId, action, actor, subject, trustEntry, reason }, change) =>
       database.forTenant(tenantId, async (trx) => {
         const found = await lockRun(trx, tenantId, runId);
         if (!found || found.row.deleted_at !== null) return undefined;
@@ -215,6 +219,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
           `update workflow_runs
            set state = :state, ending = :ending, current_step = :currentStep, attempts = :attempts, error = :error,
                ${after.input === before.input ? '' : 'input = null,'}
+               ${action === 'retry' ? '' : 'actor = :actor, subject = :subject, trust_entry = :trustEntry,'}
                compensating_at = coalesce(compensating_at, clock_timestamp()),
                parked_reason = :parkedReason, finished_at = null, due_at = clock_timestamp(), claim_owner = null,
                claim_token = claim_token + 1, version = version + 1, updated_at = clock_timestamp()
@@ -228,9 +233,10 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
             attempts: after.attempts,
             error: after.error ?? null,
             parkedReason: after.parkedReason ?? null,
+            ...(action === 'retry' ? {} : { actor, subject, trustEntry: trustEntry ?? null }),
           },
         );
-        await audit(trx, { tenantId, runId, actor, subject, action, reason, outcome: after.state });
+        await audit(trx, { tenantId, runId, actor, subject, trustEntry, action, reason, outcome: after.state });
         return toRun(rows[0] as RunColumns);
       }),
 
@@ -348,11 +354,12 @@ function toWriteStatement(
     const others = after.steps.filter(({ name }) => !(isRemoving && rows.steps.includes(name)));
     const known = sumRemoved(others);
     const why = bind(after.parkedReason ?? after.error ?? null);
-    const actor = bind(after.actor);
+    const by = { actor: bind(after.actor), subject: bind(after.subject), trustEntry: bind(after.trustEntry ?? null) };
     const all = isRemoving ? 'union all select t.key, t.value from step, jsonb_each_text(step.removed) t' : '';
     ctes.push(`audited as (
-       insert into audit_entries (tenant_id, actor, subject, action, target_type, target_id, reason, outcome, counts)
-       select $1, ${actor}, 'service:run', 'compensation', 'run', $2::text, ${why}, ${bind(after.state)},
+       insert into audit_entries (tenant_id, actor, subject, trust_entry, action, target_type, target_id, reason,
+         outcome, counts)
+       select $1, ${by.actor}, ${by.subject}, ${by.trustEntry}, 'compensation', 'run', $2::text, ${why}, ${bind(after.state)},
               (select coalesce(jsonb_object_agg(key, sum), '{}') from (
                  select key, sum(value::bigint) from (
                    select key, value from jsonb_each_text(${bind(JSON.stringify(known))}::jsonb) ${all}) each
@@ -361,7 +368,7 @@ function toWriteStatement(
     if (after.state !== 'FAILED') {
       const removals = bind(JSON.stringify(others.flatMap(removalsOf)));
       const allRemovals = `select ${removals}::jsonb as removals ${isRemoving ? 'union all select removals from step' : ''}`;
-      ctes.push(...receiptClauses({ id: bind(newId()), actor, allRemovals }));
+      ctes.push(...receiptClauses({ id: bind(newId()), ...by, allRemovals }));
     }
   }
   const removed = isRemoving
@@ -384,11 +391,17 @@ const ownRemoval = (counts: string): string =>
  * repeat the run's error: who may list receipts also sees those of hidden runs, and receipts outlive their runs. What
  * participants removed was read back before; RunService's own rows went in the transaction that says so.
  */
-const receiptClauses = (of: { id: string; actor: string; allRemovals: string }): string[] => [
+const receiptClauses = (of: {
+  id: string;
+  actor: string;
+  subject: string;
+  trustEntry: string;
+  allRemovals: string;
+}): string[] => [
   `receipt as (
-     insert into deletions (tenant_id, id, run_id, mode, state, actor, subject, fingerprint, next_attempt_at,
-       created_at, started_at, updated_at, finished_at)
-     select $1, ${of.id}::uuid, $2::uuid, 'COMPENSATION', 'COMPLETE', ${of.actor}, 'service:run', '', null,
+     insert into deletions (tenant_id, id, run_id, mode, state, actor, subject, trust_entry, fingerprint,
+       next_attempt_at, created_at, started_at, updated_at, finished_at)
+     select $1, ${of.id}::uuid, $2::uuid, 'COMPENSATION', 'COMPLETE', ${of.actor}, ${of.subject}, ${of.trustEntry}, '', null,
             coalesce(compensating_at, now.at), coalesce(compensating_at, now.at), now.at, now.at
      from held, (select clock_timestamp() as at) now returning id, finished_at)`,
   `removal as (

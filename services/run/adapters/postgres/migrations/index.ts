@@ -17,6 +17,7 @@ import { auditedKeys } from './015-audited-keys.ts';
 import { unfinishedRuns } from './016-unfinished-runs.ts';
 import { cleanupByIndex } from './017-cleanup-by-index.ts';
 import { turns } from './018-turns.ts';
+import { compensationKeys } from './019-compensation-keys.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -38,4 +39,5 @@ export const runMigrations: readonly Migration[] = [
   unfinishedRuns,
   cleanupByIndex,
   turns,
+  compensationKeys,
 ];
