@@ -328,6 +328,30 @@ test('a trust file that cannot be used is refused with its name, the entry and t
   await t.throwsAsync(openTrust(join(folder, 'nowhere.json')), { message: /nowhere\.json cannot be read: ENOENT/ });
 });
 
+test('two issuers may use one kid: each has its own key under it, which signs nothing for the other', async (t) => {
+  const kid = 'key-1';
+  const pairs = await Promise.all([makeKeyPair(), makeKeyPair()]);
+  const issuers = ['https://a.example.com/', 'https://b.example.com/'];
+  const grant = { roles: ['viewer'], scopes: ['jobs:read'], audiences: ['lethe'], subjects: ['*'] };
+  const entries = pairs.map(({ publicJwk }, index) => ({
+    name: `entry-${index}`,
+    issuer: issuers[index],
+    jwks: { keys: [{ ...publicJwk, kid }] },
+    allow: [{ ...grant, tenants: ['acme'], max_lifetime_seconds: 60 }],
+  }));
+  const file = join(folder, 'one-kid.json');
+  writeFileSync(file, JSON.stringify({ trust: entries }));
+  const verify = makeTokenVerifier({ trust: await openTrust(file) });
+  for (const [signer, { privateJwk }] of pairs.entries()) {
+    const key = { kid, key: await importJWK(privateJwk, 'EdDSA') };
+    for (const [index, issuer] of issuers.entries()) {
+      const claims = { subject: 'ada', role: 'viewer', scopes: ['jobs:read'], tenantId: 'acme' } as const;
+      const caller = await believed(verify, await signToken({ key, issuer, audience: 'lethe' }, claims, 60));
+      t.is(caller?.trustEntry, index === signer ? `entry-${index}` : undefined);
+    }
+  }
+});
+
 test('a key is replaced without a restart, at the signer and at the verifier, and a broken change changes nothing', async (t) => {
   const [old, fresh] = [await makeKeyPair(), await makeKeyPair()];
   const [trustFile, jwksFile, keyFile] = ['r-trust.json', 'r-jwks.json', 'r-key.json'].map((name) =>

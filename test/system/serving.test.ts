@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { create, type DescMethod, type DescService, toBinary } from '@bufbuild/protobuf';
+import { create, type DescService, toBinary } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import anyTest, { type TestFn } from 'ava';
@@ -12,10 +12,13 @@ import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
 import { ParticipantService, PurgeRequestSchema } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { StatusService } from '#gen/lethe/status/v1/status_service_pb.ts';
+import type { CalleeScope, OwnerScope, ParticipantScope } from '#libs/auth/authorize.ts';
 import { openSigningKey } from '#libs/auth/keys.ts';
 import { POLICY } from '#libs/auth/policy.ts';
 import { makeOwnerCredential, makeParticipantCredential } from '#libs/auth/sign-token.ts';
 import { connect } from '#libs/grpc/client.ts';
+import type { CalleeKind, Role } from '#libs/kernel/caller.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { readRunSettings } from '#services/run/config.ts';
 import { PARTICIPANT_SCOPES, stackParticipant } from '#test/support/participant-clients.ts';
@@ -99,72 +102,152 @@ test.serial('every RPC of the contract is built, and answers only those who may 
   t.is((await refusalOf(viewer.recordExecutions({}))).code, Code.PermissionDenied);
 });
 
-/** Calls an RPC of any kind and throws what it answers. */
-async function callAnyhow(client: object, { localName, methodKind }: DescMethod): Promise<void> {
-  const call = (client as Record<string, (request: unknown) => unknown>)[localName];
-  const isUpload = methodKind === 'client_streaming' || methodKind === 'bidi_streaming';
-  const answer = call?.(isUpload ? (async function* () {})() : {});
-  if (methodKind === 'server_streaming' || methodKind === 'bidi_streaming') {
-    for await (const _ of answer as AsyncIterable<unknown>);
-  } else await answer;
+/** Every service of a stack, with what it serves. */
+const SERVED = {
+  run: [RunService, ParticipantService, RetentionOwnerService, StatusService],
+  job: [JobService, ParticipantService, StatusService],
+  incident: [IncidentService, ParticipantService, RetentionOwnerService, StatusService],
+  retention: [RetentionService, StatusService],
+} as const satisfies Record<ServiceName, readonly DescService[]>;
+
+const SERVICES = Object.keys(SERVED) as ServiceName[];
+
+/** The RPCs of a service by their full names. */
+const rpcsOf = (service: ServiceName): readonly string[] =>
+  (SERVED[service] as readonly DescService[]).flatMap(({ typeName, methods }) =>
+    methods.map(({ name }) => `${typeName}/${name}`),
+  );
+
+/** Which services are callees of each kind. */
+const CALLEES: Readonly<Record<CalleeKind, readonly ServiceName[]>> = {
+  participant: ['run', 'job', 'incident'],
+  owner: ['run', 'incident'],
+};
+
+/** What a token for each kind of callee may allow. */
+const CALLEE_SCOPES: Readonly<Record<CalleeKind, readonly CalleeScope[]>> = {
+  participant: [...new Set(Object.values(PARTICIPANT_SCOPES))],
+  owner: ['owner:read', 'owner:count', 'owner:purge'],
+};
+
+/** Signs a token for one kind of call of one callee, as the service does that makes such calls. */
+type CalleeCredentials = (call: {
+  readonly callee: CalleeKind;
+  readonly name: ServiceName;
+  readonly scope: CalleeScope;
+  readonly actor: string;
+}) => Promise<string>;
+
+async function calleeCredentials(
+  stack: TestStack,
+  tenantId: string,
+  limits: { readonly runId?: string; readonly operationId?: string; readonly step?: string } = {},
+): Promise<CalleeCredentials> {
+  const keyOf = (name: string) => openSigningKey(join(stack.folder, 'keys', `${name}.private.json`));
+  const participants = makeParticipantCredential({ key: await keyOf('run'), issuer: 'lethe' }, 'run');
+  const owners = makeOwnerCredential({ key: await keyOf('retention'), issuer: 'lethe' }, 'retention');
+  return ({ callee, name, scope, actor }) =>
+    callee === 'participant'
+      ? participants({ participant: name, scope: scope as ParticipantScope, actor, tenantId, ...limits })
+      : owners({
+          ...{ owner: name, scope: scope as OwnerScope, actor, subject: 'incident_payloads', ...limits },
+          // What it lists is not of one tenant.
+          ...(scope === 'owner:read' ? {} : { tenantId }),
+        });
+}
+
+/** A caller that an RPC refuses for one of the things that it asks for. */
+interface Stranger {
+  readonly tenantId: string;
+  readonly actor: string;
+  readonly subject: string;
+  readonly trustEntry: string;
+  readonly reason: string;
+  readonly token: () => Promise<string>;
+}
+
+const LOWER = { member: 'viewer', admin: 'member', owner: 'admin' } as const;
+
+/** One caller for each thing that the rule of an RPC asks for: scope, role, and a token that was made for it. */
+function strangersOf(stack: TestStack, service: ServiceName, rpc: string, sign: CalleeCredentials): Stranger[] {
+  const rule = POLICY[rpc];
+  if (!rule || 'public' in rule) throw new Error(`${rpc} asks for nothing`);
+  // A caller for each, since one caller's refusals are counted after the tenth kind.
+  const actor = `ada-${rpc.split('/')[1]}`;
+  const person = (role: Role, tenantId: string, scopes?: readonly string[]) => ({
+    ...{ tenantId, actor, subject: actor, trustEntry: 'user' },
+    token: () => stack.token({ role, tenantId, subject: actor, ...(scopes ? { scopes } : {}) }),
+  });
+  if ('callee' in rule) {
+    const caller = { owner: 'retention', participant: 'run' }[rule.callee];
+    const by = { tenantId: 'too-low', actor, subject: `service:${caller}`, trustEntry: caller };
+    const others = CALLEE_SCOPES[rule.callee].filter((each) => each !== rule.calleeScope && each !== 'owner:read');
+    const scope = others[0] ?? rule.calleeScope;
+    return [
+      { ...person('owner', 'refused'), reason: 'TOKEN_INVALID' },
+      { ...by, reason: 'SCOPE_MISSING', token: () => sign({ callee: rule.callee, name: service, scope, actor }) },
+    ];
+  }
+  const unscoped = { ...person('owner', 'refused', []), reason: 'SCOPE_MISSING' };
+  if (rule.role === 'viewer') return [unscoped];
+  return [unscoped, { ...person(rule.role ? LOWER[rule.role] : 'owner', 'too-low'), reason: 'ROLE_TOO_LOW' }];
+}
+
+/** What the log of a service says of each refusal, as the audit has it. */
+async function refusalsInLog(stack: TestStack, service: ServiceName, tenantId: string): Promise<readonly string[][]> {
+  const lines = (await readFile(join(stack.folder, `logs/${service}.log`), 'utf8')).split('\n');
+  return lines
+    .filter((line) => line.includes('"call refused"'))
+    .map((line) => JSON.parse(line) as Record<string, string>)
+    .filter((line) => line['tenantId'] === tenantId)
+    .map(({ actor = '', subject = '', rpc = '', outcome = '', trustEntry = '' }) => [
+      ...[actor, subject, rpc, outcome, trustEntry],
+    ]);
 }
 
 test.serial(
-  'whoever is refused at any RPC of any service is in its audit, and what a token hides is not',
+  'whoever is refused at any RPC of any service for scope, role or token is in its audit and its log, and what a token hides is not',
   async (t) => {
     const { stack } = t.context;
-    const services = {
-      run: [RunService, ParticipantService, RetentionOwnerService],
-      job: [JobService, ParticipantService],
-      incident: [IncidentService, ParticipantService, RetentionOwnerService],
-      retention: [RetentionService],
-    } as const;
+    const sign = await calleeCredentials(stack, 'too-low');
     const listed = { run: 'runs', job: 'jobs', incident: 'incidents', retention: 'retention' } as const;
-    for (const [name, contracts] of Object.entries(services)) {
-      const service = name as keyof typeof services;
-      const rpcs = contracts.flatMap((contract) => contract.methods.map((method) => ({ contract, method })));
+    for (const service of SERVICES) {
+      const strangers = rpcsOf(service).flatMap((rpc) =>
+        strangersOf(stack, service, rpc, sign).map((stranger) => ({ ...stranger, rpc })),
+      );
       await Promise.all(
-        rpcs.map(async ({ contract, method }) => {
-          // A person for each RPC, since one person's refusals are counted after the tenth kind.
-          const identity = { role: 'owner', tenantId: 'refused', subject: `ada-${method.name}`, scopes: [] } as const;
-          const connection = connect({ address: stack.addresses[service], token: () => stack.token(identity) });
-          try {
-            const { code } = await refusalOf(callAnyhow(connection.client(contract), method));
-            t.true(code === Code.PermissionDenied || code === Code.Unauthenticated, method.toString());
-          } finally {
-            connection.close();
-          }
+        strangers.map(async ({ rpc, token, reason }) => {
+          const code = (await bareCall(stack, `/${rpc}`, new Uint8Array(), await token(), service))?.code as number;
+          t.is(code, reason === 'TOKEN_INVALID' ? Code.Unauthenticated : Code.PermissionDenied, `${service} ${rpc}`);
         }),
       );
-      const refused = async () => {
-        const audit = stack.clients({ role: 'admin', tenantId: 'refused' })[listed[service]];
-        const filter = { action: 'call' };
-        return (await audit.listAuditEntries({ pageSize: 200, filter })).entries;
-      };
-      await until('all refusals are in the audit', async () => (await refused()).length >= rpcs.length);
-      t.deepEqual(
-        (await refused())
-          .map(({ actor, targetId, outcome, trustEntry }) => [actor, targetId, outcome, trustEntry])
-          .toSorted(),
-        rpcs
-          .map(({ contract, method }) => [
-            `ada-${method.name}`,
-            `${contract.typeName}/${method.name}`,
-            // What services serve to one another is for tokens that were made for it.
-            contract === RetentionOwnerService || contract === ParticipantService ? 'TOKEN_INVALID' : 'SCOPE_MISSING',
-            'user',
-          ])
-          .toSorted(),
-      );
+      for (const tenantId of ['refused', 'too-low']) {
+        const expected = strangers
+          .filter((stranger) => stranger.tenantId === tenantId)
+          .map(({ actor, subject, rpc, reason, trustEntry }) => [actor, subject, rpc, reason, trustEntry])
+          .toSorted();
+        const refused = async () => {
+          const audit = stack.clients({ role: 'admin', tenantId })[listed[service]];
+          return (await audit.listAuditEntries({ pageSize: 200, filter: { action: 'call' } })).entries;
+        };
+        await until('all refusals are in the audit', async () => (await refused()).length >= expected.length);
+        t.deepEqual(
+          (await refused())
+            .map(({ actor, subject, targetId, outcome, trustEntry }) => [
+              ...[actor, subject, targetId, outcome, trustEntry],
+            ])
+            .toSorted(),
+          expected,
+        );
+        t.deepEqual((await refusalsInLog(stack, service, tenantId)).toSorted(), expected);
+      }
       // Too low a role in a handler, no tenant, and a token that nobody signed.
       const deleted = { showDeleted: true };
-      const viewer = stack.clients({ role: 'viewer', tenantId: 'too-low' });
+      const viewer = stack.clients({ role: 'viewer', tenantId: 'handler' });
       if (service === 'run') await t.throwsAsync(viewer.runs.listRuns(deleted));
-      const nobody = connect({ address: stack.addresses[service], token: async () => 'made-up' });
-      await t.throwsAsync(nobody.client(contracts[0]).listAuditEntries({}));
-      nobody.close();
-      const readLog = () => readFile(join(stack.folder, `logs/${name}.log`), 'utf8');
-      const said = ['"credential not believed"', '"reason":"TOKEN_INVALID"', '"actor":"ada-ListAuditEntries"'];
+      await bareCall(stack, `/${rpcsOf(service)[0]}`, new Uint8Array(), 'made-up', service);
+      const readLog = () => readFile(join(stack.folder, `logs/${service}.log`), 'utf8');
+      const said = ['"credential not believed"', '"reason":"TOKEN_INVALID"'];
       await until('the refusals are in the log', async () => {
         const log = await readLog();
         return said.every((words) => log.includes(words));
@@ -191,8 +274,8 @@ test.serial(
     const entries = (await retention.listAuditEntries({})).entries;
     t.true(entries.every(({ actor, outcome }) => actor === 'eve' && outcome === 'TENANT_MISMATCH'));
     t.deepEqual(entries.map(({ targetId }) => targetId.split('/').at(-1)).toSorted(), ['GetTenantPlan', 'ListPurges']);
-    const low = await stack.clients({ role: 'admin', tenantId: 'too-low' }).runs.listAuditEntries({});
-    t.like(low.entries[0], { actor: 'viewer@too-low', outcome: 'ROLE_TOO_LOW' });
+    const low = await stack.clients({ role: 'admin', tenantId: 'handler' }).runs.listAuditEntries({});
+    t.like(low.entries[0], { actor: 'viewer@handler', outcome: 'ROLE_TOO_LOW' });
   },
 );
 
@@ -219,59 +302,36 @@ test.serial('whoever purges a run is traced to a key in every service, also wher
   }
 });
 
-/** Every RPC that a stack serves, and where. */
-const SERVED: readonly (readonly [ServiceName, DescService])[] = [
-  ['run', RunService],
-  ['job', JobService],
-  ['incident', IncidentService],
-  ['retention', RetentionService],
-  ['run', ParticipantService],
-  ['job', ParticipantService],
-  ['incident', ParticipantService],
-  ['run', RetentionOwnerService],
-  ['incident', RetentionOwnerService],
-];
-
 test.serial('a token between services is refused by every other RPC and service, and changes nothing', async (t) => {
   const { stack } = t.context;
   const graph = await makeRunGraph(stack, 'replayed', { incidents: 1 });
   const look = async () => [await evidenceOf(stack, graph), await incidentsOf(stack, graph)];
   const before = await look();
   const { tenantId, runId } = graph;
-  const keyOf = (name: string) => openSigningKey(join(stack.folder, 'keys', `${name}.private.json`));
-  const asRun = makeParticipantCredential({ key: await keyOf('run'), issuer: 'lethe' }, 'run');
-  const asRetention = makeOwnerCredential({ key: await keyOf('retention'), issuer: 'lethe' }, 'retention');
   const operation = { operationId: newId(), step: 'job' };
-  const call = { tenantId, runId, actor: 'ada', ...operation };
-  const tokens = [
-    ...(await Promise.all(
-      [...new Set(Object.values(PARTICIPANT_SCOPES))].map(async (scope) => ({
-        ...{ callee: 'job', scope },
-        token: await asRun({ ...call, participant: 'job', scope }),
-      })),
-    )),
-    ...(await Promise.all(
-      (['owner:count', 'owner:purge'] as const).map(async (scope) => ({
-        ...{ callee: 'incident', scope },
-        token: await asRetention({ ...call, owner: 'incident', scope, subject: 'incident_payloads' }),
-      })),
-    )),
-  ];
+  const sign = await calleeCredentials(stack, tenantId, { runId, ...operation });
   const purge = toBinary(
     PurgeRequestSchema,
     create(PurgeRequestSchema, { key: operation, runId, reason: 'replayed with everything but its RPC right' }),
   );
-  for (const { callee, scope, token } of tokens) {
-    for (const [name, service] of SERVED) {
-      for (const { name: rpc } of service.methods) {
-        const path = `${service.typeName}/${rpc}`;
-        const rule = POLICY[path];
-        if (name === callee && rule && 'callee' in rule && rule.calleeScope === scope) continue;
-        const code = (await bareCall(stack, `/${path}`, purge, token, name))?.code as number;
-        t.true([Code.Unauthenticated, Code.PermissionDenied].includes(code), `${scope} of ${callee}: ${name} ${path}`);
+  let replays = 0;
+  for (const callee of ['participant', 'owner'] as const) {
+    for (const name of SERVICES.filter((service) => CALLEES[callee].includes(service))) {
+      for (const scope of CALLEE_SCOPES[callee]) {
+        const token = await sign({ callee, name, scope, actor: 'ada' });
+        const replay = async (at: ServiceName, rpc: string): Promise<void> => {
+          const rule = POLICY[rpc];
+          const isOwn = rule && 'callee' in rule && rule.callee === callee && rule.calleeScope === scope;
+          if (at === name && isOwn) return;
+          const code = (await bareCall(stack, `/${rpc}`, purge, token, at))?.code as number;
+          replays += 1;
+          t.true([Code.Unauthenticated, Code.PermissionDenied].includes(code), `${scope} of ${name}: ${at} ${rpc}`);
+        };
+        for (const at of SERVICES) await Promise.all(rpcsOf(at).map((rpc) => replay(at, rpc)));
       }
     }
   }
+  t.log(`${replays} replays`);
   t.deepEqual(await look(), before);
 });
 
@@ -308,7 +368,11 @@ test.serial('a token between services is refused for another run, tenant, operat
         t.like(await refusalOf(call), { code: Code.PermissionDenied, reason: 'TOKEN_MISMATCH' }, name);
     }
     for (const { runId } of [other, foreign])
-      for (const call of [participant.preview({ runId }), participant.verify({ runId })])
+      for (const call of [
+        participant.preview({ runId }),
+        participant.verify({ runId }),
+        participant.checkAction({ runId, action: 'create-job' }),
+      ])
         t.like(await refusalOf(call), { code: Code.PermissionDenied, reason: 'TOKEN_MISMATCH' }, name);
     t.deepEqual((await participant.preview({ runId: mine.runId })).blockers, [], 'and good for its own run');
   }
