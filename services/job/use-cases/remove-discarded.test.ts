@@ -80,6 +80,16 @@ test('an object that the store refuses to remove stays in mind and is tried agai
   t.deepEqual(failed, ['a']);
 });
 
+test('an object that is still listed when it is read back stays in mind, whatever the store said of its removal', async (t) => {
+  const claim = discard('a');
+  const { store, settled, failed, run } = fixture([claim]);
+  store.write(keyOf(claim), 'x');
+  store.removeKey = async () => ({ progress: 'COMPLETE', objects: 1, markers: 0, uploads: 0, bytes: 1, failures: [] });
+  await run();
+  t.deepEqual(settled, [['a', 'later', false]]);
+  t.deepEqual(failed, ['a']);
+});
+
 test('a store that is down costs nothing but time', async (t) => {
   const claim = discard('a', { state: 'ABANDONED' });
   const { store, settled, run } = fixture([claim]);

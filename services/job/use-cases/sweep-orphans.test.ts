@@ -260,6 +260,24 @@ test('a tenant of whose objects more than the share would go loses none, until i
   t.like((await sweep({ maxSharePercent: 25 }))[0], { deleted: { versions: 30 }, error: undefined });
 });
 
+test('old versions, markers and open uploads count for the share that would go', async (t) => {
+  const { store, known, sweep } = fixture([1]);
+  for (let n = 0; n < 20; n += 1) {
+    known.add(keyOf(1, `kept-${n}`));
+    store.write(keyOf(1, `kept-${n}`), 'x');
+  }
+  const kinds = ['VERSION', 'MARKER', 'UPLOAD'] as const;
+  const { survey } = store;
+  store.survey = async function* (prefix) {
+    yield* survey(prefix);
+    yield Array.from({ length: 12 }, (_, n) => ({
+      ...{ key: keyOf(2), kind: kinds[n % 3] ?? 'VERSION', bytes: 0 },
+      modifiedAt: NOW.subtract({ hours: 48 }),
+    }));
+  };
+  t.regex((await sweep())[0]?.error ?? '', /^SHARE_CEILING: 12 of 32 objects/);
+});
+
 test('a tenant that has objects and not one job loses none, until it is allowed', async (t) => {
   const { store, world, sweep } = fixture();
   world.hasJobs = false;
