@@ -31,6 +31,8 @@ export interface CephGateway {
   /** A client that is not the product's. */
   readonly s3: S3Client;
   createBucket(name: string, options: { versioned: boolean; objectLock?: boolean }): Promise<void>;
+  /** Gives a bucket another name, so that another can be put in its place under the eyes of who uses it. */
+  renameBucket(name: string, newName: string): Promise<void>;
   /** The settings of a service that keeps its objects in this bucket. */
   environment(bucket: string): Record<string, string>;
   /** The keys of every version, marker and open upload in the bucket, in order; one that has several comes often. */
@@ -160,14 +162,10 @@ mgr initial modules =
       if (Date.now() > deadline)
         throw new Error(`the storage daemon does not come up: ${await tail(join(folder, 'ceph-osd.out'))}`);
     }
-    const { stdout } = await run(
-      'radosgw-admin',
-      ['-c', conf, 'user', 'create', '--uid=lethe', '--display-name=lethe'],
-      {
-        timeout: READY_DEADLINE_MS,
-      },
-    );
-    const { access_key: accessKeyId, secret_key: secretAccessKey } = JSON.parse(stdout).keys[0];
+    const administer = async (...args: string[]): Promise<string> =>
+      (await run('radosgw-admin', ['-c', conf, ...args, '--uid=lethe'], { timeout: READY_DEADLINE_MS })).stdout;
+    const created = JSON.parse(await administer('user', 'create', '--display-name=lethe'));
+    const { access_key: accessKeyId, secret_key: secretAccessKey } = created.keys[0];
     const endpoint = `http://127.0.0.1:${rgwPort}`;
     const startGateway = async (): Promise<ChildProcess> => {
       const child = await start('radosgw', '-n', 'client.rgw');
@@ -201,6 +199,9 @@ mgr initial modules =
         await s3.send(new CreateBucketCommand({ Bucket, ObjectLockEnabledForBucket: objectLock }));
         if (!versioned) return;
         await s3.send(new PutBucketVersioningCommand({ Bucket, VersioningConfiguration: { Status: 'Enabled' } }));
+      },
+      async renameBucket(name, newName) {
+        await administer('bucket', 'link', `--bucket=${name}`, `--bucket-new-name=${newName}`);
       },
       environment: (bucket) => ({
         LETHE_OBJECT_STORE: 's3',

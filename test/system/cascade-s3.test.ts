@@ -1,17 +1,13 @@
-import {
-  CreateMultipartUploadCommand,
-  DeleteObjectCommand,
-  GetObjectCommand,
-  ListMultipartUploadsCommand,
-  ListObjectVersionsCommand,
-  PutObjectCommand,
-} from '@aws-sdk/client-s3';
+import { CreateMultipartUploadCommand, DeleteObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
 import anyTest, { type TestFn } from 'ava';
+import pg from 'pg';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { MARKER_KEY } from '#services/job/use-cases/check-store.ts';
+import { readBucketTexts } from '#test/support/bucket-texts.ts';
 import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { testIfFound } from '#test/support/require.ts';
@@ -54,33 +50,9 @@ async function everythingOf({ jobIds }: RunGraph): Promise<number> {
 
 /** How many versions, delete markers and open uploads have a text in their key, headers or content. */
 async function textInBucket(text: string) {
-  const isIn = (...parts: readonly unknown[]): boolean => JSON.stringify(parts).includes(text);
-  const {
-    Versions = [],
-    DeleteMarkers = [],
-    IsTruncated,
-  } = await gateway.s3.send(new ListObjectVersionsCommand({ Bucket: BUCKET }));
-  const uploads = await gateway.s3.send(new ListMultipartUploadsCommand({ Bucket: BUCKET }));
-  if (IsTruncated || uploads.IsTruncated) throw new Error('the bucket has more than one page');
-  const versions = await Promise.all(
-    Versions.map(async ({ Key, VersionId }) => {
-      const get = new GetObjectCommand({ Bucket: BUCKET, Key, VersionId });
-      const found = await gateway.s3.send(get).catch((error: Error) => {
-        // What was replaced is removed in the background.
-        if (error.name === 'NoSuchKey' || error.name === 'NoSuchVersion') return undefined;
-        throw error;
-      });
-      return (
-        found !== undefined &&
-        isIn(Key, found.ContentType, found.Metadata, await found.Body?.transformToString('latin1'))
-      );
-    }),
-  );
-  return {
-    versions: versions.filter(Boolean).length,
-    markers: DeleteMarkers.filter(({ Key }) => isIn(Key)).length,
-    uploads: (uploads.Uploads ?? []).filter(({ Key }) => isIn(Key)).length,
-  };
+  const { versions, markers, uploads } = await readBucketTexts(gateway, BUCKET);
+  const countIn = (texts: readonly string[]): number => texts.filter((each) => each.includes(text)).length;
+  return { versions: countIn(versions), markers: countIn(markers), uploads: countIn(uploads) };
 }
 
 /** A job with a text in the name, media type and content of an artifact, and in what faults left under its prefix. */
@@ -172,5 +144,60 @@ testIfFound(
     t.is(await everythingOf(neighbour), 2);
     const job = receipt.participants.find(({ participant }) => participant === 'job');
     t.is(job?.resourceCounts.find(({ resourceType }) => resourceType === 'object_version')?.deleted, 30n);
+  },
+);
+
+testIfFound(
+  test.serial,
+  isFound,
+  "Ceph's gateway",
+  'another bucket in the middle of a purge and of an upload: nothing is complete that is not, it says why, and all ends when its own is back',
+  async (t) => {
+    t.timeout(300_000);
+    const tenantId = 'swapped';
+    const { runs, jobs } = stack.clients({ tenantId, role: 'admin' });
+    const graph = await makeRunGraph(stack, tenantId, { jobs: 2, objectsPerJob: 2 });
+    const neighbour = await makeRunGraph(stack, tenantId, { jobs: 1, objectsPerJob: 2 });
+    const jobId = (await jobs.createJob({})).job?.id ?? '';
+    const held = new pg.Client(stack.superuserUrl('job'));
+    await held.connect();
+    t.teardown(() => held.end());
+    await held.query('begin');
+    await held.query('select from jobs where tenant_id = $1 and run_id = $2 for update', [tenantId, graph.runId]);
+    const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'asked for' });
+    const deletionId = deletion?.id ?? '';
+    await until('the purge cascades', async () => {
+      return (await runs.getDeletion({ deletionId })).deletion?.state === DeletionState.CASCADING;
+    });
+
+    // All that the other bucket has is another installation's marker.
+    await gateway.renameBucket(BUCKET, 'own');
+    await gateway.createBucket(BUCKET, { versioned: true });
+    await gateway.s3.send(new PutObjectCommand({ Bucket: BUCKET, Key: MARKER_KEY, Body: newId() }));
+    const swappedAt = performance.now();
+    await until('a good answer about the store holds no longer', async () => performance.now() - swappedAt > 1_100);
+    await held.query('rollback');
+    await until('the purge says why it waits', async () => {
+      return /^STORE_NOT_OURS: /.test((await runs.getDeletion({ deletionId })).deletion?.lastError ?? '');
+    });
+    t.not((await runs.getDeletion({ deletionId })).deletion?.state, DeletionState.COMPLETE);
+    t.is((await refusalOf(runs.previewPurgeRun({ runId: neighbour.runId }))).reason, 'STORE_NOT_OURS');
+    const artifact = {
+      kind: ArtifactKind.INPUT,
+      name: 'late.wav',
+      contentType: 'audio/wav',
+      content: Buffer.from('x'),
+    };
+    t.is((await refusalOf(uploadArtifact(jobs, jobId, artifact))).reason, 'STORE_NOT_OURS');
+    t.deepEqual(await gateway.listEverything(BUCKET), [MARKER_KEY], 'the other bucket is left as it was');
+
+    await gateway.renameBucket(BUCKET, 'another');
+    await gateway.renameBucket('own', BUCKET);
+    const receipt = await settled(stack, tenantId, deletionId, 90_000);
+    t.is(receipt.state, DeletionState.COMPLETE, receipt.lastError);
+    t.deepEqual(await evidenceOf(stack, graph), NOTHING);
+    t.is(await everythingOf(graph), 0);
+    t.is(await everythingOf(neighbour), 2);
+    await t.notThrowsAsync(uploadArtifact(jobs, jobId, artifact));
   },
 );

@@ -252,9 +252,23 @@ const upload: Begin = async ({ stack }, tenantId) => {
   };
 };
 
-/** A retention purge of a tenant, of which the first batch is gone and the second waits. */
+/** Executions of a tenant that its policy keeps for a month: some that are older, and one that is not. */
+async function addExecutions(stack: TestStack, tenantId: string): Promise<void> {
+  const { runs, retention } = stack.clients({ tenantId, role: 'admin' });
+  await retention.upsertExecutionPolicy({ retentionDays: 30, minExecutionsToKeep: 0n });
+  const ids = Array.from({ length: 4 }, () => newId());
+  await runs.recordExecutions({ executions: ids.map((id) => ({ id, workflow: 'call', status: 'done' })) });
+  const old = "update executions set started_at = now() - interval '31 days' where tenant_id = $1 and id = any($2)";
+  await query(stack, 'run', old, [tenantId, ids.slice(1)]);
+}
+
+/**
+ * A retention purge of a tenant: of what IncidentService holds the first batch is gone and the second waits, and what
+ * RunService holds comes after that.
+ */
 const retentionPurge: Begin = async ({ stack }, tenantId) => {
   const expired = 1_500;
+  await addExecutions(stack, tenantId);
   const environmentId = await addEnvironment(stack, tenantId);
   await putPlan(stack, tenantId, 'PRO');
   await addChecks(stack, tenantId, environmentId, [...Array(expired).fill('31 days'), '1 day']);
@@ -269,6 +283,7 @@ const retentionPurge: Begin = async ({ stack }, tenantId) => {
   let purgeId = (await platform.purgeNow({ tenantId, reason: 'asked for' })).purge?.id ?? '';
   await until('IncidentService is in the middle of it', held.isAwaited);
   const checks = () => rowsOf(stack, 'drift_checks', tenantId);
+  const executions = () => query(stack, 'run', 'select from executions where tenant_id = $1', [tenantId]);
   let planned = 1;
   return {
     release: held.release,
@@ -283,7 +298,10 @@ const retentionPurge: Begin = async ({ stack }, tenantId) => {
       planned = row.plan === 'ENTERPRISE' ? await checks() : 1;
       return { isComplete: row.state === 'COMPLETE', reason: row.error ?? '' };
     },
-    check: async () => ((await checks()) === planned ? [] : [await checks()]),
+    async check() {
+      const left = { checks: await checks(), executions: (await executions()).length };
+      return left.checks === planned && left.executions === 1 ? [] : [left];
+    },
     ask: () => reasonOf(platform.getPurge({ purgeId })),
     async resume() {
       purgeId = (await purge(stack, { tenantIds: [tenantId] })).summary.id;
@@ -426,8 +444,7 @@ const FAULTS: Readonly<Record<string, Fault>> = {
       'soft delete of a run': { denied: 'DELETION_NOT_FOUND' },
       'purge of a run': { denied: 'DELETION_NOT_FOUND' },
       compensation: { denied: 'RUN_NOT_FOUND' },
-      // The tenant has no policy for executions, so nothing of this purge is in RunService.
-      'retention purge': 'ends',
+      'retention purge': /OWNER_CHANGED: .*run/,
       upload: { none: 'it is no part of it' },
       'deletion of a job': { none: 'it is no part of it' },
     },
