@@ -278,8 +278,9 @@ async function openRuns(postgres: TestPostgres): Promise<LeasedTable<SagaClaim>>
   const sagas = makeSagaRepository(database, clientToDelivery.types);
   const declaration = toDeclaration(clientToDelivery);
   const order = ({ tenantId, id }: Item, action: 'cancel' | 'retry') =>
-    sagas.order({ tenantId, runId: id, action, actor: 'a', subject: 'a', reason: undefined }, (_, saga) =>
-      action === 'cancel' ? cancelSaga(saga) : retrySaga(saga),
+    sagas.order(
+      { tenantId, runId: id, action, actor: 'a', subject: 'a', trustEntry: undefined, reason: undefined },
+      (_, saga) => (action === 'cancel' ? cancelSaga(saga) : retrySaga(saga)),
     );
   /** Writes the run as it is, or as it becomes, and holds it so long. */
   const write = async (claim: SagaClaim, hold: Hold, after: SagaRun = claim.run): Promise<void> => {
@@ -303,6 +304,8 @@ async function openRuns(postgres: TestPostgres): Promise<LeasedTable<SagaClaim>>
         workflow: clientToDelivery.name,
         declaration,
         actor: 'a',
+        subject: 'a',
+        trustEntry: undefined,
       };
       await sagas.begin({ run, displayName: '', request: undefined }, undefined);
       await order({ tenantId, id }, 'cancel');
