@@ -12,6 +12,7 @@ import {
   type BulkState,
   bulkLeaseLost,
   endOf,
+  type ItemEnd,
   type ItemGroup,
   type ItemState,
   MAX_MATCHES,
@@ -334,11 +335,11 @@ export function makeBulkDeletionRepository<Filter extends object>(
 
     selectItems: (claim, limit, check) =>
       asHolder(database, claim, async (trx, row) => {
-        if (row.state !== 'SELECTING') return row.state;
+        if (row.state !== 'SELECTING') return { state: row.state, skipped: 0 };
         await readInOrder(trx);
         const { id: bulkDeletionId, createdAt } = claim.bulk;
         const { where, skip, bindings } = matching(claim.bulk);
-        const added = firstOf<{ count: number; at: Temporal.Instant | null; id: string | null }>(
+        const added = firstOf<{ count: number; skipped: number; at: Temporal.Instant | null; id: string | null }>(
           await trx.raw(
             `with chosen as materialized (
                select t.id, t.created_at, ${etag} as etag, ${skip} as skip_reason
@@ -352,9 +353,9 @@ export function makeBulkDeletionRepository<Filter extends object>(
                  (tenant_id, bulk_deletion_id, position, target_id, etag, state, skip_reason)
                select :tenantId, :bulkDeletionId, :selected + row_number() over (order by c.created_at, c.id), c.id, c.etag,
                       case when c.skip_reason is null then 'PENDING' else 'SKIPPED' end, c.skip_reason
-               from chosen c returning 1)
-             select (select count(*) from added) as count, l.created_at as at, l.id
-             from (select 1) one left join lateral (
+               from chosen c returning state)
+             select n.count, n.skipped, l.created_at as at, l.id
+             from (select count(*), count(*) filter (where state = 'SKIPPED') as skipped from added) n left join lateral (
                select created_at, id from chosen order by created_at desc, id desc limit 1) l on true`,
             {
               ...bindings,
@@ -387,7 +388,7 @@ export function makeBulkDeletionRepository<Filter extends object>(
            updated_at = clock_timestamp()`,
           { state, selected, at: added.at?.toString() ?? null, id: added.id, error },
         );
-        return state;
+        return { state, skipped: added.skipped };
       }),
 
     settleItems: (claim) =>
@@ -395,7 +396,7 @@ export function makeBulkDeletionRepository<Filter extends object>(
         const of = keyOf(claim);
         // The lock keeps a redrive of the deletion from passing by: whoever comes second sees what the first has done.
         // By arrays of the few that are under way: a join is planned badly while the tables fill up.
-        await trx.raw(
+        const settled = await trx.raw(
           `with ended as materialized (
              select d.id, d.state, d.last_error from ${deletions} d
              where d.tenant_id = :tenantId and d.state in ('COMPLETE', 'STUCK', 'CANCELLED') and d.id = any(array(
@@ -408,9 +409,12 @@ export function makeBulkDeletionRepository<Filter extends object>(
                last_error = case e.state when 'STUCK' then e.last_error end, updated_at = clock_timestamp()
            from ended e
            where i.tenant_id = :tenantId and i.bulk_deletion_id = :bulkDeletionId and i.deletion_id = e.id
-             and i.deletion_id = any(array(select id from ended))`,
+             and i.deletion_id = any(array(select id from ended))
+           returning i.state`,
           of,
         );
+        const ended = new Map<ItemEnd, number>();
+        for (const { state: end } of rowsOf<{ state: ItemEnd }>(settled)) ended.set(end, (ended.get(end) ?? 0) + 1);
         const left = firstOf<{ count: number }>(
           await trx.raw(
             `select count(*) as count from bulk_deletion_items
@@ -418,7 +422,7 @@ export function makeBulkDeletionRepository<Filter extends object>(
             of,
           ),
         );
-        return { state, underWay: left?.count ?? 0 };
+        return { state, underWay: left?.count ?? 0, ended };
       }),
 
     async dueItems(claim, limit) {
@@ -530,6 +534,22 @@ export function makeBulkDeletionRepository<Filter extends object>(
           { pauseMs, error: error ?? null },
         ),
       ),
+
+    async oldestUnfinishedSeconds() {
+      const [row] = await database.acrossTenants<{ seconds: number }>({
+        text: 'select oldest_unfinished_bulk_deletion_seconds() as seconds',
+        values: [],
+      });
+      return row?.seconds ?? 0;
+    },
+
+    async itemsLeft() {
+      const [row] = await database.acrossTenants<{ count: number }>({
+        text: 'select bulk_deletion_items_left() as count',
+        values: [],
+      });
+      return row?.count ?? 0;
+    },
 
     async expire(days) {
       const expired = await database.acrossTenants<{ tenant_id: string; id: string }>({

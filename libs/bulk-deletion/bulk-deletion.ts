@@ -12,6 +12,12 @@ export const ITEM_STATES = ['PENDING', 'RUNNING', 'COMPLETE', 'SKIPPED', 'STUCK'
 /** One of ITEM_STATES. */
 export type ItemState = (typeof ITEM_STATES)[number];
 
+/** How an item ends; a STUCK one for as long as nobody redrives its deletion. */
+export const ITEM_ENDS = ['COMPLETE', 'SKIPPED', 'STUCK', 'CANCELLED'] as const satisfies readonly ItemState[];
+
+/** One of ITEM_ENDS. */
+export type ItemEnd = (typeof ITEM_ENDS)[number];
+
 /** What is done to each item. */
 export type BulkMode = 'PURGE' | 'SOFT_DELETE';
 

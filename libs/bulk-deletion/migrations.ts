@@ -97,6 +97,37 @@ export async function createBulkDeletionTables(knex: Knex, appRole: string, dele
   });
 }
 
+/** Creates the figures of bulk deletions: counts and ages over all tenants, which name nobody. */
+export async function createBulkDeletionFigures(knex: Knex, appRole: string): Promise<void> {
+  const unfinished = `b.state in ('SELECTING', 'RUNNING', 'CANCELLING')`;
+  await createDiscoveryFunction(knex, {
+    signature: 'oldest_unfinished_bulk_deletion_seconds()',
+    returns: 'double precision',
+    query: `select coalesce(extract(epoch from clock_timestamp() - min(b.created_at)), 0)::double precision
+            from bulk_deletions b where ${unfinished}`,
+    appRole,
+  });
+  await createDiscoveryFunction(knex, {
+    signature: 'bulk_deletion_items_left()',
+    returns: 'bigint',
+    // No further than a million, so that a scrape stays quick.
+    query: `select count(*) from (
+              select from bulk_deletions b cross join lateral (
+                select from bulk_deletion_items i
+                where i.tenant_id = b.tenant_id and i.bulk_deletion_id = b.id and i.state in ('PENDING', 'RUNNING')) i
+              where ${unfinished} limit 1000000) l`,
+    appRole,
+  });
+}
+
+/** Drops what createBulkDeletionFigures made. */
+export async function dropBulkDeletionFigures(knex: Knex): Promise<void> {
+  await knex.raw(`
+    drop function oldest_unfinished_bulk_deletion_seconds();
+    drop function bulk_deletion_items_left();
+  `);
+}
+
 /** Drops what createBulkDeletionTables made. */
 export async function dropBulkDeletionTables(knex: Knex, deletions: string): Promise<void> {
   await knex.raw(`

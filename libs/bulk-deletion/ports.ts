@@ -1,6 +1,14 @@
 import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
-import type { BulkDeletion, BulkDeletionItem, BulkMode, BulkState, ItemState, Matches } from './bulk-deletion.ts';
+import type {
+  BulkDeletion,
+  BulkDeletionItem,
+  BulkMode,
+  BulkState,
+  ItemEnd,
+  ItemState,
+  Matches,
+} from './bulk-deletion.ts';
 
 /** One page of a list: at most `limit` rows after the keyset `after`. */
 export interface PageQuery {
@@ -109,18 +117,22 @@ export interface BulkDeletionRepository<Filter> {
   /**
    * Must write down the next `limit` items that match and are older than the order, in one transaction with how far that
    * has come, and those that cannot be deleted as SKIPPED. Must make it RUNNING after the last one, or CANCELLING with the
-   * error that `check` throws. Must answer with the state then.
+   * error that `check` throws. Must answer with the state then, and how many were SKIPPED.
    */
   selectItems(
     claim: BulkClaim<Filter>,
     limit: number,
     check: (matches: Pick<Matches, 'matched' | 'exceedsCeiling'>) => void,
-  ): Promise<BulkState>;
+  ): Promise<{ readonly state: BulkState; readonly skipped: number }>;
   /**
    * Must bring items up to date whose deletion has ended: COMPLETE, STUCK, or SKIPPED with UNDELETED where it was given up.
-   * Must answer with the state, and how many items have a deletion under way.
+   * Must answer with the state, how many items have a deletion under way, and how many have ended by this call.
    */
-  settleItems(claim: BulkClaim<Filter>): Promise<{ readonly state: BulkState; readonly underWay: number }>;
+  settleItems(claim: BulkClaim<Filter>): Promise<{
+    readonly state: BulkState;
+    readonly underWay: number;
+    readonly ended: ReadonlyMap<ItemEnd, number>;
+  }>;
   /** Must answer with up to `limit` PENDING items that are due, by position. */
   dueItems(claim: BulkClaim<Filter>, limit: number): Promise<readonly DueItem[]>;
   /** Must end a PENDING item as SKIPPED. */
@@ -136,6 +148,10 @@ export interface BulkDeletionRepository<Filter> {
   finish(claim: BulkClaim<Filter>): Promise<BulkDeletion<Filter> | undefined>;
   /** Must give it up, due again in `pauseMs`; with an error, as one more attempt that failed, and without one as none. */
   release(claim: BulkClaim<Filter>, pauseMs: number, error?: string): Promise<void>;
+  /** Must answer with the age of the oldest, of any tenant, that has not ended; 0 where there is none. */
+  oldestUnfinishedSeconds(): Promise<number>;
+  /** Must answer with how many items, of any tenant, are PENDING or RUNNING; a million at most. */
+  itemsLeft(): Promise<number>;
   /** Must remove what ended longer ago, items first, in bounded batches; answers how many rows. */
   expire(days: number): Promise<number>;
 }

@@ -2,7 +2,7 @@ import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
 import { crashPoint } from '#libs/saga/crash-point.ts';
-import { assertMatches, type BulkDeletion } from './bulk-deletion.ts';
+import { assertMatches, type BulkDeletion, type ItemEnd } from './bulk-deletion.ts';
 import type { BulkClaim, BulkDeletionRepository, DueItem, OrderItem } from './ports.ts';
 
 /** The persisted points of a bulk deletion, after the service's name, for the tests that kill the process there. */
@@ -42,9 +42,10 @@ export interface BulkSettings {
   readonly retry: RetryPolicy;
 }
 
-/** Told when a bulk deletion has ended, and of what an item's order failed with. */
+/** Told when a bulk deletion or items of one have ended, and of what an item's order failed with. */
 export interface BulkObserver {
   onEnded(bulk: BulkDeletion): void;
+  onItemsEnded(outcome: ItemEnd, count: number): void;
   onItemFailed(bulk: Pick<BulkDeletion, 'id' | 'tenantId'>, targetId: string, error: unknown): void;
 }
 
@@ -70,6 +71,18 @@ export function makeRunBulkDeletions<Filter>(
 ): RunBulkDeletions {
   const { name, workerId, leaseMs, maxUnderWay, chunkSize, turnMs, pollMs, retry } = settings;
 
+  const skip = async (claim: BulkClaim<Filter>, item: DueItem, reason: string, error: string): Promise<void> => {
+    await repository.skipItem(claim, item, reason, error);
+    observer.onItemsEnded('SKIPPED', 1);
+  };
+
+  const cancelItems = async (claim: BulkClaim<Filter>, signal: AbortSignal): Promise<void> => {
+    for (let cancelled = 1; cancelled > 0 && !signal.aborted; ) {
+      cancelled = await repository.cancelItems(claim, chunkSize);
+      observer.onItemsEnded('CANCELLED', cancelled);
+    }
+  };
+
   /** Orders the deletion of one item, and records what came of it. */
   const begin = async (claim: BulkClaim<Filter>, item: DueItem): Promise<{ outcome: Outcome; error?: string }> => {
     const { bulk, token } = claim;
@@ -79,7 +92,7 @@ export function makeRunBulkDeletions<Filter>(
         crashPoint(`${name}.bulk.after-item`);
         return { outcome: 'BEGUN' };
       }
-      await repository.skipItem(claim, item, 'ALREADY_DELETED', 'ALREADY_DELETED: It had been hidden already.');
+      await skip(claim, item, 'ALREADY_DELETED', 'ALREADY_DELETED: It had been hidden already.');
       return { outcome: 'SKIPPED' };
     } catch (cause) {
       if (hasReason(cause, 'LEASE_LOST')) throw cause;
@@ -88,7 +101,7 @@ export function makeRunBulkDeletions<Filter>(
       if (!mayPass(cause) || attempts >= retry.maxAttempts) {
         if (!(cause instanceof DomainError)) observer.onItemFailed(bulk, item.targetId, cause);
         const reason = cause instanceof DomainError ? cause.reason : 'INTERNAL';
-        await repository.skipItem(claim, item, reason, error);
+        await skip(claim, item, reason, error);
         return { outcome: 'SKIPPED' };
       }
       observer.onItemFailed(bulk, item.targetId, cause);
@@ -100,9 +113,10 @@ export function makeRunBulkDeletions<Filter>(
   /** Writes down the items. Its turn to delete them comes when the tenant's older ones have ended. */
   const select = async (claim: BulkClaim<Filter>, signal: AbortSignal): Promise<void> => {
     while (!signal.aborted) {
-      const state = await repository.selectItems(claim, chunkSize, (matches) =>
+      const { state, skipped } = await repository.selectItems(claim, chunkSize, (matches) =>
         assertMatches(matches, claim.expectedCount),
       );
+      observer.onItemsEnded('SKIPPED', skipped);
       if (state !== 'SELECTING') {
         crashPoint(`${name}.bulk.after-selection`);
         break;
@@ -124,10 +138,9 @@ export function makeRunBulkDeletions<Filter>(
       let waiting: readonly DueItem[] = [];
       let pauseMs = FIRST_PAUSE_MS;
       for (const end = performance.now() + turnMs; ; ) {
-        const { state, underWay } = await repository.settleItems(claim);
-        if (state === 'CANCELLING') {
-          while ((await repository.cancelItems(claim, chunkSize)) > 0 && !signal.aborted);
-        }
+        const { state, underWay, ended: settled } = await repository.settleItems(claim);
+        for (const [outcome, count] of settled) observer.onItemsEnded(outcome, count);
+        if (state === 'CANCELLING') await cancelItems(claim, signal);
         const free = state === 'RUNNING' ? maxUnderWay - underWay : 0;
         if (free > 0 && waiting.length === 0) waiting = await repository.dueItems(claim, maxUnderWay * READ_AHEAD);
         const due = waiting.slice(0, Math.max(0, free));

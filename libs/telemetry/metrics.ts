@@ -12,6 +12,12 @@ export interface Metrics {
   deletionFinished(kind: string, outcome: string): void;
   /** Shows these outcomes as 0 until there is one: Prometheus sees no increase in a count that begins with 1. */
   expectDeletions(kind: string, outcomes: readonly string[]): void;
+  /** So many more items of bulk deletions came to their end. */
+  bulkItemsEnded(outcome: string, count: number): void;
+  /** Tells when asked the age in seconds of the oldest bulk deletion that has not ended; 0 where there is none. */
+  observeOldestBulkDeletion(ageSeconds: () => Promise<number>): void;
+  /** Tells when asked how many items of bulk deletions have not ended. */
+  observeBulkItemsLeft(count: () => Promise<number>): void;
   /** Tells the age in seconds of the oldest unfinished deletion when it is asked; 0 where there is none. */
   observeOldestDeletion(ageSeconds: () => Promise<number>): void;
   /** Tells when asked how many deletions are parked as STUCK until a person redrives them. */
@@ -62,6 +68,12 @@ export function makeMetrics(service: string): Metrics {
     labelNames: ['kind', 'outcome'],
     registers: [registry],
   });
+  const bulkItems = new Counter({
+    name: 'lethe_bulk_deletion_items_total',
+    help: 'Items of bulk deletions that have ended, by outcome.',
+    labelNames: ['outcome'],
+    registers: [registry],
+  });
   const refusals = new Counter({
     name: 'lethe_refused_calls_total',
     help: 'Calls refused because of who made them, by reason.',
@@ -86,6 +98,15 @@ export function makeMetrics(service: string): Metrics {
     expectDeletions(kind, outcomes) {
       for (const outcome of outcomes) deletions.inc({ kind, outcome }, 0);
     },
+    bulkItemsEnded: (outcome, count) => bulkItems.inc({ outcome }, count),
+    observeOldestBulkDeletion: observe(
+      'lethe_oldest_unfinished_bulk_deletion_seconds',
+      'Age of the oldest bulk deletion that has not ended.',
+    ),
+    observeBulkItemsLeft: observe(
+      'lethe_bulk_deletion_items_left',
+      'Items of bulk deletions that have not ended; a million at most.',
+    ),
     observeOldestDeletion: observe(
       'lethe_oldest_unfinished_deletion_seconds',
       'Age of the oldest deletion that is neither complete nor cancelled.',

@@ -1,4 +1,5 @@
 import { hostname } from 'node:os';
+import { readBulkSettings } from '#libs/bulk-deletion/settings.ts';
 import { type Environment, readSettings } from '#libs/kernel/settings.ts';
 import { readCommonSettings } from '#libs/service/common-settings.ts';
 
@@ -29,10 +30,7 @@ export const readJobSettings = (env: Environment) =>
     deletionAttempts: reader.integer('LETHE_DELETION_ATTEMPTS', { min: 1, max: 1_000 }, 10),
     deletionBackoffMs: reader.integer('LETHE_DELETION_BACKOFF_MS', { min: 1, max: 3_600_000 }, 500),
     deletionBackoffMaxMs: reader.integer('LETHE_DELETION_BACKOFF_MAX_MS', { min: 1, max: 86_400_000 }, 300_000),
-    bulkUnderWay: reader.integer('LETHE_BULK_UNDER_WAY', { min: 1, max: 1_000 }, 16),
-    bulkChunk: reader.integer('LETHE_BULK_CHUNK', { min: 1, max: 10_000 }, 1_000),
-    bulkLeaseMs: reader.integer('LETHE_BULK_LEASE_MS', { min: 100, max: 3_600_000 }, 30_000),
-    receiptDays: reader.integer('LETHE_RECEIPT_DAYS', { min: 30, max: 36_500 }, 400),
+    ...readBulkSettings(reader, 16),
     objectsPerBatch: reader.integer('LETHE_DELETION_OBJECTS_PER_BATCH', { min: 1, max: 100_000 }, 10_000),
     sweepCeilingPercent: reader.integer('LETHE_SWEEP_CEILING_PERCENT', { min: 1, max: 100 }, 20),
     pollMs: reader.integer('LETHE_POLL_MS', { min: 10, max: 60_000 }, 1_000),

@@ -3,11 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
-import {
-  type BulkDeletionOptions,
-  type BulkDeletions,
-  makeBulkDeletions,
-} from '#libs/bulk-deletion/make-bulk-deletions.ts';
+import { type BulkDeletions, type BulkFoundation, makeBulkDeletions } from '#libs/bulk-deletion/make-bulk-deletions.ts';
 import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { hasReason } from '#libs/kernel/domain-error.ts';
@@ -74,6 +70,7 @@ const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 const TOKENS = {
   settings: token<JobSettings>('JobSettings'),
   database: token<Database>('Database'),
+  bulkFoundation: token<BulkFoundation>('BulkFoundation'),
   store: token<ObjectStore>('ObjectStore'),
   wake: token<Wake>('Wake'),
   onSettled: token<OnDeletionSettled>('OnDeletionSettled'),
@@ -101,7 +98,6 @@ const TOKENS = {
   cancelJob: token<CancelJob>('CancelJob'),
   deleteJob: token<DeleteJob>('DeleteJob'),
   bulkDeletions: token<BulkDeletions<JobFilter>>('BulkDeletions'),
-  onBulk: token<OnBulk>('OnBulk'),
   runDeletions: token<RunDeletions>('RunDeletions'),
   sweepOrphans: token<SweepOrphans>('SweepOrphans'),
   participate: token<Participate>('Participate'),
@@ -235,36 +231,24 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
 });
 
-/** What is told of bulk deletions. */
-type OnBulk = Pick<BulkDeletionOptions<JobFilter>, 'onOrdered' | 'observer' | 'wake'>;
-
 const bulkUseCases = new ContainerModule(({ bind }) => {
-  const { database, deleteJob, settings, onBulk } = TOKENS;
+  const { bulkFoundation, settings, deleteJob } = TOKENS;
   bind(TOKENS.bulkDeletions)
     .toResolvedValue(
-      (d: Database, jobs: DeleteJob, of: JobSettings, on: OnBulk) =>
+      (foundation: BulkFoundation, of: JobSettings, jobs: DeleteJob) =>
         makeBulkDeletions({
-          ...on,
-          database: d,
+          foundation,
+          settings: of,
           targets: jobTargets,
           async orderItem({ id, reason }, { targetId: jobId, etag }, bulkItem, caller) {
             const order = { caller, jobId, reason, etag, allowMissing: false, requestId: undefined, bulkItem };
             return (await jobs.order(order))?.bulkDeletionId === id;
           },
-          workerId: of.workerId,
-          leaseMs: of.bulkLeaseMs,
-          maxUnderWay: of.bulkUnderWay,
-          chunkSize: of.bulkChunk,
-          retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
-          receiptDays: of.receiptDays,
         }),
-      [database, deleteJob, settings, onBulk],
+      [bulkFoundation, settings, deleteJob],
     )
     .inSingletonScope();
 });
-
-const EXPIRY_POLL_MS = 3_600_000;
-const BULK_WORKERS = 2;
 
 /** JobService, composed; STORE_NOT_OURS where the object store is another installation's. */
 export async function composeJobService(
@@ -272,12 +256,12 @@ export async function composeJobService(
   { database, log, metrics }: ServiceFoundation,
 ): Promise<ComposedService> {
   let workers: WorkerLoops | undefined;
-  let bulkWorkers: WorkerLoops | undefined;
   const { objectStore } = settings;
   const store = objectStore.kind === 'file' ? openFileStore(objectStore.root) : openS3Store(objectStore);
   const container = new Container();
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
+  container.bind(TOKENS.bulkFoundation).toConstantValue({ database, log, metrics });
   container.bind(TOKENS.store).toConstantValue(store);
   container.bind(TOKENS.wake).toConstantValue((items) => workers?.wake(items));
   container.bind(TOKENS.onSettled).toConstantValue((deletion, outcome, error) => {
@@ -295,32 +279,6 @@ export async function composeJobService(
     if (outcome === 'COMPLETE') log.info({ ...told, outcome }, 'job deleted');
     else log.warn({ ...told, outcome, attempts, failedKeys, err: error }, 'job not deleted yet');
     if (outcome !== 'RETRY') metrics.deletionFinished('job', outcome);
-  });
-  container.bind(TOKENS.onBulk).toConstantValue({
-    wake: () => bulkWorkers?.wake(),
-    onOrdered({ tenantId, mode, caller: { actor, subject }, reason, filter }, outcome, why) {
-      const told = {
-        audit: true,
-        action: 'bulk-deletion',
-        tenantId,
-        mode,
-        actor,
-        subject,
-        reason,
-        filter,
-        outcome,
-        why,
-      };
-      log.info(told, 'bulk deletion of jobs');
-    },
-    observer: {
-      onEnded({ tenantId, id, state, counts, skips }) {
-        log.info({ tenantId, bulkDeletionId: id, outcome: state, counts, skips }, 'bulk deletion ended');
-      },
-      onItemFailed({ tenantId, id }, jobId, error) {
-        log.warn({ err: error, tenantId, bulkDeletionId: id, jobId }, 'an item of a bulk deletion could not be begun');
-      },
-    },
   });
   const refusals = makeRefusalAudit(database);
   container.bind(TOKENS.refusals).toConstantValue({
@@ -387,13 +345,10 @@ export async function composeJobService(
         log.error({ err: error, loop: name }, 'a background pass failed');
       const runDeletions = get(TOKENS.runDeletions);
       const { endAbandonedCancellations } = get(TOKENS.workOnJob);
-      const bulk = get(TOKENS.bulkDeletions);
       workers = startWorkerLoops(deletionWorkers, { name: 'deletions', pollMs, work: runDeletions, onError });
-      bulkWorkers = startWorkerLoops(BULK_WORKERS, { name: 'bulk-deletions', pollMs, work: bulk.run, onError });
       return [
         workers,
-        bulkWorkers,
-        startWorkerLoop({ name: 'bulk-deletion-receipts', pollMs: EXPIRY_POLL_MS, work: bulk.expire, onError }),
+        ...get(TOKENS.bulkDeletions).startWorkers(onError),
         startWorkerLoop({ name: 'discarded', pollMs, work: get(TOKENS.removeDiscarded), onError }),
         startWorkerLoop({ name: 'cancellations', pollMs, work: () => endAbandonedCancellations(), onError }),
       ];

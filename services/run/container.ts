@@ -5,11 +5,7 @@ import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { openSigningKey } from '#libs/auth/keys.ts';
 import { makeParticipantCredential } from '#libs/auth/sign-token.ts';
-import {
-  type BulkDeletionOptions,
-  type BulkDeletions,
-  makeBulkDeletions,
-} from '#libs/bulk-deletion/make-bulk-deletions.ts';
+import { type BulkDeletions, type BulkFoundation, makeBulkDeletions } from '#libs/bulk-deletion/make-bulk-deletions.ts';
 import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
@@ -90,6 +86,7 @@ const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 const TOKENS = {
   settings: token<RunSettings>('RunSettings'),
   database: token<Database>('Database'),
+  bulkFoundation: token<BulkFoundation>('BulkFoundation'),
   workflows: token<readonly Workflow[]>('Workflows'),
   peers: token<readonly (Participant & StepParticipant)[]>('Peers'),
   participants: token<readonly Participant[]>('Participants'),
@@ -112,7 +109,6 @@ const TOKENS = {
   previewPurge: token<PreviewPurge>('PreviewPurge'),
   readDeletions: token<ReadDeletions>('ReadDeletions'),
   bulkDeletions: token<BulkDeletions<RunFilter>>('BulkDeletions'),
-  onBulk: token<OnBulk>('OnBulk'),
   redriveDeletion: token<RedriveDeletion>('RedriveDeletion'),
   runCascades: token<RunCascades>('RunCascades'),
   sagas: token<SagaRepository>('SagaRepository'),
@@ -266,17 +262,14 @@ const useCases = new ContainerModule(({ bind }) => {
     .inSingletonScope();
 });
 
-/** What is told of bulk deletions. */
-type OnBulk = Pick<BulkDeletionOptions<RunFilter>, 'onOrdered' | 'observer' | 'wake'>;
-
 const bulkUseCases = new ContainerModule(({ bind }) => {
-  const { database, orderDeletion, settings, onBulk } = TOKENS;
+  const { bulkFoundation, settings, orderDeletion } = TOKENS;
   bind(TOKENS.bulkDeletions)
     .toResolvedValue(
-      (d: Database, order: OrderDeletion, of: RunSettings, on: OnBulk) =>
+      (foundation: BulkFoundation, of: RunSettings, order: OrderDeletion) =>
         makeBulkDeletions({
-          ...on,
-          database: d,
+          foundation,
+          settings: of,
           targets: makeRunTargets(of.minPurgeAgeHours),
           async orderItem({ id, mode, reason, force }, { targetId, etag }, bulkItem, caller) {
             const { deletion } = await order({
@@ -293,14 +286,8 @@ const bulkUseCases = new ContainerModule(({ bind }) => {
             });
             return deletion?.bulkDeletionId === id;
           },
-          workerId: of.workerId,
-          leaseMs: of.bulkLeaseMs,
-          maxUnderWay: of.bulkUnderWay,
-          chunkSize: of.bulkChunk,
-          retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
-          receiptDays: of.receiptDays,
         }),
-      [database, orderDeletion, settings, onBulk],
+      [bulkFoundation, settings, orderDeletion],
     )
     .inSingletonScope();
 });
@@ -385,7 +372,6 @@ const REFERENCE_PATIENCE_MS = 1_000;
 // How late a watcher hears of what another replica did.
 const WATCH_POLL_MS = 100;
 const EXPIRY_POLL_MS = 3_600_000;
-const BULK_WORKERS = 2;
 
 /** RunService, composed. */
 export async function composeRunService(
@@ -393,7 +379,6 @@ export async function composeRunService(
   { database, log, metrics, turns }: ServiceFoundation,
 ): Promise<ComposedService> {
   let workers: readonly WorkerLoops[] = [];
-  let bulkWorkers: WorkerLoops | undefined;
   const issuer = {
     key: await openSigningKey(settings.serviceKey),
     issuer: settings.jwtIssuer,
@@ -414,6 +399,7 @@ export async function composeRunService(
   container.bind(TOKENS.directory).toConstantValue(directory);
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
+  container.bind(TOKENS.bulkFoundation).toConstantValue({ database, log, metrics });
   container
     .bind(TOKENS.peers)
     .toConstantValue(
@@ -442,32 +428,6 @@ export async function composeRunService(
       );
     else log.warn({ ...told, attempts, lastError, err: error }, 'cascade not complete yet');
     if (outcome !== 'RETRY') metrics.deletionFinished(mode, outcome);
-  });
-  container.bind(TOKENS.onBulk).toConstantValue({
-    wake: () => bulkWorkers?.wake(),
-    onOrdered({ tenantId, mode, caller: { actor, subject }, reason, filter }, outcome, why) {
-      const told = {
-        audit: true,
-        action: 'bulk-deletion',
-        tenantId,
-        mode,
-        actor,
-        subject,
-        reason,
-        filter,
-        outcome,
-        why,
-      };
-      log.info(told, 'bulk deletion of runs');
-    },
-    observer: {
-      onEnded({ tenantId, id, mode, state, counts, skips }) {
-        log.info({ tenantId, bulkDeletionId: id, mode, outcome: state, counts, skips }, 'bulk deletion ended');
-      },
-      onItemFailed({ tenantId, id }, runId, error) {
-        log.warn({ err: error, tenantId, bulkDeletionId: id, runId }, 'an item of a bulk deletion could not be begun');
-      },
-    },
   });
   container.bind(TOKENS.onRetired).toConstantValue(({ name, retirement }) => {
     log.warn({ audit: true, action: 'retire-participant', participant: name, ...retirement }, 'participant retired');
@@ -547,12 +507,10 @@ export async function composeRunService(
       const { deletionWorkers, runWorkers, pollMs, executionUpkeepMs } = settings;
       const { due } = get(TOKENS.advanceRuns);
       const cascades = get(TOKENS.runCascades);
-      const bulk = get(TOKENS.bulkDeletions);
       workers = [
         startWorkerLoops(deletionWorkers, { name: 'cascades', pollMs, work: cascades, onError }),
         startWorkerLoops(runWorkers, { name: 'runs', pollMs, work: due, onError }),
       ];
-      bulkWorkers = startWorkerLoops(BULK_WORKERS, { name: 'bulk-deletions', pollMs, work: bulk.run, onError });
       const upkeep = startWorkerLoop({
         name: 'execution-months',
         pollMs: executionUpkeepMs,
@@ -565,13 +523,8 @@ export async function composeRunService(
         work: owner.expireOperations,
         onError,
       });
-      const receipts = startWorkerLoop({
-        name: 'bulk-deletion-receipts',
-        pollMs: EXPIRY_POLL_MS,
-        work: bulk.expire,
-        onError,
-      });
-      return [...workers, bulkWorkers, upkeep, operations, receipts, { stop: get(TOKENS.ownRuns).stop }];
+      const bulk = get(TOKENS.bulkDeletions).startWorkers(onError);
+      return [...workers, ...bulk, upkeep, operations, { stop: get(TOKENS.ownRuns).stop }];
     },
     close() {
       for (const { connection } of connections) connection.close();

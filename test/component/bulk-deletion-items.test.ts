@@ -47,7 +47,7 @@ const SETTINGS = {
 };
 const sleep = (ms: number, signal: AbortSignal) => delay(ms, undefined, { signal });
 const ignore = (): void => undefined;
-const OBSERVER = { onEnded: ignore, onItemFailed: ignore };
+const OBSERVER = { onEnded: ignore, onItemsEnded: ignore, onItemFailed: ignore };
 const NEVER = new AbortController().signal;
 
 /** A database of runs, and its bulk deletions as the app role. */
@@ -147,12 +147,47 @@ test('where more than expected match while items are written down, nothing is de
   t.deepEqual(await created.query('select from deletions'), []);
 });
 
+test('each item is told of once when it ends, whichever way, and what is left is counted', async (t) => {
+  const { created, database, repository } = await open(t);
+  await seed(created, 8);
+  await created.query(
+    "update workflow_runs set state = 'RUNNING', finished_at = null where id in (select id from workflow_runs limit 2)",
+  );
+  const { bulkDeletionId } = await repository.begin(orderOf(), ignore);
+  t.true((await repository.oldestUnfinishedSeconds()) > 0);
+  const told = new Map<string, number>();
+  const observer = {
+    ...OBSERVER,
+    onItemsEnded: (outcome: string, count: number) => void told.set(outcome, (told.get(outcome) ?? 0) + count),
+  };
+  let left = 0;
+  let begun = 0;
+  const run = makeRunBulkDeletions<RunFilter>(
+    repository,
+    async (...order) => {
+      begun += 1;
+      if (begun === 1) left = await repository.itemsLeft();
+      if (begun === 3) await repository.cancel(TENANT, bulkDeletionId, CALLER, undefined);
+      return orderAs(database, 'COMPLETE')(...order);
+    },
+    { ...SETTINGS, maxUnderWay: 1 },
+    sleep,
+    observer,
+  );
+  while ((await run(NEVER)) > 0);
+  t.is(left, 6);
+  t.deepEqual(Object.fromEntries(told), { SKIPPED: 2, COMPLETE: 2, CANCELLED: 4 });
+  t.like((await repository.get(TENANT, bulkDeletionId))?.counts, { skipped: 2, completed: 2, cancelled: 4 });
+  t.is(await repository.itemsLeft(), 0);
+  t.is(await repository.oldestUnfinishedSeconds(), 0);
+});
+
 test('a worker whose lease ran out orders and writes nothing more', async (t) => {
   const { created, database, repository } = await open(t);
   await seed(created, 3);
   const { bulkDeletionId } = await repository.begin(orderOf(), ignore);
   const stale = (await repository.claim(TENANT, bulkDeletionId, 'first', 1)) as BulkClaim<RunFilter>;
-  t.is(await repository.selectItems(stale, 10, ignore), 'RUNNING');
+  t.deepEqual(await repository.selectItems(stale, 10, ignore), { state: 'RUNNING', skipped: 0 });
   const [item] = await repository.dueItems(stale, 1);
   if (!item) throw new Error('no item is due');
   await delay(5);
@@ -211,9 +246,9 @@ test('an item whose soft delete was given up is skipped as UNDELETED', async (t)
   await repository.selectItems(claim, 10, ignore);
   for (const item of await repository.dueItems(claim, 1))
     await orderAs(database, 'PENDING')(claim.bulk, item, { ...item, bulkDeletionId, token: claim.token }, CALLER);
-  t.deepEqual(await repository.settleItems(claim), { state: 'RUNNING', underWay: 1 });
+  t.deepEqual(await repository.settleItems(claim), { state: 'RUNNING', underWay: 1, ended: new Map() });
   await created.query("update deletions set state = 'CANCELLED'");
-  t.deepEqual(await repository.settleItems(claim), { state: 'RUNNING', underWay: 0 });
+  t.deepEqual(await repository.settleItems(claim), { state: 'RUNNING', underWay: 0, ended: new Map([['SKIPPED', 1]]) });
   const ended = await repository.finish(claim);
   t.is(ended?.state, 'COMPLETE');
   t.deepEqual(ended?.skips, [{ reason: 'UNDELETED', count: 1 }]);

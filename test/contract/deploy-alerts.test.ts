@@ -8,6 +8,7 @@ import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { parse } from 'yaml';
 import { freePort } from '#deploy/local/free-port.ts';
 import { makeKeys } from '#deploy/make-keys.ts';
+import { ITEM_ENDS } from '#libs/bulk-deletion/bulk-deletion.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Environment } from '#libs/kernel/settings.ts';
 import type { Migration } from '#libs/postgres/migrate.ts';
@@ -163,7 +164,9 @@ test('Run and Job tell of their deletions, Retention of its purges', async (t) =
   const namesOf = async (service: keyof typeof SERVICES) => exported(await t.context.served[service].metrics());
   for (const service of ['run', 'job'] as const) {
     const names = await namesOf(service);
-    for (const name of ['lethe_oldest_unfinished_deletion_seconds', 'lethe_stuck_deletions']) t.true(names.has(name));
+    for (const name of ['oldest_unfinished_deletion_seconds', 'stuck_deletions', 'bulk_deletion_items_left']) {
+      t.true(names.has(`lethe_${name}`), name);
+    }
   }
   const names = await namesOf('retention');
   for (const name of ['last_purge_timestamp_seconds', 'held_purges', 'purges_stopped', 'unplanned_tenants']) {
@@ -218,6 +221,41 @@ test('the oldest run that Lethe is doing or undoing is told, and one that is par
   }
   const age = sample(await metrics(), 'lethe_oldest_unfinished_run_seconds');
   t.true(age >= 3 * 3_600 && age < 3 * 3_600 + 100, String(age));
+});
+
+test('bulk deletions tell their age and the items that are left, whatever their tenant, until they have ended', async (t) => {
+  const { job, run } = t.context.served;
+  for (const { metrics, database } of [job, run]) {
+    const figures = async () => {
+      const scraped = await metrics();
+      return {
+        left: sample(scraped, 'lethe_bulk_deletion_items_left'),
+        hours: Math.round(sample(scraped, 'lethe_oldest_unfinished_bulk_deletion_seconds') / 3_600),
+      };
+    };
+    t.deepEqual(await figures(), { left: 0, hours: 0 });
+    for (const [tenantId, state, hoursAgo] of [
+      ['a', 'RUNNING', 2],
+      ['b', 'CANCELLING', 3],
+      ['b', 'STUCK', 9],
+    ] as const) {
+      await database.query(
+        `with b as (
+           insert into bulk_deletions (tenant_id, id, mode, state, actor, subject, reason, fingerprint, force, filter, counts,
+                                       created_at)
+           values ($1, gen_random_uuid(), 'PURGE', $2, 'x', 'x', 'x', '', false, '{}',
+                   case when $2 = 'STUCK' then '[]'::jsonb end, now() - $3::int * interval '1 hour')
+           returning tenant_id, id)
+         insert into bulk_deletion_items (tenant_id, bulk_deletion_id, position, target_id, etag, state)
+         select b.tenant_id, b.id, n, gen_random_uuid(), '', s
+         from b, unnest(array['PENDING', 'RUNNING', 'COMPLETE', 'STUCK']) with ordinality o (s, n)`,
+        [tenantId, state, hoursAgo],
+      );
+    }
+    t.deepEqual(await figures(), { left: 4, hours: 3 });
+    await database.query("update bulk_deletions set state = 'COMPLETE', counts = '[]'", []);
+    t.deepEqual(await figures(), { left: 0, hours: 0 });
+  }
 });
 
 test('a purge counts as run when it went over every tenant and has ended, and a held tenant until it is purged', async (t) => {
@@ -283,6 +321,15 @@ test('a purge counts as run when it went over every tenant and has ended, and a 
   t.deepEqual(await figures(), { hours: 20, held: 0 }, 'a rehearsal is no purge');
   await addPurge(5, { a: 'RUNNING', b: 'COMPLETE' });
   t.is((await figures()).hours, 20, 'it has not ended');
+});
+
+test('the first item of a bulk deletion that ends is seen as one more', async (t) => {
+  for (const service of ['run', 'job'] as const) {
+    const scraped = await t.context.served[service].metrics();
+    for (const outcome of ITEM_ENDS) {
+      t.regex(scraped, new RegExp(`^lethe_bulk_deletion_items_total\\{outcome="${outcome}",[^}]*\\} 0$`, 'm'));
+    }
+  }
 });
 
 test('the first purge that fails is seen as one more', async (t) => {

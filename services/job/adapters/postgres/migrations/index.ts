@@ -10,6 +10,7 @@ import { listedAudit } from './008-audit.ts';
 import { bulkDeletions } from './009-bulk-deletions.ts';
 import { auditedKeys } from './010-audited-keys.ts';
 import { deletionTurns } from './011-deletion-turns.ts';
+import { bulkFigures } from './012-bulk-figures.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -24,4 +25,5 @@ export const jobMigrations: readonly Migration[] = [
   bulkDeletions,
   auditedKeys,
   deletionTurns,
+  bulkFigures,
 ];

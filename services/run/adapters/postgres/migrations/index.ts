@@ -18,6 +18,7 @@ import { unfinishedRuns } from './016-unfinished-runs.ts';
 import { cleanupByIndex } from './017-cleanup-by-index.ts';
 import { turns } from './018-turns.ts';
 import { compensationKeys } from './019-compensation-keys.ts';
+import { bulkFigures } from './020-bulk-figures.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -40,4 +41,5 @@ export const runMigrations: readonly Migration[] = [
   cleanupByIndex,
   turns,
   compensationKeys,
+  bulkFigures,
 ];
