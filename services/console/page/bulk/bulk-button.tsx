@@ -1,4 +1,4 @@
-import { Button, List, SegmentedControl, Stack, Text } from '@mantine/core';
+import { Button, SegmentedControl, Stack, Text } from '@mantine/core';
 import { notifications } from '@mantine/notifications';
 import { IconTrashX } from '@tabler/icons-react';
 import { useQuery, useQueryClient } from '@tanstack/react-query';
@@ -6,11 +6,12 @@ import { useState } from 'react';
 import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ConfirmDialog } from '../parts/confirm-dialog.tsx';
 import { ErrorAlert } from '../parts/error-alert.tsx';
-import { formatCount, plural, toWords } from '../parts/format.ts';
+import { formatCount, plural } from '../parts/format.ts';
 import { Gated } from '../parts/gated.tsx';
 import { LoadingRows } from '../parts/loading-rows.tsx';
 import { useReasonNot } from '../session.ts';
 import { type BulkFilter, orderBulk, previewBulk } from './bulk-clients.ts';
+import { LeftAlone } from './left-alone.tsx';
 
 interface BulkButtonProps {
   readonly matching: BulkFilter;
@@ -82,11 +83,12 @@ function BulkDialog({ matching, mode, onMode, preview, onClose }: BulkDialogProp
   const isSoft = kind === 'run' && mode === DeletionMode.SOFT_DELETE;
   const matched = data?.matched ?? 0n;
   const skipped = data?.skipCounts.reduce((sum, { count }) => sum + count, 0n) ?? 0n;
+  const taken = matched - skipped;
   const verb = isSoft ? 'Delete' : kind === 'run' ? 'Purge' : 'Delete';
   const order = async (reason: string) => {
     await orderBulk(matching, { mode, reason, expectedCount: matched, requestId });
     notifications.show({
-      message: `${plural(matched, kind)} ${matched === 1n ? 'is' : 'are'} being deleted, a few at a time.`,
+      message: `${plural(taken, kind)} ${taken === 1n ? 'is' : 'are'} being deleted, a few at a time.`,
     });
     await Promise.all(['bulk-deletions', `${kind}s`].map((key) => queries.invalidateQueries({ queryKey: [key] })));
   };
@@ -95,11 +97,11 @@ function BulkDialog({ matching, mode, onMode, preview, onClose }: BulkDialogProp
       opened
       onClose={onClose}
       title={`${verb} all matching ${kind}s?`}
-      confirmLabel={`${verb} ${plural(matched, kind)}`}
+      confirmLabel={`${verb} ${plural(taken, kind)}`}
       color="red"
       isFinal={!isSoft}
       reason="required"
-      blockedBecause={blockerOf(data, matched)}
+      blockedBecause={blockerOf(data, matched, taken)}
       onConfirm={order}
     >
       {kind === 'run' && (
@@ -124,13 +126,7 @@ function BulkDialog({ matching, mode, onMode, preview, onClose }: BulkDialogProp
           {skipped > 0n && (
             <>
               <Text size="sm">{plural(skipped, kind)} would be left alone:</Text>
-              <List size="sm">
-                {data.skipCounts.map(({ reason, count }) => (
-                  <List.Item key={reason}>
-                    {formatCount(count)}: {toWords(reason)}
-                  </List.Item>
-                ))}
-              </List>
+              <LeftAlone kind={kind} skips={data.skipCounts} />
             </>
           )}
           <Text size="xs" c="dimmed">
@@ -151,10 +147,11 @@ function consequenceOf(kind: BulkFilter['kind'], isSoft: boolean): string {
   return 'Each run goes for good from every service: its steps, jobs with all objects, and incident payloads.';
 }
 
-function blockerOf(data: BulkDialogProps['preview']['data'], matched: bigint): string | undefined {
+function blockerOf(data: BulkDialogProps['preview']['data'], matched: bigint, taken: bigint): string | undefined {
   if (!data) return 'The server is counting what matches.';
   if (data.exceedsCeiling) return 'More than 100,000 match. Narrow the filter, for example by the time of creation.';
-  return matched === 0n ? 'Nothing matches the filter any more.' : undefined;
+  if (matched === 0n) return 'Nothing matches the filter any more.';
+  return taken === 0n ? 'None of them can be deleted now.' : undefined;
 }
 
 // A key of plain values: the filter's instants have bigints.

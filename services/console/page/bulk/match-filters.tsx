@@ -42,11 +42,13 @@ export function MatchFilters<Search extends MatchSearch>(props: MatchFiltersProp
       {children}
       <FilterDay
         label="Created from this day on (UTC)"
+        word="From"
         value={search.from ?? ''}
         onChange={(from) => onSearch({ ...search, from: from || undefined })}
       />
       <FilterDay
         label="Created up to this day (UTC)"
+        word="To"
         value={search.to ?? ''}
         onChange={(to) => onSearch({ ...search, to: to || undefined })}
       />

@@ -24,6 +24,9 @@ const TITLES: Readonly<Partial<Record<Code, string>>> = {
   [Code.Aborted]: 'Not possible at this moment',
 };
 
+// What is asked for again will be refused again.
+const LASTING: ReadonlySet<Code> = new Set([Code.NotFound, Code.PermissionDenied, Code.InvalidArgument]);
+
 /** The reason of a service's refusal, e.g. `RUN_NOT_FOUND`; undefined where the error carries none. */
 export const reasonOf = (error: unknown): string | undefined =>
   ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason;
@@ -67,7 +70,7 @@ export function ErrorAlert({ error, onRetry, title }: ErrorAlertProps) {
         </Text>
       )}
       <Group gap="md" mt="xs">
-        {onRetry && (
+        {onRetry && !LASTING.has(code) && (
           <Button size="xs" variant="default" onClick={() => onRetry()}>
             Try again
           </Button>

@@ -1,4 +1,4 @@
-import { TextInput } from '@mantine/core';
+import { Text, TextInput } from '@mantine/core';
 import { useDebouncedCallback } from '@mantine/hooks';
 import { IconSearch } from '@tabler/icons-react';
 import { type ReactNode, useEffect, useState } from 'react';
@@ -41,18 +41,26 @@ export function FilterText({ label, placeholder, value, onChange, width = 190, i
 
 interface FilterDayProps {
   readonly label: string;
+  /** Stands in the field, which shows nothing else while it is empty: `From`. */
+  readonly word: string;
   /** YYYY-MM-DD; empty: none. */
   readonly value: string;
   readonly onChange: (day: string) => void;
 }
 
 /** A day that a list is narrowed by, in UTC. */
-export const FilterDay = ({ label, value, onChange }: FilterDayProps) => (
+export const FilterDay = ({ label, word, value, onChange }: FilterDayProps) => (
   <TextInput
     type="date"
     aria-label={label}
     title={label}
-    w={{ base: '47%', xs: 150 }}
+    leftSection={
+      <Text size="sm" c="dimmed" aria-hidden>
+        {word}
+      </Text>
+    }
+    leftSectionWidth={52}
+    w={{ base: '100%', xs: 190 }}
     value={value}
     onChange={(event) => onChange(event.currentTarget.value)}
   />

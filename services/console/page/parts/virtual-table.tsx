@@ -1,5 +1,5 @@
 import { Box, type MantineBreakpoint, Table } from '@mantine/core';
-import { useWindowVirtualizer } from '@tanstack/react-virtual';
+import { measureElement, useWindowVirtualizer } from '@tanstack/react-virtual';
 import { type ReactNode, useEffect, useRef, useState } from 'react';
 
 /** A column of a VirtualTable. */
@@ -22,7 +22,7 @@ interface VirtualTableProps<Row> {
   readonly minWidth?: number;
 }
 
-const ROW_HEIGHT = 50;
+const FIRST_ROW_HEIGHT = 50;
 const OVERSCAN = 12;
 
 /**
@@ -32,6 +32,9 @@ const OVERSCAN = 12;
 export function VirtualTable<Row>({ label, rows, rowKey, columns, minWidth = 0 }: VirtualTableProps<Row>) {
   const body = useRef<HTMLDivElement>(null);
   const [scrollMargin, setScrollMargin] = useState(0);
+  // Rows that were not seen yet are taken to be as high as the last one that was: with a fixed guess, the end of a long list
+  // would move away under the pointer while it is scrolled to.
+  const rowHeight = useRef(FIRST_ROW_HEIGHT);
   const rowCount = rows.length;
   // What is above the table may have grown or shrunk with what it shows.
   useEffect(() => {
@@ -39,7 +42,11 @@ export function VirtualTable<Row>({ label, rows, rowKey, columns, minWidth = 0 }
   }, [rowCount]);
   const virtualizer = useWindowVirtualizer({
     count: rowCount,
-    estimateSize: () => ROW_HEIGHT,
+    estimateSize: () => rowHeight.current,
+    measureElement(element, entry, instance) {
+      rowHeight.current = measureElement(element, entry, instance);
+      return rowHeight.current;
+    },
     overscan: OVERSCAN,
     scrollMargin,
     getItemKey: (index) => rowKey(rows[index] as Row),

@@ -1,4 +1,4 @@
-import { Alert, Box, Code, DataList, Group, List, Paper, Select, Stack, Text, Title } from '@mantine/core';
+import { Alert, Box, Code, DataList, Group, Paper, Select, Stack, Text, Title } from '@mantine/core';
 import { IconAlertTriangle } from '@tabler/icons-react';
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { useState } from 'react';
@@ -9,12 +9,13 @@ import {
 } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { type BulkKind, bulkClient } from '../bulk/bulk-clients.ts';
 import { BulkRow } from '../bulk/bulk-progress.tsx';
+import { LeftAlone, leftAlone } from '../bulk/left-alone.tsx';
 import { linkToReceipt } from '../deletions/deletion-client.ts';
 import { BulkBadge, ITEM_STATES, ItemBadge, isBulkMoving, modeLabel } from '../deletions/deletion-words.tsx';
 import { splitError } from '../deletions/stuck-advice.ts';
 import { adviceOf } from '../parts/advice.ts';
 import { EmptyNote } from '../parts/empty-note.tsx';
-import { formatCount, formatInstant, toWords } from '../parts/format.ts';
+import { formatInstant } from '../parts/format.ts';
 import { IdText } from '../parts/id-text.tsx';
 import { ListBody } from '../parts/list-body.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
@@ -74,13 +75,7 @@ export function BulkReceipt({ bulk, kind }: BulkReceiptProps) {
               <Text size="sm" fw={600} mt="sm">
                 Why some were left alone
               </Text>
-              <List size="sm">
-                {bulk.skipCounts.map(({ reason, count }) => (
-                  <List.Item key={reason}>
-                    {formatCount(count)}: {toWords(reason)}
-                  </List.Item>
-                ))}
-              </List>
+              <LeftAlone kind={kind} skips={bulk.skipCounts} />
             </>
           )}
         </Paper>
@@ -120,7 +115,7 @@ function Items({ bulk, kind }: BulkReceiptProps) {
           </Text>
           {(skipReason || lastError) && (
             <Text size="xs" c="dimmed" truncate title={lastError}>
-              {lastError || toWords(skipReason)}
+              {splitError(lastError).message || leftAlone(kind, skipReason, 1n)}
             </Text>
           )}
         </Box>

@@ -153,8 +153,8 @@ function Outcome({ deletion }: { readonly deletion: Deletion }) {
       title={isPurge ? 'Gone from every store, and read back as gone' : 'Complete'}
     >
       {plural(sum('deleted'), 'thing')} {sum('deleted') === 1n ? 'was' : 'were'} {verb}
-      {isPurge && sum('bytes') > 0n && ` (${formatBytes(sum('bytes'))})`}, {plural(sum('left'), 'thing')}{' '}
-      {sum('left') === 1n ? 'is' : 'are'} left
+      {isPurge && sum('bytes') > 0n && ` (${formatBytes(sum('bytes'))})`},{' '}
+      {sum('left') === 0n ? 'nothing' : plural(sum('left'), 'thing')} {sum('left') > 1n ? 'are' : 'is'} left
       {sum('passedOn') > 0n && `, ${plural(sum('passedOn'), 'thing')} that others share stayed with them`}.
     </Alert>
   );
