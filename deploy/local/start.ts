@@ -10,7 +10,7 @@ import { type Stack, startStack } from './stack.ts';
 const folder = process.env['LETHE_LOCAL_FOLDER'] ?? join(fileURLToPath(new URL('../../', import.meta.url)), '.lethe');
 
 // `npm start -- --owner mail=127.0.0.1:7410`: a service of your own that owns data which is purged by age.
-// `--participant mail=127.0.0.1:7411`: one that holds effects of runs. Both can be given several times.
+// `--participant notes=127.0.0.1:7411`: one that holds effects of runs. Both can be given several times.
 const several = { type: 'string', multiple: true, default: [] as string[] } as const;
 const { values } = parseArgs({ options: { owner: several, participant: several } });
 const addressesOf = (option: 'owner' | 'participant'): Record<string, string> =>

@@ -1,5 +1,6 @@
 import { fileURLToPath } from 'node:url';
 import anyTest, { type TestFn } from 'ava';
+import { UnsecuredJWT } from 'jose';
 import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
@@ -98,16 +99,27 @@ test.serial('a schema that is behind or ahead is told with its migrations', asyn
   t.regex(behind?.advice ?? '', /migrate/);
 });
 
-test.serial('who may not see a status is told so, and a token about to expire is a warning', async (t) => {
-  const { lethe, stack } = t.context;
-  const viewer = await stack.token({ role: 'viewer', tenantId: 'acme' }, TWO_YEARS_S);
-  const seen = await findings({ lethe, token: viewer });
-  t.is(seen.of('job', 'STATUS')?.state, 'UNKNOWN');
-  t.regex(seen.of('job', 'STATUS')?.advice ?? '', /status:read/);
-  t.is(seen.of('participants', 'PARTICIPANTS'), undefined, 'for platform');
-  const expired = await findings({ lethe, token: await stack.token({ role: 'platform' }, -60) });
-  t.is(expired.of('sign-in', 'TOKEN')?.state, 'FAILED');
-});
+test.serial(
+  'who may not see a status is told so; a token about to expire is a warning, an expired one a failure',
+  async (t) => {
+    const { lethe, stack } = t.context;
+    const viewer = await stack.token({ role: 'viewer', tenantId: 'acme' }, TWO_YEARS_S);
+    const seen = await findings({ lethe, token: viewer });
+    t.is(seen.of('job', 'STATUS')?.state, 'UNKNOWN');
+    t.regex(seen.of('job', 'STATUS')?.advice ?? '', /status:read/);
+    t.is(seen.of('participants', 'PARTICIPANTS'), undefined, 'for platform');
+    const now = Math.floor(Date.now() / 1_000);
+    const old = new UnsecuredJWT({ sub: 'ann' })
+      .setIssuedAt(now - 3_600)
+      .setExpirationTime(now + 60)
+      .encode();
+    const about = (await findings({ lethe, token: old })).of('sign-in', 'TOKEN');
+    t.is(about?.state, 'WARNING');
+    t.regex(about?.message ?? '', /^The token of ann, .* expires at /);
+    const expired = await findings({ lethe, token: await stack.token({ role: 'platform' }, -60) });
+    t.is(expired.of('sign-in', 'TOKEN')?.state, 'FAILED');
+  },
+);
 
 test.serial('the report fits 80 columns, and --quiet leaves out what is well', async (t) => {
   const { lethe, token } = t.context;

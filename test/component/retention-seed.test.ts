@@ -1,3 +1,5 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { DriftStatus, IncidentState, PayloadState } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
@@ -128,6 +130,24 @@ test.serial('the nightly purge goes over every tenant, and finds nothing more', 
     const bought = DAYS.find(({ tenantId }) => tenantId === item.tenantId);
     t.like(item, { planName: bought?.plan, planVersion: 1n });
     t.is(item.subjects.find(({ subject }) => subject === 'drift_checks')?.window?.retentionDays, bought?.checks);
+  }
+});
+
+test.serial('what a purge removed is in the log of its service, by tenant and table', async (t) => {
+  const { stack } = t.context;
+  const log = await readFile(join(stack.folder, 'logs/incident.log'), 'utf8');
+  const lines = log
+    .split('\n')
+    .filter((line) => line.includes('"audit":true') && line.includes('"action":"purge-'))
+    .map((line) => JSON.parse(line));
+  for (const { tenantId, incidents } of DAYS) {
+    const removed = (subject: string) =>
+      lines.find((line) => line.tenantId === tenantId && line.action === `purge-${subject}`)?.removed;
+    t.truthy(removed('drift_checks'), `${tenantId}: ${JSON.stringify(removed('drift_checks'))}`);
+    if (incidents !== undefined) {
+      t.truthy(removed('incident_payloads'), tenantId);
+      t.truthy(removed('approvals'), tenantId);
+    }
   }
 });
 

@@ -1,16 +1,21 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
+import { freePort } from '#deploy/local/free-port.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
 import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
-const test = anyTest as TestFn<{ stack: TestStack }>;
+const test = anyTest as TestFn<{ stack: TestStack; metricsUrl: string }>;
 
 test.before(async (t) => {
+  const metricsAddress = `127.0.0.1:${await freePort()}`;
+  t.context.metricsUrl = `http://${metricsAddress}/metrics`;
   t.context.stack = await startTestStack({
     services: ['run', 'job'],
-    envOf: { run: { WORKFLOW_MIN_PURGE_AGE_HOURS: '24' } },
+    envOf: { run: { WORKFLOW_MIN_PURGE_AGE_HOURS: '24', LETHE_METRICS_ADDRESS: metricsAddress } },
   });
 });
 test.after.always((t) => t.context.stack.dispose());
@@ -83,4 +88,43 @@ test('a run that has come of age is purged without force: the age is by the data
   await age('24 hours');
   const { deletion } = await runs.purgeRun({ runId: graph.runId, reason: 'of age' });
   t.is((await settled(stack, 'aged', deletion?.id)).state, DeletionState.COMPLETE);
+});
+
+test('each delete, soft or hard, done or refused, is a line of the log with who and why, and one more in the metrics', async (t) => {
+  const { stack, metricsUrl } = t.context;
+  const tenantId = 'told';
+  const counted = async (kind: string, outcome: string): Promise<number> => {
+    const text = await (await fetch(metricsUrl)).text();
+    const labels = `kind="${kind}",outcome="${outcome}"`;
+    return Number(new RegExp(`^lethe_deletions_total\\{${labels},[^}]*\\} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
+  };
+  const counts = async () => ({
+    soft: await counted('SOFT_DELETE', 'COMPLETE'),
+    hard: await counted('PURGE', 'COMPLETE'),
+    refused: await counted('PURGE', 'REFUSED'),
+  });
+  const before = await counts();
+  const { runs } = stack.clients({ tenantId, role: 'owner', subject: 'ada' });
+  const { runId } = await makeRunGraph(stack, tenantId, { jobs: 1 });
+  const soft = await runs.deleteRun({ runId, reason: 'by mistake' });
+  await settled(stack, tenantId, soft.deletion?.id);
+  await refusalOf(runs.purgeRun({ runId, reason: 'too early' }));
+  const hard = await runs.purgeRun({ runId, reason: 'contract ended', force: true });
+  await settled(stack, tenantId, hard.deletion?.id);
+
+  const log = await readFile(join(stack.folder, 'logs/run.log'), 'utf8');
+  const lines = log
+    .split('\n')
+    .filter((line) => line.includes('"audit":true') && line.includes(runId))
+    .map((line) => JSON.parse(line));
+  const told = lines.map(({ action, actor, reason, outcome }) => `${action} ${outcome} by ${actor}: ${reason}`);
+  for (const line of [
+    'SOFT_DELETE COMPLETE by ada: by mistake',
+    'PURGE REFUSED by ada: too early',
+    'PURGE COMPLETE by ada: contract ended',
+  ]) {
+    t.true(told.includes(line), `${line} in ${told.join('; ')}`);
+  }
+  const after = await counts();
+  for (const kind of ['soft', 'hard', 'refused'] as const) t.true(after[kind] > before[kind], kind);
 });

@@ -240,6 +240,7 @@ pageTest(
     const forecast = dialog.getByRole('row', { name: /^Drift checks/ });
     await forecast.waitFor();
     const [would, asIs, from = ''] = await forecast.getByRole('cell').allTextContents();
+    await assertUsableInEveryLook(t, page, 'plan-dialog');
     t.deepEqual([would, asIs], ['3', '0']);
     t.regex(from, /^(next week|in [67] days)/);
     t.is(await rowsOf(stack, 'drift_checks', 'team'), 4, 'a preview takes nothing');
@@ -278,6 +279,7 @@ pageTest('purge now says in numbers what will go, and its progress is live', asy
   const drawer = page.getByRole('dialog', { name: 'Retention purge' });
   await drawer.getByText('3 expired, 9 rows removed').waitFor();
   await drawer.getByRole('status').getByText('Complete').waitFor();
+  await assertUsableInEveryLook(t, page, 'purge-drawer');
   t.is(await rowsOf(stack, 'drift_checks', 'now'), 1);
 });
 
@@ -470,6 +472,8 @@ pageTest('an execution policy is saved only after a preview, and deleted', async
   await t.throwsAsync(retention.getExecutionPolicy({}), undefined, 'a preview sets nothing');
   await dialog.getByRole('button', { name: 'Save' }).click();
   await page.getByRole('region', { name: 'Retention policy' }).getByText('30 days', { exact: true }).waitFor();
+  await page.waitForLoadState('networkidle');
+  await assertUsableInEveryLook(t, page, 'executions-by-day');
   t.like((await retention.getExecutionPolicy({})).executionPolicy, { retentionDays: 30, minExecutionsToKeep: 1n });
 
   await page.getByRole('radiogroup').getByText('Table').click();
@@ -550,6 +554,7 @@ pageTest(
     const tenantId = 'looks';
     const { environmentId, incidentIds } = await purgedTenant(t, tenantId);
     await addChecks(t.context.stack, tenantId, environmentId, ['1 day', '2 days']);
+    const bare = await clients(t, tenantId).incidents.openIncident({ environmentId, title: 'bare' });
     const admin = { tenantId, role: 'admin' } as const;
     const operator = { role: 'platform' } as const;
     const pages = [
@@ -565,6 +570,7 @@ pageTest(
       ['catalogue', operator, '/retention?tab=catalogue', 'Age counts from'],
       ['executions', admin, '/executions', 'No execution has been recorded.'],
       ['nothing', { ...admin, tenantId: 'nobody-yet' }, '/incidents', 'No incident has been opened yet.'],
+      ['incident-bare', admin, `/incidents/${bare.incident?.id}`, 'No drift details were recorded with this incident.'],
       ['not-found', admin, `/incidents/${newId()}`, 'Not found'],
     ] as const;
     // One window a person: what it has loaded is loaded.

@@ -1,11 +1,14 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import anyTest, { type TestFn } from 'ava';
 import { makeBrowser } from '#test/support/console-browser.ts';
+import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
 import { readReadmes } from '#test/support/readmes.ts';
 import { hasProgram, testIfFound } from '#test/support/require.ts';
 import { until } from '#test/support/test-stack.ts';
@@ -16,13 +19,27 @@ const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
 // Nobody serves there: an owner that is down must not keep the others from being purged.
 const MAIL_ADDRESS = '127.0.0.1:1';
 
-const test = anyTest as TestFn<{ folder: string; child: ChildProcess; output: () => string }>;
+const TAKEN_PORT = 7_402;
+
+interface Context {
+  folder: string;
+  notes: ForeignParticipant;
+  other: Server;
+  child: ChildProcess;
+  output: () => string;
+}
+const test = anyTest as TestFn<Context>;
 
 test.before(async (t) => {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-start-'));
   await chmod(folder, 0o755);
+  // Another program has the usual port of JobService; if one has it already, that will do.
+  const other = createServer().listen(TAKEN_PORT, '127.0.0.1');
+  await once(other, 'listening').catch(() => undefined);
+  const notes = await startForeignParticipant(0);
   let output = '';
-  const child = spawn('npm', ['start', '--', '--owner', `mail=${MAIL_ADDRESS}`], {
+  const args = ['start', '--', '--owner', `mail=${MAIL_ADDRESS}`, '--participant', `notes=${notes.address}`];
+  const child = spawn('npm', args, {
     cwd: REPOSITORY,
     env: { ...process.env, LETHE_LOCAL_FOLDER: folder },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -33,7 +50,7 @@ test.before(async (t) => {
       output += chunk;
     });
   }
-  Object.assign(t.context, { folder, child, output: () => output });
+  Object.assign(t.context, { folder, notes, other, child, output: () => output });
   await until(
     'the ready block',
     async () => /Ctrl-C stops everything/.test(output) || child.exitCode !== null,
@@ -42,8 +59,10 @@ test.before(async (t) => {
 });
 
 test.after.always(async (t) => {
-  const { child, folder } = t.context;
+  const { child, folder, notes, other } = t.context;
   if (child.exitCode === null && child.signalCode === null && child.pid) process.kill(-child.pid, 'SIGKILL');
+  other.close();
+  await notes.close();
   await rm(folder, { recursive: true, force: true });
 });
 
@@ -71,6 +90,32 @@ test.serial('npm start reaches the ready block, and every count of its sample is
   t.regex(output, /PRO \(studio\)[\s\S]*?incident_payloads +│ +5 │ +2 │ +3/);
   t.regex(output, /30 days \(bureau\)[\s\S]*?executions +│ +8 │ +4 │ +4/);
   t.regex(output, /7 days, newest 4 \(hobby\)[\s\S]*?executions +│ +5 │ +4 │ +1/);
+});
+
+test.serial('where a usual port is taken, npm start says so loudly, with what to write in its place', async (t) => {
+  const output = t.context.output();
+  const [, job = ''] = /^ {2}JobService +(\S+)$/m.exec(output) ?? [];
+  t.notRegex(job, /:7402$/);
+  t.regex(output, /^WARNING: other programs have the usual ports/m);
+  t.true(output.includes(`\n  ${job} for 127.0.0.1:${TAKEN_PORT}\n`), output);
+  t.true(output.match(/^grpcurl .*$/m)?.[0].includes(` ${job} `), 'the printed command has the real port');
+});
+
+test.serial('a participant that npm start was given is asked in every purge of a run', async (t) => {
+  const { folder, notes } = t.context;
+  const lethe = `npm run --silent lethe -- --profile ${join(folder, 'cli.json')}`;
+  const runId = (await bash(`${lethe} --tenant acme runs create noted`)).stdout.trim();
+  notes.put(runId, 2);
+  await bash(`${lethe} --tenant acme runs finish ${runId} --state COMPLETED`);
+  await bash(`${lethe} --tenant acme runs purge ${runId} --reason 'contract ended' --yes --wait`);
+  t.is(notes.countOf(runId), 0);
+  t.regex((await bash(`${lethe} participants list`)).stdout, /^notes /m);
+});
+
+test.serial('the alias of the README makes lethe a command of a shell', async (t) => {
+  const [alias = 'false'] = (await readReadmes()).match(/alias lethe='[^']*'/) ?? [];
+  const { stdout } = await bash(`shopt -s expand_aliases\n${alias}\nlethe --version`);
+  t.regex(stdout, /^\d+\.\d+\.\d+$/m);
 });
 
 test.serial('the link that npm start prints signs in to the console, once', async (t) => {
@@ -119,6 +164,10 @@ testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's command
   const outputs: string[] = [];
   for (const block of blocks)
     outputs.push((await bash(await onThisStack(t.context.folder, block, t.context.output()))).stdout);
+  // Pasted again it begins another run, and is not refused for a name that is taken.
+  const startRun = blocks.find((block) => block.includes('RunService/StartRun')) ?? 'false';
+  const again = (await bash(await onThisStack(t.context.folder, startRun, t.context.output()))).stdout;
+  t.regex(again, /"workflow": "client_to_delivery"/);
   const [byGrpcurl = '', byCli = '', ofRun = '', ofAudit = '', ...ofServices] = outputs;
   const [ofRestJob = '', ofRestRun = '', ofPlan = '', ofStop = '', ofPolicy = '', ofWorkflow = '', ofExecutions = ''] =
     ofServices;
