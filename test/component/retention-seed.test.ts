@@ -141,12 +141,14 @@ test.serial('what a purge removed is in the log of its service, by tenant and ta
     .filter((line) => line.includes('"audit":true') && line.includes('"action":"purge-'))
     .map((line) => JSON.parse(line));
   for (const { tenantId, incidents } of DAYS) {
-    const removed = (subject: string) =>
-      lines.find((line) => line.tenantId === tenantId && line.action === `purge-${subject}`)?.removed;
-    t.truthy(removed('drift_checks'), `${tenantId}: ${JSON.stringify(removed('drift_checks'))}`);
-    if (incidents !== undefined) {
-      t.truthy(removed('incident_payloads'), tenantId);
-      t.truthy(removed('approvals'), tenantId);
+    for (const table of incidents === undefined
+      ? ['drift-checks']
+      : ['drift-checks', 'incident-payloads', 'approvals']) {
+      const told = lines.filter((line) => line.tenantId === tenantId && line.action === `purge-${table}`);
+      t.true(
+        told.some(({ removed }) => removed > 0),
+        `${tenantId}: ${table}`,
+      );
     }
   }
 });

@@ -2,20 +2,17 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
-import { freePort } from '#deploy/local/free-port.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
 import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
-const test = anyTest as TestFn<{ stack: TestStack; metricsUrl: string }>;
+const test = anyTest as TestFn<{ stack: TestStack }>;
 
 test.before(async (t) => {
-  const metricsAddress = `127.0.0.1:${await freePort()}`;
-  t.context.metricsUrl = `http://${metricsAddress}/metrics`;
   t.context.stack = await startTestStack({
     services: ['run', 'job'],
-    envOf: { run: { WORKFLOW_MIN_PURGE_AGE_HOURS: '24', LETHE_METRICS_ADDRESS: metricsAddress } },
+    envOf: { run: { WORKFLOW_MIN_PURGE_AGE_HOURS: '24' } },
   });
 });
 test.after.always((t) => t.context.stack.dispose());
@@ -91,8 +88,9 @@ test('a run that has come of age is purged without force: the age is by the data
 });
 
 test('each delete, soft or hard, done or refused, is a line of the log with who and why, and one more in the metrics', async (t) => {
-  const { stack, metricsUrl } = t.context;
+  const { stack } = t.context;
   const tenantId = 'told';
+  const metricsUrl = `http://${stack.environment('run')['LETHE_METRICS_ADDRESS']}/metrics`;
   const counted = async (kind: string, outcome: string): Promise<number> => {
     const text = await (await fetch(metricsUrl)).text();
     const labels = `kind="${kind}",outcome="${outcome}"`;

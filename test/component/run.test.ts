@@ -471,7 +471,20 @@ test('runs are listed by state, workflow and time, page after page, and a token 
   const cut = listed[2]?.createTime;
   t.is((await runs.listRuns(cut ? { minCreateTime: cut } : {})).runs.length, 3);
   t.is((await runs.listRuns(cut ? { maxCreateTime: cut } : {})).runs.length, 2);
+  for (const runId of ids.slice(0, 2).toReversed()) {
+    const { deletion } = await runs.deleteRun({ runId });
+    await settled(stack, 'lists', deletion?.id);
+  }
+  const hidden = await runs.listRuns({ deletedOnly: true, pageSize: 1 });
+  const [last, end] = [
+    hidden,
+    await runs.listRuns({ deletedOnly: true, pageSize: 1, pageToken: hidden.nextPageToken }),
+  ];
+  t.deepEqual([last.runs[0]?.id, end.runs[0]?.id, end.nextPageToken], [ids[0], ids[1], ''], 'the last hidden first');
+  const member = stack.clients({ tenantId: 'lists', role: 'member' }).runs;
+  t.is((await refusalOf(member.listRuns({ deletedOnly: true }))).reason, 'ROLE_TOO_LOW');
   for (const call of [
+    () => runs.listRuns({ deletedOnly: true, pageToken: first.nextPageToken }),
     () => runs.listRuns({ workflow: 'odd', pageToken: first.nextPageToken }),
     () => admin(stack, 'lists-2').runs.listRuns({ pageToken: first.nextPageToken }),
   ]) {

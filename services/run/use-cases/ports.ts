@@ -33,6 +33,8 @@ export interface RunQuery extends PageQuery {
   readonly minCreatedAt: Temporal.Instant | undefined;
   readonly maxCreatedAt: Temporal.Instant | undefined;
   readonly showDeleted: boolean;
+  /** Hidden ones alone, the last hidden first; goes with `showDeleted`. */
+  readonly deletedOnly: boolean;
 }
 
 /** The tenant's runs and their steps. */

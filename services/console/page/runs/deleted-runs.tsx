@@ -2,10 +2,8 @@ import { ActionIcon, Box, Button, Group, Text } from '@mantine/core';
 import { IconArrowBackUp, IconFlame } from '@tabler/icons-react';
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { useState } from 'react';
-import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type { Run } from '#gen/lethe/run/v1/run_pb.ts';
 import { EmptyNote } from '../parts/empty-note.tsx';
-import { reasonOf } from '../parts/error-alert.tsx';
 import { Gated } from '../parts/gated.tsx';
 import { ListBody } from '../parts/list-body.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
@@ -17,29 +15,21 @@ import { runTitle } from './run-words.tsx';
 import { RunName } from './runs-page.tsx';
 import { useRunActions } from './use-run-actions.tsx';
 
-const PAGE_SIZE = 50;
+const PAGE_SIZE = 100;
 
 /** The runs that are hidden at the moment, the last one deleted first, with a way back and a way out. */
 export function DeletedRuns() {
   const { restore } = useRunActions();
   const mayDelete = useReasonNot({ role: 'admin', scope: 'workflows:delete' });
   const [purging, setPurging] = useState<Run>();
-  // The service lists soft deletes in their order; each run then tells whether it is still hidden.
   const query = useInfiniteQuery({
     queryKey: ['deleted-runs'],
-    queryFn: async ({ signal, pageParam }) => {
-      const { deletions, nextPageToken } = await runs.listDeletions(
-        { pageSize: PAGE_SIZE, pageToken: pageParam, mode: DeletionMode.SOFT_DELETE },
-        { signal },
-      );
-      const ids = [...new Set(deletions.map(({ targetId }) => targetId))];
-      const found = await Promise.all(ids.map((runId) => findHidden(runId, signal)));
-      return { runs: found.flatMap((run) => run ?? []), nextPageToken };
-    },
+    queryFn: ({ signal, pageParam }) =>
+      runs.listRuns({ pageSize: PAGE_SIZE, pageToken: pageParam, deletedOnly: true }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined,
   });
-  const rows = [...new Map(query.data?.pages.flatMap((page) => page.runs).map((run) => [run.id, run])).values()];
+  const rows = query.data?.pages.flatMap((page) => page.runs) ?? [];
   const columns: readonly Column<Run>[] = [
     { key: 'run', title: 'Run', cell: (run) => <RunName run={run} /> },
     {
@@ -104,14 +94,4 @@ export function DeletedRuns() {
       {purging && <PurgeDialog run={purging} onClose={() => setPurging(undefined)} />}
     </>
   );
-}
-
-async function findHidden(runId: string, signal: AbortSignal): Promise<Run | undefined> {
-  try {
-    const { run } = await runs.getRun({ runId, showDeleted: true }, { signal });
-    return run?.deleteTime ? run : undefined;
-  } catch (error) {
-    if (reasonOf(error) === 'RUN_NOT_FOUND') return undefined;
-    throw error;
-  }
 }

@@ -155,12 +155,14 @@ export const runService = ({
       minCreatedAt: () => parseTimestamp('min_create_time', request.minCreateTime),
       maxCreatedAt: () => parseTimestamp('max_create_time', request.maxCreateTime),
     });
-    const { showDeleted } = request;
+    const { deletedOnly } = request;
+    const showDeleted = request.showDeleted || deletedOnly;
     const { state, workflow, minCreatedAt, maxCreatedAt } = query;
-    const filter = { state, workflow, min: minCreatedAt?.toString(), max: maxCreatedAt?.toString(), showDeleted };
+    const [min, max] = [minCreatedAt?.toString(), maxCreatedAt?.toString()];
+    const filter = { state, workflow, min, max, showDeleted, ...(deletedOnly ? { deletedOnly } : {}) };
     const scope: PageScope = { rpc: 'ListRuns', tenantId: tenantOf(caller), filter };
     const after = decodePageToken(scope, request.pageToken, 2);
-    const page = await readRuns.list(caller, { ...query, showDeleted, limit, after });
+    const page = await readRuns.list(caller, { ...query, showDeleted, deletedOnly, limit, after });
     return { runs: page.items.map(toRunMessage), nextPageToken: page.next ? encodePageToken(scope, page.next) : '' };
   },
 

@@ -158,14 +158,17 @@ export const makeRunRepository = (database: Database): RunRepository => ({
     return row && { run: toRun(row), now: row.now };
   },
 
-  async list(tenantId, { state, workflow, minCreatedAt, maxCreatedAt, showDeleted, limit, after }) {
+  async list(tenantId, { state, workflow, minCreatedAt, maxCreatedAt, showDeleted, deletedOnly, limit, after }) {
+    const [order, hidden] = deletedOnly
+      ? ['deleted_at', '$2 and deleted_at is not null']
+      : ['created_at', '($2 or deleted_at is null)'];
     const rows = await database.readForTenant<RunColumns>(tenantId, {
       text: `select * from workflow_runs
-             where tenant_id = $1 and ($2 or deleted_at is null) and ($3::text is null or state = $3)
+             where tenant_id = $1 and ${hidden} and ($3::text is null or state = $3)
                and ($4::text is null or workflow = $4)
                and ($5::timestamptz is null or created_at >= $5) and ($6::timestamptz is null or created_at < $6)
-               and ($7::timestamptz is null or (created_at, id) < ($7, $8::uuid))
-             order by created_at desc, id desc limit $9`,
+               and ($7::timestamptz is null or (${order}, id) < ($7, $8::uuid))
+             order by ${order} desc, id desc limit $9`,
       values: [
         tenantId,
         showDeleted,
@@ -180,7 +183,10 @@ export const makeRunRepository = (database: Database): RunRepository => ({
     });
     // What a run was given and gave may be large: a list leaves it out.
     const toListed = (row: RunColumns): Run => toRun({ ...row, input: null, output: null });
-    return pageOf(rows, limit, toListed, (row) => [row.created_at.toString(), row.id]);
+    return pageOf(rows, limit, toListed, (row) => [
+      (deletedOnly ? row.deleted_at : row.created_at)?.toString() ?? '',
+      row.id,
+    ]);
   },
 
   update: (tenantId, runId, change) =>

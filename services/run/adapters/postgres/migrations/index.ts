@@ -19,6 +19,7 @@ import { cleanupByIndex } from './017-cleanup-by-index.ts';
 import { turns } from './018-turns.ts';
 import { compensationKeys } from './019-compensation-keys.ts';
 import { bulkFigures } from './020-bulk-figures.ts';
+import { hiddenRuns } from './021-hidden-runs.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -42,4 +43,5 @@ export const runMigrations: readonly Migration[] = [
   turns,
   compensationKeys,
   bulkFigures,
+  hiddenRuns,
 ];
