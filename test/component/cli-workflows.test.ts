@@ -48,6 +48,17 @@ test('a workflow is begun, watched to its end and told step by step', async (t) 
   t.deepEqual([unknown.code, /WORKFLOW_NOT_FOUND/.test(unknown.err)], [1, true]);
 });
 
+test('what the help of `runs start` shows as an example begins a run, once its environment is one that exists', async (t) => {
+  const { lethe, stack } = t.context;
+  const { out } = await lethe('runs', 'start', '--help');
+  const [, workflow = '', input = ''] = /runs start (\w+) --input '([^']+)' --wait/.exec(out) ?? [];
+  const { environment_id } = JSON.parse(await inputIn(stack, 'learns'));
+  const own = JSON.stringify({ ...JSON.parse(input), environment_id });
+  t.deepEqual(Object.keys(JSON.parse(own)), Object.keys(JSON.parse(input)), 'it tells of the environment');
+  const begun = await lethe('--tenant', 'learns', 'runs', 'start', workflow, '--input', own, '--wait');
+  t.is(begun.code, 0, begun.out + begun.err);
+});
+
 test('a run that fails is undone, and is 1; its steps and its receipt tell what was removed', async (t) => {
   const { lethe, stack } = t.context;
   const input = await inputIn(stack, 'fails', { force_qc_fail: true });

@@ -76,6 +76,12 @@ function exitOfRun(state: RunState | undefined, meant: readonly RunState[]): num
   return state === RunState.FAILED ? EXIT.partial : EXIT.failed;
 }
 
+/** What client_to_delivery needs at least. */
+const SOME_INPUT = {
+  environment_id: '018f6b1e-7c1a-7000-8000-000000000002',
+  brief: { client: 'Acme', product: 'Night Bus', audience: 'commuters', goals: ['be known'], channels: ['web'] },
+};
+
 /** What of `lethe runs …` is about runs of workflows that Lethe does itself. */
 export function addWorkflowCommands(runs: Command, run: Run): void {
   const tell = async (context: CommandContext, begun: RunMessage, wait: boolean, meant: readonly RunState[]) => {
@@ -97,7 +103,7 @@ export function addWorkflowCommands(runs: Command, run: Run): void {
           return tell(context, begun, wait, [RunState.COMPLETED]);
         }),
       ),
-    'lethe --tenant acme runs start client_to_delivery --input \'{"client_name": "Ada"}\' --wait',
+    `lethe --tenant acme runs start client_to_delivery --input '${JSON.stringify(SOME_INPUT)}' --wait`,
   );
 
   addExamples(
