@@ -75,6 +75,8 @@ test('a run that fails is undone, and is 1; its steps and its receipt tell what 
   const told = await lethe('--tenant', 'fails', 'deletions', 'get', receipt);
   t.regex(told.out, /^job +job +1 +1 +0/m);
   t.regex(told.out, /^run +strategy_document +1 +1 +0/m);
+  t.regex(told.out, /^job +COMPLETE +\d{4}-/m, 'a participant was read back');
+  t.regex(told.out, /^run +COMPLETE *$/m, 'rows that went with the receipt are not said to be read back later');
 });
 
 test('a run is cancelled, and one whose undoing is parked is 3, however often it is tried', async (t) => {

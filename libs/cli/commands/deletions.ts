@@ -75,11 +75,13 @@ function countsTable({ participants }: Deletion) {
 }
 
 /** Whether each participant was read back as holding nothing more, and what keeps those that were not. */
-function readBackTable({ participants }: Deletion) {
+function readBackTable({ mode, participants }: Deletion) {
+  // Only a purge is told of while it has yet to be read back.
+  const unread = mode === DeletionMode.PURGE ? 'not yet' : '';
   const rows = participants.map(({ participant, state, verifyTime, lastError, attempts, nextAttemptTime }) => [
     participant,
     nameOf(DeletionState, state),
-    instantOf(verifyTime) || 'not yet',
+    instantOf(verifyTime) || unread,
     [
       lastError,
       ...(attempts > 0 ? [`${attempts} failed attempts`] : []),
