@@ -2,9 +2,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 // What takes longest begins first, or it would run alone at the end.
-const LONGEST = ['saga-crash', 'run-interleavings', 'start', 'run-preview'].map(
-  (name) => `/test/system/${name}.test.ts`,
-);
+const LONGEST = [
+  'saga-crash',
+  'console-page',
+  'configuration',
+  'console-retention-page',
+  'run-interleavings',
+  'cascade-crash',
+  'start',
+  'run-preview',
+].map((name) => `/test/system/${name}.test.ts`);
 
 const rankOf = (file) => {
   const rank = LONGEST.findIndex((path) => file.endsWith(path));
