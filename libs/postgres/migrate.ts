@@ -1,4 +1,5 @@
 import knexOf, { type Knex } from 'knex';
+import { giveFirstStatistics } from './first-statistics.ts';
 import { SILENT } from './tenant-transaction.ts';
 
 /** One reversible step of a schema. Its name never changes once it has landed. */
@@ -27,6 +28,7 @@ export const migrateUp = (options: MigrateOptions): Promise<void> =>
   underLock(options, async (knex) => {
     await knex.migrate.latest(settingsOf(options));
     for (const { afterEveryUp } of options.migrations) await afterEveryUp?.(knex);
+    await giveFirstStatistics(knex);
   });
 
 /** Takes everything back, newest first. Data goes with its tables. */

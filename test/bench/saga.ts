@@ -18,6 +18,7 @@ const ROUND_MS = 2_000;
 const ROUNDS = 3;
 const LONG_SAGAS = Number(process.env['LETHE_BENCH_SAGAS'] ?? 100_000);
 const LONG_CONCURRENCY = 16;
+const FRESH_SAGAS = LONG_SAGAS / 3;
 
 /** client_to_delivery with nobody to ask: five steps, all of them local. */
 const localWorkflow: Workflow = {
@@ -198,6 +199,41 @@ async function benchLong(database: TestDatabase, figures: Record<string, number>
   figures['saga_rss_mb_last'] = Math.round(rss.at(-1) ?? Number.NaN);
 }
 
+/** Sagas on tables that were made a moment ago, and on the same tables right after their first statistics. */
+async function benchFresh(database: TestDatabase, figures: Record<string, number>): Promise<void> {
+  const tables = await database.query<{ name: string }>(
+    `select oid::regclass::text as name from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace`,
+  );
+  // Autovacuum would analyze them in the middle.
+  for (const { name } of tables) await database.query(`alter table ${name} set (autovacuum_enabled = false)`);
+  const opened = database.open({ poolSize: LONG_CONCURRENCY });
+  const engine = makeEngine(opened, [], { workflow: localWorkflow, tenantId: 'fresh' });
+  const inputs = [inputOf(), inputOf({ force_qc_fail: true })];
+  let begun = 0;
+  const saga = async (): Promise<void> => {
+    begun += 1;
+    await engine.run(inputs[begun % 2] ?? {});
+    engine.settled.length = 0;
+  };
+  const rounds = async (): Promise<number> => {
+    const rates: number[] = [];
+    for (let round = 0; round < ROUNDS; round += 1) rates.push(await rate(LONG_CONCURRENCY, saga));
+    return median(rates);
+  };
+  try {
+    while (begun < FRESH_SAGAS) await rate(LONG_CONCURRENCY, saga);
+    const fresh = await rounds();
+    await database.query('analyze');
+    await rate(LONG_CONCURRENCY, saga); // Connections plan their statements anew.
+    const analyzed = await rounds();
+    figures['saga_fresh_per_s'] = Math.round(fresh);
+    figures['saga_analyzed_per_s'] = Math.round(analyzed);
+    figures['saga_fresh_over_analyzed'] = Number((fresh / analyzed).toFixed(2));
+  } finally {
+    await opened.close();
+  }
+}
+
 /** client_to_delivery as its callers see it, and which service its processor time goes to. */
 async function benchServices(figures: Record<string, number>): Promise<void> {
   const services = ['run', 'job', 'incident'] as const;
@@ -253,6 +289,7 @@ export const benchSaga: Bench = async () => {
   try {
     await benchLocal(await postgres.createDatabase(runMigrations), figures);
     await benchMemory(await postgres.createDatabase(runMigrations), figures);
+    await benchFresh(await postgres.createDatabase(runMigrations), figures);
     await benchLong(await postgres.createDatabase(runMigrations), figures);
   } finally {
     await postgres.stop();
