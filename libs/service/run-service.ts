@@ -29,6 +29,7 @@ import { type Metrics, makeMetrics, startMetricsServer } from '#libs/telemetry/m
 import type { CommonSettings } from './common-settings.ts';
 import { logTrust } from './log-trust.ts';
 import { bindStatus, type ServiceCheck } from './status-handlers.ts';
+import { type Part, type PartsWatch, watchParts } from './watch-parts.ts';
 
 /** What a service's container is given. */
 export interface ServiceFoundation {
@@ -44,6 +45,8 @@ export interface ComposedService {
   readonly services: readonly ServiceBinding[];
   /** Starts the background work; called when the schema is known to be right. */
   startWorkers(): readonly Pick<WorkerLoop, 'stop'>[];
+  /** What the service stands on beside its database; `/ready` has a line for each that is not well. Absent: nothing. */
+  readonly parts?: readonly Part[];
   /** What `/ready` says beside being ready, such as that purges are stopped. Absent: nothing. */
   readyNotes?(): Promise<readonly string[]>;
   /** What GetStatus tells beside version, clocks and schema; it must not throw. Absent: nothing. */
@@ -93,11 +96,16 @@ export async function startService(
     const fault = watch.fault();
     return fault === undefined ? phase : `${describeFault(fault)} (${fault}).`;
   };
+  let parts: PartsWatch | undefined;
+  let schemaWatch: PartsWatch | undefined;
   const stopMetrics = await startMetricsServer(
     settings.metricsAddress,
     metrics,
-    problem,
-    async () => (await composed?.readyNotes?.()) ?? [],
+    () => problem() ?? schemaWatch?.problems().get(SCHEMA),
+    async () => [
+      ...[...(parts?.problems() ?? [])].map(([name, sentence]) => `${name}: ${sentence}`),
+      ...((await composed?.readyNotes?.()) ?? []),
+    ],
   );
   await waitForDatabase(database, migrations, log, (why) => {
     phase = why;
@@ -135,6 +143,14 @@ export async function startService(
     tls: settings.tls,
     reflection: settings.reflection,
   });
+  const onPart = (part: string, why: string | undefined): void => {
+    metrics.partChanged(part, why === undefined);
+    if (why === undefined) log.info({ part }, 'a part that the service stands on is well again');
+    else log.error({ part, why }, 'a part that the service stands on is not well');
+  };
+  for (const { name: part } of composed.parts ?? []) metrics.partChanged(part, true);
+  schemaWatch = watchParts([schemaPart(database, migrations, () => watch.fault() === undefined)], onPart);
+  parts = watchParts(composed.parts ?? [], onPart);
   phase = undefined;
   return {
     port: server.port,
@@ -145,11 +161,27 @@ export async function startService(
       composed.close();
       await refusals.stop();
       await stopMetrics();
-      await watch.stop();
+      await Promise.all([schemaWatch.stop(), parts.stop(), watch.stop()]);
       await database.close();
     },
   };
 }
+
+const SCHEMA = 'schema';
+
+/** The service's own schema: without it nothing can be served. While the database has a fault, that is what is told. */
+const schemaPart = (database: Database, migrations: readonly Migration[], isServing: () => boolean): Part => ({
+  name: SCHEMA,
+  async look() {
+    try {
+      const { missing } = await compareSchema(database.acrossTenants, migrations);
+      return missing.length === 0 ? undefined : `The schema lacks the migrations ${missing.join(', ')}.`;
+    } catch (error) {
+      if (!isServing() || hasReason(error, 'DEPENDENCY_UNAVAILABLE')) return undefined;
+      return 'The schema cannot be read: it was dropped, or its rights were taken away.';
+    }
+  },
+});
 
 const SCHEMA_POLL_MS = 500;
 const MIN_WAIT_MS = 100;

@@ -18,6 +18,8 @@ export interface Metrics {
   observeOldestBulkDeletion(ageSeconds: () => Promise<number>): void;
   /** Tells when asked how many items of bulk deletions have not ended. */
   observeBulkItemsLeft(count: () => Promise<number>): void;
+  /** A part that the service stands on, such as its object store, is well or is not. */
+  partChanged(part: string, isWell: boolean): void;
   /** Tells the age in seconds of the oldest unfinished deletion when it is asked; 0 where there is none. */
   observeOldestDeletion(ageSeconds: () => Promise<number>): void;
   /** Tells when asked how many deletions are parked as STUCK until a person redrives them. */
@@ -80,6 +82,12 @@ export function makeMetrics(service: string): Metrics {
     labelNames: ['reason'],
     registers: [registry],
   });
+  const parts = new Gauge({
+    name: 'lethe_part_up',
+    help: '1 while a part that the service stands on is well, else 0.',
+    labelNames: ['part'],
+    registers: [registry],
+  });
   const observe = (name: string, help: string) => (read: () => Promise<number>) => {
     new Gauge({
       name,
@@ -95,6 +103,7 @@ export function makeMetrics(service: string): Metrics {
     rpcFinished: (rpc, code, durationMs) => rpcs.observe({ rpc, code: String(code) }, durationMs / 1_000),
     callRefused: (reason) => refusals.inc({ reason }),
     deletionFinished: (kind, outcome) => deletions.inc({ kind, outcome }),
+    partChanged: (part, isWell) => parts.set({ part }, isWell ? 1 : 0),
     expectDeletions(kind, outcomes) {
       for (const outcome of outcomes) deletions.inc({ kind, outcome }, 0);
     },

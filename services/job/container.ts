@@ -17,7 +17,7 @@ import type { ComposedService, ServiceFoundation } from '#libs/service/run-servi
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
 import { jobService } from './adapters/grpc/job-service.ts';
 import { participantService } from './adapters/grpc/participant-service.ts';
-import { makeStoreChecks } from './adapters/grpc/store-checks.ts';
+import { makeStoreChecks, makeStorePart } from './adapters/grpc/store-checks.ts';
 import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
 import { makeRefusalAudit, makeSweepAudit } from './adapters/postgres/audit.ts';
 import { jobTargets } from './adapters/postgres/bulk-targets.ts';
@@ -353,6 +353,7 @@ export async function composeJobService(
         startWorkerLoop({ name: 'cancellations', pollMs, work: () => endAbandonedCancellations(), onError }),
       ];
     },
+    parts: [makeStorePart(store, get(TOKENS.checkStore))],
     checks: makeStoreChecks(store, get(TOKENS.checkStore)),
     close: () => store.close(),
   };

@@ -12,6 +12,7 @@ import { logCertificates } from '#libs/grpc/tls.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { startWorkerLoop } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
+import { reachabilityOf } from '#libs/service/watch-parts.ts';
 import type { Logger } from '#libs/telemetry/logger.ts';
 import { makeOwnerClients } from './adapters/clients/owners.ts';
 import { nextInstant } from './adapters/cron/cron-pattern.ts';
@@ -369,6 +370,7 @@ export async function composeRetentionService(
       });
       return [catalogue, workers, scheduled];
     },
+    parts: [...connections].map(([name, connection]) => reachabilityOf('owner', name, connection)),
     close() {
       for (const connection of connections.values()) connection.close();
     },

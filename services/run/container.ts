@@ -16,6 +16,7 @@ import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/saga/worker-loop.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
+import { reachabilityOf } from '#libs/service/watch-parts.ts';
 import { makeParticipant } from './adapters/clients/participant.ts';
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
 import { executionService } from './adapters/grpc/execution-service.ts';
@@ -526,6 +527,7 @@ export async function composeRunService(
       const bulk = get(TOKENS.bulkDeletions).startWorkers(onError);
       return [...workers, ...bulk, upkeep, operations, { stop: get(TOKENS.ownRuns).stop }];
     },
+    parts: connections.map(({ name, connection }) => reachabilityOf('participant', name, connection)),
     close() {
       for (const { connection } of connections) connection.close();
     },

@@ -78,6 +78,12 @@ const readinessOf = async ({ context: { stack } }: T, name: ServiceName) => {
   return { status: response.status, text: await response.text() };
 };
 
+const untilTold = (t: T, name: ServiceName, status: number, text: RegExp): Promise<void> =>
+  until(`${name} tells ${text}`, async () => {
+    const now = await readinessOf(t, name);
+    return now.status === status && text.test(now.text);
+  });
+
 const untilUnready = (t: T, name: ServiceName, fault: string): Promise<void> =>
   until(`${name} is not ready: ${fault}`, async () => {
     const { status, text } = await readinessOf(t, name);
@@ -262,3 +268,33 @@ test.serial('services that find no database at start wait for it, say so, and se
   t.deepEqual(pids(t), waiting, 'none of them was started anew');
   await untilGood(t);
 });
+
+test.serial('a schema that is dropped makes its service unready, and is named, until it is back', async (t) => {
+  await untilGood(t);
+  for (const name of SERVICE_NAMES) await sql(t, name, 'alter schema public rename to dropped');
+  await Promise.all(SERVICE_NAMES.map((name) => untilTold(t, name, 503, /^The schema cannot be read/)));
+  for (const name of SERVICE_NAMES) await sql(t, name, 'alter schema dropped rename to public');
+  await untilGood(t);
+});
+
+test.serial(
+  'a participant or an owner that takes no calls is a line of its own, and does not make others unready',
+  async (t) => {
+    await untilGood(t);
+    const pid = t.context.stack.pid('incident') ?? 0;
+    process.kill(pid, 'SIGSTOP');
+    try {
+      await untilTold(t, 'run', 200, /^participant incident: /m);
+      await untilTold(t, 'retention', 200, /^owner incident: /m);
+      t.notRegex((await readinessOf(t, 'run')).text, /participant job/);
+      const metrics = await fetch(`http://${t.context.stack.environment('run')['LETHE_METRICS_ADDRESS']}/metrics`);
+      const text = await metrics.text();
+      t.regex(text, /^lethe_part_up\{part="participant incident",service="run"\} 0$/m);
+      t.regex(text, /^lethe_part_up\{part="participant job",service="run"\} 1$/m);
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    await untilTold(t, 'run', 200, /^$/);
+    await untilTold(t, 'retention', 200, /^$/);
+  },
+);

@@ -172,6 +172,23 @@ for (const [what, error, begin, mend] of [
   );
 }
 
+const READY_FAULTS: readonly (readonly [string, S3Quirk, RegExp])[] = [
+  ['a wrong secret', { refuse: () => ({ status: 403, code: 'SignatureDoesNotMatch' }) }, /\(SignatureDoesNotMatch\)/],
+  ['a missing bucket', { refuse: () => ({ status: 404, code: 'NoSuchBucket' }) }, /\(NoSuchBucket\)/],
+  ['a dead endpoint', { refuse: () => 'hang up' }, /is unavailable/],
+];
+for (const [what, quirk, told] of READY_FAULTS) {
+  declare(`/ready names ${what} of the object store, and no longer once it is right`, async (t) => {
+    const url = `http://${stack.environment('job')['LETHE_METRICS_ADDRESS']}/ready`;
+    const text = async () => (await fetch(url)).text();
+    front.behave(quirk);
+    await until('told', async () => /^object store: /.test(await text()) && told.test(await text()));
+    t.is((await fetch(url)).status, 200, 'what needs no object is served');
+    front.behave(DEMANDS_MD5);
+    await until('well again', async () => (await text()) === '');
+  });
+}
+
 declare('a server that demands Content-MD5 is told by the status of the service', async (t) => {
   const address = stack.addresses.job ?? '';
   const connection = connect({ address, token: () => stack.token({ role: 'platform' }) });

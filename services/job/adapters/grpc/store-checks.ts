@@ -2,6 +2,7 @@ import { CheckState } from '#gen/lethe/status/v1/status_service_pb.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import type { DeleteChecksum, ObjectStore, StoreTraits } from '#libs/object-store/object-store.ts';
 import type { ServiceCheck } from '#libs/service/status-handlers.ts';
+import type { Part } from '#libs/service/watch-parts.ts';
 import type { CheckStore } from '../../use-cases/check-store.ts';
 
 /** What GetStatus tells of the object store: whether it answers, whose it is, and how the bucket is set up. */
@@ -27,6 +28,20 @@ export const makeStoreChecks = (store: ObjectStore, checkStore: CheckStore) => a
   const traits = await store.traits().catch(() => undefined);
   return [owned, ...(traits ? traitChecks(traits) : [])];
 };
+
+/** The object store as a part that the service stands on. */
+export const makeStorePart = (store: ObjectStore, checkStore: CheckStore): Part => ({
+  name: 'object store',
+  async look() {
+    try {
+      await store.check();
+      await checkStore();
+      return undefined;
+    } catch (error) {
+      return error instanceof DomainError ? error.message : 'It does not answer.';
+    }
+  },
+});
 
 function traitChecks({ versioning, expiringRules, isLocked, deleteChecksum }: StoreTraits): ServiceCheck[] {
   const checks = [versioningCheck(versioning), lifecycleCheck(expiringRules), lockCheck(isLocked)];
