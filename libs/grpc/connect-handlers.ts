@@ -51,13 +51,20 @@ interface ServerCall {
 export interface ServiceBinding<Desc extends DescService = DescService> {
   readonly service: Desc;
   readonly implementation: Partial<ServiceImpl<Desc>>;
+  /** The RPCs that tell of work done elsewhere for as long as it lasts: they end first when the server is to stop. */
+  readonly watches: readonly string[];
 }
 
 /** Binds an implementation to its service, type-checked. */
 export const bindService = <Desc extends DescService>(
   service: Desc,
   implementation: Partial<ServiceImpl<Desc>>,
-): ServiceBinding => ({ service, implementation: implementation as Partial<ServiceImpl<DescService>> });
+  watches: readonly (keyof Desc['method'])[] = [],
+): ServiceBinding => ({
+  service,
+  implementation: implementation as Partial<ServiceImpl<DescService>>,
+  watches: watches as readonly string[],
+});
 
 /** A call that was refused because of who made it. */
 export interface Refusal {
@@ -89,7 +96,9 @@ export interface CallGuard {
   onInternalError: OnInternalError;
   /** The deadline of a unary call whose caller set none, and how long an upload's caller may be silent, in milliseconds. */
   readonly defaultDeadlineMs: number;
-  /** Aborts the calls that are still running when the server gives up draining. */
+  /** Ends the watches, as soon as the server is to stop. */
+  readonly stopSignal: AbortSignal;
+  /** Ends the calls that are still running when the server gives up draining. */
   readonly shutdownSignal: AbortSignal;
 }
 
@@ -115,14 +124,15 @@ const identity = (bytes: Buffer): Buffer => bytes;
 
 /** The grpc-js handlers of a Connect implementation. */
 export function connectHandlers(
-  { service, implementation }: ServiceBinding,
+  { service, implementation, watches }: ServiceBinding,
   guard: CallGuard,
 ): UntypedServiceImplementation {
   return Object.fromEntries(
     service.methods.map((method) => {
       // biome-ignore lint/suspicious/noExplicitAny: bindService has checked the implementation against its service.
       const implement = (implementation as Record<string, any>)[method.localName]?.bind(implementation) as Implement;
-      return [method.localName, handlerOf(method, implement, guard)];
+      const isWatch = watches.includes(method.localName);
+      return [method.localName, handlerOf(method, implement, guard, isWatch)];
     }),
   );
 }
@@ -134,6 +144,7 @@ function handlerOf(
   method: DescMethod,
   implement: Implement | undefined,
   guard: CallGuard,
+  isWatch: boolean,
 ): UntypedServiceImplementation[string] {
   const rpc = `${method.parent.typeName}/${method.name}`;
   const encode = (message: MessageInitShape<typeof method.output>): Buffer =>
@@ -156,7 +167,13 @@ function handlerOf(
       if (!implement) throw new ConnectError(`${rpc} is not implemented yet.`, Code.Unimplemented);
       // While its caller was verified nobody listened.
       if (call.cancelled) throw cancelled();
-      const serving = new ServerCallContext(method, call, caller, guard);
+      const serving = new ServerCallContext(
+        method,
+        call,
+        caller,
+        guard,
+        isWatch ? guard.stopSignal : guard.shutdownSignal,
+      );
       context = serving;
       await runAsCaller(caller, () => work(implement, serving));
     } catch (error) {
@@ -250,10 +267,9 @@ class ServerCallContext implements HandlerContext {
   readonly #deadlineAt: number | undefined;
   /** How long the client may be silent; undefined where a deadline or nothing bounds the call. */
   readonly #idleMs: number | undefined;
-  readonly #guard: CallGuard;
+  readonly #stopSignal: AbortSignal;
   readonly #waiting = makeInterruptible();
-  readonly #onShutdown = (): void =>
-    this.#stop(new DomainError('unavailable', 'SHUTTING_DOWN', 'The server is stopping; try again.'));
+  readonly #onStop = (): void => this.#stop(shuttingDown());
   #timer: NodeJS.Timeout | undefined;
   #isOver = false;
   #reason: Error | undefined;
@@ -262,7 +278,7 @@ class ServerCallContext implements HandlerContext {
   #responseHeader: Headers | undefined;
   #responseTrailer: Headers | undefined;
 
-  constructor(method: DescMethod, call: ServerCall, caller: Caller, guard: CallGuard) {
+  constructor(method: DescMethod, call: ServerCall, caller: Caller, guard: CallGuard, stopSignal: AbortSignal) {
     this.service = method.parent;
     this.method = method;
     this.url = call.getPath();
@@ -271,10 +287,11 @@ class ServerCallContext implements HandlerContext {
       .set(CALLER, caller)
       .set(NOTE_REFUSAL, (reason) => guard.onRefused({ rpc, caller, reason, peer: call.getPeer() }));
     this.#metadata = call.metadata;
-    this.#guard = guard;
+    this.#stopSignal = stopSignal;
     // grpc-js tells it of every call, also of one that ended well: then there is nothing to stop.
     call.on('cancelled', () => this.#isOver || this.#stop(cancelled()));
-    guard.shutdownSignal.addEventListener('abort', this.#onShutdown, { once: true });
+    if (stopSignal.aborted) this.#onStop();
+    else stopSignal.addEventListener('abort', this.#onStop, { once: true });
     const requested = remainingMs(call.getDeadline());
     const timeoutMs = requested ?? (method.methodKind === 'unary' ? guard.defaultDeadlineMs : undefined);
     const isClientStream = method.methodKind === 'client_streaming' || method.methodKind === 'bidi_streaming';
@@ -348,7 +365,7 @@ class ServerCallContext implements HandlerContext {
   end(): void {
     this.#isOver = true;
     clearTimeout(this.#timer);
-    this.#guard.shutdownSignal.removeEventListener('abort', this.#onShutdown);
+    this.#stopSignal.removeEventListener('abort', this.#onStop);
     this.#controller?.abort(new ConnectError('The call is over.', Code.Canceled));
   }
 
@@ -383,6 +400,13 @@ function decode(method: DescMethod, bytes: Buffer): Message {
   checkRequest(method.input, message, bytes);
   return message;
 }
+
+const RETRY_AFTER_STOP_MS = 1_000;
+
+const shuttingDown = (): DomainError =>
+  new DomainError('unavailable', 'SHUTTING_DOWN', 'The server is stopping; try again.', undefined, {
+    retryAfterMs: RETRY_AFTER_STOP_MS,
+  });
 
 const cancelled = (): ConnectError => new ConnectError('The call was cancelled.', Code.Canceled);
 

@@ -70,16 +70,21 @@ export const RULES = Object.fromEntries(
   ECHO.methods.map(({ name }) => [`${ECHO.typeName}/${name}`, { scope: 'echo', role: 'viewer' } as const]),
 );
 
+/** Which of its RPCs are watches. */
+interface Watches {
+  readonly watches?: readonly (keyof EchoService['method'])[];
+}
+
 /** Serves it on a free port; who calls is CALLER_OF_ECHO, whatever the token. */
 export const startEchoServer = (
   implementation: Partial<ServiceImpl<EchoService>>,
   limits: Partial<ServerLimits> = {},
   policy: Readonly<Record<string, Rule>> = RULES,
-  more: Partial<Pick<ServerOptions, 'tls' | 'reflection' | 'log'>> = {},
+  { watches, ...more }: Partial<Pick<ServerOptions, 'tls' | 'reflection' | 'log'>> & Watches = {},
 ): Promise<RunningServer> =>
   startServer({
     address: '127.0.0.1:0',
-    services: [bindService(ECHO, implementation)],
+    services: [bindService(ECHO, implementation, watches)],
     verifyToken: async () => CALLER_OF_ECHO,
     policy,
     log: pino({ level: 'silent' }),

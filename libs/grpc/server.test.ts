@@ -13,7 +13,7 @@ import { service as healthService } from 'grpc-health-check';
 import { ErrorInfoSchema, RetryInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { callerOf } from './caller.ts';
 import { connect } from './client.ts';
-import { CALLER_OF_ECHO, ECHO, type EchoService, startEchoServer } from './echo.fixture.ts';
+import { CALLER_OF_ECHO, ECHO, type EchoService, RULES, startEchoServer } from './echo.fixture.ts';
 import type { RunningServer, ServerLimits } from './server.ts';
 
 type Implementation = Partial<ServiceImpl<EchoService>>;
@@ -35,6 +35,10 @@ const errorOf = (call: Promise<unknown>): Promise<ConnectError> =>
     () => Promise.reject(new Error('the call went well')),
     (error: unknown) => ConnectError.from(error),
   );
+
+async function* always() {
+  yield { value: '' };
+}
 
 const reasonOf = (error: ConnectError) => error.findDetails(ErrorInfoSchema)[0]?.reason;
 
@@ -88,6 +92,47 @@ test('a call that does not end while the server drains is told UNAVAILABLE, and 
   const error = await refused;
   t.is(error?.code as number, Code.Unavailable);
   t.is(error?.details, 'The server is stopping; try again.');
+});
+
+test('watches end first when the server stops, as UNAVAILABLE with when to try again, and all other calls go on', async (t) => {
+  const gate = Promise.withResolvers<void>();
+  const server = await startEchoServer(
+    {
+      async one({ value }) {
+        await gate.promise;
+        return { value };
+      },
+      async *down() {
+        yield { value: 'a' };
+        await gate.promise;
+      },
+      async *both() {
+        yield { value: 'a' };
+        await gate.promise;
+        yield { value: 'b' };
+      },
+    },
+    { drainMs: 30_000 },
+    RULES,
+    { watches: ['down'] },
+  );
+  t.teardown(() => server.stop());
+  const echo = clientOf(t, server);
+  const watch = echo.down({ value: '' })[Symbol.asyncIterator]();
+  t.is((await watch.next()).value?.value, 'a');
+  const work = echo.both(always())[Symbol.asyncIterator]();
+  t.is((await work.next()).value?.value, 'a');
+  const answer = echo.one({ value: 'c' });
+  await delay(50);
+  const stopped = server.stop();
+  const error = await errorOf(watch.next());
+  t.is(error.code, Code.Unavailable);
+  t.is(reasonOf(error), 'SHUTTING_DOWN');
+  t.deepEqual(error.findDetails(RetryInfoSchema)[0]?.retryDelay?.seconds, 1n);
+  gate.resolve();
+  t.is((await work.next()).value?.value, 'b');
+  t.is((await answer).value, 'c');
+  await stopped;
 });
 
 test('health says SERVING of the server and of each service, and NOT_SERVING from the first moment of the stop', async (t) => {

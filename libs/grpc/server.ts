@@ -78,7 +78,10 @@ export const DEFAULT_LIMITS: ServerLimits = Object.freeze({
 /** A serving server. */
 export interface RunningServer {
   readonly port: number;
-  /** Refuses new calls, lets those that were accepted end, and closes; what is left after `drainMs` ends as UNAVAILABLE. */
+  /**
+   * Refuses new calls, ends watches as UNAVAILABLE, lets all other calls that were accepted end, and closes; what is left
+   * after `drainMs` ends as UNAVAILABLE too.
+   */
   stop(): Promise<void>;
 }
 
@@ -97,6 +100,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const limits = { ...DEFAULT_LIMITS, ...options.limits };
   const rateLimit = makeRateLimit(limits.callsPerSecond);
   const openStream = makeStreamLimit({ perCaller: limits.streamsPerCaller, perProcess: limits.streamsPerProcess });
+  const stopWatches = new AbortController();
   const shutdown = new AbortController();
   const guard: CallGuard = {
     onRefused,
@@ -130,6 +134,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       log.error({ err: error, incidentId }, 'call failed inside');
     },
     defaultDeadlineMs: limits.defaultDeadlineMs,
+    stopSignal: stopWatches.signal,
     shutdownSignal: shutdown.signal,
   };
 
@@ -165,9 +170,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   log.info({ address: boundAddress, services: names, transport }, 'serving');
 
   const stop = async (): Promise<void> => {
-    // Clients that watch health go elsewhere first; then no new stream is taken; then what runs may end.
+    // Clients that watch health go elsewhere first; then no new stream is taken; then watches, which another server
+    // goes on with, are told to; then what runs may end.
     for (const name of ['', ...names]) health.setStatus(name, 'NOT_SERVING');
     server.drain(boundAddress, limits.drainMs + CUT_MS);
+    stopWatches.abort();
     const ended = new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
     const timers = [
       setTimeout(() => {

@@ -61,7 +61,8 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
     await assertPrepared(database, role);
     const trust = await openTrust(settings.trustFile, logTrust(log));
     let ready = false;
-    opened.push(await startMetricsServer(settings.metricsAddress, metrics, () => (ready ? undefined : 'Starting.')));
+    const readiness = { isReady: () => ready, lines: async () => (ready ? [] : ['Starting or stopping.']) };
+    opened.push(await startMetricsServer(settings.metricsAddress, metrics, readiness));
     const owner = makeBoxOwner(tables, {
       database,
       turns: makeTurns(),

@@ -45,7 +45,7 @@ export interface ComposedService {
   readonly services: readonly ServiceBinding[];
   /** Starts the background work; called when the schema is known to be right. */
   startWorkers(): readonly Pick<WorkerLoop, 'stop'>[];
-  /** What the service stands on beside its database; `/ready` has a line for each that is not well. Absent: nothing. */
+  /** What the service stands on beside its database and schema; `/ready` has a line for each. Absent: nothing. */
   readonly parts?: readonly Part[];
   /** What `/ready` says beside being ready, such as that purges are stopped. Absent: nothing. */
   readyNotes?(): Promise<readonly string[]>;
@@ -88,25 +88,30 @@ export async function startService(
     onChange(fault, error) {
       if (fault === undefined) log.info('the database serves again');
       else log.error({ fault, err: error }, describeFault(fault));
+      metrics.partChanged(DATABASE, fault === undefined);
     },
   });
+  metrics.partChanged(DATABASE, true);
+  const onPart = (part: string, why: string | undefined): void => {
+    metrics.partChanged(part, why === undefined);
+    if (why === undefined) log.info({ part }, 'a part that the service stands on is well again');
+    else log.error({ part, why }, 'a part that the service stands on is not well');
+  };
   let phase: string | undefined = 'Starting.';
   let composed: ComposedService | undefined;
-  const problem = (): string | undefined => {
-    const fault = watch.fault();
-    return fault === undefined ? phase : `${describeFault(fault)} (${fault}).`;
-  };
   let parts: PartsWatch | undefined;
-  let schemaWatch: PartsWatch | undefined;
-  const stopMetrics = await startMetricsServer(
-    settings.metricsAddress,
-    metrics,
-    () => problem() ?? schemaWatch?.problems().get(SCHEMA),
-    async () => [
-      ...[...(parts?.problems() ?? [])].map(([name, sentence]) => `${name}: ${sentence}`),
-      ...((await composed?.readyNotes?.()) ?? []),
-    ],
-  );
+  const stopMetrics = await startMetricsServer(settings.metricsAddress, metrics, {
+    isReady: () => phase === undefined && watch.fault() === undefined && parts?.isVitalAway() === false,
+    async lines() {
+      const fault = watch.fault();
+      const states = [[DATABASE, fault && `${describeFault(fault)} (${fault}).`] as const, ...(parts?.states() ?? [])];
+      return [
+        ...(phase === undefined ? [] : [phase]),
+        ...states.map(([name, problem]) => `${name}: ${problem ?? 'ok'}`),
+        ...(fault === undefined ? await withinPatience(composed?.readyNotes) : []),
+      ];
+    },
+  });
   await waitForDatabase(database, migrations, log, (why) => {
     phase = why;
   });
@@ -143,45 +148,55 @@ export async function startService(
     tls: settings.tls,
     reflection: settings.reflection,
   });
-  const onPart = (part: string, why: string | undefined): void => {
-    metrics.partChanged(part, why === undefined);
-    if (why === undefined) log.info({ part }, 'a part that the service stands on is well again');
-    else log.error({ part, why }, 'a part that the service stands on is not well');
-  };
-  for (const { name: part } of composed.parts ?? []) metrics.partChanged(part, true);
-  schemaWatch = watchParts([schemaPart(database, migrations, () => watch.fault() === undefined)], onPart);
-  parts = watchParts(composed.parts ?? [], onPart);
+  const standsOn = [schemaPart(database, migrations), ...(composed.parts ?? [])];
+  for (const { name: part } of standsOn) metrics.partChanged(part, true);
+  parts = watchParts(standsOn, onPart);
   phase = undefined;
   return {
     port: server.port,
     async stop() {
       phase = 'Stopping.';
       await server.stop();
+      await parts?.stop();
       await Promise.all(workers.map((worker) => worker.stop()));
       composed.close();
       await refusals.stop();
       await stopMetrics();
-      await Promise.all([schemaWatch.stop(), parts.stop(), watch.stop()]);
+      await watch.stop();
       await database.close();
     },
   };
 }
 
-const SCHEMA = 'schema';
+const DATABASE = 'database';
+const UNREADABLE = 'It cannot be read: it was dropped, or the rights to it were taken away.';
 
 /** The service's own schema: without it nothing can be served. While the database has a fault, that is what is told. */
-const schemaPart = (database: Database, migrations: readonly Migration[], isServing: () => boolean): Part => ({
-  name: SCHEMA,
+const schemaPart = (database: Database, migrations: readonly Migration[]): Part => ({
+  name: 'schema',
+  isVital: true,
   async look() {
     try {
       const { missing } = await compareSchema(database.acrossTenants, migrations);
-      return missing.length === 0 ? undefined : `The schema lacks the migrations ${missing.join(', ')}.`;
+      if (missing.length === 0) return undefined;
+      return missing.length === migrations.length ? UNREADABLE : `It lacks the migrations ${missing.join(', ')}.`;
     } catch (error) {
-      if (!isServing() || hasReason(error, 'DEPENDENCY_UNAVAILABLE')) return undefined;
-      return 'The schema cannot be read: it was dropped, or its rights were taken away.';
+      return hasReason(error, 'DEPENDENCY_UNAVAILABLE') ? undefined : UNREADABLE;
     }
   },
 });
+
+const NOTES_PATIENCE_MS = 1_000;
+
+/** The notes, if they come within a second; a note that cannot be read must not make the service unready. */
+async function withinPatience(read: ComposedService['readyNotes']): Promise<readonly string[]> {
+  const over = new AbortController();
+  const patience = delay(NOTES_PATIENCE_MS, [], { signal: over.signal, ref: false });
+  const notes = await Promise.race([read?.() ?? [], patience]).catch(() => []);
+  over.abort();
+  await patience.catch(() => undefined);
+  return notes;
+}
 
 const SCHEMA_POLL_MS = 500;
 const MIN_WAIT_MS = 100;

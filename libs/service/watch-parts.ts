@@ -1,58 +1,70 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Connection } from '#libs/grpc/client.ts';
 
-/** Something that a service stands on and can do without for a while: an object store, another service. */
+/** Something that a service stands on: its schema, an object store, another service. */
 export interface Part {
   /** As `/ready` and the metric name it, e.g. `object store` or `participant job`. */
   readonly name: string;
+  /** Whether the service can serve nothing without it, and `/ready` is 503 then. Absent: it can do without for a while. */
+  readonly isVital?: boolean;
   /** Must answer what is wrong with it, as a sentence, or undefined. What it throws is told as no answer. */
   look(): Promise<string | undefined>;
 }
 
 /** What is known of the parts without asking them. */
 export interface PartsWatch {
-  /** A sentence of each part that was not well when it was last looked at. */
-  problems(): ReadonlyMap<string, string>;
+  /** Of every part, by name, what was wrong with it when it was last looked at; undefined where nothing was. */
+  states(): ReadonlyMap<string, string | undefined>;
+  /** Whether a vital part is not well. */
+  isVitalAway(): boolean;
   stop(): Promise<void>;
 }
 
-const EVERY_MS = 2_000;
-const PATIENCE_MS = 5_000;
+const EVERY_MS = 5_000;
+const EVERY_MS_IN_FAULT = 1_000;
+const PATIENCE_MS = 1_000;
 const SILENT = 'It does not answer.';
 
-/** Looks at every part all the time, each by itself; `onChange` is called when one is not well, and when it is again. */
+/**
+ * Looks at every part all the time, each by itself, one look at a time; `onChange` is called when one is not well, and
+ * when it is again. A look that takes longer than a second counts as no answer, unless the part is known to be unwell:
+ * then what is known stands until the look is over.
+ */
 export function watchParts(
   parts: readonly Part[],
   onChange: (part: string, problem: string | undefined) => void,
 ): PartsWatch {
   const stopping = new AbortController();
   const { signal } = stopping;
-  const problems = new Map<string, string>();
-  const look = async (part: Part): Promise<string | undefined> => {
-    const over = new AbortController();
-    try {
-      const silence = delay(PATIENCE_MS, SILENT, { signal: AbortSignal.any([signal, over.signal]), ref: false });
-      return await Promise.race([part.look(), silence]);
-    } catch {
-      return SILENT;
-    } finally {
-      over.abort();
-    }
-  };
+  const states = new Map<string, string | undefined>(parts.map(({ name }) => [name, undefined]));
   const watch = async (part: Part): Promise<void> => {
+    let looking: Promise<string | undefined> | undefined;
+    const look = (): Promise<string | undefined> => {
+      looking ??= part
+        .look()
+        .catch(() => SILENT)
+        .finally(() => {
+          looking = undefined;
+        });
+      const over = new AbortController();
+      const known = states.get(part.name) ?? SILENT;
+      const patience = delay(PATIENCE_MS, known, { signal: AbortSignal.any([signal, over.signal]), ref: false });
+      return Promise.race([looking, patience.catch(() => known)]).finally(() => over.abort());
+    };
     while (!signal.aborted) {
-      const problem = await look(part);
+      const problem = await look();
       if (signal.aborted) return;
-      const before = problems.get(part.name);
-      if (problem === undefined) problems.delete(part.name);
-      else problems.set(part.name, problem);
+      const before = states.get(part.name);
+      states.set(part.name, problem);
       if (problem !== before) onChange(part.name, problem);
-      await delay(EVERY_MS, undefined, { signal, ref: false }).catch(() => undefined);
+      const pauseMs = problem === undefined ? EVERY_MS : EVERY_MS_IN_FAULT;
+      await delay(pauseMs, undefined, { signal, ref: false }).catch(() => undefined);
     }
   };
   const watching = Promise.all(parts.map(watch));
   return {
-    problems: () => problems,
+    states: () => states,
+    isVitalAway: () => parts.some(({ name, isVital }) => isVital && states.get(name) !== undefined),
     async stop() {
       stopping.abort();
       await watching;

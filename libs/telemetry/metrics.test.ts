@@ -1,11 +1,13 @@
 import test, { type ExecutionContext } from 'ava';
 import { freePort } from '#deploy/local/free-port.ts';
-import { type Metrics, makeMetrics, startMetricsServer } from './metrics.ts';
+import { type Metrics, makeMetrics, type Readiness, startMetricsServer } from './metrics.ts';
+
+const READY: Readiness = { isReady: () => true, lines: async () => [] };
 
 /** A metrics server on a free port. */
-async function served(t: ExecutionContext, metrics: Metrics, problem: () => string | undefined = () => undefined) {
+async function served(t: ExecutionContext, metrics: Metrics, readiness: Readiness = READY) {
   const port = await freePort();
-  t.teardown(await startMetricsServer(`127.0.0.1:${port}`, metrics, problem));
+  t.teardown(await startMetricsServer(`127.0.0.1:${port}`, metrics, readiness));
   return (path: string) => fetch(`http://127.0.0.1:${port}${path}`);
 }
 
@@ -49,17 +51,34 @@ test('a figure that cannot be read fails the scrape: it is never told wrong, and
   t.regex(await (await get('/metrics')).text(), /^lethe_stuck_deletions\{.*\} 2$/m);
 });
 
-test('a service is ready while it has no problem, says which it has, and lives either way', async (t) => {
-  let problem: string | undefined = 'The database is read-only (READ_ONLY).';
-  const get = await served(t, makeMetrics('job'), () => problem);
+test('a service is ready while it says so, tells line by line why, and lives either way', async (t) => {
+  let isReady = false;
+  const lines = ['database: The database is read-only (READ_ONLY).', 'schema: ok'];
+  const get = await served(t, makeMetrics('job'), { isReady: () => isReady, lines: async () => lines });
   const unready = await get('/ready');
   t.is(unready.status, 503);
-  t.is(await unready.text(), 'The database is read-only (READ_ONLY).\n');
+  t.is(await unready.text(), 'database: The database is read-only (READ_ONLY).\nschema: ok\n');
   t.is((await get('/live')).status, 200);
-  problem = undefined;
+  isReady = true;
   t.is((await get('/ready')).status, 200);
   t.is((await get('/live')).status, 200);
   t.is((await get('/')).status, 404);
+});
+
+test('many who ask at once whether a service is ready cost no more than one', async (t) => {
+  let reads = 0;
+  const gate = Promise.withResolvers<readonly string[]>();
+  const lines = (): Promise<readonly string[]> => {
+    reads += 1;
+    return gate.promise;
+  };
+  const get = await served(t, makeMetrics('job'), { isReady: () => true, lines });
+  const asked = Promise.all(Array.from({ length: 20 }, async () => (await get('/ready')).text()));
+  // All of them wait by the time that another request has been answered.
+  await get('/live');
+  gate.resolve(['schema: ok']);
+  t.deepEqual(new Set(await asked), new Set(['schema: ok\n']));
+  t.true(reads < 20, String(reads));
 });
 
 test('two services in one process keep their figures apart', async (t) => {

@@ -169,30 +169,38 @@ export function makeMetrics(service: string): Metrics {
   };
 }
 
+/** What `/ready` tells. */
+export interface Readiness {
+  isReady(): boolean;
+  /** The body, line by line. Must not fail, and not take longer than about a second. */
+  lines(): Promise<readonly string[]>;
+}
+
 /**
- * Serves `/metrics` for Prometheus, `/live`, which is 200 while the process runs, and `/ready`, which is 200 while
- * `problem` answers undefined. The body of `/ready` is the problem, or else one line for each of `notes`. Returns a
- * function that stops it.
+ * Serves `/metrics` for Prometheus, `/live`, which is 200 while the process runs, and `/ready`, which is 200 while it is
+ * ready and 503 otherwise. Returns a function that stops it.
  */
 export async function startMetricsServer(
   address: string,
   { registry }: Metrics,
-  problem: () => string | undefined,
-  notes: () => Promise<readonly string[]> = async () => [],
+  { isReady, lines }: Readiness,
 ): Promise<() => Promise<void>> {
   const { hostname, port } = new URL(`http://${address}`);
+  let reading: Promise<readonly string[]> | undefined;
+  // However often it is asked, the lines are read once at a time.
+  const sharedLines = (): Promise<readonly string[]> => {
+    reading ??= lines().finally(() => {
+      reading = undefined;
+    });
+    return reading;
+  };
   const server = createServer((request, response) => {
-    const answer = (status: number, lines: readonly string[] = []) =>
-      void response.writeHead(status, { 'content-type': 'text/plain' }).end(lines.map((line) => `${line}\n`).join(''));
-    if (request.url === '/live') return answer(200);
+    if (request.url === '/live') return void response.writeHead(200).end();
     if (request.url === '/ready') {
-      const why = problem();
-      if (why !== undefined) return answer(503, [why]);
-      // A note that cannot be read must not make the service unready.
-      notes().then(
-        (lines) => answer(200, lines),
-        () => answer(200),
-      );
+      sharedLines().then((text) => {
+        response.writeHead(isReady() ? 200 : 503, { 'content-type': 'text/plain' });
+        response.end(text.map((line) => `${line}\n`).join(''));
+      });
       return;
     }
     if (request.url !== '/metrics') return void response.writeHead(404).end();

@@ -320,23 +320,27 @@ export async function composeJobService(
 
   return {
     services: [
-      bindService(JobService, {
-        ...jobService({
-          createJob: get(TOKENS.createJob),
-          readJobs: get(TOKENS.readJobs),
-          uploadArtifact: get(TOKENS.uploadArtifact),
-          downloadArtifact: get(TOKENS.downloadArtifact),
-          workOnJob: get(TOKENS.workOnJob),
-          cancelJob: get(TOKENS.cancelJob),
-          deleteJob: get(TOKENS.deleteJob),
-          sweepOrphans: get(TOKENS.sweepOrphans),
-        }),
-        ...bulkService({
-          orderBulkDeletion: get(TOKENS.bulkDeletions).order,
-          readBulkDeletions: get(TOKENS.bulkDeletions).read,
-        }),
-        ...auditHandlers(database),
-      }),
+      bindService(
+        JobService,
+        {
+          ...jobService({
+            createJob: get(TOKENS.createJob),
+            readJobs: get(TOKENS.readJobs),
+            uploadArtifact: get(TOKENS.uploadArtifact),
+            downloadArtifact: get(TOKENS.downloadArtifact),
+            workOnJob: get(TOKENS.workOnJob),
+            cancelJob: get(TOKENS.cancelJob),
+            deleteJob: get(TOKENS.deleteJob),
+            sweepOrphans: get(TOKENS.sweepOrphans),
+          }),
+          ...bulkService({
+            orderBulkDeletion: get(TOKENS.bulkDeletions).order,
+            readBulkDeletions: get(TOKENS.bulkDeletions).read,
+          }),
+          ...auditHandlers(database),
+        },
+        ['watchBulkDeletion'],
+      ),
       bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.executeStep)), makeDataId(database)),
     ],
     startWorkers() {

@@ -320,17 +320,21 @@ export async function composeRetentionService(
 
   return {
     services: [
-      bindService(RetentionService, {
-        ...retentionService({
-          keepPlans: container.get(TOKENS.keepPlans),
-          keepPolicies: container.get(TOKENS.keepPolicies),
-          orderPurge: container.get(TOKENS.orderPurge),
-          stopPurges,
-          keepCatalogue: container.get(TOKENS.keepCatalogue),
-          directory: container.get(TOKENS.directory),
-        }),
-        ...auditHandlers(database),
-      }),
+      bindService(
+        RetentionService,
+        {
+          ...retentionService({
+            keepPlans: container.get(TOKENS.keepPlans),
+            keepPolicies: container.get(TOKENS.keepPolicies),
+            orderPurge: container.get(TOKENS.orderPurge),
+            stopPurges,
+            keepCatalogue: container.get(TOKENS.keepCatalogue),
+            directory: container.get(TOKENS.directory),
+          }),
+          ...auditHandlers(database),
+        },
+        ['purge'],
+      ),
     ],
     async readyNotes() {
       const { isStopped, last } = await stopPurges.get();

@@ -470,35 +470,39 @@ export async function composeRunService(
 
   return {
     services: [
-      bindService(RunService, {
-        ...runService({
-          createRun: get(TOKENS.createRun),
-          recordStep: get(TOKENS.recordStep),
-          finishRun: get(TOKENS.finishRun),
-          readRuns: get(TOKENS.readRuns),
-          orderDeletion: get(TOKENS.orderDeletion),
-          previewPurge: get(TOKENS.previewPurge),
-          readDeletions: get(TOKENS.readDeletions),
-          redriveDeletion: get(TOKENS.redriveDeletion),
-          keepParticipants: get(TOKENS.keepParticipants),
-        }),
-        ...sagaService({
-          startRun: get(TOKENS.startRun),
-          watchRun: get(TOKENS.watchRun),
-          cancelRun: get(TOKENS.cancelRun),
-          retryRun: get(TOKENS.retryRun),
-          failRun: get(TOKENS.failRun),
-        }),
-        ...executionService({
-          recordExecutions: get(TOKENS.recordExecutions),
-          readExecutions: get(TOKENS.readExecutions),
-        }),
-        ...bulkService({
-          orderBulkDeletion: get(TOKENS.bulkDeletions).order,
-          readBulkDeletions: get(TOKENS.bulkDeletions).read,
-        }),
-        ...auditHandlers(database),
-      }),
+      bindService(
+        RunService,
+        {
+          ...runService({
+            createRun: get(TOKENS.createRun),
+            recordStep: get(TOKENS.recordStep),
+            finishRun: get(TOKENS.finishRun),
+            readRuns: get(TOKENS.readRuns),
+            orderDeletion: get(TOKENS.orderDeletion),
+            previewPurge: get(TOKENS.previewPurge),
+            readDeletions: get(TOKENS.readDeletions),
+            redriveDeletion: get(TOKENS.redriveDeletion),
+            keepParticipants: get(TOKENS.keepParticipants),
+          }),
+          ...sagaService({
+            startRun: get(TOKENS.startRun),
+            watchRun: get(TOKENS.watchRun),
+            cancelRun: get(TOKENS.cancelRun),
+            retryRun: get(TOKENS.retryRun),
+            failRun: get(TOKENS.failRun),
+          }),
+          ...executionService({
+            recordExecutions: get(TOKENS.recordExecutions),
+            readExecutions: get(TOKENS.readExecutions),
+          }),
+          ...bulkService({
+            orderBulkDeletion: get(TOKENS.bulkDeletions).order,
+            readBulkDeletions: get(TOKENS.bulkDeletions).read,
+          }),
+          ...auditHandlers(database),
+        },
+        ['watchRun', 'watchDeletion', 'watchBulkDeletion'],
+      ),
       bindParticipant(participantService(get(TOKENS.ownParticipant)), makeDataId(database)),
       bindOwner(owner),
     ],

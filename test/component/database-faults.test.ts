@@ -78,11 +78,13 @@ const readinessOf = async ({ context: { stack } }: T, name: ServiceName) => {
   return { status: response.status, text: await response.text() };
 };
 
-const untilTold = (t: T, name: ServiceName, status: number, text: RegExp): Promise<void> =>
-  until(`${name} tells ${text}`, async () => {
+async function untilTold(t: T, name: ServiceName, status: number, text: RegExp): Promise<void> {
+  await until(`${name} tells ${text}`, async () => {
     const now = await readinessOf(t, name);
     return now.status === status && text.test(now.text);
   });
+  t.pass();
+}
 
 const untilUnready = (t: T, name: ServiceName, fault: string): Promise<void> =>
   until(`${name} is not ready: ${fault}`, async () => {
@@ -272,8 +274,21 @@ test.serial('services that find no database at start wait for it, say so, and se
 test.serial('a schema that is dropped makes its service unready, and is named, until it is back', async (t) => {
   await untilGood(t);
   for (const name of SERVICE_NAMES) await sql(t, name, 'alter schema public rename to dropped');
-  await Promise.all(SERVICE_NAMES.map((name) => untilTold(t, name, 503, /^The schema cannot be read/)));
+  await Promise.all(SERVICE_NAMES.map((name) => untilTold(t, name, 503, /^database: ok\nschema: It cannot be read/)));
   for (const name of SERVICE_NAMES) await sql(t, name, 'alter schema dropped rename to public');
+  await untilGood(t);
+});
+
+test.serial('a migration that is taken back under a service makes it unready, and is named', async (t) => {
+  const [last] = await sql<{ name: string }>(
+    t,
+    'incident',
+    'select name from lethe_migrations order by id desc limit 1',
+  );
+  const name = last?.name ?? '';
+  await sql(t, 'incident', `update lethe_migrations set name = 'another' where name = '${name}'`);
+  await untilTold(t, 'incident', 503, new RegExp(`^schema: It lacks the migrations ${name}\\.$`, 'm'));
+  await sql(t, 'incident', `update lethe_migrations set name = '${name}' where name = 'another'`);
   await untilGood(t);
 });
 
@@ -284,9 +299,8 @@ test.serial(
     const pid = t.context.stack.pid('incident') ?? 0;
     process.kill(pid, 'SIGSTOP');
     try {
-      await untilTold(t, 'run', 200, /^participant incident: /m);
-      await untilTold(t, 'retention', 200, /^owner incident: /m);
-      t.notRegex((await readinessOf(t, 'run')).text, /participant job/);
+      await untilTold(t, 'run', 200, /^participant job: ok\nparticipant incident: It /m);
+      await untilTold(t, 'retention', 200, /^owner incident: It .*\nowner run: ok$/m);
       const metrics = await fetch(`http://${t.context.stack.environment('run')['LETHE_METRICS_ADDRESS']}/metrics`);
       const text = await metrics.text();
       t.regex(text, /^lethe_part_up\{part="participant incident",service="run"\} 0$/m);
@@ -294,7 +308,11 @@ test.serial(
     } finally {
       process.kill(pid, 'SIGCONT');
     }
-    await untilTold(t, 'run', 200, /^$/);
-    await untilTold(t, 'retention', 200, /^$/);
+    await untilTold(t, 'run', 200, /^participant incident: ok$/m);
+    await untilTold(t, 'retention', 200, /^owner incident: ok$/m);
   },
 );
+
+test.serial('a service that stands on nothing but its database has a line for that and for its schema', async (t) => {
+  t.deepEqual(await readinessOf(t, 'incident'), { status: 200, text: 'database: ok\nschema: ok\n' });
+});

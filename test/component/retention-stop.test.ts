@@ -1,4 +1,6 @@
+import { Code, ConnectError } from '@connectrpc/connect';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import { RetryInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { PurgeItemState, PurgeState, PurgeSubjectState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { purge, putPlan } from '#test/support/aged-data.ts';
@@ -105,7 +107,7 @@ test.serial(
     t.is(summary.stop, undefined);
     t.is(items[0]?.attempts, 1, 'waiting is no attempt');
     t.is(incident.countOf('stopped', 'drift_checks'), 20);
-    t.is(await (await metricsOf(t, '/ready')).text(), '');
+    t.notRegex(await (await metricsOf(t, '/ready')).text(), /stopped/);
     const audit = await queryOnce<{ action: string; reason: string }>(
       stack.superuserUrl('retention'),
       "select action, reason from installation_audit where target_type = 'purge_stop' order by at",
@@ -237,3 +239,33 @@ test.serial('receipts expire by a rule of their own, and what was last purged is
   );
   t.deepEqual(last, [{ days: 30 }]);
 });
+
+test.serial(
+  'SIGTERM ends an open Purge at once, as UNAVAILABLE with when to try again, and a repeated call joins',
+  async (t) => {
+    const { stack, incident } = t.context;
+    const platform = platformOf(t);
+    await putPlan(stack, 'watched', 'PRO');
+    incident.add('watched', 'drift_checks', times(4, 31));
+    await platform.stopPurges({ reason: 'hold it' });
+    const request = { tenantIds: ['watched'], requestId: newId() };
+    const watch = platform.purge(request)[Symbol.asyncIterator]();
+    const started = (await watch.next()).value?.event;
+    const pid = stack.pid('retention') ?? 0;
+    const signalledAt = performance.now();
+    process.kill(pid, 'SIGTERM');
+    const error = await Promise.resolve(watch.next()).then(
+      () => t.fail('the stream went on'),
+      (reason: unknown) => ConnectError.from(reason),
+    );
+    t.true(performance.now() - signalledAt < 5_000, 'long before the drain of ten seconds is over');
+    t.is(error?.code, Code.Unavailable);
+    t.truthy(error?.findDetails(RetryInfoSchema)[0]?.retryDelay);
+    await until('it was started anew', async () => (stack.pid('retention') ?? pid) !== pid);
+    await until('it serves again', async () => (await metricsOf(t, '/ready')).ok);
+    await platform.resumePurges({ reason: 'go on' });
+    const { summary } = await purge(stack, request);
+    t.is(summary.id, started?.case === 'started' ? started.value.purge?.id : undefined);
+    t.is(summary.state, PurgeState.COMPLETE);
+  },
+);

@@ -172,21 +172,26 @@ for (const [what, error, begin, mend] of [
   );
 }
 
-const READY_FAULTS: readonly (readonly [string, S3Quirk, RegExp])[] = [
+for (const [what, quirk, told] of [
   ['a wrong secret', { refuse: () => ({ status: 403, code: 'SignatureDoesNotMatch' }) }, /\(SignatureDoesNotMatch\)/],
   ['a missing bucket', { refuse: () => ({ status: 404, code: 'NoSuchBucket' }) }, /\(NoSuchBucket\)/],
   ['a dead endpoint', { refuse: () => 'hang up' }, /is unavailable/],
-];
-for (const [what, quirk, told] of READY_FAULTS) {
-  declare(`/ready names ${what} of the object store, and no longer once it is right`, async (t) => {
-    const url = `http://${stack.environment('job')['LETHE_METRICS_ADDRESS']}/ready`;
-    const text = async () => (await fetch(url)).text();
-    front.behave(quirk);
-    await until('told', async () => /^object store: /.test(await text()) && told.test(await text()));
-    t.is((await fetch(url)).status, 200, 'what needs no object is served');
-    front.behave(DEMANDS_MD5);
-    await until('well again', async () => (await text()) === '');
-  });
+  ['a silent endpoint', { delayMs: () => 3_000 }, /does not answer/],
+] as readonly (readonly [string, S3Quirk, RegExp])[]) {
+  declare(
+    `/ready names ${what} of the object store, serves what needs none, and is well once it is mended`,
+    async (t) => {
+      const url = `http://${stack.environment('job')['LETHE_METRICS_ADDRESS']}/ready`;
+      const storeLine = async () => /^object store: (.*)$/m.exec(await (await fetch(url)).text())?.[1] ?? '';
+      front.behave(quirk);
+      await until('told', async () => told.test(await storeLine()));
+      t.is((await fetch(url)).status, 200);
+      const { jobs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+      await t.notThrowsAsync(jobs.listJobs({}));
+      front.behave(DEMANDS_MD5);
+      await until('well again', async () => (await storeLine()) === 'ok');
+    },
+  );
 }
 
 declare('a server that demands Content-MD5 is told by the status of the service', async (t) => {

@@ -21,8 +21,8 @@ export async function startConsole(settings: ConsoleSettings): Promise<RunningCo
   const upstreams = connectUpstreams(settings.addresses, settings.clientTls, log);
   let ready = false;
   const isReady = (): boolean => ready;
-  const problem = (): string | undefined => (ready ? undefined : 'Starting or stopping.');
-  const stopMetrics = await startMetricsServer(settings.metricsAddress, metrics, problem);
+  const lines = async (): Promise<readonly string[]> => (ready ? [] : ['Starting or stopping.']);
+  const stopMetrics = await startMetricsServer(settings.metricsAddress, metrics, { isReady, lines });
   const app = await makeServer({ settings, upstreams, metrics, log, isReady });
   const { hostname, port } = new URL(`http://${settings.httpAddress}`);
   const url = await app.listen({ host: hostname, port: Number(port) });
