@@ -9,6 +9,7 @@ import { BulkBadge, isBulkMoving } from '../deletions/deletion-words.tsx';
 import { ConfirmDialog } from '../parts/confirm-dialog.tsx';
 import { formatCount, plural } from '../parts/format.ts';
 import { Gated } from '../parts/gated.tsx';
+import { newest } from '../parts/newest.ts';
 import { RelativeTime } from '../parts/relative-time.tsx';
 import { TextLink } from '../parts/text-link.tsx';
 import { useWatch } from '../parts/use-watch.ts';
@@ -47,7 +48,7 @@ export function BulkRow({ bulk: given, kind }: { readonly bulk: BulkDeletion; re
   const queries = useQueryClient();
   const mayAbort = useReasonNot({ role: 'admin', scope: kind === 'run' ? 'workflows:delete' : 'jobs:delete' });
   const [isAsking, setAsking] = useState(false);
-  const { latest } = useWatch(
+  const { latest, isLive } = useWatch(
     isBulkMoving(given) ? given.id : undefined,
     (signal) => bulkClient(kind).watchBulkDeletion({ bulkDeletionId: given.id }, { signal }),
     ({ bulkDeletion }) => {
@@ -57,7 +58,8 @@ export function BulkRow({ bulk: given, kind }: { readonly bulk: BulkDeletion; re
       }
     },
   );
-  const bulk = latest?.bulkDeletion ?? given;
+  // Counts move without the time of the last change: of two readings alike, the one that still arrives is the newer.
+  const bulk = isLive ? newest(given, latest?.bulkDeletion) : newest(latest?.bulkDeletion ?? given, given);
   const verb = bulk.mode === DeletionMode.SOFT_DELETE || kind === 'job' ? 'Deletion' : 'Purge';
   return (
     <Stack gap={6}>

@@ -17,7 +17,7 @@ import { type Column, VirtualTable } from '../parts/virtual-table.tsx';
 import type { PageProps } from '../router.tsx';
 import { linkToDeletion } from './deletion-client.ts';
 import { DeletionProgress } from './deletion-progress.tsx';
-import { DeletionBadge, deletionTitle, modeLabel, UNFINISHED } from './deletion-words.tsx';
+import { DeletionBadge, deletionTitle, isBulkMoving, modeLabel, UNFINISHED } from './deletion-words.tsx';
 import { Obstacles } from './obstacles.tsx';
 import { RedriveButton } from './redrive-button.tsx';
 
@@ -223,6 +223,8 @@ function Bulk({ kind }: { readonly kind: BulkKind }) {
     queryFn: ({ signal, pageParam }) => bulkClient(kind).listBulkDeletions({ pageToken: pageParam }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined,
+    refetchInterval: ({ state }) =>
+      state.data?.pages.some(({ bulkDeletions }) => bulkDeletions.some(isBulkMoving)) ? REFRESH_MS : false,
   });
   const rows = query.data?.pages.flatMap((page) => page.bulkDeletions) ?? [];
   return (

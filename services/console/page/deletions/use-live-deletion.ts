@@ -1,5 +1,6 @@
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { newest } from '../parts/newest.ts';
 import { useWatch } from '../parts/use-watch.ts';
 import { runs } from '../rpc.ts';
 import { getDeletion } from './deletion-client.ts';
@@ -33,11 +34,4 @@ export function useLiveDeletion(given: Deletion): Deletion {
     refetchInterval: ({ state }) => (state.data && !isMoving(state.data) ? false : POLL_MS),
   });
   return newest(given, latest?.deletion, polled.data ?? undefined);
-}
-
-function newest(...candidates: readonly (Deletion | undefined)[]): Deletion {
-  const changed = (deletion: Deletion) =>
-    (deletion.updateTime?.seconds ?? 0n) * 1_000_000_000n + BigInt(deletion.updateTime?.nanos ?? 0);
-  const [first, ...rest] = candidates.filter((candidate) => candidate !== undefined);
-  return rest.reduce((best, next) => (changed(next) >= changed(best) ? next : best), first as Deletion);
 }

@@ -1,3 +1,4 @@
+import { Code, ConnectError } from '@connectrpc/connect';
 import { useEffect, useRef, useState } from 'react';
 import { isPassing } from '../query-client.ts';
 
@@ -16,7 +17,8 @@ export interface Watched<Message> {
 
 /**
  * Follows a server's stream while the component is shown and `key` stays the same. A stream that breaks off is opened
- * again, after pauses that grow; one that is refused is not. Undefined as `key`: nothing is followed.
+ * again, after pauses that grow, and so is one that is refused because there are too many; one that is refused for
+ * another reason is not. Undefined as `key`: nothing is followed.
  */
 export function useWatch<Message>(
   key: string | undefined,
@@ -42,7 +44,7 @@ export function useWatch<Message>(
           return;
         } catch (error) {
           if (stop.signal.aborted) return;
-          if (!isPassing(error)) {
+          if (!isPassing(error) && ConnectError.from(error).code !== Code.ResourceExhausted) {
             setWatched((before) => ({ key, latest: before?.latest, error, isLive: false }));
             return;
           }
