@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import test from 'ava';
-import { importJWK, SignJWT, UnsecuredJWT } from 'jose';
+import { importJWK, type JWTVerifyGetKey, SignJWT, UnsecuredJWT } from 'jose';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
@@ -15,9 +15,10 @@ import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { StatusService } from '#gen/lethe/status/v1/status_service_pb.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
+import { until } from '#test/support/test-stack.ts';
 import { assertTokenMatches, authorize, type CalleeScope, type OwnerScope } from './authorize.ts';
 import { makeKeyPair, ROLES, type SigningKey } from './keys.ts';
-import { openTrust, type Trust } from './open-trust.ts';
+import { openTrust, type Trust, type TrustSnapshot } from './open-trust.ts';
 import { POLICY } from './policy.ts';
 import {
   makeOwnerCredential,
@@ -273,6 +274,39 @@ test('a token that was believed before is still compared with each call', async 
     t.throws(() => assertTokenMatches(counting, right)),
     { reason: 'TOKEN_MISMATCH' },
   );
+});
+
+test('a token that was believed before is not believed past its end, the tolerance for clocks included', async (t) => {
+  const now = Math.floor(Date.now() / 1_000);
+  const token = await new SignJWT({ role: 'admin', scope: 'jobs:read', tenant: 'acme' })
+    .setProtectedHeader({ alg: 'EdDSA', kid: key.kid, typ: 'JWT' })
+    .setSubject('ada')
+    .setIssuer('lethe')
+    .setAudience('lethe')
+    .setIssuedAt(now - 60)
+    .setExpirationTime(now - 3)
+    .sign(key.key);
+  t.is(await reasonOf(`Bearer ${token}`), 'believed');
+  await until('refused', async () => (await reasonOf(`Bearer ${token}`)) === 'TOKEN_EXPIRED', 5_000);
+});
+
+test('a token that was still being verified when the trust file changed is not believed by it', async (t) => {
+  const known = (await trust()).find('lethe', key.kid);
+  if (!known) return t.fail('the key is known');
+  const gate = Promise.withResolvers<void>();
+  const waits: JWTVerifyGetKey = async (...asked) => {
+    await gate.promise;
+    return known.key(...asked);
+  };
+  let snapshot: TrustSnapshot = { find: () => ({ ...known, key: waits }) };
+  const verifying = makeTokenVerifier({ trust: async () => snapshot });
+  const authorization = `Bearer ${await signToken(by, claims, 60)}`;
+  const first = verifying(authorization);
+  snapshot = { find: () => undefined };
+  await t.throwsAsync(verifying(authorization), { message: /not valid/ });
+  gate.resolve();
+  await first;
+  await t.throwsAsync(verifying(authorization), { message: /not valid/ });
 });
 
 test('an owner’s token opens the RPCs of owners and nothing else, and no other token opens those', async (t) => {

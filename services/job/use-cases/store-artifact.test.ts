@@ -27,6 +27,7 @@ function fixture(leaseMs = 60_000) {
     row: true,
     /** What the row says after all, where the answer to `finish` was lost. */
     finished: undefined as Artifact | undefined,
+    onBegin: (): void => undefined,
     onFinish: (): void => undefined,
     checkStore: async (): Promise<void> => undefined,
     onAbandon: (): void | Promise<void> => undefined,
@@ -35,6 +36,7 @@ function fixture(leaseMs = 60_000) {
     async begin(_, check) {
       check(jobIn('PENDING'), NOW);
       calls.push('begin');
+      world.onBegin();
     },
     renew: async () => world.leased,
     async finish({ jobId, kind, name, contentType, uploadId: objectId }, bytes, sha256) {
@@ -215,6 +217,15 @@ test('the digest of the bytes goes with the row', async (t) => {
   const { storeArtifact, command } = fixture();
   const { sha256 } = await storeArtifact(command(chunks('hello ', 'all')));
   t.is(sha256, createHash('sha256').update('hello all').digest('hex'));
+});
+
+test('an upload whose beginning was not answered is given up, so that the next of its name need not wait', async (t) => {
+  const { calls, world, storeArtifact, command } = fixture();
+  world.onBegin = () => {
+    throw dependencyUnavailable('database');
+  };
+  t.is(await reasonOf(storeArtifact(command(chunks('ab')))), 'DEPENDENCY_UNAVAILABLE');
+  t.deepEqual(calls, ['begin', 'abandon']);
 });
 
 test('a lost answer to `finish` is read back: what the row says is the answer', async (t) => {
