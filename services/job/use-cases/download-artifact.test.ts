@@ -31,6 +31,7 @@ function fixture(rows: readonly Artifact[], stored: Readonly<Record<string, stri
   };
   const read = async (): Promise<string> => Buffer.concat(await Array.fromAsync((await open()).body)).toString();
   return {
+    store,
     open,
     read,
     reason: () =>
@@ -66,6 +67,24 @@ test('a download whose digest differs from its row fails before its end', async 
 test('an artifact from before digests and keys by upload stays readable', async (t) => {
   const old = artifactOf({ bytes: 5 });
   t.is(await fixture([old], { [`tenants/${TENANT}/jobs/${JOB}/input/a`]: 'hello' }).read(), 'hello');
+});
+
+test('an object that ends early or goes on longer than the store said fails, also where its row has no digest', async (t) => {
+  const old = artifactOf({ bytes: 5 });
+  for (const text of ['hell', 'hello!']) {
+    const { store, open } = fixture([old], { [objectKey(TENANT, old)]: text });
+    const { get } = store;
+    store.get = async (key) => {
+      const found = await get(key);
+      return found && { ...found, bytes: 5 };
+    };
+    let sent = 0;
+    const read = async (): Promise<void> => {
+      for await (const chunk of (await open()).body) sent += chunk.length;
+    };
+    t.like(await t.throwsAsync(read()), { reason: 'ARTIFACT_CORRUPT' }, text);
+    t.true(sent <= 5, 'nothing beyond the size of the row is sent');
+  }
 });
 
 test('an artifact that is replaced between the look at its row and the one at its object is read anew', async (t) => {
