@@ -1,13 +1,14 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { HandlerContext } from '@connectrpc/connect';
-import type { AuditEntrySchema, AuditFilter as AuditFilterMessage } from '#gen/lethe/audit/v1/audit_pb.ts';
+import { AuditEntrySchema, type AuditFilter as AuditFilterMessage } from '#gen/lethe/audit/v1/audit_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { fitPage } from '#libs/grpc/fit-page.ts';
 import { parseFields, parseOptionalText } from '#libs/grpc/parse.ts';
 import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { parseTenantId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { readAudit, type StoredAuditEntry } from './read-audit.ts';
 
@@ -50,10 +51,10 @@ export const auditHandlers = (database: Database) => ({
     };
     const after = decodePageToken(scope, pageToken, 2);
     const page = await readAudit(database, of, wanted, { limit, after });
-    return {
-      entries: page.items.map((entry) => toMessage(of, entry)),
-      nextPageToken: page.next ? encodePageToken(scope, page.next) : '',
-    };
+    const keyOf = ({ at, id }: StoredAuditEntry) => [at.toString(), id];
+    const toEntry = (entry: StoredAuditEntry) => toMessage(of, entry);
+    const { messages: entries, nextPageToken } = fitPage(scope, AuditEntrySchema, page, toEntry, keyOf);
+    return { entries, nextPageToken };
   },
 });
 

@@ -246,8 +246,10 @@ function parseBudget(timeBudget: Parameters<typeof parseDurationMs>[1]): number 
   return ms;
 }
 
-const parsePageSize = (value: number, { usual, max }: { usual: number; max: number }): number =>
-  parseInteger('page_size', value || usual, { min: 1, max });
+function parsePageSize(value: number, { usual, max }: { usual: number; max: number }): number {
+  if (value < 0) throw fieldInvalid('page_size', 'must not be negative');
+  return Math.min(value || usual, max);
+}
 
 /** What a cursor goes on with; one of another walk is refused. */
 interface Walked {

@@ -1,9 +1,13 @@
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import {
   create,
   type DescMessage,
   type DescService,
   fromBinary,
   type JsonObject,
+  type Message,
   ScalarType,
   toBinary,
 } from '@bufbuild/protobuf';
@@ -27,6 +31,8 @@ import { bulkService as bulkRuns } from '#services/run/adapters/grpc/bulk-handle
 import { executionService } from '#services/run/adapters/grpc/execution-service.ts';
 import { runService } from '#services/run/adapters/grpc/run-service.ts';
 import { sagaService } from '#services/run/adapters/grpc/saga-service.ts';
+import { FOREIGN_OWNER_NEEDS, hasForeignOwner } from '#test/support/foreign-owner.ts';
+import { testIfFound } from '#test/support/require.ts';
 
 type Handler = (request: unknown, context: HandlerContext) => unknown;
 type Row = readonly [rpc: string, request: Readonly<Record<string, unknown>>, fields: string];
@@ -344,6 +350,60 @@ test('a Struct that is nested deeper than clients can read is refused, in every 
   }
   t.true(structs >= 6, `${structs}`);
 });
+
+/** Messages of this type with the value in each of their Structs, one at a time. */
+function* withStruct(schema: DescMessage, value: JsonObject, within: readonly DescMessage[] = []): Iterable<object> {
+  if (within.includes(schema)) return;
+  for (const { message, fieldKind, localName, oneof } of schema.fields) {
+    if (!message || fieldKind === 'map') continue;
+    const inner =
+      message.typeName === 'google.protobuf.Struct' ? [value] : withStruct(message, value, [...within, schema]);
+    for (const item of inner) {
+      const held = fieldKind === 'list' ? [item] : item;
+      yield create(schema, oneof ? { [oneof.localName]: { case: localName, value: held } } : { [localName]: held });
+    }
+  }
+}
+
+const readInPython = (messages: readonly (readonly [DescMessage, object])[]): string[] => {
+  const folder = fileURLToPath(new URL('../../', import.meta.url));
+  const input = messages
+    .map(([schema, message]) => {
+      const bytes = toBinary(schema, message as Message);
+      return `${schema.typeName} ${Buffer.from(bytes).toString('base64')}\n`;
+    })
+    .join('');
+  const args = [join(folder, 'test/support/read-in-python.py'), join(folder, 'gen/image.binpb')];
+  return execFileSync('python3', args, { input, encoding: 'utf8' }).trimEnd().split('\n');
+};
+
+testIfFound(
+  test,
+  hasForeignOwner(),
+  FOREIGN_OWNER_NEEDS,
+  'protobuf for Python reads every request and answer that holds a Struct of the deepest that is taken',
+  (t) => {
+    // A level of objects takes more messages than one of lists.
+    const nested = (depth: number): JsonObject => (depth === 1 ? { end: 0 } : { a: nested(depth - 1) });
+    const types = new Map(
+      CONTRACTS.flatMap(({ methods }) => methods.flatMap(({ input, output }) => [input, output])).map((schema) => [
+        schema.typeName,
+        schema,
+      ]),
+    );
+    const ofDepth = (depth: number) =>
+      [...types.values()].flatMap((schema) =>
+        [...withStruct(schema, nested(depth))].map((message) => [schema, message] as const),
+      );
+    const deepest = ofDepth(MAX_STRUCT_DEPTH);
+    t.true(deepest.length > 20, `${deepest.length}`);
+    for (const [index, answer] of readInPython(deepest).entries()) t.is(answer, 'ok', deepest[index]?.[0].typeName);
+    t.true(
+      readInPython(ofDepth(34)).every((answer) => answer !== 'ok'),
+      'it has a bound',
+    );
+  },
+);
 
 for (const [service, handlers] of SERVICES) {
   const rows = TABLE[service.name] ?? [];

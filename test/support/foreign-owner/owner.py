@@ -159,6 +159,11 @@ class Fields:
             self.refuse(field, f"must be a whole number from {least} to {most}")
         return value
 
+    def page_size(self, value: int, most: int) -> int:
+        if value < 0:
+            self.refuse("page_size", "must not be negative")
+        return min(value, most) or most
+
     def subject(self, field: str, value: str) -> None:
         if not value:
             self.refuse(field, "is required")
@@ -234,7 +239,7 @@ class RetentionOwner(owner_service_pb2_grpc.RetentionOwnerServiceServicer):
     @rpc("owner:read", for_tenant=False)
     def ListSubjects(self, request, caller):
         fields = Fields()
-        fields.integer("page_size", request.page_size, 0, 200)
+        fields.page_size(request.page_size, 200)
         if request.page_token:
             fields.refuse("page_token", "must be a token that this list gave")
         fields.done()
@@ -251,7 +256,7 @@ class RetentionOwner(owner_service_pb2_grpc.RetentionOwnerServiceServicer):
     def ListTenants(self, request, caller):
         fields = Fields()
         fields.subject("subject", request.subject)
-        size = fields.integer("page_size", request.page_size, 0, 1_000) or 1_000
+        size = fields.page_size(request.page_size, 1_000)
         fields.done()
         known_subject(request.subject)
         # One more than the page has tells whether another one follows. The last tenant is the token of the next page.

@@ -66,7 +66,11 @@ export const listQuery = <Properties extends Record<string, ReturnType<typeof Ty
   Type.Object(
     {
       page_size: Type.Optional(
-        Type.Integer({ minimum: 1, maximum: 200, description: 'How many at most; 50 by default.' }),
+        Type.Integer({
+          minimum: 0,
+          maximum: 2_147_483_647,
+          description: 'How many at most: 1 to 200, or 0 for 50; more counts as 200.',
+        }),
       ),
       page_token: Type.Optional(
         Type.String({ maxLength: 2_000, description: 'next_page_token of the page before, for the same filter.' }),

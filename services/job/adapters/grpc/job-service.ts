@@ -1,6 +1,7 @@
 import { create } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
-import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { DeletionSchema, Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { JobSchema } from '#gen/lethe/job/v1/job_pb.ts';
 import {
   DownloadArtifactResponseSchema,
   type JobService,
@@ -9,6 +10,7 @@ import {
   type UploadArtifactRequest,
 } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { fitPage } from '#libs/grpc/fit-page.ts';
 import {
   parseEach,
   parseEnum,
@@ -113,7 +115,8 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
     const scope: PageScope = { rpc: 'ListJobs', tenantId: tenantOf(caller), filter };
     const after = parseInstantKey(scope, request.pageToken);
     const page = await useCases.readJobs.list(caller, { ...query, showDeleted, limit, after });
-    return { jobs: page.items.map(toJobMessage), nextPageToken: page.next ? encodePageToken(scope, page.next) : '' };
+    const { messages: jobs, nextPageToken } = fitPage(scope, JobSchema, page, toJobMessage, keyOf);
+    return { jobs, nextPageToken };
   },
 
   async uploadArtifact(requests, context) {
@@ -269,8 +272,8 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
     const scope: PageScope = { rpc: 'job.ListDeletions', tenantId: tenantOf(caller), filter: { state, jobId } };
     const after = parseInstantKey(scope, request.pageToken);
     const page = await useCases.readJobs.listDeletions(caller, { state, jobId, limit, after });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { deletions: page.items.map(toDeletionMessage), nextPageToken };
+    const { messages: deletions, nextPageToken } = fitPage(scope, DeletionSchema, page, toDeletionMessage, keyOf);
+    return { deletions, nextPageToken };
   },
 
   async redriveDeletion(request, context) {
@@ -335,6 +338,9 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
     });
   },
 });
+
+/** The keyset of jobs and of deletions, which are listed newest first. */
+const keyOf = ({ createdAt, id }: Pick<Job, 'createdAt' | 'id'>): readonly string[] => [createdAt.toString(), id];
 
 async function* chunksOf(requests: AsyncIterable<UploadArtifactRequest>): AsyncIterable<Uint8Array> {
   for await (const { part } of requests) {

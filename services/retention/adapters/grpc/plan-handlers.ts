@@ -1,7 +1,7 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import {
-  type PlanSchema,
+  PlanSchema,
   type PlanWindow as PlanWindowMessage,
   type PlanWindowSchema,
   type TenantPlanSchema,
@@ -9,6 +9,7 @@ import {
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { fitPage } from '#libs/grpc/fit-page.ts';
 import {
   parseEnum,
   parseFields,
@@ -134,8 +135,9 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
     const caller = callerOf(context);
     const scope: PageScope = { rpc: 'ListPlans', tenantId: caller.tenantId ?? '', filter: {} };
     const page = await keepPlans.listPlans({ limit, after: decodePageToken(scope, request.pageToken, 1) });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { plans: page.items.map((plan) => toPlanMessage(toldTo(caller, plan))), nextPageToken };
+    const toMessage = (plan: Plan) => toPlanMessage(toldTo(caller, plan));
+    const { messages: plans, nextPageToken } = fitPage(scope, PlanSchema, page, toMessage, ({ name }) => [name]);
+    return { plans, nextPageToken };
   },
 
   async listPlanWindows(request, context) {

@@ -7,12 +7,13 @@ import {
   PurgeState,
   PurgeSubjectState,
   PurgeTrigger,
-  type RetentionPurgeItemSchema,
-  type RetentionPurgeSchema,
+  RetentionPurgeItemSchema,
+  RetentionPurgeSchema,
   type RetentionPurgeSubjectSchema,
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { PurgeProgressSchema, type RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { fitPage } from '#libs/grpc/fit-page.ts';
 import {
   parseEach,
   parseFields,
@@ -24,7 +25,7 @@ import {
 import { toDuration, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseTenantId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import type { Hold } from '../../domain/ceiling.ts';
 import {
   type FleetHold,
@@ -116,8 +117,9 @@ const handlersOf = (
     const scope: PageScope = { rpc: 'GetPurge', tenantId: caller.tenantId ?? '', filter: { purgeId } };
     const after = decodePageToken(scope, request.pageToken, 1);
     const { purge, items } = await orderPurge.get(caller, purgeId, { limit, after });
-    const nextPageToken = items.next ? encodePageToken(scope, items.next) : '';
-    return { purge: await withStop(purge), items: items.items.map(toItemMessage), nextPageToken };
+    const keyOf = ({ tenantId }: RetentionPurgeItem) => [tenantId];
+    const { messages, nextPageToken } = fitPage(scope, RetentionPurgeItemSchema, items, toItemMessage, keyOf);
+    return { purge: await withStop(purge), items: messages, nextPageToken };
   },
 
   async listPurges(request, context) {
@@ -132,8 +134,11 @@ const handlersOf = (
     const scope: PageScope = { rpc: 'ListPurges', tenantId: caller.tenantId ?? '', filter };
     const after = decodePageToken(scope, request.pageToken, 2);
     const page = await orderPurge.list(caller, filter, { limit, after });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { purges: await Promise.all(page.items.map(withStop)), nextPageToken };
+    const shown = new Map(await Promise.all(page.items.map(async (purge) => [purge, await withStop(purge)] as const)));
+    const toMessage = (purge: RetentionPurge) => shown.get(purge) ?? {};
+    const keyOf = ({ createdAt, id }: RetentionPurge) => [createdAt.toString(), id];
+    const { messages: purges, nextPageToken } = fitPage(scope, RetentionPurgeSchema, page, toMessage, keyOf);
+    return { purges, nextPageToken };
   },
 
   async approveHeldPurge(request, context) {

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
 import { DeletionSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { RunSchema, RunStepSchema } from '#gen/lethe/run/v1/run_pb.ts';
 import { type RunService, WatchDeletionResponseSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
@@ -22,6 +23,8 @@ import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { type Deletion, type DeletionMode, isSettled } from '../../domain/deletion.ts';
+import type { Run } from '../../domain/run.ts';
+import type { RunStep } from '../../domain/step.ts';
 import type { CreateRun } from '../../use-cases/create-run.ts';
 import type { FinishRun } from '../../use-cases/finish-run.ts';
 import type { KeepParticipants, ListedParticipant } from '../../use-cases/keep-participants.ts';
@@ -119,7 +122,9 @@ export const runService = ({
     const scope: PageScope = { rpc: 'ListRunSteps', tenantId: tenantOf(caller), filter: { runId, showDeleted } };
     const after = decodePageToken(scope, request.pageToken, 1);
     const page = await readRuns.listSteps(caller, runId, { limit, after, showDeleted });
-    return { steps: page.items.map(toStepMessage), nextPageToken: page.next ? encodePageToken(scope, page.next) : '' };
+    const keyOf = ({ position }: RunStep) => [String(position)];
+    const { messages: steps, nextPageToken } = fitPage(scope, RunStepSchema, page, toStepMessage, keyOf);
+    return { steps, nextPageToken };
   },
 
   async finishRun(request, context) {
@@ -163,7 +168,9 @@ export const runService = ({
     const scope: PageScope = { rpc: 'ListRuns', tenantId: tenantOf(caller), filter };
     const after = decodePageToken(scope, request.pageToken, 2);
     const page = await readRuns.list(caller, { ...query, showDeleted, deletedOnly, limit, after });
-    return { runs: page.items.map(toRunMessage), nextPageToken: page.next ? encodePageToken(scope, page.next) : '' };
+    const keyOf = (run: Run) => [String(deletedOnly ? run.tombstone?.at : run.createdAt), run.id];
+    const { messages: runs, nextPageToken } = fitPage(scope, RunSchema, page, toRunMessage, keyOf);
+    return { runs, nextPageToken };
   },
 
   async deleteRun(request, context) {
@@ -211,8 +218,8 @@ export const runService = ({
     const after = decodePageToken(scope, request.pageToken, 2);
     const page = await readDeletions.list(caller, { ...query, limit, after });
     const keyOf = ({ createdAt, id }: Deletion) => [createdAt.toString(), id];
-    const { messages, next } = fitPage(DeletionSchema, page, toDeletionMessage, keyOf);
-    return { deletions: messages, nextPageToken: next ? encodePageToken(scope, next) : '' };
+    const { messages: deletions, nextPageToken } = fitPage(scope, DeletionSchema, page, toDeletionMessage, keyOf);
+    return { deletions, nextPageToken };
   },
 
   async *watchDeletion(request, context) {
