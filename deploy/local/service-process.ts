@@ -12,7 +12,7 @@ const RESTARTS_BEFORE_GIVING_UP = 5;
 /** How one service is run. */
 export interface ServiceProcessOptions {
   readonly name: string;
-  /** Path of the program below the repository. */
+  /** Path of the program, from the repository. */
   readonly program: string;
   readonly args?: readonly string[];
   readonly env: Readonly<Record<string, string>>;

@@ -29,6 +29,9 @@ export const SERVICE_NAMES = ['run', 'job', 'incident', 'retention'] as const;
 /** One of SERVICE_NAMES. */
 export type ServiceName = (typeof SERVICE_NAMES)[number];
 
+/** The programs of a stack, by their paths below the repository. */
+export type StackProgram = `services/${ServiceName | 'console/server'}/main.ts`;
+
 /** How the stack is brought up. */
 export interface StackOptions {
   /** Everything that survives a restart is below it. */
@@ -45,6 +48,8 @@ export interface StackOptions {
   readonly services?: readonly ServiceName[];
   /** The databases in the folder were brought to the newest schema by `prepareStack`: nothing is migrated. */
   readonly isPrepared?: boolean;
+  /** The file by which a program of the repository is started, such as a bundle of it; the program's own by default. */
+  readonly fileOf?: (program: StackProgram) => Promise<string>;
   /** How long the user's tokens may live at most; a day by default. */
   readonly userTokenSeconds?: number;
   /** Services outside of the stack that take part in the deletions of runs, by name: host:port. */
@@ -114,7 +119,13 @@ const AUDIENCE = 'lethe';
 
 /** Brings up database, keys, schemas and services, and resolves when every service answers. */
 export async function startStack(options: StackOptions): Promise<Stack> {
-  const { folder, throwaway, services = SERVICE_NAMES, isPrepared = false } = options;
+  const {
+    folder,
+    throwaway,
+    services = SERVICE_NAMES,
+    isPrepared = false,
+    fileOf = async (program) => program,
+  } = options;
   await mkdir(join(folder, 'logs'), { recursive: true });
   const objectFolder = join(folder, 'objects');
   const ports = await choosePorts(options.ports);
@@ -163,7 +174,13 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         environments.set(name, env);
         processes.set(
           name,
-          await startServiceProcess({ name, program: programOf(name), env, logFile, onGivingUp: options.onGivingUp }),
+          await startServiceProcess({
+            name,
+            program: await fileOf(programOf(name)),
+            env,
+            logFile,
+            onGivingUp: options.onGivingUp,
+          }),
         );
         connections.set(
           name,
@@ -187,7 +204,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       });
       consoleProcess = await startServiceProcess({
         name: 'console',
-        program: 'services/console/server/main.ts',
+        program: await fileOf('services/console/server/main.ts'),
         env: consoleEnvironment({ addresses, ports, secrets, options, consoleUrl, providerUrl }),
         logFile: join(folder, 'logs', 'console.log'),
         onGivingUp: options.onGivingUp,
@@ -240,7 +257,10 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         const env = { ...environments.get(name), ...changes };
         const logFile = join(folder, 'logs', `${name}.log`);
         const { onGivingUp } = options;
-        processes.set(name, await startServiceProcess({ name, program: programOf(name), env, logFile, onGivingUp }));
+        processes.set(
+          name,
+          await startServiceProcess({ name, program: await fileOf(programOf(name)), env, logFile, onGivingUp }),
+        );
         await waitUntilReady(name, ports.metrics[name], processes, folder);
         const connection = connections.get(name);
         if (connection) await waitUntilConnected(name, connection);
@@ -269,7 +289,7 @@ export async function prepareStack(folder: string, services: readonly ServiceNam
   }
 }
 
-const programOf = (name: ServiceName): string => `services/${name}/main.ts`;
+const programOf = (name: ServiceName): StackProgram => `services/${name}/main.ts`;
 
 const provision = (name: ServiceName, superuserUrl: string, secrets: Secrets): Promise<ProvisionedDatabase> =>
   provisionDatabase({

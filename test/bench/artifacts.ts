@@ -39,6 +39,7 @@ export const benchArtifacts: Bench = async () => {
   const gateway = await startCephGateway();
   await gateway.createBucket(BUCKET, { versioned: false });
   const stack = await startTestStack({
+    fromSources: true,
     services: ['job'],
     env: {
       ...gateway.environment(BUCKET),
@@ -94,7 +95,7 @@ export const benchArtifacts: Bench = async () => {
 
 /** Uploads to a file store, against a file that is written, synced and renamed into a synced folder. */
 async function benchFileUploads(): Promise<UploadFigures> {
-  const stack = await startTestStack({ services: ['job'] });
+  const stack = await startTestStack({ fromSources: true, services: ['job'] });
   const { path: folder, remove } = await makeTemporaryFolder('lethe-bench-files-');
   try {
     return await compareUploads('file store', stack, async (key) => {

@@ -24,6 +24,7 @@ type Kind = 'run' | 'job';
  */
 export const benchBulk: Bench = async () => {
   const stack = await startTestStack({
+    fromSources: true,
     services: ['run', 'job', 'incident'],
     env: { LETHE_CALLS_PER_SECOND: '1000000' },
   });

@@ -40,6 +40,7 @@ export const benchCascade: Bench = async () => {
   await gateway.createBucket(BUCKET, { versioned: true });
   const limits = { LETHE_CALLS_PER_SECOND: '1000000' };
   const onCeph = await startTestStack({
+    fromSources: true,
     services: ['run', 'job', 'incident'],
     env: {
       ...limits,
@@ -79,7 +80,7 @@ export const benchCascade: Bench = async () => {
     await gateway.stop();
   }
 
-  const onFiles = await startTestStack({ services: ['run', 'job', 'incident'], env: limits });
+  const onFiles = await startTestStack({ fromSources: true, services: ['run', 'job', 'incident'], env: limits });
   try {
     const graphs = await makeGraphs(onFiles, MANY_RUNS, SMALL_SHAPE);
     const rates: number[] = [];

@@ -45,6 +45,7 @@ const BEHIND = 'behind-kept';
  */
 export const benchExecutions: Bench = async () => {
   const stack = await startTestStack({
+    fromSources: true,
     services: ['run'],
     foreignParticipants: { nobody: '127.0.0.1:1' },
     // Months are rewritten when the bench says so.

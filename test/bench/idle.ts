@@ -33,7 +33,7 @@ async function rate(stack: TestStack, database?: string): Promise<number> {
  * transaction, and what many watchers of one run ask that does not change.
  */
 export const benchIdle: Bench = async () => {
-  const stack = await startTestStack({ services: SERVICE_NAMES, env: { LETHE_POLL_MS: POLL_MS } });
+  const stack = await startTestStack({ fromSources: true, services: SERVICE_NAMES, env: { LETHE_POLL_MS: POLL_MS } });
   const over = new AbortController();
   try {
     await delay(3_000);

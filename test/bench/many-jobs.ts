@@ -18,7 +18,11 @@ const LANES = 16;
  * tenant are being deleted, and while nothing else is.
  */
 export const benchManyJobs: Bench = async () => {
-  const stack = await startTestStack({ services: ['job'], env: { LETHE_CALLS_PER_SECOND: '1000000' } });
+  const stack = await startTestStack({
+    fromSources: true,
+    services: ['job'],
+    env: { LETHE_CALLS_PER_SECOND: '1000000' },
+  });
   try {
     const large = await seed(stack, 'large', LARGE_JOBS, OBJECTS);
     const small = await seed(stack, 'small', SMALL_JOBS * ROUNDS, 1);

@@ -30,6 +30,7 @@ const SCALE = Number(process.env['LETHE_BENCH_SCALE'] ?? 1);
  */
 export const benchPurge: Bench = async () => {
   const stack = await startTestStack({
+    fromSources: true,
     services: ['incident', 'retention'],
     // Everything is expired here, which is what the ceiling is there to hold; the number stays on.
     env: { LETHE_CALLS_PER_SECOND: '1000000', LETHE_PURGE_CEILING_SHARE: 'off' },

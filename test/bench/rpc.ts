@@ -12,7 +12,11 @@ const ROUNDS = 5;
 
 /** Authenticated GetJob against a bare grpc-js echo, 32 in flight, rounds in turn; the same bare client for both. */
 export const benchRpc: Bench = async () => {
-  const stack = await startTestStack({ services: ['job'], env: { LETHE_CALLS_PER_SECOND: '1000000' } });
+  const stack = await startTestStack({
+    fromSources: true,
+    services: ['job'],
+    env: { LETHE_CALLS_PER_SECOND: '1000000' },
+  });
   const echo = fork(new URL('./echo-server.ts', import.meta.url));
   try {
     const echoPort = await new Promise<number>((resolve) => echo.once('message', (port) => resolve(Number(port))));

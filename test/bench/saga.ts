@@ -238,6 +238,7 @@ async function benchFresh(database: TestDatabase, figures: Record<string, number
 async function benchServices(figures: Record<string, number>): Promise<void> {
   const services = ['run', 'job', 'incident'] as const;
   const stack = await startTestStack({
+    fromSources: true,
     services,
     env: { LETHE_CALLS_PER_SECOND: '1000000', LETHE_LOG_LEVEL: 'error' },
   });

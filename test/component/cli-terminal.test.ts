@@ -2,7 +2,6 @@ import { execFile } from 'node:child_process';
 import { access, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import anyTest, { type TestFn } from 'ava';
 import type { Command } from 'commander';
@@ -10,13 +9,14 @@ import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import { makeProgram } from '#libs/cli/make-program.ts';
 import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { bundleOf } from '#test/support/programs.ts';
 import { startOnTerminal } from '#test/support/pseudo-terminal.ts';
 import { hasProgram, testIfFound } from '#test/support/require.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack; lethe: CommandLine }>;
 
-const PROGRAM = fileURLToPath(new URL('../../libs/cli/lethe.ts', import.meta.url));
+const PROGRAM = await bundleOf('libs/cli/lethe.ts');
 const run = promisify(execFile);
 
 test.before(async (t) => {

@@ -1,18 +1,18 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import anyTest, { type TestFn } from 'ava';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { putPlan } from '#test/support/aged-data.ts';
 import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { bundleOf } from '#test/support/programs.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack; lethe: CommandLine }>;
 
-const PROGRAM = fileURLToPath(new URL('../../libs/cli/lethe.ts', import.meta.url));
+const PROGRAM = await bundleOf('libs/cli/lethe.ts');
 
 test.before(async (t) => {
   t.context.stack = await startTestStack();

@@ -7,6 +7,7 @@ import { startServiceProcess } from '#deploy/local/service-process.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { bundleOf } from '#test/support/programs.ts';
 import { storedFiles } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -39,7 +40,7 @@ test.serial('JobService refuses to start on another, empty store, and says why',
   const logFile = join(stack.folder, 'logs', 'lost.log');
   const service = await startServiceProcess({
     name: 'lost',
-    program: 'services/job/main.ts',
+    program: await bundleOf('services/job/main.ts'),
     env: {
       ...stack.environment('job'),
       LETHE_FILE_STORE_ROOT: other,

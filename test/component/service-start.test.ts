@@ -3,16 +3,16 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import anyTest, { type TestFn } from 'ava';
 import { freePort } from '#deploy/local/free-port.ts';
 import { migrateUp, readInstallation } from '#libs/postgres/migrate.ts';
 import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
+import { bundleOf } from '#test/support/programs.ts';
 import { until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ postgres: TestPostgres }>;
-const REPOSITORY = fileURLToPath(new URL('../../', import.meta.url));
+const PROGRAM = await bundleOf('services/job/main.ts');
 const stores: string[] = [];
 test.after.always(() => Promise.all(stores.map((folder) => rm(folder, { recursive: true, force: true }))));
 
@@ -27,8 +27,7 @@ function startProgram(words: readonly string[], env: Readonly<Record<string, str
   stores.push(store);
   const trustFile = join(store, 'trust.json');
   writeFileSync(trustFile, '{"trust": []}');
-  const child = spawn(process.execPath, ['services/job/main.ts', ...words], {
-    cwd: REPOSITORY,
+  const child = spawn(process.execPath, [PROGRAM, ...words], {
     env: {
       PATH: process.env['PATH'],
       LETHE_TRUST_FILE: trustFile,

@@ -37,6 +37,8 @@ test('with OTEL_* set a service tells of its calls, and of the statements in the
   t.teardown(receiver.close);
   const stack = await startTestStack({
     services: ['job'],
+    // A bundle imports nothing that could be instrumented.
+    fromSources: true,
     env: {
       NODE_OPTIONS: '--import ./libs/telemetry/preload.ts',
       OTEL_EXPORTER_OTLP_ENDPOINT: receiver.url,

@@ -26,6 +26,7 @@ import { runMigrations } from '#services/run/adapters/postgres/migrations/index.
 import { readRunSettings } from '#services/run/config.ts';
 import { composeRunService } from '#services/run/container.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
+import { bundleOf } from '#test/support/programs.ts';
 import { hasProgram, testIfFound } from '#test/support/require.ts';
 
 const exec = promisify(execFile);
@@ -355,7 +356,7 @@ test('every command that an alert advises is one that lethe has', async (t) => {
     ),
   );
   t.true(advised.length >= 4);
-  const program = fileURLToPath(new URL('../../libs/cli/lethe.ts', import.meta.url));
+  const program = await bundleOf('libs/cli/lethe.ts');
   for (const command of advised) {
     const { stdout } = await exec(process.execPath, [program, ...command, '--help']);
     t.true(stdout.startsWith(`Usage: lethe ${command.filter((word) => !word.startsWith('-')).join(' ')} `), stdout);

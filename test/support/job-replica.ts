@@ -4,6 +4,7 @@ import { freePort } from '#deploy/local/free-port.ts';
 import { startServiceProcess } from '#deploy/local/service-process.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
+import { bundleOf } from './programs.ts';
 import { type TestStack, until } from './test-stack.ts';
 
 /** One more JobService beside a stack's own. */
@@ -27,7 +28,7 @@ export async function startJobReplica(
   const metrics = `127.0.0.1:${await freePort()}`;
   const service = await startServiceProcess({
     name,
-    program: 'services/job/main.ts',
+    program: await bundleOf('services/job/main.ts'),
     env: {
       ...stack.environment('job'),
       LETHE_GRPC_ADDRESS: address,

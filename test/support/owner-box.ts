@@ -4,6 +4,7 @@ import { makeTemporaryFolder } from '#deploy/local/end-with-me.ts';
 import { freePort } from '#deploy/local/free-port.ts';
 import { runToEnd, startServiceProcess } from '#deploy/local/service-process.ts';
 import type { TestDatabase } from './postgres.ts';
+import { bundleOf } from './programs.ts';
 import { until } from './test-stack.ts';
 
 /** `lethe owner serve` over a database: a process of its own. */
@@ -26,8 +27,6 @@ export interface OwnerBoxOptions {
   readonly env?: Readonly<Record<string, string>>;
 }
 
-const PROGRAM = 'libs/cli/lethe.ts';
-
 /** Prepares the database, starts the process on a free port and waits until it serves. */
 export async function startOwnerBox({
   database,
@@ -46,10 +45,11 @@ export async function startOwnerBox({
   const address = `127.0.0.1:${await freePort()}`;
   const metricsAddress = `127.0.0.1:${await freePort({ exclude: [Number(address.split(':')[1])] })}`;
   try {
-    await runToEnd([PROGRAM, 'owner', 'prepare', file], urls);
+    const program = await bundleOf('libs/cli/lethe.ts');
+    await runToEnd([program, 'owner', 'prepare', file], urls);
     const started = await startServiceProcess({
       name: 'owner',
-      program: PROGRAM,
+      program,
       args: ['owner', 'serve', file],
       env: {
         MAIL_DATABASE_URL: database.appUrl,

@@ -4,6 +4,7 @@ import { freePort } from '#deploy/local/free-port.ts';
 import { startServiceProcess } from '#deploy/local/service-process.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { connect } from '#libs/grpc/client.ts';
+import { bundleOf } from './programs.ts';
 import type { TestStack } from './test-stack.ts';
 import { until } from './test-stack.ts';
 
@@ -25,7 +26,7 @@ export async function startRunReplica(
   const metrics = `127.0.0.1:${await freePort()}`;
   const process = await startServiceProcess({
     name,
-    program: 'services/run/main.ts',
+    program: await bundleOf('services/run/main.ts'),
     env: {
       ...stack.environment('run'),
       LETHE_GRPC_ADDRESS: address,

@@ -14,6 +14,7 @@ import { addChecks, addEnvironment, purge, putPlan, rowsOf } from '#test/support
 import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
 import { type MemoryOwner, startMemoryOwner } from '#test/support/memory-owner.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { bundleOf } from '#test/support/programs.ts';
 import { evidenceOf, incidentsOf, makeRunGraph, type RunGraph } from '#test/support/run-graph.ts';
 import { storedFiles } from '#test/support/stored-files.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -589,7 +590,7 @@ test.before(async (t) => {
       appPassword: 'app',
     });
     const migrating = { LETHE_DATABASE_OWNER_URL: other.ownerUrl, LETHE_DATABASE_APP_ROLE: other.appRole };
-    await runToEnd([`services/${service}/main.ts`, 'migrate'], migrating);
+    await runToEnd([await bundleOf(`services/${service}/main.ts`), 'migrate'], migrating);
     others[service] = other.appUrl;
   }
   Object.assign(t.context, { stack, notes, desk, others });

@@ -9,6 +9,7 @@ import { makeKeyPair } from '#libs/auth/keys.ts';
 import { provisionDatabase } from '#libs/postgres/provision.ts';
 import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { bundleOf } from '#test/support/programs.ts';
 import { evidenceOf, incidentsOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -293,7 +294,7 @@ test.serial(
       appPassword: 'app',
     });
     const migrating = { LETHE_DATABASE_OWNER_URL: other.ownerUrl, LETHE_DATABASE_APP_ROLE: other.appRole };
-    await runToEnd(['services/incident/main.ts', 'migrate'], migrating);
+    await runToEnd([await bundleOf('services/incident/main.ts'), 'migrate'], migrating);
     const later = await makeRunGraph(stack, 'another-database', { jobs: 0 });
     const { graph, runs, deletionId, release } = await standingPurge(t, 'another-database');
     await stack.restart('incident', { LETHE_DATABASE_URL: other.appUrl });

@@ -8,6 +8,7 @@ import { PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { addChecks, addEnvironment, census, less, purge, putPlan, removedBy } from '#test/support/aged-data.ts';
 import { queryOnce } from '#test/support/postgres.ts';
+import { bundleOf } from '#test/support/programs.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 interface Context {
@@ -37,7 +38,7 @@ test.before(async (t) => {
   const metricsPort = await freePort();
   const replica = await startServiceProcess({
     name: 'retention-2',
-    program: 'services/retention/main.ts',
+    program: await bundleOf('services/retention/main.ts'),
     env: {
       ...stack.environment('retention'),
       LETHE_GRPC_ADDRESS: `127.0.0.1:${await freePort()}`,
