@@ -384,8 +384,7 @@ export function makeBulkDeletionRepository<Filter extends object>(
           row,
           `state = :state, selected = :selected, selected_at = coalesce(cast(:at as timestamptz), selected_at),
            selected_id = coalesce(cast(:id as uuid), selected_id), last_error = coalesce(:error, last_error),
-           started_at = case :state when 'RUNNING' then clock_timestamp() else started_at end,
-           updated_at = clock_timestamp()`,
+           ${state === 'RUNNING' ? 'started_at = clock_timestamp(),' : ''} updated_at = clock_timestamp()`,
           { state, selected, at: added.at?.toString() ?? null, id: added.id, error },
         );
         return { state, skipped: added.skipped };

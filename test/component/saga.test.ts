@@ -94,6 +94,20 @@ test('a run completes with all its rows, its job, and what it resulted in', asyn
   t.like(row, { state: 'COMPLETED', driver: 'ENGINE', due_at: null, claim_owner: null, output: { files: 3 } });
 });
 
+test('a run begins with its declaration also where the database has forgotten it, and once for a request id', async (t) => {
+  const { created, database } = await ownDatabase(t);
+  const engine = makeEngine(database, participants());
+  await engine.run(inputOf());
+  await created.query('delete from workflow_declarations');
+  const requestId = newId();
+  const run = await engine.run(inputOf({ force_qc_fail: true }), { requestId });
+  t.is(run.state, 'COMPENSATED');
+  t.deepEqual(await countTen(created, 'acme', run.runId), NOTHING);
+  const begun = { caller: callerIn('acme'), workflow: clientToDelivery.name, displayName: '', requestId };
+  t.is((await engine.startRun({ ...begun, input: inputOf({ force_qc_fail: true }) })).id, run.runId);
+  t.deepEqual(await created.query('select count(*) from workflow_runs where declaration is null'), [{ count: '0' }]);
+});
+
 for (const [position, [name, made]] of Object.entries(MADE_BY).entries()) {
   test(`step ${name}: what it made is removed, counted in the ledger, and nothing else is left either`, async (t) => {
     const { created, database } = t.context;

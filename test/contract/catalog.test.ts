@@ -16,6 +16,12 @@ const SERVICES: Readonly<Record<string, readonly Migration[]>> = {
   retention: retentionMigrations,
 };
 
+interface Source {
+  readonly name: string;
+  readonly source: string;
+  readonly isTrigger: boolean;
+}
+
 test.before(async (t) => {
   t.context.postgres = await startTestPostgres();
 });
@@ -39,7 +45,76 @@ const PRIMARY_KEYS = `
             and (i.indkey::int2[])[0:cardinality(k.numbers) - 1] @> k.numbers) as indexes
   from keys k order by 1`;
 
+/** The tables that belong to the installation; all others are the tenants'. */
+const INSTALLATION: Readonly<Record<string, readonly string[]>> = {
+  run: ['execution_months', 'installation_audit', 'owner_data', 'participants', 'workflow_declarations'],
+  job: ['installation', 'installation_audit', 'orphan_reports'],
+  incident: ['installation_audit', 'owner_data'],
+  retention: [
+    ...['installation_audit', 'plan_requests', 'plan_windows', 'plans', 'purge_stops', 'retention_purges'],
+    ...['schedules', 'subject_nights', 'subjects', 'tenant_sweeps'],
+  ],
+};
+
+const WITHOUT_TENANT = `
+  select c.relname::text as table from pg_class c
+  where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+    and c.relname not like 'lethe%'
+    and not exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id') order by 1`;
+
+/** The keys of tenants' tables of which the tenant is not the first column, and such tables without a key. */
+const KEYS_OVER_TENANTS = `
+  with tenants as (
+    select c.oid as id, a.attnum as number from pg_class c
+      join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id'
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p'))
+  select i.indexrelid::regclass::text as name from tenants t join pg_index i on i.indrelid = t.id
+  where i.indisunique and i.indkey[0] <> t.number
+  union all
+  select con.conname from pg_constraint con left join tenants t on t.id = con.conrelid
+    left join tenants f on f.id = con.confrelid
+  where con.contype = 'f' and con.connamespace = 'public'::regnamespace
+    and (con.conkey[1] is distinct from coalesce(t.number, con.conkey[1])
+      or con.confkey[1] is distinct from coalesce(f.number, con.confkey[1]) or (t.id is null) <> (f.id is null))
+  union all
+  select t.id::regclass::text from tenants t
+  where not exists (select from pg_index i where i.indrelid = t.id and i.indisprimary)
+  order by 1`;
+
+/** What functions and triggers do, and the table of each statement that writes or locks. */
+const SOURCES = `
+  select p.oid::regprocedure::text as name, p.prosrc as source, p.prorettype = 'trigger'::regtype as "isTrigger"
+  from pg_proc p where p.pronamespace = 'public'::regnamespace`;
+const LOCKS = /(?<!distinct )\bfrom (\w+)(?:(?!(?<!distinct )\bfrom\b)[^;])*\bfor (?:no key |key )?(?:update|share)\b/g;
+const WRITES = /\b(?:update|delete from|insert into) (\w+)[^;]*/g;
+
 for (const [service, migrations] of Object.entries(SERVICES)) {
+  test(`${service}: keys begin with the tenant, and no foreign key leaves one tenant's tables`, async (t) => {
+    const created = await t.context.postgres.createDatabase(migrations);
+    const shared = await created.query<{ table: string }>(WITHOUT_TENANT);
+    t.deepEqual(
+      shared.map(({ table }) => table),
+      INSTALLATION[service],
+    );
+    t.deepEqual(await created.query(KEYS_OVER_TENANTS), []);
+  });
+
+  test(`${service}: no trigger writes and no function locks over tenants`, async (t) => {
+    const created = await t.context.postgres.createDatabase(migrations);
+    const faults: string[] = [];
+    for (const { name, source, isTrigger } of await created.query<Source>(SOURCES)) {
+      for (const [statement, table = ''] of source.matchAll(LOCKS)) {
+        if (!statement.includes('tenant_id') && !INSTALLATION[service]?.includes(table))
+          faults.push(`${name}: ${table}`);
+      }
+      if (!isTrigger) continue;
+      for (const [statement] of source.matchAll(WRITES)) {
+        if (!/tenant_id = (?:old|new)\.tenant_id/.test(statement)) faults.push(`${name}: ${statement}`);
+      }
+    }
+    t.deepEqual(faults, []);
+  });
+
   test(`${service}: a table that is minutes old is looked up by its key, as one with statistics is`, async (t) => {
     const created = await t.context.postgres.createDatabase(migrations);
     const keys = await created.query<{ table: string; columns: string[]; indexes: string[] }>(PRIMARY_KEYS);

@@ -4,6 +4,7 @@ import { globSync, readFileSync } from 'node:fs';
 export interface SqlText {
   /** Where it stands, such as `libs/owner/statements.ts:12`. */
   readonly at: string;
+  /** A whole statement, or a piece of which the source makes one: a common table expression, or what an update sets. */
   readonly text: string;
   /** Whether connections prepare it under a name. */
   readonly isNamed: boolean;
@@ -20,12 +21,13 @@ interface Literal {
 
 const ROOT = new URL('../../', import.meta.url).pathname;
 const FILES = ['services/*/adapters/postgres/*.ts', 'libs/{audit,bulk-deletion,durable,owner,postgres}/*.ts'];
-const SQL = /^\s*(?:with|select|insert|update|delete)\s/i;
+const SQL =
+  /^\s*(?:(?:with|select|insert|update|delete)\s|[\w${}()]+ as (?:materialized )?\(|(?:\$\{[A-Z_]+\},\s*)?\w+ = )/i;
 const KEY = /(?:([\w$]+)\s*:|const\s+([\w$]+)(?:\s*:[^=]*)?\s*=(?:\s*\([^)]*\)(?:\s*:\s*[\w[\]]+)?\s*=>)?)\s*$/;
 const MAY_PRECEDE_PATTERN = /(?:^|[(,=:[!&|?{};>]|return)\s*$/;
 const MOST_NESTED = 5;
 
-/** The statements of the services and of the libraries that ask the database, whole ones alone. */
+/** The SQL of the services and of the libraries that ask the database. */
 export function sqlTexts(): readonly SqlText[] {
   const files = globSync(FILES, { cwd: ROOT }).filter((file) => !file.includes('.test.'));
   const sources = files.map((file) => ({ file, ...literalsOf(readFileSync(`${ROOT}${file}`, 'utf8')) }));
@@ -35,9 +37,10 @@ export function sqlTexts(): readonly SqlText[] {
   }
   return sources.flatMap(({ file, literals, named }) => {
     const lookUp = (name: string): string | undefined =>
-      constants.get(`${file} ${name}`) ?? [...constants].find(([key]) => key.endsWith(` ${name}`))?.[1];
+      constants.get(`${file} ${name}`) ??
+      (/^[A-Z]/.test(name) ? [...constants].find(([key]) => key.endsWith(` ${name}`))?.[1] : undefined);
     const resolve = (text: string, depth = 0): string =>
-      text.replaceAll(/\$\{([A-Z_]{3,})(?:\('?\w*'?\))?\}/g, (whole, name: string) => {
+      text.replaceAll(/\$\{([A-Za-z_]{3,})(?:\([\w', ]*\))?\}/g, (whole, name: string) => {
         const value = lookUp(name);
         return value === undefined || depth === MOST_NESTED ? whole : resolve(value, depth + 1);
       });

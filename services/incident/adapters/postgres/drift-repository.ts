@@ -65,19 +65,22 @@ interface Recorded {
 // the one that is told last, ends as the badge.
 const RECORD = `
   with environment as (
-    select coalesce(cast(:checkedAt as timestamptz) > clock_timestamp(), false) as late
-    from environments where tenant_id = :tenantId and id = :environmentId for update
+    select id from environments where tenant_id = :tenantId and id = :environmentId for update
+  ), looked as (
+    select coalesce(cast(:checkedAt as timestamptz) > now.at, false) as late,
+           coalesce(cast(:checkedAt as timestamptz), now.at) as at
+    from (select clock_timestamp() as at from environment) now
   ), recorded as (
     insert into drift_checks
       (tenant_id, id, environment_id, status, checked_at, summary, modified_count, not_in_git_count, unknown_count)
-    select :tenantId, :id, :environmentId, :status, coalesce(cast(:checkedAt as timestamptz), clock_timestamp()),
-           cast(:summary as jsonb), :modified, :notInGit, :unknown
-    from environment where not late
+    select :tenantId, :id, :environmentId, :status, at, cast(:summary as jsonb), :modified, :notInGit, :unknown
+    from looked where not late
     returning *
   ), flagged as (
     insert into drift_check_workflows (tenant_id, check_id, workflow, flag)
     select c.tenant_id, c.id, w.workflow, w.flag
     from recorded c, jsonb_to_recordset(cast(:workflows as jsonb)) as w (workflow text, flag text)
+    returning 1
   ), badge as (
     update environments e
     set drift_status = c.status, modified_count = c.modified_count, not_in_git_count = c.not_in_git_count,
@@ -85,8 +88,9 @@ const RECORD = `
     from recorded c
     where e.tenant_id = c.tenant_id and e.id = c.environment_id
       and (e.last_checked_at is null or e.last_checked_at <= c.checked_at)
+    returning 1
   )
-  select late from environment`;
+  select late from looked`;
 
 /** Environments and drift checks in Postgres. */
 export const makeDriftRepository = (database: Database): DriftRepository => ({

@@ -191,7 +191,7 @@ export async function insertIncident(
        returning tenant_id, id, state, created_at, opened_with_payload),
      entry as (
        insert into incident_transitions (tenant_id, incident_id, state, actor, at)
-       select tenant_id, id, state, :actor, created_at from opened)
+       select tenant_id, id, state, :actor, created_at from opened returning 1)
      insert into incident_payloads (tenant_id, incident_id, payload_json, created_at)
      select tenant_id, id, cast(:payload as jsonb), created_at from opened where opened_with_payload`,
     bindings,

@@ -148,10 +148,10 @@ export const makeRunIncidents = (database: Database): RunIncidents => ({
                  deleted_reason = case when b.shows then null else i.deleted_reason end,
                  updated_at = clock.at, version = i.version + 1
              from before b, clock
-             where i.tenant_id = :tenantId and i.id = b.id and (b.closes or b.purges or b.shows)),
+             where i.tenant_id = :tenantId and i.id = b.id and (b.closes or b.purges or b.shows) returning 1),
            entries as (
              insert into incident_transitions (tenant_id, incident_id, state, actor, note, at)
-             select :tenantId, b.id, 'CLOSED', :actor, :note, clock.at from before b, clock where b.closes)
+             select :tenantId, b.id, 'CLOSED', :actor, :note, clock.at from before b, clock where b.closes returning 1)
            select (select count(*) from before where closes) as incidents,
                   (select count(*) from payloads) as payloads,
                   (select coalesce(sum(bytes), 0)::bigint from payloads) as payload_bytes`,
@@ -234,8 +234,8 @@ async function addToTombstone(
       `update step_tombstones s
        set incidents = s.incidents + :incidents, payloads = s.payloads + :payloads,
            payload_bytes = s.payload_bytes + :payload_bytes,
-           finished_at = case when :isDone then coalesce(s.finished_at, clock_timestamp()) else s.finished_at end
-       from (select finished_at is not null as was_finished from step_tombstones
+           finished_at = case when :isDone then coalesce(s.finished_at, before.at) else s.finished_at end
+       from (select finished_at is not null as was_finished, clock_timestamp() as at from step_tombstones
              where tenant_id = :tenantId and run_id = :runId and step = coalesce(cast(:step as text), '')
                and operation = :operation for update) before
        where s.tenant_id = :tenantId and s.run_id = :runId and s.step = coalesce(cast(:step as text), '')

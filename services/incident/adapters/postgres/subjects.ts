@@ -51,7 +51,7 @@ const incidentPayloads: OwnedSubject = {
     shells as (
       update incidents i
       set payload_purged_at = clock_timestamp(), updated_at = clock_timestamp(), version = i.version + 1
-      where i.tenant_id = :tenantId and i.id = any(array(select incident_id from gone)))`,
+      where i.tenant_id = :tenantId and i.id = any(array(select incident_id from gone)) returning 1)`,
 };
 
 const APPROVALS_AGE = 'approvals.decided_at, or incidents.closed_at of an undecided one; of closed incidents alone';
@@ -82,7 +82,7 @@ const approvals: OwnedSubject = {
       update incidents i
       set approvals_purged_at = clock_timestamp(), updated_at = clock_timestamp(), version = i.version + 1
       where i.tenant_id = :tenantId and i.approvals_purged_at is null
-        and i.id = any(array(select incident_id from gone)))`,
+        and i.id = any(array(select incident_id from gone)) returning 1)`,
 };
 
 const approvalNotes: OwnedSubject = {

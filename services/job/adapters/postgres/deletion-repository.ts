@@ -85,10 +85,10 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
         text: `update job_deletions d
                set state = 'CASCADING', lease_owner = $3, lease_token = d.lease_token + 1, attempts = d.attempts + 1,
                    lease_expires_at = clock_timestamp() + $4 * interval '1 ms',
-                   started_at = coalesce(d.started_at, clock_timestamp()), updated_at = clock_timestamp(),
+                   started_at = coalesce(d.started_at, due.at), updated_at = due.at,
                    -- Whoever held it and never gave it up may have removed more than he could tell.
                    counts = case when due.lease_owner is null then d.counts else d.counts || '{"atLeast": true}' end
-               from (select tenant_id, id, lease_owner from job_deletions
+               from (select tenant_id, id, lease_owner, clock_timestamp() as at from job_deletions
                      where tenant_id = $1 and id = $2 and state in ('PENDING', 'CASCADING', 'VERIFYING')
                        and next_attempt_at <= clock_timestamp()
                        and (lease_expires_at is null or lease_expires_at <= clock_timestamp())
@@ -162,7 +162,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
                       select coalesce(jsonb_agg(asset || '{"name": ""}'), '[]')
                       from jsonb_array_elements(outcome -> 'assets') asset))
                     where tenant_id = $1 and run_id = (select run_id from gone) and step = (select step from gone)
-                      and job_id = $4 and outcome is not null),
+                      and job_id = $4 and outcome is not null returning 1),
                   done as (
                     update job_deletions
                     set state = 'COMPLETE', remaining = 0, failed_keys = '[]', last_error = null,
@@ -182,12 +182,11 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
         name: 'save-removed',
         // A process that died between a removal and its count has told nobody. What the index says was there, and the
         // read-back says is not, was removed all the same.
-        text: `update job_deletions
-               set counts = case when ($5::jsonb ->> 'artifacts')::bigint > 0
-                                   or not coalesce(($5::jsonb ->> 'atLeast')::boolean, false) then $5::jsonb else $5::jsonb || (
-                     select jsonb_build_object('objects', greatest(($5::jsonb ->> 'objects')::bigint, count(*)),
-                                               'bytes', greatest(($5::jsonb ->> 'bytes')::bigint, sum(bytes)))
-                     from artifacts where tenant_id = $1 and job_id = $4 and stored_at is not null) end
+        text: `update job_deletions set counts = $5::jsonb || known.counts
+               from (select jsonb_build_object('objects', greatest(($5::jsonb ->> 'objects')::bigint, count(*)),
+                                               'bytes', greatest(($5::jsonb ->> 'bytes')::bigint, sum(bytes))) as counts
+                     from artifacts where tenant_id = $1 and job_id = $4 and stored_at is not null
+                       and ($5::jsonb ->> 'artifacts')::bigint = 0 and ($5::jsonb ->> 'atLeast')::boolean) known
                where ${CLAIMED} returning id`,
         values: [...mine, JSON.stringify(counts)],
       };
@@ -371,7 +370,7 @@ const auditFrom = (source: string, outcome: string): string =>
      (tenant_id, actor, subject, action, target_type, target_id, reason, request_id, outcome, counts,
       trust_entry)
    select tenant_id, actor, subject, 'delete', 'job', job_id, reason, request_id, '${outcome}', counts, trust_entry
-   from ${source}`;
+   from ${source} returning 1`;
 
 /** One statement of a worker that holds the deletion; LEASE_LOST when it touched nothing. */
 async function writeClaimed(database: Database, { deletion }: DeletionClaim, statement: Statement): Promise<void> {

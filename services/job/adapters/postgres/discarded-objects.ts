@@ -75,8 +75,8 @@ export const makeDiscardedObjects = (database: Database): DiscardedObjects => ({
         name: 'put-back-discarded',
         text: `update artifact_uploads
                set due_at = clock_timestamp() + $5 * interval '1 ms', claimed_until = null,
-                   removed_at = case when $6 then clock_timestamp() else removed_at end
-               where ${CLAIMED} returning 1`,
+                   removed_at = case when $6 then now.at else removed_at end
+               from (select clock_timestamp() as at) now where ${CLAIMED} returning 1`,
         values: [...claimValues(claim), dueInMs, removed],
       },
     ]);

@@ -132,7 +132,7 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
             all_tenants, fleet_narrowed, fleet_held_at, trust_entry)
          values (:id, :trigger, :validateOnly, :actor, :subject, :reason, :requestId, :scope, :fingerprint,
                  cast(:subjects as text[]), :isOfAll, :narrowed,
-                 case when cast(:narrowed as int) is not null then clock_timestamp() end, :trustEntry)
+                 ${fleetHold ? 'clock_timestamp()' : 'null'}, :trustEntry)
          on conflict (request_scope, trigger, request_id) do nothing`,
         bindings,
       );
@@ -253,13 +253,14 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
         await trx.raw(
           `update retention_purge_items i
            set lease_owner = :owner, lease_token = i.lease_token + 1,
-               due_at = clock_timestamp() + :leaseMs * interval '1 ms',
+               due_at = now.at + :leaseMs * interval '1 ms',
                state = case when i.${UNFINISHED} then 'RUNNING' else i.state end,
                attempts = i.attempts + case when i.${UNFINISHED} then 1 else 0 end,
-               started_at = coalesce(i.started_at, clock_timestamp()),
+               started_at = coalesce(i.started_at, now.at),
                -- Nobody knows what the owner did while a worker had it that vanished.
                waiting_since = case when i.lease_owner is null then i.waiting_since end,
-               updated_at = case when i.${UNFINISHED} then clock_timestamp() else i.updated_at end
+               updated_at = case when i.${UNFINISHED} then now.at else i.updated_at end
+           from (select clock_timestamp() as at) now
            where i.tenant_id = :tenantId and i.ctid = (
                  select ctid from retention_purge_items
                  where tenant_id = :tenantId and purge_id = :purgeId and due_at <= clock_timestamp()
@@ -287,21 +288,17 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
   save: (claim, progress, leaseMs) =>
     database.forTenant(claim.item.tenantId, async (trx) => {
       const isFinal = isFinished(progress.state);
+      // A call that was cut off is over when the lease is.
+      const isDue = !isFinal || (!claim.item.validateOnly && progress.subjects.some(isOpen));
+      // What is held has not ended.
+      const hasEnded = isFinal && progress.state !== 'HELD';
       const row = await updateClaimed(
         trx,
         claim,
-        `${PROGRESS}, lease_owner = case when :isFinal then null else lease_owner end,
-         -- A call that was cut off is over when the lease is.
-         due_at = case when not :isFinal or :isOpen then clock_timestamp() + :leaseMs * interval '1 ms' end,
-         waiting_since = case when not :isFinal then waiting_since end,
-         -- What is held has not ended.
-         finished_at = case when :isFinal and :state <> 'HELD' then clock_timestamp() end`,
-        {
-          ...bindingsOf(isFinal ? { ...progress, failures: 0 } : progress),
-          isFinal,
-          isOpen: !claim.item.validateOnly && progress.subjects.some(isOpen),
-          leaseMs,
-        },
+        `${PROGRESS}, ${isFinal ? 'lease_owner = null, waiting_since = null,' : ''}
+         due_at = ${isDue ? "clock_timestamp() + :leaseMs * interval '1 ms'" : 'null'},
+         finished_at = ${hasEnded ? 'clock_timestamp()' : 'null'}`,
+        { ...bindingsOf(isFinal ? { ...progress, failures: 0 } : progress), leaseMs },
       );
       await saveSubjects(trx, row, progress.subjects);
       if (isFinal && !row.validate_only) await auditItem(trx, row, progress.subjects, 'retention-purge');
@@ -314,8 +311,7 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
         claim,
         `${PROGRESS}, lease_owner = null, due_at = clock_timestamp() + :ms * interval '1 ms',
          attempts = attempts - case when :isAttempt then 0 else 1 end,
-         waiting_since = case :silence when 'SAME' then coalesce(waiting_since, clock_timestamp())
-                                        when 'NEW' then clock_timestamp() end`,
+         waiting_since = case :silence when 'SAME' then coalesce(waiting_since, now.at) when 'NEW' then now.at end`,
         { ...bindingsOf(progress), ms, silence, isAttempt },
       );
       await saveSubjects(trx, row, progress.subjects);
@@ -589,9 +585,9 @@ const SAVE_LAST = `
   insert into last_purges as l (tenant_id, subject, days, purge_id, completed_at, overdue_since)
   select :tenantId, r.subject, case when r.state = 'COMPLETE' then r.days end,
          case when r.state = 'COMPLETE' then cast(:purgeId as uuid) end,
-         case when r.state = 'COMPLETE' then clock_timestamp() end,
-         case when r.state <> 'COMPLETE' then clock_timestamp() end
-  from jsonb_populate_recordset(cast(null as retention_purge_subjects), cast(:subjects as jsonb)) r
+         case when r.state = 'COMPLETE' then now.at end, case when r.state <> 'COMPLETE' then now.at end
+  from (select clock_timestamp() as at) now,
+       jsonb_populate_recordset(cast(null as retention_purge_subjects), cast(:subjects as jsonb)) r
   where r.state = 'COMPLETE' or (r.state in ('HELD', 'PARTIAL') and coalesce(r.expired, 1) > 0)
   on conflict (tenant_id, subject) do update
     set days = coalesce(excluded.days, l.days), purge_id = coalesce(excluded.purge_id, l.purge_id),
@@ -626,9 +622,9 @@ async function updateClaimed(
 ): Promise<ItemRow> {
   const row = firstOf<ItemRow>(
     await trx.raw(
-      `update retention_purge_items set ${set}
-       where tenant_id = :tenantId and purge_id = :purgeId and lease_token = :token and lease_owner is not null
-       returning *`,
+      `update retention_purge_items i set ${set} from (select clock_timestamp() as at) now
+       where i.tenant_id = :tenantId and i.purge_id = :purgeId and i.lease_token = :token and i.lease_owner is not null
+       returning i.*`,
       { ...bindings, tenantId: item.tenantId, purgeId: item.purgeId, token: String(token) },
     ),
   );
@@ -678,12 +674,15 @@ async function approveHeld(trx: TenantTransaction, approval: HoldApproval): Prom
   }
   // Approved is what was counted. It is counted again before it goes, since the windows may be others now.
   await trx.raw(
-    `update retention_purge_subjects
+    `update retention_purge_subjects s
      set state = 'PENDING', approved_at = clock_timestamp(), approved_by = :actor, approve_reason = :reason,
-         approved_rows = coalesce(expired, 0), approved_days = days,
-         approved_cutoff = coalesce(cutoff, held_at - days * interval '1 day'),
+         approved_rows = coalesce(s.expired, 0), approved_days = s.days,
+         approved_cutoff = coalesce(s.cutoff, counted.cutoff),
          tallies = '{}', walk = null, cursor = null, error = null, updated_at = clock_timestamp()
-     where tenant_id = :tenantId and purge_id = :purgeId and subject = any (:released)`,
+     from (select subject, held_at - days * interval '1 day' as cutoff from retention_purge_subjects
+           where tenant_id = :tenantId and purge_id = :purgeId) counted
+     where s.tenant_id = :tenantId and s.purge_id = :purgeId and s.subject = any (:released)
+       and counted.subject = s.subject`,
     { tenantId, purgeId, actor, reason, released },
   );
   const row = firstOf<ItemRow>(

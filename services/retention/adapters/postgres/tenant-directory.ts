@@ -54,7 +54,7 @@ export const makeTenantDirectory = (database: Database): TenantDirectory => ({
     });
     const [row] = await database.acrossTenants<{ started_at: Temporal.Instant }>({
       text: `update tenant_sweeps
-             set page_token = coalesce($2, ''), finished_at = case when $2::text is null then clock_timestamp() end
+             set page_token = coalesce($2, ''), finished_at = ${nextPageToken === undefined ? 'clock_timestamp()' : 'null'}
              where subject = $1 returning started_at`,
       values: [subject, nextPageToken ?? null],
     });

@@ -46,7 +46,8 @@ export function makeContentStatements(types: readonly ResourceType[]): ContentSt
         const conflict = isShared ? ' on conflict do nothing' : '';
         return `made_${index} as (
           insert into ${type} (tenant_id, run_id, step, ${names})
-          select $1, $2, $3, ${columns.map(([name]) => `row.${name}`).join(', ')} from held, ${source} as row(${shape})${conflict})`;
+          select $1, $2, $3, ${columns.map(([name]) => `row.${name}`).join(', ')} from held, ${source} as row(${shape})${conflict}
+          returning 1)`;
       });
       return { ctes, values: made.map(([, rows]) => JSON.stringify(rows.length === 1 ? rows[0] : rows)) };
     },

@@ -161,8 +161,9 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
            set state = case d.state when 'PENDING' then 'CASCADING' else d.state end,
                attempts = d.attempts + case when d.lease_owner is null then 0 else 1 end,
                lease_owner = :owner, lease_token = d.lease_token + 1,
-               lease_expires_at = clock_timestamp() + :leaseMs * interval '1 ms',
-               started_at = coalesce(d.started_at, clock_timestamp()), updated_at = clock_timestamp()
+               lease_expires_at = now.at + :leaseMs * interval '1 ms',
+               started_at = coalesce(d.started_at, now.at), updated_at = now.at
+           from (select clock_timestamp() as at) now
            where d.tenant_id = :tenantId and d.ctid = (
                  select ctid from deletions
                  where tenant_id = :tenantId and id = :deletionId and state in ('PENDING', 'CASCADING', 'VERIFYING')
@@ -438,8 +439,8 @@ async function saveClaimed(
      update deletion_steps s
      set state = :stepState, counts = cast(:counts as jsonb), failed_items = cast(:failedItems as jsonb),
          attempts = :attempts, last_error = :lastError,
-         next_attempt_at = clock_timestamp() + cast(:retryMs as bigint) * interval '1 ms',
-         verified_at = case when :stepState = 'COMPLETE' and :mode = 'PURGE' then clock_timestamp() else s.verified_at end
+         ${step.state === 'COMPLETE' && deletion.mode === 'PURGE' ? 'verified_at = clock_timestamp(),' : ''}
+         next_attempt_at = clock_timestamp() + cast(:retryMs as bigint) * interval '1 ms'
      where s.tenant_id = :tenantId and s.deletion_id = :deletionId and s.participant = :participant
        and exists (select from held)`,
     {
@@ -447,7 +448,6 @@ async function saveClaimed(
       tenantId: deletion.tenantId,
       deletionId: deletion.id,
       token: String(token),
-      mode: deletion.mode,
       participant: step.participant,
       stepState: step.state,
       counts: JSON.stringify(step.counts),

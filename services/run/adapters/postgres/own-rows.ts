@@ -193,7 +193,7 @@ export async function showRows(
     await trx.raw(
       `with tombstone as (
          insert into participant_operations (tenant_id, operation_id, step, kind, run_id)
-         values (:tenantId, :softDeleteId, '', 'RESTORED', :runId) on conflict do nothing),
+         values (:tenantId, :softDeleteId, '', 'RESTORED', :runId) on conflict do nothing returning 1),
        shown as (
          update workflow_runs set deleted_at = null, deleted_by = null, deleted_reason = null, deletion_id = null
          where tenant_id = :tenantId and id = :runId and deletion_id = :softDeleteId returning 1),

@@ -237,7 +237,8 @@ export const makeRunRepository = (database: Database): RunRepository => ({
            values (:tenantId, :runId, :name, :position, :state, :participants, :attempts, :error, :startedAt, :finishedAt)
            on conflict (tenant_id, run_id, name) do update
              set state = excluded.state, participants = excluded.participants, attempts = excluded.attempts,
-                 error = excluded.error, started_at = excluded.started_at, finished_at = excluded.finished_at)
+                 error = excluded.error, started_at = excluded.started_at, finished_at = excluded.finished_at
+           returning 1)
          update workflow_runs
          set current_step = case when :state = 'RUNNING' then :name when current_step = :name then null else current_step end,
              started_at = coalesce(started_at, :startedAt), updated_at = :now, version = version + 1

@@ -30,6 +30,7 @@ interface SagaColumns {
   readonly ending: Ending;
   readonly attempts: number;
   readonly parked_reason: string | null;
+  readonly compensating_at: Temporal.Instant | null;
   readonly actor: string;
   readonly subject: string;
   readonly trust_entry: string | null;
@@ -80,13 +81,15 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
     return toRun(known);
   };
 
+  const keepDeclaration: SagaRepository['keepDeclaration'] = async (declaration) => {
+    await database.acrossTenants({
+      text: 'insert into workflow_declarations (digest, declaration) values ($1, $2::jsonb) on conflict do nothing',
+      values: [digestFor(declaration), JSON.stringify(declaration)],
+    });
+  };
+
   return {
-    async keepDeclaration(declaration) {
-      await database.acrossTenants({
-        text: 'insert into workflow_declarations (digest, declaration) values ($1, $2::jsonb) on conflict do nothing',
-        values: [digestFor(declaration), JSON.stringify(declaration)],
-      });
-    },
+    keepDeclaration,
 
     async begin({ run, displayName, request }, hold) {
       const { tenantId, runId, workflow, declaration, input = {}, actor, subject, trustEntry } = run;
@@ -99,25 +102,33 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
       ];
       const remembered = `request as (
         insert into request_ids (tenant_id, method, request_id, fingerprint, result_id)
-        values ($1, 'StartRun', $14, $15, $2::uuid) on conflict do nothing returning 1),`;
-      const row = await one<RunColumns>(
-        tenantId,
-        `with ${request ? remembered : ''} run as (
+        select $1, 'StartRun', $14, $15, $2::uuid from declared on conflict do nothing returning 1),`;
+      const text = `with declared as materialized (select digest from workflow_declarations where digest = $6),
+         ${request ? remembered : ''} run as (
            insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, input, declaration, actor,
              subject, trust_entry, current_step, claim_owner, claim_token, due_at, created_at, started_at, updated_at)
-           select $1, $2::uuid, $3, $4, 'RUNNING', 'ENGINE', $5::jsonb, $6, $7, $12, $13, $10, $8::text,
+           select $1, $2::uuid, $3, $4, 'RUNNING', 'ENGINE', $5::jsonb, declared.digest, $7, $12, $13, $10, $8::text,
                   case when $8::text is null then 0 else 1 end, now.at + $9 * interval '1 ms', now.at, now.at, now.at
-           from (select clock_timestamp() as at) now ${request ? 'cross join request' : ''} returning ${RUN_COLUMNS()}),
+           from declared cross join (select clock_timestamp() as at) now ${request ? 'cross join request' : ''}
+           returning ${RUN_COLUMNS()}),
          step as (
            insert into workflow_run_steps (tenant_id, run_id, name, position, state, participants, started_at)
-           select $1, $2::uuid, $10, 1, 'RUNNING', $11::text[], run.started_at from run)
-         select ${RUN_COLUMNS()} from run`,
-        values,
-      );
+           select $1, $2::uuid, $10, 1, 'RUNNING', $11::text[], run.started_at from run returning 1)
+         select ${RUN_COLUMNS()} from run`;
+      const begin = () => one<RunColumns>(tenantId, text, values);
+      const known = async () => request && (await findBegun(tenantId, request));
+      let row = await begin();
+      if (!row) {
+        const begun = await known();
+        if (begun) return { run: begun, claim: undefined };
+        // The database is not the one that kept it: it was restored, or made anew.
+        await keepDeclaration(declaration);
+        row = await begin();
+      }
       if (row) return { run: toRun(row), claim: hold && { run, token: 1, version: row.version, isAfterLoss: false } };
-      const known = request && (await findBegun(tenantId, request));
-      if (!known) throw runNotFound();
-      return { run: known, claim: undefined };
+      const begun = await known();
+      if (!begun) throw new Error('a run was not begun, and no other call has begun it');
+      return { run: begun, claim: undefined };
     },
 
     findBegun,
@@ -220,7 +231,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
            set state = :state, ending = :ending, current_step = :currentStep, attempts = :attempts, error = :error,
                ${after.input === before.input ? '' : 'input = null,'}
                ${action === 'retry' ? '' : 'actor = :actor, subject = :subject, trust_entry = :trustEntry,'}
-               compensating_at = coalesce(compensating_at, clock_timestamp()),
+               ${row.compensating_at === null ? 'compensating_at = clock_timestamp(),' : ''}
                parked_reason = :parkedReason, finished_at = null, due_at = clock_timestamp(), claim_owner = null,
                claim_token = claim_token + 1, version = version + 1, updated_at = clock_timestamp()
            where tenant_id = :tenantId and id = :runId returning ${RUN_COLUMNS()}`,
@@ -337,13 +348,14 @@ function toWriteStatement(
        update workflow_run_steps s
        set ${output} ${hasEnded ? 'finished_at = clock_timestamp(),' : ''}
            state = ${bind(changed.state)}, attempts = ${bind(changed.attempts)}, error = ${bind(changed.error ?? null)}
-       from held where s.tenant_id = $1 and s.run_id = $2 and s.name = ${rows?.kind === 'make' ? '$3' : bind(changed.name)})`);
+       from held where s.tenant_id = $1 and s.run_id = $2 and s.name = ${rows?.kind === 'make' ? '$3' : bind(changed.name)}
+       returning 1)`);
   }
   if (begun) {
     ctes.push(`begun as (
        insert into workflow_run_steps (tenant_id, run_id, name, position, state, participants, started_at)
        select $1, $2, ${bind(begun.name)}, ${bind(begun.position)}::int, ${bind(begun.state)},
-              ${bind(begun.participants)}::text[], clock_timestamp() from held)`);
+              ${bind(begun.participants)}::text[], clock_timestamp() from held returning 1)`);
   }
   if (rows?.kind === 'make') {
     const making = content.insert(rows.effects, values.length + 1);
@@ -364,7 +376,7 @@ function toWriteStatement(
                  select key, sum(value::bigint) from (
                    select key, value from jsonb_each_text(${bind(JSON.stringify(known))}::jsonb) ${all}) each
                  group by key) summed)
-       from held)`);
+       from held returning 1)`);
     if (after.state !== 'FAILED') {
       const removals = bind(JSON.stringify(others.flatMap(removalsOf)));
       const allRemovals = `select ${removals}::jsonb as removals ${isRemoving ? 'union all select removals from step' : ''}`;
@@ -422,7 +434,7 @@ const receiptClauses = (of: {
        select participant, coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('resourceType', type,
          'found', found, 'deleted', deleted, 'left', remains, 'bytes', bytes, 'passedOn', passed_on,
          'atLeast', at_least)) order by type) filter (where found > 0), '[]') as counts
-       from removal group by participant) p)`,
+       from removal group by participant) p returning 1)`,
 ];
 
 const concurrentUpdate = (cause: unknown): DomainError =>

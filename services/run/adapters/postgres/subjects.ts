@@ -36,7 +36,8 @@ export const executions: OwnedSubject = {
     mark as (
       update execution_watermarks w set age = l.age, id = l.id, created_at = l.created_at from last l
       where w.tenant_id = :tenantId
-        and (w.age is null or (w.age, w.id, w.created_at) < (l.age, l.id, l.created_at)))`,
+        and (w.age is null or (w.age, w.id, w.created_at) < (l.age, l.id, l.created_at))
+      returning 1)`,
   afterRange: `update execution_watermarks w
     set age = cast(:last as timestamptz), id = cast(:last0 as uuid), created_at = cast(:last1 as timestamptz)
     where w.tenant_id = :tenantId

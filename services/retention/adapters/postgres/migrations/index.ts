@@ -13,6 +13,7 @@ import { listedAudit } from './011-audit.ts';
 import { listsByIndex } from './012-lists-by-index.ts';
 import { auditedKeys } from './013-audited-keys.ts';
 import { leasedItems } from './014-leased-items.ts';
+import { freeItems } from './015-free-items.ts';
 
 /** RetentionService's schema, in order. */
 export const retentionMigrations: readonly Migration[] = [
@@ -30,4 +31,5 @@ export const retentionMigrations: readonly Migration[] = [
   listsByIndex,
   auditedKeys,
   leasedItems,
+  freeItems,
 ];

@@ -20,6 +20,7 @@ import { turns } from './018-turns.ts';
 import { compensationKeys } from './019-compensation-keys.ts';
 import { bulkFigures } from './020-bulk-figures.ts';
 import { hiddenRuns } from './021-hidden-runs.ts';
+import { freeDeclarations } from './022-free-declarations.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -44,4 +45,5 @@ export const runMigrations: readonly Migration[] = [
   compensationKeys,
   bulkFigures,
   hiddenRuns,
+  freeDeclarations,
 ];
