@@ -1,4 +1,5 @@
 import knexOf, { type Knex } from 'knex';
+import { distributeTables } from './distribute.ts';
 import { giveFirstStatistics } from './first-statistics.ts';
 import { SILENT } from './tenant-transaction.ts';
 
@@ -18,6 +19,8 @@ export interface MigrateOptions {
   /** The role that gets its rights on what is created. */
   readonly appRole: string;
   readonly migrations: readonly Migration[];
+  /** Whether the tables lie on one server, the default, or over a Citus cluster whose coordinator `ownerUrl` reaches. */
+  readonly distributed?: 'off' | 'citus';
 }
 
 // Any number will do, as long as all who migrate one database use the same one.
@@ -29,6 +32,7 @@ export const migrateUp = (options: MigrateOptions): Promise<void> =>
     await knex.migrate.latest(settingsOf(options));
     for (const { afterEveryUp } of options.migrations) await afterEveryUp?.(knex);
     await giveFirstStatistics(knex);
+    if (options.distributed === 'citus') await distributeTables(knex);
   });
 
 /** Takes everything back, newest first. Data goes with its tables. */

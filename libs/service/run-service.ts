@@ -262,6 +262,7 @@ export async function runProgram(
       const settings = readSettings(env, (reader) => ({
         ownerUrl: reader.parsed('LETHE_DATABASE_OWNER_URL', parseDatabaseUrl),
         appRole: reader.text('LETHE_DATABASE_APP_ROLE'),
+        distributed: reader.oneOf('LETHE_DATABASE_DISTRIBUTED', ['off', 'citus'], 'off'),
       }));
       const options = { ...settings, migrations };
       if (direction === 'up') {

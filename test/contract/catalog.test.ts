@@ -1,5 +1,7 @@
 import anyTest, { type TestFn } from 'ava';
+import knexOf from 'knex';
 import pg from 'pg';
+import { placementsOf } from '#libs/postgres/distribute.ts';
 import { type Migration, migrateUp } from '#libs/postgres/migrate.ts';
 import { incidentMigrations } from '#services/incident/adapters/postgres/migrations/index.ts';
 import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
@@ -115,6 +117,48 @@ for (const [service, migrations] of Object.entries(SERVICES)) {
     t.deepEqual(faults, []);
   });
 
+  test(`${service}: over a Citus cluster, what a tenant has lies together, after what it refers to`, async (t) => {
+    const created = await t.context.postgres.createDatabase(migrations);
+    const knex = knexOf({ client: 'pg', connection: created.ownerUrl, pool: { min: 0, max: 1 } });
+    try {
+      const placements = await placementsOf(knex);
+      for (const { statement } of placements) t.log(statement);
+      const order = placements.map(({ table }) => table);
+      const shared = INSTALLATION[service] ?? [];
+      t.deepEqual(order.slice(0, shared.length).toSorted(), shared);
+      const tables = await created.query<{ name: string }>(
+        `select relname::text as name from pg_class where relnamespace = 'public'::regnamespace
+           and relkind in ('r', 'p') and not relispartition and relname not like 'lethe%' order by 1`,
+      );
+      t.deepEqual(
+        order.toSorted(),
+        tables.map(({ name }) => name),
+      );
+      for (const { child, parent } of await created.query<{ child: string; parent: string }>(
+        `select conrelid::regclass::text as child, confrelid::regclass::text as parent from pg_constraint
+         where contype = 'f' and connamespace = 'public'::regnamespace`,
+      ))
+        t.true(order.indexOf(parent) < order.indexOf(child), `${parent} before ${child}`);
+      const ofTenants = placements.slice(shared.length).map(({ statement }) => statement);
+      t.is(ofTenants.filter((statement) => statement.includes("colocate_with => 'none'")).length, 1);
+      const [first, ...others] = order.slice(shared.length);
+      t.true(ofTenants[0]?.endsWith(`create_distributed_table('${first}', 'tenant_id', colocate_with => 'none')`));
+      t.true(
+        ofTenants.slice(1).every((statement) => statement.endsWith(`, 'tenant_id', colocate_with => '${first}')`)),
+      );
+      // What a later migration adds comes to the others.
+      const added = await placementsOf(knex, new Set([...shared, ...others]));
+      t.deepEqual(
+        added.map(({ table }) => table),
+        [first],
+      );
+      t.regex(added[0]?.statement ?? '', /colocate_with => '(?!none)\w+'/);
+      t.deepEqual(await placementsOf(knex, new Set(order)), []);
+    } finally {
+      await knex.destroy();
+    }
+  });
+
   test(`${service}: a table that is minutes old is looked up by its key, as one with statistics is`, async (t) => {
     const created = await t.context.postgres.createDatabase(migrations);
     const keys = await created.query<{ table: string; columns: string[]; indexes: string[] }>(PRIMARY_KEYS);
@@ -165,6 +209,13 @@ test('a migration leaves the statistics of an analyzed table as they are, and of
     kept,
     told.filter((table) => table !== 'jobs' && table !== 'job_tasks'),
   );
+});
+
+test('a database without Citus is migrated, and then refused as a cluster', async (t) => {
+  const created = await t.context.postgres.createDatabase(jobMigrations);
+  await t.throwsAsync(migrateUp({ ...created, migrations: jobMigrations, distributed: 'citus' }), {
+    message: 'LETHE_DATABASE_DISTRIBUTED is citus, which this database does not have',
+  });
 });
 
 test('a role that may not tell the planner anything migrates all the same', async (t) => {
