@@ -97,6 +97,12 @@ test('an attempt that failed is repeated; the last one fails the step', (t) => {
   t.like(last, { state: 'COMPENSATING', error: 'X: down.', attempts: 0 });
 });
 
+test("what a run tells as its error is why it failed in the first place, and the step tells its last attempt's", (t) => {
+  const saga = afterFailedAction(withTwo, stepOf(withTwo, 'two'), 'ACTION_REFUSED: not there.', 'QC_FAILED: no.');
+  t.is(saga.error, 'QC_FAILED: no.');
+  t.is(stepOf(saga, 'two').error, 'ACTION_REFUSED: not there.');
+});
+
 test('a compensation that cannot finish parks the run with the reason, and can be redriven', (t) => {
   const failed = afterFailedAction(withTwo, stepOf(withTwo, 'two'), 'no');
   const parked = afterAttempt(failed, stepOf(failed, 'two'), 'X: down.', true);
@@ -157,6 +163,21 @@ test('a step tells what was removed by type, also where an earlier version did n
   const told = [...removalOf('job', 2), ...removalOf('job', 1), ...removalOf('qc_issues', 0)];
   t.deepEqual(sumByType(removalsOf({ removed: { job: 3, qc_issues: 0 }, removals: told })), [count('job', 3)]);
   t.deepEqual(sumByType(removalsOf({ removed: { brief: 1 }, removals: [] })), [count('brief', 1)]);
+});
+
+test('what a compensation removed stays with its step by participant, and sums keep what was passed on and what is a lower bound', (t) => {
+  const failed = afterFailedAction(withTwo, stepOf(withTwo, 'two'), 'no');
+  const exact = { resourceType: 'brief', found: 2, deleted: 1, left: 0, bytes: 5, passedOn: 1 };
+  const atLeast = { resourceType: 'brief', found: 3, deleted: 3, left: 0, bytes: 7, atLeast: true };
+  const removals = [
+    { participant: 'run', counts: [exact] },
+    { participant: 'job', counts: [atLeast] },
+  ];
+  const told = stepOf(afterCompensation(failed, [stepOf(failed, 'two')], removals), 'two');
+  t.deepEqual(told.removals, removals);
+  const sum = { resourceType: 'brief', found: 5, deleted: 4, left: 0, bytes: 12, passedOn: 1, atLeast: true };
+  t.deepEqual(sumByType(removalsOf(told)), [sum]);
+  t.deepEqual(sumByType(removalsOf({ ...told, removals: removals.toReversed() })), [sum]);
 });
 
 test('a run without effects ends at once', (t) => {
