@@ -14,7 +14,7 @@ import { makeKeyPair, openSigningKey, ROLES, readSigningKey, type SigningKey } f
 import { openTrust } from './open-trust.ts';
 import { POLICY, SCOPES } from './policy.ts';
 import { makeParticipantCredential, signToken } from './sign-token.ts';
-import { parseTrustFile } from './trust-file.ts';
+import { matches, parseTrustFile } from './trust-file.ts';
 import { makeTokenVerifier, type VerifyToken } from './verify-token.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'lethe-test-trust-'));
@@ -227,7 +227,17 @@ test('an identity provider stands beside Lethe’s own keys, with its own names 
       },
     ],
   };
-  writeFileSync(file, JSON.stringify({ trust: [...own.trust, provider] }));
+  // One key of the same issuer stands in the file, and may do less than those behind the URL.
+  const robot = await makeKeyPair();
+  const [grant] = provider.allow;
+  const ofRobot = {
+    ...provider,
+    name: 'robot',
+    jwks_url: undefined,
+    jwks: { keys: [robot.publicJwk] },
+    allow: [{ ...grant, roles: ['viewer'] }],
+  };
+  writeFileSync(file, JSON.stringify({ trust: [...own.trust, provider, ofRobot] }));
   const verify = makeTokenVerifier({ trust: await openTrust(file) });
   const claims = {
     email: 'ada@example.com',
@@ -267,6 +277,17 @@ test('an identity provider stands beside Lethe’s own keys, with its own names 
     ['Lethe’s own names of claims', await sign({ ...claims, email: undefined, tenant: 'acme', role: 'admin' })],
   ] as const)
     t.falsy(await believed(verify, token), what);
+  const signAsRobot = async (role: string) =>
+    new SignJWT({ ...claims, 'https://lethe.dev/roles': [role] })
+      .setProtectedHeader({ alg: 'EdDSA', kid: robot.privateJwk.kid ?? '' })
+      .setIssuer('https://login.example.com/')
+      .setSubject('robot')
+      .setAudience('api://lethe')
+      .setIssuedAt()
+      .setExpirationTime('60s')
+      .sign(await importJWK(robot.privateJwk, 'EdDSA'));
+  t.like(await believed(verify, await signAsRobot('viewer')), { role: 'viewer', trustEntry: 'robot' });
+  t.falsy(await believed(verify, await signAsRobot('admin')));
   const operator = await readSigningKey(join(folder, 'keys/operator.json'));
   const platform = { subject: 'ada', role: 'platform', scopes: SCOPES } as const;
   const ours = await signToken({ key: operator, issuer: 'lethe', audience: 'lethe' }, platform, 60);
@@ -326,6 +347,14 @@ test('a trust file that cannot be used is refused with its name, the entry and t
   writeFileSync(file, JSON.stringify({ trust: [entry, { ...entry, name: 'two' }] }));
   await t.throwsAsync(openTrust(file), { message: /trust\[1\] \(two\): the key \S+ is in one too/ });
   await t.throwsAsync(openTrust(join(folder, 'nowhere.json')), { message: /nowhere\.json cannot be read: ENOENT/ });
+});
+
+test('a pattern stands for what begins as it does, and without a star for itself alone', (t) => {
+  const stoodFor = (pattern: string) =>
+    ['acme', 'acme-eu', 'not-acme-eu', 'ACME-eu', ''].filter((value) => matches([pattern], value));
+  t.deepEqual(stoodFor('acme'), ['acme']);
+  t.deepEqual(stoodFor('acme-*'), ['acme-eu']);
+  t.is(stoodFor('*').length, 5);
 });
 
 test('two issuers may use one kid: each has its own key under it, which signs nothing for the other', async (t) => {

@@ -275,6 +275,22 @@ test('a role too low, a missing scope and no tenant are refused', async (t) => {
   t.like(await refusalOf(member.getJob({ jobId: id, showDeleted: true })), { reason: 'ROLE_TOO_LOW' });
 });
 
+/** Uploads one half of an artifact, and the other after `then`. */
+const slowUpload = (
+  jobs: Jobs,
+  header: { jobId: string; kind: ArtifactKind; leaseToken?: bigint },
+  then: Promise<void>,
+): Promise<unknown> =>
+  jobs.uploadArtifact(
+    (async function* () {
+      const value = { ...header, name: 'slow.wav', contentType: 'audio/wav' };
+      yield create(UploadArtifactRequestSchema, { part: { case: 'header', value: value as never } });
+      yield create(UploadArtifactRequestSchema, { part: { case: 'chunk', value: Buffer.alloc(100_000) } });
+      await then;
+      yield create(UploadArtifactRequestSchema, { part: { case: 'chunk', value: Buffer.alloc(100_000) } });
+    })(),
+  );
+
 test('an upload that is still running when its job is deleted fails and leaves nothing', async (t) => {
   const { stack } = t.context;
   const jobs = jobsOf(stack, 'racer');
@@ -282,15 +298,7 @@ test('an upload that is still running when its job is deleted fails and leaves n
   const id = job?.id ?? '';
   const stored = () => storedPaths(stack, { tenantId: 'racer', jobId: id });
   const gate = Promise.withResolvers<void>();
-  const upload = jobs.uploadArtifact(
-    (async function* () {
-      const header = { jobId: id, kind: ArtifactKind.INPUT, name: 'slow.wav', contentType: 'audio/wav' };
-      yield create(UploadArtifactRequestSchema, { part: { case: 'header', value: header as never } });
-      yield create(UploadArtifactRequestSchema, { part: { case: 'chunk', value: Buffer.alloc(100_000) } });
-      await gate.promise;
-      yield create(UploadArtifactRequestSchema, { part: { case: 'chunk', value: Buffer.alloc(100_000) } });
-    })(),
-  );
+  const upload = slowUpload(jobs, { jobId: id, kind: ArtifactKind.INPUT }, gate.promise);
   const refused = refusalOf(upload);
   await until('the upload is under way', async () => (await stored()).length > 0);
   await jobs.cancelJob({ jobId: id });
@@ -333,6 +341,22 @@ test('a worker whose lease ran out writes nothing more, and its job goes to the 
   t.deepEqual(reasons, ['LEASE_LOST', 'LEASE_LOST', 'LEASE_LOST']);
   await jobs.finishJob({ jobId, leaseToken: second?.leaseToken ?? 0n, state: JobState.COMPLETED });
   t.is((await jobs.getJob({ jobId })).job?.state, JobState.COMPLETED);
+});
+
+test('an upload whose worker loses its job meanwhile is refused, also where no other has taken it up', async (t) => {
+  const { stack } = t.context;
+  const tenantId = 'slow-worker';
+  const jobs = jobsOf(stack, tenantId);
+  const jobId = (await jobs.createJob({})).job?.id ?? '';
+  const { leaseToken } = await jobs.claimJob({ workerId: 'w' });
+  const stored = () => storedPaths(stack, { tenantId, jobId });
+  const gate = Promise.withResolvers<void>();
+  const refused = refusalOf(slowUpload(jobs, { jobId, kind: ArtifactKind.OUTPUT, leaseToken }, gate.promise));
+  await until('the upload is under way', async () => (await stored()).length > 0);
+  await queryOnce(stack.superuserUrl('job'), 'update jobs set lease_expires_at = now() where id = $1', [jobId]);
+  gate.resolve();
+  t.is((await refused).reason, 'LEASE_LOST');
+  t.is(await rowsOf(stack, 'artifacts', jobId), 0);
 });
 
 test('a job stuck in CANCELLING becomes CANCELLED when its worker is gone', async (t) => {
