@@ -3,6 +3,7 @@
  * instruments: `node --import ./libs/telemetry/preload.ts services/run/main.ts`.
  */
 import { register } from 'node:module';
+import { flushAtExit } from './flush-at-exit.ts';
 
 if (process.env['OTEL_EXPORTER_OTLP_ENDPOINT']) {
   // Without the loader hook nothing is instrumented under ESM, and no span is ever made.
@@ -14,5 +15,5 @@ if (process.env['OTEL_EXPORTER_OTLP_ENDPOINT']) {
   ]);
   const sdk = new NodeSDK({ instrumentations: [new GrpcInstrumentation(), new PgInstrumentation()] });
   sdk.start();
-  process.once('beforeExit', () => void sdk.shutdown());
+  flushAtExit(() => sdk.shutdown());
 }

@@ -32,7 +32,7 @@ async function startReceiver() {
   return { spans, url: `http://127.0.0.1:${port}`, close: () => server.close() };
 }
 
-test('with OTEL_* set a service tells of its calls, and of the statements in them, in one trace', async (t) => {
+test('with OTEL_* set a service tells of its calls, and of the statements in them, in one trace, also when it stops', async (t) => {
   const receiver = await startReceiver();
   t.teardown(receiver.close);
   const stack = await startTestStack({
@@ -63,6 +63,13 @@ test('with OTEL_* set a service tells of its calls, and of the statements in the
     await until('the statements are told', async () => receiver.spans.some(isStatement), 60_000);
   }
   t.false(JSON.stringify(receiver.spans).includes(token.split('.')[1] ?? token));
+
+  await stack.restart('job', { OTEL_BSP_SCHEDULE_DELAY: '600000' });
+  const told = rpcsOf('ListJobs').length;
+  await jobs.listJobs({});
+  t.is(rpcsOf('ListJobs').length, told, 'it keeps them for a while');
+  await stack.restart('job', {});
+  t.is(rpcsOf('ListJobs').length, told + 1, 'what it kept is told when it stops');
 });
 
 test('the log of a service at its most talkative holds neither token nor key nor password', async (t) => {
