@@ -340,6 +340,14 @@ test('the first purge that fails is seen as one more', async (t) => {
   }
 });
 
+test('every alert is told by namespace, so that one installation does not hide another', (t) => {
+  for (const { alert, expr } of t.context.rules) {
+    const sums = expr.match(/\b(?:max|min|sum|group)\b[^(]*\([^)]*\)/g) ?? [];
+    t.true(sums.length > 0, alert);
+    for (const sum of sums) t.regex(sum, /by \(namespace\b/, alert);
+  }
+});
+
 test('every alert says how bad it is, what has happened, and what to do', (t) => {
   const { rules } = t.context;
   t.is(new Set(rules.map(({ alert }) => alert)).size, rules.length);
