@@ -515,6 +515,11 @@ export const REASONS = {
     when: 'A bulk deletion would match more than it may.',
     next: 'Narrow the filter, for instance with --since and --until.',
   },
+  TOO_MANY_STEPS: {
+    code: 'FAILED_PRECONDITION',
+    when: 'The run has as many steps as a run may have; `most` says how many.',
+    next: 'Record several actions as one step, or begin another run.',
+  },
   TOO_MANY_STREAMS: {
     code: 'RESOURCE_EXHAUSTED',
     when: 'The caller, or all callers together, have too many streams open.',

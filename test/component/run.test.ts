@@ -7,6 +7,7 @@ import { DeletionMode, type DeletionSchema, DeletionState } from '#gen/lethe/del
 import { JobSchema } from '#gen/lethe/job/v1/job_pb.ts';
 import { RunSchema, RunState, RunStepSchema, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { MOST_STEPS } from '#services/run/domain/step.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -443,6 +444,16 @@ test('steps are recorded in order, repeated without a change, and end with their
   t.is(page.steps.length, 1);
   const rest = await runs.listRunSteps({ runId, pageSize: 1, pageToken: page.nextPageToken });
   t.deepEqual([rest.steps[0]?.name, rest.nextPageToken], ['second', '']);
+  await queryOnce(
+    stack.superuserUrl('run'),
+    `insert into workflow_run_steps (tenant_id, run_id, name, position, state, participants)
+     select tenant_id, run_id, 'more-' || at, at, 'PENDING', '{}' from workflow_run_steps, generate_series(3, $2) at
+     where run_id = $1 and position = 1`,
+    [runId, MOST_STEPS],
+  );
+  await record('more-3', StepState.RUNNING);
+  const refusal = await refusalOf(record('one-more', StepState.RUNNING));
+  t.deepEqual([refusal.reason, refusal.metadata], ['TOO_MANY_STEPS', { most: '1000' }]);
   await runs.finishRun({ runId, state: RunState.FAILED, error: 'given up' });
   t.is((await refusalOf(record('third', StepState.RUNNING))).reason, 'RUN_NOT_RUNNING');
 });

@@ -4,6 +4,7 @@ import { DomainError, dependencyUnavailable, fieldInvalid } from '#libs/kernel/d
 import { newId } from '#libs/kernel/id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
+import { MOST_STEPS } from '#services/run/domain/step.ts';
 import type { Workflow } from '#services/run/domain/workflow.ts';
 import type { SagaRepository } from '#services/run/use-cases/saga-ports.ts';
 import { clientToDelivery } from '#services/run/workflows/client-to-delivery/workflow.ts';
@@ -106,6 +107,73 @@ test('a run begins with its declaration also where the database has forgotten it
   const begun = { caller: callerIn('acme'), workflow: clientToDelivery.name, displayName: '', requestId };
   t.is((await engine.startRun({ ...begun, input: inputOf({ force_qc_fail: true }) })).id, run.runId);
   t.deepEqual(await created.query('select count(*) from workflow_runs where declaration is null'), [{ count: '0' }]);
+});
+
+/** A workflow of so many steps, each with a row here, of which the last one fails. */
+function workflowOf(length: number): Workflow {
+  const brief = { client: 'a', product: 'b', audience: 'c', tone: 'd', goals: [], channels: [] };
+  const steps = Array.from({ length }, (_, at) => ({
+    name: `step-${at + 1}`,
+    creates: ['onboarding_brief'],
+    participants: {},
+    act: () => ({
+      finish: () => ({
+        effects: { onboarding_brief: [{ id: newId(), ...brief }] },
+        output: {},
+        failure: at + 1 === length ? 'TOLD: to fail.' : undefined,
+      }),
+    }),
+  }));
+  return { ...clientToDelivery, name: `of-${length}`, steps, output: () => ({}) };
+}
+
+test('runs of few steps and of many are driven and compensated by the same prepared statements', async (t) => {
+  const { created } = await ownDatabase(t);
+  const database = created.open({ poolSize: 1 });
+  t.teardown(() => database.close());
+  const prepared = async () => {
+    const [row] = await database.acrossTenants<{ count: number; longest: number }>({
+      text: `select count(*) as count, max(length(statement)) as longest from pg_prepared_statements`,
+      values: [],
+    });
+    return row;
+  };
+  const engineOf = (length: number) =>
+    makeEngine(database, [], { workflow: workflowOf(length), tenantId: 'acme', leaseMs: 600_000 });
+  const drive = async (length: number): Promise<void> => {
+    const run = await engineOf(length).run(inputOf());
+    t.is(run.state, 'COMPENSATED');
+    t.deepEqual(
+      run.steps.map(({ removed }) => removed),
+      Array.from({ length }, () => ({ onboarding_brief: 1 })),
+    );
+  };
+  // What a caller says it did elsewhere has no rows here.
+  const driveTheirs = async (length: number): Promise<void> => {
+    const runId = newId();
+    await created.query(
+      `with run as (
+         insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, ending, due_at)
+         values ('acme', $1, 'theirs', '', 'COMPENSATING', 'CALLER', 'COMPENSATED', now()) returning tenant_id, id)
+       insert into workflow_run_steps (tenant_id, run_id, name, position, state, participants)
+       select tenant_id, id, 'step-' || at, at, 'COMPLETED', '{}' from run, generate_series(1, $2) at`,
+      [runId, length],
+    );
+    await engineOf(1).drain();
+    const states = await created.query(
+      `select r.state, s.state as step, count(*)::int from workflow_runs r join workflow_run_steps s on s.run_id = r.id
+       where r.id = $1 group by 1, 2`,
+      [runId],
+    );
+    t.deepEqual(states, [{ state: 'COMPENSATED', step: 'COMPENSATED', count: length }]);
+  };
+  for (const length of [1, 2, 3]) await drive(length);
+  await driveTheirs(1);
+  const few = await prepared();
+  for (const length of [4, 7, 12, 23, 60]) await drive(length);
+  for (const length of [2, 60, MOST_STEPS]) await driveTheirs(length);
+  t.deepEqual(await prepared(), few);
+  t.true((few?.longest ?? 0) < 6_000);
 });
 
 for (const [position, [name, made]] of Object.entries(MADE_BY).entries()) {

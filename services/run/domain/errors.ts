@@ -23,6 +23,10 @@ export const stepTransitionIllegal = (name: string, from: string, to: string): D
     to,
   });
 
+/** The run has as many steps as it may. */
+export const tooManySteps = (most: number): DomainError =>
+  new DomainError('failed-precondition', 'TOO_MANY_STEPS', `A run has at most ${most} steps.`, { most: String(most) });
+
 /** The participant, which `metadata.dependency` names, does not answer or does not come on. */
 export const participantUnavailable = (name: string, cause?: unknown): DomainError =>
   new DomainError(

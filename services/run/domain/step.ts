@@ -1,5 +1,5 @@
 import type { ResourceCount } from './deletion.ts';
-import { runDrivenByEngine, runNotRunning, stepTransitionIllegal } from './errors.ts';
+import { runDrivenByEngine, runNotRunning, stepTransitionIllegal, tooManySteps } from './errors.ts';
 import type { Run, Tombstone } from './run.ts';
 
 /** Where a step of a run stands. */
@@ -13,6 +13,9 @@ export const RECORDED_STATES = ['RUNNING', 'COMPLETED', 'FAILED'] as const satis
 
 /** One of RECORDED_STATES. */
 export type RecordedState = (typeof RECORDED_STATES)[number];
+
+/** A run has no more steps: whoever takes it up reads them all, and its compensation is told all their names at once. */
+export const MOST_STEPS = 1_000;
 
 /** One step of a run. */
 export interface RunStep {
@@ -56,7 +59,8 @@ const NEXT: Readonly<Record<StepState, readonly RecordedState[]>> = {
 
 /**
  * The step as recorded; the very same step when it says nothing new. RUN_NOT_RUNNING for a run that has ended,
- * STEP_TRANSITION_ILLEGAL for a state that cannot follow. A participant once recorded stays: its effects may exist.
+ * STEP_TRANSITION_ILLEGAL for a state that cannot follow, TOO_MANY_STEPS for one more than MOST_STEPS. A participant
+ * once recorded stays: its effects may exist.
  */
 export function recordStep(
   run: Pick<Run, 'id' | 'state' | 'driver'>,
@@ -67,6 +71,7 @@ export function recordStep(
 ): RunStep {
   if (run.driver === 'ENGINE') throw runDrivenByEngine();
   if (run.state !== 'RUNNING') throw runNotRunning(run.state);
+  if (!known && nextPosition > MOST_STEPS) throw tooManySteps(MOST_STEPS);
   const before: RunStep = known ?? {
     runId: run.id,
     name,

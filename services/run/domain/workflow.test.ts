@@ -1,5 +1,6 @@
 import test from 'ava';
 import { clientToDelivery } from '../workflows/client-to-delivery/workflow.ts';
+import { MOST_STEPS } from './step.ts';
 import { declare, deletionOrder, digestOf, effectId, findProblems, toDeclaration, type Workflow } from './workflow.ts';
 
 const RUN = '01890a5d-ac96-774b-bcce-b302099a8057';
@@ -107,4 +108,10 @@ test('the id of an effect is always the same, a UUID, and its own', (t) => {
   t.is(effectId(RUN, 'a', 1), effectId(RUN, 'a', 1));
   t.regex(effectId(RUN, 'a'), /^01890a5d-ac96-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
   t.is(new Set([effectId(RUN, 'a', 0), effectId(RUN, 'a', 1), effectId(RUN, 'b', 0)]).size, 3);
+});
+
+test('a workflow has no more steps than a run may have', (t) => {
+  const steps = Array.from({ length: MOST_STEPS }, (_, at) => step(`step-${at}`));
+  t.deepEqual(findProblems({ types: [], steps }), []);
+  t.deepEqual(findProblems({ types: [], steps: [...steps, step('last')] }), ['there are more than 1000 steps']);
 });

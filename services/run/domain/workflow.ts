@@ -1,5 +1,6 @@
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import type { JsonObject } from './run.ts';
+import { MOST_STEPS } from './step.ts';
 
 /** The SQL types that a workflow's own columns may have. */
 export type ColumnType = 'uuid' | 'text' | 'integer' | 'boolean' | 'jsonb';
@@ -133,6 +134,7 @@ export function findProblems({ types, steps }: Pick<Workflow, 'types' | 'steps'>
   const makers = (type: string): number[] => steps.flatMap(({ creates }, at) => (creates.includes(type) ? [at] : []));
 
   if (steps.length === 0) problems.push('there are no steps');
+  if (steps.length > MOST_STEPS) problems.push(`there are more than ${MOST_STEPS} steps`);
   for (const name of repeated(steps.map((step) => step.name))) problems.push(`step ${name} is there twice`);
   for (const name of repeated(types.map((type) => type.name))) problems.push(`type ${name} is there twice`);
   for (const { name, creates } of steps) {

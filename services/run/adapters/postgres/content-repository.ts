@@ -71,45 +71,34 @@ export function makeContentStatements(types: readonly ResourceType[]): ContentSt
   };
 }
 
-/** A step's tables; `step` is where its name is bound, such as `$3`. */
-export interface StepTables {
-  readonly step: string;
-  readonly tables: readonly string[];
-}
-
 /**
- * Removes the rows of these steps; `$1` is the tenant and `$2` the run. `counts` are the rows that went of one of them,
- * by type. Steps are bound one by one: a list of unknown length would be planned anew each time.
+ * Removes rows of these tables that steps of `wanted` have made: `$1` is the tenant, `$2` the run, and `wanted` has a row
+ * for each step with its `name` and, as keys of `own`, its tables. `tally` tells how many rows of a step went, by table.
+ * The steps stand in a sub-select: with an array of unknown length each statement would be planned anew.
  */
-export function removeClauses(steps: readonly StepTables[]): {
-  readonly ctes: readonly string[];
-  counts(step: StepTables): string;
-} {
-  const tables = [...new Set(steps.flatMap((step) => step.tables))];
-  const nameOf = (table: string): string => `gone_${tables.indexOf(table)}`;
-  const ctes = tables.map((table) => {
-    const makers = steps.filter((step) => step.tables.includes(table)).map(({ step }) => step);
-    return `${nameOf(table)} as (
-      delete from ${toIdentifier(table)} t using held
-      where t.tenant_id = $1 and t.run_id = $2 and t.step in (${makers.join(', ')}) returning t.step)`;
-  });
-  return {
-    ctes,
-    counts({ step, tables: own }) {
-      const pairs = own.map(
-        (table) => `'${toIdentifier(table)}', (select count(*) from ${nameOf(table)} where step = ${step})`,
-      );
-      return `jsonb_build_object(${pairs.join(', ')})`;
-    },
-  };
+export function removeClauses(tables: readonly string[]): readonly string[] {
+  const gone = tables.map(toIdentifier).map(
+    (table, index) => `gone_${index} as (
+      delete from ${table} t using held
+      where t.tenant_id = $1 and t.run_id = $2 and t.step = any(array(select name from wanted where own ? '${table}'))
+      returning t.step, '${table}' as type)`,
+  );
+  const all = tables.map((_, index) => `select step, type from gone_${index}`).join(' union all ');
+  const tally = `tally as (
+      select step, jsonb_object_agg(type, rows) as counts
+      from (select step, type, count(*) as rows from (${all || NOTHING_GONE}) each group by step, type) counted
+      group by step)`;
+  return [...gone, tally];
 }
 
+const NOTHING_GONE = 'select null::text as step, null::text as type where false';
+
 /**
- * Locks the step's rows that hang on what other runs share. It has to be a statement of its own, before the one that
+ * Locks the steps' rows that hang on what other runs share; `$3` is their names. It has to be a statement of its own, before the one that
  * removes: only so does that one see what was passed on to this run in the meantime.
  */
 export const lockStatement = (table: string): string =>
-  `select 1 from ${toIdentifier(table)} where tenant_id = $1 and run_id = $2 and step = $3 for update`;
+  `select 1 from ${toIdentifier(table)} where tenant_id = $1 and run_id = $2 and step = any(array(select unnest($3::text[]))) for update`;
 
 function columnsOf({ parents, columns }: ResourceType): readonly (readonly [string, ColumnType])[] {
   return [

@@ -177,12 +177,12 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
     async write(claim, write) {
       const { tenantId, runId } = claim.run;
       const { text, values } = toWriteStatement(claim, write, content);
-      const before = stepsRemoved(claim, write).flatMap(({ name: step, sharing }) =>
-        sharing.map((table): Statement => {
-          const lock = lockStatement(table);
-          return { text: lock, values: [tenantId, runId, step], name: nameOf(lock) };
-        }),
-      );
+      const removing = stepsRemoved(claim, write);
+      const before = [...new Set(removing.flatMap(({ sharing }) => sharing))].map((table): Statement => {
+        const lock = lockStatement(table);
+        const names = removing.filter(({ sharing }) => sharing.includes(table)).map(({ name }) => name);
+        return { text: lock, values: [tenantId, runId, names], name: nameOf(lock) };
+      });
       const uses = write.rows?.kind === 'make' ? write.rows.uses : undefined;
       if (uses) {
         const lock = content.lockOwner(uses.type);
@@ -317,25 +317,29 @@ function toWriteStatement(
          ${uses ? 'and not exists (select from hidden)' : ''} returning compensating_at)`,
   ];
   if (isRemoving) {
-    const steps = stepsRemoved(claim, write).map(({ name, removes }) => ({ name, step: bind(name), tables: removes }));
-    const removing = removeClauses(steps);
-    const remoteOf = (name: string) => after.steps.find((step) => step.name === name);
-    const counts = steps.map(
-      (step) =>
-        `when ${step.step} then ${bind(JSON.stringify(remoteOf(step.name)?.removed ?? {}))}::jsonb || ${removing.counts(step)}`,
-    );
-    const removals = steps.map(
-      (step) =>
-        `when ${step.step} then ${bind(JSON.stringify(remoteOf(step.name)?.removals ?? []))}::jsonb || ${ownRemoval(removing.counts(step))}`,
-    );
-    const names = steps.map(({ step }) => step).join(', ');
+    const steps = stepsRemoved(claim, write);
+    const undone = new Map(after.steps.map((step) => [step.name, step]));
+    const wanted = steps.map(({ name, removes }) => ({
+      name,
+      own: Object.fromEntries(removes.map((table) => [table, 0])),
+      removed: undone.get(name)?.removed ?? {},
+      removals: undone.get(name)?.removals ?? [],
+    }));
     ctes.push(
-      ...removing.ctes,
+      `wanted as materialized (
+         select name, own, removed, removals from jsonb_to_recordset(${bind(JSON.stringify(wanted))}::jsonb)
+           as w (name text, own jsonb, removed jsonb, removals jsonb))`,
+      ...removeClauses([...new Set(steps.flatMap(({ removes }) => removes))]),
+      `undone as (
+         select w.name, w.removed || c.counts as removed, w.removals || ${ownRemoval('c.counts')} as removals
+         from wanted w left join tally t on t.step = w.name
+           cross join lateral (select w.own || coalesce(t.counts, '{}') as counts) c)`,
       `step as (
          update workflow_run_steps s
-         set state = 'COMPENSATED', compensated_at = clock_timestamp(), output = null,
-             removed = case s.name ${counts.join(' ')} end, removals = case s.name ${removals.join(' ')} end
-         from held where s.tenant_id = $1 and s.run_id = $2 and s.name in (${names})
+         set state = 'COMPENSATED', compensated_at = clock_timestamp(), output = null, removed = u.removed,
+             removals = u.removals
+         from held, undone u
+         where s.tenant_id = $1 and s.run_id = $2 and s.name = any(array(select name from wanted)) and s.name = u.name
          returning s.name, s.removed, s.removals)`,
     );
   }
