@@ -32,6 +32,11 @@ export type ServiceName = (typeof SERVICE_NAMES)[number];
 /** The programs of a stack, by their paths below the repository. */
 export type StackProgram = `services/${ServiceName | 'console/server'}/main.ts`;
 
+/** The file by which a program is started: its own, or a bundle of it. */
+export type ProgramFile = (program: StackProgram) => Promise<string>;
+
+const ownFile: ProgramFile = async (program) => program;
+
 /** How the stack is brought up. */
 export interface StackOptions {
   /** Everything that survives a restart is below it. */
@@ -48,8 +53,8 @@ export interface StackOptions {
   readonly services?: readonly ServiceName[];
   /** The databases in the folder were brought to the newest schema by `prepareStack`: nothing is migrated. */
   readonly isPrepared?: boolean;
-  /** The file by which a program of the repository is started, such as a bundle of it; the program's own by default. */
-  readonly fileOf?: (program: StackProgram) => Promise<string>;
+  /** By which files its programs are started; their own by default. */
+  readonly fileOf?: ProgramFile;
   /** How long the user's tokens may live at most; a day by default. */
   readonly userTokenSeconds?: number;
   /** Services outside of the stack that take part in the deletions of runs, by name: host:port. */
@@ -119,13 +124,7 @@ const AUDIENCE = 'lethe';
 
 /** Brings up database, keys, schemas and services, and resolves when every service answers. */
 export async function startStack(options: StackOptions): Promise<Stack> {
-  const {
-    folder,
-    throwaway,
-    services = SERVICE_NAMES,
-    isPrepared = false,
-    fileOf = async (program) => program,
-  } = options;
+  const { folder, throwaway, services = SERVICE_NAMES, isPrepared = false, fileOf = ownFile } = options;
   await mkdir(join(folder, 'logs'), { recursive: true });
   const objectFolder = join(folder, 'objects');
   const ports = await choosePorts(options.ports);
@@ -168,7 +167,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     await Promise.all(
       services.map(async (name) => {
         const database = await provision(name, postgres.url, secrets);
-        if (!isPrepared) await migrate(name, database);
+        if (!isPrepared) await migrate(name, database, fileOf);
         const env = environmentOf(name, { database, addresses, ports, secrets, objectFolder, options });
         const logFile = join(folder, 'logs', `${name}.log`);
         environments.set(name, env);
@@ -274,7 +273,11 @@ export async function startStack(options: StackOptions): Promise<Stack> {
 }
 
 /** Makes keys and the services' databases in a folder, migrated, for throwaway stacks that start in copies of it. */
-export async function prepareStack(folder: string, services: readonly ServiceName[]): Promise<void> {
+export async function prepareStack(
+  folder: string,
+  services: readonly ServiceName[],
+  fileOf: ProgramFile,
+): Promise<void> {
   const secrets = await readOrMakeSecrets(join(folder, 'keys'));
   const postgres = await startPostgresServer({
     folder: join(folder, 'postgres'),
@@ -283,7 +286,9 @@ export async function prepareStack(folder: string, services: readonly ServiceNam
     throwaway: true,
   });
   try {
-    await Promise.all(services.map(async (name) => migrate(name, await provision(name, postgres.url, secrets))));
+    await Promise.all(
+      services.map(async (name) => migrate(name, await provision(name, postgres.url, secrets), fileOf)),
+    );
   } finally {
     await postgres.stop();
   }
@@ -299,8 +304,14 @@ const provision = (name: ServiceName, superuserUrl: string, secrets: Secrets): P
     appPassword: secrets.passwordOf(name, 'app'),
   });
 
-const migrate = (name: ServiceName, { ownerUrl, appRole }: ProvisionedDatabase): Promise<void> =>
-  runToEnd([programOf(name), 'migrate'], { LETHE_DATABASE_OWNER_URL: ownerUrl, LETHE_DATABASE_APP_ROLE: appRole });
+async function migrate(
+  name: ServiceName,
+  { ownerUrl, appRole }: ProvisionedDatabase,
+  fileOf: ProgramFile,
+): Promise<void> {
+  const env = { LETHE_DATABASE_OWNER_URL: ownerUrl, LETHE_DATABASE_APP_ROLE: appRole };
+  await runToEnd([await fileOf(programOf(name)), 'migrate'], env);
+}
 
 interface Ports {
   readonly postgres: number;

@@ -1,5 +1,7 @@
-import { createServer } from 'node:http';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from '@prometheus-io/client';
+
+// An import would read every export of it, one of which loads the whole of fetch: a tenth of a second of each start.
+const { createServer } = process.getBuiltinModule('node:http');
 
 /** The figures of one service process. */
 export interface Metrics {

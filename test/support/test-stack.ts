@@ -28,7 +28,7 @@ const prepared = (services: readonly ServiceName[]): TemplateFolder => ({
     'libs/postgres/provision.ts',
     ...services.map((name) => `services/${name}/adapters/postgres/migrations/index.ts`),
   ],
-  make: (folder) => prepareStack(folder, services),
+  make: (folder) => prepareStack(folder, services, bundleOf),
 });
 
 /** Starts real processes on free ports for the tests of one file. */
