@@ -26,7 +26,7 @@ export interface Terminal {
   ask(question: string): Promise<string>;
   /** As ask, and what is typed is not shown. */
   askSecret(question: string): Promise<string>;
-  /** Calls the listener on Ctrl-C, once; the answer takes it back. */
+  /** Calls the listener on Ctrl-C or SIGTERM, once; the answer takes it back. */
   onInterrupt(listener: () => void): () => void;
   /** Opens the SDK. */
   open(options: LetheOptions): Lethe;

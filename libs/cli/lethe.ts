@@ -13,6 +13,11 @@ for (const stream of [process.stdout, process.stderr]) {
   });
 }
 
+// As the first process of a container it would ignore this one.
+process.on('SIGTERM', () => {
+  if (process.listenerCount('SIGTERM') === 1) process.exit(143);
+});
+
 process.exitCode = await runCli(process.argv.slice(2), {
   env: process.env,
   configFolder: envPaths('lethe', { suffix: '' }).config,
@@ -28,8 +33,8 @@ process.exitCode = await runCli(process.argv.slice(2), {
   ask: (message) => input({ message }, { output: process.stderr }),
   askSecret: (message) => password({ message, mask: '*' }, { output: process.stderr }),
   onInterrupt(listener) {
-    process.once('SIGINT', listener);
-    return () => process.off('SIGINT', listener);
+    process.once('SIGINT', listener).once('SIGTERM', listener);
+    return () => process.off('SIGINT', listener).off('SIGTERM', listener);
   },
   open: createLethe,
 });

@@ -26,3 +26,15 @@ export function runUntilSignal(log: Logger, stop: () => Promise<void>): void {
   };
   process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
 }
+
+const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
+
+/**
+ * Ends the process at SIGTERM or SIGINT until it is taken back by what this returns. By default that happens to every
+ * process but the first one of a container, which ignores them.
+ */
+export function endOnSignal(): () => void {
+  const end = (signal: NodeJS.Signals): void => process.exit(128 + SIGNALS[signal as keyof typeof SIGNALS]);
+  process.on('SIGTERM', end).on('SIGINT', end);
+  return () => process.off('SIGTERM', end).off('SIGINT', end);
+}

@@ -6,7 +6,7 @@ import { openTrust } from '#libs/auth/open-trust.ts';
 import { POLICY } from '#libs/auth/policy.ts';
 import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
 import type { ServiceBinding } from '#libs/grpc/connect-handlers.ts';
-import { runUntilSignal } from '#libs/grpc/run-until-signal.ts';
+import { endOnSignal, runUntilSignal } from '#libs/grpc/run-until-signal.ts';
 import { type RunningServer, startServer } from '#libs/grpc/server.ts';
 import { hasReason } from '#libs/kernel/domain-error.ts';
 import { readSettings } from '#libs/kernel/settings.ts';
@@ -256,6 +256,7 @@ export async function runProgram(
 ): Promise<void> {
   const log = makeLogger(name, 'info');
   ignoreDriverVariables(env);
+  const release = endOnSignal();
   try {
     const { command, direction, installationId, deletesData } = parseProgramArguments(process.argv.slice(2));
     if (command === 'migrate') {
@@ -278,6 +279,7 @@ export async function runProgram(
     }
     setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
     const service = await start();
+    release();
     runUntilSignal(log, service.stop);
   } catch (error) {
     log.fatal({ err: error }, 'could not start');

@@ -386,6 +386,31 @@ function isAllowed(manifests: readonly Manifest[], from: Workload, to: Workload 
   return goesOut && comesIn;
 }
 
+/** Whether the policies let a pod open a connection to a port of the pods in another namespace. */
+const isAllowedTo = (manifests: readonly Manifest[], from: Workload, namespace: string, port: number): boolean =>
+  ofKind<INetworkPolicy>(manifests, 'NetworkPolicy').some(
+    ({ spec }) =>
+      matches(spec?.podSelector, from.labels) &&
+      spec?.egress?.some(
+        ({ to = [], ports = [] }) =>
+          ports.some((allowed) => allowed.port === port) &&
+          to.some((peer) => matches(peer.namespaceSelector, { 'kubernetes.io/metadata.name': namespace })),
+      ),
+  );
+
+testEach(
+  'what the API server would fill in of a CronJob is written down, so that a diff after an apply is empty',
+  (t, manifests) => {
+    for (const { spec } of ofKind<ICronJob>(manifests, 'CronJob')) {
+      const job = spec?.jobTemplate.spec;
+      for (const { onPodConditions = [] } of job?.podFailurePolicy?.rules ?? [])
+        for (const { status } of onPodConditions) t.is(status, 'True');
+      for (const { valueFrom } of job?.template.spec?.containers[0]?.env ?? [])
+        if (valueFrom?.fieldRef) t.is(valueFrom.fieldRef.apiVersion, 'v1');
+    }
+  },
+);
+
 testEach('the network lets through the calls that the settings name, and no other', (t, manifests) => {
   const deny = ofKind<INetworkPolicy>(manifests, 'NetworkPolicy').find(
     ({ metadata }) => metadata.name === 'default-deny',
@@ -414,12 +439,19 @@ testEach('the network lets through the calls that the settings name, and no othe
       t.is(isAllowed(manifests, from, to, 'grpc'), called.has(to.name), `${from.name} to ${to.name}`);
     }
     const usesDatabase = Object.keys(env).some((name) => name.startsWith('LETHE_DATABASE'));
-    t.is(isAllowed(manifests, from, 'outside', 5432), usesDatabase, `${from.name} to the database`);
+    for (const port of [5432, 6432])
+      t.is(isAllowed(manifests, from, 'outside', port), usesDatabase, `${from.name} to the database or its pooler`);
+    const isService = services(manifests).some(({ name, kind }) => name === from.name && kind === from.kind);
     t.is(
       isAllowed(manifests, from, 'outside', 443),
-      ['job', 'console'].includes(from.name),
-      `${from.name} to the object store, or to the OpenID provider`,
+      isService || from.name === 'console',
+      `${from.name} to a key set, the object store or the OpenID provider`,
     );
+    for (const port of [9000, 7480, 8080])
+      t.is(isAllowed(manifests, from, 'outside', port), from.name === 'job', `${from.name} to the object store`);
+    for (const port of [4317, 4318])
+      t.is(isAllowedTo(manifests, from, 'monitoring', port), isService, `${from.name} to the receiver of traces`);
+    t.true(isAllowed(manifests, from, 'outside', 53), `${from.name} to the DNS cache of its node`);
   }
 });
 
