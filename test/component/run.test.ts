@@ -187,12 +187,16 @@ for (const isHidden of [false, true]) {
     t.is((await refusalOf(runs.getRun({ runId, showDeleted: true }))).reason, 'RUN_NOT_FOUND');
     t.is((await refusalOf(runs.purgeRun({ runId, reason: 'again' }))).reason, 'RUN_NOT_FOUND');
     t.is((await runs.purgeRun({ runId, reason: 'again', allowMissing: true })).deletion, undefined);
-    const audit = await queryOnce<{ action: string; outcome: string; actor: string; reason: string }>(
+    const audit = await queryOnce<{ action: string; actor: string; reason: string; counts: object }>(
       stack.superuserUrl('run'),
-      "select action, outcome, actor, reason from audit_entries where target_id = $1 and action = 'PURGE' and outcome = 'COMPLETE'",
+      `select action, actor, reason, counts from audit_entries
+       where target_id = $1 and action in ('PURGE', 'purge-rows') and outcome = 'COMPLETE' order by at`,
       [runId],
     );
-    t.deepEqual(audit, [{ action: 'PURGE', outcome: 'COMPLETE', actor: `admin@${tenantId}`, reason: 'asked for' }]);
+    const by = { actor: `admin@${tenantId}`, reason: 'asked for' };
+    t.like(audit[0], { action: 'purge-rows', ...by, counts: { run: 1, run_step: 3 } });
+    t.like(audit[1], { action: 'PURGE', ...by });
+    t.is(audit.length, 2);
   });
 }
 

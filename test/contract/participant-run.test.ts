@@ -80,3 +80,19 @@ participantContract(test, 'RunService', () => ({
       [tenantId, runId],
     ),
 }));
+
+test('RunService: what a step resulted in goes with its effects, and what another step or another run resulted in stays', async (t) => {
+  const tenantId = 'outputs';
+  const [runId, neighbour] = [newId(), newId()];
+  for (const id of [runId, neighbour]) await insertRun(tenantId, id, ['one', 'two'], 'COMPENSATING');
+  const setOutput = `update workflow_run_steps set output = '{"text": "of the client"}' where tenant_id = $1`;
+  await queryOnce(stack.superuserUrl('run'), setOutput, [tenantId]);
+  const participant = stackParticipant(stack, connection, 'run', tenantId);
+  await participant.compensate({ key: { operationId: runId, step: 'two' }, runId });
+  const left = await queryOnce(
+    stack.superuserUrl('run'),
+    'select run_id, name from workflow_run_steps where tenant_id = $1 and output is null',
+    [tenantId],
+  );
+  t.deepEqual(left, [{ run_id: runId, name: 'two' }]);
+});

@@ -384,6 +384,31 @@ test('the intent is saved before the first removal, and the count after each', a
   );
 });
 
+test('rows that are still there when an operation is read back go by another one, and nothing is COMPLETE before', async (t) => {
+  for (const [comesBack, outcome] of [
+    [1, 'COMPLETE'],
+    [Number.POSITIVE_INFINITY, 'RUNNING'],
+  ] as const) {
+    let ends = 0;
+    const { run, rows, of, saved, postponed, removedIn, stateOf } = fixture({
+      rows: { drift_checks: 2 },
+      onCall({ rpc, subject }) {
+        if (rpc !== 'end' || subject !== 'drift_checks') return;
+        ends += 1;
+        if (ends <= comesBack) rows.set(subject, 3);
+      },
+    });
+    await run();
+    const told = outcome === 'COMPLETE' ? saved.at(-1) : postponed.at(-1)?.progress;
+    t.is(told?.state, outcome);
+    t.is(stateOf(told, 'drift_checks'), outcome);
+    t.is(new Set(of('end').map(({ operationId }) => operationId)).size, of('end').length, 'each operation ends once');
+    if (outcome !== 'COMPLETE') continue;
+    t.is(rows.get('drift_checks'), 0);
+    t.deepEqual(removedIn(told), { drift_checks: 5 });
+  }
+});
+
 test('a worker that takes over after End reads the final sums and goes on', async (t) => {
   const first = fixture({ days: { drift_checks: 30 }, rows: { drift_checks: 3 } });
   await first.run();
