@@ -11,6 +11,7 @@ import type { OwnerUnderTest } from './owner.ts';
 
 /** What an owner can get wrong, each a broken promise of the contract, and how the title of the test that catches it begins. */
 export const FAULTS = {
+  'refuses-a-large-page-size': 'a page_size above the maximum counts',
   'takes-what-lies-at-the-cutoff': 'what is a microsecond older',
   'looks-at-milliseconds': 'what is a microsecond older',
   'takes-undated-rows': 'what is a microsecond older',
@@ -241,10 +242,13 @@ export function makeDrawer(fault?: Fault): OwnerUnderTest {
       throw refusal(Code.FailedPrecondition, 'OWNER_CHANGED');
   };
 
+  const isWrongSize = (size: number, most: number): boolean =>
+    size < 0 || (is('refuses-a-large-page-size') && size > most);
+
   const transport = createRouterTransport(({ service }) => {
     service(RetentionOwnerService, {
       listSubjects({ pageSize, pageToken }, context) {
-        admit(context, { scope: 'owner:read' }, [(pageSize < 0 || pageSize > 200) && 'page_size']);
+        admit(context, { scope: 'owner:read' }, [isWrongSize(pageSize, 200) && 'page_size']);
         if (is('makes-its-data-id-anew')) dataId = randomUUID();
         const subject = {
           name: SUBJECT,
@@ -257,12 +261,12 @@ export function makeDrawer(fault?: Fault): OwnerUnderTest {
       },
 
       listTenants({ subject, pageSize, pageToken }, context) {
-        admit(context, { scope: 'owner:read', subject }, [(pageSize < 0 || pageSize > 1_000) && 'page_size']);
+        admit(context, { scope: 'owner:read', subject }, [isWrongSize(pageSize, 1_000) && 'page_size']);
         const having = is('lists-empty-tenants') ? known : new Set(letters.map(({ tenantId }) => tenantId));
         const after = [...having]
           .toSorted()
           .filter((id) => (is('lists-a-tenant-twice') ? id >= pageToken : id > pageToken));
-        const page = after.slice(0, pageSize || 1_000);
+        const page = after.slice(0, Math.min(pageSize || 1_000, 1_000));
         const isLast = after.length <= page.length;
         return { tenantIds: page, nextPageToken: isLast ? '' : (page.at(-1) ?? '') };
       },
