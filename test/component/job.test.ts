@@ -343,6 +343,25 @@ test('a worker whose lease ran out writes nothing more, and its job goes to the 
   t.is((await jobs.getJob({ jobId })).job?.state, JobState.COMPLETED);
 });
 
+test('of two uploads of one name at once the second is refused, and the first is what a download gives', async (t) => {
+  const { stack } = t.context;
+  const tenantId = 'two-at-once';
+  const jobs = jobsOf(stack, tenantId);
+  const jobId = (await jobs.createJob({})).job?.id ?? '';
+  const gate = Promise.withResolvers<void>();
+  const first = slowUpload(jobs, { jobId, kind: ArtifactKind.INPUT }, gate.promise);
+  await until('it is under way', async () => (await storedPaths(stack, { tenantId, jobId })).length > 0);
+  const late = { kind: ArtifactKind.INPUT, name: 'slow.wav', contentType: 'audio/wav', content: Buffer.of(1) };
+  t.is((await refusalOf(uploadArtifact(jobs, jobId, late))).reason, 'OPERATION_IN_PROGRESS');
+  gate.resolve();
+  await first;
+  const { artifacts } = await jobs.listArtifacts({ jobId });
+  t.deepEqual(
+    artifacts.map(({ name, sizeBytes }) => [name, sizeBytes]),
+    [['slow.wav', 200_000n]],
+  );
+});
+
 test('an upload whose worker loses its job meanwhile is refused, also where no other has taken it up', async (t) => {
   const { stack } = t.context;
   const tenantId = 'slow-worker';
