@@ -283,12 +283,12 @@ test.serial('a migration that is taken back under a service makes it unready, an
   const [last] = await sql<{ name: string }>(
     t,
     'incident',
-    'select name from lethe_migrations order by id desc limit 1',
+    'select name from public.lethe_migrations order by id desc limit 1',
   );
   const name = last?.name ?? '';
-  await sql(t, 'incident', `update lethe_migrations set name = 'another' where name = '${name}'`);
+  await sql(t, 'incident', `update public.lethe_migrations set name = 'another' where name = '${name}'`);
   await untilTold(t, 'incident', 503, new RegExp(`^schema: It lacks the migrations ${name}\\.$`, 'm'));
-  await sql(t, 'incident', `update lethe_migrations set name = '${name}' where name = 'another'`);
+  await sql(t, 'incident', `update public.lethe_migrations set name = '${name}' where name = 'another'`);
   await untilGood(t);
 });
 
