@@ -9,14 +9,14 @@ import { BulkBadge, isBulkMoving } from '../deletions/deletion-words.tsx';
 import { ConfirmDialog } from '../parts/confirm-dialog.tsx';
 import { formatCount, plural } from '../parts/format.ts';
 import { Gated } from '../parts/gated.tsx';
-import { newest } from '../parts/newest.ts';
 import { RelativeTime } from '../parts/relative-time.tsx';
 import { TextLink } from '../parts/text-link.tsx';
-import { useWatch } from '../parts/use-watch.ts';
+import { useEndings } from '../parts/use-endings.ts';
 import { useReasonNot } from '../session.ts';
 import { type BulkKind, bulkClient } from './bulk-clients.ts';
 
-const REFRESH_MS = 5_000;
+const IDLE_MS = 5_000;
+const MOVING_MS = 1_000;
 const MOVING = [BulkDeletionState.RUNNING, BulkDeletionState.SELECTING, BulkDeletionState.CANCELLING] as const;
 
 /** The bulk deletions of a kind that are under way, each with its progress and a way to abort it. */
@@ -29,8 +29,9 @@ export function BulkProgress({ kind }: { readonly kind: BulkKind }) {
       );
       return answers.flatMap(({ bulkDeletions }) => bulkDeletions);
     },
-    refetchInterval: REFRESH_MS,
+    refetchInterval: ({ state }) => (state.data?.length ? MOVING_MS : IDLE_MS),
   });
+  useBulkEndings(kind, query.data);
   if (!query.data?.length) return null;
   return (
     <Stack gap="xs" mb="md" role="region" aria-label="Bulk deletions under way">
@@ -43,23 +44,26 @@ export function BulkProgress({ kind }: { readonly kind: BulkKind }) {
   );
 }
 
-/** One bulk deletion with its progress, kept up to date while it moves. */
-export function BulkRow({ bulk: given, kind }: { readonly bulk: BulkDeletion; readonly kind: BulkKind }) {
+/** How often a list of bulk deletions is asked for again: while one of them moves, and else not by itself. */
+export const refreshOfBulks = (bulks: readonly BulkDeletion[] | undefined): number | false =>
+  bulks?.some(isBulkMoving) ? MOVING_MS : false;
+
+/** Has everything that bulk deletions change asked for again when one of those that are shown has ended. */
+export function useBulkEndings(kind: BulkKind, bulks: readonly BulkDeletion[] | undefined): void {
+  const queries = useQueryClient();
+  const moving = bulks?.filter(isBulkMoving).map(({ id }) => id);
+  useEndings(moving, () => {
+    for (const key of ['bulk-deletions', 'bulk-items', `${kind}s`, 'deletions', 'receipt']) {
+      void queries.invalidateQueries({ queryKey: [key] });
+    }
+  });
+}
+
+/** One bulk deletion with its progress. */
+export function BulkRow({ bulk, kind }: { readonly bulk: BulkDeletion; readonly kind: BulkKind }) {
   const queries = useQueryClient();
   const mayAbort = useReasonNot({ role: 'admin', scope: kind === 'run' ? 'workflows:delete' : 'jobs:delete' });
   const [isAsking, setAsking] = useState(false);
-  const { latest, isLive } = useWatch(
-    isBulkMoving(given) ? given.id : undefined,
-    (signal) => bulkClient(kind).watchBulkDeletion({ bulkDeletionId: given.id }, { signal }),
-    ({ bulkDeletion }) => {
-      if (!bulkDeletion || isBulkMoving(bulkDeletion)) return;
-      for (const key of ['bulk-deletions', `${kind}s`, 'deletions', 'receipt']) {
-        void queries.invalidateQueries({ queryKey: [key] });
-      }
-    },
-  );
-  // Counts move without the time of the last change: of two readings alike, the one that still arrives is the newer.
-  const bulk = isLive ? newest(given, latest?.bulkDeletion) : newest(latest?.bulkDeletion ?? given, given);
   const verb = bulk.mode === DeletionMode.SOFT_DELETE || kind === 'job' ? 'Deletion' : 'Purge';
   return (
     <Stack gap={6}>

@@ -2,11 +2,9 @@ import { Group, Progress, Stack, Text } from '@mantine/core';
 import { type Deletion, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { formatCount } from '../parts/format.ts';
 import { DeletionBadge, hasEnded } from './deletion-words.tsx';
-import { useLiveDeletion } from './use-live-deletion.ts';
 
-/** How far a deletion is with each participant, live. */
-export function DeletionProgress({ deletion: given }: { readonly deletion: Deletion }) {
-  const deletion = useLiveDeletion(given);
+/** How far a deletion is with each participant. */
+export function DeletionProgress({ deletion }: { readonly deletion: Deletion }) {
   return (
     <Stack gap={6} role="group" aria-label="Progress">
       {deletion.participants.map(({ participant, state, resourceCounts }) => {

@@ -1,9 +1,9 @@
 import { Box, Group, Paper, Select, Stack, Tabs, Text, Title } from '@mantine/core';
 import { IconCircleCheck } from '@tabler/icons-react';
-import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
+import { useInfiniteQuery, useQuery, useQueryClient } from '@tanstack/react-query';
 import { type Deletion, DeletionMode, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type BulkKind, bulkClient } from '../bulk/bulk-clients.ts';
-import { BulkRow } from '../bulk/bulk-progress.tsx';
+import { BulkRow, refreshOfBulks, useBulkEndings } from '../bulk/bulk-progress.tsx';
 import { EmptyNote } from '../parts/empty-note.tsx';
 import { constantOf, nameOf } from '../parts/enum-names.ts';
 import { ErrorAlert } from '../parts/error-alert.tsx';
@@ -13,13 +13,15 @@ import { LoadingRows } from '../parts/loading-rows.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
 import { TextLink } from '../parts/text-link.tsx';
+import { useEndings } from '../parts/use-endings.ts';
 import { type Column, VirtualTable } from '../parts/virtual-table.tsx';
 import type { PageProps } from '../router.tsx';
 import { linkToDeletion } from './deletion-client.ts';
 import { DeletionProgress } from './deletion-progress.tsx';
-import { DeletionBadge, deletionTitle, isBulkMoving, modeLabel, UNFINISHED } from './deletion-words.tsx';
+import { DeletionBadge, deletionTitle, isMoving, modeLabel, UNFINISHED } from './deletion-words.tsx';
 import { Obstacles } from './obstacles.tsx';
 import { RedriveButton } from './redrive-button.tsx';
+import { CHANGED_BY_DELETIONS } from './use-live-deletion.ts';
 
 /** What the address says about the list of deletions. */
 export interface DeletionsSearch {
@@ -30,7 +32,8 @@ export interface DeletionsSearch {
 
 const PAGE_SIZE = 100;
 const MOST_UNFINISHED = 50;
-const REFRESH_MS = 5_000;
+const IDLE_MS = 5_000;
+const MOVING_MS = 2_000;
 const MODES = [DeletionMode.PURGE, DeletionMode.SOFT_DELETE, DeletionMode.UNDELETE, DeletionMode.COMPENSATION] as const;
 
 /** The tenant's deletions: first those that have not ended, with what blocks them, then all, newest first. */
@@ -80,6 +83,7 @@ export function DeletionsPage({ search, onSearch }: PageProps<DeletionsSearch>) 
 
 // Stuck ones first: they wait for a person.
 function Unfinished() {
+  const queries = useQueryClient();
   const query = useQuery({
     queryKey: ['deletions', 'unfinished'],
     queryFn: async ({ signal }) => {
@@ -95,7 +99,11 @@ function Unfinished() {
         hasMore: answers.some(({ nextPageToken }) => nextPageToken !== ''),
       };
     },
-    refetchInterval: REFRESH_MS,
+    refetchInterval: ({ state }) => (state.data?.deletions.some(isMoving) ? MOVING_MS : IDLE_MS),
+  });
+  const moving = query.data?.deletions.filter(isMoving).map(({ id }) => id);
+  useEndings(moving, () => {
+    for (const key of CHANGED_BY_DELETIONS) void queries.invalidateQueries({ queryKey: [key] });
   });
   return (
     <Box component="section" aria-label="Unfinished" mb="xl">
@@ -223,10 +231,10 @@ function Bulk({ kind }: { readonly kind: BulkKind }) {
     queryFn: ({ signal, pageParam }) => bulkClient(kind).listBulkDeletions({ pageToken: pageParam }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined,
-    refetchInterval: ({ state }) =>
-      state.data?.pages.some(({ bulkDeletions }) => bulkDeletions.some(isBulkMoving)) ? REFRESH_MS : false,
+    refetchInterval: ({ state }) => refreshOfBulks(state.data?.pages.flatMap((page) => page.bulkDeletions)),
   });
   const rows = query.data?.pages.flatMap((page) => page.bulkDeletions) ?? [];
+  useBulkEndings(kind, rows);
   return (
     <ListBody
       query={query}

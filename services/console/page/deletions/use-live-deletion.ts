@@ -1,37 +1,32 @@
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { newest } from '../parts/newest.ts';
-import { useWatch } from '../parts/use-watch.ts';
-import { runs } from '../rpc.ts';
+import { useEndings } from '../parts/use-endings.ts';
 import { getDeletion } from './deletion-client.ts';
 import { isMoving } from './deletion-words.tsx';
 
 const POLL_MS = 1_000;
+/** What shows deletions, or what they were of. */
+export const CHANGED_BY_DELETIONS = ['deletions', 'receipt', 'runs', 'run', 'deleted-runs'] as const;
 
-/** A deletion that is kept up to date while it moves: a run's by its stream, a job's by asking again. */
+/** A deletion that is asked for again every second while it moves. */
 export function useLiveDeletion(given: Deletion): Deletion {
   const queries = useQueryClient();
-  const isJob = given.targetType === 'job';
-  const onEnd = (deletion: Deletion | undefined) => {
-    if (!deletion || isMoving(deletion)) return;
-    for (const key of ['deletions', 'receipt', 'runs', 'run', 'deleted-runs']) {
-      void queries.invalidateQueries({ queryKey: [key] });
-    }
-  };
-  const { latest } = useWatch(
-    !isJob && isMoving(given) ? `${given.id} ${given.attempts}` : undefined,
-    (signal) => runs.watchDeletion({ deletionId: given.id }, { signal }),
-    ({ deletion }) => onEnd(deletion),
-  );
-  const polled = useQuery({
+  const { data } = useQuery({
     queryKey: ['live-deletion', given.id],
-    queryFn: async ({ signal }) => {
-      const deletion = await getDeletion(given, signal);
-      onEnd(deletion);
-      return deletion ?? null;
-    },
-    enabled: isJob && isMoving(given),
-    refetchInterval: ({ state }) => (state.data && !isMoving(state.data) ? false : POLL_MS),
+    queryFn: async ({ signal }) => (await getDeletion(given, signal)) ?? null,
+    enabled: isMoving(given),
+    refetchInterval: ({ state }) => (isMoving(newest(given, state.data)) ? POLL_MS : false),
   });
-  return newest(given, latest?.deletion, polled.data ?? undefined);
+  const deletion = newest(given, data);
+  useEndings(isMoving(deletion) ? [deletion.id] : [], () => {
+    for (const key of CHANGED_BY_DELETIONS) void queries.invalidateQueries({ queryKey: [key] });
+  });
+  return deletion;
 }
+
+/** The one of two readings that was changed last. */
+const newest = (given: Deletion, read: Deletion | null | undefined): Deletion =>
+  read && changedAt(read) >= changedAt(given) ? read : given;
+
+const changedAt = ({ updateTime }: Deletion): bigint =>
+  (updateTime?.seconds ?? 0n) * 1_000_000_000n + BigInt(updateTime?.nanos ?? 0);

@@ -8,7 +8,7 @@ import {
   BulkDeletionItemState,
 } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { type BulkKind, bulkClient } from '../bulk/bulk-clients.ts';
-import { BulkRow } from '../bulk/bulk-progress.tsx';
+import { BulkRow, useBulkEndings } from '../bulk/bulk-progress.tsx';
 import { LeftAlone, leftAlone } from '../bulk/left-alone.tsx';
 import { linkToReceipt } from '../deletions/deletion-client.ts';
 import { BulkBadge, ITEM_STATES, ItemBadge, isBulkMoving, modeLabel } from '../deletions/deletion-words.tsx';
@@ -32,6 +32,7 @@ const REFRESH_MS = 3_000;
 
 /** The receipt of a bulk deletion: what it was asked, how far it is, and a line per item. */
 export function BulkReceipt({ bulk, kind }: BulkReceiptProps) {
+  useBulkEndings(kind, [bulk]);
   return (
     <>
       <PageHeader

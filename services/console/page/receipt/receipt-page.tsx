@@ -5,7 +5,7 @@ import type { ReactNode } from 'react';
 import { type Deletion, DeletionMode, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { findReceipt, linkToReceipt } from '../deletions/deletion-client.ts';
 import { DeletionProgress } from '../deletions/deletion-progress.tsx';
-import { DeletionBadge, deletionTitle, isMoving } from '../deletions/deletion-words.tsx';
+import { DeletionBadge, deletionTitle, isBulkMoving, isMoving } from '../deletions/deletion-words.tsx';
 import { Obstacles } from '../deletions/obstacles.tsx';
 import { RedriveButton } from '../deletions/redrive-button.tsx';
 import { useLiveDeletion } from '../deletions/use-live-deletion.ts';
@@ -20,6 +20,7 @@ import { TextLink } from '../parts/text-link.tsx';
 import type { PageProps } from '../router.tsx';
 import { BulkReceipt } from './bulk-receipt.tsx';
 
+const BULK_POLL_MS = 1_000;
 const BACK = { to: '/deletions', label: 'Deletions' } as const;
 
 /** What the address says about a receipt. */
@@ -30,7 +31,12 @@ export interface ReceiptSearch {
 
 /** The receipt of one deletion or of a bulk deletion, found whichever service has it. */
 export function ReceiptPage({ id, search }: PageProps<ReceiptSearch>) {
-  const query = useQuery({ queryKey: ['receipt', id], queryFn: ({ signal }) => findReceipt(id, search.of, signal) });
+  const query = useQuery({
+    queryKey: ['receipt', id],
+    queryFn: ({ signal }) => findReceipt(id, search.of, signal),
+    refetchInterval: ({ state: { data } }) =>
+      data && 'bulk' in data && isBulkMoving(data.bulk) ? BULK_POLL_MS : false,
+  });
   if (query.isError || !query.data) {
     return (
       <>
@@ -65,7 +71,7 @@ function DeletionReceipt({ deletion: given }: { readonly deletion: Deletion }) {
             <Title order={2} size="h5" mb="sm">
               Progress
             </Title>
-            <DeletionProgress deletion={given} />
+            <DeletionProgress deletion={deletion} />
           </Paper>
         )}
         {deletion.participants.map((participant) => (
