@@ -400,6 +400,10 @@ const exists = (path: string): Promise<boolean> =>
     () => false,
   );
 
-/** What the file system throws. */
-const toStoreError: ToStoreError = (error) =>
-  'errno' in error && 'syscall' in error ? storeUnavailable(undefined, error) : undefined;
+/** What the file system throws, without the name of the file: it may be a text of a tenant's, and errors are logged. */
+const toStoreError: ToStoreError = (error) => {
+  if (!('errno' in error && 'syscall' in error)) return undefined;
+  const { syscall } = error;
+  const code = codeOf(error);
+  return storeUnavailable(undefined, Object.assign(new Error(`${code} in ${syscall}`), { code, syscall }));
+};
