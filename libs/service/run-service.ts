@@ -95,7 +95,7 @@ export async function startService(
   const onPart = (part: string, why: string | undefined): void => {
     metrics.partChanged(part, why === undefined);
     if (why === undefined) log.info({ part }, 'a part that the service stands on is well again');
-    else log.error({ part, why }, 'a part that the service stands on is not well');
+    else log.warn({ part, why }, 'a part that the service stands on is not well');
   };
   let phase: string | undefined = 'Starting.';
   let composed: ComposedService | undefined;

@@ -27,8 +27,8 @@ const SILENT = 'It does not answer.';
 
 /**
  * Looks at every part all the time, each by itself, one look at a time; `onChange` is called when one is not well, and
- * when it is again. A look that takes longer than a second counts as no answer, unless the part is known to be unwell:
- * then what is known stands until the look is over.
+ * when it is again. Of a look that takes longer than a second, what is known stands until it is over; a part that was well
+ * and is not vital counts as not answering. Of a vital part that would take a busy service out of service.
  */
 export function watchParts(
   parts: readonly Part[],
@@ -47,7 +47,7 @@ export function watchParts(
           looking = undefined;
         });
       const over = new AbortController();
-      const known = states.get(part.name) ?? SILENT;
+      const known = states.get(part.name) ?? (part.isVital ? undefined : SILENT);
       const patience = delay(PATIENCE_MS, known, { signal: AbortSignal.any([signal, over.signal]), ref: false });
       return Promise.race([looking, patience.catch(() => known)]).finally(() => over.abort());
     };
