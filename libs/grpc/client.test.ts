@@ -288,6 +288,24 @@ test('only UNAVAILABLE is tried again, four times in all', async (t) => {
   }
 });
 
+test('without retries, UNAVAILABLE is told at once', async (t) => {
+  let attempts = 0;
+  const server = await startEchoServer({
+    one: () => {
+      attempts += 1;
+      return Promise.reject(new DomainError('unavailable', 'BUSY', 'Busy.'));
+    },
+  });
+  const address = `127.0.0.1:${server.port}`;
+  const connection = connect({ address, token: async () => 'good', retries: false });
+  t.teardown(async () => {
+    connection.close();
+    await server.stop();
+  });
+  t.is((await errorOf(soon(connection.client(ECHO).one({ value: 'a' })))).code, Code.Unavailable);
+  t.is(attempts, 1);
+});
+
 test('a call that is tried again is answered as if nothing had been', async (t) => {
   let attempts = 0;
   const busyAtFirst = async () => {

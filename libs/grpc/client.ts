@@ -19,6 +19,8 @@ export interface ClientOptions {
   readonly token: () => Promise<string>;
   /** For unary calls that name no timeout of their own, in milliseconds. */
   readonly deadlineMs?: number;
+  /** Whether a call that fails as UNAVAILABLE is made again, up to three times; true by default. */
+  readonly retries?: boolean;
   /** Speaks TLS. Absent: plaintext. */
   readonly tls?: ClientTlsFiles | undefined;
   readonly onCertificates?: OnCertificates;
@@ -61,12 +63,14 @@ const SERVICE_CONFIG = JSON.stringify({
 
 /** Connects to one service, before its first call. An Error names the TLS file that cannot be used. */
 export function connect(options: ClientOptions): Connection {
-  const { address, token, deadlineMs = DEFAULT_DEADLINE_MS, tls, onCertificates = () => undefined } = options;
+  const { address, token, deadlineMs = DEFAULT_DEADLINE_MS, retries = true, tls } = options;
+  const { onCertificates = () => undefined } = options;
   const secure = tls && makeClientCredentials(address, tls, onCertificates);
   const target = address.includes('://') || address.startsWith('dns:') ? address : `dns:///${address}`;
   const grpc = new GrpcClient(target, secure?.credentials ?? credentials.createInsecure(), {
     ...secure?.options,
     'grpc.service_config': SERVICE_CONFIG,
+    'grpc.enable_retries': retries ? 1 : 0,
     'grpc.keepalive_time_ms': 30_000,
     'grpc.keepalive_timeout_ms': 10_000,
     'grpc.initial_reconnect_backoff_ms': 100,

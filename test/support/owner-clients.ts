@@ -33,7 +33,10 @@ export interface OwnerAccess {
   close(): void;
 }
 
-/** Opens a connection to an owner; the key file's public half must be known to it. */
+/**
+ * Opens a connection to an owner; the key file's public half must be known to it. No call is made again by itself: one that
+ * an owner died of would be done by the next.
+ */
 export async function openOwner(options: {
   readonly address: string;
   readonly name: string;
@@ -41,7 +44,8 @@ export async function openOwner(options: {
   readonly issuer?: string;
 }): Promise<OwnerAccess> {
   const key = await readSigningKey(options.keyFile);
-  const connection: Connection = connect({ address: options.address, token: async () => 'no token' });
+  const token = async () => 'no token';
+  const connection: Connection = connect({ address: options.address, token, retries: false });
   return {
     client: (token) =>
       connection.client(RetentionOwnerService, () => signOwnerToken(key, options.name, token, options.issuer)),
