@@ -8,7 +8,7 @@ import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
 import type { ServiceBinding } from '#libs/grpc/connect-handlers.ts';
 import { endOnSignal, runUntilSignal } from '#libs/grpc/run-until-signal.ts';
 import { type RunningServer, startServer } from '#libs/grpc/server.ts';
-import { hasReason } from '#libs/kernel/domain-error.ts';
+import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { readSettings } from '#libs/kernel/settings.ts';
 import { ignoreDriverVariables, parseDatabaseUrl } from '#libs/postgres/database-url.ts';
 import {
@@ -157,7 +157,7 @@ export async function startService(
     async stop() {
       phase = 'Stopping.';
       await server.stop();
-      await parts?.stop();
+      parts?.stop();
       await Promise.all(workers.map((worker) => worker.stop()));
       composed.close();
       await refusals.stop();
@@ -181,7 +181,8 @@ const schemaPart = (database: Database, migrations: readonly Migration[]): Part 
       if (missing.length === 0) return undefined;
       return missing.length === migrations.length ? UNREADABLE : `It lacks the migrations ${missing.join(', ')}.`;
     } catch (error) {
-      return hasReason(error, 'DEPENDENCY_UNAVAILABLE') ? undefined : UNREADABLE;
+      // A database that is away is a part of its own, and one that is busy or locked tells nothing of the schema.
+      return error instanceof DomainError ? undefined : UNREADABLE;
     }
   },
 });

@@ -17,7 +17,8 @@ export interface PartsWatch {
   states(): ReadonlyMap<string, string | undefined>;
   /** Whether a vital part is not well. */
   isVitalAway(): boolean;
-  stop(): Promise<void>;
+  /** Looks no more; a look that is under way is told to nobody. */
+  stop(): void;
 }
 
 const EVERY_MS = 5_000;
@@ -27,8 +28,8 @@ const SILENT = 'It does not answer.';
 
 /**
  * Looks at every part all the time, each by itself, one look at a time; `onChange` is called when one is not well, and
- * when it is again. Of a look that takes longer than a second, what is known stands until it is over; a part that was well
- * and is not vital counts as not answering. Of a vital part that would take a busy service out of service.
+ * when it is again. A part that was well counts as not answering while a look takes longer than a second, unless it is
+ * vital: that would take a busy service out of service. What a look finds counts however long it took.
  */
 export function watchParts(
   parts: readonly Part[],
@@ -37,38 +38,27 @@ export function watchParts(
   const stopping = new AbortController();
   const { signal } = stopping;
   const states = new Map<string, string | undefined>(parts.map(({ name }) => [name, undefined]));
+  const tell = (part: Part, problem: string | undefined): void => {
+    if (signal.aborted || problem === states.get(part.name)) return;
+    states.set(part.name, problem);
+    onChange(part.name, problem);
+  };
   const watch = async (part: Part): Promise<void> => {
-    let looking: Promise<string | undefined> | undefined;
-    const look = (): Promise<string | undefined> => {
-      looking ??= part
-        .look()
-        .catch(() => SILENT)
-        .finally(() => {
-          looking = undefined;
-        });
-      const over = new AbortController();
-      const known = states.get(part.name) ?? (part.isVital ? undefined : SILENT);
-      const patience = delay(PATIENCE_MS, known, { signal: AbortSignal.any([signal, over.signal]), ref: false });
-      return Promise.race([looking, patience.catch(() => known)]).finally(() => over.abort());
-    };
     while (!signal.aborted) {
-      const problem = await look();
-      if (signal.aborted) return;
-      const before = states.get(part.name);
-      states.set(part.name, problem);
-      if (problem !== before) onChange(part.name, problem);
-      const pauseMs = problem === undefined ? EVERY_MS : EVERY_MS_IN_FAULT;
+      const impatience = setTimeout(() => {
+        if (!part.isVital) tell(part, states.get(part.name) ?? SILENT);
+      }, PATIENCE_MS).unref();
+      tell(part, await part.look().catch(() => SILENT));
+      clearTimeout(impatience);
+      const pauseMs = states.get(part.name) === undefined ? EVERY_MS : EVERY_MS_IN_FAULT;
       await delay(pauseMs, undefined, { signal, ref: false }).catch(() => undefined);
     }
   };
-  const watching = Promise.all(parts.map(watch));
+  for (const part of parts) void watch(part);
   return {
     states: () => states,
     isVitalAway: () => parts.some(({ name, isVital }) => isVital && states.get(name) !== undefined),
-    async stop() {
-      stopping.abort();
-      await watching;
-    },
+    stop: () => stopping.abort(),
   };
 }
 
