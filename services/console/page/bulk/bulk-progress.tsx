@@ -44,9 +44,12 @@ export function BulkProgress({ kind }: { readonly kind: BulkKind }) {
   );
 }
 
-/** How often a list of bulk deletions is asked for again: while one of them moves, and else not by itself. */
-export const refreshOfBulks = (bulks: readonly BulkDeletion[] | undefined): number | false =>
-  bulks?.some(isBulkMoving) ? MOVING_MS : false;
+/**
+ * How often a list of bulk deletions is asked for again: while one of them moves, and else not by itself. All pages that
+ * are shown are asked for each time, so the more there are, the rarer.
+ */
+export const refreshOfBulks = (pages: readonly (readonly BulkDeletion[])[] = []): number | false =>
+  pages.some((bulks) => bulks.some(isBulkMoving)) ? MOVING_MS * pages.length : false;
 
 /** Has everything that bulk deletions change asked for again when one of those that are shown has ended. */
 export function useBulkEndings(kind: BulkKind, bulks: readonly BulkDeletion[] | undefined): void {

@@ -231,7 +231,7 @@ function Bulk({ kind }: { readonly kind: BulkKind }) {
     queryFn: ({ signal, pageParam }) => bulkClient(kind).listBulkDeletions({ pageToken: pageParam }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined,
-    refetchInterval: ({ state }) => refreshOfBulks(state.data?.pages.flatMap((page) => page.bulkDeletions)),
+    refetchInterval: ({ state }) => refreshOfBulks(state.data?.pages.map((page) => page.bulkDeletions)),
   });
   const rows = query.data?.pages.flatMap((page) => page.bulkDeletions) ?? [];
   useBulkEndings(kind, rows);
