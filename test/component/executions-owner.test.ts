@@ -236,7 +236,7 @@ test('what cleanup_old_executions leaves of random rows, batch by batch, is what
 /** A row that is there before the purges begin, or comes in beside them. */
 interface LateRow extends Omit<Row, 'created'> {
   readonly created: Row['created'] | 'years before';
-  readonly comes: 'before' | 'by SQL' | 'recorded';
+  readonly comes: 'before' | 'by SQL' | 'recorded' | 'recorded late';
   /** If it is RUNNING: it is recorded as ENDED beside the purges. */
   readonly finishes: boolean;
 }
@@ -273,6 +273,7 @@ const oneOfEach: fc.Arbitrary<LateRow[]> = fc.integer({ min: 1, max: 30 }).map((
     { ...row, comes: 'before', finishes: true },
     { ...row, comes: 'before', age: -row.age, state: 'ENDED' },
     { ...row, comes: 'recorded', age: -row.age, state: 'ENDED' },
+    { ...row, comes: 'recorded late', age: -row.age, state: 'ENDED' },
   ];
 });
 
@@ -373,10 +374,13 @@ test('whatever comes in or finishes beside two purges is judged by the same rule
           return (await owner.end(orderOf(tenantId), operationId, undefined, limits())).operation.removed;
         };
         let isOver = false;
+        const firstEnd = Promise.withResolvers<void>();
         const purging = async (rule: OwnerRule): Promise<number> => {
           let removed = 0;
-          do removed += await purgeOnce(rule);
-          while (!isOver);
+          do {
+            removed += await purgeOnce(rule);
+            firstEnd.resolve();
+          } while (!isOver);
           return removed;
         };
         const watching = async (): Promise<void> => {
@@ -390,6 +394,8 @@ test('whatever comes in or finishes beside two purges is judged by the same rule
           }
         };
         const comingIn = async (how: LateRow['comes']): Promise<void> => {
+          // Purges that a slow machine begins late would have passed nobody, and nobody would be refused.
+          if (how === 'recorded late') await firstEnd.promise;
           for (const { execution } of all.filter(({ comes }) => comes === how)) {
             if (how === 'by SQL') await insertBySql(created, tenantId, execution);
             else {
@@ -410,7 +416,8 @@ test('whatever comes in or finishes beside two purges is judged by the same rule
         const whole = { ...rule, maxRows: undefined };
         const purges = [purging(rule), purging(whole)];
         const looking = watching();
-        await Promise.all([comingIn('by SQL'), comingIn('recorded'), finishing()]).finally(() => {
+        const changes = [comingIn('by SQL'), comingIn('recorded'), comingIn('recorded late'), finishing()];
+        await Promise.all(changes).finally(() => {
           isOver = true;
         });
         const [a = 0, b = 0] = await Promise.all(purges);

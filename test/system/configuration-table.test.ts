@@ -35,6 +35,8 @@ const test = anyTest as TestFn<Context>;
 interface Outcome {
   readonly isComplete: boolean;
   readonly reason: string;
+  /** Whether it stands until it is redriven. */
+  readonly isParked?: boolean;
 }
 
 /** A piece of work that stands still in its middle. */
@@ -124,7 +126,8 @@ const runDeletion =
         ]);
         if (!row || !(['COMPLETE', 'STUCK', 'CANCELLED'].includes(row.state) || waitsForStore(row.last_error)))
           return undefined;
-        return { isComplete: row.state === 'COMPLETE', reason: row.last_error ?? '' };
+        const isParked = row.state === 'STUCK';
+        return { isComplete: row.state === 'COMPLETE', reason: row.last_error ?? '', isParked };
       },
       check: () => (mode === 'PURGE' ? leftOf(stack, graph) : shownOf(stack, graph)),
       ask: () => reasonOf(runs.getDeletion({ deletionId })),
@@ -190,8 +193,9 @@ const jobDeletion: Begin = async ({ stack }, tenantId) => {
         tenantId,
         deletionId,
       ]);
-      const isSettled = row && (['COMPLETE', 'STUCK'].includes(row.state) || waitsForStore(row.last_error));
-      return isSettled ? { isComplete: row.state === 'COMPLETE', reason: row.last_error ?? '' } : undefined;
+      const isParked = row?.state === 'STUCK';
+      if (!row || !(isParked || row.state === 'COMPLETE' || waitsForStore(row.last_error))) return undefined;
+      return { isComplete: row.state === 'COMPLETE', reason: row.last_error ?? '', isParked };
     },
     check: async () => [
       ...(await storedFiles(stack, { tenantId })),
@@ -655,7 +659,12 @@ for (const [index, [fault, { apply, undo, cells }]] of Object.entries(FAULTS).en
       for (const [work, each] of standing) {
         if (undone.has(work)) await each.resume();
         // What it tells until it has been tried again is how it stood before.
-        await until(`${work} is complete after it`, async () => (await each.read())?.isComplete ?? false);
+        await until(`${work} is complete after it`, async () => {
+          const outcome = await each.read();
+          // An attempt that began under the fault may have been its last.
+          if (outcome?.isParked) await each.resume();
+          return outcome?.isComplete ?? false;
+        });
         t.deepEqual(await each.check(), [], `${work}, after`);
       }
     },

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import pg from 'pg';
 import type { Browser, Page } from 'playwright-core';
 import { BulkDeletionItemState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
@@ -146,7 +147,24 @@ flow('a run is deleted at once, comes back by Undo, and is found under Recently 
   await toast(page, 'a run is back.').waitFor();
   await row(page, 'a run').waitFor();
 
+  // Brought back once more, and deleted while JobService has not brought its part back yet.
   await row(page, 'a run').getByRole('button', { name: 'Delete' }).click();
+  await toast(page, 'a run was deleted.').waitFor();
+  const { runs } = t.context.stack.clients({ tenantId: 'undo', role: 'admin' });
+  const jobs = new pg.Client(t.context.stack.superuserUrl('job'));
+  await jobs.connect();
+  t.teardown(() => jobs.end());
+  await jobs.query('begin');
+  await jobs.query("select from jobs where tenant_id = 'undo' for update");
+  await toast(page, 'a run was deleted.').getByRole('button', { name: 'Undo' }).click();
+  await toast(page, 'a run is back.').first().waitFor();
+  await row(page, 'a run').getByRole('button', { name: 'Delete' }).click();
+  const { deletions } = await runs.listDeletions({ runId });
+  t.true(
+    deletions.some(({ state }) => state !== DeletionState.COMPLETE),
+    'it is under way',
+  );
+  await jobs.query('rollback');
   await toast(page, 'a run was deleted.').waitFor();
   await page.getByText('There are no runs yet').waitFor();
   await page.getByRole('tab', { name: 'Recently deleted' }).click();
@@ -155,9 +173,8 @@ flow('a run is deleted at once, comes back by Undo, and is found under Recently 
     .getByRole('button', { name: /^Restore/ })
     .click();
   await page.getByText('No run is deleted at the moment.').waitFor();
-  const { runs } = t.context.stack.clients({ tenantId: 'undo', role: 'admin' });
   t.is((await runs.getRun({ runId })).run?.deleteTime, undefined);
-  leave(t, visitor);
+  leave(t, visitor, /409 \(Conflict\).*DeleteRun/);
 });
 
 flow('a run is purged after its id was typed, with live progress to a receipt', async (t) => {

@@ -1,7 +1,7 @@
 import { ConnectError } from '@connectrpc/connect';
 import { Button, Group, Text } from '@mantine/core';
 import { notifications } from '@mantine/notifications';
-import { useQueryClient } from '@tanstack/react-query';
+import { useMutation, useQueryClient } from '@tanstack/react-query';
 import type { Run } from '#gen/lethe/run/v1/run_pb.ts';
 import { adviceOf } from '../parts/advice.ts';
 import { reasonOf } from '../parts/error-alert.tsx';
@@ -22,6 +22,10 @@ export function notifyError(title: string, error: unknown): void {
   });
 }
 
+// About eight seconds in all.
+const MAX_WAITS = 5;
+const FIRST_WAIT_MS = 250;
+
 /** Deleting a run at once, with a way back, and bringing one back. Lists and pages that show it follow. */
 export function useRunActions() {
   const queries = useQueryClient();
@@ -41,9 +45,17 @@ export function useRunActions() {
     }
   };
 
+  const deletion = useMutation({
+    mutationFn: (run: { readonly runId: string; readonly etag: string; readonly requestId: string }) =>
+      runs.deleteRun(run),
+    // A run that was brought back is seen again before every service has its part of it back.
+    retry: (waits, error) => waits < MAX_WAITS && reasonOf(error) === 'OPERATION_IN_PROGRESS',
+    retryDelay: (waits) => FIRST_WAIT_MS * 2 ** waits,
+  });
+
   const softDelete = async (run: Run): Promise<void> => {
     try {
-      await runs.deleteRun({ runId: run.id, etag: run.etag, requestId: crypto.randomUUID() });
+      await deletion.mutateAsync({ runId: run.id, etag: run.etag, requestId: crypto.randomUUID() });
     } catch (error) {
       notifyError(`${runTitle(run)} could not be deleted`, error);
       await refresh();
