@@ -5,7 +5,9 @@ import { createParkedWork, dropParkedWork, reasonOf } from '#libs/service/parked
 export const parkedWork: Migration = {
   name: '013-parked-work',
   async up(knex, appRole) {
-    await knex.raw(`create index job_deletions_stuck on job_deletions (tenant_id, id) where state = 'STUCK'`);
+    await knex.raw(
+      `create index job_deletions_stuck on job_deletions (tenant_id, id, (job_id::text)) where state = 'STUCK'`,
+    );
     await createParkedWork(knex, appRole, {
       ofTenants: `
         select d.tenant_id, 'DELETION' as kind, d.id, 'job' as target_type, d.job_id::text as target_id, d.state,

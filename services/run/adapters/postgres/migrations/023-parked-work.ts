@@ -5,7 +5,7 @@ import { createParkedWork, dropParkedWork, reasonOf } from '#libs/service/parked
 export const parkedWork: Migration = {
   name: '023-parked-work',
   async up(knex, appRole) {
-    await knex.raw(`create index deletions_stuck on deletions (tenant_id, id) where state = 'STUCK'`);
+    await knex.raw(`create index deletions_stuck on deletions (tenant_id, id, (run_id::text)) where state = 'STUCK'`);
     await createParkedWork(knex, appRole, {
       ofTenants: `
         select d.tenant_id, 'DELETION' as kind, d.id, 'run' as target_type, d.run_id::text as target_id, d.state,
