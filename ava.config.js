@@ -11,6 +11,7 @@ const LONGEST = [
   'cascade-crash',
   'start',
   'run-preview',
+  'two-versions',
 ].map((name) => `/test/system/${name}.test.ts`);
 
 const rankOf = (file) => {

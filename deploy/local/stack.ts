@@ -110,6 +110,10 @@ export interface Stack {
   environment(service: ServiceName): Readonly<Record<string, string>>;
   /** Stops a service and starts it with these settings over those it had at first; resolves when it answers. */
   restart(service: ServiceName, env?: Readonly<Record<string, string>>): Promise<void>;
+  /** Stops one service, by SIGTERM, until it is restarted; resolves when its process is gone. */
+  halt(service: ServiceName): Promise<void>;
+  /** Brings a service's database to the schema of this file of its program, whatever runs on it. */
+  migrate(service: ServiceName, file: string): Promise<void>;
   /** Stops the services, then the database. Nothing of the stack runs when it resolves. */
   stop(): Promise<void>;
 }
@@ -138,6 +142,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   });
 
   const processes = new Map<ServiceName, ServiceProcess>();
+  const databases = new Map<ServiceName, ProvisionedDatabase>();
   const environments = new Map<ServiceName, Readonly<Record<string, string>>>();
   const connections = new Map<ServiceName, Connection>();
   let consoleProcess: ServiceProcess | undefined;
@@ -167,7 +172,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     await Promise.all(
       services.map(async (name) => {
         const database = await provision(name, postgres.url, secrets);
-        if (!isPrepared) await migrate(name, database, fileOf);
+        databases.set(name, database);
+        if (!isPrepared) await migrate(await fileOf(programOf(name)), database);
         const env = environmentOf(name, { database, addresses, ports, secrets, objectFolder, options });
         const logFile = join(folder, 'logs', `${name}.log`);
         environments.set(name, env);
@@ -251,6 +257,12 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       },
       pid: (service) => processes.get(service)?.pid(),
       environment: (service) => environments.get(service) ?? {},
+      halt: async (service) => processes.get(service)?.stop(),
+      async migrate(service, file) {
+        const database = databases.get(service);
+        if (!database) throw new Error(`${service} was not started`);
+        await migrate(file, database);
+      },
       async restart(name, changes = {}) {
         await processes.get(name)?.stop();
         const env = { ...environments.get(name), ...changes };
@@ -287,7 +299,9 @@ export async function prepareStack(
   });
   try {
     await Promise.all(
-      services.map(async (name) => migrate(name, await provision(name, postgres.url, secrets), fileOf)),
+      services.map(async (name) =>
+        migrate(await fileOf(programOf(name)), await provision(name, postgres.url, secrets)),
+      ),
     );
   } finally {
     await postgres.stop();
@@ -304,13 +318,9 @@ const provision = (name: ServiceName, superuserUrl: string, secrets: Secrets): P
     appPassword: secrets.passwordOf(name, 'app'),
   });
 
-async function migrate(
-  name: ServiceName,
-  { ownerUrl, appRole }: ProvisionedDatabase,
-  fileOf: ProgramFile,
-): Promise<void> {
+async function migrate(program: string, { ownerUrl, appRole }: ProvisionedDatabase): Promise<void> {
   const env = { LETHE_DATABASE_OWNER_URL: ownerUrl, LETHE_DATABASE_APP_ROLE: appRole };
-  await runToEnd([await fileOf(programOf(name)), 'migrate'], env);
+  await runToEnd([program, 'migrate'], env);
 }
 
 interface Ports {

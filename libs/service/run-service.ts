@@ -51,8 +51,6 @@ export interface ComposedService {
   readyNotes?(): Promise<readonly string[]>;
   /** What GetStatus tells beside version, clocks and schema; it must not throw. Absent: nothing. */
   checks?(): Promise<readonly ServiceCheck[]>;
-  /** Whether the schema has what `createParkedWork` makes. Absent: no work is parked until a person wants it to go on. */
-  readonly parksWork?: true;
   /** Gives up what only this service has: clients, stores. */
   close(): void;
 }
@@ -127,13 +125,7 @@ export async function startService(
     address: settings.grpcAddress,
     services: [
       ...composed.services,
-      bindStatus({
-        service: name,
-        database,
-        migrations,
-        checks: async () => (await composed?.checks?.()) ?? [],
-        parksWork: composed.parksWork === true,
-      }),
+      bindStatus({ service: name, database, migrations, checks: async () => (await composed?.checks?.()) ?? [] }),
     ],
     verifyToken: makeTokenVerifier({
       trust,

@@ -41,23 +41,26 @@ const BUNDLES: TemplateFolder = {
   name: 'programs',
   sources: [...PROGRAMS, relative(REPOSITORY, fileURLToPath(import.meta.url))],
   variant: REPOSITORY,
-  async make(folder) {
-    // Loaded here, since hardly any process makes them.
-    const { build } = await import('rolldown');
-    await build({
-      cwd: REPOSITORY,
-      input: Object.fromEntries(PROGRAMS.map((program) => [program, program])),
-      platform: 'node',
-      external: NOT_INSTALLED,
-      plugins: [keepPlaces],
-      onLog(_, { code, message }) {
-        // What is not found now would be looked for in vain when the program runs.
-        if (code === 'UNRESOLVED_IMPORT') throw new Error(message);
-      },
-      output: { dir: folder, entryFileNames: '[name].mjs', chunkFileNames: '[name]-[hash].mjs' },
-    });
-  },
+  make: (folder) => bundlePrograms(REPOSITORY, PROGRAMS, folder),
 };
+
+/** Makes bundles of a repository's programs: of each a file below `folder`, by its path and `.mjs`. */
+export async function bundlePrograms(repository: string, programs: readonly string[], folder: string): Promise<void> {
+  // Loaded here, since hardly any process makes them.
+  const { build } = await import('rolldown');
+  await build({
+    cwd: repository,
+    input: Object.fromEntries(programs.map((program) => [program, program])),
+    platform: 'node',
+    external: NOT_INSTALLED,
+    plugins: [keepPlaces],
+    onLog(_, { code, message }) {
+      // What is not found now would be looked for in vain when the program runs.
+      if (code === 'UNRESOLVED_IMPORT') throw new Error(message);
+    },
+    output: { dir: folder, entryFileNames: '[name].mjs', chunkFileNames: '[name]-[hash].mjs' },
+  });
+}
 
 let folder: Promise<string> | undefined;
 

@@ -4,8 +4,8 @@ import { type AddressInfo, createServer, connect as dial, type Socket } from 'no
 export interface TcpGate {
   /** host:port to dial in the service's place. */
   readonly address: string;
-  /** Lets connections through to this host:port. */
-  open(target: string): void;
+  /** Lets new connections through to this host:port, or to several in turn; those that are open stay where they are. */
+  open(...targets: readonly string[]): void;
   /** Lets requests through and answers no more, until it is shut or opened; resolves when an answer was lost. */
   loseAnswers(): Promise<void>;
   /**
@@ -20,7 +20,8 @@ export interface TcpGate {
 
 /** Makes a gate; it is shut. */
 export async function makeTcpGate(): Promise<TcpGate> {
-  let target: string | undefined;
+  let targets: readonly string[] = [];
+  let accepted = 0;
   let onLost: (() => void) | undefined;
   let isSwallowing = false;
   const swallowed = new WeakSet<Socket>();
@@ -31,15 +32,17 @@ export async function makeTcpGate(): Promise<TcpGate> {
   };
   const server = createServer((inbound) => {
     keep(inbound);
-    const [host = '', port = ''] = target?.split(':') ?? [];
     if (isSwallowing) {
       inbound.resume();
       return;
     }
+    const target = targets[accepted % targets.length];
     if (target === undefined) {
       inbound.resetAndDestroy();
       return;
     }
+    accepted += 1;
+    const [host = '', port = ''] = target.split(':');
     const outbound = keep(dial(Number(port), host));
     inbound.on('data', (request) => {
       if (!swallowed.has(inbound) && !outbound.write(request)) inbound.pause();
@@ -58,15 +61,15 @@ export async function makeTcpGate(): Promise<TcpGate> {
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const shut = (): void => {
-    target = undefined;
+    targets = [];
     onLost = undefined;
     isSwallowing = false;
     for (const socket of sockets) socket.destroy();
   };
   return {
     address: `127.0.0.1:${(server.address() as AddressInfo).port}`,
-    open(to) {
-      target = to;
+    open(...to) {
+      targets = to;
       onLost = undefined;
       isSwallowing = false;
     },

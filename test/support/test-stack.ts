@@ -45,6 +45,7 @@ export async function startTestStack(
     | 'console'
     | 'consoleEnv'
     | 'provider'
+    | 'fileOf'
   > & {
     /** Runs the services' own files, as a deployment does, rather than bundles of them, which start faster. */
     readonly fromSources?: boolean;
@@ -52,11 +53,13 @@ export async function startTestStack(
 ): Promise<TestStack> {
   const { path: folder, remove } = await makeTemporaryFolder('lethe-test-stack-');
   try {
-    await copyTemplate(prepared(options.services ?? SERVICE_NAMES), folder);
+    // Other programs than these sources have a schema of their own.
+    const isPrepared = options.fileOf === undefined;
+    if (isPrepared) await copyTemplate(prepared(options.services ?? SERVICE_NAMES), folder);
     const stack = await startStack({
       folder,
       throwaway: true,
-      isPrepared: true,
+      isPrepared,
       ports: 'free',
       onGivingUp: () => undefined,
       ...(options.fromSources ? {} : { fileOf: bundleOf }),
