@@ -3,9 +3,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { downloadArtifact, uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import type { Identity, ServiceName, StackClients } from '#deploy/local/stack.ts';
+import { type BulkDeletion, BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { DriftStatus, IncidentState } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
-import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
+import { ArtifactKind, JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
@@ -44,7 +45,7 @@ export interface Load {
 
 /** Tells all stories side by side, through these addresses, as callers outside of the services do. */
 export function startLoad(stack: TestStack, addresses: Readonly<Record<ServiceName, string>>): Load {
-  const stories = [workflows(), jobs(), runGraphs(), incidents(), agedTenants()];
+  const stories = [workflows(), jobs(), runGraphs(), bulkDeletions(), incidents(), agedTenants()];
   const told = new Map<Story, number>(stories.map((story) => [story, 0]));
   const failures: Error[] = [];
   /** When each caller began the story that it told last. */
@@ -307,6 +308,52 @@ function runGraphs(): Story {
     },
   };
 }
+
+/** Tenants of which all runs are purged by one order, and then all jobs. */
+function bulkDeletions(): Story {
+  const promised: RunGraph[] = [];
+  let count = 0;
+  return {
+    title: 'runs and jobs are deleted by a filter',
+    async tell(stack) {
+      count += 1;
+      const tenantId = `bulk-${count}`;
+      const { runs, jobs } = stack.clients({ tenantId, role: 'admin' });
+      const size = { steps: 1, jobs: 1, objectsPerJob: 1 };
+      promised.push(await makeRunGraph(stack, tenantId, size), await makeRunGraph(stack, tenantId, size));
+      const { job } = await jobs.createJob({ displayName: 'call', taskNames: ['transcribe'] });
+      await jobs.cancelJob({ jobId: job?.id ?? '' });
+      const reason = 'contract ended';
+      const ofRuns = await runs.purgeRuns({ filter: { states: [RunState.COMPLETED] }, reason });
+      const runsEnd = await endOf(() => runs.watchBulkDeletion({ bulkDeletionId: ofRuns.bulkDeletion?.id ?? '' }));
+      const ofJobs = await jobs.deleteJobs({ filter: { states: [JobState.CANCELLED] }, reason });
+      const jobsEnd = await endOf(() => jobs.watchBulkDeletion({ bulkDeletionId: ofJobs.bulkDeletion?.id ?? '' }));
+      expectSame(
+        `bulk deletions of ${tenantId}`,
+        [runsEnd, jobsEnd].map((bulk) => [bulk?.state, Number(bulk?.counts?.completed)]),
+        [
+          [BulkDeletionState.COMPLETE, 2],
+          [BulkDeletionState.COMPLETE, 1],
+        ],
+      );
+    },
+    async check(stack) {
+      for (const graph of promised) expectSame(`run ${graph.runId}`, await evidenceOf(stack, graph), NOTHING);
+      const left = await queryOnce(stack.superuserUrl('job'), "select id from jobs where tenant_id like 'bulk-%'");
+      expectSame('jobs of bulk deletions', left, []);
+    },
+  };
+}
+
+/** What a watch of a bulk deletion tells last. */
+const endOf = (
+  watch: () => AsyncIterable<{ readonly bulkDeletion?: BulkDeletion | undefined }>,
+): Promise<BulkDeletion | undefined> =>
+  toItsEnd(async () => {
+    let last: BulkDeletion | undefined;
+    for await (const { bulkDeletion } of watch()) last = bulkDeletion;
+    return last;
+  });
 
 /** Drift that becomes an incident, which somebody takes. */
 function incidents(): Story {
