@@ -8,7 +8,7 @@ import { bundleOf } from '#test/support/programs.ts';
 import { startReplica } from '#test/support/replica.ts';
 import { testIfFound } from '#test/support/require.ts';
 import { makeTcpGate, type TcpGate } from '#test/support/tcp-gate.ts';
-import { startTestStack } from '#test/support/test-stack.ts';
+import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 import { startLoad } from '#test/support/upgrade-load.ts';
 
 const TITLE =
@@ -34,7 +34,7 @@ const forEachService = async <T>(make: (name: ServiceName) => Promise<T>): Promi
     T
   >;
 
-const upgradeAndBack = async (t: ExecutionContext): Promise<void> => {
+const twoVersions = async (t: ExecutionContext): Promise<void> => {
   t.timeout(600_000);
   // Each service has one address, as in a cluster; what stands behind it changes.
   const gates: Record<ServiceName, TcpGate> = await forEachService(makeTcpGate);
@@ -50,6 +50,22 @@ const upgradeAndBack = async (t: ExecutionContext): Promise<void> => {
   });
   t.teardown(() => stack.dispose());
   for (const name of SERVICE_NAMES) gates[name].open(stack.addresses[name]);
+  const complaints = () => complaintsIn(join(stack.folder, 'logs'));
+  try {
+    await upgradeAndGoBack(t, stack, gates);
+  } catch (error) {
+    // Of a call that failed inside, only the log tells why.
+    t.log(await complaints());
+    throw error;
+  }
+  t.deepEqual(await complaints(), []);
+};
+
+async function upgradeAndGoBack(
+  t: ExecutionContext,
+  stack: TestStack,
+  gates: Readonly<Record<ServiceName, TcpGate>>,
+): Promise<void> {
   const began = performance.now();
   const say = (what: string): void => t.log(`${((performance.now() - began) / 1_000).toFixed(1)} s: ${what}`);
 
@@ -90,9 +106,8 @@ const upgradeAndBack = async (t: ExecutionContext): Promise<void> => {
   await load.stop();
   t.log(await load.check());
   say('all that was accepted is done');
-  t.deepEqual(await complaintsIn(join(stack.folder, 'logs')), []);
-};
+}
 
 // A shallow clone, or a folder without git, cannot have the last release: that says nothing about this one.
-if (hasHistory()) testIfFound(test, hasLastRelease(), 'the commit of the last release', TITLE, upgradeAndBack);
-else test.skip(`${TITLE} (skipped: there is no history to take the last release from)`, upgradeAndBack);
+if (hasHistory()) testIfFound(test, hasLastRelease(), 'the commit of the last release', TITLE, twoVersions);
+else test.skip(`${TITLE} (skipped: there is no history to take the last release from)`, twoVersions);
