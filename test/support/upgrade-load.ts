@@ -22,7 +22,7 @@ import { storedFiles } from './stored-files.ts';
 import { type TestStack, until } from './test-stack.ts';
 
 // Callers that never pause would leave two cores no time to start and migrate anything.
-const PAUSE_MS = 250;
+const PAUSE_MS = 500;
 
 /** What callers do over and over, each time through to its end. */
 interface Story {
