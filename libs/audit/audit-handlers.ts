@@ -5,8 +5,7 @@ import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
 import { parseFields, parseOptionalText } from '#libs/grpc/parse.ts';
 import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
-import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
-import { DomainError } from '#libs/kernel/domain-error.ts';
+import { readableTenant } from '#libs/kernel/caller.ts';
 import { parseTenantId } from '#libs/kernel/id.ts';
 import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
@@ -57,15 +56,6 @@ export const auditHandlers = (database: Database) => ({
     return { entries, nextPageToken };
   },
 });
-
-/** The tenant whose entries the caller gets, undefined for those that belong to none; TENANT_MISMATCH for another's. */
-function readableTenant(caller: Caller, named: string | undefined): string | undefined {
-  if (caller.kind === 'platform') return named ?? caller.tenantId;
-  const own = tenantOf(caller);
-  if (named === undefined || named === own) return own;
-  const message = 'Only a platform credential may name a tenant other than its own.';
-  throw new DomainError('permission-denied', 'TENANT_MISMATCH', message);
-}
 
 const toMessage = (
   tenantId: string | undefined,

@@ -15,6 +15,7 @@ import { addJobCommands } from './commands/jobs.ts';
 import { addLoginCommand } from './commands/login.ts';
 import { addOrphanCommand } from './commands/orphans.ts';
 import { addOwnerCommands } from './commands/owner.ts';
+import { addParkedCommand } from './commands/parked.ts';
 import { addParticipantCommands } from './commands/participants.ts';
 import { addPlanCommands } from './commands/plans.ts';
 import { addPolicyCommands } from './commands/policies.ts';
@@ -93,6 +94,7 @@ export function makeProgram(terminal: Terminal, run: Run): Command {
   addParticipantCommands(program, run);
   addOrphanCommand(program, run);
   addAuditCommand(program, run);
+  addParkedCommand(program, run);
   addDoctorCommand(program, run);
   addOwnerCommands(program, terminal);
   addTokenCommand(program, terminal);

@@ -2,7 +2,7 @@ import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { AuditEntry } from '#gen/lethe/audit/v1/audit_pb.ts';
 import { type CallOptions, splitCall } from './call-options.ts';
 import { type Addresses, SERVICE_NAMES, type ServiceName, type Services } from './services.ts';
-import { everyItem } from './streams.ts';
+import { everyItem, mergeSorted } from './streams.ts';
 
 /** Which entries to list; what is absent matches every entry. */
 export interface AuditQuery extends CallOptions {
@@ -41,36 +41,17 @@ export const makeAudit = (services: Services, addresses: Addresses): Audit => ({
     const { request: filter, call } = splitCall(options);
     // With no address at all, asking the first service says which setting is missing.
     const names = wanted.length > 0 ? wanted : SERVICE_NAMES.slice(0, 1);
-    return newestFirst(
+    return mergeSorted(
       names.map((service) =>
         everyItem(async (page) => {
           const { entries, nextPageToken } = await services[service].listAuditEntries({ ...page, filter }, call);
           return { items: entries.map((entry) => ({ service, entry })), nextPageToken };
         }),
       ),
+      (a, b) => nanosOf(a) > nanosOf(b),
     );
   },
 });
-
-/** Merges lists that are each newest first into one. The lists are read side by side, a page at a time. */
-async function* newestFirst(lists: readonly AsyncIterable<ServiceAuditEntry>[]): AsyncIterable<ServiceAuditEntry> {
-  const iterators = lists.map((list) => list[Symbol.asyncIterator]());
-  try {
-    const heads = await Promise.all(iterators.map((iterator) => iterator.next()));
-    for (;;) {
-      const newest = heads.reduce<number | undefined>((best, { done, value }, index) => {
-        if (done) return best;
-        return best === undefined || nanosOf(value) > nanosOf(heads[best]?.value) ? index : best;
-      }, undefined);
-      if (newest === undefined) return;
-      yield heads[newest]?.value;
-      const next = await iterators[newest]?.next();
-      if (next) heads[newest] = next;
-    }
-  } finally {
-    for (const iterator of iterators) await iterator.return?.();
-  }
-}
 
 const nanosOf = ({ entry: { createTime } }: ServiceAuditEntry): bigint =>
   createTime ? createTime.seconds * 1_000_000_000n + BigInt(createTime.nanos) : 0n;

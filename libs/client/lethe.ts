@@ -7,6 +7,7 @@ import { type Environments, makeEnvironments } from './environments.ts';
 import { type Executions, makeExecutions } from './executions.ts';
 import { type Incidents, makeIncidents } from './incidents.ts';
 import { type Jobs, makeJobs, type SweepOptions, sweepOrphans } from './jobs.ts';
+import { makeParked, type Parked } from './parked.ts';
 import { makeParticipants, type Participants } from './participants.ts';
 import { makeRetention, type Retention } from './retention.ts';
 import { makeRuns, type Runs } from './runs.ts';
@@ -42,6 +43,7 @@ export type LetheOptions = Addresses & { readonly tls?: ClientTlsFiles | undefin
 /** Lethe for programs. Every call fails with LetheError. */
 export interface Lethe {
   readonly audit: Audit;
+  readonly parked: Parked;
   readonly jobs: Jobs;
   readonly runs: Runs;
   readonly deletions: Deletions;
@@ -68,6 +70,7 @@ export function createLethe({ token, credential, tls, ...addresses }: LetheOptio
   const bulkDeletions = makeBulkDeletions(services);
   return {
     audit: makeAudit(services, addresses),
+    parked: makeParked(services, addresses),
     jobs: makeJobs(services, deletions, bulkDeletions),
     runs: makeRuns(services, deletions, bulkDeletions),
     deletions,

@@ -30,6 +30,32 @@ export async function* everyItem<T>(page: (request: PageRequest) => Promise<Page
 }
 
 /**
+ * Merges lists that are sorted alike into one. They are read side by side, a page at a time, each from the beginning on:
+ * one that cannot be read fails the whole before it shows an item.
+ */
+export async function* mergeSorted<T>(
+  lists: readonly AsyncIterable<T>[],
+  isBefore: (a: T, b: T) => boolean,
+): AsyncIterable<T> {
+  const iterators = lists.map((list) => list[Symbol.asyncIterator]());
+  try {
+    const heads = await Promise.all(iterators.map((iterator) => iterator.next()));
+    for (;;) {
+      const first = heads.reduce<number | undefined>((best, { done, value }, index) => {
+        if (done) return best;
+        return best === undefined || isBefore(value, heads[best]?.value) ? index : best;
+      }, undefined);
+      if (first === undefined) return;
+      yield heads[first]?.value;
+      const next = await iterators[first]?.next();
+      if (next) heads[first] = next;
+    }
+  } finally {
+    for (const iterator of iterators) await iterator.return?.();
+  }
+}
+
+/**
  * The items of a stream up to its last one. When the connection breaks, or the stream ends without its last item, it
  * is opened again, up to five times in a row without an item; then the LetheError is thrown. `open` must give a stream
  * that tells no item twice.

@@ -50,6 +50,18 @@ export function tenantOf(caller: Caller): string {
   return caller.tenantId;
 }
 
+/**
+ * The tenant of which a caller who named one, or none, may read: undefined for a platform credential without any;
+ * TENANT_MISMATCH for another's than its own.
+ */
+export function readableTenant(caller: Caller, named: string | undefined): string | undefined {
+  if (caller.kind === 'platform') return named ?? caller.tenantId;
+  const own = tenantOf(caller);
+  if (named === undefined || named === own) return own;
+  const message = 'Only a platform credential may name a tenant other than its own.';
+  throw new DomainError('permission-denied', 'TENANT_MISMATCH', message);
+}
+
 /** Whether the caller has this tenant role or a higher one; platform counts as the highest. */
 export function hasRole(caller: Caller, minimum: TenantRole): boolean {
   if (caller.role === 'platform') return true;

@@ -34,8 +34,8 @@ export async function secureTable(knex: Knex, table: string, appRole: string): P
 }
 
 /**
- * Creates a discovery function: the only window across tenants. `query` must select nothing but tenant ids and row
- * ids. It runs with the rights of its owner, and the app role may call it. Its search path is fixed: the schema that it is
+ * Creates a discovery function: the only window across tenants. `query` must select nothing that a tenant wrote: ids,
+ * figures, times, and words of Lethe's own such as states. It runs with the rights of its owner, and the app role may call it. Its search path is fixed: the schema that it is
  * created in, which is `public` but for an owner that keeps its tables in a schema of its own.
  */
 export async function createDiscoveryFunction(

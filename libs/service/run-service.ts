@@ -51,6 +51,8 @@ export interface ComposedService {
   readyNotes?(): Promise<readonly string[]>;
   /** What GetStatus tells beside version, clocks and schema; it must not throw. Absent: nothing. */
   checks?(): Promise<readonly ServiceCheck[]>;
+  /** Whether the schema has what `createParkedWork` makes. Absent: no work is parked until a person wants it to go on. */
+  readonly parksWork?: true;
   /** Gives up what only this service has: clients, stores. */
   close(): void;
 }
@@ -125,7 +127,13 @@ export async function startService(
     address: settings.grpcAddress,
     services: [
       ...composed.services,
-      bindStatus({ service: name, database, migrations, checks: async () => (await composed?.checks?.()) ?? [] }),
+      bindStatus({
+        service: name,
+        database,
+        migrations,
+        checks: async () => (await composed?.checks?.()) ?? [],
+        parksWork: composed.parksWork === true,
+      }),
     ],
     verifyToken: makeTokenVerifier({
       trust,

@@ -4,6 +4,7 @@ import { bindService, type ServiceBinding } from '#libs/grpc/connect-handlers.ts
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { compareSchema, type Migration } from '#libs/postgres/migrate.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
+import { listParkedWork } from './parked-work.ts';
 import { VERSION } from './version.ts';
 
 /** One thing that a service looked at, as lethe.status.v1.StatusCheck says it. */
@@ -23,11 +24,14 @@ export interface StatusOptions {
   readonly migrations: readonly Migration[];
   /** What else the service looks at; it must not throw. */
   readonly checks: () => Promise<readonly ServiceCheck[]>;
+  /** Whether the schema has what `createParkedWork` makes; otherwise no work waits for a person there. */
+  readonly parksWork: boolean;
 }
 
 /** Serves lethe.status.v1.StatusService, also while the database does not answer. */
-export const bindStatus = ({ service, database, migrations, checks }: StatusOptions): ServiceBinding =>
+export const bindStatus = ({ service, database, migrations, checks, parksWork }: StatusOptions): ServiceBinding =>
   bindService(StatusService, {
+    listParkedWork: listParkedWork(parksWork ? database : undefined),
     async getStatus() {
       const [stored, found] = await Promise.all([readDatabase(database, migrations), checks()]);
       return {

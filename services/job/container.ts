@@ -343,6 +343,7 @@ export async function composeJobService(
       ),
       bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.executeStep)), makeDataId(database)),
     ],
+    parksWork: true,
     startWorkers() {
       const { pollMs, deletionWorkers } = settings;
       const onError = (name: string, error: unknown) =>

@@ -243,9 +243,10 @@ test('bulk deletions tell their age and the items that are left, whatever their 
       await database.query(
         `with b as (
            insert into bulk_deletions (tenant_id, id, mode, state, actor, subject, reason, fingerprint, force, filter, counts,
-                                       created_at)
+                                       created_at, next_attempt_at)
            values ($1, gen_random_uuid(), 'PURGE', $2, 'x', 'x', 'x', '', false, '{}',
-                   case when $2 = 'STUCK' then '[]'::jsonb end, now() - $3::int * interval '1 hour')
+                   case when $2 = 'STUCK' then '[]'::jsonb end, now() - $3::int * interval '1 hour',
+                   now() + interval '1 hour')
            returning tenant_id, id)
          insert into bulk_deletion_items (tenant_id, bulk_deletion_id, position, target_id, etag, state)
          select b.tenant_id, b.id, n, gen_random_uuid(), '', s

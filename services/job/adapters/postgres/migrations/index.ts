@@ -11,6 +11,7 @@ import { bulkDeletions } from './009-bulk-deletions.ts';
 import { auditedKeys } from './010-audited-keys.ts';
 import { deletionTurns } from './011-deletion-turns.ts';
 import { bulkFigures } from './012-bulk-figures.ts';
+import { parkedWork } from './013-parked-work.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -26,4 +27,5 @@ export const jobMigrations: readonly Migration[] = [
   auditedKeys,
   deletionTurns,
   bulkFigures,
+  parkedWork,
 ];

@@ -14,6 +14,7 @@ import { listsByIndex } from './012-lists-by-index.ts';
 import { auditedKeys } from './013-audited-keys.ts';
 import { leasedItems } from './014-leased-items.ts';
 import { freeItems } from './015-free-items.ts';
+import { parkedWork } from './016-parked-work.ts';
 
 /** RetentionService's schema, in order. */
 export const retentionMigrations: readonly Migration[] = [
@@ -32,4 +33,5 @@ export const retentionMigrations: readonly Migration[] = [
   auditedKeys,
   leasedItems,
   freeItems,
+  parkedWork,
 ];

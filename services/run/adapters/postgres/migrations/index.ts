@@ -21,6 +21,7 @@ import { compensationKeys } from './019-compensation-keys.ts';
 import { bulkFigures } from './020-bulk-figures.ts';
 import { hiddenRuns } from './021-hidden-runs.ts';
 import { freeDeclarations } from './022-free-declarations.ts';
+import { parkedWork } from './023-parked-work.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -46,4 +47,5 @@ export const runMigrations: readonly Migration[] = [
   bulkFigures,
   hiddenRuns,
   freeDeclarations,
+  parkedWork,
 ];
