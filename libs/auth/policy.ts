@@ -26,6 +26,7 @@ export const POLICY: Readonly<Record<string, Rule>> = Object.freeze({
   'grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo': { public: true },
 
   'lethe.status.v1.StatusService/GetStatus': { scope: 'status:read', role: 'admin', platform: true },
+  'lethe.status.v1.StatusService/ListOldestWork': { scope: 'status:read', role: 'admin', platform: true },
   'lethe.status.v1.StatusService/ListParkedWork': { scope: 'status:read', role: 'admin', platform: true },
 
   'lethe.job.v1.JobService/CreateJob': writes('jobs:write'),

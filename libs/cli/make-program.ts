@@ -14,6 +14,7 @@ import { addIncidentCommands } from './commands/incidents.ts';
 import { addJobCommands } from './commands/jobs.ts';
 import { addLoginCommand } from './commands/login.ts';
 import { addOrphanCommand } from './commands/orphans.ts';
+import { addOverdueCommand } from './commands/overdue.ts';
 import { addOwnerCommands } from './commands/owner.ts';
 import { addParkedCommand } from './commands/parked.ts';
 import { addParticipantCommands } from './commands/participants.ts';
@@ -95,6 +96,7 @@ export function makeProgram(terminal: Terminal, run: Run): Command {
   addOrphanCommand(program, run);
   addAuditCommand(program, run);
   addParkedCommand(program, run);
+  addOverdueCommand(program, run);
   addDoctorCommand(program, run);
   addOwnerCommands(program, terminal);
   addTokenCommand(program, terminal);

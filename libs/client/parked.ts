@@ -1,4 +1,5 @@
-import type { ParkedWork } from '#gen/lethe/status/v1/status_service_pb.ts';
+import { timestampMs } from '@bufbuild/protobuf/wkt';
+import type { OldestWork, ParkedWork } from '#gen/lethe/status/v1/status_service_pb.ts';
 import { type CallOptions, splitCall } from './call-options.ts';
 import { type Addresses, SERVICE_NAMES, type ServiceName, type Services } from './services.ts';
 import { everyItem, mergeSorted } from './streams.ts';
@@ -17,23 +18,30 @@ export interface ServiceParkedWork {
   readonly work: ParkedWork;
 }
 
-/** What was given up or is held in the services. */
+/** The oldest work of its kind in a service, and how old it is by the service's database. */
+export interface ServiceOldestWork {
+  readonly service: ServiceName;
+  readonly work: OldestWork;
+  readonly ageSeconds: number;
+}
+
+/** What was given up, is held, or is not done yet in the services. */
 export interface Parked {
   /**
    * The parked work of the services in one list, by tenant, and of a tenant what was made first. For admins and
    * platform. When one of the services fails, its LetheError is thrown: a list never misses a service silently.
    */
   list(query?: ParkedQuery): AsyncIterable<ServiceParkedWork>;
+  /** The oldest work of each kind that is not done, oldest first. Whose, and what fails, is as of `list`. */
+  oldest(query?: ParkedQuery): Promise<readonly ServiceOldestWork[]>;
 }
 
 /** Makes `lethe.parked`. */
 export const makeParked = (services: Services, addresses: Addresses): Parked => ({
-  list({ services: wanted = SERVICE_NAMES.filter((name) => addresses[name]), ...options } = {}) {
+  list({ services: wanted, ...options } = {}) {
     const { request, call } = splitCall(options);
-    // With no address at all, asking the first service says which setting is missing.
-    const names = wanted.length > 0 ? wanted : SERVICE_NAMES.slice(0, 1);
     return mergeSorted(
-      names.map((service) =>
+      named(wanted, addresses).map((service) =>
         everyItem(async (page) => {
           const { items, nextPageToken } = await services.status[service].listParkedWork({ ...page, ...request }, call);
           return { items: items.map((work) => ({ service, work })), nextPageToken };
@@ -42,6 +50,28 @@ export const makeParked = (services: Services, addresses: Addresses): Parked => 
       (a, b) => keyOf(a) < keyOf(b),
     );
   },
+
+  async oldest({ services: wanted, ...options } = {}) {
+    const { request, call } = splitCall(options);
+    const found = await Promise.all(
+      named(wanted, addresses).map(async (service) => {
+        const { items, databaseTime } = await services.status[service].listOldestWork(request, call);
+        const now = databaseTime ? timestampMs(databaseTime) : 0;
+        return items.map((work) => ({
+          service,
+          work,
+          ageSeconds: work.createTime ? Math.max(0, (now - timestampMs(work.createTime)) / 1_000) : 0,
+        }));
+      }),
+    );
+    return found.flat().toSorted((a, b) => b.ageSeconds - a.ageSeconds);
+  },
 });
+
+/** With no address at all, asking the first service says which setting is missing. */
+function named(wanted: readonly ServiceName[] | undefined, addresses: Addresses): readonly ServiceName[] {
+  const names = wanted ?? SERVICE_NAMES.filter((name) => addresses[name]);
+  return names.length > 0 ? names : SERVICE_NAMES.slice(0, 1);
+}
 
 const keyOf = ({ work: { tenantId, id } }: ServiceParkedWork): string => `${tenantId} ${id}`;

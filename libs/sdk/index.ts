@@ -39,7 +39,7 @@ export {
   type UploadOptions,
 } from '../client/jobs.ts';
 export * from '../client/lethe.ts';
-export type { Parked, ParkedQuery, ServiceParkedWork } from '../client/parked.ts';
+export type { Parked, ParkedQuery, ServiceOldestWork, ServiceParkedWork } from '../client/parked.ts';
 export type { Participants } from '../client/participants.ts';
 export type {
   Forecast,

@@ -51,8 +51,8 @@ export interface ComposedService {
   readyNotes?(): Promise<readonly string[]>;
   /** What GetStatus tells beside version, clocks and schema; it must not throw. Absent: nothing. */
   checks?(): Promise<readonly ServiceCheck[]>;
-  /** Whether the schema has what `createParkedWork` makes. Absent: no work is parked until a person wants it to go on. */
-  readonly parksWork?: true;
+  /** Whether the schema has what `createParkedWork` and `createOldestWork` make. Absent: it has no work of its own. */
+  readonly hasWork?: true;
   /** Gives up what only this service has: clients, stores. */
   close(): void;
 }
@@ -132,7 +132,7 @@ export async function startService(
         database,
         migrations,
         checks: async () => (await composed?.checks?.()) ?? [],
-        parksWork: composed.parksWork === true,
+        hasWork: composed.hasWork === true,
       }),
     ],
     verifyToken: makeTokenVerifier({

@@ -4,6 +4,7 @@ import { bindService, type ServiceBinding } from '#libs/grpc/connect-handlers.ts
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { compareSchema, type Migration } from '#libs/postgres/migrate.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
+import { listOldestWork } from './oldest-work.ts';
 import { listParkedWork } from './parked-work.ts';
 import { VERSION } from './version.ts';
 
@@ -24,14 +25,15 @@ export interface StatusOptions {
   readonly migrations: readonly Migration[];
   /** What else the service looks at; it must not throw. */
   readonly checks: () => Promise<readonly ServiceCheck[]>;
-  /** Whether the schema has what `createParkedWork` makes; otherwise no work waits for a person there. */
-  readonly parksWork: boolean;
+  /** Whether the schema has what `createParkedWork` and `createOldestWork` make; otherwise no work waits there. */
+  readonly hasWork: boolean;
 }
 
 /** Serves lethe.status.v1.StatusService, also while the database does not answer. */
-export const bindStatus = ({ service, database, migrations, checks, parksWork }: StatusOptions): ServiceBinding =>
+export const bindStatus = ({ service, database, migrations, checks, hasWork }: StatusOptions): ServiceBinding =>
   bindService(StatusService, {
-    listParkedWork: listParkedWork(parksWork ? database : undefined),
+    listParkedWork: listParkedWork(hasWork ? database : undefined),
+    listOldestWork: listOldestWork(hasWork ? database : undefined),
     async getStatus() {
       const [stored, found] = await Promise.all([readDatabase(database, migrations), checks()]);
       return {

@@ -24,6 +24,8 @@ export interface Metrics {
   partChanged(part: string, isWell: boolean): void;
   /** Tells the age in seconds of the oldest unfinished deletion when it is asked; 0 where there is none. */
   observeOldestDeletion(ageSeconds: () => Promise<number>): void;
+  /** Tells when asked the age in seconds of the oldest upload that is neither stored nor removed; 0 where there is none. */
+  observeOldestUpload(ageSeconds: () => Promise<number>): void;
   /** Tells when asked how many deletions are parked as STUCK until a person redrives them. */
   observeStuckDeletions(count: () => Promise<number>): void;
   /** Tells when asked what the last report of orphaned objects found, and how old it is; NaN while there is none. */
@@ -121,6 +123,10 @@ export function makeMetrics(service: string): Metrics {
     observeOldestDeletion: observe(
       'lethe_oldest_unfinished_deletion_seconds',
       'Age of the oldest deletion that is neither complete nor cancelled.',
+    ),
+    observeOldestUpload: observe(
+      'lethe_oldest_unfinished_upload_seconds',
+      'Age of the oldest upload that is neither stored nor removed.',
     ),
     observeStuckDeletions: observe('lethe_stuck_deletions', 'Deletions that wait for a person to redrive them.'),
     observeOrphans(last) {

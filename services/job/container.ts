@@ -316,6 +316,7 @@ export async function composeJobService(
   }
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
+  metrics.observeOldestUpload(get(TOKENS.discarded).oldestUnfinishedSeconds);
   metrics.observeOrphans(get(TOKENS.orphanReports).last);
 
   return {
@@ -343,7 +344,7 @@ export async function composeJobService(
       ),
       bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.executeStep)), makeDataId(database)),
     ],
-    parksWork: true,
+    hasWork: true,
     startWorkers() {
       const { pollMs, deletionWorkers } = settings;
       const onError = (name: string, error: unknown) =>

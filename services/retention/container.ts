@@ -340,7 +340,7 @@ export async function composeRetentionService(
       const { isStopped, last } = await stopPurges.get();
       return isStopped ? [`Purges by age are stopped by ${last?.actor} since ${last?.at}: ${last?.reason}`] : [];
     },
-    parksWork: true,
+    hasWork: true,
     startWorkers() {
       const { pollMs, purgeWorkers, cataloguePollMs, workerId } = settings;
       const onError = (name: string, error: unknown) =>

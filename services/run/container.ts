@@ -506,7 +506,7 @@ export async function composeRunService(
       bindParticipant(participantService(get(TOKENS.ownParticipant)), makeDataId(database)),
       bindOwner(owner),
     ],
-    parksWork: true,
+    hasWork: true,
     startWorkers() {
       const onError = (name: string, error: unknown) =>
         log.error({ err: error, loop: name }, 'a background pass failed');

@@ -1,5 +1,9 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { toJsonString } from '@bufbuild/protobuf';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import { parse } from 'yaml';
 import { type ParkedWork, ParkedWorkKind, ParkedWorkSchema } from '#gen/lethe/status/v1/status_service_pb.ts';
 import { createLethe } from '#libs/client/lethe.ts';
 import type { ServiceName } from '#libs/client/services.ts';
@@ -16,6 +20,7 @@ interface Context {
 type T = ExecutionContext<Context>;
 
 const test = anyTest as TestFn<Context>;
+const DEPLOY = fileURLToPath(new URL('../../deploy/', import.meta.url));
 const PRIVATE = 'what-a-tenant-wrote';
 
 const query = (t: T, service: ServiceName, sql: string, values: readonly unknown[] = []) =>
@@ -41,6 +46,20 @@ async function addJobDeletion(t: T, tenantId: string): Promise<string> {
     `insert into job_deletions (tenant_id, id, job_id, state, actor, subject, reason, counts, attempts, last_error)
      values ($1, $2, $3, 'STUCK', 'x', 'x', $4, '[]', 3, $4)`,
     [tenantId, id, newId(), PRIVATE],
+  );
+  return id;
+}
+
+async function addBulkDeletion(t: T, tenantId: string, hoursAgo = 0): Promise<string> {
+  const id = newId();
+  await query(
+    t,
+    'run',
+    `insert into bulk_deletions (tenant_id, id, mode, state, actor, subject, reason, fingerprint, force, filter,
+                                 created_at, next_attempt_at)
+     values ($1, $2, 'PURGE', 'RUNNING', 'x', 'x', $3, '', false, '{}', now() - $4 * interval '1 hour',
+             now() + interval '1 day')`,
+    [tenantId, id, PRIVATE, hoursAgo],
   );
   return id;
 }
@@ -196,4 +215,110 @@ test.serial('a page is read by an index, whatever else there is', async (t) => {
   );
   t.regex(JSON.stringify(plan), /using job_deletions_stuck/);
   t.notRegex(JSON.stringify(plan), /Sort/);
+});
+
+/** The commands of each alert's entry in the runbook, by alert. */
+async function runbook(): Promise<ReadonlyMap<string, readonly string[]>> {
+  const text = await readFile(join(DEPLOY, 'README.md'), 'utf8');
+  const entries = [...text.matchAll(/^#### (Lethe\w+)\n(?:(?!^#)[\s\S])*?^```sh\n([\s\S]*?)^```/gm)];
+  return new Map(entries.map(([, alert = '', commands = '']) => [alert, commands.trim().split('\n')]));
+}
+
+test.serial('every alert names its entry in the runbook, whose commands its reader can run', async (t) => {
+  const { groups } = parse(await readFile(join(DEPLOY, 'alerts/lethe.rules.yaml'), 'utf8'));
+  const rules: readonly { alert: string; annotations: Record<string, string> }[] = groups.flatMap(
+    (group: { rules: unknown[] }) => group.rules,
+  );
+  const entries = await runbook();
+  t.deepEqual([...entries.keys()].toSorted(), rules.map(({ alert }) => alert).toSorted());
+  for (const { alert, annotations } of rules)
+    t.is(annotations['runbook'], `deploy/README.md#${alert.toLowerCase()}`, alert);
+
+  const { stack, lethe } = t.context;
+  const { jobs } = stack.clients({ role: 'admin', tenantId: 'acme' });
+  const { job } = await jobs.createJob({});
+  for (const [alert, commands] of entries) {
+    const ids: Readonly<Record<string, string>> = {
+      TENANT: 'acme',
+      DELETION: await addRunDeletion(t, 'acme'),
+      RUN: await addParkedRun(t, 'acme'),
+      JOB: job?.id ?? '',
+      BULK: await addBulkDeletion(t, 'acme'),
+      PURGE: await addHeldSubject(t, 'acme', 0),
+    };
+    for (const command of commands) {
+      const [program, ...words] = [...command.matchAll(/'([^']*)'|"\$(\w+)"|(\S+)/g)].map(
+        ([, quoted, name, word]) => quoted ?? (name === undefined ? word : ids[name]) ?? '',
+      );
+      t.is(program, 'lethe', command);
+      const { code, err } = await lethe(...words);
+      t.is(code, 0, `${alert}: ${command}: ${err}`);
+    }
+  }
+});
+
+test.serial('`lethe overdue` tells the oldest work of each kind that is not done, and how to see it', async (t) => {
+  const { lethe } = t.context;
+  const bulk = await addBulkDeletion(t, 'omega', 30);
+  const deletion = newId();
+  await query(
+    t,
+    'run',
+    `insert into deletions (tenant_id, id, run_id, mode, state, actor, subject, fingerprint, created_at, next_attempt_at)
+     values ('omega', $1, $1, 'PURGE', 'CASCADING', 'x', $2, 'x', now() - interval '51 hours', now() + interval '1 day')`,
+    [deletion, PRIVATE],
+  );
+  const compensation = newId();
+  await query(
+    t,
+    'run',
+    `insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, created_at, due_at)
+     values ('omega', $1, $2, $2, 'COMPENSATING', 'ENGINE', now() - interval '20 hours', now() + interval '1 day')`,
+    [compensation, PRIVATE],
+  );
+  const { jobs } = t.context.stack.clients({ role: 'admin', tenantId: 'omega' });
+  const jobId = (await jobs.createJob({})).job?.id ?? '';
+  await query(
+    t,
+    'job',
+    `insert into artifact_uploads (tenant_id, job_id, id, kind, name, state, due_at, created_at)
+     values ('omega', $1, gen_random_uuid(), 'INPUT', $2, 'OPEN', now() + interval '1 day', now() - interval '7 hours')`,
+    [jobId, PRIVATE],
+  );
+  await query(
+    t,
+    'retention',
+    `with p as (
+       insert into retention_purges (id, trigger, validate_only, actor, subject, fingerprint, created_at)
+       values ($1, 'PURGE', false, 'x', 'x', 'x', now() - interval '3 hours'))
+     insert into retention_purge_items (tenant_id, purge_id, state, validate_only, actor, due_at)
+     values ('omega', $1, 'PENDING', false, 'x', now() + interval '1 day')`,
+    [compensation],
+  );
+  const expected = [
+    ['run', 'WORK_KIND_DELETION', deletion, 51],
+    ['run', 'WORK_KIND_BULK_DELETION', bulk, 30],
+    ['run', 'WORK_KIND_COMPENSATION', compensation, 20],
+    ['job', 'WORK_KIND_UPLOAD', jobId, 7],
+    ['retention', 'WORK_KIND_PURGE', compensation, 3],
+  ];
+  const found = async (...args: string[]) =>
+    (parsedLine((await lethe('--json', ...args, 'overdue')).out) as Record<string, never>[]).map(
+      ({ service, kind, id, ageSeconds }) => [service, kind, id, Math.round(ageSeconds / 3_600)],
+    );
+  t.deepEqual(await found('--tenant', 'omega'), expected);
+  t.deepEqual(await found('--tenant', 'nobody'), []);
+  const all = (await found()).filter(([, , , hours]) => hours > 0);
+  t.deepEqual(all, expected, 'of all tenants');
+  const shown = await lethe.with({ columns: 80 })('overdue');
+  t.true(
+    shown.out.split('\n').every((line) => line.length <= 80 || line.startsWith('lethe ')),
+    shown.out,
+  );
+  t.false(shown.out.includes(PRIVATE));
+  for (const line of shown.out.split('\n').filter((each) => each.startsWith('lethe '))) {
+    const { code, err } = await lethe(...line.split(' ').slice(1));
+    t.is(code, 0, `${line}: ${err}`);
+  }
+  t.is((await lethe.with({ env: { LETHE_JOB_ADDRESS: '127.0.0.1:1' } })('overdue')).code, 1);
 });

@@ -206,6 +206,8 @@ export interface DiscardedObjects {
   forget(claim: DiscardClaim): Promise<void>;
   /** Must give it up until `dueInMs` from now; `removed` when nothing of it was left, and the next look is the last. */
   putBack(claim: DiscardClaim, dueInMs: number, removed: boolean): Promise<void>;
+  /** Must tell how old the oldest upload of any tenant is that is neither stored nor removed; 0 where there is none. */
+  oldestUnfinishedSeconds(): Promise<number>;
 }
 
 /** What the database says of the installation, and where to look whether a store is its own. */

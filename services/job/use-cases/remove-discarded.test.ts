@@ -30,6 +30,7 @@ function fixture(due: readonly DiscardClaim[], checkStore: CheckStore = async ()
     findDue: async () => due.map(({ tenantId, object, id }) => ({ tenantId, jobId: object.jobId, id })),
     claim: async ({ id }) => due.find((claim) => claim.id === id),
     forget: async ({ id }) => void settled.push([id, 'forgotten']),
+    oldestUnfinishedSeconds: async () => 0,
     putBack: async ({ id }, dueInMs, removed) => void settled.push([id, removed ? dueInMs : 'later', removed]),
   };
   const timing = { leaseMs: 1_000, graceMs: GRACE_MS, backoffMs: 10, backoffMaxMs: 100 };

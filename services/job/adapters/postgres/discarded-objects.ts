@@ -37,6 +37,14 @@ export const makeDiscardedObjects = (database: Database): DiscardedObjects => ({
     return rows.map((row) => ({ tenantId: row.tenant_id, jobId: row.job_id, id: row.id }));
   },
 
+  async oldestUnfinishedSeconds() {
+    const [row] = await database.acrossTenants<{ seconds: number }>({
+      text: 'select oldest_unfinished_upload_seconds() as seconds',
+      values: [],
+    });
+    return row?.seconds ?? 0;
+  },
+
   async claim({ tenantId, jobId, id }, leaseMs) {
     const [rows] = await database.writeForTenant(tenantId, [
       {

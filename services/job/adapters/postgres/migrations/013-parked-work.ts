@@ -1,5 +1,5 @@
 import type { Migration } from '#libs/postgres/migrate.ts';
-import { createParkedWork, dropParkedWork, reasonOf } from '#libs/service/parked-work-view.ts';
+import { createParkedWork, dropParkedWork, reasonOf } from '#libs/service/work-views.ts';
 
 /** What waits for a person: deletions that are STUCK. */
 export const parkedWork: Migration = {

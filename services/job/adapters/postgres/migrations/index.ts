@@ -12,6 +12,7 @@ import { auditedKeys } from './010-audited-keys.ts';
 import { deletionTurns } from './011-deletion-turns.ts';
 import { bulkFigures } from './012-bulk-figures.ts';
 import { parkedWork } from './013-parked-work.ts';
+import { oldestWork } from './014-oldest-work.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -28,4 +29,5 @@ export const jobMigrations: readonly Migration[] = [
   deletionTurns,
   bulkFigures,
   parkedWork,
+  oldestWork,
 ];

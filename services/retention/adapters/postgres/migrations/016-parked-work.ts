@@ -1,5 +1,5 @@
 import type { Migration } from '#libs/postgres/migrate.ts';
-import { createParkedWork, dropParkedWork } from '#libs/service/parked-work-view.ts';
+import { createParkedWork, dropParkedWork } from '#libs/service/work-views.ts';
 
 /** What waits for a person: what a ceiling holds. */
 export const parkedWork: Migration = {

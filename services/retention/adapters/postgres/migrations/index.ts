@@ -15,6 +15,7 @@ import { auditedKeys } from './013-audited-keys.ts';
 import { leasedItems } from './014-leased-items.ts';
 import { freeItems } from './015-free-items.ts';
 import { parkedWork } from './016-parked-work.ts';
+import { oldestWork } from './017-oldest-work.ts';
 
 /** RetentionService's schema, in order. */
 export const retentionMigrations: readonly Migration[] = [
@@ -34,4 +35,5 @@ export const retentionMigrations: readonly Migration[] = [
   leasedItems,
   freeItems,
   parkedWork,
+  oldestWork,
 ];

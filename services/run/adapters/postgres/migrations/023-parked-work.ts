@@ -1,5 +1,5 @@
 import type { Migration } from '#libs/postgres/migrate.ts';
-import { createParkedWork, dropParkedWork, reasonOf } from '#libs/service/parked-work-view.ts';
+import { createParkedWork, dropParkedWork, reasonOf } from '#libs/service/work-views.ts';
 
 /** What waits for a person: deletions that are STUCK, and runs whose compensation was given up. */
 export const parkedWork: Migration = {

@@ -22,6 +22,7 @@ import { bulkFigures } from './020-bulk-figures.ts';
 import { hiddenRuns } from './021-hidden-runs.ts';
 import { freeDeclarations } from './022-free-declarations.ts';
 import { parkedWork } from './023-parked-work.ts';
+import { oldestWork } from './024-oldest-work.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -48,4 +49,5 @@ export const runMigrations: readonly Migration[] = [
   hiddenRuns,
   freeDeclarations,
   parkedWork,
+  oldestWork,
 ];

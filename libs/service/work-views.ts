@@ -34,3 +34,31 @@ export async function dropParkedWork(knex: Knex): Promise<void> {
   await knex.raw('drop function parked_work_of_all(text, uuid, text, int)');
   await knex.raw('drop view parked_work');
 }
+
+/**
+ * Creates `oldest_work`, which shows what is oldest of each kind among the rows of the named tenant, and
+ * `oldest_work_of_all` among those of all tenants. Each part selects tenant_id, kind (as in lethe.status.v1.WorkKind), id
+ * and created_at of one row at most, by an index, and nothing that a tenant wrote.
+ */
+export async function createOldestWork(knex: Knex, appRole: string, parts: readonly string[]): Promise<void> {
+  const query = parts.map((part) => `(${part})`).join(' union all ');
+  await knex.raw(`create view oldest_work with (security_invoker) as ${query}`);
+  await knex.raw('grant select on oldest_work to ??', [appRole]);
+  await createDiscoveryFunction(knex, {
+    signature: 'oldest_work_of_all()',
+    returns: 'table (tenant_id text, kind text, id uuid, created_at timestamptz)',
+    query: 'select w.tenant_id, w.kind, w.id, w.created_at from oldest_work w',
+    appRole,
+  });
+}
+
+/** Drops what createOldestWork made. */
+export async function dropOldestWork(knex: Knex): Promise<void> {
+  await knex.raw('drop function oldest_work_of_all()');
+  await knex.raw('drop view oldest_work');
+}
+
+/** The part of bulk deletions, which services have in common. */
+export const OLDEST_BULK_DELETION = `
+  select b.tenant_id, 'BULK_DELETION' as kind, b.id, b.created_at from bulk_deletions b
+  where b.state in ('SELECTING', 'RUNNING', 'CANCELLING') order by b.created_at limit 1`;
