@@ -57,7 +57,7 @@ async function addBulkDeletion(t: T, tenantId: string, hoursAgo = 0): Promise<st
     'run',
     `insert into bulk_deletions (tenant_id, id, mode, state, actor, subject, reason, fingerprint, force, filter,
                                  created_at, next_attempt_at)
-     values ($1, $2, 'PURGE', 'RUNNING', 'x', 'x', $3, '', false, '{}', now() - $4 * interval '1 hour',
+     values ($1, $2, 'PURGE', 'RUNNING', 'x', 'x', $3, '', false, '{"states": [], "showDeleted": true}', now() - $4 * interval '1 hour',
              now() + interval '1 day')`,
     [tenantId, id, PRIVATE, hoursAgo],
   );
@@ -303,12 +303,17 @@ test.serial('`lethe overdue` tells the oldest work of each kind that is not done
     ['retention', 'WORK_KIND_PURGE', compensation, 3],
   ];
   const found = async (...args: string[]) =>
-    (parsedLine((await lethe('--json', ...args, 'overdue')).out) as Record<string, never>[]).map(
-      ({ service, kind, id, ageSeconds }) => [service, kind, id, Math.round(ageSeconds / 3_600)],
-    );
+    (
+      parsedLine((await lethe('--json', ...args, 'overdue')).out) as {
+        service: string;
+        kind: string;
+        id: string;
+        ageSeconds: number;
+      }[]
+    ).map(({ service, kind, id, ageSeconds }) => [service, kind, id, Math.round(ageSeconds / 3_600)]);
   t.deepEqual(await found('--tenant', 'omega'), expected);
   t.deepEqual(await found('--tenant', 'nobody'), []);
-  const all = (await found()).filter(([, , , hours]) => hours > 0);
+  const all = (await found()).filter((row) => row[3] !== 0);
   t.deepEqual(all, expected, 'of all tenants');
   const shown = await lethe.with({ columns: 80 })('overdue');
   t.true(

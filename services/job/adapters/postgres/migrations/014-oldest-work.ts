@@ -13,7 +13,7 @@ export const oldestWork: Migration = {
       `select d.tenant_id, 'DELETION' as kind, d.id, d.created_at from job_deletions d
        where d.state not in ('COMPLETE', 'CANCELLED') order by d.created_at limit 1`,
       OLDEST_BULK_DELETION,
-      `select u.tenant_id, 'UPLOAD' as kind, u.job_id, u.created_at from artifact_uploads u
+      `select u.tenant_id, 'UPLOAD' as kind, u.job_id as id, u.created_at from artifact_uploads u
        where u.removed_at is null order by u.created_at limit 1`,
     ]);
     await createDiscoveryFunction(knex, {

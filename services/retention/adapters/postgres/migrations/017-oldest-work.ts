@@ -7,7 +7,7 @@ export const oldestWork: Migration = {
   async up(knex, appRole) {
     await createOldestWork(knex, appRole, [
       // The unfinished items are few: a tenant has one, and its dry runs.
-      `select i.tenant_id, 'PURGE' as kind, i.purge_id, p.created_at
+      `select i.tenant_id, 'PURGE' as kind, i.purge_id as id, p.created_at
        from retention_purge_items i join retention_purges p on p.id = i.purge_id
        where i.state in ('PENDING', 'RUNNING') and not i.validate_only order by p.created_at limit 1`,
     ]);
