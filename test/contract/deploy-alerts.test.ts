@@ -359,11 +359,10 @@ test('every alert says how bad it is, what has happened, and what to do', (t) =>
 });
 
 test('every command that an alert advises is one that lethe has', async (t) => {
-  const advised = t.context.rules.flatMap(({ annotations }) =>
-    [...(annotations['description'] ?? '').matchAll(/`lethe ([^`]+)`/g)].map(([, command = '']) =>
-      command.split(/\s+/),
-    ),
+  const told = t.context.rules.flatMap(({ annotations }) =>
+    [...(annotations['description'] ?? '').matchAll(/`lethe ([^`]+)`/g)].map(([, command = '']) => command),
   );
+  const advised = [...new Set(told)].map((command) => command.split(/\s+/));
   t.true(advised.length >= 4);
   const program = await bundleOf('libs/cli/lethe.ts');
   for (const command of advised) {
