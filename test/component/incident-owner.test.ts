@@ -1,11 +1,12 @@
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import pg from 'pg';
 import { Progress, type ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { addChecks, addEnvironment, addIncidents, rowsOf } from '#test/support/aged-data.ts';
 import { NIGHT_TOKEN, type OwnerAccess, openOwner } from '#test/support/owner-clients.ts';
 import { queryOnce } from '#test/support/postgres.ts';
-import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
+import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack; owner: OwnerAccess }>;
 type T = ExecutionContext<{ stack: TestStack; owner: OwnerAccess }>;
@@ -100,4 +101,46 @@ test('an undecided approval of a closed incident goes by the closing, and the in
     t.is((await incidents.listApprovals({ incidentId })).approvals.length, 1);
   }
   t.is((await incidents.listApprovals({ incidentId: old })).approvals.length, 0);
+});
+
+test('an approval that is decided while a purge waits for it is judged by its decision, and stays', async (t) => {
+  const tenantId = 'decided-meanwhile';
+  const { stack } = t.context;
+  const environmentId = await addEnvironment(stack, tenantId);
+  await addIncidents(stack, tenantId, environmentId, [{ state: 'CLOSED', age: '200 days', approval: 'PENDING' }]);
+  const deciding = new pg.Client(stack.superuserUrl('incident'));
+  await deciding.connect();
+  t.teardown(() => deciding.end());
+  await deciding.query('begin');
+  const decide = "update approvals set state = 'APPROVED', decided_by = 'eve', decided_at = now() where tenant_id = $1";
+  await deciding.query(decide, [tenantId]);
+  const [{ pid } = { pid: 0 }] = (await deciding.query<{ pid: number }>('select pg_backend_pid() as pid')).rows;
+  const purging = purge(t, tenantId, 'approvals', 180);
+  const waiting = 'select from pg_stat_activity where $1 = any(pg_blocking_pids(pid))';
+  await until('the purge waits for it', async () => (await sql(t, waiting, [pid])).length > 0);
+  await deciding.query('commit');
+  t.deepEqual(await purging, { approval: 0 });
+  t.is(await rowsOf(stack, 'approvals', tenantId), 1);
+  const left = await sql(t, 'select approvals_purged_at from incidents where tenant_id = $1', [tenantId]);
+  t.deepEqual(left, [{ approvals_purged_at: null }]);
+});
+
+test('an incident tells when the first of its approvals went, also after others', async (t) => {
+  const tenantId = 'first-of-approvals';
+  const { stack } = t.context;
+  const environmentId = await addEnvironment(stack, tenantId);
+  const [incidentId = ''] = await addIncidents(stack, tenantId, environmentId, [{ state: 'CLOSED', age: '200 days' }]);
+  await sql(
+    t,
+    `insert into approvals (tenant_id, id, incident_id, requested_state, state, requested_by, decided_at)
+     select $1, gen_random_uuid(), $2, 'CLOSED', 'APPROVED', 'ada', now() - interval '100 days'`,
+    [tenantId, incidentId],
+  );
+  const { incidents } = stack.clients({ tenantId, role: 'admin' });
+  t.deepEqual(await purge(t, tenantId, 'approvals', 180), { approval: 1 });
+  const { incident: first } = await incidents.getIncident({ incidentId });
+  t.truthy(first?.approvalsPurgeTime);
+  t.deepEqual(await purge(t, tenantId, 'approvals', 90), { approval: 1 });
+  t.is(await rowsOf(stack, 'approvals', tenantId), 0);
+  t.deepEqual((await incidents.getIncident({ incidentId })).incident, first);
 });
