@@ -103,27 +103,34 @@ test('an undecided approval of a closed incident goes by the closing, and the in
   t.is((await incidents.listApprovals({ incidentId: old })).approvals.length, 0);
 });
 
-test('an approval that is decided while a purge waits for it is judged by its decision, and stays', async (t) => {
-  const tenantId = 'decided-meanwhile';
-  const { stack } = t.context;
-  const environmentId = await addEnvironment(stack, tenantId);
-  await addIncidents(stack, tenantId, environmentId, [{ state: 'CLOSED', age: '200 days', approval: 'PENDING' }]);
-  const deciding = new pg.Client(stack.superuserUrl('incident'));
-  await deciding.connect();
-  t.teardown(() => deciding.end());
-  await deciding.query('begin');
-  const decide = "update approvals set state = 'APPROVED', decided_by = 'eve', decided_at = now() where tenant_id = $1";
-  await deciding.query(decide, [tenantId]);
-  const [{ pid } = { pid: 0 }] = (await deciding.query<{ pid: number }>('select pg_backend_pid() as pid')).rows;
-  const purging = purge(t, tenantId, 'approvals', 180);
-  const waiting = 'select from pg_stat_activity where $1 = any(pg_blocking_pids(pid))';
-  await until('the purge waits for it', async () => (await sql(t, waiting, [pid])).length > 0);
-  await deciding.query('commit');
-  t.deepEqual(await purging, { approval: 0 });
-  t.is(await rowsOf(stack, 'approvals', tenantId), 1);
-  const left = await sql(t, 'select approvals_purged_at from incidents where tenant_id = $1', [tenantId]);
-  t.deepEqual(left, [{ approvals_purged_at: null }]);
-});
+for (const [subject, type] of [
+  ['approvals', 'approval'],
+  ['approval_notes', 'approval_note'],
+] as const)
+  test(`${subject}: an approval that is decided while a purge waits for it is judged by its decision, and stays`, async (t) => {
+    const tenantId = `decided-${type.replace('_', '-')}`;
+    const { stack } = t.context;
+    const environmentId = await addEnvironment(stack, tenantId);
+    await addIncidents(stack, tenantId, environmentId, [{ state: 'CLOSED', age: '200 days', approval: 'PENDING' }]);
+    await sql(t, "update approvals set request_notes = 'why' where tenant_id = $1", [tenantId]);
+    const deciding = new pg.Client(stack.superuserUrl('incident'));
+    await deciding.connect();
+    t.teardown(() => deciding.end());
+    await deciding.query('begin');
+    const decide =
+      "update approvals set state = 'APPROVED', decided_by = 'eve', decided_at = now() where tenant_id = $1";
+    await deciding.query(decide, [tenantId]);
+    const [{ pid } = { pid: 0 }] = (await deciding.query<{ pid: number }>('select pg_backend_pid() as pid')).rows;
+    const purging = purge(t, tenantId, subject, 180);
+    const waiting = 'select from pg_stat_activity where $1 = any(pg_blocking_pids(pid))';
+    await until('the purge waits for it', async () => (await sql(t, waiting, [pid])).length > 0);
+    await deciding.query('commit');
+    t.deepEqual(await purging, { [type]: 0 });
+    const left = `select a.request_notes, i.approvals_purged_at
+                from approvals a join incidents i on i.tenant_id = a.tenant_id and i.id = a.incident_id
+                where a.tenant_id = $1`;
+    t.deepEqual(await sql(t, left, [tenantId]), [{ request_notes: 'why', approvals_purged_at: null }]);
+  });
 
 test('an incident tells when the first of its approvals went, also after others', async (t) => {
   const tenantId = 'first-of-approvals';
