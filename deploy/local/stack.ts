@@ -106,6 +106,10 @@ export interface Stack {
   token(identity: Identity, ttlSeconds?: number): Promise<string>;
   clients(identity: Identity): StackClients;
   pid(service: ServiceName): number | undefined;
+  /** Shuts PostgreSQL down, as for maintenance: sessions are ended. */
+  stopDatabase(): Promise<void>;
+  /** Starts it again, at the same address. */
+  startDatabase(): Promise<void>;
   /** What a service is started with, for those who start one more of it. */
   environment(service: ServiceName): Readonly<Record<string, string>>;
   /** Stops a service and starts it with these settings over those it had at first; resolves when it answers. */
@@ -134,12 +138,13 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   const ports = await choosePorts(options.ports);
   const providerUrl = options.console ? `http://127.0.0.1:${ports.provider}` : undefined;
   const secrets = await readOrMakeSecrets(join(folder, 'keys'), options.userTokenSeconds, providerUrl);
-  const postgres = await startPostgresServer({
+  const databaseOptions = {
     folder: await databaseFolder(folder),
     port: ports.postgres,
     password: secrets.superuserPassword,
     throwaway,
-  });
+  };
+  let postgres = await startPostgresServer(databaseOptions);
 
   const processes = new Map<ServiceName, ServiceProcess>();
   const databases = new Map<ServiceName, ProvisionedDatabase>();
@@ -256,6 +261,10 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         };
       },
       pid: (service) => processes.get(service)?.pid(),
+      stopDatabase: () => postgres.stop(),
+      async startDatabase() {
+        postgres = await startPostgresServer(databaseOptions);
+      },
       environment: (service) => environments.get(service) ?? {},
       halt: async (service) => processes.get(service)?.stop(),
       async migrate(service, file) {

@@ -39,6 +39,17 @@ test('a database that cannot answer is UNAVAILABLE, however that shows', (t) => 
   }
 });
 
+test('a schema that is not as it should be is UNAVAILABLE and named; a row that a policy refuses is a defect', (t) => {
+  const lost = ['3F000', '42P01', '42703', '42883'].map((code) => driverError(code));
+  for (const error of [...lost, driverError('42501', { routine: 'aclcheck_error' })]) {
+    const mapped = toDomainError(error) as DomainError;
+    t.like(mapped, { kind: 'unavailable', metadata: { dependency: 'database', fault: 'SCHEMA' } });
+    t.true((mapped.retryAfterMs ?? 0) > 0);
+  }
+  const refused = driverError('42501', { routine: 'ExecWithCheckOptions' });
+  t.is(toDomainError(refused), refused);
+});
+
 test('each fault of the database is named, with a retry delay', (t) => {
   const faults = {
     READ_ONLY: [driverError('25006'), wrapped(driverError('25006'))],

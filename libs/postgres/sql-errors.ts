@@ -6,6 +6,9 @@ const RETRY_AFTER_MS = 500;
 const CONFLICTS = new Set(['40001', '40P01', '55P03']);
 const UNAVAILABLE = new Set(['57014']);
 const READ_ONLY = '25006';
+// No such schema, table, column or function: a statement that this program sends is never wrong in that.
+const NOT_THERE = new Set(['3F000', '42P01', '42703', '42883']);
+const NO_PRIVILEGE = '42501';
 const FEATURE_NOT_SUPPORTED = '0A000';
 
 const FAULT_OF_CODE: Readonly<Record<string, DatabaseFault>> = {
@@ -89,6 +92,16 @@ export const isStalePlan = (error: unknown): boolean =>
   codeOf(error) === FEATURE_NOT_SUPPORTED &&
   (nativeOf(error) as { routine?: unknown }).routine === 'RevalidateCachedQuery';
 
+/** Whether the schema lacks what a statement names, or the right to it. A row that row-level security refuses is neither. */
+const isOfSchema = (error: unknown): boolean => {
+  const code = codeOf(error) ?? '';
+  const { routine } = nativeOf(error) as { routine?: unknown };
+  return NOT_THERE.has(code) || (code === NO_PRIVILEGE && routine === 'aclcheck_error');
+};
+
+/** What DEPENDENCY_UNAVAILABLE names as the fault where the schema is not as it should be. */
+export const SCHEMA_FAULT = 'SCHEMA';
+
 /** Whether the server ended or refused the session. */
 const isFatal = (error: unknown): boolean => (nativeOf(error) as { severity?: unknown }).severity === 'FATAL';
 
@@ -116,10 +129,13 @@ export function faultOf(error: unknown): DatabaseFault | undefined {
 export function toDomainError(error: unknown): unknown {
   if (error instanceof DomainError) return error;
   const fault = faultOf(error);
-  if (fault !== undefined) return databaseUnavailable(fault, error);
+  if (fault !== undefined) return databaseUnavailable(fault, describeFault(fault), error);
   const code = codeOf(error);
   if (code === undefined) {
     return error instanceof Error && NONE_LEFT.test(error.message) ? dependencyUnavailable('database', error) : error;
+  }
+  if (isOfSchema(error)) {
+    return databaseUnavailable(SCHEMA_FAULT, 'The database lacks a part of the schema, or the right to it', error);
   }
   if (CONFLICTS.has(code) || isStalePlan(error)) {
     return new DomainError(
@@ -133,11 +149,11 @@ export function toDomainError(error: unknown): unknown {
   return UNAVAILABLE.has(code) || isFatal(error) ? dependencyUnavailable('database', error) : error;
 }
 
-const databaseUnavailable = (fault: DatabaseFault, cause: unknown): DomainError =>
+const databaseUnavailable = (fault: string, sentence: string, cause: unknown): DomainError =>
   new DomainError(
     'unavailable',
     'DEPENDENCY_UNAVAILABLE',
-    `${describeFault(fault)}; try again later.`,
+    `${sentence}; try again later.`,
     { dependency: 'database', fault },
     { retryAfterMs: 1_000, cause },
   );

@@ -20,7 +20,7 @@ import {
   readInstallation,
 } from '#libs/postgres/migrate.ts';
 import { type Database, openDatabase } from '#libs/postgres/open-database.ts';
-import { describeFault } from '#libs/postgres/sql-errors.ts';
+import { describeFault, SCHEMA_FAULT } from '#libs/postgres/sql-errors.ts';
 import { watchDatabase } from '#libs/postgres/watch-database.ts';
 import { makeTurns, type Turns } from '#libs/saga/turns.ts';
 import type { WorkerLoop } from '#libs/saga/worker-loop.ts';
@@ -190,7 +190,7 @@ const schemaPart = (database: Database, migrations: readonly Migration[]): Part 
       return missing.length === migrations.length ? UNREADABLE : `It lacks the migrations ${missing.join(', ')}.`;
     } catch (error) {
       // A database that is away is a part of its own, and one that is busy or locked tells nothing of the schema.
-      return error instanceof DomainError ? undefined : UNREADABLE;
+      return error instanceof DomainError && error.metadata['fault'] !== SCHEMA_FAULT ? undefined : UNREADABLE;
     }
   },
 });

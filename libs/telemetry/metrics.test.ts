@@ -38,17 +38,23 @@ test('calls are told by RPC and code, deletions by kind and outcome, all with th
   }
 });
 
-test('a figure that cannot be read fails the scrape: it is never told wrong, and comes back by itself', async (t) => {
+test('a figure that cannot be read is left out, never told wrong, and the others are told', async (t) => {
   const metrics = makeMetrics('job');
-  let isThere = false;
+  const isThere = { stuck: true, oldest: true };
+  metrics.partChanged('database', false);
   metrics.observeStuckDeletions(async () => {
-    if (!isThere) throw new Error('the database is away');
+    if (!isThere.stuck) throw new Error('the database is away');
     return 2;
   });
+  metrics.observeOldestDeletion(() => (isThere.oldest ? Promise.resolve(7) : new Promise(() => undefined)));
   const get = await served(t, metrics);
-  t.is((await get('/metrics')).status, 503);
-  isThere = true;
-  t.regex(await (await get('/metrics')).text(), /^lethe_stuck_deletions\{.*\} 2$/m);
+  const figures = async () => (await (await get('/metrics')).text()).match(/^lethe_(stuck|oldest|part).* [0-9.]+$/gm);
+  const all = await figures();
+  t.is(all?.length, 3);
+  Object.assign(isThere, { stuck: false, oldest: false });
+  t.deepEqual(await figures(), ['lethe_part_up{part="database",service="job"} 0']);
+  Object.assign(isThere, { stuck: true, oldest: true });
+  t.deepEqual(await figures(), all);
 });
 
 test('a service is ready while it says so, tells line by line why, and lives either way', async (t) => {

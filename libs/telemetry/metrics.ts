@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from '@prometheus-io/client';
 
 // An import would read every export of it, one of which loads the whole of fetch: a tenth of a second of each start.
@@ -98,7 +99,9 @@ export function makeMetrics(service: string): Metrics {
       help,
       registers: [registry],
       async collect() {
-        this.set(await read());
+        const figure = await told(read);
+        if (figure === undefined) this.remove();
+        else this.set(figure);
       },
     });
   };
@@ -141,8 +144,10 @@ export function makeMetrics(service: string): Metrics {
           help,
           registers: [registry],
           async collect() {
-            const report = await last();
-            this.set(report ? report[figure] : Number.NaN);
+            // NaN is what there is to tell while there is no report.
+            const value = await told(async () => (await last())?.[figure] ?? Number.NaN);
+            if (value === undefined) this.remove();
+            else this.set(value);
           },
         });
       }
@@ -170,11 +175,30 @@ export function makeMetrics(service: string): Metrics {
         registers: [registry],
         async collect() {
           this.reset();
-          for (const [subject, age] of await seconds()) this.set({ subject }, age);
+          for (const [subject, age] of (await told(seconds)) ?? []) this.set({ subject }, age);
         },
       });
     },
   };
+}
+
+const PATIENCE_MS = 2_000;
+
+/**
+ * What a read answers within two seconds; undefined where it fails or takes longer. A figure of the database must not
+ * take with it those that tell that the database is away.
+ */
+async function told<T>(read: () => Promise<T>): Promise<T | undefined> {
+  const over = new AbortController();
+  const patience = delay(PATIENCE_MS, undefined, { signal: over.signal, ref: false });
+  try {
+    return await Promise.race([read(), patience]);
+  } catch {
+    return undefined;
+  } finally {
+    over.abort();
+    patience.catch(() => undefined);
+  }
 }
 
 /** What `/ready` tells. */

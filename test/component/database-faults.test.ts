@@ -190,23 +190,6 @@ test.serial(
   },
 );
 
-test.serial('a full disk is told by its name, and no longer once rows can be written', async (t) => {
-  await sql(
-    t,
-    'job',
-    `create function full_disk() returns trigger language plpgsql as $$
-       begin raise exception 'could not extend file' using errcode = '53100'; end $$;
-     create trigger full_disk before insert on jobs execute function full_disk()`,
-  );
-  const { read, write } = t.context.calls.job;
-  await assertUnavailable(t, write(), 'DISK_FULL', /no disk space/);
-  await untilUnready(t, 'job', 'DISK_FULL');
-  await t.notThrowsAsync(read());
-  await sql(t, 'job', 'drop trigger full_disk on jobs; drop function full_disk()');
-  await t.notThrowsAsync(write());
-  await untilGood(t);
-});
-
 test.serial(
   'a silent database holds a call no longer than the statement timeout and a bit, and ready names it',
   async (t) => {
@@ -268,14 +251,6 @@ test.serial('services that find no database at start wait for it, say so, and se
   gate.open(postgres);
   await restarting;
   t.deepEqual(pids(t), waiting, 'none of them was started anew');
-  await untilGood(t);
-});
-
-test.serial('a schema that is dropped makes its service unready, and is named, until it is back', async (t) => {
-  await untilGood(t);
-  for (const name of SERVICE_NAMES) await sql(t, name, 'alter schema public rename to dropped');
-  await Promise.all(SERVICE_NAMES.map((name) => untilTold(t, name, 503, /^database: ok\nschema: It cannot be read/)));
-  for (const name of SERVICE_NAMES) await sql(t, name, 'alter schema dropped rename to public');
   await untilGood(t);
 });
 
