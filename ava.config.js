@@ -3,6 +3,7 @@ import { join } from 'node:path';
 
 // What takes longest begins first, or it would run alone at the end.
 const LONGEST = [
+  'faults',
   'saga-crash',
   'console-page',
   'configuration',

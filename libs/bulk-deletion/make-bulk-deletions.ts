@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { startWorkerLoop, startWorkerLoops, type WorkerLoop, type WorkerLoops } from '#libs/saga/worker-loop.ts';
+import { startWorkerLoop, startWorkerLoops, type WorkerLoop, type WorkerLoops } from '#libs/durable/worker-loop.ts';
 import type { ServiceFoundation } from '#libs/service/run-service.ts';
 import { type BulkTargets, makeBulkDeletionRepository } from './bulk-deletion-repository.ts';
 import { makeBulkObserver, makeOnOrdered } from './observe-bulk-deletions.ts';

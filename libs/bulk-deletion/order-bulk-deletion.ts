@@ -1,7 +1,7 @@
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import {
   assertMatches,
   type BulkDeletion,

@@ -1,7 +1,7 @@
+import { backoffMs, type RetryPolicy } from '#libs/durable/backoff.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
-import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { assertMatches, type BulkDeletion, type ItemEnd } from './bulk-deletion.ts';
 import type { BulkClaim, BulkDeletionRepository, DueItem, OrderItem } from './ports.ts';
 

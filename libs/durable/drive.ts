@@ -1,4 +1,4 @@
-import { startWorkerLoop } from '#libs/saga/worker-loop.ts';
+import { startWorkerLoop } from './worker-loop.ts';
 
 /** Leased work of one kind, and how one process does it. */
 export interface DriveOptions<Item> {

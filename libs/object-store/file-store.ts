@@ -15,7 +15,7 @@ import {
   unlink,
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { crashPoint } from '#libs/saga/crash-point.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
 import { mapBodyErrors, mapErrors, markErrors, type ToStoreError, toCallersError } from './map-errors.ts';
 import {

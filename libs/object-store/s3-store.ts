@@ -16,7 +16,7 @@ import {
   S3ServiceException,
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
-import { crashPoint } from '#libs/saga/crash-point.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { makeDeleteObjects } from './delete-objects.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
 import { listPages, placeOf } from './list-pages.ts';

@@ -1,9 +1,9 @@
 import test from 'ava';
 import knexOf, { type Knex } from 'knex';
+import { makeTurns } from '#libs/durable/turns.ts';
 import { type ExpiredRange, type Named, removeBatch } from '#libs/owner/statements.ts';
 import type { Position } from '#libs/owner/subject.ts';
 import { openDatabase, typeParsers } from '#libs/postgres/open-database.ts';
-import { makeTurns } from '#libs/saga/turns.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
 import { withOwnerSchema } from './connect.ts';
 import { type BoxTable, inspectTables } from './inspect-tables.ts';

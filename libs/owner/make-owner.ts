@@ -1,8 +1,8 @@
 import { audit } from '#libs/audit/write-audit.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
+import type { Turns } from '#libs/durable/turns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
-import type { Turns } from '#libs/saga/turns.ts';
 import { tenantListOf } from './migrations.ts';
 import {
   BY_INDEX,

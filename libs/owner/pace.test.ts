@@ -1,6 +1,6 @@
 import test from 'ava';
+import type { Turns } from '#libs/durable/turns.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import type { Turns } from '#libs/saga/turns.ts';
 import { makePace } from './pace.ts';
 
 const turns = { take: (work: (share: number) => Promise<unknown>) => work(1) } as unknown as Turns;

@@ -1,6 +1,6 @@
+import type { Turns } from '#libs/durable/turns.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { codeOf } from '#libs/postgres/sql-errors.ts';
-import type { Turns } from '#libs/saga/turns.ts';
 
 // A transaction is aimed at a fifth of a second, so that nobody waits for its locks.
 const TARGET_MS = 200;

@@ -5,6 +5,8 @@ import { makeRefusalRecorder } from '#libs/audit/record-refusals.ts';
 import { openTrust } from '#libs/auth/open-trust.ts';
 import { POLICY } from '#libs/auth/policy.ts';
 import { makeTokenVerifier } from '#libs/auth/verify-token.ts';
+import { makeTurns, type Turns } from '#libs/durable/turns.ts';
+import type { WorkerLoop } from '#libs/durable/worker-loop.ts';
 import type { ServiceBinding } from '#libs/grpc/connect-handlers.ts';
 import { endOnSignal, runUntilSignal } from '#libs/grpc/run-until-signal.ts';
 import { type RunningServer, startServer } from '#libs/grpc/server.ts';
@@ -22,8 +24,6 @@ import {
 import { type Database, openDatabase } from '#libs/postgres/open-database.ts';
 import { describeFault, SCHEMA_FAULT } from '#libs/postgres/sql-errors.ts';
 import { watchDatabase } from '#libs/postgres/watch-database.ts';
-import { makeTurns, type Turns } from '#libs/saga/turns.ts';
-import type { WorkerLoop } from '#libs/saga/worker-loop.ts';
 import { type Logger, makeLogger } from '#libs/telemetry/logger.ts';
 import { type Metrics, makeMetrics, startMetricsServer } from '#libs/telemetry/metrics.ts';
 import type { CommonSettings } from './common-settings.ts';

@@ -1,8 +1,8 @@
 import test from 'ava';
 import pg from 'pg';
+import { makeTurns } from '#libs/durable/turns.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
-import { makeTurns } from '#libs/saga/turns.ts';
 import { makeExecutionMonths } from '#services/run/adapters/postgres/execution-months.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
 import { executions as subject } from '#services/run/adapters/postgres/subjects.ts';

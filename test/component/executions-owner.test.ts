@@ -1,6 +1,7 @@
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import fc from 'fast-check';
 import pg from 'pg';
+import { makeTurns } from '#libs/durable/turns.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import type { Owner } from '#libs/owner/owner.ts';
@@ -17,7 +18,6 @@ import {
 } from '#libs/owner/statements.ts';
 import type { OwnerRule } from '#libs/owner/subject.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { makeTurns } from '#libs/saga/turns.ts';
 import {
   COUNT_EXECUTIONS,
   LIST_EXECUTIONS,

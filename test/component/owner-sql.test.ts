@@ -1,5 +1,6 @@
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import pg from 'pg';
+import { makeTurns } from '#libs/durable/turns.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import { BY_INDEX } from '#libs/owner/operations.ts';
@@ -7,7 +8,6 @@ import type { OwnerOrder } from '#libs/owner/owner.ts';
 import { countDated, countExpired, countUndated, type Named, removeBatch } from '#libs/owner/statements.ts';
 import type { OwnedSubject, OwnerRule } from '#libs/owner/subject.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { makeTurns } from '#libs/saga/turns.ts';
 import { incidentMigrations } from '#services/incident/adapters/postgres/migrations/index.ts';
 import { INCIDENT_SUBJECTS } from '#services/incident/adapters/postgres/subjects.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';

@@ -1,8 +1,8 @@
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import { makeTurns } from '#libs/durable/turns.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import type { Migration } from '#libs/postgres/migrate.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { makeTurns } from '#libs/saga/turns.ts';
 import { incidentMigrations } from '#services/incident/adapters/postgres/migrations/index.ts';
 import { makeCatalogueRepository } from '#services/retention/adapters/postgres/catalogue-repository.ts';
 import { makeExecutionPolicyRepository } from '#services/retention/adapters/postgres/execution-policy-repository.ts';

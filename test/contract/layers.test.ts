@@ -53,7 +53,7 @@ const RULES: readonly { file: string; may: readonly string[]; mayNot: readonly s
   },
   {
     file: 'services/run/use-cases/a.ts',
-    may: ['#libs/kernel/b.ts', '../domain/b.ts', './ports.ts', '#libs/saga/b.ts', '#libs/durable/b.ts'],
+    may: ['#libs/kernel/b.ts', '../domain/b.ts', './ports.ts', '#libs/durable/b.ts', '#libs/durable/b.ts'],
     mayNot: ['../adapters/grpc/b.ts', '../../job/domain/b.ts', 'knex', '#libs/object-store/s3-store.ts', '#gen/b.ts'],
   },
   {

@@ -1,7 +1,7 @@
 import type { ExecutionContext } from 'ava';
+import { startWorkerLoops } from '#libs/durable/worker-loop.ts';
 import { hasReason } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { startWorkerLoops } from '#libs/saga/worker-loop.ts';
 import type { TestDatabase } from '#test/support/postgres.ts';
 import { until } from '#test/support/test-stack.ts';
 import { withClockAhead } from '#test/support/with-clock-ahead.ts';

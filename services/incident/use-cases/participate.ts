@@ -1,6 +1,6 @@
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { actionRefused } from '../domain/incident.ts';
 import type {
   EndingCounts,

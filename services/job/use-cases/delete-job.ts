@@ -1,8 +1,8 @@
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { jobPrefix } from '../domain/artifact.ts';
 import { type JobDeletion, NOTHING_REMOVED } from '../domain/deletion.ts';
 import { deletionFinished, deletionNotFound, jobNotFound } from '../domain/errors.ts';

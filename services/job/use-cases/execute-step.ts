@@ -1,7 +1,7 @@
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { actionRefused } from '../domain/errors.ts';
 import {
   type Asset,

@@ -1,7 +1,7 @@
+import { backoffMs } from '#libs/durable/backoff.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
-import { backoffMs } from '#libs/saga/backoff.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { objectKey } from '../domain/artifact.ts';
 import type { CheckStore } from './check-store.ts';
 import type { DiscardClaim, DiscardedObjects } from './ports.ts';

@@ -1,7 +1,7 @@
+import { backoffMs, type RetryPolicy } from '#libs/durable/backoff.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
-import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { jobPrefix } from '../domain/artifact.ts';
 import {
   addCounts,

@@ -1,7 +1,7 @@
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { hasReason } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { type Artifact, type ArtifactKind, jobPrefix, objectKey } from '../domain/artifact.ts';
 import { jobNotFound, leaseLost } from '../domain/errors.ts';
 import type { Job } from '../domain/job.ts';

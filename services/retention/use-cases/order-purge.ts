@@ -1,7 +1,7 @@
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { problemOf, stateOf } from '../domain/catalogue.ts';
 import { type FleetCeiling, isNarrower, narrowedTooMany } from '../domain/ceiling.ts';
 import {

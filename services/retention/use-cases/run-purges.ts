@@ -1,7 +1,7 @@
+import { backoffMs, type RetryPolicy } from '#libs/durable/backoff.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { giveUpClaim } from '#libs/durable/give-up-claim.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
-import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import type { Ceiling } from '../domain/ceiling.ts';
 import { EXECUTIONS } from '../domain/execution-policy.ts';
 import { endOf, isFinished, type RetentionPurgeItem } from '../domain/purge.ts';

@@ -1,6 +1,6 @@
+import { backoffMs, type RetryPolicy } from '#libs/durable/backoff.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { hasReason } from '#libs/kernel/domain-error.ts';
-import { backoffMs, type RetryPolicy } from '#libs/saga/backoff.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import type { ScheduleClaim, ScheduleRepository } from './schedule-ports.ts';
 
 /** Work that is done once at each instant of a cron pattern, by one replica. */

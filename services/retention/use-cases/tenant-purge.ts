@@ -1,6 +1,6 @@
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { type CatalogueSubject, problemOf } from '../domain/catalogue.ts';
 import { type Ceiling, decide, isHeldStill } from '../domain/ceiling.ts';
 import { nextWalk, tallyForCeiling, withCount } from '../domain/count-walk.ts';

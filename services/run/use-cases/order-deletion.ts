@@ -1,8 +1,8 @@
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { type Deletion, type DeletionMode, OWN_PARTICIPANT } from '../domain/deletion.ts';
 import { assertEtag, assertPurgeable, assertTerminal, type Run } from '../domain/run.ts';
 import type { DeletionOrder, DeletionRepository, Participant, RunRepository } from './ports.ts';

@@ -1,4 +1,4 @@
-import { crashPoint } from '#libs/saga/crash-point.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { type Answer, OWN_PARTICIPANT, type ResourceCount } from '../domain/deletion.ts';
 import { runNotTerminal } from '../domain/errors.ts';
 import { isTerminal } from '../domain/run.ts';

@@ -1,6 +1,6 @@
+import { backoffMs, type RetryPolicy, waitingMs } from '#libs/durable/backoff.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
-import { backoffMs, type RetryPolicy, waitingMs } from '#libs/saga/backoff.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import {
   type Answer,
   afterAnswer,

@@ -1,7 +1,7 @@
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { crashPoint } from '#libs/saga/crash-point.ts';
 import { workflowNotFound } from '../domain/errors.ts';
 import type { JsonObject, Run } from '../domain/run.ts';
 import { beginSaga } from '../domain/saga.ts';
