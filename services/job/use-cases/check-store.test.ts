@@ -6,6 +6,7 @@ import { MARKER_KEY, makeCheckStore } from './check-store.ts';
 import { artifactOf, TENANT } from './fakes.fixture.ts';
 
 const ID = '01890000-0000-7000-8000-00000000000a';
+const OTHER_ID = '01890000-0000-7000-8000-00000000000b';
 const OBJECT = artifactOf();
 
 /** A store and what the database says of it. */
@@ -60,9 +61,21 @@ test('a store that has lost its marker is refused, and not marked again', async 
 
 test("another installation's store is refused, and keeps its marker", async (t) => {
   const { store, reason } = fixture();
-  store.write(MARKER_KEY, '01890000-0000-7000-8000-00000000000b');
+  store.write(MARKER_KEY, OTHER_ID);
   t.is(await reason(), 'STORE_NOT_OURS');
   t.is(store.keys().length, 1);
+});
+
+test('of two installations that mark one store at once, the last has it and the other is refused', async (t) => {
+  const { store, world, reason } = fixture();
+  const { put } = store;
+  store.put = async (...args) => {
+    const stored = await put(...args);
+    store.write(MARKER_KEY, OTHER_ID);
+    return stored;
+  };
+  t.is(await reason(), 'STORE_NOT_OURS');
+  t.false(world.isMarked);
 });
 
 test('a store that does not answer is UNAVAILABLE, and asked again the next time', async (t) => {
