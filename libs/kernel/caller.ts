@@ -26,6 +26,9 @@ export interface Caller {
   readonly limits?: TokenLimits | undefined;
 }
 
+/** Who stands behind an operation, as its audit names them. */
+export type Principal = Pick<Caller, 'actor' | 'subject' | 'trustEntry'>;
+
 /** As what a service is called by another service: each has tokens of its own. */
 export type CalleeKind = 'owner' | 'participant';
 

@@ -3,16 +3,16 @@ import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { startWorkerLoop } from '#libs/durable/worker-loop.ts';
-import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import type { Owner } from '#libs/owner/owner.ts';
 import { bindOwner } from '#libs/owner/owner-service.ts';
+import { bindParticipant } from '#libs/participant/bind-participant.ts';
 import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { incidentService } from './adapters/grpc/incident-service.ts';
-import { participantService } from './adapters/grpc/participant-service.ts';
+import { makeIncidentParticipant } from './adapters/grpc/participant.ts';
 import { makeApprovalRepository } from './adapters/postgres/approval-repository.ts';
 import { makeRefusalAudit } from './adapters/postgres/audit.ts';
 import { makeReadDashboard } from './adapters/postgres/dashboard.ts';
@@ -126,7 +126,7 @@ export function composeIncidentService(
         }),
         ...auditHandlers(database),
       }),
-      bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.keepDrift)), makeDataId(database)),
+      bindParticipant(makeIncidentParticipant(get(TOKENS.participate), get(TOKENS.keepDrift)), makeDataId(database)),
       bindOwner(get(TOKENS.owner)),
     ],
     startWorkers: () => [

@@ -5,18 +5,18 @@ import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { type BulkDeletions, type BulkFoundation, makeBulkDeletions } from '#libs/bulk-deletion/make-bulk-deletions.ts';
 import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/durable/worker-loop.ts';
-import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { hasReason } from '#libs/kernel/domain-error.ts';
 import { openFileStore } from '#libs/object-store/file-store.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { openS3Store } from '#libs/object-store/s3-store.ts';
+import { bindParticipant } from '#libs/participant/bind-participant.ts';
 import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
 import { jobService } from './adapters/grpc/job-service.ts';
-import { participantService } from './adapters/grpc/participant-service.ts';
+import { makeJobParticipant } from './adapters/grpc/participant.ts';
 import { makeStoreChecks, makeStorePart } from './adapters/grpc/store-checks.ts';
 import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
 import { makeRefusalAudit, makeSweepAudit } from './adapters/postgres/audit.ts';
@@ -342,7 +342,7 @@ export async function composeJobService(
         },
         ['watchBulkDeletion'],
       ),
-      bindParticipant(participantService(get(TOKENS.participate), get(TOKENS.executeStep)), makeDataId(database)),
+      bindParticipant(makeJobParticipant(get(TOKENS.participate), get(TOKENS.executeStep)), makeDataId(database)),
     ],
     hasWork: true,
     startWorkers() {

@@ -7,12 +7,12 @@ import { openSigningKey } from '#libs/auth/keys.ts';
 import { makeParticipantCredential } from '#libs/auth/sign-token.ts';
 import { type BulkDeletions, type BulkFoundation, makeBulkDeletions } from '#libs/bulk-deletion/make-bulk-deletions.ts';
 import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/durable/worker-loop.ts';
-import { bindParticipant } from '#libs/grpc/bind-participant.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { logCertificates } from '#libs/grpc/tls.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import { bindOwner } from '#libs/owner/owner-service.ts';
+import { bindParticipant } from '#libs/participant/bind-participant.ts';
 import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
@@ -20,7 +20,7 @@ import { reachabilityOf } from '#libs/service/watch-parts.ts';
 import { makeParticipant } from './adapters/clients/participant.ts';
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
 import { executionService } from './adapters/grpc/execution-service.ts';
-import { participantService } from './adapters/grpc/participant-service.ts';
+import { makeRunParticipant } from './adapters/grpc/participant.ts';
 import { runService } from './adapters/grpc/run-service.ts';
 import { sagaService } from './adapters/grpc/saga-service.ts';
 import { makeRunTargets } from './adapters/postgres/bulk-targets.ts';
@@ -503,7 +503,7 @@ export async function composeRunService(
         },
         ['watchRun', 'watchDeletion', 'watchBulkDeletion'],
       ),
-      bindParticipant(participantService(get(TOKENS.ownParticipant)), makeDataId(database)),
+      bindParticipant(makeRunParticipant(get(TOKENS.ownParticipant)), makeDataId(database)),
       bindOwner(owner),
     ],
     hasWork: true,

@@ -53,8 +53,21 @@ const RULES: readonly { file: string; may: readonly string[]; mayNot: readonly s
   },
   {
     file: 'services/run/use-cases/a.ts',
-    may: ['#libs/kernel/b.ts', '../domain/b.ts', './ports.ts', '#libs/durable/b.ts', '#libs/durable/b.ts'],
-    mayNot: ['../adapters/grpc/b.ts', '../../job/domain/b.ts', 'knex', '#libs/object-store/s3-store.ts', '#gen/b.ts'],
+    may: [
+      '#libs/kernel/b.ts',
+      '../domain/b.ts',
+      './ports.ts',
+      '#libs/durable/b.ts',
+      '#libs/participant/participant.ts',
+    ],
+    mayNot: [
+      '../adapters/grpc/b.ts',
+      '../../job/domain/b.ts',
+      'knex',
+      '#libs/object-store/s3-store.ts',
+      '#libs/participant/b.ts',
+      '#gen/b.ts',
+    ],
   },
   {
     file: 'services/run/adapters/grpc/a.ts',

@@ -1,12 +1,14 @@
 import test from 'ava';
 import { DomainError, operationInProgress } from '#libs/kernel/domain-error.ts';
+import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import { stepCompensated } from '../domain/incident.ts';
 import { makeParticipate } from './participate.ts';
-import type { EndingCounts, Refusal, RunIncidents, RunOperation, RunScope, StepAction, StepActions } from './ports.ts';
+import type { EndingCounts, Refusal, RunIncidents, StepAction, StepActions } from './ports.ts';
 
 const SCOPE: RunScope = { tenantId: 'acme', runId: '01890000-0000-7000-8000-00000000000a', step: undefined };
 const OPERATION: RunOperation = {
   operationId: '01890000-0000-7000-8000-00000000000b',
+  part: 'incident',
   caller: { actor: 'ada', subject: 'service:run' },
   reason: 'asked for',
 };

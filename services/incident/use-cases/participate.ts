@@ -1,17 +1,9 @@
 import { crashPoint } from '#libs/durable/crash-point.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import { actionRefused } from '../domain/incident.ts';
-import type {
-  EndingCounts,
-  Refusal,
-  RefusalAudit,
-  RunIncidents,
-  RunOperation,
-  RunScope,
-  StepAction,
-  StepActions,
-} from './ports.ts';
+import type { EndingCounts, Refusal, RefusalAudit, RunIncidents, StepAction, StepActions } from './ports.ts';
 
 /** The persisted points of an ending and of an action, for the tests that kill the process there. */
 export const PARTICIPANT_CRASH_POINTS = [

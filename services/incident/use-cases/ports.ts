@@ -1,4 +1,4 @@
-import type { Caller } from '#libs/kernel/caller.ts';
+import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import type { Approval, ApprovalState } from '../domain/approval.ts';
 import type { DriftCheck, DriftStatus, Environment, FlaggedWorkflow, JsonObject } from '../domain/drift.ts';
 import type { Incident, IncidentState } from '../domain/incident.ts';
@@ -147,21 +147,6 @@ export interface DriftDashboard {
 
 /** Must read nothing that a purge removes. */
 export type ReadDashboard = (tenantId: string) => Promise<DriftDashboard>;
-
-/** What belongs to a run, and is hidden, brought back and ended with it. */
-export interface RunScope {
-  readonly tenantId: string;
-  readonly runId: string;
-  /** Only the effects of this step. */
-  readonly step: string | undefined;
-}
-
-/** One operation of a cascade, and who stands behind it. */
-export interface RunOperation {
-  readonly operationId: string;
-  readonly caller: Pick<Caller, 'actor' | 'subject'>;
-  readonly reason: string | undefined;
-}
 
 /** A cascade's operation that was refused, and the reason it was refused with. */
 export interface Refusal {

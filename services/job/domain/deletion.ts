@@ -1,3 +1,5 @@
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+
 /** Where the removal of a job stands. */
 export const DELETION_STATES = ['PENDING', 'CASCADING', 'VERIFYING', 'COMPLETE', 'STUCK', 'CANCELLED'] as const;
 
@@ -110,3 +112,42 @@ export const addCounts = (a: RemovalCounts, b: Partial<RemovalCounts>): RemovalC
   artifacts: a.artifacts + (b.artifacts ?? 0),
   jobs: a.jobs + (b.jobs ?? 0),
 });
+
+/**
+ * Counts per resource type; a type of which there was nothing is left out. `found` counts what is there, `removed` what
+ * has gone, of which the store's last listing still saw `left` more.
+ */
+export function toResourceCounts(
+  counts: Partial<RemovalCounts>,
+  shape: 'removed' | 'found',
+  left = 0,
+): readonly ResourceCount[] {
+  const {
+    jobs,
+    tasks,
+    artifacts,
+    objects,
+    markers,
+    uploads,
+    bytes,
+    atLeast = false,
+  } = { ...NOTHING_REMOVED, ...counts };
+  const rows = [
+    ['job', jobs, 0, 0, false],
+    ['job_task', tasks, 0, 0, false],
+    ['artifact', artifacts, 0, 0, false],
+    ['object_version', objects, bytes, left, atLeast],
+    ['delete_marker', markers, 0, 0, atLeast],
+    ['open_upload', uploads, 0, 0, atLeast],
+  ] as const;
+  return rows
+    .filter(([, count, , remaining]) => count + remaining > 0)
+    .map(([resourceType, count, bytes, remaining, atLeast]) => ({
+      resourceType,
+      found: count + remaining,
+      deleted: shape === 'removed' ? count : 0,
+      left: shape === 'found' ? count : remaining,
+      bytes,
+      ...(atLeast ? { atLeast } : {}),
+    }));
+}

@@ -1,15 +1,16 @@
 import test from 'ava';
 import { DomainError, dependencyUnavailable, operationInProgress } from '#libs/kernel/domain-error.ts';
+import type { RunScope } from '#libs/participant/participant.ts';
 import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
 import { type FailedKey, NOTHING_REMOVED } from '../domain/deletion.ts';
 import { storeNotOurs } from '../domain/errors.ts';
 import { CALLER, DELETION, deletionOf, makeRefusals, partOf } from './fakes.fixture.ts';
 import { makeParticipate } from './participate.ts';
-import type { DeletionRepository, RemovalProgress, RunJobs, RunScope, UnfinishedJobs } from './ports.ts';
+import type { DeletionRepository, RemovalProgress, RunJobs, UnfinishedJobs } from './ports.ts';
 
 const RUN = '01890000-0000-7000-8000-00000000000a';
 const SCOPE: RunScope = { tenantId: 'acme', runId: RUN, step: undefined };
-const OPERATION = { operationId: DELETION, caller: CALLER, reason: 'asked for' };
+const OPERATION = { operationId: DELETION, part: 'job', caller: CALLER, reason: 'asked for' };
 const ids = Array.from({ length: 450 }, (_, n) => `01890000-0000-7000-8000-${String(n).padStart(12, '0')}`);
 const prefixOf = (id: string): string => `tenants/acme/jobs/${id}/`;
 

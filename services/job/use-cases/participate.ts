@@ -1,19 +1,11 @@
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
+import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import { jobPrefix } from '../domain/artifact.ts';
 import { addCounts, type FailedKey, needsPerson, type RemovalCounts, reasonOf } from '../domain/deletion.ts';
 import { deletionRefusal } from '../domain/job.ts';
 import type { CheckStore } from './check-store.ts';
-import type {
-  CheckUnfinished,
-  DeletionRepository,
-  Refusal,
-  RunInventory,
-  RunJobs,
-  RunOperation,
-  RunScope,
-  Wake,
-} from './ports.ts';
+import type { CheckUnfinished, DeletionRepository, Refusal, RunInventory, RunJobs, Wake } from './ports.ts';
 import type { RecordRefusal } from './record-refusal.ts';
 
 /** What one call of a cascade did, summed over all calls with its key. */

@@ -1,6 +1,7 @@
 import type { BulkItem } from '#libs/kernel/bulk-item.ts';
-import type { Caller } from '#libs/kernel/caller.ts';
+import type { Caller, Principal } from '#libs/kernel/caller.ts';
 import type { Contents } from '#libs/object-store/object-store.ts';
+import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import type { Artifact, ArtifactKind, ObjectRef } from '../domain/artifact.ts';
 import type { DeletionState, FailedKey, JobDeletion, RemovalCounts } from '../domain/deletion.ts';
 import type { Job, JobState } from '../domain/job.ts';
@@ -234,7 +235,7 @@ export interface DeletionOrder {
 
 /** An order to end, hide or bring back something, and the reason it was refused with. */
 export interface Refusal {
-  readonly caller: Caller;
+  readonly caller: Principal;
   readonly tenantId: string;
   readonly action: 'delete' | 'redrive' | 'soft-delete' | 'undelete' | 'purge';
   readonly targetType: 'job' | 'run' | 'deletion';
@@ -305,7 +306,7 @@ export interface DeletionRepository {
   redrive(
     tenantId: string,
     deletionId: string,
-    by: { readonly caller: Caller; readonly reason: string | undefined; readonly isByPerson: boolean },
+    by: { readonly caller: Principal; readonly reason: string | undefined; readonly isByPerson: boolean },
   ): Promise<JobDeletion | undefined>;
   /** Must answer the age in seconds of the oldest deletion that is not COMPLETE, 0 for none. */
   oldestUnfinishedSeconds(): Promise<number>;
@@ -325,14 +326,6 @@ export interface DeletionFailure {
   readonly counted: boolean;
 }
 
-/** What belongs to a run, and is hidden, brought back and removed with it. */
-export interface RunScope {
-  readonly tenantId: string;
-  readonly runId: string;
-  /** Only the effects of this step. */
-  readonly step: string | undefined;
-}
-
 /** Counts over the jobs of a run, by the predicate that their removal uses. */
 export interface RunInventory {
   readonly jobs: number;
@@ -341,13 +334,6 @@ export interface RunInventory {
   readonly bytes: number;
   readonly sampleJobIds: readonly string[];
   readonly unfinishedJobs: UnfinishedJobs;
-}
-
-/** One operation of a cascade, and who stands behind it. */
-export interface RunOperation {
-  readonly operationId: string;
-  readonly caller: Caller;
-  readonly reason: string | undefined;
 }
 
 /** Jobs of a run that are in no terminal state. */

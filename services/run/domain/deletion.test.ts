@@ -1,4 +1,5 @@
 import test from 'ava';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import {
   afterAnswer,
   afterReadBack,
@@ -7,7 +8,6 @@ import {
   hasMoved,
   nextMove,
   OWN_PARTICIPANT,
-  type ResourceCount,
 } from './deletion.ts';
 
 const count = (resourceType: string, deleted: number): ResourceCount => ({

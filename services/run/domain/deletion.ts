@@ -1,3 +1,5 @@
+import type { FailedItem, ResourceCount } from '#libs/kernel/resource-count.ts';
+
 /** What a deletion does: hide, bring back, remove for good, or remove the effects of a run that failed. */
 export const DELETION_MODES = ['SOFT_DELETE', 'UNDELETE', 'PURGE', 'COMPENSATION'] as const;
 
@@ -9,28 +11,6 @@ export const DELETION_STATES = ['PENDING', 'CASCADING', 'VERIFYING', 'COMPLETE',
 
 /** One of DELETION_STATES. */
 export type DeletionState = (typeof DELETION_STATES)[number];
-
-/** Counts of one kind of resource: `found` is the sum of `deleted`, `left` and `passedOn`. Bytes where it has any. */
-export interface ResourceCount {
-  readonly resourceType: string;
-  readonly found: number;
-  readonly deleted: number;
-  readonly left: number;
-  readonly bytes: number;
-  /** What others share and is theirs now. Absent: none. */
-  readonly passedOn?: number;
-  /** Whether `found`, `deleted` and `bytes` are lower bounds. Absent: they are exact. */
-  readonly atLeast?: boolean;
-}
-
-/** Something that could not be removed. */
-export interface FailedItem {
-  readonly key: string;
-  readonly code: string;
-  readonly message: string;
-  /** Whether another attempt would be refused as well. */
-  readonly permanent?: boolean;
-}
 
 /** Whether an answer names what only a person can change: the deletion is parked without another attempt. */
 export const needsPerson = (failedItems: readonly FailedItem[]): boolean =>

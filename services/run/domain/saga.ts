@@ -1,4 +1,5 @@
-import { OWN_PARTICIPANT, type ResourceCount } from './deletion.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { OWN_PARTICIPANT } from './deletion.ts';
 import { runNotParked, runNotRunning } from './errors.ts';
 import type { JsonObject, RunState } from './run.ts';
 import type { StepState } from './step.ts';

@@ -1,4 +1,4 @@
-import type { ResourceCount } from './deletion.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import { runDrivenByEngine, runNotRunning, stepTransitionIllegal, tooManySteps } from './errors.ts';
 import type { Run, Tombstone } from './run.ts';
 

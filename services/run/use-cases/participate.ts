@@ -1,5 +1,6 @@
 import { crashPoint } from '#libs/durable/crash-point.ts';
-import { type Answer, OWN_PARTICIPANT, type ResourceCount } from '../domain/deletion.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { type Answer, OWN_PARTICIPANT } from '../domain/deletion.ts';
 import { runNotTerminal } from '../domain/errors.ts';
 import { isTerminal } from '../domain/run.ts';
 import type { OwnRows, Participant, ParticipantCall, RemovedBatch } from './ports.ts';

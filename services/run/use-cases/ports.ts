@@ -1,6 +1,8 @@
 import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
-import type { Answer, Deletion, DeletionMode, DeletionState, DeletionStep, ResourceCount } from '../domain/deletion.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { Blocker, Sample } from '#libs/participant/participant.ts';
+import type { Answer, Deletion, DeletionMode, DeletionState, DeletionStep } from '../domain/deletion.ts';
 import type { JsonObject, Run, RunState } from '../domain/run.ts';
 import type { RunStep } from '../domain/step.ts';
 
@@ -215,25 +217,11 @@ export interface ParticipantCall {
   readonly reason: string | undefined;
 }
 
-/** What forbids a purge. */
-export interface Blocker {
-  readonly reason: string;
-  readonly resourceType: string;
-  readonly resourceId: string;
-  readonly message: string;
-}
-
-/** One thing that a purge would take, or that is left. */
-export interface ResourceSample {
-  readonly resourceType: string;
-  readonly resourceId: string;
-}
-
 /** What a purge would take of one participant, and what forbids it. */
 export interface ParticipantPreview {
   readonly counts: readonly ResourceCount[];
   readonly blockers: readonly Blocker[];
-  readonly samples: readonly ResourceSample[];
+  readonly samples: readonly Sample[];
 }
 
 /**

@@ -1,8 +1,10 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
-import { OWN_PARTICIPANT, type ResourceCount } from '../domain/deletion.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { Blocker, Sample } from '#libs/participant/participant.ts';
+import { OWN_PARTICIPANT } from '../domain/deletion.ts';
 import { participantUnknown, retentionGuard, runNotFound } from '../domain/errors.ts';
 import { purgeableAt } from '../domain/run.ts';
-import type { Blocker, DeletionRepository, Participant, ResourceSample, RunRepository } from './ports.ts';
+import type { DeletionRepository, Participant, RunRepository } from './ports.ts';
 
 const MAX_BLOCKERS = 100;
 const MAX_SAMPLES = 100;
@@ -12,7 +14,7 @@ export interface PurgePreview {
   readonly participants: readonly {
     readonly participant: string;
     readonly counts: readonly ResourceCount[];
-    readonly samples: readonly ResourceSample[];
+    readonly samples: readonly Sample[];
   }[];
   readonly blockers: readonly Blocker[];
   /** When the age guard lets the run go; undefined when it does already. */

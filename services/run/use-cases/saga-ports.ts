@@ -1,4 +1,5 @@
-import type { Answer, ResourceCount } from '../domain/deletion.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { Answer } from '../domain/deletion.ts';
 import type { JsonObject, Run } from '../domain/run.ts';
 import type { Removal, RemovedCounts, Saga } from '../domain/saga.ts';
 import type { Declaration, Effects } from '../domain/workflow.ts';

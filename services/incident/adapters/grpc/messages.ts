@@ -1,5 +1,4 @@
 import type { MessageInitShape, JsonObject as ProtoJsonObject } from '@bufbuild/protobuf';
-import type { ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import {
   type ApprovalSchema,
   ApprovalState as ApprovalStateMessage,
@@ -159,16 +158,4 @@ export const toDashboardMessage = (
     dashboard.meanMsToClose === undefined ? undefined : toDuration(dashboard.meanMsToClose),
   ),
   ...optional('lastCheckTime', toOptionalTimestamp(dashboard.lastCheckedAt)),
-});
-
-/** How much of one type there was, went and is left. */
-export const toResourceCount = (
-  resourceType: string,
-  { found, deleted, left, bytes = 0 }: { found: number; deleted: number; left: number; bytes?: number },
-): MessageInitShape<typeof ResourceCountSchema> => ({
-  resourceType,
-  found: BigInt(found),
-  deleted: BigInt(deleted),
-  left: BigInt(left),
-  bytes: BigInt(bytes),
 });

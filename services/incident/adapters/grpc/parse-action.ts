@@ -6,6 +6,9 @@ import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
 import type { StepAction } from '../../use-cases/ports.ts';
 import { MAX_TITLE } from './incident-handlers.ts';
 
+/** What the action `open-incident` makes. */
+export type OpenIncidentAction = Pick<StepAction, 'environmentId' | 'driftCheckId' | 'title' | 'payload'>;
+
 const FIELDS = ['environment_id', 'drift_check_id', 'title', 'drift_summary'];
 
 /**
@@ -14,9 +17,7 @@ const FIELDS = ['environment_id', 'drift_check_id', 'title', 'drift_summary'];
  * `environment_id` and `title`: as of OpenIncident. `drift_check_id`, `drift_summary`: as of OpenIncident, may be
  * left out. The incident belongs to the run and the step of the key.
  */
-export function parseOpenIncidentAction(
-  input: JsonObject | undefined,
-): Pick<StepAction, 'environmentId' | 'driftCheckId' | 'title' | 'payload'> {
+export function parseOpenIncidentAction(input: JsonObject | undefined): OpenIncidentAction {
   const given = input ?? {};
   return parseFields({
     // A misspelt field would be an input that silently does something else.

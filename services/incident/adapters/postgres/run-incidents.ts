@@ -1,8 +1,9 @@
 import { audit } from '#libs/audit/write-audit.ts';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
+import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
-import type { EndingCounts, RunIncidents, RunOperation, RunScope } from '../../use-cases/ports.ts';
+import type { EndingCounts, RunIncidents } from '../../use-cases/ports.ts';
 import { lockRun } from './runs.ts';
 
 interface Sums {

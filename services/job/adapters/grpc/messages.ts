@@ -5,7 +5,6 @@ import {
   DeletionState as DeletionStateMessage,
   type FailedItemSchema,
   Progress,
-  type ResourceCountSchema,
 } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import {
   ArtifactKind as ArtifactKindMessage,
@@ -14,6 +13,7 @@ import {
   JobState as JobStateMessage,
   TaskState as TaskStateMessage,
 } from '#gen/lethe/job/v1/job_pb.ts';
+import { toCountMessages } from '#libs/grpc/count-messages.ts';
 import { optional } from '#libs/grpc/optional.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { ARTIFACT_KINDS, type Artifact, type ArtifactKind } from '../../domain/artifact.ts';
@@ -23,6 +23,7 @@ import {
   type FailedKey,
   type JobDeletion,
   type RemovalCounts,
+  toResourceCounts,
 } from '../../domain/deletion.ts';
 import { etagOf, JOB_STATES, type Job, type JobState, TASK_STATES, type TaskState } from '../../domain/job.ts';
 
@@ -77,35 +78,6 @@ export const toArtifactMessage = (artifact: Artifact): MessageInitShape<typeof A
   createTime: toTimestamp(artifact.createdAt),
 });
 
-/**
- * Counts per resource type; a type of which there was nothing is left out. `found` counts what is there, `removed` what
- * has gone, of which the store's last listing still saw `left` more.
- */
-export function toResourceCounts(
-  counts: RemovalCounts,
-  shape: 'removed' | 'found',
-  left = 0,
-): MessageInitShape<typeof ResourceCountSchema>[] {
-  const rows = [
-    ['job', counts.jobs, 0, 0, false],
-    ['job_task', counts.tasks, 0, 0, false],
-    ['artifact', counts.artifacts, 0, 0, false],
-    ['object_version', counts.objects, counts.bytes, left, counts.atLeast],
-    ['delete_marker', counts.markers, 0, 0, counts.atLeast],
-    ['open_upload', counts.uploads, 0, 0, counts.atLeast],
-  ] as const;
-  return rows
-    .filter(([, count, , remaining]) => count + remaining > 0)
-    .map(([resourceType, count, bytes, remaining, atLeast = false]) => ({
-      resourceType,
-      found: BigInt(count + remaining),
-      deleted: shape === 'removed' ? BigInt(count) : 0n,
-      left: shape === 'found' ? BigInt(count) : BigInt(remaining),
-      bytes: BigInt(bytes),
-      atLeast,
-    }));
-}
-
 /** Counts of what the store holds without a job: found, removed, and left by a listing made afterwards. */
 export const toOrphanCounts = (counts: {
   readonly found: RemovalCounts;
@@ -132,9 +104,6 @@ export const toOrphanCounts = (counts: {
 export const toFailedItems = (failedKeys: readonly FailedKey[]): MessageInitShape<typeof FailedItemSchema>[] =>
   failedKeys.map(({ key, code, message, isPermanent: permanent = false }) => ({ key, code, message, permanent }));
 
-/** Progress as the contract's number. */
-export const toProgress = (progress: 'PARTIAL' | 'COMPLETE'): Progress => Progress[progress];
-
 // The row counts attempts that began; the contract tells of those that failed.
 const failedAttempts = ({ attempts, lastError }: JobDeletion): number => (lastError === undefined ? 0 : attempts);
 
@@ -154,7 +123,9 @@ export const toDeletionMessage = (deletion: JobDeletion): MessageInitShape<typeo
       participant: 'job',
       state: DeletionStateMessage[deletion.state],
       progress: deletion.state === 'COMPLETE' ? Progress.COMPLETE : Progress.PARTIAL,
-      resourceCounts: toResourceCounts(deletion.counts, deletion.id === '' ? 'found' : 'removed', deletion.left),
+      resourceCounts: toCountMessages(
+        toResourceCounts(deletion.counts, deletion.id === '' ? 'found' : 'removed', deletion.left),
+      ),
       attempts: failedAttempts(deletion),
       lastError: deletion.lastError ?? '',
       failedItems: toFailedItems(deletion.failedKeys),

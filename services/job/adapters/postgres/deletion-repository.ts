@@ -1,7 +1,7 @@
 import { type AuditEntry, audit } from '#libs/audit/write-audit.ts';
 import { reopenItem, takeItem } from '#libs/bulk-deletion/item-rows.ts';
 import type { BulkItem } from '#libs/kernel/bulk-item.ts';
-import type { Caller } from '#libs/kernel/caller.ts';
+import type { Principal } from '#libs/kernel/caller.ts';
 import { operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database, Statement, TenantTransaction } from '#libs/postgres/open-database.ts';
@@ -300,7 +300,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
 
 /** Whose removal is ordered, by whom, and why. */
 export interface RemovalOrder {
-  readonly caller: Caller;
+  readonly caller: Principal;
   readonly tenantId: string;
   readonly jobIds: readonly string[];
   readonly operationId?: string;

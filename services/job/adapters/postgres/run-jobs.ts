@@ -1,10 +1,11 @@
 import { audit } from '#libs/audit/write-audit.ts';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
+import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { type FailedKey, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
 import type { JobState } from '../../domain/job.ts';
-import type { RunJobs, RunOperation, RunScope, UnfinishedJobs } from '../../use-cases/ports.ts';
+import type { RunJobs, UnfinishedJobs } from '../../use-cases/ports.ts';
 import { insertDeletions } from './deletion-repository.ts';
 import { lockRun } from './job-repository.ts';
 

@@ -1,5 +1,4 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
-import type { ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import {
   type PurgeForecastSchema,
   type RetentionWindowSchema,
@@ -7,7 +6,6 @@ import {
   WindowSource,
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { toOptionalTimestamp } from '#libs/grpc/timestamp.ts';
-import type { ResourceCount } from '../../domain/counts.ts';
 import type { ResolvedWindow } from '../../domain/windows.ts';
 import type { PurgeForecast } from '../../use-cases/forecast-purge.ts';
 
@@ -34,15 +32,6 @@ export function toWindowMessage({
     ...(minToKeep === undefined ? {} : { minExecutionsToKeep: BigInt(minToKeep) }),
   };
 }
-
-/** Counts as messages. */
-export const toCountMessages = (counts: readonly ResourceCount[]): MessageInitShape<typeof ResourceCountSchema>[] =>
-  counts.map(({ resourceType, found, deleted, left }) => ({
-    resourceType,
-    found: BigInt(found),
-    deleted: BigInt(deleted),
-    left: BigInt(left),
-  }));
 
 /** A forecast as a message. */
 export function toForecastMessage(forecast: PurgeForecast): MessageInitShape<typeof PurgeForecastSchema> {

@@ -13,6 +13,7 @@ import {
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { PurgeProgressSchema, type RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { toCountMessages } from '#libs/grpc/count-messages.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
 import {
   parseEach,
@@ -39,7 +40,7 @@ import type { PurgeStop } from '../../domain/purge-stop.ts';
 import { countsOf, type PurgeSubject } from '../../domain/purge-subject.ts';
 import type { OrderPurge, PurgeEvent } from '../../use-cases/order-purge.ts';
 import type { StopPurges } from '../../use-cases/stop-purges.ts';
-import { toCountMessages, toWindowMessage } from './messages.ts';
+import { toWindowMessage } from './messages.ts';
 import { mayName, namedTenant, requiredTenant, wantedTenant } from './request-tenant.ts';
 import { toStopMessage } from './stop-handlers.ts';
 

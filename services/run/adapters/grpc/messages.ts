@@ -4,7 +4,6 @@ import {
   type DeletionSchema,
   DeletionState as DeletionStateMessage,
   Progress,
-  type ResourceCountSchema,
 } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import {
   ReferenceState,
@@ -14,6 +13,7 @@ import {
   type RunStepSchema,
   StepState as StepStateMessage,
 } from '#gen/lethe/run/v1/run_pb.ts';
+import { toCountMessages } from '#libs/grpc/count-messages.ts';
 import { optional } from '#libs/grpc/optional.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import {
@@ -22,7 +22,6 @@ import {
   type Deletion,
   type DeletionMode,
   type DeletionState,
-  type ResourceCount,
 } from '../../domain/deletion.ts';
 import { etagOf, RUN_STATES, type Run, type RunState } from '../../domain/run.ts';
 import { RECORDED_STATES, type RecordedState, type RunStep } from '../../domain/step.ts';
@@ -86,18 +85,6 @@ export const toStepMessage = (step: RunStep): MessageInitShape<typeof RunStepSch
   deleteReason: step.tombstone?.reason ?? '',
   removed: toCountMessages(step.removed),
 });
-
-/** Counts as messages. */
-export const toCountMessages = (counts: readonly ResourceCount[]): MessageInitShape<typeof ResourceCountSchema>[] =>
-  counts.map(({ resourceType, found, deleted, left, bytes, passedOn = 0, atLeast = false }) => ({
-    resourceType,
-    found: BigInt(found),
-    deleted: BigInt(deleted),
-    left: BigInt(left),
-    bytes: BigInt(bytes),
-    passedOn: BigInt(passedOn),
-    atLeast,
-  }));
 
 /** The deletion as a message. */
 export const toDeletionMessage = (deletion: Deletion): MessageInitShape<typeof DeletionSchema> => ({

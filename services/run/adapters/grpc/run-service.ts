@@ -5,6 +5,7 @@ import { DeletionSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RunSchema, RunStepSchema } from '#gen/lethe/run/v1/run_pb.ts';
 import { type RunService, WatchDeletionResponseSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { toCountMessages } from '#libs/grpc/count-messages.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
 import {
   parseEnum,
@@ -39,7 +40,6 @@ import {
   DELETION_STATE_OF,
   RECORDED_STATE_OF,
   RUN_STATE_OF,
-  toCountMessages,
   toDeletionMessage,
   toRunMessage,
   toStepMessage,

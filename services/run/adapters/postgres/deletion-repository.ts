@@ -1,6 +1,7 @@
 import { reopenItem, takeItem } from '#libs/bulk-deletion/item-rows.ts';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import type { FailedItem, ResourceCount } from '#libs/kernel/resource-count.ts';
 import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
@@ -9,9 +10,7 @@ import {
   type DeletionMode,
   type DeletionState,
   type DeletionStep,
-  type FailedItem,
   OWN_PARTICIPANT,
-  type ResourceCount,
 } from '../../domain/deletion.ts';
 import { leaseLost, runNotFound } from '../../domain/errors.ts';
 import type { DeletionClaim, DeletionOrder, DeletionRepository, Ordered } from '../../use-cases/ports.ts';

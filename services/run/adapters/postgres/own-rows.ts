@@ -1,8 +1,8 @@
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import { deleteOneBatch } from '#libs/postgres/delete-batch.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
-import type { ResourceCount } from '../../domain/deletion.ts';
 import { assertTerminal } from '../../domain/run.ts';
 import type { OwnRows, ParticipantCall } from '../../use-cases/ports.ts';
 import { audit } from './audit.ts';

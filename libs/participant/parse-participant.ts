@@ -5,9 +5,16 @@ import type {
   SoftDeleteRequest,
   VerifyRequest,
 } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import {
+  parseFields,
+  parseInteger,
+  parseOptionalText,
+  parseReason,
+  parseRequiredReason,
+  parseText,
+} from '#libs/grpc/parse.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
-import { parseFields, parseInteger, parseOptionalText, parseReason, parseRequiredReason, parseText } from './parse.ts';
 
 /** What a call of a participant is repeated under. */
 export interface ParticipantKey {

@@ -1,0 +1,105 @@
+import type { JsonObject } from '@bufbuild/protobuf';
+import type { Principal } from '#libs/kernel/caller.ts';
+import type { FailedItem, ResourceCount } from '#libs/kernel/resource-count.ts';
+
+/** What belongs to a run, and is hidden, brought back and removed with it. */
+export interface RunScope {
+  readonly tenantId: string;
+  readonly runId: string;
+  /** Only the effects of this step. */
+  readonly step: string | undefined;
+}
+
+/** One operation of a cascade, and who stands behind it. */
+export interface RunOperation {
+  readonly operationId: string;
+  /** The step of its key, as the caller named it. */
+  readonly part: string;
+  readonly caller: Principal;
+  readonly reason: string | undefined;
+}
+
+/** What forbids a purge. */
+export interface Blocker {
+  readonly reason: string;
+  readonly resourceType: string;
+  readonly resourceId: string;
+  readonly message: string;
+}
+
+/** One of the things that would go. */
+export interface Sample {
+  readonly resourceType: string;
+  readonly resourceId: string;
+}
+
+/** What there is, counted as `found` and `left`. */
+export interface Inventory {
+  readonly counts: readonly ResourceCount[];
+  /** Up to 100. */
+  readonly samples: readonly Sample[];
+}
+
+/** What a purge would take, and up to 100 of the things that forbid it. */
+export interface Preview extends Inventory {
+  readonly blockers?: readonly Blocker[];
+}
+
+/** What one call did, summed over all calls with its key. */
+export interface Participation {
+  readonly progress: 'PARTIAL' | 'COMPLETE';
+  readonly counts: readonly ResourceCount[];
+  readonly failedItems: readonly FailedItem[];
+  /** Whether a PARTIAL one waits for the participant's workers. */
+  readonly isQueued?: boolean;
+}
+
+/** Which step acts, and for whom. */
+export interface StepOrder {
+  readonly tenantId: string;
+  readonly runId: string;
+  readonly step: string;
+  readonly caller: Principal;
+  /** Aborted once nobody waits for the answer. */
+  readonly signal: AbortSignal;
+}
+
+/** What a step's action has come to: `output` for later steps, and the effects that exist now. */
+export interface ActionOutcome {
+  readonly output: JsonObject;
+  readonly counts: readonly ResourceCount[];
+}
+
+/** Something that a step can have done. */
+export interface Action<Input = unknown> {
+  /** Must answer the whole input, or throw FIELD_INVALID naming each bad field as `input.<name>`. */
+  parse(input: JsonObject | undefined): Input;
+  /** Must throw FIELD_INVALID for what an input, complete or not, names and is not there. Absent: it names nothing. */
+  check?(tenantId: string, input: JsonObject | undefined): Promise<void>;
+  /**
+   * Must do it once, however often it is asked for; undefined: not done yet, to be asked for again. STEP_COMPENSATED,
+   * RUN_DELETED, REQUEST_ID_REUSED, ACTION_REFUSED.
+   */
+  execute(order: StepOrder, input: Input): Promise<ActionOutcome | undefined>;
+}
+
+/**
+ * A service's part in runs. Nothing of a run is no error: then counts are empty. What changes something is idempotent by
+ * its operation, and its counts are sums over all calls with one operation.
+ */
+export interface Participant {
+  /** By name, such as `create-job`. */
+  readonly actions: Readonly<Record<string, Action>>;
+  /** Must tell what a purge would take, by the predicates that it uses. */
+  preview(scope: RunScope): Promise<Preview>;
+  /** Must hide what is there and refuse what comes later; counts what this operation hid, as `deleted`. */
+  softDelete(scope: RunScope, operation: RunOperation): Promise<readonly ResourceCount[]>;
+  /** Must bring back exactly what that soft delete hid, and refuse it from now on; OPERATION_IN_PROGRESS. */
+  restore(scope: RunScope, operation: RunOperation, softDeleteId: string): Promise<readonly ResourceCount[]>;
+  /** Must remove for good, about `limit` rows and objects a call, and refuse what comes later. */
+  purge(scope: RunScope, operation: RunOperation, limit: number): Promise<Participation>;
+  /** Must remove the effects of the scope's step whatever their state, and refuse those that come later. */
+  compensate(scope: RunScope, operation: RunOperation): Promise<Participation>;
+  /** Must tell what is left, read from the stores themselves; with `rowsOnly` from the service's rows alone. */
+  verify(scope: RunScope, rowsOnly: boolean): Promise<Inventory>;
+}
