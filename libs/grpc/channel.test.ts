@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { type AddressInfo, createServer } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Code, ConnectError } from '@connectrpc/connect';
 import test, { type ExecutionContext } from 'ava';
@@ -61,6 +63,22 @@ for (const [how, options] of [
     t.is((await echo.one({ value: 'c' }, { timeoutMs: 5_000 })).value, 'c');
   });
 }
+
+test('a service that takes connections and says nothing is not left with ever more of them', async (t) => {
+  let open = 0;
+  const silent = createServer((socket) => {
+    open += 1;
+    socket.on('close', () => (open -= 1)).resume();
+  });
+  await once(silent.listen(0, '127.0.0.1'), 'listening');
+  const { port } = silent.address() as AddressInfo;
+  const connection = connect({ address: `127.0.0.1:${port}`, token: async () => 'good' });
+  for (let times = 0; times < 3; times += 1) t.false(await connection.isReachable());
+  await until('those that were tried are closed', async () => open === 1);
+  connection.close();
+  await until('all are closed', async () => open === 0);
+  silent.close();
+});
 
 test('a call is left alone while its service is slow, however slow', async (t) => {
   let calls = 0;

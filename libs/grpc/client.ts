@@ -9,6 +9,7 @@ import { StatusSchema } from '#gen/google/rpc/status_pb.ts';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type Channel, makeChannel } from './channel.ts';
+import { endUnanswered } from './end-unanswered.ts';
 import { makeInterruptible } from './interruptible.ts';
 import { type ClientTlsFiles, makeClientCredentials, type OnCertificates } from './tls.ts';
 
@@ -68,9 +69,10 @@ export function connect(options: ClientOptions): Connection {
   const { onCertificates = () => undefined } = options;
   const secure = tls && makeClientCredentials(address, tls, onCertificates);
   const target = address.includes('://') || address.startsWith('dns:') ? address : `dns:///${address}`;
+  const channelCredentials = endUnanswered(secure?.credentials ?? credentials.createInsecure());
   const channel = makeChannel(
     () =>
-      new GrpcClient(target, secure?.credentials ?? credentials.createInsecure(), {
+      new GrpcClient(target, channelCredentials, {
         ...secure?.options,
         'grpc.service_config': SERVICE_CONFIG,
         'grpc.enable_retries': retries ? 1 : 0,
