@@ -81,6 +81,31 @@ test('each fault of the database is named, with a retry delay', (t) => {
   }
 });
 
+test('what a pooler refuses by itself is the same fault as when the database refuses it', (t) => {
+  const faults = {
+    REFUSED: [
+      'password authentication failed',
+      'SASL authentication failed',
+      'no such user',
+      'no such database: lethe_job',
+      'unsupported startup parameter: statement_timeout',
+      'unsupported startup parameter in options: search_path',
+    ],
+    TOO_MANY_CONNECTIONS: [
+      'no more connections allowed (max_client_conn)',
+      'client connections exceeded (max_db_client_connections)',
+      'query_wait_timeout',
+    ],
+    CONNECTION_LOST: ['server login has been failing, cached error: connect failed (server_login_retry)'],
+  };
+  for (const [fault, messages] of Object.entries(faults)) {
+    for (const message of messages) {
+      const mapped = toDomainError(Object.assign(new Error(message), { code: '08P01' })) as DomainError;
+      t.like(mapped.metadata, { fault }, message);
+    }
+  }
+});
+
 test('no text of SQL or of the driver gets into a message', (t) => {
   for (const code of ['40001', '57014', 'ECONNREFUSED']) {
     const { message, metadata } = toDomainError(driverError(code, { detail: 'Key (name)=(Ada)' })) as DomainError;

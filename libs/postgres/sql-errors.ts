@@ -26,6 +26,13 @@ const FAULT_OF_CLASS: Readonly<Record<string, DatabaseFault>> = {
   '53': 'OUT_OF_RESOURCES',
 };
 
+// pgbouncer gives what it says itself the code of a violated protocol.
+const POOLER = '08P01';
+const FAULT_OF_POOLER: readonly (readonly [RegExp, DatabaseFault])[] = [
+  [/authentication failed|no such (?:user|database)|unsupported startup parameter/, 'REFUSED'],
+  [/\(max_\w+\)|^query_wait_timeout/, 'TOO_MANY_CONNECTIONS'],
+];
+
 const NETWORK = new Set([
   'ECONNREFUSED',
   'ECONNRESET',
@@ -113,6 +120,9 @@ export function faultOf(error: unknown): DatabaseFault | undefined {
   if (code !== undefined) {
     if (code === 'ETIMEDOUT') return 'SILENT';
     if (NETWORK.has(code)) return 'CONNECTION_LOST';
+    const said = code === POOLER ? String((native as { message?: unknown }).message) : '';
+    const ofPooler = FAULT_OF_POOLER.find(([words]) => words.test(said));
+    if (ofPooler) return ofPooler[1];
     return FAULT_OF_CODE[code] ?? (code.length === 5 ? FAULT_OF_CLASS[code.slice(0, 2)] : undefined);
   }
   if (!(native instanceof Error)) return undefined;
