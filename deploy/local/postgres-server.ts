@@ -47,7 +47,8 @@ interface Binaries {
   readonly postgres: string;
 }
 
-interface Identity {
+/** A user of this machine; this process's own where it is empty. */
+export interface Identity {
   readonly uid?: number;
   readonly gid?: number;
 }
@@ -154,7 +155,8 @@ async function stopStaleServer(data: string): Promise<void> {
 const holdsFolder = async (pid: number, data: string): Promise<boolean> =>
   (await run('ps', ['-o', 'args=', '-p', String(pid)]).catch(() => ({ stdout: '' }))).stdout.includes(data);
 
-async function serverIdentity(): Promise<Identity> {
+/** Whom the server runs as: `postgres` where this process is root, else this process's own user. */
+export async function serverIdentity(): Promise<Identity> {
   if (process.getuid?.() !== 0) return {};
   const lookUp = async () => {
     const [uid, gid] = await Promise.all([run('id', ['-u', 'postgres']), run('id', ['-g', 'postgres'])]);

@@ -37,6 +37,13 @@ export type ProgramFile = (program: StackProgram) => Promise<string>;
 
 const ownFile: ProgramFile = async (program) => program;
 
+/** Hands the sessions of a database server to many clients in turn. */
+export interface Pooler {
+  /** Where clients reach a database of the server, by the URL that reaches it directly. */
+  urlOf(databaseUrl: string): string;
+  stop(): Promise<void>;
+}
+
 /** How the stack is brought up. */
 export interface StackOptions {
   /** Everything that survives a restart is below it. */
@@ -53,6 +60,8 @@ export interface StackOptions {
   readonly services?: readonly ServiceName[];
   /** The databases in the folder were brought to the newest schema by `prepareStack`: nothing is migrated. */
   readonly isPrepared?: boolean;
+  /** Starts a pooler before the database of this URL, through which services reach theirs; directly by default. */
+  readonly startPooler?: (superuserUrl: string) => Promise<Pooler>;
   /** By which files its programs are started; their own by default. */
   readonly fileOf?: ProgramFile;
   /** How long the user's tokens may live at most; a day by default. */
@@ -152,15 +161,19 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   const connections = new Map<ServiceName, Connection>();
   let consoleProcess: ServiceProcess | undefined;
   let provider: DevelopmentProvider | undefined;
+  let pooler: Pooler | undefined;
   const stop = async (): Promise<void> => {
     for (const connection of connections.values()) connection.close();
     // Those who call stop before those who are called.
     await consoleProcess?.stop();
     await provider?.stop();
     for (const name of ['retention', 'run', 'job', 'incident'] as const) await processes.get(name)?.stop();
+    await pooler?.stop();
     await postgres.stop();
   };
   try {
+    pooler = await options.startPooler?.(postgres.url);
+    const databaseUrlOf = pooler?.urlOf ?? ((url: string) => url);
     const addresses = Object.fromEntries(
       SERVICE_NAMES.map((name) => [name, `127.0.0.1:${ports.grpc[name]}`]),
     ) as Record<ServiceName, string>;
@@ -179,7 +192,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         const database = await provision(name, postgres.url, secrets);
         databases.set(name, database);
         if (!isPrepared) await migrate(await fileOf(programOf(name)), database);
-        const env = environmentOf(name, { database, addresses, ports, secrets, objectFolder, options });
+        const databaseUrl = databaseUrlOf(database.appUrl);
+        const env = environmentOf(name, { databaseUrl, addresses, ports, secrets, objectFolder, options });
         const logFile = join(folder, 'logs', `${name}.log`);
         environments.set(name, env);
         processes.set(
@@ -445,7 +459,7 @@ async function databaseFolder(folder: string): Promise<string> {
 function environmentOf(
   name: ServiceName,
   given: {
-    database: ProvisionedDatabase;
+    databaseUrl: string;
     addresses: Record<ServiceName, string>;
     ports: Ports;
     secrets: Secrets;
@@ -453,12 +467,12 @@ function environmentOf(
     options: StackOptions;
   },
 ): Record<string, string> {
-  const { database, addresses, ports, secrets, objectFolder, options } = given;
+  const { databaseUrl, addresses, ports, secrets, objectFolder, options } = given;
   const started = { addresses, ...(options.services ? { services: options.services } : {}) };
   return {
     LETHE_GRPC_ADDRESS: addresses[name],
     LETHE_METRICS_ADDRESS: `127.0.0.1:${ports.metrics[name]}`,
-    LETHE_DATABASE_URL: database.appUrl,
+    LETHE_DATABASE_URL: databaseUrl,
     LETHE_TRUST_FILE: secrets.trustFile,
     LETHE_JWT_ISSUER: ISSUER,
     ...(name === 'run' || name === 'retention' ? { LETHE_SERVICE_KEY: secrets.keyFileOf(name) } : {}),

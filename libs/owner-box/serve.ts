@@ -134,8 +134,8 @@ function readBoxSettings(file: OwnerFile, env: Environment) {
 }
 
 async function assertPrepared({ acrossTenants }: Database, role: Role): Promise<void> {
-  const [table] = await acrossTenants<{ is_readable: boolean }>({
-    text: `select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  const [table] = await acrossTenants<{ is_readable: boolean; is_searched: boolean }>({
+    text: `select current_schema() = $1 as is_searched, exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
              where n.nspname = $1 and c.relname = 'lethe_migrations' and has_schema_privilege(n.oid, 'usage')
                and has_table_privilege(c.oid, 'select')) as is_readable`,
     values: [SCHEMA],
@@ -146,6 +146,10 @@ async function assertPrepared({ acrossTenants }: Database, role: Role): Promise<
   const missing = ownerBoxMigrations.filter(({ name }) => !applied.some((known) => known.name === name));
   if (missing.length > 0) {
     const problem = `the schema ${SCHEMA} is not ready for ${role.name}; run \`lethe owner prepare\` with this file`;
+    throw new OwnerBoxError(`the database ${role.database}`, [problem]);
+  }
+  if (table?.is_searched !== true) {
+    const problem = `sessions do not search the schema ${SCHEMA} first, as through a pooler; connect directly`;
     throw new OwnerBoxError(`the database ${role.database}`, [problem]);
   }
 }

@@ -3,6 +3,7 @@ import pg from 'pg';
 import { isTenantId } from '#libs/kernel/id.ts';
 import { endConnection, type GuardedConnection, guardConnection } from './guard-connection.ts';
 import { prepareAnew } from './prepare-anew.ts';
+import { type SessionTimeouts, timeoutSettings, withSettings } from './session-settings.ts';
 import { shareConnections } from './share-connections.ts';
 import { type DatabaseFault, DatabaseSilent, faultOf, isReadOnlyViolation, toDomainError } from './sql-errors.ts';
 import type { Statement } from './statement.ts';
@@ -14,16 +15,12 @@ export type { Statement } from './statement.ts';
 export type { TenantTransaction } from './tenant-transaction.ts';
 
 /** How a service reaches its database. */
-export interface DatabaseOptions {
+export interface DatabaseOptions extends SessionTimeouts {
   /** As the app role, which is under row-level security. */
   readonly url: string;
   readonly poolSize: number;
   /** Shown in pg_stat_activity. */
   readonly applicationName: string;
-  /** No statement may take longer. */
-  readonly statementTimeoutMs: number;
-  /** No statement may wait longer for a lock. */
-  readonly lockTimeoutMs: number;
 }
 
 /** A service's database. Every row that it shows belongs to the one tenant that was named. */
@@ -79,19 +76,6 @@ const ACQUIRE_MS = 5_000;
 const CLOSE_MS = 5_000;
 const LOST_ANSWER_MS = 1_000;
 
-// What the code relies on, whatever the defaults of the server, the database or the role.
-const SETTINGS = [
-  'datestyle=ISO',
-  'intervalstyle=postgres',
-  'timezone=UTC',
-  'bytea_output=hex',
-  'search_path=public',
-  'default_transaction_isolation=read\\ committed',
-  'standard_conforming_strings=on',
-]
-  .map((setting) => `-c ${setting}`)
-  .join(' ');
-
 const NO_TENANT = "set local lethe.tenant = ''";
 
 const TIMESTAMPTZ = 1184;
@@ -119,7 +103,7 @@ export const typeParsers: pg.CustomTypesConfig = {
 
 /** Opens the pool. No connection is made before the first statement. */
 export function openDatabase(options: DatabaseOptions): Database {
-  const { url, poolSize, applicationName, statementTimeoutMs, lockTimeoutMs } = options;
+  const { url, poolSize, applicationName, statementTimeoutMs } = options;
   const guarded = new Map<pg.Client, GuardedConnection & { readonly generation: number }>();
   let generation = 0;
   let fault: DatabaseFault | undefined;
@@ -136,9 +120,7 @@ export function openDatabase(options: DatabaseOptions): Database {
       connectionString: withSettings(url),
       application_name: applicationName,
       types: typeParsers,
-      statement_timeout: statementTimeoutMs,
-      lock_timeout: lockTimeoutMs,
-      idle_in_transaction_session_timeout: statementTimeoutMs,
+      ...timeoutSettings(options),
       connectionTimeoutMillis: CONNECT_MS,
       keepAlive: true,
       keepAliveInitialDelayMillis: KEEPALIVE_MS,
@@ -242,14 +224,6 @@ export function openDatabase(options: DatabaseOptions): Database {
       clearTimeout(timer);
     },
   };
-}
-
-/** The URL with SETTINGS as part of the connection's start; options that the URL has itself win. */
-function withSettings(url: string): string {
-  const parsed = new URL(url);
-  const own = parsed.searchParams.get('options');
-  parsed.searchParams.set('options', own === null ? SETTINGS : `${SETTINGS} ${own}`);
-  return parsed.toString();
 }
 
 const isSmall = ({ name }: Statement): boolean => name !== undefined;

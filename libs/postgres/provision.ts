@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { ROLE_SETTINGS } from './session-settings.ts';
 
 /** A service's database and the two roles that reach it. */
 export interface ProvisionOptions {
@@ -43,6 +44,10 @@ export async function provisionDatabase(options: ProvisionOptions): Promise<Prov
       const known = await client.query('select from pg_roles where rolname = $1', [role]);
       const attributes = `login nosuperuser nocreatedb nocreaterole nobypassrls password ${client.escapeLiteral(password)}`;
       await client.query(`${known.rowCount ? 'alter' : 'create'} role ${name} ${attributes}`);
+    }
+    // A pooler opens sessions that know nothing of the service they will serve.
+    for (const [setting, value] of Object.entries(ROLE_SETTINGS)) {
+      await client.query(`alter role ${client.escapeIdentifier(app)} set ${setting} = ${client.escapeLiteral(value)}`);
     }
     const known = await client.query('select from pg_database where datname = $1', [database]);
     if (!known.rowCount) {

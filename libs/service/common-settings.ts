@@ -1,6 +1,7 @@
 import { readClientTls, readServerTls } from '#libs/grpc/tls-settings.ts';
 import type { SettingsReader } from '#libs/kernel/settings.ts';
 import { parseDatabaseUrl } from '#libs/postgres/database-url.ts';
+import { DEFAULT_TIMEOUTS } from '#libs/postgres/session-settings.ts';
 import { LOG_LEVELS } from '#libs/telemetry/logger.ts';
 
 /** What every service is told. */
@@ -12,8 +13,12 @@ export const readCommonSettings = (reader: SettingsReader) => ({
   metricsAddress: reader.parsed('LETHE_METRICS_ADDRESS', parseAddress, '0.0.0.0:9464'),
   databaseUrl: reader.parsed('LETHE_DATABASE_URL', parseDatabaseUrl),
   databasePoolSize: reader.integer('LETHE_DATABASE_POOL_SIZE', { min: 1, max: 200 }, 10),
-  statementTimeoutMs: reader.integer('LETHE_STATEMENT_TIMEOUT_MS', { min: 100, max: 60_000 }, 10_000),
-  lockTimeoutMs: reader.integer('LETHE_LOCK_TIMEOUT_MS', { min: 100, max: 60_000 }, 5_000),
+  statementTimeoutMs: reader.integer(
+    'LETHE_STATEMENT_TIMEOUT_MS',
+    { min: 100, max: 60_000 },
+    DEFAULT_TIMEOUTS.statementTimeoutMs,
+  ),
+  lockTimeoutMs: reader.integer('LETHE_LOCK_TIMEOUT_MS', { min: 100, max: 60_000 }, DEFAULT_TIMEOUTS.lockTimeoutMs),
   trustFile: reader.text('LETHE_TRUST_FILE'),
   /** Which keys are believed is no longer told by a key set; refused, so that nobody thinks it still counts. */
   jwks: reader.optional('LETHE_JWKS', refuseKeySet),

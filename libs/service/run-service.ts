@@ -22,6 +22,7 @@ import {
   readInstallation,
 } from '#libs/postgres/migrate.ts';
 import { type Database, openDatabase } from '#libs/postgres/open-database.ts';
+import { assertSessionSettings } from '#libs/postgres/session-settings.ts';
 import { describeFault, SCHEMA_FAULT } from '#libs/postgres/sql-errors.ts';
 import { watchDatabase } from '#libs/postgres/watch-database.ts';
 import { type Logger, makeLogger } from '#libs/telemetry/logger.ts';
@@ -119,6 +120,7 @@ export async function startService(
   });
   phase = 'Starting.';
   await assertBoundByRowSecurity(database.acrossTenants);
+  await assertSessionSettings(database.acrossTenants, settings);
   const turns = makeTurns();
   composed = await compose({ database, log, metrics, turns });
   const workers = composed.startWorkers();

@@ -116,11 +116,12 @@ test('a service says when the schema is newer than itself, and serves', async (t
   t.regex(service.output(), /999-later.*newer than this version|newer than this version.*999-later/);
 });
 
-test('a service that connects as the owner or a superuser refuses to start and says why', async (t) => {
+test('a service that connects as the owner or a superuser, or to other sessions than it needs, refuses to start and says why', async (t) => {
   const database = await t.context.postgres.createDatabase(jobMigrations);
   for (const [url, why] of [
     [database.ownerUrl, /owns the tables/],
     [database.superuserUrl, /bypasses row-level security/],
+    [`${database.appUrl}?options=-c%20bytea_output=escape`, /bytea_output is 'escape', not 'hex'/],
   ] as const) {
     const service = startProgram([], {
       LETHE_DATABASE_URL: url,

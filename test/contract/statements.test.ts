@@ -1,7 +1,7 @@
 import anyTest, { type TestFn } from 'ava';
 import { startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
 import { conditionals, functionsOf, isWriting, writingClauses } from '#test/support/sql-clauses.ts';
-import { sqlTexts } from '#test/support/sql-texts.ts';
+import { sqlSources, sqlTexts } from '#test/support/sql-texts.ts';
 
 const test = anyTest as TestFn<{ postgres: TestPostgres }>;
 const texts = sqlTexts();
@@ -23,6 +23,22 @@ test('no statement that connections prepare asks for all columns, whatever they 
   for (const text of ["$1 * interval '1 ms'", 'count(*)']) t.notRegex(text, ALL_COLUMNS);
   t.deepEqual(
     named.filter(({ text }) => ALL_COLUMNS.test(text)).map(({ at }) => at),
+    [],
+  );
+});
+
+test('nothing that is sent stays in its session, which a pooler may hand to another client', (t) => {
+  const isLeftBehind = (source: string): boolean =>
+    /pg_(?:try_)?advisory_lock(?:_shared)?\b|set_config\([^)]*,\s*false\)|\bwith hold\b/i.test(source) ||
+    /[`'";]\s*(?:set (?!local )|reset |(?:un)?listen |prepare |deallocate |discard |create temp)/i.test(source);
+  for (const source of ["raw('select pg_advisory_lock(1)')", "'begin; set lethe.tenant = 1'", '`listen jobs`'])
+    t.true(isLeftBehind(source), source);
+  for (const source of ["`begin; set local lethe.tenant = ''`", "'select pg_advisory_xact_lock(1)'"])
+    t.false(isLeftBehind(source), source);
+  t.deepEqual(
+    sqlSources()
+      .filter(({ source }) => isLeftBehind(source))
+      .map(({ file }) => file),
     [],
   );
 });

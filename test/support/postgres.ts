@@ -6,6 +6,7 @@ import { startPostgresServer } from '#deploy/local/postgres-server.ts';
 import { type Migration, migrateUp } from '#libs/postgres/migrate.ts';
 import { type Database, type DatabaseOptions, openDatabase } from '#libs/postgres/open-database.ts';
 import { ownerRoleOf, type ProvisionedDatabase, provisionDatabase } from '#libs/postgres/provision.ts';
+import { poolerOfThisFile } from './pooler.ts';
 import { copyTemplate, type TemplateFolder } from './template-folder.ts';
 
 /** A throwaway server for the tests of one file. */
@@ -13,7 +14,8 @@ export interface TestPostgres {
   readonly url: string;
   /**
    * A database of its own for one test, migrated; without migrations an empty one. Migrations run once for a list: what
-   * a test gets is a copy. All databases of a server have the same two roles.
+   * a test gets is a copy. All databases of a server have the same two roles. The app role reaches them through a pooler
+   * where the test file has one: see `poolerOfThisFile`.
    */
   createDatabase(migrations: readonly Migration[]): Promise<TestDatabase>;
   /** Fails when a test has left a connection open. */
@@ -50,11 +52,13 @@ export async function startTestPostgres(): Promise<TestPostgres> {
   const server = await startPostgresServer({ folder, port: await freePort(), ...SUPERUSER });
   const superuser = new pg.Pool({ connectionString: server.url, max: 4 }).on('error', () => undefined);
   const copyDatabase = makeDatabaseCopier(server.url, superuser);
+  const pooler = await (await poolerOfThisFile())?.(server.url);
   let opened = 0;
   return {
     url: server.url,
     async createDatabase(migrations) {
-      const database = await copyDatabase(migrations);
+      const copied = await copyDatabase(migrations);
+      const database = { ...copied, appUrl: pooler?.urlOf(copied.appUrl) ?? copied.appUrl };
       const superuserUrl = inDatabase(server.url, database.name);
       return {
         ...database,
@@ -82,6 +86,7 @@ export async function startTestPostgres(): Promise<TestPostgres> {
     },
     async stop() {
       await superuser.end();
+      await pooler?.stop();
       await server.stop();
       await remove();
       if (opened !== 0) throw new Error(`${opened} databases were left open`);

@@ -27,10 +27,15 @@ const KEY = /(?:([\w$]+)\s*:|const\s+([\w$]+)(?:\s*:[^=]*)?\s*=(?:\s*\([^)]*\)(?
 const MAY_PRECEDE_PATTERN = /(?:^|[(,=:[!&|?{};>]|return)\s*$/;
 const MOST_NESTED = 5;
 
-/** The SQL of the services and of the libraries that ask the database. */
+/** The files of the services and of the libraries that ask the database. */
+export const sqlSources = (): readonly { readonly file: string; readonly source: string }[] =>
+  globSync(FILES, { cwd: ROOT })
+    .filter((file) => !file.includes('.test.'))
+    .map((file) => ({ file, source: readFileSync(`${ROOT}${file}`, 'utf8') }));
+
+/** The SQL in them. */
 export function sqlTexts(): readonly SqlText[] {
-  const files = globSync(FILES, { cwd: ROOT }).filter((file) => !file.includes('.test.'));
-  const sources = files.map((file) => ({ file, ...literalsOf(readFileSync(`${ROOT}${file}`, 'utf8')) }));
+  const sources = sqlSources().map(({ file, source }) => ({ file, ...literalsOf(source) }));
   const constants = new Map<string, string>();
   for (const { file, literals } of sources) {
     for (const { key, text } of literals) if (key !== undefined) constants.set(`${file} ${key}`, text);

@@ -32,10 +32,11 @@ export async function readsBy(
 }
 
 async function readsOf(created: TestDatabase): Promise<ReadonlyMap<string, TableReads>> {
-  // Each connection reports when it ends.
-  await until('the connections have ended', async () => {
+  // Each session reports when it ends, and a pooler keeps those that nobody uses.
+  await until('the sessions have ended', async () => {
     const open = await created.query(
-      'select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()',
+      `select case when state = 'idle' then pg_terminate_backend(pid) end from pg_stat_activity
+       where datname = current_database() and pid <> pg_backend_pid()`,
     );
     return open.length === 0;
   });

@@ -10,6 +10,7 @@ import {
   startStack,
 } from '#deploy/local/stack.ts';
 import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
+import { poolerOfThisFile } from './pooler.ts';
 import { bundleOf } from './programs.ts';
 import { copyTemplate, type TemplateFolder } from './template-folder.ts';
 
@@ -56,12 +57,14 @@ export async function startTestStack(
     // Other programs than these sources have a schema of their own.
     const isPrepared = options.fileOf === undefined;
     if (isPrepared) await copyTemplate(prepared(options.services ?? SERVICE_NAMES), folder);
+    const pooler = await poolerOfThisFile();
     const stack = await startStack({
       folder,
       throwaway: true,
       isPrepared,
       ports: 'free',
       onGivingUp: () => undefined,
+      ...(pooler ? { startPooler: pooler } : {}),
       ...(options.fromSources ? {} : { fileOf: bundleOf }),
       ...options,
     });
