@@ -8,6 +8,8 @@ import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { StatusSchema } from '#gen/google/rpc/status_pb.ts';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { type Channel, makeChannel } from './channel.ts';
+import { endUnanswered } from './end-unanswered.ts';
 import { makeInterruptible } from './interruptible.ts';
 import { type ClientTlsFiles, makeClientCredentials, type OnCertificates } from './tls.ts';
 
@@ -19,7 +21,7 @@ export interface ClientOptions {
   readonly token: () => Promise<string>;
   /** For unary calls that name no timeout of their own, in milliseconds. */
   readonly deadlineMs?: number;
-  /** Whether a call that fails as UNAVAILABLE is made again, up to three times; true by default. */
+  /** Whether a call that fails as UNAVAILABLE, or whose connection was lost, is made again; true by default. */
   readonly retries?: boolean;
   /** Speaks TLS. Absent: plaintext. */
   readonly tls?: ClientTlsFiles | undefined;
@@ -34,8 +36,8 @@ export interface Connection {
    */
   client<Desc extends DescService>(service: Desc, token?: () => Promise<string>): Client<Desc>;
   /**
-   * Whether anybody there takes calls, by the standard health check, within a second. A service without health checks
-   * that says so takes calls.
+   * Whether anybody there takes calls, by the standard health check, within two seconds. A service without health checks
+   * that says so takes calls. It asks once for all who ask at the same time.
    */
   isReachable(): Promise<boolean>;
   close(): void;
@@ -67,39 +69,30 @@ export function connect(options: ClientOptions): Connection {
   const { onCertificates = () => undefined } = options;
   const secure = tls && makeClientCredentials(address, tls, onCertificates);
   const target = address.includes('://') || address.startsWith('dns:') ? address : `dns:///${address}`;
-  const grpc = new GrpcClient(target, secure?.credentials ?? credentials.createInsecure(), {
-    ...secure?.options,
-    'grpc.service_config': SERVICE_CONFIG,
-    'grpc.enable_retries': retries ? 1 : 0,
-    'grpc.keepalive_time_ms': 30_000,
-    'grpc.keepalive_timeout_ms': 10_000,
-    'grpc.initial_reconnect_backoff_ms': 100,
-    'grpc.max_reconnect_backoff_ms': 2_000,
-    // A client of its own subchannels: closing one connection must not close another's.
-    'grpc.use_local_subchannel_pool': 1,
-  });
+  const channelCredentials = endUnanswered(secure?.credentials ?? credentials.createInsecure());
+  const channel = makeChannel(
+    () =>
+      new GrpcClient(target, channelCredentials, {
+        ...secure?.options,
+        'grpc.service_config': SERVICE_CONFIG,
+        'grpc.enable_retries': retries ? 1 : 0,
+        'grpc.keepalive_time_ms': 30_000,
+        'grpc.keepalive_timeout_ms': 10_000,
+        'grpc.initial_reconnect_backoff_ms': 100,
+        'grpc.max_reconnect_backoff_ms': 2_000,
+        // A client of its own subchannels: closing one connection must not close another's.
+        'grpc.use_local_subchannel_pool': 1,
+      }),
+  );
   return {
     client: <Desc extends DescService>(service: Desc, ownToken = token) =>
-      makeAnyClient(service, (method) => makeCall(method, { grpc, token: ownToken, deadlineMs })) as Client<Desc>,
-    isReachable: () => checkHealth(grpc),
-    close: () => grpc.close(),
+      makeAnyClient(service, (method) =>
+        makeCall(method, { channel, token: ownToken, deadlineMs, retries }),
+      ) as Client<Desc>,
+    isReachable: channel.isReachable,
+    close: channel.close,
   };
 }
-
-const HEALTH_CHECK = '/grpc.health.v1.Health/Check';
-const HEALTH_DEADLINE_MS = 1_000;
-const AWAY: ReadonlySet<number> = new Set([status.UNAVAILABLE, status.DEADLINE_EXCEEDED, status.CANCELLED]);
-// HealthCheckResponse with status = SERVING, its only field; the request for the server as a whole is empty.
-const SERVING = Buffer.from([0x08, 0x01]);
-
-const checkHealth = (grpc: GrpcClient): Promise<boolean> =>
-  new Promise((resolve) => {
-    const pass = (bytes: Buffer): Buffer => bytes;
-    const within = { deadline: Date.now() + HEALTH_DEADLINE_MS };
-    grpc.makeUnaryRequest(HEALTH_CHECK, pass, pass, Buffer.alloc(0), new Metadata(), within, (error, answer) =>
-      resolve(error ? !AWAY.has(error.code) : SERVING.equals(answer ?? Buffer.alloc(0))),
-    );
-  });
 
 /** The reason of an error's ErrorInfo, e.g. `JOB_NOT_FOUND`; undefined where it has none. */
 export const reasonOf = (error: unknown): string | undefined =>
@@ -118,17 +111,22 @@ export function toPeerError(peer: string, error: unknown): unknown {
 
 /** How the calls of one client are made. */
 interface Calling {
-  readonly grpc: GrpcClient;
+  readonly channel: Channel;
   readonly token: () => Promise<string>;
   readonly deadlineMs: number;
+  readonly retries: boolean;
 }
+
+/** What came of a call whose connection was given up before it was answered. */
+const LOST = Symbol('lost');
 
 // biome-ignore lint/suspicious/noExplicitAny: the message types of a method are known to its descriptor only.
 type AnyMessage = any;
 type Requests = AsyncIterable<AnyMessage>;
 
 /** One RPC as a function of the client; Client gives it its types. */
-function makeCall(method: DescMethod, { grpc, token, deadlineMs }: Calling): (...args: AnyMessage[]) => AnyMessage {
+function makeCall(method: DescMethod, calling: Calling): (...args: AnyMessage[]) => AnyMessage {
+  const { channel, token, deadlineMs, retries } = calling;
   const path = `/${method.parent.typeName}/${method.name}`;
   const fillsIn = takesRequestId(method);
   const encode = (message: AnyMessage): Buffer => Buffer.from(toBinary(method.input, create(method.input, message)));
@@ -138,11 +136,10 @@ function makeCall(method: DescMethod, { grpc, token, deadlineMs }: Calling): (..
   const decode = (bytes: Buffer): AnyMessage => fromBinary(method.output, bytes);
   /** Starts a call when there is a token for it; the time for that counts too. */
   const open = async <T extends Call>(
-    { signal, headers, timeoutMs }: CallOptions,
-    defaultMs: number,
+    { signal, headers }: CallOptions,
+    deadline: number,
     start: (metadata: Metadata, options: { deadline: number }) => T,
   ): Promise<T> => {
-    const deadline = Date.now() + (timeoutMs ?? defaultMs);
     const metadata = new Metadata();
     for (const [key, value] of new Headers(headers)) metadata.set(key, value);
     metadata.set('authorization', `Bearer ${await abortable(token, signal)}`);
@@ -151,27 +148,44 @@ function makeCall(method: DescMethod, { grpc, token, deadlineMs }: Calling): (..
     return call;
   };
 
+  /** Makes a unary call once. */
+  const ask = (request: AnyMessage, options: CallOptions, deadline: number): Promise<AnyMessage | typeof LOST> =>
+    new Promise((resolve, reject) => {
+      open(options, deadline, (metadata, within) => {
+        let isLost = false;
+        const onEnd = (error: ServiceError | null, answer?: AnyMessage): void => {
+          stopWaiting();
+          if (error?.code === status.DEADLINE_EXCEEDED) void channel.isReachable();
+          if (isLost) resolve(LOST);
+          else answering(resolve, reject)(error, answer);
+        };
+        const call = channel.client().makeUnaryRequest(path, encode, decode, request, metadata, within, onEnd);
+        const stopWaiting = channel.awaitAnswer(() => {
+          isLost = true;
+          call.cancel();
+        });
+        return call;
+      }).catch(reject);
+    });
+
   switch (method.methodKind) {
     case 'unary':
-      return (request: AnyMessage, options: CallOptions = {}) =>
-        new Promise((resolve, reject) => {
-          open(options, deadlineMs, (metadata, within) =>
-            grpc.makeUnaryRequest(
-              path,
-              encode,
-              decode,
-              identified(request),
-              metadata,
-              within,
-              answering(resolve, reject),
-            ),
-          ).catch(reject);
-        });
+      return async (message: AnyMessage, options: CallOptions = {}) => {
+        const request = identified(message);
+        const deadline = deadlineOf(options, deadlineMs);
+        for (;;) {
+          const answer = await ask(request, options, deadline);
+          if (answer !== LOST) return answer;
+          if (!retries) throw new ConnectError('The connection was lost.', Code.Unavailable);
+        }
+      };
     case 'client_streaming':
       return (requests: Requests, options: CallOptions = {}) =>
         new Promise((resolve, reject) => {
-          open(options, Number.POSITIVE_INFINITY, (metadata, within) =>
-            grpc.makeClientStreamRequest(path, encode, decode, metadata, within, answering(resolve, reject)),
+          open(options, deadlineOf(options), (metadata, within) =>
+            channel
+              .client()
+              .makeClientStreamRequest(path, encode, decode, metadata, within, answering(resolve, reject)),
           )
             .then((call) => send(call, requests))
             .catch(reject);
@@ -179,21 +193,26 @@ function makeCall(method: DescMethod, { grpc, token, deadlineMs }: Calling): (..
     case 'server_streaming':
       return (request: AnyMessage, options: CallOptions = {}) =>
         receive(
-          open(options, Number.POSITIVE_INFINITY, (metadata, within) =>
-            watched(grpc.makeServerStreamRequest(path, encode, decode, identified(request), metadata, within)),
+          open(options, deadlineOf(options), (metadata, within) =>
+            watched(
+              channel.client().makeServerStreamRequest(path, encode, decode, identified(request), metadata, within),
+            ),
           ),
         );
     case 'bidi_streaming':
       return (requests: Requests, options: CallOptions = {}) =>
         receive(
-          open(options, Number.POSITIVE_INFINITY, (metadata, within) => {
-            const call = watched(grpc.makeBidiStreamRequest(path, encode, decode, metadata, within));
+          open(options, deadlineOf(options), (metadata, within) => {
+            const call = watched(channel.client().makeBidiStreamRequest(path, encode, decode, metadata, within));
             send(call, requests).catch(call.fail);
             return call;
           }),
         );
   }
 }
+
+const deadlineOf = ({ timeoutMs }: CallOptions, defaultMs = Number.POSITIVE_INFINITY): number =>
+  Date.now() + (timeoutMs ?? defaultMs);
 
 /**
  * Whether the call makes something that a request_id names: without one, the repetition of a call whose answer was lost

@@ -49,7 +49,8 @@ export interface Ground {
 
 /** A service as another one's neighbour. */
 export type Peer = 'participant job' | 'participant incident' | 'owner incident' | 'owner run';
-const PEERS = ['participant job', 'participant incident', 'owner incident', 'owner run'] as const;
+/** All of them. */
+export const PEERS = ['participant job', 'participant incident', 'owner incident', 'owner run'] as const;
 const BUCKET = 'faults';
 const STATEMENT_MS = 1_000;
 const PROBE_DEADLINE_MS = 20_000;

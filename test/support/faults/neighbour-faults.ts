@@ -1,22 +1,30 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SERVICE_NAMES, type ServiceName } from '#deploy/local/stack.ts';
+import type { TcpGate } from '#test/support/tcp-gate.ts';
 import { until } from '#test/support/test-stack.ts';
 import { type Fault, GOOD } from './fault.ts';
-import { type Ground, type Peer, withClock } from './ground.ts';
+import { type Ground, PEERS, type Peer, withClock } from './ground.ts';
 
-const atPeer = (
-  name: string,
-  peer: Peer,
-  by: 'run' | 'retention',
-  apply: (gate: Ground['peers'][Peer]) => void,
-): Fault => ({
+const BY: Readonly<Record<Peer, 'run' | 'retention'>> = {
+  'participant job': 'run',
+  'participant incident': 'run',
+  'owner incident': 'retention',
+  'owner run': 'retention',
+};
+
+const atPeers = (name: string, peers: readonly Peer[], apply: (gate: TcpGate) => void): Fault => ({
   name,
   on: 'network',
-  apply: async ({ peers }) => apply(peers[peer]),
+  apply: async (ground) => {
+    for (const peer of peers) apply(ground.peers[peer]);
+  },
   undo: async ({ openAll }) => openAll(),
   all: GOOD,
-  of: { [by]: { ready: [200, peer, 'It '], metric: ['part down', peer] } },
+  of: Object.fromEntries(
+    // The line that counts is that of a service's first.
+    peers.toReversed().map((peer) => [BY[peer], { ready: [200, peer, 'It '], metric: ['part down', peer] }]),
+  ),
   watch: 'goes on',
 });
 
@@ -65,8 +73,9 @@ function brokenTrustFile(): Pick<Fault, 'apply' | 'undo'> {
 
 /** What befalls the network between services, their processes, clocks and keys. */
 export const NEIGHBOUR_FAULTS: readonly Fault[] = [
-  atPeer('a participant refuses connections', 'participant job', 'run', (gate) => gate.refuse()),
-  atPeer('an owner refuses connections', 'owner incident', 'retention', (gate) => gate.refuse()),
+  atPeers('a participant refuses connections', ['participant job'], (gate) => gate.refuse()),
+  atPeers('an owner refuses connections', ['owner incident'], (gate) => gate.refuse()),
+  atPeers('participants and owners are silent, and forget their connections', PEERS, (gate) => gate.swallow()),
   {
     name: 'every service is stopped by SIGTERM and started again',
     on: 'process',

@@ -45,7 +45,7 @@ export function makeParticipant(
 
   return {
     name,
-    isReachable: shareWhileAsked(connection.isReachable),
+    isReachable: connection.isReachable,
     async softDelete(to) {
       const { runId, reason = '' } = to;
       const request = { key: keyOf(to), runId, reason };
@@ -111,17 +111,6 @@ export function makeParticipant(
       await assertData(dataId);
       return { counts: resourceCounts.map(toCount), blockers, samples };
     },
-  };
-}
-
-/** Asks once for all who ask at the same time: when a service is away, thousands of operations may. */
-function shareWhileAsked<T>(ask: () => Promise<T>): () => Promise<T> {
-  let asked: Promise<T> | undefined;
-  return () => {
-    asked ??= ask().finally(() => {
-      asked = undefined;
-    });
-    return asked;
   };
 }
 

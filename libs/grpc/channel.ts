@@ -1,0 +1,112 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { type Client as GrpcClient, Metadata, status } from '@grpc/grpc-js';
+
+/**
+ * The way to one service: a gRPC client, and a new one in its place where the service is silent on the connections of
+ * the old one and answers on new ones. So it is when packets were lost for a while and the other end, or a NAT in
+ * between, has forgotten the connections: gRPC's keepalive takes 40 s to notice, and many servers refuse a shorter one.
+ */
+export interface Channel {
+  /** The client to make the next call with. */
+  client(): GrpcClient;
+  /**
+   * Takes note that an answer is waited for; what it returns must be called when the wait is over. `onLost` is called
+   * when there will be no answer, since the connection was given up; the call may be made again. A long wait makes it
+   * look whether the service is reachable.
+   */
+  awaitAnswer(onLost: () => void): () => void;
+  /**
+   * Whether anybody there takes calls, by the standard health check, within two seconds. A service without health checks
+   * that says so takes calls. It asks once for all who ask at the same time.
+   */
+  isReachable(): Promise<boolean>;
+  close(): void;
+}
+
+const PATIENCE_MS = 1_000;
+const LONG_WAIT_MS = 2_000;
+
+interface Wait {
+  readonly since: number;
+  readonly onLost: () => void;
+}
+
+/** Makes one, with a client that `connect` makes. */
+export function makeChannel(connect: () => GrpcClient): Channel {
+  let client = connect();
+  let waits = new Set<Wait>();
+  let asked: Promise<boolean> | undefined;
+  let looking: NodeJS.Timeout | undefined;
+  let isClosed = false;
+
+  const isReachable = (): Promise<boolean> => {
+    asked ??= look().finally(() => {
+      asked = undefined;
+    });
+    return asked;
+  };
+
+  const look = async (): Promise<boolean> => {
+    if (isClosed) return false;
+    const answer = checkHealth(client, 2 * PATIENCE_MS);
+    const health = await Promise.race([answer, delay(PATIENCE_MS, 'silent', { ref: false })]);
+    if (health !== 'silent') return health === 'serving';
+    if (isClosed) return false;
+    const next = connect();
+    const isServing = (await checkHealth(next, PATIENCE_MS)) === 'serving';
+    if (isServing && !isClosed) replace(next, answer);
+    else next.close();
+    return isServing;
+  };
+
+  /** Calls on the old client go on to their end, unless it does not answer late either. */
+  const replace = async (next: GrpcClient, lateAnswer: Promise<Health>): Promise<void> => {
+    const [oldClient, oldWaits] = [client, waits];
+    client = next;
+    waits = new Set();
+    if ((await lateAnswer) === 'silent') for (const { onLost } of oldWaits) onLost();
+    oldClient.close();
+  };
+
+  const lookAtWaits = (): void => {
+    looking = undefined;
+    const [longest] = waits;
+    if (!longest) return;
+    looking = setTimeout(lookAtWaits, LONG_WAIT_MS).unref();
+    if (performance.now() - longest.since >= LONG_WAIT_MS) void isReachable();
+  };
+
+  return {
+    client: () => client,
+    awaitAnswer(onLost) {
+      const [wait, among] = [{ since: performance.now(), onLost }, waits];
+      among.add(wait);
+      if (!isClosed) looking ??= setTimeout(lookAtWaits, LONG_WAIT_MS).unref();
+      return () => among.delete(wait);
+    },
+    isReachable,
+    close() {
+      isClosed = true;
+      clearTimeout(looking);
+      client.close();
+    },
+  };
+}
+
+type Health = 'serving' | 'not serving' | 'silent';
+
+const HEALTH_CHECK = '/grpc.health.v1.Health/Check';
+const AWAY: ReadonlySet<number> = new Set([status.UNAVAILABLE, status.CANCELLED]);
+// HealthCheckResponse with status = SERVING, its only field; the request for the server as a whole is empty.
+const SERVING = Buffer.from([0x08, 0x01]);
+
+const checkHealth = (client: GrpcClient, patienceMs: number): Promise<Health> =>
+  new Promise((resolve) => {
+    const pass = (bytes: Buffer): Buffer => bytes;
+    const within = { deadline: Date.now() + patienceMs };
+    client.makeUnaryRequest(HEALTH_CHECK, pass, pass, Buffer.alloc(0), new Metadata(), within, (error, answer) => {
+      if (error?.code === status.DEADLINE_EXCEEDED) resolve('silent');
+      else if (error) resolve(AWAY.has(error.code) ? 'not serving' : 'serving');
+      else resolve(SERVING.equals(answer ?? Buffer.alloc(0)) ? 'serving' : 'not serving');
+    });
+  });
