@@ -101,7 +101,7 @@ export async function orderBulk(
   return bulk;
 }
 
-/** The preview that a rehearsal must have been answered with. */
+/** The preview that a dry run must have been answered with. */
 export const presentPreview = ({
   preview,
 }: {

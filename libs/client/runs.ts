@@ -236,5 +236,5 @@ export const makeRuns = (services: Services, deletions: Deletions, bulkDeletions
 
 const bulkModeOf = (hide: boolean): DeletionMode => (hide ? DeletionMode.SOFT_DELETE : DeletionMode.PURGE);
 
-/** A rehearsal stores nothing, so it takes no request_id either. */
+/** A dry run stores nothing, so it takes no request_id either. */
 const requestIdOf = ({ validateOnly = false }: HideRunOptions) => (validateOnly ? {} : { requestId: newId() });

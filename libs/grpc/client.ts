@@ -130,7 +130,7 @@ function makeCall(method: DescMethod, calling: Calling): (...args: AnyMessage[])
   const path = `/${method.parent.typeName}/${method.name}`;
   const fillsIn = takesRequestId(method);
   const encode = (message: AnyMessage): Buffer => Buffer.from(toBinary(method.input, create(method.input, message)));
-  /** The request with an id of its own, where a retry has to be known as one. A rehearsal stores nothing and has none. */
+  /** The request with an id of its own, where a retry has to be known as one. A dry run stores nothing and has none. */
   const identified = (request: AnyMessage): AnyMessage =>
     fillsIn && !request.requestId && !request.validateOnly ? { ...request, requestId: newId() } : request;
   const decode = (bytes: Buffer): AnyMessage => fromBinary(method.output, bytes);

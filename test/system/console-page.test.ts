@@ -170,7 +170,7 @@ flow('a run is deleted at once, comes back by Undo, and is found under Recently 
   await page.getByRole('tab', { name: 'Recently deleted' }).click();
   await row(page, 'by admin@undo').waitFor();
   await row(page, 'a run')
-    .getByRole('button', { name: /^Restore/ })
+    .getByRole('button', { name: /^Undelete/ })
     .click();
   await page.getByText('No run is deleted at the moment.').waitFor();
   t.is((await runs.getRun({ runId })).run?.deleteTime, undefined);

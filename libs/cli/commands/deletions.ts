@@ -93,7 +93,7 @@ function readBackTable({ mode, participants }: Deletion) {
   return toTable(['SERVICE', 'STATE', 'READ BACK', 'LAST ERROR'], rows);
 }
 
-/** What a rehearsed deletion would take. */
+/** What the dry run of a deletion would take. */
 export function countTable({ participants }: Deletion) {
   const rows = participants.flatMap(({ participant, resourceCounts }) =>
     resourceCounts.map(({ resourceType, found, passedOn }: ResourceCount) => [

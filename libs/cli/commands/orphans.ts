@@ -55,9 +55,9 @@ async function sweep(context: CommandContext, options: OrphanOptions): Promise<n
   if (options.reason.trim() === '') throw new UsageError('--sweep needs a --reason');
   requireTerminalOrYes(context.terminal, WHAT, options.yes);
   if (!options.yes) {
-    const rehearsal = await go(context, options, true);
-    const found = sumOf(rehearsal?.orphans ?? []);
-    if (found === 0n) return exitOf(rehearsal);
+    const dryRun = await go(context, options, true);
+    const found = sumOf(dryRun?.orphans ?? []);
+    if (found === 0n) return exitOf(dryRun);
     context.progress.stop();
     await confirmByTyping(context.terminal, `${WHAT}, ${found} in all,`, String(found), false);
   }

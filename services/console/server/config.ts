@@ -34,7 +34,7 @@ export const readConsoleSettings = (env: Environment) =>
     trustedProxies: reader.optional('LETHE_TRUSTED_PROXIES', parseList),
     /** Requests a minute of one credential, or of one address where there is none. */
     requestsPerMinute: reader.integer('LETHE_REQUESTS_PER_MINUTE', { min: 1, max: 10_000_000 }, 6_000),
-    /** How long the hard deletion of a run may wait for its end before it is answered by 202. */
+    /** How long the purge of a run may wait for its end before it is answered by 202. */
     purgeWaitMs: reader.integer('LETHE_PURGE_WAIT_MS', { min: 0, max: 60_000 }, 10_000),
     logLevel: reader.oneOf('LETHE_LOG_LEVEL', LOG_LEVELS, 'info'),
     drainMs: reader.integer('LETHE_DRAIN_MS', { min: 100, max: 600_000 }, 5_000),

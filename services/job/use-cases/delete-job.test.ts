@@ -77,7 +77,7 @@ for (const state of ['PENDING', 'RUNNING', 'CANCELLING'] as const) {
   });
 }
 
-test('a stale etag is refused in the order and in its rehearsal', async (t) => {
+test('a stale etag is refused in the order and in its dry run', async (t) => {
   const { deleteJob, recorded } = fixture(jobIn('COMPLETED', { version: 4n }));
   const stale = { ...COMMAND, etag: '"3"' };
   t.is(await reasonOf(() => deleteJob.order(stale)), 'ETAG_MISMATCH');
@@ -85,7 +85,7 @@ test('a stale etag is refused in the order and in its rehearsal', async (t) => {
   t.deepEqual(
     recorded.map(({ outcome }) => outcome),
     ['ETAG_MISMATCH'],
-    'a rehearsal is no order',
+    'a dry run is no order',
   );
   t.is(await reasonOf(() => deleteJob.order({ ...COMMAND, etag: '"4"' })), 'OK');
 });
@@ -108,7 +108,7 @@ test('the same order has the same fingerprint whatever its request id, another o
   t.is(new Set(prints).size, 4);
 });
 
-test('a rehearsal counts what the store and the index hold, page after page, and changes nothing', async (t) => {
+test('a dry run counts what the store and the index hold, page after page, and changes nothing', async (t) => {
   const { deleteJob, store, orders, wakes } = fixture(jobIn('COMPLETED'));
   for (const text of ['old', 'newer']) store.write(`${PREFIX}input/a`, text);
   const preview = await deleteJob.preview(COMMAND);

@@ -58,7 +58,7 @@ function fixture(rows: readonly number[] = [], stored: readonly Artifact[] = [])
   return { store, existing, known, saved, audit, audited, failed, world, sweep };
 }
 
-test('a rehearsal finds every version of jobs without a row, and touches and writes down nothing', async (t) => {
+test('a dry run finds every version of jobs without a row, and touches and writes down nothing', async (t) => {
   const { store, audited, known, sweep } = fixture([2]);
   known.add(keyOf(2));
   for (const [n, text] of [
@@ -74,7 +74,7 @@ test('a rehearsal finds every version of jobs without a row, and touches and wri
   t.deepEqual(audited, []);
 });
 
-test('a sweep removes what a rehearsal finds, reads it back, and writes it down before and after', async (t) => {
+test('a sweep removes what a dry run finds, reads it back, and writes it down before and after', async (t) => {
   const { store, audited, known, sweep } = fixture([2]);
   known.add(keyOf(2));
   for (const [n, text] of [

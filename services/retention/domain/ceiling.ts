@@ -11,7 +11,7 @@ export interface Ceiling {
 }
 
 /** What a purge would take; undefined where it could not be counted. */
-export interface Blast {
+export interface SubjectCount {
   readonly expired: number | undefined;
   readonly total: number | undefined;
 }
@@ -27,7 +27,7 @@ export interface Approval {
 }
 
 /** Why a subject of a tenant was held, and who released it. */
-export interface Hold extends Blast {
+export interface Hold extends SubjectCount {
   readonly maxShare: number | undefined;
   readonly maxCount: number | undefined;
   readonly heldAt: Temporal.Instant;
@@ -47,7 +47,7 @@ export const isSwitchedOff = ({ maxShare, maxCount }: Ceiling): boolean =>
  * Whether a purge must wait for a person: it would take more than the ceiling, or what it would take is unknown. A
  * count that is missing, no number or more than all there is cannot be trusted, and so holds.
  */
-export function exceedsCeiling({ expired, total }: Blast, ceiling: Ceiling): boolean {
+export function exceedsCeiling({ expired, total }: SubjectCount, ceiling: Ceiling): boolean {
   const { maxShare, maxCount, shareFrom } = ceiling;
   if (isSwitchedOff(ceiling)) return false;
   if (!isCount(expired) || (maxCount !== undefined && !(expired <= maxCount))) return true;
@@ -78,7 +78,7 @@ export interface DecideInput {
   /** The days of the window in the tenant's last COMPLETE purge; undefined: there was none, or it kept everything. */
   readonly lastDays: number | undefined;
   /** The rows beyond `usualDays(days, lastDays)`, and all rows as far as they had to be seen. */
-  readonly counts: Blast;
+  readonly counts: SubjectCount;
   readonly ceiling: Ceiling;
   /** The newest approval of this subject; undefined: there is none. */
   readonly approval: Approval | undefined;

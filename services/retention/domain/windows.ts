@@ -167,7 +167,7 @@ function resolveSubject(
   };
 }
 
-/** The window the plans give at an instant: the widest of the segments that reach into the grace period before it. */
+/** The window the plans give at an instant: the widest of the segments that reach into the days of grace before it. */
 function planWindowAt(
   segments: readonly Segment[],
   at: Temporal.Instant,

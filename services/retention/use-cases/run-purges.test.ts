@@ -449,7 +449,7 @@ test('a subject that is observed is counted, and nothing of it goes', async (t) 
   t.is(saved.at(-1)?.state, 'COMPLETE');
 });
 
-test('a night of an observed subject is one purge of every tenant, and no rehearsal', async (t) => {
+test('a night of an observed subject is one purge of every tenant, and no dry run', async (t) => {
   const entries = { drift_checks: { observeNightsLeft: 1 } };
   const rows = { drift_checks: 7, approvals: 2 };
   const night = fixture({ rows, entries });

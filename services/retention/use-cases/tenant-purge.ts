@@ -2,7 +2,7 @@ import { crashPoint } from '#libs/durable/crash-point.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type CatalogueSubject, problemOf } from '../domain/catalogue.ts';
-import { type Ceiling, decide, isHeldStill } from '../domain/ceiling.ts';
+import { type Ceiling, decide, isHeldStill, type SubjectCount } from '../domain/ceiling.ts';
 import { nextWalk, tallyForCeiling, withCount } from '../domain/count-walk.ts';
 import { EXECUTIONS } from '../domain/execution-policy.ts';
 import {
@@ -207,11 +207,11 @@ export class TenantPurge {
       return this.#finish(subject, 'COMPLETE');
     }
     const tally = tallyForCeiling(known);
-    const blast = { expired: tally?.expired, total: tally?.seen };
+    const subjectCount = { expired: tally?.expired, total: tally?.seen };
     const decision = decide({
       days,
       lastDays,
-      counts: blast,
+      counts: subjectCount,
       ceiling: this.#ceiling,
       approval: hold?.approval,
       now: this.#now,
@@ -232,15 +232,19 @@ export class TenantPurge {
         begin({ ...decision, cutoff: earlier(decision.cutoff, expired.cutoff) });
         return;
       case 'hold':
-        this.#hold(counted, blast);
+        this.#hold(counted, subjectCount);
     }
   }
 
-  #hold(subject: PurgeSubject, blast: { expired: number | undefined; total: number | undefined }): void {
+  #hold(subject: PurgeSubject, subjectCount: SubjectCount): void {
     const { maxShare, maxCount } = this.#ceiling;
     const heldAt = this.#now;
     if (!heldAt) throw new Error('a subject was held before its windows were resolved');
-    this.#set({ ...subject, state: 'HELD', hold: { ...blast, maxShare, maxCount, heldAt, approval: undefined } });
+    this.#set({
+      ...subject,
+      state: 'HELD',
+      hold: { ...subjectCount, maxShare, maxCount, heldAt, approval: undefined },
+    });
   }
 
   /** Removes until nothing is left; answers how long to wait first where the owner asks for it. */

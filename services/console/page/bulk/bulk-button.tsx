@@ -143,7 +143,7 @@ function BulkDialog({ matching, mode, onMode, preview, onClose }: BulkDialogProp
 
 function consequenceOf(kind: BulkFilter['kind'], isSoft: boolean): string {
   if (kind === 'job') return 'Each job goes with its transcript: all its objects and every version of them.';
-  if (isSoft) return 'Each run is hidden with its jobs, and can be restored until it is purged.';
+  if (isSoft) return 'Each run is hidden with its jobs, and can be undeleted until it is purged.';
   return 'Each run goes for good from every service: its steps, jobs with all objects, and incident payloads.';
 }
 

@@ -9,7 +9,7 @@ const REASONS: Readonly<Record<string, readonly [one: string, many: string]>> = 
   JOB_NOT_TERMINAL: ['has not ended yet', 'have not ended yet'],
   RETENTION_GUARD: ['is too young to be purged', 'are too young to be purged'],
   ALREADY_DELETED: ['was hidden already', 'were hidden already'],
-  UNDELETED: ['was restored meanwhile', 'were restored meanwhile'],
+  UNDELETED: ['was undeleted meanwhile', 'were undeleted meanwhile'],
   ETAG_MISMATCH: ['was changed meanwhile', 'were changed meanwhile'],
   RUN_NOT_FOUND: ['was gone already', 'were gone already'],
   JOB_NOT_FOUND: ['was gone already', 'were gone already'],

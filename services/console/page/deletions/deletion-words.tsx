@@ -17,7 +17,7 @@ const STATES: Readonly<Record<DeletionState, readonly [label: string, color: Man
 const MODES: Readonly<Record<DeletionMode, string>> = {
   [DeletionMode.UNSPECIFIED]: 'Deletion',
   [DeletionMode.SOFT_DELETE]: 'Soft delete',
-  [DeletionMode.UNDELETE]: 'Restore',
+  [DeletionMode.UNDELETE]: 'Undelete',
   [DeletionMode.PURGE]: 'Purge',
   [DeletionMode.COMPENSATION]: 'Compensation',
 };

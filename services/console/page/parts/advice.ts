@@ -20,7 +20,7 @@ const BY_REASON: Readonly<Record<string, string>> = {
   JOB_NOT_TERMINAL: 'Cancel the job, or wait until it has ended, then try again.',
   RUN_NOT_RUNNING: 'Reload: the run has ended meanwhile.',
   RUN_NOT_PARKED: 'Reload: the run has moved on meanwhile.',
-  RUN_DELETED: 'Restore the run first.',
+  RUN_DELETED: 'Undelete the run first.',
   RETENTION_GUARD: 'Wait until the age guard lets it go, or have an owner purge it with force.',
   OPERATION_IN_PROGRESS: 'Wait until the operation under way has ended; Deletions shows how far it is.',
   ETAG_MISMATCH: 'Somebody changed it meanwhile. Reload, look at what is there now, and try again.',

@@ -144,11 +144,11 @@ function Notes({ run }: { readonly run: Run }) {
           variant="light"
           icon={<IconTrashOff aria-hidden />}
           mb="md"
-          title="Deleted, can be restored"
+          title="Deleted, can be undeleted"
         >
           <Text size="sm">
             By {run.deletedBy} <RelativeTime time={run.deleteTime} />
-            {run.deleteReason && `: ${run.deleteReason}`}. It is hidden with its jobs until it is restored or purged.
+            {run.deleteReason && `: ${run.deleteReason}`}. It is hidden with its jobs until it is undeleted or purged.
           </Text>
         </Alert>
       )}
@@ -208,7 +208,7 @@ function About({ run }: { readonly run: Run }) {
 }
 
 function RunActions({ run }: { readonly run: Run }) {
-  const { softDelete, restore, refresh } = useRunActions();
+  const { softDelete, undelete, refresh } = useRunActions();
   const mayCancel = useReasonNot({ role: 'member', scope: 'workflows:write' });
   const mayRetry = useReasonNot({ role: 'admin', scope: 'workflows:write' });
   const mayDelete = useReasonNot({ role: 'admin', scope: 'workflows:delete' });
@@ -238,9 +238,9 @@ function RunActions({ run }: { readonly run: Run }) {
           <Button
             variant="default"
             leftSection={<IconArrowBackUp size={16} aria-hidden />}
-            onClick={() => void restore(run)}
+            onClick={() => void undelete(run)}
           >
-            Restore
+            Undelete
           </Button>
         </Gated>
       ) : (

@@ -19,7 +19,7 @@ const PAGE_SIZE = 100;
 
 /** The runs that are hidden at the moment, the last one deleted first, with a way back and a way out. */
 export function DeletedRuns() {
-  const { restore } = useRunActions();
+  const { undelete } = useRunActions();
   const mayDelete = useReasonNot({ role: 'admin', scope: 'workflows:delete' });
   const [purging, setPurging] = useState<Run>();
   const query = useInfiniteQuery({
@@ -61,10 +61,10 @@ export function DeletedRuns() {
               size="xs"
               variant="default"
               leftSection={<IconArrowBackUp size={14} aria-hidden />}
-              aria-label={`Restore ${runTitle(run)} ${run.id}`}
-              onClick={() => void restore(run)}
+              aria-label={`Undelete ${runTitle(run)} ${run.id}`}
+              onClick={() => void undelete(run)}
             >
-              Restore
+              Undelete
             </Button>
           </Gated>
           <Gated because={mayDelete}>
@@ -86,7 +86,7 @@ export function DeletedRuns() {
   return (
     <>
       <Text size="sm" c="dimmed" mb="sm">
-        Hidden with their jobs. They stay until somebody restores or purges them: Lethe purges no run by itself.
+        Hidden with their jobs. They stay until somebody undeletes or purges them: Lethe purges no run by itself.
       </Text>
       <ListBody query={query} shown={rows.length} empty={<EmptyNote>No run is deleted at the moment.</EmptyNote>}>
         <VirtualTable label="Recently deleted runs" rows={rows} rowKey={({ id }) => id} columns={columns} />

@@ -34,12 +34,12 @@ export function useRunActions() {
       ['runs', 'run', 'deleted-runs', 'deletions'].map((key) => queries.invalidateQueries({ queryKey: [key] })),
     );
 
-  const restore = async (run: Run): Promise<void> => {
+  const undelete = async (run: Run): Promise<void> => {
     try {
       await runs.undeleteRun({ runId: run.id, requestId: crypto.randomUUID() });
       notifications.show({ message: `${runTitle(run)} is back.` });
     } catch (error) {
-      notifyError(`${runTitle(run)} could not be restored`, error);
+      notifyError(`${runTitle(run)} could not be undeleted`, error);
     } finally {
       await refresh();
     }
@@ -74,7 +74,7 @@ export function useRunActions() {
             variant="default"
             onClick={() => {
               notifications.hide(id);
-              void restore(run);
+              void undelete(run);
             }}
           >
             Undo
@@ -84,5 +84,5 @@ export function useRunActions() {
     });
     await refresh();
   };
-  return { softDelete, restore, refresh };
+  return { softDelete, undelete, refresh };
 }

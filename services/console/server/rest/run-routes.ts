@@ -27,7 +27,7 @@ const ENDED: ReadonlySet<DeletionState> = new Set([
   DeletionState.CANCELLED,
 ]);
 
-/** Registers the routes of runs. The hard deletion of one waits for `purgeWaitMs` before it is answered by 202. */
+/** Registers the routes of runs. The purge of one waits for `purgeWaitMs` before it is answered by 202. */
 export function registerRunRoutes(scope: RestScope, call: CallService, purgeWaitMs: number): void {
   scope.delete(
     '/api/v1/workflows/runs/:run_id',
