@@ -6,7 +6,7 @@ import { makeSagaRepository } from '#services/run/adapters/postgres/saga-reposit
 import { LEASED_TABLES } from '#test/support/leased-tables.ts';
 import { startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
 import { readsBy } from '#test/support/table-reads.ts';
-import { type Declare, FAULTS, type Fault, leasedWorkContract, plant } from './leased-work.ts';
+import { type Declare, FAULTS, FAULTS_OF_PARKING, type Fault, leasedWorkContract, plant } from './leased-work.ts';
 
 let postgres: TestPostgres;
 
@@ -27,16 +27,18 @@ const throwing = {
 // One after the other: some of them turn the clock of this process.
 const declare: Declare = (title, body) => test.serial(title, body);
 
-for (const [name, open] of Object.entries(LEASED_TABLES)) {
-  leasedWorkContract(declare, name, () => open(postgres));
+for (const [name, { open, parks }] of Object.entries(LEASED_TABLES)) {
+  leasedWorkContract(declare, name, () => open(postgres), parks);
 
-  for (const [fault, catching] of Object.entries(FAULTS)) {
+  for (const [fault, catching] of Object.entries(FAULTS) as [Fault, string][]) {
+    if (FAULTS_OF_PARKING.has(fault) && !parks) continue;
     test.serial(`${name}: the suite catches a repository that ${fault}`, async (t) => {
       const tests: { title: string; body: Parameters<Declare>[1] }[] = [];
       leasedWorkContract(
         (title, body) => tests.push({ title, body }),
         name,
-        async () => plant(fault as Fault, await open(postgres)),
+        async () => plant(fault, await open(postgres)),
+        parks,
       );
       const caught = tests.filter(({ title }) => title.startsWith(`${name}: ${catching}`));
       t.is(caught.length, 1);

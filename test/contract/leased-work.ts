@@ -39,6 +39,16 @@ export interface WorkerOptions {
   readonly leaseMs?: number;
 }
 
+/** How items that cannot succeed are put where a person sees them. */
+export interface Parking<C extends Claim = Claim> {
+  /** Gives the item up after the last attempt. */
+  park(claim: C, error: string): Promise<void>;
+  /** Sets the work of a parked item going again, and answers the item that does it now. */
+  redrive(item: Item): Promise<Item>;
+  /** How many workers in a row may be lost before the next one parks the item, where `maxAttempts` are allowed. */
+  lossesBeforeParked(maxAttempts: number): number;
+}
+
 /** A table of leased work with the repository and the worker that its service has, on a database of its own. */
 export interface LeasedTable<C extends Claim = Claim> {
   readonly created: TestDatabase;
@@ -52,14 +62,10 @@ export interface LeasedTable<C extends Claim = Claim> {
   release(claim: C): Promise<void>;
   /** Gives it up after an attempt that failed, due again after `retryMs`. */
   fail(claim: C, error: string, retryMs: number): Promise<void>;
-  /** Gives it up after the last attempt. */
-  park(claim: C, error: string): Promise<void>;
-  /** Sets the work of a parked item going again, and answers the item that does it now. */
-  redrive(item: Item): Promise<Item>;
+  /** Undefined: no item is ever given up for good. */
+  readonly parking: Parking<C> | undefined;
   /** A pass of the service's worker: it takes up one item that is due, and answers how many it took up. */
   work(options: WorkerOptions, signal: AbortSignal, callNext?: () => void): Promise<number>;
-  /** How many workers in a row may be lost before the next one parks the item, where `maxAttempts` are allowed. */
-  lossesBeforeParked(maxAttempts: number): number;
   read(item: Item): Promise<Row>;
   /** Answers what has been due longest, whosever it is, by SQL. */
   findLongestDue(limit: number): Promise<readonly Item[]>;
@@ -93,8 +99,21 @@ export const FAULTS = {
 /** One of FAULTS. */
 export type Fault = keyof typeof FAULTS;
 
-/** What a table of leased work must do, whichever service's it is. */
-export function leasedWorkContract(declare: Declare, name: string, open: () => Promise<LeasedTable>): void {
+/** The defects that only a table with parking can have, which counts lost workers in order to park. */
+export const FAULTS_OF_PARKING: ReadonlySet<Fault> = new Set([
+  'forgets the attempt of a lost worker',
+  'parks too early',
+  'parks without the reason',
+  'redrives without new attempts',
+]);
+
+/** What a table of leased work must do, whichever service's it is; `parks` tells whether it has parking. */
+export function leasedWorkContract(
+  declare: Declare,
+  name: string,
+  open: () => Promise<LeasedTable>,
+  parks: boolean,
+): void {
   const test = (title: string, body: (t: ExecutionContext<unknown>, table: LeasedTable) => Promise<void>): void =>
     declare(`${name}: ${title}`, async (t) => {
       const table = await open();
@@ -104,6 +123,13 @@ export function leasedWorkContract(declare: Declare, name: string, open: () => P
         await table.close();
       }
     });
+
+  const parkingTest = (
+    title: string,
+    body: (t: ExecutionContext<unknown>, table: LeasedTable, parking: Parking) => Promise<void>,
+  ): void => {
+    if (parks) test(title, (t, table) => body(t, table, parkingOf(table)));
+  };
 
   test('an item has one worker: of many that claim it at once one gets it, and nobody else while the lease lasts', async (t, table) => {
     const item = await table.add('acme');
@@ -119,7 +145,7 @@ export function leasedWorkContract(declare: Declare, name: string, open: () => P
       (claim: Claim) => table.renew(claim, 2 * LEASE_MS),
       (claim: Claim) => table.release(claim),
       (claim: Claim) => table.fail(claim, ERROR, 1),
-      (claim: Claim) => table.park(claim, ERROR),
+      ...(table.parking ? [(claim: Claim) => parkingOf(table).park(claim, ERROR)] : []),
     ]) {
       const item = await table.add(newId());
       const stale = await claimed(table, item, 'slow');
@@ -137,7 +163,7 @@ export function leasedWorkContract(declare: Declare, name: string, open: () => P
     t.true(await isRefused(table.renew(claim, LEASE_MS)), 'one that was given up is stale as well');
   });
 
-  test('a lost worker is an attempt, one that gives way is none', async (t, table) => {
+  parkingTest('a lost worker is an attempt, one that gives way is none', async (t, table) => {
     const [lost, released] = [await table.add('acme'), await table.add('umbrella')];
     await claimed(table, lost, 'lost');
     await table.setDue(lost, -1);
@@ -161,7 +187,7 @@ export function leasedWorkContract(declare: Declare, name: string, open: () => P
     t.is((await table.read(item)).attempts, 1, 'one that is claimed anew has failed no more often');
   });
 
-  test('an item is parked after its last attempt, and not before', async (t, table) => {
+  parkingTest('an item is parked after its last attempt, and not before', async (t, table) => {
     const item = await table.add('acme');
     const options = { maxAttempts: 3, effect: () => Promise.reject(new Error('broken')) };
     for (let attempt = 1; attempt <= 3; attempt += 1) {
@@ -173,8 +199,8 @@ export function leasedWorkContract(declare: Declare, name: string, open: () => P
     t.is(await table.work(options, never), 0);
   });
 
-  test('an item whose workers are all lost is parked without another try', async (t, table) => {
-    const losses = table.lossesBeforeParked(3);
+  parkingTest('an item whose workers are all lost is parked without another try', async (t, table, parking) => {
+    const losses = parking.lossesBeforeParked(3);
     const item = await table.add('acme');
     for (let loss = 1; loss <= losses; loss += 1) {
       await claimed(table, item, 'lost');
@@ -187,22 +213,22 @@ export function leasedWorkContract(declare: Declare, name: string, open: () => P
     t.true(isParked && lastError !== null);
   });
 
-  test('a parked item keeps its reason, and nobody finds or claims it', async (t, table) => {
+  parkingTest('a parked item keeps its reason, and nobody finds or claims it', async (t, table, parking) => {
     const item = await table.add('acme');
-    await table.park(await claimed(table, item, 'w'), ERROR);
+    await parking.park(await claimed(table, item, 'w'), ERROR);
     t.like(await table.read(item), { isParked: true, owner: null, dueInMs: null, lastError: ERROR });
     t.deepEqual(await table.findDue(10), []);
     t.is(await table.claim(item, 'v', LEASE_MS), undefined);
   });
 
-  test('a redriven item has all its attempts before it, and is done', async (t, table) => {
+  parkingTest('a redriven item has all its attempts before it, and is done', async (t, table, parking) => {
     const item = await table.add('acme');
     for (let attempt = 1; attempt <= 2; attempt += 1) {
       await table.fail(await claimed(table, item, 'w'), ERROR, 1);
       await table.setDue(item, -1);
     }
-    await table.park(await claimed(table, item, 'w'), ERROR);
-    const again = await table.redrive(item);
+    await parking.park(await claimed(table, item, 'w'), ERROR);
+    const again = await parking.redrive(item);
     t.like(await table.read(again), { isParked: false, attempts: 0, owner: null });
     t.deepEqual(await table.findDue(10), [again]);
     const tried: string[] = [];
@@ -273,7 +299,7 @@ export function leasedWorkContract(declare: Declare, name: string, open: () => P
     const stranger = { ...item, tenantId: 'umbrella' };
     t.is(await table.claim(stranger, 'w', LEASE_MS), undefined);
     const before = await table.read(item);
-    await table.redrive(stranger).catch(() => undefined);
+    await table.parking?.redrive(stranger).catch(() => undefined);
     t.deepEqual({ ...(await table.read(item)), dueInMs: 0 }, { ...before, dueInMs: 0 });
   });
 }
@@ -300,7 +326,10 @@ export function plant(fault: Fault, table: LeasedTable): LeasedTable {
         claim: remembering,
         renew: async (claim, leaseMs) => table.renew(await current(claim), leaseMs),
         fail: async (claim, error, retryMs) => table.fail(await current(claim), error, retryMs),
-        park: async (claim, error) => table.park(await current(claim), error),
+        parking: table.parking && {
+          ...table.parking,
+          park: async (claim, error) => parkingOf(table).park(await current(claim), error),
+        },
       };
     case 'forgets the attempt of a lost worker':
       return {
@@ -354,18 +383,24 @@ export function plant(fault: Fault, table: LeasedTable): LeasedTable {
       return {
         ...table,
         claim: remembering,
-        async park(claim, error) {
-          await table.park(claim, error);
-          await table.write(itemOf(claim), { lastError: null });
+        parking: {
+          ...parkingOf(table),
+          async park(claim, error) {
+            await parkingOf(table).park(claim, error);
+            await table.write(itemOf(claim), { lastError: null });
+          },
         },
       };
     case 'redrives without new attempts':
       return {
         ...table,
-        async redrive(item) {
-          const again = await table.redrive(item);
-          await table.write(again, { attempts: 2 });
-          return again;
+        parking: {
+          ...parkingOf(table),
+          async redrive(item) {
+            const again = await parkingOf(table).redrive(item);
+            await table.write(again, { attempts: 2 });
+            return again;
+          },
         },
       };
     case 'gives a leased item to a second worker':
@@ -377,6 +412,11 @@ export function plant(fault: Fault, table: LeasedTable): LeasedTable {
         },
       };
   }
+}
+
+function parkingOf({ parking }: LeasedTable): Parking {
+  if (!parking) throw new Error('the table parks nothing');
+  return parking;
 }
 
 async function claimed<C extends Claim>(table: LeasedTable<C>, item: Item, owner: string): Promise<C> {

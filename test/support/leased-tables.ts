@@ -1,9 +1,15 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { makeBulkDeletionRepository } from '#libs/bulk-deletion/bulk-deletion-repository.ts';
+import type { BulkClaim } from '#libs/bulk-deletion/ports.ts';
+import { makeRunBulkDeletions } from '#libs/bulk-deletion/run-bulk-deletions.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Migration } from '#libs/postgres/migrate.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
+import { jobTargets } from '#services/job/adapters/postgres/bulk-targets.ts';
 import { makeDeletionRepository as makeJobDeletions } from '#services/job/adapters/postgres/deletion-repository.ts';
 import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
 import { NOTHING_REMOVED } from '#services/job/domain/deletion.ts';
+import type { JobFilter } from '#services/job/domain/job-filter.ts';
 import type { DeletionClaim as JobDeletionClaim } from '#services/job/use-cases/ports.ts';
 import { makeRunDeletions } from '#services/job/use-cases/run-deletions.ts';
 import { retentionMigrations } from '#services/retention/adapters/postgres/migrations/index.ts';
@@ -158,12 +164,15 @@ async function openJobDeletions(postgres: TestPostgres): Promise<LeasedTable<Job
     release: (claim) => deletions.release(claim, counts),
     fail: (claim, error, retryMs) =>
       deletions.postpone(claim, { counts, left: 0, error, failedKeys: [], retryMs, counted: true }),
-    park: (claim, error) =>
-      deletions.postpone(claim, { counts, left: 0, error, failedKeys: [], retryMs: undefined, counted: true }),
-    async redrive(item) {
-      const by = { caller: callerIn(item.tenantId), reason: undefined, isByPerson: true };
-      await deletions.redrive(item.tenantId, item.id, by);
-      return item;
+    parking: {
+      park: (claim, error) =>
+        deletions.postpone(claim, { counts, left: 0, error, failedKeys: [], retryMs: undefined, counted: true }),
+      async redrive(item) {
+        const by = { caller: callerIn(item.tenantId), reason: undefined, isByPerson: true };
+        await deletions.redrive(item.tenantId, item.id, by);
+        return item;
+      },
+      lossesBeforeParked: (maxAttempts) => maxAttempts,
     },
     work({ maxAttempts, effect, leaseMs = LEASE_MS }, signal, callNext) {
       const store = makeMemoryObjectStore();
@@ -183,7 +192,6 @@ async function openJobDeletions(postgres: TestPostgres): Promise<LeasedTable<Job
       );
       return work(signal, callNext);
     },
-    lossesBeforeParked: (maxAttempts) => maxAttempts,
     asCurrent: async (claim, item) => ({ ...claim, token: BigInt(await rows.tokenOf(item)) }),
   };
 }
@@ -233,10 +241,13 @@ async function openRunDeletions(postgres: TestPostgres): Promise<LeasedTable<Del
     },
     release: (claim) => deletions.release(claim, 0),
     fail: (claim, error, retryMs) => deletions.fail(claim, failed(claim, error, false), retryMs),
-    park: (claim, error) => deletions.fail(claim, failed(claim, error, true), undefined),
-    async redrive(item) {
-      await deletions.redrive(item.tenantId, item.id, callerIn(item.tenantId), undefined);
-      return item;
+    parking: {
+      park: (claim, error) => deletions.fail(claim, failed(claim, error, true), undefined),
+      async redrive(item) {
+        await deletions.redrive(item.tenantId, item.id, callerIn(item.tenantId), undefined);
+        return item;
+      },
+      lossesBeforeParked: (maxAttempts) => maxAttempts,
     },
     work(options, signal, callNext) {
       const work = makeRunCascades(
@@ -254,7 +265,6 @@ async function openRunDeletions(postgres: TestPostgres): Promise<LeasedTable<Del
       );
       return work(signal, callNext);
     },
-    lossesBeforeParked: (maxAttempts) => maxAttempts,
     asCurrent: async (claim, item) => ({ ...claim, token: BigInt(await rows.tokenOf(item)) }),
   };
 }
@@ -316,10 +326,13 @@ async function openRuns(postgres: TestPostgres): Promise<LeasedTable<SagaClaim>>
     renew: (claim, leaseMs) => write(claim, { kind: 'renew', leaseMs }),
     release: (claim) => write(claim, { kind: 'release', pauseMs: 0 }),
     fail: (claim, error, retryMs) => write(claim, { kind: 'release', pauseMs: retryMs }, failed(claim, error, false)),
-    park: (claim, error) => write(claim, { kind: 'keep' }, failed(claim, error, true)),
-    async redrive(item) {
-      await order(item, 'retry');
-      return item;
+    parking: {
+      park: (claim, error) => write(claim, { kind: 'keep' }, failed(claim, error, true)),
+      async redrive(item) {
+        await order(item, 'retry');
+        return item;
+      },
+      lossesBeforeParked: (maxAttempts) => maxAttempts,
     },
     work({ maxAttempts, effect, leaseMs = LEASE_MS }, signal, callNext) {
       const job = makeFakeParticipant('job');
@@ -338,7 +351,6 @@ async function openRuns(postgres: TestPostgres): Promise<LeasedTable<SagaClaim>>
       );
       return due(signal, callNext);
     },
-    lossesBeforeParked: (maxAttempts) => maxAttempts,
     async asCurrent(claim, item) {
       const [row] = await rows.created.query<{ version: string }>('select version from workflow_runs where id = $1', [
         item.id,
@@ -442,9 +454,13 @@ async function openPurgeItems(postgres: TestPostgres): Promise<LeasedTable<ItemC
         silence: 'NONE',
         isAttempt: true,
       }),
-    park: (claim, error) => purges.save(claim, progressOf(claim, { state: 'FAILED', error }), LEASE_MS),
-    // A tenant's part of a purge has ended when it is given up: what goes on with it is the next purge.
-    redrive: ({ tenantId }) => add(tenantId),
+    parking: {
+      park: (claim, error) => purges.save(claim, progressOf(claim, { state: 'FAILED', error }), LEASE_MS),
+      // A tenant's part of a purge has ended when it is given up: what goes on with it is the next purge.
+      redrive: ({ tenantId }) => add(tenantId),
+      // Lost workers are counted apart from failures, so that a rolling restart parks nothing.
+      lossesBeforeParked: () => 50,
+    },
     async work(options, signal) {
       const run = makeRunPurges(
         { ...purgePorts(options), purges },
@@ -461,18 +477,82 @@ async function openPurgeItems(postgres: TestPostgres): Promise<LeasedTable<ItemC
       for (const { tenantId, id } of await findDue(8)) if (await run({ tenantId, purgeId: id }, signal)) return 1;
       return 0;
     },
-    // Lost workers are counted apart from failures, so that a rolling restart parks nothing.
-    lossesBeforeParked: () => 50,
     asCurrent: async (claim, item) => ({ ...claim, token: BigInt(await rows.tokenOf(item)) }),
   };
 }
 
-/** Everything that Lethe leases to workers, by name. */
-export const LEASED_TABLES: Readonly<Record<string, (postgres: TestPostgres) => Promise<LeasedTable>>> = {
-  'job deletions': forAnyClaim(openJobDeletions),
-  'run deletions': forAnyClaim(openRunDeletions),
-  runs: forAnyClaim(openRuns),
-  'purge items': forAnyClaim(openPurgeItems),
+/** JobService's bulk deletions, each of one job that has been hidden meanwhile. */
+async function openBulkDeletions(postgres: TestPostgres): Promise<LeasedTable<BulkClaim<JobFilter>>> {
+  const { database, rows } = await openTable(postgres, jobMigrations, {
+    table: 'bulk_deletions',
+    id: 'id',
+    due: 'case when finished_at is null then coalesce(lease_expires_at, next_attempt_at) end',
+    setDue: (at) => `next_attempt_at = least(next_attempt_at, ${at}),
+      lease_expires_at = case when lease_owner is not null then ${at} end`,
+    owner: 'lease_owner',
+    token: 'lease_token',
+    attempts: 'attempts',
+    lastError: 'last_error',
+    error: 'last_error',
+    isParked: 'false',
+  });
+  const bulks = makeBulkDeletionRepository(database, jobTargets);
+  return {
+    ...rows,
+    async add(tenantId) {
+      const id = newId();
+      await rows.created.query(
+        `with begun as (
+           insert into bulk_deletions (tenant_id, id, mode, state, actor, subject, reason, fingerprint, force, filter)
+           values ($1, $2, 'PURGE', 'RUNNING', 'a', 'a', '', '', false, '{"states": []}'))
+         insert into bulk_deletion_items (tenant_id, bulk_deletion_id, position, target_id, etag, state)
+         values ($1, $2, 1, gen_random_uuid(), '', 'PENDING')`,
+        [tenantId, id],
+      );
+      return { tenantId, id };
+    },
+    findDue: async (limit) =>
+      (await bulks.findDue(limit)).map(({ tenantId, bulkDeletionId }) => ({ tenantId, id: bulkDeletionId })),
+    claim: ({ tenantId, id }, owner, leaseMs) => bulks.claim(tenantId, id, owner, leaseMs),
+    renew: (claim, leaseMs) => bulks.renew(claim, leaseMs),
+    release: (claim) => bulks.release(claim, 0),
+    fail: (claim, error, retryMs) => bulks.release(claim, retryMs, error),
+    parking: undefined,
+    work({ maxAttempts, effect, leaseMs = LEASE_MS }, signal, callNext) {
+      const work = makeRunBulkDeletions(
+        bulks,
+        async ({ tenantId }) => {
+          await effect(tenantId);
+          return false;
+        },
+        {
+          name: 'job',
+          workerId: WORKER,
+          leaseMs,
+          maxUnderWay: 1,
+          chunkSize: 10,
+          turnMs: 60_000,
+          pollMs: 10,
+          retry: retryOf(maxAttempts),
+        },
+        (ms, signal) => delay(ms, undefined, { signal }),
+        { onEnded: () => undefined, onItemsEnded: () => undefined, onItemFailed: () => undefined },
+      );
+      return work(signal, callNext);
+    },
+    asCurrent: async (claim, item) => ({ ...claim, token: BigInt(await rows.tokenOf(item)) }),
+  };
+}
+
+/** Everything that Lethe leases to workers, by name, and whether it has parking. */
+export const LEASED_TABLES: Readonly<
+  Record<string, { readonly open: (postgres: TestPostgres) => Promise<LeasedTable>; readonly parks: boolean }>
+> = {
+  'job deletions': { open: forAnyClaim(openJobDeletions), parks: true },
+  'run deletions': { open: forAnyClaim(openRunDeletions), parks: true },
+  runs: { open: forAnyClaim(openRuns), parks: true },
+  'purge items': { open: forAnyClaim(openPurgeItems), parks: true },
+  'bulk deletions': { open: forAnyClaim(openBulkDeletions), parks: false },
 };
 
 /** The suite gives a table only claims that the table has made. */
