@@ -1,4 +1,5 @@
 import type { Knex } from 'knex';
+import { dueItemsQuery } from '#libs/durable/due-items.ts';
 import { createDiscoveryFunction, secureTable } from '#libs/postgres/tenant-security.ts';
 
 /**
@@ -74,19 +75,7 @@ export async function createBulkDeletionTables(knex: Knex, appRole: string, dele
   `);
   await knex.raw('alter table ?? add column bulk_deletion_id uuid', [deletions]);
   for (const table of ['bulk_deletions', 'bulk_deletion_items']) await secureTable(knex, table, appRole);
-  await createDiscoveryFunction(knex, {
-    signature: 'due_bulk_deletions(max_rows int)',
-    returns: 'table (tenant_id text, id uuid)',
-    // Of a tenant's RUNNING ones the oldest alone, so that the number under way does not grow with their number.
-    query: `select b.tenant_id, b.id from bulk_deletions b
-            where b.state in ('SELECTING', 'RUNNING', 'CANCELLING') and b.next_attempt_at <= now()
-              and (b.lease_expires_at is null or b.lease_expires_at <= now())
-              and (b.state <> 'RUNNING' or not exists (
-                    select from bulk_deletions o where o.tenant_id = b.tenant_id and o.state = 'RUNNING'
-                      and (o.created_at, o.id) < (b.created_at, b.id)))
-            order by b.next_attempt_at limit max_rows`,
-    appRole,
-  });
+  await createLongestDue(knex, appRole);
   await createDiscoveryFunction(knex, {
     signature: 'expired_bulk_deletions(days int, max_rows int)',
     returns: 'table (tenant_id text, id uuid)',
@@ -95,6 +84,53 @@ export async function createBulkDeletionTables(knex: Knex, appRole: string, dele
             order by b.finished_at limit max_rows`,
     appRole,
   });
+}
+
+// Of a tenant's RUNNING ones the oldest alone, so that the number under way does not grow with their number.
+const IS_DUE = `l.next_attempt_at <= now() and (l.lease_expires_at is null or l.lease_expires_at <= now())
+  and (l.state <> 'RUNNING' or not exists (
+        select from bulk_deletions o where o.tenant_id = l.tenant_id and o.state = 'RUNNING'
+          and (o.created_at, o.id) < (l.created_at, l.id)))`;
+const IS_OPEN = "l.state in ('SELECTING', 'RUNNING', 'CANCELLING')";
+const DUE = { signature: 'due_bulk_deletions(max_rows int)', returns: 'table (tenant_id text, id uuid)' };
+
+const createLongestDue = (knex: Knex, appRole: string): Promise<void> =>
+  createDiscoveryFunction(knex, {
+    ...DUE,
+    query: `select l.tenant_id, l.id from bulk_deletions l
+            where ${IS_OPEN} and ${IS_DUE} order by l.next_attempt_at limit max_rows`,
+    appRole,
+  });
+
+/** Has tenants take turns: whose bulk deletions have fewer workers comes first, however many another one ordered. */
+export async function createBulkDeletionTurns(knex: Knex, appRole: string): Promise<void> {
+  await knex.raw(`
+    create index bulk_deletions_turns on bulk_deletions (tenant_id, next_attempt_at)
+      where state in ('SELECTING', 'RUNNING', 'CANCELLING');
+    -- Through it, one tenant's few would be looked for among everything that is due.
+    drop index bulk_deletions_due;
+  `);
+  await createDiscoveryFunction(knex, {
+    ...DUE,
+    query: dueItemsQuery({
+      table: 'bulk_deletions',
+      isOpen: IS_OPEN,
+      isDue: IS_DUE,
+      isHeld: `${IS_OPEN} and l.lease_expires_at > now()`,
+      dueAt: 'next_attempt_at',
+    }),
+    appRole,
+  });
+}
+
+/** Takes back what createBulkDeletionTurns made. */
+export async function dropBulkDeletionTurns(knex: Knex, appRole: string): Promise<void> {
+  await createLongestDue(knex, appRole);
+  await knex.raw(`
+    create index bulk_deletions_due on bulk_deletions (next_attempt_at)
+      where state in ('SELECTING', 'RUNNING', 'CANCELLING');
+    drop index bulk_deletions_turns;
+  `);
 }
 
 /** Creates the figures of bulk deletions: counts and ages over all tenants, which name nobody. */

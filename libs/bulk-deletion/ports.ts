@@ -101,8 +101,8 @@ export interface BulkDeletionRepository<Filter> {
   recordRefusal(order: BulkOrder<Filter>, refusal: string): Promise<void>;
 
   /**
-   * Must answer those of any tenant that are due and that nobody holds, the longest due first; of a tenant's RUNNING ones
-   * the oldest alone.
+   * Must answer those of any tenant that are due and that nobody holds: first those of the tenants whose bulk deletions
+   * have the fewest workers, of each tenant the longest due first; of a tenant's RUNNING ones the oldest alone.
    */
   findDue(limit: number): Promise<readonly { readonly tenantId: string; readonly bulkDeletionId: string }[]>;
   /** Must give it to this worker with a new token, unless it is not due or somebody holds it. */

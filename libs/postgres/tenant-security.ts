@@ -34,7 +34,7 @@ export async function secureTable(knex: Knex, table: string, appRole: string): P
 }
 
 /**
- * Creates a discovery function: the only window across tenants. `query` must select nothing that a tenant wrote: ids,
+ * Creates a discovery function, or replaces it under whoever calls it: the only window across tenants. `query` must select nothing that a tenant wrote: ids,
  * figures, times, and words of Lethe's own such as states. It runs with the rights of its owner, and the app role may call it. Its search path is fixed: the schema that it is
  * created in, which is `public` but for an owner that keeps its tables in a schema of its own.
  */
@@ -44,7 +44,7 @@ export async function createDiscoveryFunction(
 ): Promise<void> {
   const { rows } = await knex.raw('select quote_ident(current_schema()) as schema');
   await knex.raw(
-    `create function ${signature} returns ${returns} language sql stable security definer set search_path = ${rows[0].schema}, pg_temp as $$ ${query} $$`,
+    `create or replace function ${signature} returns ${returns} language sql stable security definer set search_path = ${rows[0].schema}, pg_temp as $$ ${query} $$`,
   );
   await knex.raw(`revoke all on function ${signature} from public`);
   await knex.raw(`grant execute on function ${signature} to ??`, [appRole]);

@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
 import test, { type ExecutionContext } from 'ava';
+import { makeBulkDeletionRepository } from '#libs/bulk-deletion/bulk-deletion-repository.ts';
+import { jobTargets } from '#services/job/adapters/postgres/bulk-targets.ts';
+import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
 import { makeDeletionRepository } from '#services/run/adapters/postgres/deletion-repository.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
 import { makeSagaRepository } from '#services/run/adapters/postgres/saga-repository.ts';
@@ -71,5 +74,36 @@ test.serial(
       t.is(reads.get(table)?.scanned, 0, table);
       t.true((reads.get(table)?.looked ?? 0) < 1_000, `${table}: ${reads.get(table)?.looked}`);
     }
+  },
+);
+
+test.serial(
+  'tenants take turns also while what their bulk deletions match is written down, and that is found by an index',
+  async (t) => {
+    const created = await postgres.createDatabase(jobMigrations);
+    const seed = (tenants: string, states: string, count: number, secondsAgo: number) =>
+      created.query(
+        `insert into bulk_deletions (tenant_id, id, mode, state, actor, subject, reason, fingerprint, force, filter,
+           counts, next_attempt_at)
+         select ${tenants}, gen_random_uuid(), 'PURGE', s.state, 'a', 'a', '', '', false, '{}',
+                case s.state when 'COMPLETE' then '[]'::jsonb end,
+                case s.state when 'COMPLETE' then null else now() - $3 * interval '1 s' end
+         from generate_series(1, $2::int) n, unnest($1::text[]) s (state)`,
+        [states.split(' '), count, secondsAgo],
+      );
+    await seed("'tenant-' || n % 20", 'COMPLETE', 10_000, 0);
+    await seed("'large'", 'SELECTING CANCELLING RUNNING', 12, 60);
+    await seed("'small'", 'SELECTING', 1, 1);
+    await created.query('vacuum analyze bulk_deletions');
+    const reads = await readsBy(created, async (database) => {
+      const bulks = makeBulkDeletionRepository(database, jobTargets);
+      const tenantsDue = async (limit: number) => (await bulks.findDue(limit)).map(({ tenantId }) => tenantId);
+      t.deepEqual(await tenantsDue(2), ['large', 'small']);
+      const [first] = await bulks.findDue(1);
+      await bulks.claim('large', first?.bulkDeletionId ?? '', 'w', 60_000);
+      t.deepEqual(await tenantsDue(2), ['small', 'large'], 'large has a worker');
+    });
+    t.is(reads.get('bulk_deletions')?.scanned, 0);
+    t.true((reads.get('bulk_deletions')?.looked ?? 0) < 1_000, `${reads.get('bulk_deletions')?.looked}`);
   },
 );

@@ -13,6 +13,7 @@ import { deletionTurns } from './011-deletion-turns.ts';
 import { bulkFigures } from './012-bulk-figures.ts';
 import { parkedWork } from './013-parked-work.ts';
 import { oldestWork } from './014-oldest-work.ts';
+import { bulkTurns } from './015-bulk-turns.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -30,4 +31,5 @@ export const jobMigrations: readonly Migration[] = [
   bulkFigures,
   parkedWork,
   oldestWork,
+  bulkTurns,
 ];

@@ -23,6 +23,7 @@ import { hiddenRuns } from './021-hidden-runs.ts';
 import { freeDeclarations } from './022-free-declarations.ts';
 import { parkedWork } from './023-parked-work.ts';
 import { oldestWork } from './024-oldest-work.ts';
+import { bulkTurns } from './025-bulk-turns.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -50,4 +51,5 @@ export const runMigrations: readonly Migration[] = [
   freeDeclarations,
   parkedWork,
   oldestWork,
+  bulkTurns,
 ];

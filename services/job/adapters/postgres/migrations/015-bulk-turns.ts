@@ -1,0 +1,9 @@
+import { createBulkDeletionTurns, dropBulkDeletionTurns } from '#libs/bulk-deletion/migrations.ts';
+import type { Migration } from '#libs/postgres/migrate.ts';
+
+/** Tenants take turns with their bulk deletions. */
+export const bulkTurns: Migration = {
+  name: '015-bulk-turns',
+  up: createBulkDeletionTurns,
+  down: dropBulkDeletionTurns,
+};
