@@ -8,11 +8,13 @@ import { makeOwner } from '#libs/owner/make-owner.ts';
 import type { Owner } from '#libs/owner/owner.ts';
 import { bindOwner } from '#libs/owner/owner-service.ts';
 import { bindParticipant } from '#libs/participant/bind-participant.ts';
+import { makeParticipant, type ParticipantObserver, type RunRows } from '#libs/participant/make-participant.ts';
+import type { Participant } from '#libs/participant/participant.ts';
 import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { incidentService } from './adapters/grpc/incident-service.ts';
-import { makeIncidentParticipant } from './adapters/grpc/participant.ts';
+import { makeIncidentActions } from './adapters/grpc/step-actions.ts';
 import { makeApprovalRepository } from './adapters/postgres/approval-repository.ts';
 import { makeRefusalAudit } from './adapters/postgres/audit.ts';
 import { makeReadDashboard } from './adapters/postgres/dashboard.ts';
@@ -25,14 +27,12 @@ import type { IncidentSettings } from './config.ts';
 import { type KeepApprovals, makeKeepApprovals } from './use-cases/keep-approvals.ts';
 import { type KeepDrift, makeKeepDrift } from './use-cases/keep-drift.ts';
 import { type KeepIncidents, makeKeepIncidents } from './use-cases/keep-incidents.ts';
-import { makeParticipate, type OnRunTouched, type Participate } from './use-cases/participate.ts';
+import { makeOpenForStep, type OpenForStep } from './use-cases/participate.ts';
 import type {
   ApprovalRepository,
   DriftRepository,
   IncidentRepository,
   ReadDashboard,
-  RefusalAudit,
-  RunIncidents,
   StepActions,
 } from './use-cases/ports.ts';
 
@@ -40,18 +40,18 @@ const token = <T>(name: string) => Symbol(name) as ServiceIdentifier<T>;
 
 const TOKENS = {
   database: token<Database>('Database'),
-  onRunTouched: token<OnRunTouched>('OnRunTouched'),
-  refusals: token<RefusalAudit>('RefusalAudit'),
+  observer: token<ParticipantObserver>('ParticipantObserver'),
   drift: token<DriftRepository>('DriftRepository'),
   incidents: token<IncidentRepository>('IncidentRepository'),
   approvals: token<ApprovalRepository>('ApprovalRepository'),
-  runIncidents: token<RunIncidents>('RunIncidents'),
+  runIncidents: token<RunRows>('RunRows'),
   stepActions: token<StepActions>('StepActions'),
   keepDrift: token<KeepDrift>('KeepDrift'),
   keepIncidents: token<KeepIncidents>('KeepIncidents'),
   keepApprovals: token<KeepApprovals>('KeepApprovals'),
   readDashboard: token<ReadDashboard>('ReadDashboard'),
-  participate: token<Participate>('Participate'),
+  openForStep: token<OpenForStep>('OpenForStep'),
+  participant: token<Participant>('Participant'),
   owner: token<Owner>('Owner'),
 };
 
@@ -68,10 +68,24 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.keepDrift).toResolvedValue(makeKeepDrift, [TOKENS.drift]).inSingletonScope();
   bind(TOKENS.keepIncidents).toResolvedValue(makeKeepIncidents, [TOKENS.incidents]).inSingletonScope();
   bind(TOKENS.keepApprovals).toResolvedValue(makeKeepApprovals, [TOKENS.approvals]).inSingletonScope();
-  bind(TOKENS.participate)
-    .toResolvedValue(makeParticipate, [TOKENS.runIncidents, TOKENS.stepActions, TOKENS.refusals, TOKENS.onRunTouched])
+  bind(TOKENS.openForStep).toResolvedValue(makeOpenForStep, [TOKENS.stepActions]).inSingletonScope();
+  bind(TOKENS.participant)
+    .toResolvedValue(
+      (rows: RunRows, open: OpenForStep, drift: KeepDrift, observer: ParticipantObserver) =>
+        makeParticipant({
+          rows,
+          actions: makeIncidentActions(open, drift),
+          rowsPerBatch: INCIDENTS_PER_BATCH,
+          crashPoints: { afterIntent: 'incident.cascade.after-intent', afterBatch: 'incident.cascade.after-batch' },
+          ...observer,
+        }),
+      [TOKENS.runIncidents, TOKENS.openForStep, TOKENS.keepDrift, TOKENS.observer],
+    )
     .inSingletonScope();
 });
+
+// So many incidents with their payloads are done well within a second.
+const INCIDENTS_PER_BATCH = 500;
 
 const EXPIRY_POLL_MS = 3_600_000;
 
@@ -96,21 +110,18 @@ export function composeIncidentService(
     },
   });
   container.bind(TOKENS.owner).toConstantValue(owner);
-  container.bind(TOKENS.onRunTouched).toConstantValue((action, { tenantId, runId, step }, operation, counts) => {
-    const { operationId, caller, reason } = operation;
-    const { actor, subject } = caller;
-    const told = { audit: true, action, tenantId, runId, step, operationId, actor, subject, reason, counts };
-    log.info({ ...told, outcome: 'COMPLETE' }, 'incidents of a run touched');
-    metrics.deletionFinished(`incident-${action}`, 'COMPLETE');
-  });
   const refusals = makeRefusalAudit(database);
-  container.bind(TOKENS.refusals).toConstantValue({
-    async record(refusal) {
-      const { action, scope, operation, outcome } = refusal;
+  container.bind(TOKENS.observer).toConstantValue({
+    onTouched(action, { tenantId, runId, step }, { operationId, caller: { actor, subject }, reason }, counts) {
+      const told = { audit: true, action, tenantId, runId, step, operationId, actor, subject, reason, counts };
+      log.info({ ...told, outcome: 'COMPLETE' }, 'incidents of a run touched');
+      metrics.deletionFinished(`incident-${action}`, 'COMPLETE');
+    },
+    async onRefused(action, scope, operation, outcome) {
       const { operationId, caller, reason } = operation;
       log.info({ audit: true, action, ...scope, operationId, actor: caller.actor, reason, outcome }, 'refused');
       metrics.deletionFinished(`incident-${action}`, 'REFUSED');
-      await refusals.record(refusal);
+      await refusals.record({ action, scope, operation, outcome });
     },
   });
   container.load(adapters, useCases);
@@ -126,7 +137,7 @@ export function composeIncidentService(
         }),
         ...auditHandlers(database),
       }),
-      bindParticipant(makeIncidentParticipant(get(TOKENS.participate), get(TOKENS.keepDrift)), makeDataId(database)),
+      bindParticipant(get(TOKENS.participant), makeDataId(database)),
       bindOwner(get(TOKENS.owner)),
     ],
     startWorkers: () => [

@@ -20,7 +20,10 @@ interface Literal {
 }
 
 const ROOT = new URL('../../', import.meta.url).pathname;
-const FILES = ['services/*/adapters/postgres/*.ts', 'libs/{audit,bulk-deletion,durable,owner,postgres}/*.ts'];
+const FILES = [
+  'services/*/adapters/postgres/*.ts',
+  'libs/{audit,bulk-deletion,durable,owner,participant,postgres}/*.ts',
+];
 const SQL =
   /^\s*(?:(?:with|select|insert|update|delete)\s|[\w${}()]+ as (?:materialized )?\(|(?:\$\{[A-Z_]+\},\s*)?\w+ = )/i;
 const KEY = /(?:([\w$]+)\s*:|const\s+([\w$]+)(?:\s*:[^=]*)?\s*=(?:\s*\([^)]*\)(?:\s*:\s*[\w[\]]+)?\s*=>)?)\s*$/;

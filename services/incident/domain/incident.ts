@@ -108,28 +108,9 @@ export const incidentTransitionIllegal = (from: IncidentState, to: IncidentState
     to,
   });
 
-/** The run was purged, or its step compensated, before this effect of it arrived. */
-export const stepCompensated = (runId: string, step: string): DomainError =>
-  new DomainError(
-    'failed-precondition',
-    'STEP_COMPENSATED',
-    step === '' ? `Run ${runId} takes no more incidents.` : `Step ${step} of run ${runId} takes no more incidents.`,
-    { run_id: runId, step },
-  );
-
 /** The action of a step can never succeed; it fails the step. */
 export const actionRefused = (cause: DomainError): DomainError =>
   new DomainError('failed-precondition', 'ACTION_REFUSED', cause.message, { cause: cause.reason }, { cause });
-
-/** The step has had another action, or the same with another input. */
-export const stepKeyReused = (runId: string, step: string): DomainError =>
-  new DomainError(
-    'invalid-argument',
-    'REQUEST_ID_REUSED',
-    `Step ${step} of run ${runId} was used before with another action or input.`,
-    { run_id: runId, step },
-    { violations: [{ field: 'key', description: 'was used before with another action or input' }] },
-  );
 
 /** The text that changes with every change of the incident. Hiding is undone without a trace, so it is told apart. */
 export const etagOf = ({ version, deletedAt }: Pick<Incident, 'version' | 'deletedAt'>): string =>

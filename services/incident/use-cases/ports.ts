@@ -150,7 +150,7 @@ export type ReadDashboard = (tenantId: string) => Promise<DriftDashboard>;
 
 /** A cascade's operation that was refused, and the reason it was refused with. */
 export interface Refusal {
-  readonly action: 'soft-delete' | 'undelete';
+  readonly action: string;
   readonly scope: RunScope;
   readonly operation: RunOperation;
   readonly outcome: string;
@@ -160,64 +160,6 @@ export interface Refusal {
 export interface RefusalAudit {
   /** Must write a row of the audit before the caller hears of the refusal. */
   record(refusal: Refusal): Promise<void>;
-}
-
-/** What an ending closes and removes. */
-export interface EndingCounts {
-  /** Incidents closed as compensated. */
-  readonly incidents: number;
-  readonly payloads: number;
-  /** Of the payloads, as JSON text. */
-  readonly payloadBytes: number;
-}
-
-/** How far an operation has come, over all calls with its key. */
-export interface Touched {
-  readonly incidents: number;
-  /** Whether this call did anything: a repetition does not. */
-  readonly isNew: boolean;
-}
-
-/** The incidents of a run. Hidden ones are there for every method. */
-export interface RunIncidents {
-  /**
-   * Must read from the rows what an ending would take: the payloads, and for a step that was compensated also the
-   * incidents that are still open. Up to 100 ids of the incidents that they belong to.
-   */
-  inspect(scope: RunScope): Promise<EndingCounts & { readonly sampleIds: readonly string[] }>;
-  /**
-   * Must hide the run's incidents and remember by which operation; counts all that this operation hides, none where
-   * it was taken back before. OPERATION_IN_PROGRESS once a purge of the run has begun.
-   */
-  hide(scope: RunScope, operation: RunOperation): Promise<Touched>;
-  /**
-   * Must bring back what `hiddenBy` hid and leave a tombstone against that operation coming late; counts the same for
-   * ever after. OPERATION_IN_PROGRESS once a purge of the run has begun.
-   */
-  restore(scope: RunScope, operation: RunOperation, hiddenBy: string): Promise<Touched>;
-  /**
-   * Must commit that no incident of this run and step can be opened any more, one that is being opened included: it
-   * is either refused or seen by what follows.
-   */
-  forbid(scope: RunScope, operation: RunOperation): Promise<void>;
-  /**
-   * Must remove the payloads of up to `limit` incidents and stamp their shells, close those of a step that are open
-   * as compensated with an entry in their timelines, add all of it to the operation's sums, and write an audit row
-   * when nothing is left, in one transaction.
-   */
-  endBatch(
-    scope: RunScope,
-    operation: RunOperation,
-    limit: number,
-  ): Promise<{
-    /** Incidents that this batch touched. */
-    readonly ended: number;
-    readonly isDone: boolean;
-    /** The operation's sums. */
-    readonly sums: EndingCounts;
-    /** Whether this batch was the one that found the end after having taken something. */
-    readonly isNew: boolean;
-  }>;
 }
 
 /** The action of one step of a run, keyed by both. */

@@ -65,25 +65,6 @@ export const stateForbidsUpload = (state: string, kind: string): DomainError =>
 export const etagMismatch = (etag: string): DomainError =>
   new DomainError('aborted', 'ETAG_MISMATCH', 'The job has changed since; read it again.', { etag });
 
-/** The run was purged, or its step compensated, before this effect of it arrived. */
-export const stepCompensated = (runId: string, step: string): DomainError =>
-  new DomainError(
-    'failed-precondition',
-    'STEP_COMPENSATED',
-    step === '' ? `Run ${runId} takes no more jobs.` : `Step ${step} of run ${runId} takes no more jobs.`,
-    { run_id: runId, step },
-  );
-
 /** The action of a step can never succeed; it fails the step. */
 export const actionRefused = (message: string): DomainError =>
   new DomainError('failed-precondition', 'ACTION_REFUSED', message);
-
-/** The step has had another action, or the same with another input. */
-export const stepKeyReused = (runId: string, step: string): DomainError =>
-  new DomainError(
-    'invalid-argument',
-    'REQUEST_ID_REUSED',
-    `Step ${step} of run ${runId} was used before with another action or input.`,
-    { run_id: runId, step },
-    { violations: [{ field: 'key', description: 'was used before with another action or input' }] },
-  );

@@ -1,6 +1,7 @@
 import test from 'ava';
 import { DomainError, operationInProgress } from '#libs/kernel/domain-error.ts';
-import { actionRefused, jobNotFound, leaseLost, stepCompensated } from '../domain/errors.ts';
+import { stepCompensated } from '#libs/participant/errors.ts';
+import { actionRefused, jobNotFound, leaseLost } from '../domain/errors.ts';
 import type { CreateJobAction, StepOutcome } from '../domain/step-action.ts';
 import { makeExecuteStep } from './execute-step.ts';
 import { artifactOf, JOB, jobIn, NOW, partOf } from './fakes.fixture.ts';

@@ -1,4 +1,5 @@
 import { newId } from '#libs/kernel/id.ts';
+import { assertTakesEffects } from '#libs/participant/tombstones.ts';
 import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
@@ -13,7 +14,7 @@ import {
 } from '../../domain/incident.ts';
 import type { IncidentRepository, NewIncident } from '../../use-cases/ports.ts';
 import { repeatedTarget } from './requests.ts';
-import { assertTakesEffects, lockRun } from './runs.ts';
+import { incidentRunLock } from './run-incidents.ts';
 
 interface IncidentRow {
   readonly tenant_id: string;
@@ -73,10 +74,10 @@ export const makeIncidentRepository = (database: Database): IncidentRepository =
       const id = newId();
       const known = await repeatedTarget(trx, { ...incident, id });
       if (known === undefined) {
-        const { runId, step = '' } = incident;
+        const { runId, step } = incident;
         if (runId !== undefined) {
-          await lockRun(trx, tenantId, runId, 'shared');
-          await assertTakesEffects(trx, tenantId, runId, step);
+          await incidentRunLock.share(trx, { tenantId, runId });
+          await assertTakesEffects(trx, { tenantId, runId, step });
         }
         await insertIncident(trx, { ...incident, id });
       }

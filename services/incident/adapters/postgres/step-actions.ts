@@ -1,18 +1,19 @@
 import { newId } from '#libs/kernel/id.ts';
+import { stepKeyReused } from '#libs/participant/errors.ts';
+import { assertTakesEffects } from '#libs/participant/tombstones.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
-import { stepKeyReused } from '../../domain/incident.ts';
 import type { StepActions } from '../../use-cases/ports.ts';
 import { insertIncident } from './incident-repository.ts';
-import { assertTakesEffects, lockRun } from './runs.ts';
+import { incidentRunLock } from './run-incidents.ts';
 
 /** The actions of steps in Postgres. */
 export const makeStepActions = (database: Database): StepActions => ({
   open: (action) =>
     database.forTenant(action.tenantId, async (trx) => {
       const { tenantId, runId, step, fingerprint } = action;
-      await lockRun(trx, tenantId, runId, 'shared');
-      await assertTakesEffects(trx, tenantId, runId, step);
+      await incidentRunLock.share(trx, action);
+      await assertTakesEffects(trx, action);
       const id = newId();
       // The second of two at once waits here for the first, and then sees what it did.
       const { rowCount } = await trx.raw(

@@ -1,9 +1,11 @@
 import { audit } from '#libs/audit/write-audit.ts';
-import { requestIdReused, runDeleted } from '#libs/kernel/domain-error.ts';
+import { requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { makeRunLock } from '#libs/participant/run-lock.ts';
+import { assertTakesEffects } from '#libs/participant/tombstones.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
-import { jobNotFound, stepCompensated } from '../../domain/errors.ts';
+import { jobNotFound } from '../../domain/errors.ts';
 import type { Job } from '../../domain/job.ts';
 import type { JobChange, JobRepository, NewJob } from '../../use-cases/ports.ts';
 import { JOB_COLUMNS, JobRow, type JobWithTasks, TaskRow, toJob } from './rows.ts';
@@ -24,8 +26,8 @@ export const makeJobRepository = (database: Database): JobRepository => ({
         }
       }
       if (runId !== undefined) {
-        await lockRun(trx, tenantId, runId, 'shared');
-        await assertTakesEffects(trx, tenantId, runId, step ?? '');
+        await jobRunLock.share(trx, { tenantId, runId });
+        await assertTakesEffects(trx, { tenantId, runId, step });
       }
       await insertJob(trx, { ...job, id });
       const created = await lockJob(trx, tenantId, id, '');
@@ -234,28 +236,8 @@ async function readLocked(trx: TenantTransaction, tenantId: string, jobId: strin
   return row && { row, now: row.now };
 }
 
-/**
- * Holds a run until the transaction ends: `shared` by those who create jobs of it, `exclusive` by those who decide
- * that none may be created any more. A row could not be locked for this, since the jobs to come have none.
- */
-export async function lockRun(
-  trx: TenantTransaction,
-  tenantId: string,
-  runId: string,
-  kind: 'shared' | 'exclusive',
-): Promise<void> {
-  const lock = kind === 'shared' ? 'pg_advisory_xact_lock_shared' : 'pg_advisory_xact_lock';
-  await trx.raw(`select ${lock}(hashtextextended(:run, 0))`, { run: runLockKey(tenantId, runId) });
-}
-
-/** What is hashed to a run's lock. */
-export const runLockKey = (tenantId: string, runId: string): string => `job-run/${tenantId}/${runId}`;
-
-const FORBIDS = "(operation = 'compensate' or operation like 'purge:%' or operation like 'hidden:%')";
-
-/** The tombstones that forbid new effects of the step $3 of the run $2 of the tenant $1. */
-export const TOMBSTONES_OF_STEP = `select from step_tombstones
-  where tenant_id = $1 and run_id = $2 and step in ($3, '') and ${FORBIDS}`;
+/** The lock of a run, for its jobs. */
+export const jobRunLock = makeRunLock('job');
 
 /** Commits what `change` makes of the locked job, where it makes anything. */
 export async function saveJob(
@@ -324,25 +306,4 @@ async function claimRequest(
       request,
     ),
   );
-}
-
-/**
- * Passes unless the run or its step has a tombstone; STEP_COMPENSATED otherwise, or RUN_DELETED while the run is
- * hidden. Needs the run's lock.
- */
-export async function assertTakesEffects(
-  trx: TenantTransaction,
-  tenantId: string,
-  runId: string,
-  step: string,
-): Promise<void> {
-  const tombstone = firstOf<{ operation: string }>(
-    await trx.raw(
-      `select operation from step_tombstones
-       where tenant_id = :tenantId and run_id = :runId and step in (:step, '') and ${FORBIDS}
-       order by operation like 'hidden:%' limit 1`,
-      { tenantId, runId, step },
-    ),
-  );
-  if (tombstone) throw tombstone.operation.startsWith('hidden:') ? runDeleted(runId) : stepCompensated(runId, step);
 }

@@ -1,13 +1,14 @@
-import { audit } from '#libs/audit/write-audit.ts';
-import { operationInProgress } from '#libs/kernel/domain-error.ts';
-import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
+import { goneCount, sumDeleted } from '#libs/participant/counts.ts';
+import type { RunScope } from '#libs/participant/participant.ts';
+import { type CheckRun, type KeptRows, makeRunGate, type Touched, toRunEntry } from '#libs/participant/run-gate.ts';
+import { makeTombstones } from '#libs/participant/tombstones.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { type FailedKey, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
 import type { JobState } from '../../domain/job.ts';
-import type { RunJobs, UnfinishedJobs } from '../../use-cases/ports.ts';
+import type { CheckUnfinished, RunJobs, UnfinishedJobs } from '../../use-cases/ports.ts';
 import { insertDeletions } from './deletion-repository.ts';
-import { lockRun } from './job-repository.ts';
+import { jobRunLock } from './job-repository.ts';
 
 const MAX_SAMPLES = 100;
 // So that the transaction is over in a second.
@@ -17,17 +18,19 @@ const MAX_FAILED_KEYS = 10;
 const UNFINISHED = "state in ('PENDING', 'RUNNING', 'CANCELLING') and deletion_id is null";
 
 /** The jobs of a run in Postgres. */
-export const makeRunJobs = (database: Database): RunJobs => ({
-  async inspect(scope) {
-    const [row] = await database.readForTenant<{
-      jobs: number;
-      tasks: number;
-      artifacts: number;
-      bytes: number;
-      samples: string[] | null;
-      unfinished: { jobId: string; state: JobState }[] | null;
-    }>(scope.tenantId, {
-      text: `with mine as (select * from jobs where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3))
+export function makeRunJobs(database: Database): RunJobs {
+  const gate = makeRunGate(database, KEPT);
+  return {
+    async inspect(scope) {
+      const [row] = await database.readForTenant<{
+        jobs: number;
+        tasks: number;
+        artifacts: number;
+        bytes: number;
+        samples: string[] | null;
+        unfinished: { jobId: string; state: JobState }[] | null;
+      }>(scope.tenantId, {
+        text: `with mine as (select * from jobs where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3))
              select (select count(*) from mine) as jobs,
                     (select count(*) from job_tasks t join mine m on t.tenant_id = m.tenant_id and t.job_id = m.id) as tasks,
                     (select count(*) from artifacts a join mine m on a.tenant_id = m.tenant_id and a.job_id = m.id) as artifacts,
@@ -37,104 +40,33 @@ export const makeRunJobs = (database: Database): RunJobs => ({
                     (select json_agg(json_build_object('jobId', id, 'state', state)) from
                        (select id, state from mine
                         where ${UNFINISHED} order by id limit ${MAX_SAMPLES}) u) as unfinished`,
-      values: valuesOf(scope),
-    });
-    return {
-      jobs: row?.jobs ?? 0,
-      tasks: row?.tasks ?? 0,
-      artifacts: row?.artifacts ?? 0,
-      bytes: row?.bytes ?? 0,
-      sampleJobIds: row?.samples ?? [],
-      unfinishedJobs: row?.unfinished ?? [],
-    };
-  },
+        values: valuesOf(scope),
+      });
+      return {
+        jobs: row?.jobs ?? 0,
+        tasks: row?.tasks ?? 0,
+        artifacts: row?.artifacts ?? 0,
+        bytes: row?.bytes ?? 0,
+        sampleJobIds: row?.samples ?? [],
+        unfinishedJobs: row?.unfinished ?? [],
+      };
+    },
 
-  hide: (scope, operation, check) =>
-    database.forTenant(scope.tenantId, async (trx) => {
-      const { operationId, caller, reason } = operation;
-      const bindings = { ...bindingsOf(scope), operationId, actor: caller.actor, reason: reason ?? null };
-      await lockRun(trx, scope.tenantId, scope.runId, 'exclusive');
-      const late = firstOf(
-        await trx.raw(
-          `select 1 from step_tombstones where tenant_id = :tenantId and run_id = :runId and step = ''
-             and operation = 'restored:' || :operationId`,
-          bindings,
-        ),
-      );
-      if (late) return 0;
-      const purge = await findPurge(trx, scope);
-      if (purge !== undefined) throw operationInProgress(purge);
-      check(await listUnfinished(trx, scope));
-      // Until it is restored, nothing that is visible can be made for the run.
-      await leaveTombstone(trx, scope, `hidden:${operationId}`);
-      const hidden = await trx.raw(
-        `update jobs set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, hidden_by = :operationId,
-                version = version + 1
-         where tenant_id = :tenantId and run_id = :runId and deleted_at is null and deletion_id is null`,
-        bindings,
-      );
-      if (hidden.rowCount) await auditRun(trx, scope, operation, 'soft-delete', hidden.rowCount);
-      return countHiddenBy(trx, scope, operationId, 'and deleted_at is not null');
-    }),
+    hide: async (scope, operation, check) => jobsOf(await gate.hide(scope, operation, checkUnfinished(scope, check))),
 
-  restore: (scope, operation, hiddenBy) =>
-    database.forTenant(scope.tenantId, async (trx) => {
-      await lockRun(trx, scope.tenantId, scope.runId, 'exclusive');
-      const purge = await findPurge(trx, scope);
-      if (purge !== undefined) throw operationInProgress(purge);
-      const bindings = { ...bindingsOf(scope), hiddenBy };
-      const { rowCount } = await trx.raw(
-        `insert into step_tombstones (tenant_id, run_id, step, operation, restored)
-         select :tenantId, :runId, '', 'restored:' || :hiddenBy, count(*) from jobs
-         where tenant_id = :tenantId and run_id = :runId and hidden_by = :hiddenBy and deleted_at is not null
-         on conflict do nothing`,
-        bindings,
-      );
-      if (rowCount === 1) {
-        await trx.raw(
-          `delete from step_tombstones
-           where tenant_id = :tenantId and run_id = :runId and step = '' and operation = 'hidden:' || :hiddenBy`,
-          bindings,
-        );
-        const restored = await trx.raw(
-          `update jobs set deleted_at = null, deleted_by = null, deleted_reason = null, version = version - 1
-           where tenant_id = :tenantId and run_id = :runId and hidden_by = :hiddenBy and deleted_at is not null`,
-          bindings,
-        );
-        if (restored.rowCount) await auditRun(trx, scope, operation, 'undelete', restored.rowCount);
-      }
-      const tombstone = firstOf<{ restored: number | null }>(
-        await trx.raw(
-          `select restored from step_tombstones
-           where tenant_id = :tenantId and run_id = :runId and step = '' and operation = 'restored:' || :hiddenBy`,
-          bindings,
-        ),
-      );
-      return tombstone?.restored ?? 0;
-    }),
+    restore: async (scope, operation, hiddenBy) => jobsOf(await gate.restore(scope, operation, hiddenBy)),
 
-  forbid: (scope, { operationId }, check) =>
-    database.forTenant(scope.tenantId, async (trx) => {
-      await lockRun(trx, scope.tenantId, scope.runId, 'exclusive');
-      check?.(await listUnfinished(trx, scope));
-      await leaveTombstone(trx, scope, scope.step === undefined ? `purge:${operationId}` : 'compensate');
-      // The tombstone answers for them from here on.
-      await trx.raw(
-        `delete from step_actions
-         where tenant_id = :tenantId and run_id = :runId and (cast(:step as text) is null or step = :step)`,
-        bindingsOf(scope),
-      );
-    }),
+    forbid: (scope, operation, check) => gate.forbid(scope, operation, check && checkUnfinished(scope, check)),
 
-  orderRemoval: (scope, { operationId, caller, reason, limit, force }) =>
-    database.forTenant(scope.tenantId, async (trx) => {
-      const removable = `tenant_id = :tenantId and run_id = :runId and (cast(:step as text) is null or step = :step)
+    orderRemoval: (scope, { operationId, caller, reason, limit, force }) =>
+      database.forTenant(scope.tenantId, async (trx) => {
+        const removable = `tenant_id = :tenantId and run_id = :runId and (cast(:step as text) is null or step = :step)
              and deletion_id is null and (:force or state in ('CANCELLED', 'COMPLETED', 'FAILED'))`;
-      const bindings = { ...bindingsOf(scope), limit, force };
-      const jobs = rowsOf<{ id: string }>(
-        await trx.raw(
-          // Each has its own row, its tasks, and for every artifact a row and an object.
-          `with candidates as (select * from jobs where ${removable} order by id limit least(:limit, ${MAX_JOBS_PER_ORDER})),
+        const bindings = { ...bindingsOf(scope), limit, force };
+        const jobs = rowsOf<{ id: string }>(
+          await trx.raw(
+            // Each has its own row, its tasks, and for every artifact a row and an object.
+            `with candidates as (select * from jobs where ${removable} order by id limit least(:limit, ${MAX_JOBS_PER_ORDER})),
                 weighed as (
                   select id, 1 + (select count(*) from job_tasks t where t.tenant_id = c.tenant_id and t.job_id = c.id)
                     + 2 * (select count(*) from artifacts a where a.tenant_id = c.tenant_id and a.job_id = c.id) as items
@@ -142,21 +74,21 @@ export const makeRunJobs = (database: Database): RunJobs => ({
                 summed as (select id, sum(items) over (order by id) - items as before from weighed)
            select id from jobs
            where ${removable} and id in (select id from summed where before < :limit) order by id for update`,
-          bindings,
-        ),
-      );
-      const { tenantId } = scope;
-      const jobIds = jobs.map(({ id }) => id);
-      if (jobIds.length > 0) await insertDeletions(trx, { caller, tenantId, jobIds, operationId, reason });
-      const left = await trx.raw(`select from jobs where ${removable} limit 1`, bindings);
-      return { ordered: jobs.length, more: left.rowCount > 0 };
-    }),
+            bindings,
+          ),
+        );
+        const { tenantId } = scope;
+        const jobIds = jobs.map(({ id }) => id);
+        if (jobIds.length > 0) await insertDeletions(trx, { caller, tenantId, jobIds, operationId, reason });
+        const left = await trx.raw(`select from jobs where ${removable} limit 1`, bindings);
+        return { ordered: jobs.length, more: left.rowCount > 0 };
+      }),
 
-  async removalProgress(scope, operationId) {
-    const [row] = await database.readForTenant<RemovalCounts & ProgressRow>(scope.tenantId, {
-      name: 'removal-progress',
-      // A job whose deletion was under way when the run's purge came belongs to the purge too, but not to its counts.
-      text: `with orders as (
+    async removalProgress(scope, operationId) {
+      const [row] = await database.readForTenant<RemovalCounts & ProgressRow>(scope.tenantId, {
+        name: 'removal-progress',
+        // A job whose deletion was under way when the run's purge came belongs to the purge too, but not to its counts.
+        text: `with orders as (
                select id, operation_id, state, counts, failed_keys, last_error from job_deletions
                where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3)
                  and (operation_id = $4 or state not in ('COMPLETE', 'CANCELLED')))
@@ -169,42 +101,43 @@ export const makeRunJobs = (database: Database): RunJobs => ({
                     (select json_agg(key) from (
                        select jsonb_array_elements(failed_keys) as key from orders limit ${MAX_FAILED_KEYS}) f) as failed_keys
              from orders`,
-      values: [...valuesOf(scope), operationId],
-    });
-    const {
-      open = 0,
-      queued = 0,
-      stuck = null,
-      failed_keys: failedKeys = null,
-      at_least: atLeast = false,
-      ...counts
-    } = row ?? {};
-    return {
-      counts: { ...NOTHING_REMOVED, ...counts, ...(atLeast ? { atLeast } : {}) },
-      failedKeys: failedKeys ?? [],
-      stuck: (stuck ?? []).map(({ deletionId, lastError }) => ({ deletionId, lastError: lastError ?? undefined })),
-      open,
-      queued,
-    };
-  },
+        values: [...valuesOf(scope), operationId],
+      });
+      const {
+        open = 0,
+        queued = 0,
+        stuck = null,
+        failed_keys: failedKeys = null,
+        at_least: atLeast = false,
+        ...counts
+      } = row ?? {};
+      return {
+        counts: { ...NOTHING_REMOVED, ...counts, ...(atLeast ? { atLeast } : {}) },
+        failedKeys: failedKeys ?? [],
+        stuck: (stuck ?? []).map(({ deletionId, lastError }) => ({ deletionId, lastError: lastError ?? undefined })),
+        open,
+        queued,
+      };
+    },
 
-  async listPrefixes(scope, { limit, after }) {
-    const rows = await database.readForTenant<{ job_id: string }>(scope.tenantId, {
-      text: `select job_id from (
+    async listPrefixes(scope, { limit, after }) {
+      const rows = await database.readForTenant<{ job_id: string }>(scope.tenantId, {
+        text: `select job_id from (
                select id as job_id from jobs where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3)
                union
                select job_id from job_deletions where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3)) j
              where ($4::uuid is null or job_id > $4) order by job_id limit $5`,
-      values: [...valuesOf(scope), after?.[0] ?? null, limit + 1],
-    });
-    return pageOf(
-      rows,
-      limit,
-      (row) => row.job_id,
-      (row) => [row.job_id],
-    );
-  },
-});
+        values: [...valuesOf(scope), after?.[0] ?? null, limit + 1],
+      });
+      return pageOf(
+        rows,
+        limit,
+        (row) => row.job_id,
+        (row) => [row.job_id],
+      );
+    },
+  };
+}
 
 interface ProgressRow {
   readonly open: number;
@@ -223,6 +156,48 @@ const valuesOf = ({ tenantId, runId, step }: RunScope): unknown[] => [tenantId, 
 
 const bindingsOf = ({ tenantId, runId, step }: RunScope) => ({ tenantId, runId, step: step ?? null });
 
+/** How JobService keeps a run. */
+const KEPT: KeptRows = {
+  tombstones: makeTombstones('step_tombstones'),
+  hold: jobRunLock.hold,
+  hasActions: true,
+
+  async hide(trx, scope, { operationId, caller, reason }) {
+    const bindings = { ...bindingsOf(scope), operationId, actor: caller.actor, reason: reason ?? null };
+    await trx.raw(
+      `update jobs set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, hidden_by = :operationId,
+              version = version + 1
+       where tenant_id = :tenantId and run_id = :runId and deleted_at is null and deletion_id is null`,
+      bindings,
+    );
+    const hidden = await trx.raw(
+      `select count(*) as count from jobs
+       where tenant_id = :tenantId and run_id = :runId and hidden_by = :operationId and deleted_at is not null`,
+      bindings,
+    );
+    return [goneCount('job', firstOf<{ count: number }>(hidden)?.count ?? 0)];
+  },
+
+  async show(trx, scope, hiddenBy) {
+    const { rowCount } = await trx.raw(
+      `update jobs set deleted_at = null, deleted_by = null, deleted_reason = null, version = version - 1
+       where tenant_id = :tenantId and run_id = :runId and hidden_by = :hiddenBy and deleted_at is not null`,
+      { ...bindingsOf(scope), hiddenBy },
+    );
+    return [goneCount('job', rowCount ?? 0)];
+  },
+
+  // What a purge removes is in the audit job by job.
+  toEntry: (deed, scope, operation, counts) => toRunEntry(deed, scope, operation, { jobs: sumDeleted(counts) }),
+};
+
+const jobsOf = ({ counts }: Touched): number => sumDeleted(counts);
+
+const checkUnfinished =
+  (scope: RunScope, check: CheckUnfinished): CheckRun =>
+  async (trx) =>
+    check(await listUnfinished(trx, scope));
+
 async function listUnfinished(trx: TenantTransaction, scope: RunScope): Promise<UnfinishedJobs> {
   return rowsOf(
     await trx.raw(
@@ -233,56 +208,3 @@ async function listUnfinished(trx: TenantTransaction, scope: RunScope): Promise<
     ),
   );
 }
-
-/** The operation that purges the run, where one has begun. */
-async function findPurge(trx: TenantTransaction, scope: RunScope): Promise<string | undefined> {
-  const tombstone = firstOf<{ operation: string }>(
-    await trx.raw(
-      `select operation from step_tombstones
-       where tenant_id = :tenantId and run_id = :runId and step = '' and operation like 'purge:%' limit 1`,
-      bindingsOf(scope),
-    ),
-  );
-  return tombstone?.operation.slice('purge:'.length);
-}
-
-async function leaveTombstone(trx: TenantTransaction, scope: RunScope, operation: string): Promise<void> {
-  await trx.raw(
-    `insert into step_tombstones (tenant_id, run_id, step, operation)
-     values (:tenantId, :runId, coalesce(cast(:step as text), ''), :operation) on conflict do nothing`,
-    { ...bindingsOf(scope), operation },
-  );
-}
-
-async function countHiddenBy(
-  trx: TenantTransaction,
-  scope: RunScope,
-  operationId: string,
-  condition: string,
-): Promise<number> {
-  const counted = await trx.raw(
-    `select count(*) as count from jobs
-     where tenant_id = :tenantId and run_id = :runId and hidden_by = :operationId ${condition}`,
-    { ...bindingsOf(scope), operationId },
-  );
-  return firstOf<{ count: number }>(counted)?.count ?? 0;
-}
-
-const auditRun = (
-  trx: TenantTransaction,
-  { tenantId, runId }: RunScope,
-  { caller, reason }: RunOperation,
-  action: string,
-  jobs: number,
-): Promise<void> =>
-  audit(trx, {
-    tenantId,
-    actor: caller.actor,
-    subject: caller.subject,
-    action,
-    targetType: 'run',
-    targetId: runId,
-    reason,
-    outcome: 'COMPLETE',
-    counts: { jobs },
-  });

@@ -1,19 +1,13 @@
 import { newId } from '#libs/kernel/id.ts';
+import { stepKeyReused } from '#libs/participant/errors.ts';
+import { assertTakesEffects, TOMBSTONES_OF_STEP } from '#libs/participant/tombstones.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
-import { actionRefused, stepKeyReused } from '../../domain/errors.ts';
+import { actionRefused } from '../../domain/errors.ts';
 import type { Job } from '../../domain/job.ts';
 import type { StepOutcome } from '../../domain/step-action.ts';
 import type { StepAction, StepActions } from '../../use-cases/ports.ts';
-import {
-  assertTakesEffects,
-  lockJob,
-  lockRun,
-  runLockKey,
-  saveJob,
-  TOMBSTONES_OF_STEP,
-  VISIBLE,
-} from './job-repository.ts';
+import { jobRunLock, lockJob, saveJob, VISIBLE } from './job-repository.ts';
 import { toJob } from './rows.ts';
 
 interface ActionRow {
@@ -33,8 +27,8 @@ export const makeStepActions = (database: Database): StepActions => ({
   finish: (action, change, outcome) =>
     database.forTenant(action.tenantId, async (trx) => {
       const { tenantId, runId, step } = action;
-      await lockRun(trx, tenantId, runId, 'shared');
-      await assertTakesEffects(trx, tenantId, runId, step);
+      await jobRunLock.share(trx, action);
+      await assertTakesEffects(trx, action);
       // The job's row is the lock: of two that finish at once, the second sees the outcome of the first.
       const job = await lockJob(trx, tenantId, outcome.jobId, VISIBLE);
       const known = await readAction(trx, action);
@@ -57,12 +51,9 @@ export const makeStepActions = (database: Database): StepActions => ({
 async function createJob(database: Database, action: StepAction, jobId: string): Promise<boolean> {
   const { tenantId, runId, step, displayName, taskNames, fingerprint, uploads, uploadLeaseMs } = action;
   const isMine = `exists (select from step_actions where tenant_id = $1 and run_id = $2 and step = $3 and job_id = $4)`;
-  const [, inserted] = await database.writeForTenant(tenantId, [
-    {
-      name: 'share-run',
-      text: `select pg_advisory_xact_lock_shared(hashtextextended($1, 0))`,
-      values: [runLockKey(tenantId, runId)],
-    },
+  const toShare = jobRunLock.toShare(action);
+  const answers = await database.writeForTenant(tenantId, [
+    ...toShare,
     {
       name: 'insert-action',
       text: `insert into step_actions (tenant_id, run_id, step, fingerprint, job_id)
@@ -98,7 +89,7 @@ async function createJob(database: Database, action: StepAction, jobId: string):
       ],
     },
   ]);
-  return inserted?.length === 1;
+  return answers[toShare.length]?.length === 1;
 }
 
 /** What a key that was used before has come to. */
@@ -108,9 +99,9 @@ const readBegun = (
   check: (job: Job) => void,
 ): ReturnType<StepActions['begin']> =>
   database.forTenant(action.tenantId, async (trx) => {
-    const { tenantId, runId, step } = action;
-    await lockRun(trx, tenantId, runId, 'shared');
-    await assertTakesEffects(trx, tenantId, runId, step);
+    const { tenantId } = action;
+    await jobRunLock.share(trx, action);
+    await assertTakesEffects(trx, action);
     // The job's row is the lock: the outcome is looked for again once nobody can be about to write it.
     const { job_id: jobId } = await readAction(trx, action);
     const job = await lockJob(trx, tenantId, jobId, VISIBLE);

@@ -10,6 +10,7 @@ import { dropAgePurges } from './008-drop-age-purges.ts';
 import { listedAudit } from './009-audit.ts';
 import { payloadPurgeCause } from './010-payload-purge-cause.ts';
 import { auditedKeys } from './011-audited-keys.ts';
+import { runLocks } from './012-run-locks.ts';
 
 /** IncidentService's schema, in order. */
 export const incidentMigrations: readonly Migration[] = [
@@ -24,4 +25,5 @@ export const incidentMigrations: readonly Migration[] = [
   listedAudit,
   payloadPurgeCause,
   auditedKeys,
+  runLocks,
 ];

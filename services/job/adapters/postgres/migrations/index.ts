@@ -14,6 +14,7 @@ import { bulkFigures } from './012-bulk-figures.ts';
 import { parkedWork } from './013-parked-work.ts';
 import { oldestWork } from './014-oldest-work.ts';
 import { bulkTurns } from './015-bulk-turns.ts';
+import { runLocks } from './016-run-locks.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -32,4 +33,5 @@ export const jobMigrations: readonly Migration[] = [
   parkedWork,
   oldestWork,
   bulkTurns,
+  runLocks,
 ];

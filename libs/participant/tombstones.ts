@@ -1,0 +1,131 @@
+import { operationInProgress, runDeleted } from '#libs/kernel/domain-error.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { TenantTransaction } from '#libs/postgres/open-database.ts';
+import { firstOf } from '#libs/postgres/rows.ts';
+import { stepCompensated } from './errors.ts';
+
+/**
+ * What an operation has done to a run, and what it forbids since. SOFT_DELETE, PURGE and COMPENSATE refuse new effects;
+ * RESTORED refuses the soft delete that was taken back; RESTORE only remembers what the undelete brought back.
+ */
+export type TombstoneKind = 'SOFT_DELETE' | 'RESTORE' | 'RESTORED' | 'PURGE' | 'COMPENSATE';
+
+/** Which tombstone. */
+export interface TombstoneKey {
+  readonly tenantId: string;
+  readonly runId: string;
+  /** Empty: of the whole run. */
+  readonly step: string;
+  readonly kind: TombstoneKind;
+  /** The operation; for RESTORED the soft delete that was taken back, for COMPENSATE the run. */
+  readonly operationId: string;
+}
+
+/** A tombstone as it stands. */
+export interface Tombstone {
+  /** What the operation has come to. Undefined: not known, since a release that kept none has left it. */
+  readonly counts: readonly ResourceCount[] | undefined;
+}
+
+/** The tombstones of a service. All of them are read and written under the run's lock. */
+export interface Tombstones {
+  find(trx: TenantTransaction, key: TombstoneKey): Promise<Tombstone | undefined>;
+  /** Leaves it unless it is there; `counts` is what the operation has come to. */
+  leave(trx: TenantTransaction, key: TombstoneKey, counts: readonly ResourceCount[]): Promise<void>;
+  /** Writes what the operation has come to, and with `isDone` that it has ended; whether it had ended before. */
+  save(
+    trx: TenantTransaction,
+    key: TombstoneKey,
+    counts: readonly ResourceCount[],
+    isDone: boolean,
+  ): Promise<{ readonly wasDone: boolean }>;
+  /** Takes away those of the operation, so that they forbid nothing any more. */
+  remove(trx: TenantTransaction, key: Omit<TombstoneKey, 'step'>): Promise<void>;
+  /** OPERATION_IN_PROGRESS once a purge of the run has begun. */
+  assertNoPurge(trx: TenantTransaction, run: Pick<TombstoneKey, 'tenantId' | 'runId'>): Promise<void>;
+}
+
+const KEY = `tenant_id = :tenantId and run_id = :runId and step = :step and kind = :kind and operation_id = :operationId`;
+
+/** Makes Tombstones over a table that has the columns of a TombstoneKey, `counts` and `finished_at`. */
+export const makeTombstones = (table: 'step_tombstones' | 'participant_operations'): Tombstones => ({
+  async find(trx, key) {
+    const row = firstOf<{ counts: readonly ResourceCount[] | null }>(
+      await trx.raw(`select counts from ${table} where ${KEY}`, { ...key }),
+    );
+    return row && { counts: row.counts ?? undefined };
+  },
+
+  async leave(trx, key, counts) {
+    await trx.raw(
+      `insert into ${table} (tenant_id, run_id, step, kind, operation_id, counts)
+       values (:tenantId, :runId, :step, :kind, :operationId, cast(:counts as jsonb)) on conflict do nothing`,
+      { ...key, counts: JSON.stringify(counts) },
+    );
+  },
+
+  async save(trx, key, counts, isDone) {
+    const row = firstOf<{ was_done: boolean }>(
+      await trx.raw(
+        `with before as (
+           select finished_at, clock_timestamp() as at from ${table} where ${KEY})
+         update ${table} t
+         set counts = cast(:counts as jsonb),
+             finished_at = case when :isDone then coalesce(t.finished_at, before.at) else t.finished_at end
+         from before where ${KEY.replaceAll(/(\w+) = :/g, 't.$1 = :')}
+         returning before.finished_at is not null as was_done`,
+        { ...key, counts: JSON.stringify(counts), isDone },
+      ),
+    );
+    if (!row) throw new Error('the tombstone is not there');
+    return { wasDone: row.was_done };
+  },
+
+  async remove(trx, key) {
+    await trx.raw(
+      `delete from ${table}
+       where tenant_id = :tenantId and run_id = :runId and kind = :kind and operation_id = :operationId`,
+      { ...key },
+    );
+  },
+
+  async assertNoPurge(trx, { tenantId, runId }) {
+    const purge = firstOf<{ operation_id: string }>(
+      await trx.raw(
+        `select operation_id from ${table}
+         where tenant_id = :tenantId and run_id = :runId and kind = 'PURGE' order by created_at limit 1`,
+        { tenantId, runId },
+      ),
+    );
+    if (purge) throw operationInProgress(purge.operation_id);
+  },
+});
+
+const FORBIDS = `kind in ('COMPENSATE', 'PURGE', 'SOFT_DELETE')`;
+
+/** The tombstones that forbid new effects of the step $3 of the run $2 of the tenant $1. */
+export const TOMBSTONES_OF_STEP = `select from step_tombstones
+  where tenant_id = $1 and run_id = $2 and step in ($3, '') and ${FORBIDS}`;
+
+/**
+ * Passes unless the run was purged or its step compensated; STEP_COMPENSATED otherwise, or RUN_DELETED while the run is
+ * hidden. Needs the run's lock, shared at least.
+ */
+export async function assertTakesEffects(
+  trx: TenantTransaction,
+  {
+    tenantId,
+    runId,
+    step = '',
+  }: { readonly tenantId: string; readonly runId: string; readonly step?: string | undefined },
+): Promise<void> {
+  const tombstone = firstOf<{ kind: TombstoneKind }>(
+    await trx.raw(
+      `select kind from step_tombstones
+       where tenant_id = :tenantId and run_id = :runId and step in (:step, '') and ${FORBIDS}
+       order by kind = 'SOFT_DELETE' limit 1`,
+      { tenantId, runId, step },
+    ),
+  );
+  if (tombstone) throw tombstone.kind === 'SOFT_DELETE' ? runDeleted(runId) : stepCompensated(runId, step);
+}

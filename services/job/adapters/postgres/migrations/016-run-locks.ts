@@ -1,0 +1,56 @@
+import type { Migration } from '#libs/postgres/migrate.ts';
+import { secureTable } from '#libs/postgres/tenant-security.ts';
+
+/**
+ * A row for each run that was ever locked, in place of an advisory lock, and tombstones that tell what they are in columns.
+ * The release before this one goes on writing `operation` and `restored`; the trigger keeps both forms the same.
+ */
+export const runLocks: Migration = {
+  name: '016-run-locks',
+  async up(knex, appRole) {
+    await knex.raw(`
+      create table run_locks (tenant_id text not null, run_id uuid not null, primary key (tenant_id, run_id));
+
+      alter table step_tombstones
+        add column kind text check (kind in ('SOFT_DELETE', 'RESTORE', 'RESTORED', 'PURGE', 'COMPENSATE')),
+        add column operation_id uuid,
+        add column counts jsonb,
+        add column finished_at timestamptz;
+
+      create function spell_tombstone() returns trigger language plpgsql as $$
+      declare
+        word text := split_part(new.operation, ':', 1);
+      begin
+        if new.kind is null then
+          new.kind := case word when 'hidden' then 'SOFT_DELETE' when 'compensate' then 'COMPENSATE' else upper(word) end;
+          new.operation_id := coalesce(nullif(split_part(new.operation, ':', 2), '')::uuid, new.run_id);
+          if new.restored is not null then
+            new.counts := jsonb_build_array(jsonb_build_object(
+              'resourceType', 'job', 'found', new.restored, 'deleted', new.restored, 'left', 0, 'bytes', 0));
+          end if;
+        else
+          new.operation := case new.kind when 'SOFT_DELETE' then 'hidden:' || new.operation_id
+            when 'COMPENSATE' then 'compensate' else lower(new.kind) || ':' || new.operation_id end;
+          if new.kind = 'RESTORED' then
+            new.restored := (select coalesce(sum((c ->> 'deleted')::bigint), 0) from jsonb_array_elements(new.counts) c);
+          end if;
+        end if;
+        return new;
+      end $$;
+      create trigger spell_tombstone before insert or update on step_tombstones
+        for each row execute function spell_tombstone();
+      update step_tombstones set kind = null;
+    `);
+    await secureTable(knex, 'run_locks', appRole);
+  },
+  async down(knex) {
+    await knex.raw(`
+      drop trigger spell_tombstone on step_tombstones;
+      drop function spell_tombstone();
+      delete from step_tombstones where kind = 'RESTORE';
+      alter table step_tombstones
+        drop column kind, drop column operation_id, drop column counts, drop column finished_at;
+      drop table run_locks;
+    `);
+  },
+};
