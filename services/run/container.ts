@@ -13,6 +13,8 @@ import { logCertificates } from '#libs/grpc/tls.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import { bindOwner } from '#libs/owner/owner-service.ts';
 import { bindParticipant } from '#libs/participant/bind-participant.ts';
+import { makeParticipant as makeServedParticipant, type RunRows } from '#libs/participant/make-participant.ts';
+import type { Participant as ServedParticipant } from '#libs/participant/participant.ts';
 import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
@@ -20,7 +22,6 @@ import { reachabilityOf } from '#libs/service/watch-parts.ts';
 import { makeParticipant } from './adapters/clients/participant.ts';
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
 import { executionService } from './adapters/grpc/execution-service.ts';
-import { makeRunParticipant } from './adapters/grpc/participant.ts';
 import { runService } from './adapters/grpc/run-service.ts';
 import { sagaService } from './adapters/grpc/saga-service.ts';
 import { makeRunTargets } from './adapters/postgres/bulk-targets.ts';
@@ -57,13 +58,7 @@ import {
 } from './use-cases/keep-participants.ts';
 import { makeOrderDeletion, type OnOrdered, type OrderDeletion } from './use-cases/order-deletion.ts';
 import { makeOwnParticipant, type OwnParticipant } from './use-cases/participate.ts';
-import type {
-  DeletionRepository,
-  OwnRows,
-  Participant,
-  ParticipantDirectory,
-  RunRepository,
-} from './use-cases/ports.ts';
+import type { DeletionRepository, Participant, ParticipantDirectory, RunRepository } from './use-cases/ports.ts';
 import { makePreviewPurge, type PreviewPurge } from './use-cases/preview-purge.ts';
 import { makeReadDeletions, type ReadDeletions } from './use-cases/read-deletions.ts';
 import { makeReadExecutions, type ReadExecutions } from './use-cases/read-executions.ts';
@@ -97,10 +92,11 @@ const TOKENS = {
   runs: token<RunRepository>('RunRepository'),
   showReferences: token<ShowReferences>('ShowReferences'),
   deletions: token<DeletionRepository>('DeletionRepository'),
-  ownRows: token<OwnRows>('OwnRows'),
+  ownRows: token<RunRows>('RunRows'),
   directory: token<ParticipantDirectory>('ParticipantDirectory'),
   onRetired: token<OnRetired>('OnRetired'),
   keepParticipants: token<KeepParticipants>('KeepParticipants'),
+  served: token<ServedParticipant>('ServedParticipant'),
   ownParticipant: token<OwnParticipant>('OwnParticipant'),
   createRun: token<CreateRun>('CreateRun'),
   recordStep: token<RecordStep>('RecordStep'),
@@ -182,7 +178,18 @@ const adapters = new ContainerModule(({ bind }) => {
 
 const useCases = new ContainerModule(({ bind }) => {
   const { runs, deletions, participants, ownParticipant, settings, wake, onOrdered, onSettled } = TOKENS;
-  bind(ownParticipant).toResolvedValue(makeOwnParticipant, [TOKENS.ownRows]).inSingletonScope();
+  bind(TOKENS.served)
+    .toResolvedValue(
+      (rows: RunRows) =>
+        makeServedParticipant({
+          rows,
+          rowsPerBatch: ROWS_PER_BATCH,
+          crashPoints: { afterBatch: 'run.delete.between-own-batches' },
+        }),
+      [TOKENS.ownRows],
+    )
+    .inSingletonScope();
+  bind(ownParticipant).toResolvedValue(makeOwnParticipant, [TOKENS.served]).inSingletonScope();
   // RunService's own rows come last: while they stand, the run can be found.
   bind(participants)
     .toResolvedValue(
@@ -367,6 +374,9 @@ const ownStepParticipant = (own: OwnParticipant): StepParticipant => ({
   holds: async (call, type) => (await own.verify(call, call.step)).some(({ resourceType }) => resourceType === type),
 });
 
+// So many of RunService's own rows are removed well within a second.
+const ROWS_PER_BATCH = 1_000;
+
 // A reader of a run waits no longer for a participant.
 const REFERENCE_PATIENCE_MS = 1_000;
 
@@ -503,7 +513,7 @@ export async function composeRunService(
         },
         ['watchRun', 'watchDeletion', 'watchBulkDeletion'],
       ),
-      bindParticipant(makeRunParticipant(get(TOKENS.ownParticipant)), makeDataId(database)),
+      bindParticipant(get(TOKENS.served), makeDataId(database)),
       bindOwner(owner),
     ],
     hasWork: true,

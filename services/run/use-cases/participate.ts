@@ -1,63 +1,52 @@
-import { crashPoint } from '#libs/durable/crash-point.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { RunOperation, RunScope, Participant as ServedParticipant } from '#libs/participant/participant.ts';
 import { type Answer, OWN_PARTICIPANT } from '../domain/deletion.ts';
-import { runNotTerminal } from '../domain/errors.ts';
-import { isTerminal } from '../domain/run.ts';
-import type { OwnRows, Participant, ParticipantCall, RemovedBatch } from './ports.ts';
+import type { Participant, ParticipantCall } from './ports.ts';
 
-/** The limit of a call that names none, in rows. */
-export const DEFAULT_PURGE_LIMIT = 10_000;
+const DEFAULT_PURGE_LIMIT = 10_000;
 
-const ROWS_PER_BATCH = 1_000;
-
-/** RunService's part in cascades, and what a compensation asks of it. */
+/** RunService's part in its own cascades, and what a compensation asks of it. */
 export interface OwnParticipant extends Participant {
   /** Removes the effects of the call's step, whatever state its run is in. */
-  compensate(call: ParticipantCall, limit?: number): Promise<Answer>;
+  compensate(call: ParticipantCall): Promise<Answer>;
   /** As Participant's; with a step, of that step's effects alone. */
   verify(call: ParticipantCall, step?: string): Promise<readonly ResourceCount[]>;
 }
 
-/** Makes RunService's part: the run's row, its steps and their effects, under the contract that every participant keeps. */
-export const makeOwnParticipant = (rows: OwnRows): OwnParticipant => ({
+/** Makes RunService's part: what it serves as a participant like all others, asked for without a network between. */
+export const makeOwnParticipant = (served: ServedParticipant): OwnParticipant => ({
   name: OWN_PARTICIPANT,
   isReachable: async () => true,
 
-  async preview({ tenantId, runId }) {
-    const { run, counts, sampleSteps } = await rows.inspect(tenantId, runId);
-    if (!run) return { counts: [], blockers: [], samples: [] };
-    const { reason, message } = runNotTerminal(run.state);
-    return {
-      counts,
-      blockers: isTerminal(run.state) ? [] : [{ reason, resourceType: 'run', resourceId: runId, message }],
-      samples: [
-        { resourceType: 'run', resourceId: runId },
-        ...sampleSteps.map((resourceId) => ({ resourceType: 'run_step', resourceId })),
-      ],
-    };
+  async preview(call) {
+    const { counts, blockers = [], samples } = await served.preview(scopeOf(call));
+    return { counts, blockers, samples };
   },
 
-  softDelete: async (call) => complete(await rows.hide(call)),
+  softDelete: async (call) => complete(await served.softDelete(scopeOf(call), toOperation(call))),
 
-  restore: async (call, softDeleteId) => complete(await rows.restore(call, softDeleteId)),
+  restore: async (call, softDeleteId) => complete(await served.restore(scopeOf(call), toOperation(call), softDeleteId)),
 
-  purge: (call, limit = DEFAULT_PURGE_LIMIT) => inBatches(limit, (size) => rows.removeBatch(call, size)),
+  purge: (call, limit = DEFAULT_PURGE_LIMIT) => served.purge(scopeOf(call), toOperation(call), limit),
 
-  compensate: (call, limit = DEFAULT_PURGE_LIMIT) => inBatches(limit, (size) => rows.removeStep(call, size)),
+  compensate: (call) => served.compensate(scopeOf(call, call.step), toOperation(call)),
 
-  verify: async ({ tenantId, runId }, step) =>
-    step === undefined ? (await rows.inspect(tenantId, runId)).left : rows.countStep(tenantId, runId, step),
+  verify: async (call, step) => (await served.verify(scopeOf(call, step), false)).counts,
 });
 
-/** Removes batch after batch, each in its own transaction, until nothing is left or the limit is reached. */
-async function inBatches(limit: number, remove: (size: number) => Promise<RemovedBatch>): Promise<Answer> {
-  for (let budget = limit; ; ) {
-    const { counts, removed, isEmpty } = await remove(Math.min(budget, ROWS_PER_BATCH));
-    crashPoint('run.delete.between-own-batches');
-    if (isEmpty) return complete(counts);
-    budget -= removed;
-    if (budget <= 0) return { ...complete(counts), progress: 'PARTIAL' };
-  }
-}
+const scopeOf = ({ tenantId, runId }: ParticipantCall, step?: string): RunScope => ({ tenantId, runId, step });
+
+/** The operation of a call that RunService makes of itself. */
+export const toOperation = ({
+  operationId,
+  step: part,
+  actor,
+  reason,
+}: Pick<ParticipantCall, 'operationId' | 'step' | 'actor' | 'reason'>): RunOperation => ({
+  operationId,
+  part,
+  caller: { actor, subject: 'service:run' },
+  reason,
+});
 
 const complete = (counts: readonly ResourceCount[]): Answer => ({ progress: 'COMPLETE', counts, failedItems: [] });

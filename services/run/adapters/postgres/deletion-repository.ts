@@ -2,6 +2,7 @@ import { reopenItem, takeItem } from '#libs/bulk-deletion/item-rows.ts';
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { FailedItem, ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { RunGate } from '#libs/participant/run-gate.ts';
 import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
@@ -13,9 +14,10 @@ import {
   OWN_PARTICIPANT,
 } from '../../domain/deletion.ts';
 import { leaseLost, runNotFound } from '../../domain/errors.ts';
+import { toOperation } from '../../use-cases/participate.ts';
 import type { DeletionClaim, DeletionOrder, DeletionRepository, Ordered } from '../../use-cases/ports.ts';
 import { audit } from './audit.ts';
-import { hideRows, showRows } from './own-rows.ts';
+import { makeOwnGate } from './own-rows.ts';
 import { findRequest, type IdentifiedRequest, rememberRequest } from './request-ids.ts';
 import { lockRun, type RunColumns, toRun } from './run-repository.ts';
 
@@ -115,7 +117,7 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       const cascading = { ...order, participants };
       if (checkOnly) return { outcome: 'checked', deletion: toChecked(cascading, run.now, hiddenBy) };
       if (hides) await cancel(trx, hides);
-      return { outcome: 'begun', deletion: await insert(trx, cascading, request, run.row) };
+      return { outcome: 'begun', deletion: await insert(trx, makeOwnGate(database), cascading, request, run.row) };
     }),
 
   participantsOf: (tenantId, runId, participants) =>
@@ -331,6 +333,7 @@ async function findParticipants(
 /** Commits the intent, its steps, and what is done at once: the run's own rows hidden or shown. */
 async function insert(
   trx: TenantTransaction,
+  own: RunGate,
   order: DeletionOrder,
   request: IdentifiedRequest | undefined,
   run: RunColumns,
@@ -367,9 +370,10 @@ async function insert(
     },
   );
   if (bulkItem) await takeItem(trx, tenantId, bulkItem, id);
-  const call = { tenantId, runId, operationId: id, step: OWN_PARTICIPANT, actor: caller.actor, reason };
-  if (mode === 'SOFT_DELETE') await hideRows(trx, call);
-  if (mode === 'UNDELETE' && run.deletion_id !== null) await showRows(trx, call, run.deletion_id);
+  const scope = { tenantId, runId, step: undefined };
+  const operation = toOperation({ operationId: id, step: OWN_PARTICIPANT, actor: caller.actor, reason });
+  if (mode === 'SOFT_DELETE') await own.hideNow(trx, scope, operation);
+  if (mode === 'UNDELETE' && run.deletion_id !== null) await own.restoreNow(trx, scope, operation, run.deletion_id);
   const begun = await findById(trx, tenantId, id);
   if (!begun) throw new Error('the deletion just inserted is not there');
   return begun;

@@ -1,11 +1,22 @@
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { goneCount } from '#libs/participant/counts.ts';
+import type { RunRows } from '#libs/participant/make-participant.ts';
+import type { RunScope } from '#libs/participant/participant.ts';
+import {
+  type Batch,
+  type Deed,
+  type KeptRows,
+  makeRunGate,
+  type RunGate,
+  toRunEntry,
+} from '#libs/participant/run-gate.ts';
+import { makeTombstones } from '#libs/participant/tombstones.ts';
 import { deleteOneBatch } from '#libs/postgres/delete-batch.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
-import { assertTerminal } from '../../domain/run.ts';
-import type { OwnRows, ParticipantCall } from '../../use-cases/ports.ts';
-import { audit } from './audit.ts';
+import { runNotTerminal } from '../../domain/errors.ts';
+import { assertTerminal, isTerminal } from '../../domain/run.ts';
 import { lockRun, toRun } from './run-repository.ts';
 
 /** A table of effects: its rows carry `tenant_id`, `run_id` and `step`, their provenance. */
@@ -22,192 +33,202 @@ export interface EffectTable {
 
 const MAX_SAMPLES = 100;
 
+/** The gate of RunService's own rows, whose lock is the run's row. */
+export const makeOwnGate = (database: Database): RunGate => makeRunGate(database, KEPT);
+
 /** RunService's own rows in Postgres. `effects` are in the order of their removal, children before parents. */
-export function makeOwnRows(database: Database, effects: readonly EffectTable[]): OwnRows {
+export function makeOwnRows(database: Database, effects: readonly EffectTable[]): RunRows {
+  const gate = makeOwnGate(database);
   // The order of removal: what a row points to goes after it.
   const children: readonly EffectTable[] = [...effects, { table: 'workflow_run_steps', resourceType: 'run_step' }];
   const countQuery = [
     ...children.map((child) => countOf(child.table, 'run_id', child.resourceType, child.sharedThrough)),
     countOf('workflow_runs', 'id', 'run'),
   ].join(' union all ');
+  const countOfStep = effects.map(
+    ({ table, resourceType }) => `${countOf(table, 'run_id', resourceType)} and step = :step`,
+  );
 
-  const countRows = async (trx: TenantTransaction, { tenantId, runId }: RunOf): Promise<ResourceCount[]> =>
+  const countRows = async (trx: TenantTransaction, { tenantId, runId }: RunScope): Promise<ResourceCount[]> =>
     toFound(rowsOf<CountRow>(await trx.raw(countQuery, { tenantId, runId })));
 
+  const removeRun = async (trx: TenantTransaction, scope: RunScope, limit: number): Promise<Batch> => {
+    const { tenantId, runId } = scope;
+    const holds = new Set((await countRows(trx, scope)).map(({ resourceType }) => resourceType));
+    const counts: ResourceCount[] = [];
+    let removed = 0;
+    for (const { table, resourceType, sharedThrough } of children) {
+      if (removed >= limit) break;
+      if (!holds.has(resourceType)) continue;
+      const batch = { table, tenantId, where: 'run_id = :runId', bindings: { runId }, limit: limit - removed };
+      const { chosen, deleted } = await deleteOneBatch(trx, batch);
+      // The run's lock is held, so only the trigger that passes a row on keeps one that was chosen.
+      const passedOn = sharedThrough ? chosen - deleted : 0;
+      counts.push({ ...goneCount(resourceType, deleted), passedOn });
+      removed += deleted + passedOn;
+    }
+    const isDone = removed < limit;
+    if (isDone) {
+      const { rowCount } = await trx.raw('delete from workflow_runs where tenant_id = :tenantId and id = :runId', {
+        tenantId,
+        runId,
+      });
+      counts.push(goneCount('run', rowCount ?? 0));
+    }
+    return { counts, removed, isDone };
+  };
+
+  const removeStep = async (
+    trx: TenantTransaction,
+    { tenantId, runId, step = '' }: RunScope,
+    limit: number,
+  ): Promise<Batch> => {
+    const counts: ResourceCount[] = [];
+    let removed = 0;
+    for (const { table, resourceType } of effects) {
+      if (removed >= limit) break;
+      const where = 'run_id = :runId and step = :step';
+      const batch = { table, tenantId, where, bindings: { runId, step }, limit: limit - removed };
+      const { deleted } = await deleteOneBatch(trx, batch);
+      counts.push(goneCount(resourceType, deleted));
+      removed += deleted;
+    }
+    // What the step resulted in tells of the effects that have just gone.
+    await trx.raw(
+      `update workflow_run_steps set output = null
+       where tenant_id = :tenantId and run_id = :runId and name = :step and output is not null`,
+      { tenantId, runId, step },
+    );
+    return { counts, removed, isDone: removed < limit };
+  };
+
+  const checkTerminal = async (trx: TenantTransaction, { tenantId, runId }: RunScope): Promise<void> => {
+    const run = await lockRun(trx, tenantId, runId);
+    if (run) assertTerminal(toRun(run.row));
+  };
+
   return {
-    inspect: (tenantId, runId) =>
-      database.forTenant(tenantId, async (trx) => {
+    hide: (scope, operation) => gate.hide(scope, operation, (trx) => checkTerminal(trx, scope)),
+    restore: gate.restore,
+
+    // The effects of a step are removed whatever state its run is in.
+    forbid: (scope, operation) =>
+      gate.forbid(scope, operation, scope.step === undefined ? (trx) => checkTerminal(trx, scope) : undefined),
+
+    removeBatch: (scope, operation, limit) =>
+      gate.remove(scope, operation, (trx) => (scope.step === undefined ? removeRun : removeStep)(trx, scope, limit)),
+
+    preview: (scope) =>
+      database.forTenant(scope.tenantId, async (trx) => {
+        const { tenantId, runId } = scope;
         const found = firstOf<Parameters<typeof toRun>[0]>(
           await trx.raw('select * from workflow_runs where tenant_id = :tenantId and id = :runId', { tenantId, runId }),
         );
-        const counts = await countRows(trx, { tenantId, runId });
+        if (!found) return { counts: [], samples: [] };
+        const { state } = toRun(found);
+        const { reason, message } = runNotTerminal(state);
+        const counts = await countRows(trx, scope);
         const steps = await trx.raw(
           `select name from workflow_run_steps where tenant_id = :tenantId and run_id = :runId
            order by position limit ${MAX_SAMPLES}`,
           { tenantId, runId },
         );
-        const sampleSteps = rowsOf<{ name: string }>(steps).map(({ name }) => name);
-        return { run: found && toRun(found), counts, left: asLeft(counts), sampleSteps };
-      }),
-
-    hide: (call) =>
-      database.forTenant(call.tenantId, async (trx) => {
-        const run = await lockRun(trx, call.tenantId, call.runId);
-        if (await isKnown(trx, call.operationId, '', 'RESTORED', call.tenantId)) return [];
-        const known = await findCounts(trx, call, 'SOFT_DELETE');
-        if (known) return known;
-        await assertNoPurge(trx, call);
-        if (run) assertTerminal(toRun(run.row));
-        return hideRows(trx, call);
-      }),
-
-    restore: (call, softDeleteId) =>
-      database.forTenant(call.tenantId, async (trx) => {
-        await lockRun(trx, call.tenantId, call.runId);
-        const known = await findCounts(trx, call, 'RESTORE');
-        if (known) return known;
-        await assertNoPurge(trx, call);
-        return showRows(trx, call, softDeleteId);
-      }),
-
-    removeBatch: (call, limit) =>
-      database.forTenant(call.tenantId, async (trx) => {
-        const { tenantId, runId } = call;
-        const run = await lockRun(trx, tenantId, runId);
-        let counts = await findCounts(trx, call, 'PURGE');
-        const present = await countRows(trx, call);
-        if (!counts) {
-          if (run) assertTerminal(toRun(run.row));
-          // Who inherits is decided when a row goes, so all of it is left until then.
-          counts = asLeft(present);
-          await remember(trx, call, 'PURGE', counts);
-        }
-        const holds = new Set(present.map(({ resourceType }) => resourceType));
-        let removed = 0;
-        const took = (resourceType: string, deleted: number, passedOn = 0): void => {
-          removed += deleted + passedOn;
-          counts = addDeleted(counts ?? [], resourceType, deleted, passedOn);
+        return {
+          counts,
+          blockers: isTerminal(state) ? [] : [{ reason, resourceType: 'run', resourceId: runId, message }],
+          samples: [
+            { resourceType: 'run', resourceId: runId },
+            ...rowsOf<{ name: string }>(steps).map(({ name }) => ({ resourceType: 'run_step', resourceId: name })),
+          ],
         };
-        for (const { table, resourceType, sharedThrough } of children) {
-          if (removed >= limit) break;
-          if (!holds.has(resourceType)) continue;
-          const batch = { table, tenantId, where: 'run_id = :runId', bindings: { runId }, limit: limit - removed };
-          const { chosen, deleted } = await deleteOneBatch(trx, batch);
-          // The run's lock is held, so only the trigger that passes a row on keeps one that was chosen.
-          took(resourceType, deleted, sharedThrough ? chosen - deleted : 0);
-        }
-        const isEmpty = removed < limit;
-        if (isEmpty) {
-          const gone = await trx.raw('delete from workflow_runs where tenant_id = :tenantId and id = :runId', {
-            tenantId,
-            runId,
-          });
-          took('run', gone.rowCount ?? 0);
-        }
-        if (removed > 0) await updateCounts(trx, call, 'PURGE', counts);
-        if (isEmpty && run) await auditCall(trx, call, 'purge-rows', counts);
-        return { counts, removed, isEmpty };
       }),
 
-    removeStep: (call, limit) =>
-      database.forTenant(call.tenantId, async (trx) => {
-        const { tenantId, runId, step } = call;
-        await lockRun(trx, tenantId, runId);
-        const known = await findCounts(trx, call, 'COMPENSATE');
-        if (!known) await remember(trx, call, 'COMPENSATE', []);
-        let counts = known ?? [];
-        let removed = 0;
-        for (const { table, resourceType } of effects) {
-          if (removed >= limit) break;
-          const where = 'run_id = :runId and step = :step';
-          const batch = { table, tenantId, where, bindings: { runId, step }, limit: limit - removed };
-          const { deleted } = await deleteOneBatch(trx, batch);
-          removed += deleted;
-          if (deleted > 0) counts = addDeleted(counts, resourceType, deleted);
-        }
-        if (removed > 0) await updateCounts(trx, call, 'COMPENSATE', counts);
-        // What the step resulted in tells of the effects that have just gone.
-        await trx.raw(
-          `update workflow_run_steps set output = null
-           where tenant_id = :tenantId and run_id = :runId and name = :step and output is not null`,
-          { tenantId, runId, step },
-        );
-        return { counts, removed, isEmpty: removed < limit };
-      }),
-
-    countStep: (tenantId, runId, step) =>
-      database.forTenant(tenantId, async (trx) => {
-        if (effects.length === 0) return [];
-        const query = effects.map(
-          ({ table, resourceType }) => `${countOf(table, 'run_id', resourceType)} and step = :step`,
-        );
-        return toFound(rowsOf<CountRow>(await trx.raw(query.join(' union all '), { tenantId, runId, step })));
+    left: (scope) =>
+      database.forTenant(scope.tenantId, async (trx) => {
+        const { tenantId, runId, step } = scope;
+        // Who inherits is decided when a row goes, so all of it is left until then.
+        if (step === undefined) return { counts: asLeft(await countRows(trx, scope)), samples: [] };
+        if (effects.length === 0) return { counts: [], samples: [] };
+        const counted = await trx.raw(countOfStep.join(' union all '), { tenantId, runId, step });
+        return { counts: toFound(rowsOf<CountRow>(counted)), samples: [] };
       }),
   };
 }
+
+/** How RunService keeps a run. */
+const KEPT: KeptRows = {
+  tombstones: makeTombstones('participant_operations'),
+  hold: async (trx, { tenantId, runId }) => void (await lockRun(trx, tenantId, runId)),
+  hasActions: false,
+  partOf: ({ part }) => part,
+
+  async hide(trx, { tenantId, runId }, { operationId, caller: { actor }, reason = null }) {
+    const row = firstOf<{ runs: number; steps: number }>(
+      await trx.raw(
+        `with hidden as (
+           update workflow_runs
+           set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, deletion_id = :operationId
+           where tenant_id = :tenantId and id = :runId and deleted_at is null returning 1),
+         steps as (
+           update workflow_run_steps
+           set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, deletion_id = :operationId
+           where tenant_id = :tenantId and run_id = :runId and deleted_at is null and exists (select from hidden)
+           returning 1)
+         select (select count(*) from hidden) as runs, (select count(*) from steps) as steps`,
+        { tenantId, runId, operationId, actor, reason },
+      ),
+    );
+    return toChanged(row);
+  },
+
+  async show(trx, { tenantId, runId }, softDeleteId) {
+    const row = firstOf<{ runs: number; steps: number }>(
+      await trx.raw(
+        `with shown as (
+           update workflow_runs set deleted_at = null, deleted_by = null, deleted_reason = null, deletion_id = null
+           where tenant_id = :tenantId and id = :runId and deletion_id = :softDeleteId returning 1),
+         steps as (
+           update workflow_run_steps set deleted_at = null, deleted_by = null, deleted_reason = null, deletion_id = null
+           where tenant_id = :tenantId and run_id = :runId and deletion_id = :softDeleteId returning 1)
+         select (select count(*) from shown) as runs, (select count(*) from steps) as steps`,
+        { tenantId, runId, softDeleteId },
+      ),
+    );
+    return toChanged(row);
+  },
+
+  // A purge that was ordered and has not come to RunService's own rows yet.
+  async assertNoPurge(trx, { tenantId, runId }) {
+    const purge = firstOf<{ id: string }>(
+      await trx.raw(
+        `select id from deletions
+         where tenant_id = :tenantId and run_id = :runId and mode = 'PURGE' and state not in ('COMPLETE', 'CANCELLED')
+         limit 1`,
+        { tenantId, runId },
+      ),
+    );
+    if (purge) throw operationInProgress(purge.id);
+  },
+
+  toEntry(deed, scope, operation, counts) {
+    const action = ACTIONS[deed];
+    const sums = counts.map(({ resourceType, deleted }) => [resourceType, deleted]);
+    return action === undefined ? undefined : toRunEntry(action, scope, operation, Object.fromEntries(sums));
+  },
+};
+
+// The deletion itself is in the audit under its own name, and a compensation with its step.
+const ACTIONS: Readonly<Record<Deed, string | undefined>> = {
+  'soft-delete': 'hide-rows',
+  undelete: 'show-rows',
+  purge: 'purge-rows',
+  compensate: undefined,
+};
 
 interface CountRow {
   readonly type: string;
   readonly found: number;
   readonly passed_on: number;
-}
-
-type RunOf = Pick<ParticipantCall, 'tenantId' | 'runId'>;
-type Kind = 'SOFT_DELETE' | 'RESTORE' | 'PURGE' | 'COMPENSATE';
-
-/** Hides a run and its steps, both at once, and remembers it under the call's key. The caller holds the run's lock. */
-export async function hideRows(trx: TenantTransaction, call: ParticipantCall): Promise<readonly ResourceCount[]> {
-  const { tenantId, runId, operationId, actor, reason } = call;
-  const row = firstOf<{ runs: number; steps: number }>(
-    await trx.raw(
-      `with hidden as (
-         update workflow_runs
-         set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, deletion_id = :operationId
-         where tenant_id = :tenantId and id = :runId and deleted_at is null returning 1),
-       steps as (
-         update workflow_run_steps
-         set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, deletion_id = :operationId
-         where tenant_id = :tenantId and run_id = :runId and deleted_at is null and exists (select from hidden)
-         returning 1)
-       select (select count(*) from hidden) as runs, (select count(*) from steps) as steps`,
-      { tenantId, runId, operationId, actor, reason: reason ?? null },
-    ),
-  );
-  const counts = toChanged(row);
-  await remember(trx, call, 'SOFT_DELETE', counts);
-  if (counts.length > 0) await auditCall(trx, call, 'hide-rows', counts);
-  return counts;
-}
-
-/**
- * Shows exactly what that soft delete hid, remembers it under the call's key, and leaves the tombstone that refuses
- * the soft delete from now on. The caller holds the run's lock.
- */
-export async function showRows(
-  trx: TenantTransaction,
-  call: ParticipantCall,
-  softDeleteId: string,
-): Promise<readonly ResourceCount[]> {
-  const { tenantId, runId } = call;
-  const row = firstOf<{ runs: number; steps: number }>(
-    await trx.raw(
-      `with tombstone as (
-         insert into participant_operations (tenant_id, operation_id, step, kind, run_id)
-         values (:tenantId, :softDeleteId, '', 'RESTORED', :runId) on conflict do nothing returning 1),
-       shown as (
-         update workflow_runs set deleted_at = null, deleted_by = null, deleted_reason = null, deletion_id = null
-         where tenant_id = :tenantId and id = :runId and deletion_id = :softDeleteId returning 1),
-       steps as (
-         update workflow_run_steps set deleted_at = null, deleted_by = null, deleted_reason = null, deletion_id = null
-         where tenant_id = :tenantId and run_id = :runId and deletion_id = :softDeleteId returning 1)
-       select (select count(*) from shown) as runs, (select count(*) from steps) as steps`,
-      { tenantId, runId, softDeleteId },
-    ),
-  );
-  const counts = toChanged(row);
-  await remember(trx, call, 'RESTORE', counts);
-  if (counts.length > 0) await auditCall(trx, call, 'show-rows', counts);
-  return counts;
 }
 
 /** Counts a run's rows, and how many of them a removal would pass on to other runs. */
@@ -238,120 +259,9 @@ const toFound = (rows: readonly CountRow[]): ResourceCount[] =>
       ...(passedOn > 0 ? { passedOn } : {}),
     }));
 
-const toChanged = (row: { readonly runs: number; readonly steps: number } | undefined): ResourceCount[] =>
-  [
-    { resourceType: 'run_step', found: row?.steps ?? 0 },
-    { resourceType: 'run', found: row?.runs ?? 0 },
-  ]
-    .filter(({ found }) => found > 0)
-    .map((count) => ({ ...count, deleted: count.found, left: 0, bytes: 0 }));
+const toChanged = (row: { readonly runs: number; readonly steps: number } | undefined): readonly ResourceCount[] =>
+  [goneCount('run_step', row?.steps ?? 0), goneCount('run', row?.runs ?? 0)].filter(({ found }) => found > 0);
 
 /** Counts before anything is passed on: all of it is left. */
 const asLeft = (counts: readonly ResourceCount[]): ResourceCount[] =>
   counts.map(({ passedOn: _, ...count }) => ({ ...count, left: count.found }));
-
-/** Adds what went and what was passed on, also of what was not there when the operation first looked. */
-function addDeleted(
-  counts: readonly ResourceCount[],
-  resourceType: string,
-  deletedNow: number,
-  passedOnNow = 0,
-): ResourceCount[] {
-  const none: ResourceCount = { resourceType, found: 0, deleted: 0, left: 0, bytes: 0 };
-  const before = counts.find((count) => count.resourceType === resourceType) ?? none;
-  const deleted = before.deleted + deletedNow;
-  const passedOn = (before.passedOn ?? 0) + passedOnNow;
-  const found = Math.max(before.found, deleted + passedOn);
-  const after = { ...before, found, deleted, left: found - deleted - passedOn, ...(passedOn > 0 ? { passedOn } : {}) };
-  const others = counts.map((count) => (count === before ? after : count));
-  return before === none && found > 0 ? [...others, after] : others;
-}
-
-async function findCounts(
-  trx: TenantTransaction,
-  { tenantId, operationId, step }: ParticipantCall,
-  kind: Kind,
-): Promise<readonly ResourceCount[] | undefined> {
-  const row = firstOf<{ counts: readonly ResourceCount[] }>(
-    await trx.raw(
-      `select counts from participant_operations
-       where tenant_id = :tenantId and operation_id = :operationId and step = :step and kind = :kind for update`,
-      { tenantId, operationId, step, kind },
-    ),
-  );
-  return row?.counts;
-}
-
-const isKnown = async (
-  trx: TenantTransaction,
-  operationId: string,
-  step: string,
-  kind: Kind | 'RESTORED',
-  tenantId: string,
-): Promise<boolean> => {
-  const { rowCount } = await trx.raw(
-    `select 1 from participant_operations
-     where tenant_id = :tenantId and operation_id = :operationId and step = :step and kind = :kind`,
-    { tenantId, operationId, step, kind },
-  );
-  return rowCount > 0;
-};
-
-/** OPERATION_IN_PROGRESS when a purge of the run has begun, here or as a deletion. */
-async function assertNoPurge(trx: TenantTransaction, { tenantId, runId }: ParticipantCall): Promise<void> {
-  const purge = firstOf<{ id: string }>(
-    await trx.raw(
-      `select operation_id as id from participant_operations
-       where tenant_id = :tenantId and run_id = :runId and kind = 'PURGE'
-       union all
-       select id from deletions
-       where tenant_id = :tenantId and run_id = :runId and mode = 'PURGE' and state not in ('COMPLETE', 'CANCELLED')
-       limit 1`,
-      { tenantId, runId },
-    ),
-  );
-  if (purge) throw operationInProgress(purge.id);
-}
-
-async function remember(
-  trx: TenantTransaction,
-  { tenantId, operationId, step, runId }: ParticipantCall,
-  kind: Kind,
-  counts: readonly ResourceCount[],
-): Promise<void> {
-  await trx.raw(
-    `insert into participant_operations (tenant_id, operation_id, step, kind, run_id, counts)
-     values (:tenantId, :operationId, :step, :kind, :runId, cast(:counts as jsonb))`,
-    { tenantId, operationId, step, kind, runId, counts: JSON.stringify(counts) },
-  );
-}
-
-async function updateCounts(
-  trx: TenantTransaction,
-  { tenantId, operationId, step }: ParticipantCall,
-  kind: Kind,
-  counts: readonly ResourceCount[],
-): Promise<void> {
-  await trx.raw(
-    `update participant_operations set counts = cast(:counts as jsonb)
-     where tenant_id = :tenantId and operation_id = :operationId and step = :step and kind = :kind`,
-    { tenantId, operationId, step, kind, counts: JSON.stringify(counts) },
-  );
-}
-
-const auditCall = (
-  trx: TenantTransaction,
-  { tenantId, runId, actor, reason }: ParticipantCall,
-  action: string,
-  counts: readonly ResourceCount[],
-): Promise<void> =>
-  audit(trx, {
-    tenantId,
-    runId,
-    actor,
-    subject: 'service:run',
-    action,
-    reason,
-    outcome: 'COMPLETE',
-    counts: Object.fromEntries(counts.map(({ resourceType, deleted }) => [resourceType, deleted])),
-  });

@@ -24,6 +24,7 @@ import { freeDeclarations } from './022-free-declarations.ts';
 import { parkedWork } from './023-parked-work.ts';
 import { oldestWork } from './024-oldest-work.ts';
 import { bulkTurns } from './025-bulk-turns.ts';
+import { finishedOperations } from './026-finished-operations.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -52,4 +53,5 @@ export const runMigrations: readonly Migration[] = [
   parkedWork,
   oldestWork,
   bulkTurns,
+  finishedOperations,
 ];

@@ -1,0 +1,12 @@
+import type { Migration } from '#libs/postgres/migrate.ts';
+
+/** When an operation of RunService's own part came to its end, so that its end is told once. */
+export const finishedOperations: Migration = {
+  name: '026-finished-operations',
+  async up(knex) {
+    await knex.raw('alter table participant_operations add column finished_at timestamptz');
+  },
+  async down(knex) {
+    await knex.raw('alter table participant_operations drop column finished_at');
+  },
+};
