@@ -533,7 +533,7 @@ testEach(
   'the migrations are what the README deletes before a new version, and nothing else is',
   async (t, manifests) => {
     const readme = await readReadmes();
-    const [, key = '', value = ''] = /^kubectl -n lethe delete job -l (\S+)=(\S+)$/m.exec(readme) ?? [];
+    const [, key = '', value = ''] = /^kubectl -n "\$NAMESPACE" delete job -l (\S+)=(\S+)$/m.exec(readme) ?? [];
     const own = ({ metadata }: Manifest) => (metadata as { labels?: Record<string, string> }).labels?.[key] === value;
     const found = manifests.filter(own).map(({ kind, metadata }) => `${kind}/${metadata.name}`);
     t.deepEqual(

@@ -40,7 +40,13 @@ test.before(async (t) => {
     /<!-- tested by test\/contract\/deploy-secrets\S+ -->\n```sh\n([\s\S]*?)```/.exec(readme) ?? [];
   const { stdout } = await exec('bash', ['-euc', `kubectl() { printf '%s\\t' "$@"; echo; }\n${script}`], {
     cwd: folder,
-    env: { ...process.env, SUPERUSER_URL: postgres.url, AWS_ACCESS_KEY_ID: 'id', AWS_SECRET_ACCESS_KEY: 'secret' },
+    env: {
+      ...process.env,
+      NAMESPACE: 'lethe',
+      SUPERUSER_URL: postgres.url,
+      AWS_ACCESS_KEY_ID: 'id',
+      AWS_SECRET_ACCESS_KEY: 'secret',
+    },
   });
   const calls = stdout
     .split('\n')
