@@ -142,8 +142,9 @@ test.serial(
     t.like(summary, { state: PurgeState.HELD, heldTenantCount: 30, tenantCount: 30 });
     t.like(summary.fleetHold, { narrowedTenantCount: 25, tenantCount: 30, approvedBy: '' });
     t.true(items.every(({ state }) => state === PurgeItemState.HELD));
-    t.true(
-      incident.calls.every(({ rpc }) => rpc === 'listSubjects'),
+    // The purge before may still close its operations.
+    t.false(
+      incident.calls.some(({ rpc }) => rpc === 'count' || rpc === 'purge'),
       'no tenant was begun',
     );
     // Nine days back it is FREE for all: the purge that is approved keeps to the windows it was ordered with.
