@@ -22,6 +22,7 @@ const START_DEADLINE_MS = 30_000;
 const DIRECT: Readonly<Record<string, string>> = {
   'cli-owner': 'the owner in a box finds its schema by the search path of its connections',
   'database-faults': 'it ends, freezes and delays the connections themselves, and has other timeouts',
+  'executions-seed': 'its sessions are an operator’s in psql, who names the tenant once for all of a session',
   'service-start': "it reads PostgreSQL's own words about a password and a database",
 };
 
