@@ -24,6 +24,7 @@ export interface Channel {
 }
 
 const PATIENCE_MS = 1_000;
+const BRIEF_PATIENCE_MS = 100;
 const LONG_WAIT_MS = 2_000;
 
 interface Wait {
@@ -37,6 +38,7 @@ export function makeChannel(connect: () => GrpcClient): Channel {
   let waits = new Set<Wait>();
   let asked: Promise<boolean> | undefined;
   let looking: NodeJS.Timeout | undefined;
+  let wasSilent = false;
   let isClosed = false;
 
   const isReachable = (): Promise<boolean> => {
@@ -48,15 +50,24 @@ export function makeChannel(connect: () => GrpcClient): Channel {
 
   const look = async (): Promise<boolean> => {
     if (isClosed) return false;
-    const answer = checkHealth(client, 2 * PATIENCE_MS);
-    const health = await Promise.race([answer, delay(PATIENCE_MS, 'silent', { ref: false })]);
-    if (health !== 'silent') return health === 'serving';
+    // While it is silent, each look tries a new client too, so that the first moment in which one is answered counts.
+    const patienceMs = wasSilent ? BRIEF_PATIENCE_MS : PATIENCE_MS;
+    const answer = checkHealth(client, patienceMs + PATIENCE_MS);
+    const first = await Promise.race([answer, delay(patienceMs, 'silent' as const, { ref: false })]);
+    if (first !== 'silent') return tell(first);
     if (isClosed) return false;
     const next = connect();
-    const isServing = (await checkHealth(next, PATIENCE_MS)) === 'serving';
-    if (isServing && !isClosed) replace(next, answer);
-    else next.close();
-    return isServing;
+    if ((await checkHealth(next, PATIENCE_MS)) === 'serving' && !isClosed) {
+      replace(next, answer);
+      return tell('serving');
+    }
+    next.close();
+    return tell(await Promise.race([answer, Promise.resolve('silent' as const)]));
+  };
+
+  const tell = (health: Health): boolean => {
+    wasSilent = health === 'silent';
+    return health === 'serving';
   };
 
   /** Calls on the old client go on to their end, unless it does not answer late either. */
