@@ -1,5 +1,5 @@
 import { newId } from '#libs/kernel/id.ts';
-import { assertTakesEffects } from '#libs/participant/tombstones.ts';
+import { enterRun } from '#libs/participant/step-actions.ts';
 import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
@@ -76,8 +76,7 @@ export const makeIncidentRepository = (database: Database): IncidentRepository =
       if (known === undefined) {
         const { runId, step } = incident;
         if (runId !== undefined) {
-          await incidentRunLock.share(trx, { tenantId, runId });
-          await assertTakesEffects(trx, { tenantId, runId, step });
+          await enterRun(trx, incidentRunLock, { tenantId, runId, step });
         }
         await insertIncident(trx, { ...incident, id });
       }

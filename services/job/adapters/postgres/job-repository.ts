@@ -2,7 +2,7 @@ import { audit } from '#libs/audit/write-audit.ts';
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { makeRunLock } from '#libs/participant/run-lock.ts';
-import { assertTakesEffects } from '#libs/participant/tombstones.ts';
+import { enterRun } from '#libs/participant/step-actions.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { jobNotFound } from '../../domain/errors.ts';
@@ -26,8 +26,7 @@ export const makeJobRepository = (database: Database): JobRepository => ({
         }
       }
       if (runId !== undefined) {
-        await jobRunLock.share(trx, { tenantId, runId });
-        await assertTakesEffects(trx, { tenantId, runId, step });
+        await enterRun(trx, jobRunLock, { tenantId, runId, step });
       }
       await insertJob(trx, { ...job, id });
       const created = await lockJob(trx, tenantId, id, '');

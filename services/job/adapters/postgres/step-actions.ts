@@ -1,20 +1,13 @@
 import { newId } from '#libs/kernel/id.ts';
-import { stepKeyReused } from '#libs/participant/errors.ts';
-import { assertTakesEffects, TOMBSTONES_OF_STEP } from '#libs/participant/tombstones.ts';
+import { enterRun, readAction } from '#libs/participant/step-actions.ts';
+import { TOMBSTONES_OF_STEP } from '#libs/participant/tombstones.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf } from '#libs/postgres/rows.ts';
 import { actionRefused } from '../../domain/errors.ts';
 import type { Job } from '../../domain/job.ts';
 import type { StepOutcome } from '../../domain/step-action.ts';
 import type { StepAction, StepActions } from '../../use-cases/ports.ts';
 import { jobRunLock, lockJob, saveJob, VISIBLE } from './job-repository.ts';
 import { toJob } from './rows.ts';
-
-interface ActionRow {
-  readonly fingerprint: string;
-  readonly job_id: string;
-  readonly outcome: StepOutcome | null;
-}
 
 /** The actions of steps in Postgres. */
 export const makeStepActions = (database: Database): StepActions => ({
@@ -27,11 +20,10 @@ export const makeStepActions = (database: Database): StepActions => ({
   finish: (action, change, outcome) =>
     database.forTenant(action.tenantId, async (trx) => {
       const { tenantId, runId, step } = action;
-      await jobRunLock.share(trx, action);
-      await assertTakesEffects(trx, action);
+      await enterRun(trx, jobRunLock, action);
       // The job's row is the lock: of two that finish at once, the second sees the outcome of the first.
       const job = await lockJob(trx, tenantId, outcome.jobId, VISIBLE);
-      const known = await readAction(trx, action);
+      const known = await readOutcome(trx, action);
       if (known.outcome) return known.outcome;
       if (!job) throw jobIsGone();
       await saveJob(trx, toJob(job.row), job.now, change);
@@ -100,12 +92,11 @@ const readBegun = (
 ): ReturnType<StepActions['begin']> =>
   database.forTenant(action.tenantId, async (trx) => {
     const { tenantId } = action;
-    await jobRunLock.share(trx, action);
-    await assertTakesEffects(trx, action);
+    await enterRun(trx, jobRunLock, action);
     // The job's row is the lock: the outcome is looked for again once nobody can be about to write it.
-    const { job_id: jobId } = await readAction(trx, action);
+    const { effect_id: jobId } = await readOutcome(trx, action);
     const job = await lockJob(trx, tenantId, jobId, VISIBLE);
-    const { outcome } = await readAction(trx, action);
+    const { outcome } = await readOutcome(trx, action);
     if (outcome) return { jobId, outcome, isNew: false };
     if (!job) throw jobIsGone();
     check(toJob(job.row));
@@ -114,19 +105,5 @@ const readBegun = (
 
 const jobIsGone = () => actionRefused("The step's job was deleted or hidden before its action was done.");
 
-async function readAction(
-  trx: TenantTransaction,
-  { tenantId, runId, step, fingerprint }: StepAction,
-): Promise<ActionRow> {
-  const row = firstOf<ActionRow>(
-    await trx.raw(
-      `select fingerprint, job_id, outcome from step_actions
-       where tenant_id = :tenantId and run_id = :runId and step = :step`,
-      { tenantId, runId, step },
-    ),
-  );
-  // Whoever removes it leaves a tombstone under the run's lock, which was looked for under that lock.
-  if (!row) throw new Error('the action is not there, and neither is a tombstone');
-  if (row.fingerprint !== fingerprint) throw stepKeyReused(runId, step);
-  return row;
-}
+const readOutcome = (trx: TenantTransaction, action: StepAction) =>
+  readAction<{ readonly outcome: StepOutcome | null }>(trx, action, 'job_id', ['outcome']);
