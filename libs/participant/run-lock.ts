@@ -21,19 +21,24 @@ export interface RunLock {
  * Makes the lock of a service that has a table `run_locks`. A run's row is there from the first time that the run is locked,
  * and what is to come has no row yet that could be locked for it.
  *
- * The release before this one holds a run by an advisory lock, whose key begins with the service's name. Its processes run
+ * The release before this one holds a run by an advisory lock, whose key begins with `inLastRelease`. Its processes run
  * beside this one's while they are replaced and must be kept out too, so both locks are taken, always in this order. The
- * next release takes the row alone.
+ * next release takes the row alone, as a service does that the last one did not have.
  */
-export function makeRunLock(service: 'job' | 'incident'): RunLock {
-  const keyOf = ({ tenantId, runId }: Run): string => `${service}-run/${tenantId}/${runId}`;
+export function makeRunLock(inLastRelease?: string): RunLock {
+  const keyOf = ({ tenantId, runId }: Run) => (inLastRelease ? { key: `${inLastRelease}/${tenantId}/${runId}` } : {});
+  const provide = (kind: Kind, tenant: string, run: string, key: string): string => {
+    const held = inLastRelease ? `from ${ADVISORY[kind]}(hashtextextended(${key}, 0))` : '';
+    return `insert into run_locks (tenant_id, run_id)
+            select ${tenant}, cast(${run} as uuid) ${held} on conflict do nothing returning 1`;
+  };
   const take =
-    (kind: 'share' | 'update'): HoldRun =>
+    (kind: Kind): HoldRun =>
     async (trx, run) => {
-      const bindings = { tenantId: run.tenantId, runId: run.runId, key: keyOf(run) };
-      await trx.raw(provide(kind, ':tenantId', ':runId', ':key'), bindings);
+      const { tenantId, runId } = run;
+      await trx.raw(provide(kind, ':tenantId', ':runId', ':key'), { tenantId, runId, ...keyOf(run) });
       // A statement of its own: the one before may have waited for whoever has inserted the row.
-      await trx.raw(lock(kind, ':tenantId', ':runId'), bindings);
+      await trx.raw(lock(kind, ':tenantId', ':runId'), { tenantId, runId });
     };
   return {
     hold: take('update'),
@@ -42,18 +47,16 @@ export function makeRunLock(service: 'job' | 'incident'): RunLock {
       {
         name: 'provide-run-lock',
         text: provide('share', '$1', '$2', '$3'),
-        values: [run.tenantId, run.runId, keyOf(run)],
+        values: [run.tenantId, run.runId, ...Object.values(keyOf(run))],
       },
       { name: 'share-run', text: lock('share', '$1', '$2'), values: [run.tenantId, run.runId] },
     ],
   };
 }
 
+type Kind = 'share' | 'update';
+
 const ADVISORY = { share: 'pg_advisory_xact_lock_shared', update: 'pg_advisory_xact_lock' } as const;
 
-const provide = (kind: keyof typeof ADVISORY, tenant: string, run: string, key: string): string =>
-  `insert into run_locks (tenant_id, run_id)
-   select ${tenant}, cast(${run} as uuid) from ${ADVISORY[kind]}(hashtextextended(${key}, 0)) on conflict do nothing returning 1`;
-
-const lock = (kind: keyof typeof ADVISORY, tenant: string, run: string): string =>
+const lock = (kind: Kind, tenant: string, run: string): string =>
   `select 1 from run_locks where tenant_id = ${tenant} and run_id = ${run} for ${kind}`;

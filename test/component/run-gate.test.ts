@@ -33,7 +33,7 @@ test.after.always((t) => t.context.postgres.stop());
 async function fixture(postgres: TestPostgres, [service, migrations]: (typeof SERVICES)[number]) {
   const created = await postgres.createDatabase(migrations);
   const database = created.open({ lockTimeoutMs: 100 });
-  const lock = makeRunLock(service);
+  const lock = makeRunLock(`${service}-run`);
   const counts = [goneCount(service, 2)];
   const kept: KeptRows = {
     tombstones: makeTombstones('step_tombstones'),

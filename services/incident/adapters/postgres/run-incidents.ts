@@ -26,7 +26,7 @@ const UNENDED = `${OF_RUN} and (
 const IN_ORDER = 'order by i.closed_at, i.id';
 
 /** The lock of a run, for its incidents. */
-export const incidentRunLock = makeRunLock('incident');
+export const incidentRunLock = makeRunLock('incident-run');
 
 /** The incidents of a run in Postgres. */
 export function makeRunIncidents(database: Database): RunRows {

@@ -236,7 +236,7 @@ async function readLocked(trx: TenantTransaction, tenantId: string, jobId: strin
 }
 
 /** The lock of a run, for its jobs. */
-export const jobRunLock = makeRunLock('job');
+export const jobRunLock = makeRunLock('job-run');
 
 /** Commits what `change` makes of the locked job, where it makes anything. */
 export async function saveJob(
