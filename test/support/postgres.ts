@@ -147,6 +147,8 @@ function inDatabase(serverUrl: string, database: string): string {
 /** Runs one statement on a connection of its own. */
 export async function queryOnce<Row>(url: string, sql: string, values: readonly unknown[] = []): Promise<Row[]> {
   const client = new pg.Client({ connectionString: url });
+  // What ends the session is told by the statement.
+  client.on('error', () => undefined);
   await client.connect();
   try {
     return (await client.query(sql, [...values])).rows as Row[];

@@ -26,6 +26,8 @@ export interface Weathered {
 
 const TENANT = 'storm';
 const PAUSE_MS = 150;
+// What was tried in vain waits longer each time before it is tried again.
+const PATIENCE_MS = 180_000;
 const RESTART = 'it is shut down, and started again';
 const READ_ONLY = 'it is read-only';
 const SPELLS = [RESTART, READ_ONLY, RESTART, READ_ONLY, RESTART, READ_ONLY, RESTART, RESTART];
@@ -85,7 +87,9 @@ export async function weatherStorm(ground: Ground, forSeconds: number, random: (
   await Promise.all(
     SERVICE_NAMES.map(async (name, index) => {
       for (const isDone of ends[name])
-        await until('it ends', isDone).catch((error: Error) => findings.push(`work of ${name}: ${error.message}`));
+        await until('it ends', isDone, PATIENCE_MS).catch((error: Error) =>
+          findings.push(`work of ${name}: ${error.message}`),
+        );
       seconds[name] = Math.round(performance.now() - endedAt) / 1_000;
       if (stack.pid(name) !== pids[index]) findings.push(`${name} was started anew`);
     }),
