@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import anyTest, { type TestFn } from 'ava';
 import type { Knex } from 'knex';
@@ -10,7 +11,7 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import { ownerRoleOf } from '#libs/postgres/provision.ts';
 import { assertSessionSettings, DEFAULT_TIMEOUTS } from '#libs/postgres/session-settings.ts';
 import { createTenantFunction, dropTenantFunction, secureTable } from '#libs/postgres/tenant-security.ts';
-import { hasPooler } from '#test/support/pooler.ts';
+import { DIRECT, hasPooler } from '#test/support/pooler.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
 import { testIfFound } from '#test/support/require.ts';
 import { until } from '#test/support/test-stack.ts';
@@ -55,6 +56,10 @@ behindPooler('a component test reaches its databases through a pooler, whose ses
   const [one, two] = [created.open({ poolSize: 1 }), created.open({ poolSize: 1 })];
   t.teardown(() => Promise.all([one.close(), two.close()]));
   t.is(await sessionOf(one), await sessionOf(two));
+});
+
+test('the component tests that go past the pooler are there', (t) => {
+  for (const name of Object.keys(DIRECT)) t.true(existsSync(new URL(`${name}.test.ts`, import.meta.url)), name);
 });
 
 behindPooler(

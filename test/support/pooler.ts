@@ -19,7 +19,7 @@ const OLDEST = [1, 21] as const;
 const START_DEADLINE_MS = 30_000;
 
 /** The files of test/component whose services reach their databases without a pooler, and why. */
-const DIRECT: Readonly<Record<string, string>> = {
+export const DIRECT: Readonly<Record<string, string>> = {
   'cli-owner': 'the owner in a box finds its schema by the search path of its connections',
   'database-faults': 'it ends, freezes and delays the connections themselves, and has other timeouts',
   'executions-seed': 'its sessions are an operator’s in psql, who names the tenant once for all of a session',
