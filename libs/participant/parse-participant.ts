@@ -17,7 +17,7 @@ import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
 
 /** What a call of a participant is repeated under. */
-export interface ParticipantKey {
+interface ParticipantKey {
   readonly operationId: string;
   readonly step: string;
 }
