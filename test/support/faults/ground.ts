@@ -81,6 +81,8 @@ export async function layGround(): Promise<Ground> {
       LETHE_DELETION_LEASE_MS: '3000',
       LETHE_BULK_LEASE_MS: '3000',
       LETHE_RUN_LEASE_MS: '3000',
+      LETHE_RUN_ATTEMPTS: '1000',
+      LETHE_RUN_BACKOFF_MAX_MS: '1000',
       LETHE_OWNER_TIMEOUT_MS: '2000',
       LETHE_PARTICIPANT_TIMEOUT_MS: '3000',
     },
