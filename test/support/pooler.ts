@@ -101,6 +101,13 @@ export async function startPooler(superuserUrl: string): Promise<Pooler> {
   return { urlOf, stop };
 }
 
+/** Waits for the first session in a database, for which a pooler looks the role's password up. */
+export async function waitForFirstSession(url: string): Promise<void> {
+  for (const deadline = performance.now() + START_DEADLINE_MS; !(await answers(url)); await delay(10)) {
+    if (performance.now() > deadline) throw new Error('the pooler did not open a session');
+  }
+}
+
 /** The block of deploy/README.md that says how pgbouncer must be set. */
 async function advisedSettings(): Promise<string> {
   const block = /```ini\n\[pgbouncer\]\n(.*?)```/s.exec(await readFile(README, 'utf8'))?.[1];
@@ -134,7 +141,7 @@ auth_query = select usename, passwd from pg_shadow where usename = $1
 `;
 
 async function answers(url: string): Promise<boolean> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 1_000 });
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5_000 });
   client.on('error', () => undefined);
   try {
     await client.connect();

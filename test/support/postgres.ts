@@ -6,7 +6,7 @@ import { startPostgresServer } from '#deploy/local/postgres-server.ts';
 import { type Migration, migrateUp } from '#libs/postgres/migrate.ts';
 import { type Database, type DatabaseOptions, openDatabase } from '#libs/postgres/open-database.ts';
 import { ownerRoleOf, type ProvisionedDatabase, provisionDatabase } from '#libs/postgres/provision.ts';
-import { poolerOfThisFile } from './pooler.ts';
+import { poolerOfThisFile, waitForFirstSession } from './pooler.ts';
 import { copyTemplate, type TemplateFolder } from './template-folder.ts';
 
 /** A throwaway server for the tests of one file. */
@@ -60,6 +60,7 @@ export async function startTestPostgres(): Promise<TestPostgres> {
       const copied = await copyDatabase(migrations);
       const database = { ...copied, appUrl: pooler?.urlOf(copied.appUrl) ?? copied.appUrl };
       const superuserUrl = inDatabase(server.url, database.name);
+      if (pooler) await waitForFirstSession(database.appUrl);
       return {
         ...database,
         superuserUrl,
