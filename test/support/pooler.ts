@@ -101,7 +101,7 @@ export async function startPooler(superuserUrl: string): Promise<Pooler> {
   return { urlOf, stop };
 }
 
-/** Waits for the first session in a database, for which a pooler looks the role's password up. */
+/** Waits for a role's first session, for which a pooler looks the password up. */
 export async function waitForFirstSession(url: string): Promise<void> {
   for (const deadline = performance.now() + START_DEADLINE_MS; !(await answers(url)); await delay(10)) {
     if (performance.now() > deadline) throw new Error('the pooler did not open a session');

@@ -53,6 +53,7 @@ export async function startTestPostgres(): Promise<TestPostgres> {
   const superuser = new pg.Pool({ connectionString: server.url, max: 4 }).on('error', () => undefined);
   const copyDatabase = makeDatabaseCopier(server.url, superuser);
   const pooler = await (await poolerOfThisFile())?.(server.url);
+  let firstSession: Promise<void> | undefined;
   let opened = 0;
   return {
     url: server.url,
@@ -60,7 +61,9 @@ export async function startTestPostgres(): Promise<TestPostgres> {
       const copied = await copyDatabase(migrations);
       const database = { ...copied, appUrl: pooler?.urlOf(copied.appUrl) ?? copied.appUrl };
       const superuserUrl = inDatabase(server.url, database.name);
-      if (pooler) await waitForFirstSession(database.appUrl);
+      // In another database: a session in this one would not know the settings that a test gives it next.
+      if (pooler) firstSession ??= waitForFirstSession(inDatabase(database.appUrl, 'postgres'));
+      await firstSession;
       return {
         ...database,
         superuserUrl,
