@@ -87,7 +87,7 @@ export async function openForStranger(
   return { page, problems, close: () => context.close() };
 }
 
-/** Fails on every violation that axe calls serious or critical, and on a page that scrolls sideways. */
+/** Fails on every violation that axe calls serious or critical, and on what does not fit. */
 export async function assertUsable(
   t: ExecutionContext<unknown>,
   page: Page,
@@ -130,12 +130,17 @@ export async function assertUsableInEveryLook(t: ExecutionContext<unknown>, page
 export const goWithin = (page: Page, path: string): Promise<void> =>
   page.evaluate(`history.pushState({}, '', ${JSON.stringify(path)})`);
 
-/** Fails on a page that scrolls sideways. */
+/** Fails on a page that scrolls sideways, and where a button has no room for its words. */
 export async function assertFits(t: ExecutionContext<unknown>, page: Page, what: string): Promise<void> {
   const overflow = await page.evaluate<number>(
     'document.documentElement.scrollWidth - document.documentElement.clientWidth',
   );
   t.is(overflow, 0, `${what}: nothing beyond the right edge`);
+  const cut = await page.evaluate<string[]>(
+    `[...document.querySelectorAll('.mantine-Button-label')]
+       .filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth).map(({ textContent }) => textContent)`,
+  );
+  t.deepEqual(cut, [], `${what}: every button shows all of its words`);
 }
 
 /** Keeps a picture for people to look at, as test/screenshots/NAME.png. */

@@ -10,6 +10,7 @@ import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import {
+  assertFits,
   assertUsable,
   assertUsableInEveryLook,
   CHROMIUM,
@@ -169,6 +170,7 @@ flow('a run is deleted at once, comes back by Undo, and is found under Recently 
   await page.getByText('There are no runs yet').waitFor();
   await page.getByRole('tab', { name: 'Recently deleted' }).click();
   await row(page, 'by admin@undo').waitFor();
+  await assertFits(t, page, 'recently deleted runs');
   await row(page, 'a run')
     .getByRole('button', { name: /^Undelete/ })
     .click();

@@ -52,7 +52,7 @@ export function DeletedRuns() {
     {
       key: 'actions',
       title: '',
-      width: 160,
+      width: 184,
       align: 'right',
       cell: (run) => (
         <Group gap={4} justify="flex-end" wrap="nowrap">
