@@ -5,10 +5,9 @@ import { basename, join, sep } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import pg from 'pg';
 import { endWithMe, makeTemporaryFolder } from '#deploy/local/end-with-me.ts';
 import { freePort } from '#deploy/local/free-port.ts';
-import { serverIdentity } from '#deploy/local/postgres-server.ts';
+import { answers, serverIdentity } from '#deploy/local/postgres-server.ts';
 import type { Pooler } from '#deploy/local/stack.ts';
 import { hasProgram } from './require.ts';
 
@@ -17,6 +16,7 @@ const README = new URL('../../deploy/README.md', import.meta.url);
 const COMPONENT_TESTS = fileURLToPath(new URL('../component/', import.meta.url));
 const OLDEST = [1, 21] as const;
 const START_DEADLINE_MS = 30_000;
+const FIRST_SESSION_MS = 5_000;
 
 /** The files of test/component whose services reach their databases without a pooler, and why. */
 export const DIRECT: Readonly<Record<string, string>> = {
@@ -103,7 +103,11 @@ export async function startPooler(superuserUrl: string): Promise<Pooler> {
 
 /** Waits for a role's first session, for which a pooler looks the password up. */
 export async function waitForFirstSession(url: string): Promise<void> {
-  for (const deadline = performance.now() + START_DEADLINE_MS; !(await answers(url)); await delay(10)) {
+  for (
+    const deadline = performance.now() + START_DEADLINE_MS;
+    !(await answers(url, FIRST_SESSION_MS));
+    await delay(10)
+  ) {
     if (performance.now() > deadline) throw new Error('the pooler did not open a session');
   }
 }
@@ -139,17 +143,3 @@ auth_user = ${at.server.username}
 auth_dbname = postgres
 auth_query = select usename, passwd from pg_shadow where usename = $1
 `;
-
-async function answers(url: string): Promise<boolean> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 5_000 });
-  client.on('error', () => undefined);
-  try {
-    await client.connect();
-    await client.query('select 1');
-    return true;
-  } catch {
-    return false;
-  } finally {
-    await client.end().catch(() => undefined);
-  }
-}
