@@ -10,6 +10,7 @@ const FILTERS = ['actor', 'action', 'target_id'] as const;
  */
 export const makeListedAudit = (name: string): Migration => ({
   name,
+  locks: { audit_entries: 'writes' },
   async up(knex, appRole) {
     await createAuditIndexes(knex);
     await createInstallationAudit(knex, appRole);
@@ -65,6 +66,7 @@ export async function createInstallationAuditIndexes(knex: Knex): Promise<void> 
  */
 export const makeAuditedKeys = (name: string, tables: readonly string[]): Migration => ({
   name,
+  locks: Object.fromEntries(tables.map((table) => [table, 'all'])),
   async up(knex) {
     for (const table of tables) await knex.raw('alter table ?? add column trust_entry text', [table]);
   },

@@ -1,6 +1,7 @@
 import knexOf, { type Knex } from 'knex';
 import { distributeTables } from './distribute.ts';
 import { giveFirstStatistics } from './first-statistics.ts';
+import { lockTables, type TableLocks } from './lock-tables.ts';
 import { SILENT } from './tenant-transaction.ts';
 
 /** One reversible step of a schema. Its name never changes once it has landed. */
@@ -8,6 +9,11 @@ export interface Migration {
   readonly name: string;
   up(knex: Knex, appRole: string): Promise<void>;
   down(knex: Knex, appRole: string): Promise<void>;
+  /**
+   * The tables of earlier migrations that it keeps calls out of; a test compares. They are locked before it begins, and on
+   * its way back against everything.
+   */
+  readonly locks?: TableLocks;
   /** Runs at the end of every migration upwards, also where nothing was missing; must be repeatable. */
   afterEveryUp?(knex: Knex): Promise<void>;
 }
@@ -21,15 +27,21 @@ export interface MigrateOptions {
   readonly migrations: readonly Migration[];
   /** Whether the tables lie on one server, the default, or over a Citus cluster whose coordinator `ownerUrl` reaches. */
   readonly distributed?: 'off' | 'citus';
+  /** How long one migration waits for the tables that it locks: by default a minute. */
+  readonly lockWaitMs?: number;
 }
 
 // Any number will do, as long as all who migrate one database use the same one.
 const MIGRATION_LOCK = 5_383_000;
 
-/** Applies what is missing, in order. Safe to start many times at once: one does it, the others wait and find it done. */
+/**
+ * Applies what is missing, in order. Safe to start many times at once: one does it, the others wait and find it done. Safe
+ * beside services at work: each migration is a transaction of its own, and none waits for one table while it holds another.
+ */
 export const migrateUp = (options: MigrateOptions): Promise<void> =>
   underLock(options, async (knex) => {
-    await knex.migrate.latest(settingsOf(options));
+    // All at once would be one transaction.
+    for (let applied = ['']; applied.length > 0; ) [, applied] = await knex.migrate.up(settingsOf(options));
     for (const { afterEveryUp } of options.migrations) await afterEveryUp?.(knex);
     await giveFirstStatistics(knex);
     if (options.distributed === 'citus') await distributeTables(knex);
@@ -203,8 +215,10 @@ async function refuseToDelete(knex: Knex, name: string, down: () => Promise<void
 
 type AroundDown = (knex: Knex, name: string, down: () => Promise<void>) => Promise<void>;
 
+const LOCK_WAIT_MS = 60_000;
+
 const settingsOf = (
-  { migrations, appRole }: MigrateOptions,
+  { migrations, appRole, lockWaitMs = LOCK_WAIT_MS }: MigrateOptions,
   aroundDown: AroundDown = (_knex, _name, down) => down(),
 ): Knex.MigratorConfig => ({
   tableName: 'lethe_migrations',
@@ -212,9 +226,16 @@ const settingsOf = (
   migrationSource: {
     getMigrations: async () => [...migrations],
     getMigrationName: (migration: Migration) => migration.name,
-    getMigration: async (migration: Migration) => ({
-      up: (knex: Knex) => migration.up(knex, appRole),
-      down: (knex: Knex) => aroundDown(knex, migration.name, () => migration.down(knex, appRole)),
+    getMigration: async ({ name, locks = {}, up, down }: Migration) => ({
+      async up(knex: Knex) {
+        await lockTables(knex, name, locks, lockWaitMs);
+        await up(knex, appRole);
+      },
+      async down(knex: Knex) {
+        const tables = Object.keys(locks).map((table) => [table, 'all'] as const);
+        await lockTables(knex, name, Object.fromEntries(tables), lockWaitMs);
+        await aroundDown(knex, name, () => down(knex, appRole));
+      },
     }),
   },
 });

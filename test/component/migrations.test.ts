@@ -1,4 +1,6 @@
 import anyTest, { type TestFn } from 'ava';
+import knexOf, { type Knex } from 'knex';
+import type { TableLocks } from '#libs/postgres/lock-tables.ts';
 import { migrateDown, migrateUp } from '#libs/postgres/migrate.ts';
 import { incidentMigrations } from '#services/incident/adapters/postgres/migrations/index.ts';
 import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
@@ -48,7 +50,50 @@ test('run: text that earlier versions left of compensated runs goes with the mig
   t.deepEqual(outputs, [{ state: 'COMPLETED' }]);
 });
 
+// What the transaction has locked against calls of the services, of tables that were there before it.
+const LOCKED = `
+  select coalesce(pg_partition_root(c.oid)::regclass, c.oid::regclass)::text as "table",
+         bool_or(l.mode not in ('ShareLock', 'ShareRowExclusiveLock')) as all
+  from pg_locks l join pg_class c on c.oid = l.relation
+  where l.pid = pg_backend_pid() and l.database = (select oid from pg_database where datname = current_database())
+    and l.mode not in ('AccessShareLock', 'RowShareLock', 'ShareUpdateExclusiveLock') and c.oid::text = any(?)
+  group by 1 order by 1`;
+
+async function locksOf(knex: Knex, work: (trx: Knex) => Promise<void>): Promise<TableLocks> {
+  return knex.transaction(async (trx) => {
+    const { rows: before } = await trx.raw(
+      `select array_agg(oid::text) as oids from pg_class
+       where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm')`,
+    );
+    await work(trx);
+    const { rows } = await trx.raw(LOCKED, [before[0].oids ?? []]);
+    return Object.fromEntries(
+      (rows as { table: string; all: boolean }[]).map(({ table, all }) => [table, all ? 'all' : 'writes']),
+    );
+  });
+}
+
 for (const [service, migrations] of Object.entries(ALL)) {
+  test(`${service}: each migration names the tables that it locks, so that it waits for none while it holds another`, async (t) => {
+    const created = await t.context.postgres.createDatabase([]);
+    const knex = knexOf({ client: 'pg', connection: created.ownerUrl, pool: { min: 0, max: 1 } });
+    t.teardown(() => knex.destroy());
+    await migrateUp({ ...created, migrations: [] });
+    const locked = new Map<string, TableLocks>();
+    for (const { name, up } of migrations) {
+      locked.set(name, await locksOf(knex, (trx) => up(trx, created.appRole)));
+    }
+    for (const { name, down } of migrations.toReversed()) {
+      // What the way back alone locks is locked on both ways.
+      const back = Object.keys(await locksOf(knex, (trx) => down(trx, created.appRole)));
+      locked.set(name, { ...Object.fromEntries(back.map((table) => [table, 'all'] as const)), ...locked.get(name) });
+    }
+    t.deepEqual(
+      migrations.map(({ name, locks = {} }) => [name, locks]),
+      [...locked],
+    );
+  });
+
   test(`${service}: the schema goes up, down to nothing, and up to the same`, async (t) => {
     const created = await t.context.postgres.createDatabase([]);
     const options = { ownerUrl: created.ownerUrl, appRole: created.appRole, migrations };

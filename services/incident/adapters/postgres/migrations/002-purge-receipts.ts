@@ -6,6 +6,7 @@ import type { Migration } from '#libs/postgres/migrate.ts';
  */
 export const purgeReceipts: Migration = {
   name: '002-purge-receipts',
+  locks: { age_purges: 'all', drift_checks: 'all' },
   async up(knex) {
     await knex.raw(`
       alter table age_purges add column finished_at timestamptz;

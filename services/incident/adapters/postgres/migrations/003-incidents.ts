@@ -6,6 +6,7 @@ const TABLES = ['incidents', 'incident_transitions', 'approvals'];
 /** Incidents with the instants of their lives and the approvals of their steps; the payload stands on the row. */
 export const incidents: Migration = {
   name: '003-incidents',
+  locks: { environments: 'writes' },
   async up(knex, appRole) {
     await knex.raw(`
       create table incidents (

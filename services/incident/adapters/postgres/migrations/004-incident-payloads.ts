@@ -7,6 +7,7 @@ import { secureTable } from '#libs/postgres/tenant-security.ts';
  */
 export const incidentPayloads: Migration = {
   name: '004-incident-payloads',
+  locks: { incidents: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       lock table incidents in access exclusive mode;

@@ -10,6 +10,7 @@ import { EXPIRING_STATES, INCIDENT_SUBJECTS } from '../subjects.ts';
  */
 export const owner: Migration = {
   name: '007-owner',
+  locks: { approvals: 'all', incident_payloads: 'all', incidents: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       lock table incidents, incident_payloads, approvals in access exclusive mode;

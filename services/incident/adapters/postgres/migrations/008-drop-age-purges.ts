@@ -4,6 +4,7 @@ import { secureTable } from '#libs/postgres/tenant-security.ts';
 /** Purges by age are operations of the retention owner now: their old receipts and indexes go. */
 export const dropAgePurges: Migration = {
   name: '008-drop-age-purges',
+  locks: { approvals: 'all', incidents: 'all' },
   async up(knex) {
     await knex.raw(`
       drop table age_purges;

@@ -7,6 +7,7 @@ import { secureTable } from '#libs/postgres/tenant-security.ts';
  */
 export const runLocks: Migration = {
   name: '012-run-locks',
+  locks: { step_tombstones: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       create table run_locks (tenant_id text not null, run_id uuid not null, primary key (tenant_id, run_id));

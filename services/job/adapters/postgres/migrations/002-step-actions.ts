@@ -4,6 +4,7 @@ import { secureTable } from '#libs/postgres/tenant-security.ts';
 /** The actions of steps that this participant has taken on, and how many jobs a restore brought back. */
 export const stepActions: Migration = {
   name: '002-step-actions',
+  locks: { step_tombstones: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       create table step_actions (

@@ -13,6 +13,7 @@ const NAME_OF_OBJECT = "coalesce(object_id::text || '-', '') || name";
  */
 export const objectsByUpload: Migration = {
   name: '004-objects-by-upload',
+  locks: { artifacts: 'all', jobs: 'writes' },
   async up(knex, appRole) {
     await knex.raw(`
       create table artifact_uploads (

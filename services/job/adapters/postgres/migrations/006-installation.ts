@@ -7,6 +7,7 @@ import { createDiscoveryFunction } from '#libs/postgres/tenant-security.ts';
  */
 export const installation: Migration = {
   name: '006-installation',
+  locks: { job_deletions: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       create table installation (

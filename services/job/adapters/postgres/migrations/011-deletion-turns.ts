@@ -6,6 +6,7 @@ const DUE = `d.state in ('PENDING', 'CASCADING', 'VERIFYING')`;
 /** Tenants take turns: whose deletions have fewer workers comes first, however many wait for another tenant. */
 export const deletionTurns: Migration = {
   name: '011-deletion-turns',
+  locks: { job_deletions: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       create index job_deletions_turns on job_deletions (tenant_id, next_attempt_at)

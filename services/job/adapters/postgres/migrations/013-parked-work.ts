@@ -4,6 +4,7 @@ import { createParkedWork, dropParkedWork, reasonOf } from '#libs/service/work-v
 /** What waits for a person: deletions that are STUCK. */
 export const parkedWork: Migration = {
   name: '013-parked-work',
+  locks: { job_deletions: 'writes' },
   async up(knex, appRole) {
     await knex.raw(
       `create index job_deletions_stuck on job_deletions (tenant_id, id, (job_id::text)) where state = 'STUCK'`,

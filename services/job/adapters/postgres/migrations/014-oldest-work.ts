@@ -5,6 +5,7 @@ import { createOldestWork, dropOldestWork, OLDEST_BULK_DELETION } from '#libs/se
 /** What an alert on old work is about, by name, and how old the oldest upload is that is neither stored nor removed. */
 export const oldestWork: Migration = {
   name: '014-oldest-work',
+  locks: { artifact_uploads: 'writes' },
   async up(knex, appRole) {
     await knex.raw(
       'create index artifact_uploads_unfinished on artifact_uploads (created_at) where removed_at is null',

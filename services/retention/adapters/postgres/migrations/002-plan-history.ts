@@ -6,6 +6,7 @@ const TABLES = ['retention_requests', 'execution_retention_policies', 'audit_ent
 /** Plans are listed and set once a request id, executions have policies, and what changed is in the audit. */
 export const planHistory: Migration = {
   name: '002-plan-history',
+  locks: { tenant_plans: 'writes' },
   async up(knex, appRole) {
     await knex.raw(`
       create index tenant_plans_effective on tenant_plans (tenant_id, effective_at desc, version desc);

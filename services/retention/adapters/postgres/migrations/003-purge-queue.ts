@@ -61,6 +61,7 @@ export const REQUEUE_PURGE_ITEMS = {
  */
 export const purgeQueue: Migration = {
   name: '003-purge-queue',
+  locks: { retention_purge_items: 'all', retention_purges: 'all' },
   async up(knex, appRole) {
     await createQueueSchema(knex, appRole);
     await knex.raw(`

@@ -4,6 +4,7 @@ import { createDiscoveryFunction } from '#libs/postgres/tenant-security.ts';
 /** Figures for alerts over all tenants, which name nobody. */
 export const purgeHealth: Migration = {
   name: '004-purge-health',
+  locks: { retention_purge_items: 'writes' },
   async up(knex, appRole) {
     await knex.raw(`create index retention_purge_items_held on retention_purge_items (tenant_id, purge_id)
                       where state = 'HELD' and not validate_only`);

@@ -16,6 +16,7 @@ const IN_FORCE = `select distinct on (p.tenant_id) p.tenant_id, p.version, p.pla
 /** Plans and their windows are rows. A tenant can have no plan, and its newest effective entry is in force. */
 export const plansAsData: Migration = {
   name: '005-plans-as-data',
+  locks: { tenant_plans: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       -- Plans belong to no tenant.

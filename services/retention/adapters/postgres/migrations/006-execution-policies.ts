@@ -7,6 +7,7 @@ import { createDiscoveryFunction } from '#libs/postgres/tenant-security.ts';
 /** Execution policies have the seed's defaults, index and trigger, and never the same version twice. */
 export const executionPolicies: Migration = {
   name: '006-execution-policies',
+  locks: { execution_retention_policies: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       -- Versions come from a sequence, so that a policy that was deleted and made again has another etag.

@@ -38,6 +38,7 @@ export const RELEASE_PURGE_ITEMS = {
 /** Each subject of a tenant in a purge is a row; a whole purge can be held; what was last purged is remembered. */
 export const purgeSubjects: Migration = {
   name: '008-purge-subjects',
+  locks: { retention_purge_items: 'all', retention_purges: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       alter table retention_purges

@@ -6,6 +6,7 @@ const knownAt = (entry: string): string => `greatest(${entry}.effective_at, ${en
 /** What nothing follows from any more expires: entries of tenants' plans, and what requests were answered with. */
 export const planExpiry: Migration = {
   name: '010-plan-expiry',
+  locks: { plan_requests: 'writes', retention_requests: 'writes', tenant_plans: 'writes' },
   async up(knex, appRole) {
     await knex.raw(`
       create index retention_requests_age on retention_requests (created_at);

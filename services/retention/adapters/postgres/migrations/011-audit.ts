@@ -9,6 +9,7 @@ import type { Migration } from '#libs/postgres/migrate.ts';
 /** The indexes by which the audit is listed. */
 export const listedAudit: Migration = {
   name: '011-audit',
+  locks: { audit_entries: 'writes', installation_audit: 'writes' },
   async up(knex) {
     await createAuditIndexes(knex);
     await createInstallationAuditIndexes(knex);

@@ -12,6 +12,7 @@ const OFF = ['enable_seqscan', 'enable_hashjoin', 'enable_mergejoin'];
 /** Pages and batches over all tenants go by index, and what nights and sweeps leave behind expires. */
 export const listsByIndex: Migration = {
   name: '012-lists-by-index',
+  locks: { subject_nights: 'writes', tenants_with_data: 'writes' },
   async up(knex, appRole) {
     await knex.raw(`
       create index subject_nights_age on subject_nights (counted_at);

@@ -22,6 +22,7 @@ const IS_OPEN = `i.state not ${UNFINISHED} and not i.validate_only and exists (
  */
 export const leasedItems: Migration = {
   name: '014-leased-items',
+  locks: { retention_purge_items: 'all' },
   async up(knex, appRole) {
     await dropOperations(knex);
     await knex.raw(`

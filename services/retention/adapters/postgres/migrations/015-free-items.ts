@@ -6,6 +6,7 @@ import type { Migration } from '#libs/postgres/migrate.ts';
  */
 export const freeItems: Migration = {
   name: '015-free-items',
+  locks: { retention_purge_items: 'all', retention_purges: 'all' },
   async up(knex) {
     await knex.raw('alter table retention_purge_items drop constraint retention_purge_items_purge_id_fkey');
   },

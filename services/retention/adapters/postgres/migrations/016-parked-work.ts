@@ -4,6 +4,7 @@ import { createParkedWork, dropParkedWork } from '#libs/service/work-views.ts';
 /** What waits for a person: what a ceiling holds. */
 export const parkedWork: Migration = {
   name: '016-parked-work',
+  locks: { retention_purges: 'writes' },
   async up(knex, appRole) {
     await knex.raw(`create index retention_purges_fleet_held on retention_purges (id)
                     where fleet_held_at is not null and fleet_approved_at is null`);

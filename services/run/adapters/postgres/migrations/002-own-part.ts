@@ -7,6 +7,7 @@ import { secureTable } from '#libs/postgres/tenant-security.ts';
  */
 export const ownPart: Migration = {
   name: '002-own-part',
+  locks: { deletion_steps: 'all', deletions: 'all', workflow_run_steps: 'all', workflow_runs: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       alter table workflow_runs add column current_step text, add column started_at timestamptz;

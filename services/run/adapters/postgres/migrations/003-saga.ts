@@ -29,6 +29,7 @@ const provenance = `
  */
 export const saga: Migration = {
   name: '003-saga',
+  locks: { workflow_run_steps: 'all', workflow_runs: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       -- What runs began with, by its digest: it belongs to no tenant, and is never changed.

@@ -6,6 +6,7 @@ import type { Migration } from '#libs/postgres/migrate.ts';
  */
 export const compensationReceipts: Migration = {
   name: '011-compensation-receipts',
+  locks: { deletion_steps: 'all', deletions: 'all', workflow_run_steps: 'all', workflow_runs: 'all' },
   async up(knex) {
     await knex.raw(`
       alter table workflow_runs

@@ -4,6 +4,7 @@ import { createDiscoveryFunction } from '#libs/postgres/tenant-security.ts';
 /** How old the oldest run is that Lethe is doing or undoing, of all tenants: a figure for alerts, which names nobody. */
 export const unfinishedRuns: Migration = {
   name: '016-unfinished-runs',
+  locks: { workflow_runs: 'writes' },
   async up(knex, appRole) {
     await knex.raw('create index workflow_runs_unfinished on workflow_runs (created_at) where due_at is not null');
     await createDiscoveryFunction(knex, {

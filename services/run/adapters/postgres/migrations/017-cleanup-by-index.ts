@@ -10,6 +10,7 @@ import { CLEAN_UP_BY_WALK } from './007-cleanup-executions.ts';
  */
 export const cleanupByIndex: Migration = {
   name: '017-cleanup-by-index',
+  locks: { executions: 'writes' },
   async up(knex, appRole) {
     await knex.raw(
       "create index executions_not_running on executions (tenant_id, age, id, created_at) where state <> 'RUNNING'",

@@ -8,6 +8,7 @@ const returns = 'table (tenant_id text, id uuid)';
 /** Tenants take turns, with runs as with deletions: whose items have fewer workers comes first. */
 export const turns: Migration = {
   name: '018-turns',
+  locks: { deletions: 'all', workflow_runs: 'all' },
   async up(knex, appRole) {
     await knex.raw(`
       drop function due_runs(int);

@@ -3,6 +3,7 @@ import type { Migration } from '#libs/postgres/migrate.ts';
 /** By which key the subject came on whose behalf a run goes on, for the audit and the receipt of its compensation. */
 export const compensationKeys: Migration = {
   name: '019-compensation-keys',
+  locks: { workflow_runs: 'all' },
   async up(knex) {
     await knex.raw(`
       alter table workflow_runs

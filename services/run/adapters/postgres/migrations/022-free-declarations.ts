@@ -6,6 +6,7 @@ import type { Migration } from '#libs/postgres/migrate.ts';
  */
 export const freeDeclarations: Migration = {
   name: '022-free-declarations',
+  locks: { workflow_declarations: 'all', workflow_runs: 'all' },
   async up(knex) {
     await knex.raw(`
       alter table workflow_runs drop constraint workflow_runs_declaration_fkey;

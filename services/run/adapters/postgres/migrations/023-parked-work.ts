@@ -4,6 +4,7 @@ import { createParkedWork, dropParkedWork, reasonOf } from '#libs/service/work-v
 /** What waits for a person: deletions that are STUCK, and runs whose compensation was given up. */
 export const parkedWork: Migration = {
   name: '023-parked-work',
+  locks: { deletions: 'writes' },
   async up(knex, appRole) {
     await knex.raw(`create index deletions_stuck on deletions (tenant_id, id, (run_id::text)) where state = 'STUCK'`);
     await createParkedWork(knex, appRole, {
