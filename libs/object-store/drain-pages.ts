@@ -30,6 +30,8 @@ export async function drain<Item, Outcome extends DrainOutcome>(
   remove: (items: readonly Item[]) => Promise<Outcome>,
 ): Promise<boolean> {
   const underWay = new Set<Promise<void>>();
+  // So that what fits in one page is removed side by side too.
+  const share = Math.ceil(left() / atATime);
   let itemsUnderWay = 0;
   const failed: unknown[] = [];
   const begin = (items: readonly Item[]): void => {
@@ -54,8 +56,9 @@ export async function drain<Item, Outcome extends DrainOutcome>(
         await Promise.race(underWay);
         continue;
       }
-      begin(page.slice(at, at + room));
-      at += room;
+      const end = at + Math.min(room, share);
+      begin(page.slice(at, end));
+      at = end;
     }
     return true;
   };

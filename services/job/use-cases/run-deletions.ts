@@ -55,9 +55,10 @@ const WAIT_FOR_STORE_MS = 10_000;
 const MAX_FAILED_KEYS = 10;
 // More than run side by side, so that losing the race for one claim leaves others to take.
 const CANDIDATES = 32;
-// How many objects go before it is known how fast the store is, and how long a batch should take after that.
+// How many objects go before it is known how fast the store is, and how long a batch should take after that: a few
+// objects cost as many listings as many do.
 const FIRST_BATCH = 100;
-const BATCH_MS = 200;
+const BATCH_MS = 400;
 
 /** Makes RunDeletions. */
 export function makeRunDeletions(
@@ -69,6 +70,8 @@ export function makeRunDeletions(
   onSettled: OnDeletionSettled,
 ): RunDeletions {
   const { workerId, leaseMs, objectsPerBatch, turnMs, retry } = settings;
+  // As fast as the store was for the last batch of any deletion.
+  let limit = Math.min(FIRST_BATCH, objectsPerBatch);
 
   /** Removes objects, reads the listing back, and then the rows; the claim is given up in every case. */
   const drive = async (claim: DeletionClaim, isStoreChecked: boolean, stopping: AbortSignal): Promise<void> => {
@@ -102,11 +105,11 @@ export function makeRunDeletions(
         counts = settleUnsure(counts, { objects, ...there });
       }
       // Keys that fail do not end the loop: it goes on as long as others go, and a retry comes back for the rest.
-      let limit = Math.min(FIRST_BATCH, objectsPerBatch);
       for (let goesOn = true; goesOn; ) {
         const startedAt = performance.now();
         const removal = await store.removePrefix(prefix, { limit, signal });
-        limit = nextLimit(limit, performance.now() - startedAt, objectsPerBatch);
+        const { objects, markers, uploads } = removal;
+        limit = nextLimit(limit, objects + markers + uploads, performance.now() - startedAt, objectsPerBatch);
         crashPoint('job.delete.after-batch');
         counts = addCounts(counts, removal);
         if (removal.unsure) {
@@ -223,8 +226,11 @@ export function makeRunDeletions(
 }
 
 /** How many objects take about BATCH_MS, as the last batch went; at most four times as many as in that. */
-const nextLimit = (limit: number, tookMs: number, most: number): number =>
-  Math.max(1, Math.min(most, limit * 4, Math.round((limit * BATCH_MS) / Math.max(1, tookMs))));
+const nextLimit = (limit: number, removed: number, tookMs: number, most: number): number =>
+  // A batch that found fewer says nothing of how many more it could have taken.
+  removed < limit && tookMs < BATCH_MS
+    ? limit
+    : Math.max(1, Math.min(most, limit * 4, Math.round((Math.max(removed, 1) * BATCH_MS) / Math.max(1, tookMs))));
 
 const ANSWERS_LOST =
   'ANSWERS_LOST: The object store did not answer; what it removed is counted when it can be listed again.';
