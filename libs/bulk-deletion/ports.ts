@@ -1,5 +1,6 @@
 import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import type {
   BulkDeletion,
   BulkDeletionItem,
@@ -9,18 +10,6 @@ import type {
   ItemState,
   Matches,
 } from './bulk-deletion.ts';
-
-/** One page of a list: at most `limit` rows after the keyset `after`. */
-export interface PageQuery {
-  readonly limit: number;
-  readonly after: readonly string[] | undefined;
-}
-
-/** A page, and the keyset of its last row when there are more. */
-export interface Page<T> {
-  readonly items: readonly T[];
-  readonly next: readonly string[] | undefined;
-}
 
 /** What a filter selects, and what its age guard lets go. */
 export interface Selection<Filter> {

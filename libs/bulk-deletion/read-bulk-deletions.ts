@@ -1,4 +1,5 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import {
   type BulkDeletion,
   type BulkDeletionItem,
@@ -7,7 +8,7 @@ import {
   hasEnded,
   type ItemState,
 } from './bulk-deletion.ts';
-import type { BulkDeletionRepository, Page, PageQuery } from './ports.ts';
+import type { BulkDeletionRepository } from './ports.ts';
 
 /** Reads the tenant's bulk deletions. */
 export interface ReadBulkDeletions<Filter> {

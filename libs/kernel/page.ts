@@ -20,6 +20,18 @@ export function parsePageSize(pageSize: number, pageToken = ''): number {
   return pageSize === 0 ? DEFAULT_PAGE_SIZE : Math.min(pageSize, MAX_PAGE_SIZE);
 }
 
+/** What a repository is asked for: at most `limit` rows after the keyset `after`, in the order of the list. */
+export interface PageQuery {
+  readonly limit: number;
+  readonly after: readonly string[] | undefined;
+}
+
+/** A page, and the keyset of its last row when there are more. */
+export interface Page<T> {
+  readonly items: readonly T[];
+  readonly next: readonly string[] | undefined;
+}
+
 /** What a page token is bound to: the RPC, the tenant and every filter of the list. */
 export interface PageScope {
   readonly rpc: string;

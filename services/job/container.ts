@@ -16,7 +16,7 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
 import { jobService } from './adapters/grpc/job-service.ts';
-import { makeJobParticipant } from './adapters/grpc/participant.ts';
+import { makeJobActions } from './adapters/grpc/step-actions.ts';
 import { makeStoreChecks, makeStorePart } from './adapters/grpc/store-checks.ts';
 import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
 import { makeRefusalAudit, makeSweepAudit } from './adapters/postgres/audit.ts';
@@ -34,6 +34,7 @@ import { type CancelJob, makeCancelJob } from './use-cases/cancel-job.ts';
 import { type CheckStore, makeCheckStore } from './use-cases/check-store.ts';
 import { type CreateJob, makeCreateJob } from './use-cases/create-job.ts';
 import { type DeleteJob, makeDeleteJob } from './use-cases/delete-job.ts';
+import type { RunJobs, Wake } from './use-cases/deletion-ports.ts';
 import { type DownloadArtifact, makeDownloadArtifact } from './use-cases/download-artifact.ts';
 import { type ExecuteStep, makeExecuteStep } from './use-cases/execute-step.ts';
 import { makeParticipate, type Participate } from './use-cases/participate.ts';
@@ -45,10 +46,8 @@ import type {
   JobRepository,
   OrphanReports,
   RefusalAudit,
-  RunJobs,
   StepActions,
   SweepAudit,
-  Wake,
 } from './use-cases/ports.ts';
 import { makeReadJobs, type ReadJobs } from './use-cases/read-jobs.ts';
 import { makeRecordRefusal, type RecordRefusal } from './use-cases/record-refusal.ts';
@@ -342,7 +341,10 @@ export async function composeJobService(
         },
         ['watchBulkDeletion'],
       ),
-      bindParticipant(makeJobParticipant(get(TOKENS.participate), get(TOKENS.executeStep)), makeDataId(database)),
+      bindParticipant(
+        { ...get(TOKENS.participate), actions: makeJobActions(get(TOKENS.executeStep)) },
+        makeDataId(database),
+      ),
     ],
     hasWork: true,
     startWorkers() {

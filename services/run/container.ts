@@ -20,12 +20,16 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { reachabilityOf } from '#libs/service/watch-parts.ts';
 import { makeParticipant } from './adapters/clients/participant.ts';
+import { makeStepParticipant } from './adapters/clients/step-participant.ts';
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
+import { deletionHandlers } from './adapters/grpc/deletion-handlers.ts';
 import { executionService } from './adapters/grpc/execution-service.ts';
 import { runService } from './adapters/grpc/run-service.ts';
 import { sagaService } from './adapters/grpc/saga-service.ts';
 import { makeRunTargets } from './adapters/postgres/bulk-targets.ts';
-import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
+import { makeDeletionOrders } from './adapters/postgres/deletion-orders.ts';
+import { makeDeletionRecords } from './adapters/postgres/deletion-records.ts';
+import { makeDeletionWork } from './adapters/postgres/deletion-work.ts';
 import { makeExecutionMonths } from './adapters/postgres/execution-months.ts';
 import { makeExecutionRepository } from './adapters/postgres/execution-repository.ts';
 import { makeOwnRows } from './adapters/postgres/own-rows.ts';
@@ -42,6 +46,7 @@ import { deletionOrder, sharersOf, type Workflow } from './domain/workflow.ts';
 import { type AdvanceRuns, makeAdvanceRuns, type OnSagaSettled } from './use-cases/advance-runs.ts';
 import { type CancelRun, makeCancelRun } from './use-cases/cancel-run.ts';
 import { type CreateRun, makeCreateRun } from './use-cases/create-run.ts';
+import type { DeletionOrders, DeletionWork, Participant } from './use-cases/deletion-ports.ts';
 import type { ExecutionMonths, ExecutionRepository } from './use-cases/execution-ports.ts';
 import { type FailRun, makeFailRun } from './use-cases/fail-run.ts';
 import { type FinishRun, makeFinishRun } from './use-cases/finish-run.ts';
@@ -58,7 +63,7 @@ import {
 } from './use-cases/keep-participants.ts';
 import { makeOrderDeletion, type OnOrdered, type OrderDeletion } from './use-cases/order-deletion.ts';
 import { makeOwnParticipant, type OwnParticipant } from './use-cases/participate.ts';
-import type { DeletionRepository, Participant, ParticipantDirectory, RunRepository } from './use-cases/ports.ts';
+import type { DeletionRecords, ParticipantDirectory, RunRepository } from './use-cases/ports.ts';
 import { makePreviewPurge, type PreviewPurge } from './use-cases/preview-purge.ts';
 import { makeReadDeletions, type ReadDeletions } from './use-cases/read-deletions.ts';
 import { makeReadExecutions, type ReadExecutions } from './use-cases/read-executions.ts';
@@ -91,7 +96,9 @@ const TOKENS = {
   onSettled: token<OnCascadeSettled>('OnCascadeSettled'),
   runs: token<RunRepository>('RunRepository'),
   showReferences: token<ShowReferences>('ShowReferences'),
-  deletions: token<DeletionRepository>('DeletionRepository'),
+  deletionOrders: token<DeletionOrders>('DeletionOrders'),
+  deletionWork: token<DeletionWork>('DeletionWork'),
+  deletions: token<DeletionRecords>('DeletionRecords'),
   ownRows: token<RunRows>('RunRows'),
   directory: token<ParticipantDirectory>('ParticipantDirectory'),
   onRetired: token<OnRetired>('OnRetired'),
@@ -148,7 +155,9 @@ const adapters = new ContainerModule(({ bind }) => {
       [TOKENS.workflows, TOKENS.peers],
     )
     .inSingletonScope();
-  bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.deletionOrders).toResolvedValue(makeDeletionOrders, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.deletionWork).toResolvedValue(makeDeletionWork, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.deletions).toResolvedValue(makeDeletionRecords, [TOKENS.database]).inSingletonScope();
   bind(TOKENS.ownRows)
     .toResolvedValue(
       (database: Database, workflows: readonly Workflow[]) =>
@@ -214,33 +223,27 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.redriveDeletion).toResolvedValue(makeRedriveDeletion, [deletions, wake]).inSingletonScope();
   bind(TOKENS.previewPurge)
     .toResolvedValue(
-      (r: RunRepository, d: DeletionRepository, p: readonly Participant[], { minPurgeAgeHours }: RunSettings) =>
+      (r: RunRepository, d: DeletionOrders, p: readonly Participant[], { minPurgeAgeHours }: RunSettings) =>
         makePreviewPurge(r, d, p, minPurgeAgeHours),
-      [runs, deletions, participants, settings],
+      [runs, TOKENS.deletionOrders, participants, settings],
     )
     .inSingletonScope();
   bind(TOKENS.orderDeletion)
     .toResolvedValue(
       (
         r: RunRepository,
-        d: DeletionRepository,
+        d: DeletionOrders,
         p: readonly Participant[],
         { minPurgeAgeHours }: RunSettings,
         w: () => void,
         o: OnOrdered,
       ) => makeOrderDeletion(r, d, p, minPurgeAgeHours, w, o),
-      [runs, deletions, participants, settings, wake, onOrdered],
+      [runs, TOKENS.deletionOrders, participants, settings, wake, onOrdered],
     )
     .inSingletonScope();
   bind(TOKENS.runCascades)
     .toResolvedValue(
-      (
-        d: DeletionRepository,
-        known: ParticipantDirectory,
-        p: readonly Participant[],
-        of: RunSettings,
-        o: OnCascadeSettled,
-      ) =>
+      (d: DeletionWork, known: ParticipantDirectory, p: readonly Participant[], of: RunSettings, o: OnCascadeSettled) =>
         makeRunCascades(
           d,
           known,
@@ -254,7 +257,7 @@ const useCases = new ContainerModule(({ bind }) => {
           },
           o,
         ),
-      [deletions, TOKENS.directory, participants, settings, onSettled],
+      [TOKENS.deletionWork, TOKENS.directory, participants, settings, onSettled],
     )
     .inSingletonScope();
   bind(TOKENS.keepParticipants)
@@ -411,13 +414,12 @@ export async function composeRunService(
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
   container.bind(TOKENS.bulkFoundation).toConstantValue({ database, log, metrics });
-  container
-    .bind(TOKENS.peers)
-    .toConstantValue(
-      connections.map(({ name, connection }) =>
-        makeParticipant(name, connection, credential, makeAssertData(directory, name)),
-      ),
-    );
+  container.bind(TOKENS.peers).toConstantValue(
+    connections.map(({ name, connection }) => {
+      const peer = { name, connection, credential, assertData: makeAssertData(directory, name) };
+      return { ...makeParticipant(peer), ...makeStepParticipant(peer) };
+    }),
+  );
   container.bind(TOKENS.wake).toConstantValue(() => {
     for (const group of workers) group.wake();
   });
@@ -488,11 +490,13 @@ export async function composeRunService(
             recordStep: get(TOKENS.recordStep),
             finishRun: get(TOKENS.finishRun),
             readRuns: get(TOKENS.readRuns),
+            keepParticipants: get(TOKENS.keepParticipants),
+          }),
+          ...deletionHandlers({
             orderDeletion: get(TOKENS.orderDeletion),
             previewPurge: get(TOKENS.previewPurge),
             readDeletions: get(TOKENS.readDeletions),
             redriveDeletion: get(TOKENS.redriveDeletion),
-            keepParticipants: get(TOKENS.keepParticipants),
           }),
           ...sagaService({
             startRun: get(TOKENS.startRun),

@@ -3,7 +3,7 @@ import test, { type ExecutionContext } from 'ava';
 import { makeBulkDeletionRepository } from '#libs/bulk-deletion/bulk-deletion-repository.ts';
 import { jobTargets } from '#services/job/adapters/postgres/bulk-targets.ts';
 import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
-import { makeDeletionRepository } from '#services/run/adapters/postgres/deletion-repository.ts';
+import { makeDeletionWork } from '#services/run/adapters/postgres/deletion-work.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
 import { makeSagaRepository } from '#services/run/adapters/postgres/saga-repository.ts';
 import { LEASED_TABLES } from '#test/support/leased-tables.ts';
@@ -68,7 +68,7 @@ test.serial(
     await created.query('vacuum analyze workflow_runs, deletions');
     const reads = await readsBy(created, async (database) => {
       t.is((await makeSagaRepository(database, []).findDue(32)).length, 32);
-      t.is((await makeDeletionRepository(database).findDue(32)).length, 32);
+      t.is((await makeDeletionWork(database).findDue(32)).length, 32);
     });
     for (const table of ['workflow_runs', 'deletions']) {
       t.is(reads.get(table)?.scanned, 0, table);

@@ -28,6 +28,7 @@ import { bulkService as bulkJobs } from '#services/job/adapters/grpc/bulk-handle
 import { jobService } from '#services/job/adapters/grpc/job-service.ts';
 import { retentionService } from '#services/retention/adapters/grpc/retention-service.ts';
 import { bulkService as bulkRuns } from '#services/run/adapters/grpc/bulk-handlers.ts';
+import { deletionHandlers } from '#services/run/adapters/grpc/deletion-handlers.ts';
 import { executionService } from '#services/run/adapters/grpc/execution-service.ts';
 import { runService } from '#services/run/adapters/grpc/run-service.ts';
 import { sagaService } from '#services/run/adapters/grpc/saga-service.ts';
@@ -44,6 +45,7 @@ const SERVICES: readonly (readonly [DescService, Readonly<Record<string, unknown
     RunService,
     {
       ...runService(nothing),
+      ...deletionHandlers(nothing),
       ...sagaService(nothing),
       ...executionService(nothing),
       ...bulkRuns(nothing),

@@ -10,7 +10,7 @@ import { makeDeletionRepository as makeJobDeletions } from '#services/job/adapte
 import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
 import { NOTHING_REMOVED } from '#services/job/domain/deletion.ts';
 import type { JobFilter } from '#services/job/domain/job-filter.ts';
-import type { DeletionClaim as JobDeletionClaim } from '#services/job/use-cases/ports.ts';
+import type { DeletionClaim as JobDeletionClaim } from '#services/job/use-cases/deletion-ports.ts';
 import { makeRunDeletions } from '#services/job/use-cases/run-deletions.ts';
 import { retentionMigrations } from '#services/retention/adapters/postgres/migrations/index.ts';
 import { makePurgeRepository } from '#services/retention/adapters/postgres/purge-repository.ts';
@@ -18,14 +18,15 @@ import type { CatalogueSubject } from '#services/retention/domain/catalogue.ts';
 import type { ItemClaim, ItemProgress, RetentionOwners } from '#services/retention/use-cases/purge-ports.ts';
 import { makeRunPurges } from '#services/retention/use-cases/run-purges.ts';
 import type { TenantPurgePorts } from '#services/retention/use-cases/tenant-purge.ts';
-import { makeDeletionRepository as makeRunDeletionRepository } from '#services/run/adapters/postgres/deletion-repository.ts';
+import { makeDeletionRecords } from '#services/run/adapters/postgres/deletion-records.ts';
+import { makeDeletionWork } from '#services/run/adapters/postgres/deletion-work.ts';
 import { runMigrations } from '#services/run/adapters/postgres/migrations/index.ts';
 import { makeSagaRepository } from '#services/run/adapters/postgres/saga-repository.ts';
 import { afterFailure } from '#services/run/domain/deletion.ts';
 import { afterAttempt, beginSaga, cancelSaga, nextMove, retrySaga } from '#services/run/domain/saga.ts';
 import { toDeclaration } from '#services/run/domain/workflow.ts';
 import { makeAdvanceRuns } from '#services/run/use-cases/advance-runs.ts';
-import type { DeletionClaim, Participant } from '#services/run/use-cases/ports.ts';
+import type { DeletionClaim, Participant } from '#services/run/use-cases/deletion-ports.ts';
 import { makeRunCascades } from '#services/run/use-cases/run-cascades.ts';
 import type { Hold, SagaClaim, SagaRun } from '#services/run/use-cases/saga-ports.ts';
 import { clientToDelivery } from '#services/run/workflows/client-to-delivery/workflow.ts';
@@ -211,7 +212,7 @@ async function openRunDeletions(postgres: TestPostgres): Promise<LeasedTable<Del
     error: 'last_error',
     isParked: "state = 'STUCK'",
   });
-  const deletions = makeRunDeletionRepository(database);
+  const deletions = { ...makeDeletionWork(database), ...makeDeletionRecords(database) };
   const failed = ({ deletion }: DeletionClaim, error: string, isLast: boolean) => {
     const [step] = deletion.steps;
     if (!step) throw new Error('the deletion has no steps');

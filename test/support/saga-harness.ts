@@ -6,7 +6,7 @@ import { makeSagaRepository } from '#services/run/adapters/postgres/saga-reposit
 import type { JsonObject } from '#services/run/domain/run.ts';
 import type { Workflow } from '#services/run/domain/workflow.ts';
 import { type AdvanceRuns, makeAdvanceRuns } from '#services/run/use-cases/advance-runs.ts';
-import type { ParticipantCall } from '#services/run/use-cases/ports.ts';
+import type { ParticipantCall } from '#services/run/use-cases/deletion-ports.ts';
 import { makeOwnRuns, type OwnRuns } from '#services/run/use-cases/run-slots.ts';
 import type { SagaRepository, SagaRun, StepParticipant } from '#services/run/use-cases/saga-ports.ts';
 import { makeStartRun, type StartRun } from '#services/run/use-cases/start-run.ts';

@@ -1,8 +1,9 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import { type Approval, approvalNotFound, type Decision, decide } from '../domain/approval.ts';
 import { assertTransition } from '../domain/incident.ts';
-import type { ApprovalFilter, ApprovalRepository, NewApproval, Page, PageQuery } from './ports.ts';
+import type { ApprovalFilter, ApprovalRepository, NewApproval } from './ports.ts';
 
 /** What the caller asks to be approved. */
 export type RequestApprovalCommand = Omit<NewApproval, 'fingerprint' | 'tenantId' | 'actor'>;

@@ -1,8 +1,9 @@
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import { type Incident, type IncidentState, incidentNotFound, transition } from '../domain/incident.ts';
-import type { IncidentFilter, IncidentRepository, NewIncident, Page, PageQuery } from './ports.ts';
+import type { IncidentFilter, IncidentRepository, NewIncident } from './ports.ts';
 
 /** What the caller asks to open. */
 export type OpenIncidentCommand = Omit<NewIncident, 'fingerprint' | 'tenantId' | 'actor'>;

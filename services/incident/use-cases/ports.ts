@@ -1,19 +1,8 @@
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import type { Approval, ApprovalState } from '../domain/approval.ts';
 import type { DriftCheck, DriftStatus, Environment, FlaggedWorkflow, JsonObject } from '../domain/drift.ts';
 import type { Incident, IncidentState } from '../domain/incident.ts';
-
-/** One page of a list: at most `limit` rows after the keyset `after`. */
-export interface PageQuery {
-  readonly limit: number;
-  readonly after: readonly string[] | undefined;
-}
-
-/** A page, and the keyset of its last row when there are more. */
-export interface Page<T> {
-  readonly items: readonly T[];
-  readonly next: readonly string[] | undefined;
-}
 
 /** What a caller of an idempotent creation gave. */
 export interface Repeatable {

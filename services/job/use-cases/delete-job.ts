@@ -7,7 +7,8 @@ import { jobPrefix } from '../domain/artifact.ts';
 import { type JobDeletion, NOTHING_REMOVED } from '../domain/deletion.ts';
 import { deletionFinished, deletionNotFound, jobNotFound } from '../domain/errors.ts';
 import { assertDeletable, assertEtag, type Job } from '../domain/job.ts';
-import type { ArtifactIndex, DeletionRepository, JobRepository, Wake } from './ports.ts';
+import type { Wake } from './deletion-ports.ts';
+import type { ArtifactIndex, DeletionRepository, JobRepository } from './ports.ts';
 import type { RecordRefusal } from './record-refusal.ts';
 
 /** What the caller asks for. */

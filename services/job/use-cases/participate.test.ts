@@ -2,11 +2,12 @@ import test from 'ava';
 import { DomainError, dependencyUnavailable, operationInProgress } from '#libs/kernel/domain-error.ts';
 import type { RunScope } from '#libs/participant/participant.ts';
 import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
-import { type FailedKey, NOTHING_REMOVED } from '../domain/deletion.ts';
+import { type FailedKey, NOTHING_REMOVED, toResourceCounts } from '../domain/deletion.ts';
 import { storeNotOurs } from '../domain/errors.ts';
+import type { RemovalProgress, RunJobs, UnfinishedJobs } from './deletion-ports.ts';
 import { CALLER, DELETION, deletionOf, makeRefusals, partOf } from './fakes.fixture.ts';
 import { makeParticipate } from './participate.ts';
-import type { DeletionRepository, RemovalProgress, RunJobs, UnfinishedJobs } from './ports.ts';
+import type { DeletionRepository } from './ports.ts';
 
 const RUN = '01890000-0000-7000-8000-00000000000a';
 const SCOPE: RunScope = { tenantId: 'acme', runId: RUN, step: undefined };
@@ -39,7 +40,7 @@ function fixture({
   const runJobs = partOf<RunJobs>({
     async hide(_, __, check) {
       check(unfinished);
-      return 2;
+      return [];
     },
     restore: async () => {
       throw operationInProgress('a purge');
@@ -93,8 +94,8 @@ test('a purge forbids new jobs, orders the removal, wakes the worker and waits f
   const { participate, calls, slept } = fixture({ steps: [open, open, DONE] });
   t.deepEqual(await participate.purge(SCOPE, OPERATION, 10), {
     progress: 'COMPLETE',
-    counts: DONE.counts,
-    failedKeys: [],
+    counts: toResourceCounts(DONE.counts, 'removed'),
+    failedItems: [],
     isQueued: false,
   });
   t.deepEqual(calls, ['forbid', 'order up to 10', 'wake']);
@@ -103,7 +104,10 @@ test('a purge forbids new jobs, orders the removal, wakes the worker and waits f
 
 test('what takes longer than a call may is PARTIAL, with the counts so far', async (t) => {
   const { participate, slept } = fixture({ steps: [{ ...DONE, open: 1 }] });
-  t.like(await participate.purge(SCOPE, OPERATION, 10), { progress: 'PARTIAL', counts: DONE.counts });
+  t.like(await participate.purge(SCOPE, OPERATION, 10), {
+    progress: 'PARTIAL',
+    counts: toResourceCounts(DONE.counts, 'removed'),
+  });
   const waited = slept.reduce((sum, ms) => sum + ms, 0);
   t.true(waited >= 2_000 && waited <= 2_200, String(waited));
 });
@@ -129,7 +133,7 @@ test("on another installation's store nothing is ordered, counted or read back; 
     foreign.participate.preview(SCOPE),
     foreign.participate.purge(SCOPE, OPERATION, 10),
     foreign.participate.compensate(SCOPE, OPERATION),
-    foreign.participate.verify(SCOPE),
+    foreign.participate.verify(SCOPE, false),
   ]) {
     t.is(await reasonOf(refused), 'STORE_NOT_OURS');
   }
@@ -154,11 +158,14 @@ test('a parked removal is tried anew by the call, and named', async (t) => {
   const failedKey: FailedKey = { key: 'k', code: 'AccessDenied', message: 'm' };
   const stuck = [{ deletionId: DELETION, lastError: 'OBJECTS_LEFT: k' }];
   const named = fixture({ ordered: 0, steps: [{ ...DONE, stuck, failedKeys: [failedKey] }] });
-  t.like(await named.participate.purge(SCOPE, OPERATION, 10), { progress: 'PARTIAL', failedKeys: [failedKey] });
+  t.like(await named.participate.purge(SCOPE, OPERATION, 10), {
+    progress: 'PARTIAL',
+    failedItems: [{ ...failedKey, permanent: false }],
+  });
   t.deepEqual(named.calls.slice(-2), [`redrive ${DELETION}`, 'wake']);
   const unnamed = fixture({ steps: [{ ...DONE, stuck }] });
-  const { failedKeys } = await unnamed.participate.purge(SCOPE, OPERATION, 10);
-  t.deepEqual(failedKeys, [{ key: DELETION, code: 'STUCK', message: 'OBJECTS_LEFT: k' }]);
+  const { failedItems } = await unnamed.participate.purge(SCOPE, OPERATION, 10);
+  t.deepEqual(failedItems, [{ key: DELETION, code: 'STUCK', message: 'OBJECTS_LEFT: k', permanent: false }]);
 });
 
 test('a removal that only a person can set going again is named as that, and tried anew by the next call alone', async (t) => {
@@ -169,11 +176,11 @@ test('a removal that only a person can set going again is named as that, and tri
       { ...DONE, stuck },
     ],
   });
-  const { failedKeys } = await f.participate.purge(SCOPE, OPERATION, 10);
-  t.like(failedKeys, [{ key: DELETION, isPermanent: true }]);
+  const { failedItems } = await f.participate.purge(SCOPE, OPERATION, 10);
+  t.like(failedItems, [{ key: DELETION, permanent: true }]);
   t.false(f.calls.includes(`redrive ${DELETION}`));
   const next = fixture({ ordered: 0, steps: [{ ...DONE, stuck }, { ...DONE, open: 1 }, DONE] });
-  t.like(await next.participate.purge(SCOPE, OPERATION, 10), { progress: 'COMPLETE', failedKeys: [] });
+  t.like(await next.participate.purge(SCOPE, OPERATION, 10), { progress: 'COMPLETE', failedItems: [] });
   t.true(next.calls.includes(`redrive ${DELETION}`));
 });
 
@@ -198,14 +205,15 @@ test('what still works refuses a soft delete and a purge, which is written down,
 test('a preview sums the store over every job of the run, page after page', async (t) => {
   const { participate, store } = fixture({ jobs: ids });
   for (const id of ids) store.write(`${prefixOf(id)}input/a`, 'xy');
-  const { stored } = await participate.preview(SCOPE);
-  t.deepEqual(stored, { objects: 450, markers: 0, uploads: 0, bytes: 900, tasks: 5, artifacts: 7, jobs: 450 });
+  const { counts } = await participate.preview(SCOPE);
+  const found = { ...NOTHING_REMOVED, objects: 450, bytes: 900, tasks: 5, artifacts: 7, jobs: 450 };
+  t.deepEqual(counts, toResourceCounts(found, 'found'));
 });
 
 test('a verification asks the store itself, also for jobs whose row has gone', async (t) => {
   const { participate, store } = fixture({ jobs: ids.slice(0, 3) });
   store.write(`${prefixOf(ids[1] ?? '')}input/a`, 'xy');
-  const { objects, samples } = await participate.verify(SCOPE);
-  t.is(objects, 1);
-  t.true(samples.includes(ids[1] ?? ''));
+  const { counts, samples } = await participate.verify(SCOPE, false);
+  t.deepEqual(counts, toResourceCounts({ jobs: 3, objects: 1 }, 'found'));
+  t.true(samples.some(({ resourceId }) => resourceId === ids[1]));
 });

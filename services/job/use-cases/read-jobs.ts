@@ -1,18 +1,11 @@
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import type { Artifact, ArtifactKind } from '../domain/artifact.ts';
 import type { JobDeletion } from '../domain/deletion.ts';
 import { deletionNotFound, jobNotFound } from '../domain/errors.ts';
 import type { Job } from '../domain/job.ts';
-import type {
-  ArtifactIndex,
-  DeletionQuery,
-  DeletionRepository,
-  JobQuery,
-  JobRepository,
-  Page,
-  PageQuery,
-} from './ports.ts';
+import type { ArtifactIndex, DeletionQuery, DeletionRepository, JobQuery, JobRepository } from './ports.ts';
 
 /** The reading use cases of jobs; each answers JOB_NOT_FOUND or DELETION_NOT_FOUND for what the caller cannot see. */
 export interface ReadJobs {

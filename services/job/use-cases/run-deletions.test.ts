@@ -4,8 +4,9 @@ import { storeMisbehaves, storeRefused } from '#libs/object-store/store-errors.t
 import { type MemoryObjectStore, makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
 import type { JobDeletion, RemovalCounts } from '../domain/deletion.ts';
 import { leaseLost, storeNotOurs } from '../domain/errors.ts';
+import type { DeletionFailure } from './deletion-ports.ts';
 import { DELETION, deletionOf, PREFIX, partOf, TENANT } from './fakes.fixture.ts';
-import type { ArtifactIndex, DeletionFailure, DeletionRepository } from './ports.ts';
+import type { ArtifactIndex, DeletionRepository } from './ports.ts';
 import { makeRunDeletions } from './run-deletions.ts';
 
 interface Fixture {

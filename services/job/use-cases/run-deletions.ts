@@ -12,7 +12,8 @@ import {
   settleUnsure,
 } from '../domain/deletion.ts';
 import type { CheckStore } from './check-store.ts';
-import type { ArtifactIndex, DeletionClaim, DeletionRepository } from './ports.ts';
+import type { DeletionClaim, DeletionWork } from './deletion-ports.ts';
+import type { ArtifactIndex } from './ports.ts';
 
 /** The persisted points of a job's removal, for the tests that kill the process there. */
 export const DELETION_CRASH_POINTS = [
@@ -62,7 +63,7 @@ const BATCH_MS = 400;
 
 /** Makes RunDeletions. */
 export function makeRunDeletions(
-  deletions: DeletionRepository,
+  deletions: DeletionWork,
   artifacts: ArtifactIndex,
   store: ObjectStore,
   checkStore: CheckStore,

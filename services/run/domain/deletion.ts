@@ -1,4 +1,6 @@
 import type { FailedItem, ResourceCount } from '#libs/kernel/resource-count.ts';
+import { retentionGuard } from './errors.ts';
+import { assertTerminal, type Run } from './run.ts';
 
 /** What a deletion does: hide, bring back, remove for good, or remove the effects of a run that failed. */
 export const DELETION_MODES = ['SOFT_DELETE', 'UNDELETE', 'PURGE', 'COMPENSATION'] as const;
@@ -62,6 +64,25 @@ export interface Deletion {
 
 /** RunService as a participant of its own cascades. Its rows go last: while they stand, the run can be found. */
 export const OWN_PARTICIPANT = 'run';
+
+/** From when the operator's guard lets a run be purged: so many hours after it was created or, if later, has ended. */
+export function purgeableAt(
+  { createdAt, finishedAt = createdAt }: Pick<Run, 'createdAt' | 'finishedAt'>,
+  minPurgeAgeHours: number,
+): Temporal.Instant {
+  const from = Temporal.Instant.compare(finishedAt, createdAt) > 0 ? finishedAt : createdAt;
+  return from.add({ hours: minPurgeAgeHours });
+}
+
+/**
+ * Passes for a run that may be purged now, by seed "Workflow Run Deletion": ended, and that for longer
+ * than WORKFLOW_MIN_PURGE_AGE_HOURS unless forced.
+ */
+export function assertPurgeable(run: Run, now: Temporal.Instant, minPurgeAgeHours: number, force: boolean): void {
+  assertTerminal(run);
+  const at = purgeableAt(run, minPurgeAgeHours);
+  if (!force && Temporal.Instant.compare(now, at) < 0) throw retentionGuard(at);
+}
 
 /** A deletion's mode and how far each participant is: all that decides what comes next. */
 export type Cascade = Pick<Deletion, 'mode' | 'steps'>;

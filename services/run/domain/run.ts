@@ -1,4 +1,4 @@
-import { etagMismatch, retentionGuard, runDrivenByEngine, runNotRunning, runNotTerminal } from './errors.ts';
+import { etagMismatch, runDrivenByEngine, runNotRunning, runNotTerminal } from './errors.ts';
 
 /** Where a run stands. */
 export const RUN_STATES = ['RUNNING', 'COMPENSATING', 'COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELLED'] as const;
@@ -99,23 +99,4 @@ export function finish(
   if (run.state === to) return run;
   if (run.state !== 'RUNNING') throw runNotRunning(run.state);
   return { ...run, ...outcome, state: to, currentStep: undefined, finishedAt: now };
-}
-
-/** From when the operator's guard lets a run be purged: so many hours after it was created or, if later, has ended. */
-export function purgeableAt(
-  { createdAt, finishedAt = createdAt }: Pick<Run, 'createdAt' | 'finishedAt'>,
-  minPurgeAgeHours: number,
-): Temporal.Instant {
-  const from = Temporal.Instant.compare(finishedAt, createdAt) > 0 ? finishedAt : createdAt;
-  return from.add({ hours: minPurgeAgeHours });
-}
-
-/**
- * Passes for a run that may be purged now, by seed "Workflow Run Deletion": ended, and that for longer
- * than WORKFLOW_MIN_PURGE_AGE_HOURS unless forced.
- */
-export function assertPurgeable(run: Run, now: Temporal.Instant, minPurgeAgeHours: number, force: boolean): void {
-  assertTerminal(run);
-  const at = purgeableAt(run, minPurgeAgeHours);
-  if (!force && Temporal.Instant.compare(now, at) < 0) throw retentionGuard(at);
 }

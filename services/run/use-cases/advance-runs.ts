@@ -18,7 +18,7 @@ import {
   whileAway,
 } from '../domain/saga.ts';
 import type { StepAction, StepContext, StepOutcome, Workflow } from '../domain/workflow.ts';
-import type { ParticipantCall } from './ports.ts';
+import type { ParticipantCall } from './deletion-ports.ts';
 import { isAway } from './reachability.ts';
 import type { EffectKey, Hold, SagaClaim, SagaRepository, SagaRun, SagaWrite, StepParticipant } from './saga-ports.ts';
 

@@ -1,5 +1,5 @@
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import type { Execution, ExecutionCount, ExecutionState } from '../domain/execution.ts';
-import type { Page, PageQuery } from './ports.ts';
 
 /** What became of a batch of executions. Positions count from 0. */
 export interface RecordedExecutions {

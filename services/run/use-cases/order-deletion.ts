@@ -3,10 +3,13 @@ import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
-import { type Deletion, type DeletionMode, OWN_PARTICIPANT } from '../domain/deletion.ts';
-import { assertEtag, assertPurgeable, assertTerminal, type Run } from '../domain/run.ts';
-import type { DeletionOrder, DeletionRepository, Participant, RunRepository } from './ports.ts';
-import { askForPreviews, assertConfigured, type PurgePreview } from './preview-purge.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { Blocker, Sample } from '#libs/participant/participant.ts';
+import { assertPurgeable, type Deletion, type DeletionMode, OWN_PARTICIPANT } from '../domain/deletion.ts';
+import { participantUnknown } from '../domain/errors.ts';
+import { assertEtag, assertTerminal, type Run } from '../domain/run.ts';
+import type { DeletionOrder, DeletionOrders, Participant } from './deletion-ports.ts';
+import type { RunRepository } from './ports.ts';
 
 /** What a caller asks for; `force` skips the age guard. */
 export interface OrderDeletionCommand {
@@ -40,10 +43,19 @@ export type OrderDeletion = (
 /** Told of everything that was ordered, and of everything that was refused, with the refusal's reason. */
 export type OnOrdered = (order: DeletionOrder, outcome: 'ORDERED' | 'REFUSED', reason: string) => void;
 
+/** What a purge would take of each participant. */
+export type ParticipantPreviews = readonly {
+  readonly participant: string;
+  readonly counts: readonly ResourceCount[];
+  readonly samples: readonly Sample[];
+}[];
+
+const MAX_SAMPLES = 100;
+
 /** Makes OrderDeletion. `participants` end with RunService's own; `wake` tells the workers that something is due. */
 export function makeOrderDeletion(
   runs: RunRepository,
-  deletions: DeletionRepository,
+  deletions: DeletionOrders,
   participants: readonly Participant[],
   minPurgeAgeHours: number,
   wake: () => void,
@@ -60,10 +72,7 @@ export function makeOrderDeletion(
     };
 
   /** Asks the participants before anything is committed: what cannot end must not begin. */
-  const askParticipants = async (
-    order: DeletionOrder,
-    steps: Deletion['steps'],
-  ): Promise<PurgePreview['participants']> => {
+  const askParticipants = async (order: DeletionOrder, steps: Deletion['steps']): Promise<ParticipantPreviews> => {
     try {
       // Hiding waits for one that is not configured, as it does for one that is down.
       if (order.mode === 'PURGE') {
@@ -139,8 +148,35 @@ export function makeOrderDeletion(
   };
 }
 
+/** Asks every participant, RunService's own rows last; DEPENDENCY_UNAVAILABLE when one does not answer. */
+export async function askForPreviews(
+  participants: readonly Participant[],
+  caller: Caller,
+  tenantId: string,
+  runId: string,
+): Promise<{ readonly participants: ParticipantPreviews; readonly blockers: readonly Blocker[] }> {
+  const previews = await Promise.all(
+    participants.map(async (participant) => {
+      const { name } = participant;
+      const call = { tenantId, actor: caller.actor, operationId: runId, step: name, runId, reason: undefined };
+      const { counts, blockers, samples } = await participant.preview(call);
+      return { participant: name, counts, blockers, samples: samples.slice(0, MAX_SAMPLES) };
+    }),
+  );
+  return {
+    participants: previews.map(({ participant, counts, samples }) => ({ participant, counts, samples })),
+    blockers: previews.flatMap(({ blockers }) => blockers),
+  };
+}
+
+/** Throws PARTICIPANT_UNKNOWN when one of these names is not among the configured participants. */
+export function assertConfigured(participants: readonly Participant[], names: readonly string[]): void {
+  const missing = names.find((name) => !participants.some((participant) => participant.name === name));
+  if (missing !== undefined) throw participantUnknown(missing);
+}
+
 /** The deletion that was only checked, with what it would take. */
-const foretell = (deletion: Deletion | undefined, asked: PurgePreview['participants']): Deletion | undefined =>
+const foretell = (deletion: Deletion | undefined, asked: ParticipantPreviews): Deletion | undefined =>
   deletion?.mode !== 'PURGE'
     ? deletion
     : {

@@ -1,7 +1,7 @@
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { RunOperation, RunScope, Participant as ServedParticipant } from '#libs/participant/participant.ts';
 import { type Answer, OWN_PARTICIPANT } from '../domain/deletion.ts';
-import type { Participant, ParticipantCall } from './ports.ts';
+import type { Participant, ParticipantCall } from './deletion-ports.ts';
 
 const DEFAULT_PURGE_LIMIT = 10_000;
 

@@ -1,51 +1,19 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
-import type { ResourceCount } from '#libs/kernel/resource-count.ts';
-import type { Blocker, Sample } from '#libs/participant/participant.ts';
-import { OWN_PARTICIPANT } from '../domain/deletion.ts';
-import { participantUnknown, retentionGuard, runNotFound } from '../domain/errors.ts';
-import { purgeableAt } from '../domain/run.ts';
-import type { DeletionRepository, Participant, RunRepository } from './ports.ts';
+import type { Blocker } from '#libs/participant/participant.ts';
+import { OWN_PARTICIPANT, purgeableAt } from '../domain/deletion.ts';
+import { retentionGuard, runNotFound } from '../domain/errors.ts';
+import type { DeletionOrders, Participant } from './deletion-ports.ts';
+import { askForPreviews, assertConfigured, type ParticipantPreviews } from './order-deletion.ts';
+import type { RunRepository } from './ports.ts';
 
 const MAX_BLOCKERS = 100;
-const MAX_SAMPLES = 100;
 
 /** What a purge would take, from the predicates that it uses. */
 export interface PurgePreview {
-  readonly participants: readonly {
-    readonly participant: string;
-    readonly counts: readonly ResourceCount[];
-    readonly samples: readonly Sample[];
-  }[];
+  readonly participants: ParticipantPreviews;
   readonly blockers: readonly Blocker[];
   /** When the age guard lets the run go; undefined when it does already. */
   readonly purgeableAt: Temporal.Instant | undefined;
-}
-
-/** Asks every participant, RunService's own rows last; DEPENDENCY_UNAVAILABLE when one does not answer. */
-export async function askForPreviews(
-  participants: readonly Participant[],
-  caller: Caller,
-  tenantId: string,
-  runId: string,
-): Promise<{ readonly participants: PurgePreview['participants']; readonly blockers: readonly Blocker[] }> {
-  const previews = await Promise.all(
-    participants.map(async (participant) => {
-      const { name } = participant;
-      const call = { tenantId, actor: caller.actor, operationId: runId, step: name, runId, reason: undefined };
-      const { counts, blockers, samples } = await participant.preview(call);
-      return { participant: name, counts, blockers, samples: samples.slice(0, MAX_SAMPLES) };
-    }),
-  );
-  return {
-    participants: previews.map(({ participant, counts, samples }) => ({ participant, counts, samples })),
-    blockers: previews.flatMap(({ blockers }) => blockers),
-  };
-}
-
-/** Throws PARTICIPANT_UNKNOWN when one of these names is not among the configured participants. */
-export function assertConfigured(participants: readonly Participant[], names: readonly string[]): void {
-  const missing = names.find((name) => !participants.some((participant) => participant.name === name));
-  if (missing !== undefined) throw participantUnknown(missing);
 }
 
 /**
@@ -58,7 +26,7 @@ export type PreviewPurge = (caller: Caller, runId: string) => Promise<PurgePrevi
 export const makePreviewPurge =
   (
     runs: RunRepository,
-    deletions: Pick<DeletionRepository, 'participantsOf'>,
+    deletions: Pick<DeletionOrders, 'participantsOf'>,
     participants: readonly Participant[],
     minPurgeAgeHours: number,
   ): PreviewPurge =>

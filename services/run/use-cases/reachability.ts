@@ -1,5 +1,5 @@
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import type { Participant } from './ports.ts';
+import type { Participant } from './deletion-ports.ts';
 
 /**
  * Whether an attempt failed because its participant is away: it did not answer, and it takes no other call either. A

@@ -1,7 +1,8 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
+import type { Page } from '#libs/kernel/page.ts';
 import type { Deletion } from '../domain/deletion.ts';
 import { deletionNotFound } from '../domain/errors.ts';
-import type { DeletionQuery, DeletionRepository, Page } from './ports.ts';
+import type { DeletionQuery, DeletionRecords } from './ports.ts';
 
 /** Reads the tenant's deletions, also long after their runs are gone. */
 export interface ReadDeletions {
@@ -11,7 +12,7 @@ export interface ReadDeletions {
 }
 
 /** Makes ReadDeletions. */
-export const makeReadDeletions = (deletions: DeletionRepository): ReadDeletions => ({
+export const makeReadDeletions = (deletions: DeletionRecords): ReadDeletions => ({
   async get(caller, deletionId) {
     const deletion = await deletions.get(tenantOf(caller), deletionId);
     if (!deletion) throw deletionNotFound();

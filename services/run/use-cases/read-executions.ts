@@ -1,7 +1,7 @@
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import type { Page } from '#libs/kernel/page.ts';
 import { type Execution, type ExecutionCount, MAX_COUNTED_DAYS } from '../domain/execution.ts';
 import type { ExecutionQuery, ExecutionRepository } from './execution-ports.ts';
-import type { Page } from './ports.ts';
 
 /** Which days to count, both inclusive. */
 export interface CountQuery {

@@ -1,9 +1,10 @@
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import { runNotFound } from '../domain/errors.ts';
 import type { Run } from '../domain/run.ts';
 import type { RunStep } from '../domain/step.ts';
-import type { Page, PageQuery, RunQuery, RunRepository } from './ports.ts';
+import type { RunQuery, RunRepository } from './ports.ts';
 
 /** Reads runs and their steps. What is hidden is not there, unless an admin asks with `showDeleted`: ROLE_TOO_LOW. */
 export interface ReadRuns {

@@ -17,14 +17,8 @@ import {
   withStep,
 } from '../domain/deletion.ts';
 import { participantUnknown, workerLost } from '../domain/errors.ts';
-import type {
-  DeletionClaim,
-  DeletionRepository,
-  KnownParticipant,
-  Participant,
-  ParticipantCall,
-  ParticipantDirectory,
-} from './ports.ts';
+import type { DeletionClaim, DeletionWork, Participant, ParticipantCall } from './deletion-ports.ts';
+import type { KnownParticipant, ParticipantDirectory } from './ports.ts';
 import { isAway } from './reachability.ts';
 
 /** The persisted points of a cascade, for the tests that kill the process there. */
@@ -69,7 +63,7 @@ const MAX_QUEUED_MS = 2_000;
  * open, and saves after every answer, so that the next worker continues from there.
  */
 export function makeRunCascades(
-  deletions: DeletionRepository,
+  deletions: DeletionWork,
   directory: Pick<ParticipantDirectory, 'list'>,
   participants: readonly Participant[],
   settings: CascadeSettings,

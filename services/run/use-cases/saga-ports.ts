@@ -3,7 +3,7 @@ import type { Answer } from '../domain/deletion.ts';
 import type { JsonObject, Run } from '../domain/run.ts';
 import type { Removal, RemovedCounts, Saga } from '../domain/saga.ts';
 import type { Declaration, Effects } from '../domain/workflow.ts';
-import type { Participant, ParticipantCall } from './ports.ts';
+import type { Participant, ParticipantCall } from './deletion-ports.ts';
 
 /** What a participant's action has come to. */
 export interface Executed {

@@ -9,7 +9,8 @@ import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { NOTHING_REMOVED } from '../../domain/deletion.ts';
 import { leaseLost } from '../../domain/errors.ts';
-import type { DeletionClaim, DeletionRepository } from '../../use-cases/ports.ts';
+import type { DeletionClaim } from '../../use-cases/deletion-ports.ts';
+import type { DeletionRepository } from '../../use-cases/ports.ts';
 import { lockJob } from './job-repository.ts';
 import { DELETION_COLUMNS, type DeletionRow, toDeletion, toJob } from './rows.ts';
 

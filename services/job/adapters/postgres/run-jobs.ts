@@ -6,7 +6,7 @@ import type { Database, TenantTransaction } from '#libs/postgres/open-database.t
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { type FailedKey, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
 import type { JobState } from '../../domain/job.ts';
-import type { CheckUnfinished, RunJobs, UnfinishedJobs } from '../../use-cases/ports.ts';
+import type { CheckUnfinished, RunJobs, UnfinishedJobs } from '../../use-cases/deletion-ports.ts';
 import { insertDeletions } from './deletion-repository.ts';
 import { jobRunLock } from './job-repository.ts';
 
@@ -191,7 +191,7 @@ const KEPT: KeptRows = {
   toEntry: (deed, scope, operation, counts) => toRunEntry(deed, scope, operation, { jobs: sumDeleted(counts) }),
 };
 
-const jobsOf = ({ counts }: Touched): number => sumDeleted(counts);
+const jobsOf = ({ counts }: Touched) => counts.filter(({ deleted }) => deleted > 0);
 
 const checkUnfinished =
   (scope: RunScope, check: CheckUnfinished): CheckRun =>

@@ -1,18 +1,13 @@
-import { setTimeout as delay } from 'node:timers/promises';
-import { create } from '@bufbuild/protobuf';
-import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
-import { DeletionSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import type { ServiceImpl } from '@connectrpc/connect';
 import { RunSchema, RunStepSchema } from '#gen/lethe/run/v1/run_pb.ts';
-import { type RunService, WatchDeletionResponseSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
+import type { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { toCountMessages } from '#libs/grpc/count-messages.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
 import {
   parseEnum,
   parseFields,
   parseOptionalEnum,
   parseOptionalText,
-  parseReason,
   parseRequestId,
   parseRequiredReason,
   parseText,
@@ -21,29 +16,16 @@ import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
-import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
+import { parseId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
-import { type Deletion, type DeletionMode, isSettled } from '../../domain/deletion.ts';
 import type { Run } from '../../domain/run.ts';
 import type { RunStep } from '../../domain/step.ts';
 import type { CreateRun } from '../../use-cases/create-run.ts';
 import type { FinishRun } from '../../use-cases/finish-run.ts';
 import type { KeepParticipants, ListedParticipant } from '../../use-cases/keep-participants.ts';
-import type { OrderDeletion } from '../../use-cases/order-deletion.ts';
-import type { PreviewPurge } from '../../use-cases/preview-purge.ts';
-import type { ReadDeletions } from '../../use-cases/read-deletions.ts';
 import type { ReadRuns } from '../../use-cases/read-runs.ts';
 import type { RecordStep } from '../../use-cases/record-step.ts';
-import type { RedriveDeletion } from '../../use-cases/redrive-deletion.ts';
-import {
-  DELETION_MODE_OF,
-  DELETION_STATE_OF,
-  RECORDED_STATE_OF,
-  RUN_STATE_OF,
-  toDeletionMessage,
-  toRunMessage,
-  toStepMessage,
-} from './messages.ts';
+import { RECORDED_STATE_OF, RUN_STATE_OF, toRunMessage, toStepMessage } from './messages.ts';
 import { MAX_ERROR, MAX_NAME, parseEtag, parseWorkflow } from './parse.ts';
 
 /** What RunService does for its callers. */
@@ -52,17 +34,11 @@ export interface RunUseCases {
   readonly recordStep: RecordStep;
   readonly finishRun: FinishRun;
   readonly readRuns: ReadRuns;
-  readonly orderDeletion: OrderDeletion;
-  readonly previewPurge: PreviewPurge;
-  readonly readDeletions: ReadDeletions;
-  readonly redriveDeletion: RedriveDeletion;
   readonly keepParticipants: KeepParticipants;
 }
 
 const STEP = /^[a-z0-9_-]{1,100}$/;
 const MAX_PARTICIPANTS = 10;
-const FIRST_WATCH_POLL_MS = 50;
-const MAX_WATCH_POLL_MS = 1_000;
 const CALLERS_ENDS = new Map(
   [...RUN_STATE_OF].flatMap(([value, state]) =>
     state === 'COMPLETED' || state === 'FAILED' || state === 'CANCELLED' ? [[value, state] as const] : [],
@@ -75,10 +51,6 @@ export const runService = ({
   recordStep,
   finishRun,
   readRuns,
-  orderDeletion,
-  previewPurge,
-  readDeletions,
-  redriveDeletion,
   keepParticipants,
 }: RunUseCases): Partial<ServiceImpl<typeof RunService>> => ({
   async createRun(request, context) {
@@ -173,78 +145,6 @@ export const runService = ({
     return { runs, nextPageToken };
   },
 
-  async deleteRun(request, context) {
-    return order(orderDeletion, 'SOFT_DELETE', { force: false, ...request }, context);
-  },
-
-  async undeleteRun(request, context) {
-    return order(orderDeletion, 'UNDELETE', { force: false, allowMissing: false, ...request }, context);
-  },
-
-  async purgeRun(request, context) {
-    const { deletion } = await order(orderDeletion, 'PURGE', request, context);
-    return deletion ? { deletion } : {};
-  },
-
-  async previewPurgeRun(request, context) {
-    const preview = await previewPurge(callerOf(context), parseId('run_id', request.runId));
-    const bytes = preview.participants.flatMap(({ counts }) => counts).reduce((sum, count) => sum + count.bytes, 0);
-    return {
-      participants: preview.participants.map(({ participant, counts, samples }) => ({
-        participant,
-        resourceCounts: toCountMessages(counts),
-        samples: samples.slice(0, 100).map((sample) => ({ ...sample })),
-      })),
-      blockers: preview.blockers.map((blocker) => ({ ...blocker })),
-      ...(preview.purgeableAt ? { purgeableTime: toTimestamp(preview.purgeableAt) } : {}),
-      totalBytes: BigInt(bytes),
-    };
-  },
-
-  async getDeletion(request, context) {
-    const deletionId = parseId('deletion_id', request.deletionId);
-    return { deletion: toDeletionMessage(await readDeletions.get(callerOf(context), deletionId)) };
-  },
-
-  async listDeletions(request, context) {
-    const caller = callerOf(context);
-    const { limit, ...query } = parseFields({
-      limit: () => parsePageSize(request.pageSize, request.pageToken),
-      state: () => parseOptionalEnum('state', request.state, DELETION_STATE_OF),
-      mode: () => parseOptionalEnum('mode', request.mode, DELETION_MODE_OF),
-      runId: () => parseOptionalId('run_id', request.runId),
-    });
-    const scope: PageScope = { rpc: 'run.ListDeletions', tenantId: tenantOf(caller), filter: query };
-    const after = decodePageToken(scope, request.pageToken, 2);
-    const page = await readDeletions.list(caller, { ...query, limit, after });
-    const keyOf = ({ createdAt, id }: Deletion) => [createdAt.toString(), id];
-    const { messages: deletions, nextPageToken } = fitPage(scope, DeletionSchema, page, toDeletionMessage, keyOf);
-    return { deletions, nextPageToken };
-  },
-
-  async *watchDeletion(request, context) {
-    const deletionId = parseId('deletion_id', request.deletionId);
-    for (let shown = '', pollMs = FIRST_WATCH_POLL_MS; ; pollMs = Math.min(MAX_WATCH_POLL_MS, pollMs * 1.5)) {
-      const deletion = await readDeletions.get(callerOf(context), deletionId);
-      const state = `${deletion.updatedAt}${deletion.state}`;
-      if (state !== shown) {
-        yield create(WatchDeletionResponseSchema, { deletion: toDeletionMessage(deletion) });
-        pollMs = FIRST_WATCH_POLL_MS;
-      }
-      if (isSettled(deletion.state)) return;
-      shown = state;
-      await delay(pollMs, undefined, { signal: context.signal });
-    }
-  },
-
-  async redriveDeletion(request, context) {
-    const { deletionId, reason } = parseFields({
-      deletionId: () => parseId('deletion_id', request.deletionId),
-      reason: () => parseReason(request.reason),
-    });
-    return { deletion: toDeletionMessage(await redriveDeletion(callerOf(context), deletionId, reason)) };
-  },
-
   async listParticipants(request) {
     const { limit } = parseFields({ limit: () => parsePageSize(request.pageSize, request.pageToken) });
     const scope: PageScope = { rpc: 'ListParticipants', tenantId: '', filter: {} };
@@ -291,40 +191,3 @@ const toParticipantMessage = ({
     ? { retireTime: toTimestamp(retirement.at), retiredBy: retirement.by, retireReason: retirement.reason ?? '' }
     : {}),
 });
-
-interface EndRunRequest {
-  readonly runId: string;
-  readonly requestId: string;
-  readonly etag: string;
-  readonly allowMissing: boolean;
-  readonly validateOnly: boolean;
-  readonly force: boolean;
-  readonly reason: string;
-}
-
-async function order(
-  orderDeletion: OrderDeletion,
-  mode: DeletionMode,
-  request: EndRunRequest,
-  context: HandlerContext,
-) {
-  const command = parseFields({
-    runId: () => parseId('run_id', request.runId),
-    requestId: () => parseRequestId(request.requestId),
-    etag: () => parseEtag(request.etag),
-    reason: () => (mode === 'PURGE' ? parseRequiredReason(request.reason) : parseReason(request.reason)),
-  });
-  const { allowMissing, validateOnly, force } = request;
-  const { run, deletion } = await orderDeletion({
-    ...command,
-    caller: callerOf(context),
-    mode,
-    allowMissing,
-    validateOnly,
-    force,
-  });
-  return {
-    ...(run ? { run: toRunMessage(run) } : {}),
-    ...(deletion ? { deletion: toDeletionMessage(deletion) } : {}),
-  };
-}

@@ -1,0 +1,48 @@
+import type { JsonObject } from '@bufbuild/protobuf';
+import { Code, ConnectError } from '@connectrpc/connect';
+import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { fromCountMessages } from '#libs/grpc/count-messages.ts';
+import type { StepParticipant } from '../../use-cases/saga-ports.ts';
+import { ask, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
+
+/** A peer's part in the steps of runs. */
+export const makeStepParticipant = (peer: Peer): StepParticipant => ({
+  name: peer.name,
+  isReachable: peer.connection.isReachable,
+
+  async check(to, action, input) {
+    // As Preview it changes nothing, and there is no operation yet.
+    const client = clientFor(peer, 'participant:preview', to);
+    const checked = client
+      .checkAction({ runId: to.runId, action, input: input as JsonObject })
+      .catch((error: unknown) => {
+        if (ConnectError.from(error).code !== Code.Unimplemented) throw error;
+      });
+    await ask(peer, checked);
+  },
+
+  async execute(to, action, input) {
+    const request = { key: keyOf(to), runId: to.runId, action, input: input as JsonObject };
+    const { progress, output = {} } = await ask(peer, clientFor(peer, 'participant:execute', to).execute(request));
+    return { progress: progress === Progress.COMPLETE ? 'COMPLETE' : 'PARTIAL', output };
+  },
+
+  async compensate(to) {
+    const request = { key: keyOf(to), runId: to.runId };
+    return toAnswer(await ask(peer, clientFor(peer, 'participant:compensate', to).compensate(request)));
+  },
+
+  async verifyStep(to) {
+    const client = clientFor(peer, 'participant:verify', to);
+    const { resourceCounts, dataId } = await ask(peer, client.verify({ runId: to.runId, step: to.step }));
+    await peer.assertData(dataId);
+    return fromCountMessages(resourceCounts);
+  },
+
+  async holds(to, resourceType, timeoutMs) {
+    const request = { runId: to.runId, step: to.step, rowsOnly: true };
+    const client = clientFor(peer, 'participant:verify', to);
+    const { resourceCounts } = await ask(peer, client.verify(request, { timeoutMs }));
+    return resourceCounts.some((count) => count.resourceType === resourceType && count.found > 0n);
+  },
+});
