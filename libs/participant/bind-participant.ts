@@ -7,13 +7,12 @@ import { assertTokenMatches } from '#libs/auth/authorize.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { bindService, type ServiceBinding } from '#libs/grpc/connect-handlers.ts';
 import { toCountMessages } from '#libs/grpc/count-messages.ts';
-import { parseFields } from '#libs/grpc/parse.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
-import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { actionHandlers } from './action-handlers.ts';
 import { parsePurge, parseRestore, parseSoftDelete, parseStepKey, parseVerify } from './parse-participant.ts';
-import type { Action, Inventory, Participant, Participation, RunOperation, RunScope } from './participant.ts';
+import type { Inventory, Participant, Participation, RunOperation, RunScope } from './participant.ts';
 
 /** What the requests of a participant have in common; Preview and Verify have no key. */
 type ParticipantRequest = Message & { readonly runId: string; readonly key?: OperationKey };
@@ -49,45 +48,13 @@ export function bindParticipant(participant: Participant, dataId: () => Promise<
 
 /** The participant contract over gRPC: reads the messages, calls the participant, writes the answers. */
 function participantService(participant: Participant): ServiceImpl<typeof ParticipantService> {
-  const actionOf = (name: string): Action => {
-    const action = Object.hasOwn(participant.actions, name) ? participant.actions[name] : undefined;
-    const known = Object.keys(participant.actions);
-    if (!action) throw fieldInvalid('action', `must be ${known.join(' or ') || 'one of its actions; it has none'}`);
-    return action;
-  };
-
   return {
+    ...actionHandlers(participant.actions),
+
     async preview(request, context) {
       const scope = toScope(callerOf(context), parseId('run_id', request.runId));
       const { blockers = [], ...inventory } = await participant.preview(scope);
       return { ...toInventoryMessage(inventory), blockers: blockers.map((blocker) => ({ ...blocker })) };
-    },
-
-    async checkAction(request, context) {
-      const tenantId = tenantOf(callerOf(context));
-      const { action } = parseFields({
-        runId: () => parseId('run_id', request.runId),
-        action: () => actionOf(request.action),
-      });
-      await action.check?.(tenantId, request.input);
-      return {};
-    },
-
-    async execute(request, context) {
-      const caller = callerOf(context);
-      const tenantId = tenantOf(caller);
-      const { key, act } = parseFields({
-        key: () => parseStepKey(request),
-        act: () => {
-          const action = actionOf(request.action);
-          return { action, input: action.parse(request.input) };
-        },
-      });
-      const order = { tenantId, runId: key.operationId, step: key.step, caller, signal: context.signal };
-      const outcome = await act.action.execute(order, act.input);
-      if (!outcome) return { progress: Progress.PARTIAL };
-      const { output, counts } = outcome;
-      return { progress: Progress.COMPLETE, output, resourceCounts: toCountMessages(counts) };
     },
 
     async compensate(request, context) {

@@ -1,8 +1,9 @@
 import { crashPoint } from '#libs/durable/crash-point.ts';
 import { DomainError, type ErrorKind } from '#libs/kernel/domain-error.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { Action } from './action.ts';
 import { withLeft } from './counts.ts';
-import type { Action, Inventory, Participant, Participation, Preview, RunOperation, RunScope } from './participant.ts';
+import type { Inventory, Participant, Participation, Preview, RunOperation, RunScope } from './participant.ts';
 import type { Deed, RunGate } from './run-gate.ts';
 
 type Removed = Pick<Awaited<ReturnType<RunGate['remove']>>, 'counts' | 'removed' | 'isDone' | 'isNew'>;

@@ -4,7 +4,9 @@
  * steps can have done.
  *
  *   participant.ts          the port: what a service serves, in words that its use cases know
+ *   action.ts               the port of what steps can have done
  *   bind-participant.ts     serves a Participant over gRPC, after comparing each call with its token
+ *   action-handlers.ts      the RPCs of steps
  *   make-participant.ts     makes a Participant of rows: intent first, then batches, until the limit or the time is reached
  *   run-gate.ts             what is done to a run, each call one transaction: repeated, late and simultaneous calls meet here
  *   run-lock.ts             the run's lock, a row: shared by those who make something, held alone by those who end it
@@ -17,9 +19,9 @@
  * workers. RunService keeps what was done in `participant_operations`, and the run's row is its lock. A service outside of
  * this repository needs none of this: see proto/README.md.
  */
-import type { JsonObject } from '@bufbuild/protobuf';
 import type { Principal } from '#libs/kernel/caller.ts';
 import type { FailedItem, ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { Action } from './action.ts';
 
 /** What belongs to a run, and is hidden, brought back and removed with it. */
 export interface RunScope {
@@ -71,35 +73,6 @@ export interface Participation {
   readonly failedItems: readonly FailedItem[];
   /** Whether a PARTIAL one waits for the participant's workers. */
   readonly isQueued?: boolean;
-}
-
-/** Which step acts, and for whom. */
-export interface StepOrder {
-  readonly tenantId: string;
-  readonly runId: string;
-  readonly step: string;
-  readonly caller: Principal;
-  /** Aborted once nobody waits for the answer. */
-  readonly signal: AbortSignal;
-}
-
-/** What a step's action has come to: `output` for later steps, and the effects that exist now. */
-export interface ActionOutcome {
-  readonly output: JsonObject;
-  readonly counts: readonly ResourceCount[];
-}
-
-/** Something that a step can have done. */
-export interface Action<Input = unknown> {
-  /** Must answer the whole input, or throw FIELD_INVALID naming each bad field as `input.<name>`. */
-  parse(input: JsonObject | undefined): Input;
-  /** Must throw FIELD_INVALID for what an input, complete or not, names and is not there. Absent: it names nothing. */
-  check?(tenantId: string, input: JsonObject | undefined): Promise<void>;
-  /**
-   * Must do it once, however often it is asked for; undefined: not done yet, to be asked for again. STEP_COMPENSATED,
-   * RUN_DELETED, REQUEST_ID_REUSED, ACTION_REFUSED.
-   */
-  execute(order: StepOrder, input: Input): Promise<ActionOutcome | undefined>;
 }
 
 /**

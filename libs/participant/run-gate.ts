@@ -25,17 +25,21 @@ export interface Batch {
 /** What the audit is told of. */
 export type Deed = 'soft-delete' | 'undelete' | 'purge' | 'compensate';
 
-/** How a service keeps a run. `hide` and `show` run under the run's lock, once for each operation. */
-export interface KeptRows {
-  /** Where the service remembers its operations. */
-  readonly tombstones: Tombstones;
-  readonly hold: HoldRun;
+/** How a service hides a run, each under the run's lock and once for each operation. */
+export interface HiddenRows {
   /** Must hide what is visible, and count as `deleted` all that is hidden by this operation. */
   hide(trx: TenantTransaction, scope: RunScope, operation: RunOperation): Promise<readonly ResourceCount[]>;
   /** Must show exactly what this soft delete hid, and count it as `deleted`. */
   show(trx: TenantTransaction, scope: RunScope, softDeleteId: string): Promise<readonly ResourceCount[]>;
   /** OPERATION_IN_PROGRESS for a purge that has left no tombstone yet. Absent: each begins with its tombstone. */
   assertNoPurge?(trx: TenantTransaction, scope: RunScope): Promise<void>;
+}
+
+/** How a service keeps a run. */
+export interface KeptRows extends HiddenRows {
+  /** Where the service remembers its operations. */
+  readonly tombstones: Tombstones;
+  readonly hold: HoldRun;
   /** Whether steps act here, so that their keys are in `step_actions`. */
   readonly hasActions: boolean;
   /** The step that a tombstone of the whole run has; empty by default. */

@@ -1,8 +1,9 @@
+import { runDeleted } from '#libs/kernel/domain-error.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
-import { stepKeyReused } from './errors.ts';
+import { stepCompensated, stepKeyReused } from './errors.ts';
 import type { RunLock } from './run-lock.ts';
-import { assertTakesEffects } from './tombstones.ts';
+import type { TombstoneKind } from './tombstones.ts';
 
 /** The action of one step of a run, keyed by both. */
 export interface KeyedAction {
@@ -72,4 +73,33 @@ export async function readAction<More extends object = object>(
   if (!row) throw new Error('the action is not there, and neither is a tombstone');
   if (row.fingerprint !== fingerprint) throw stepKeyReused(runId, step);
   return row;
+}
+
+const FORBIDS = `kind in ('COMPENSATE', 'PURGE', 'SOFT_DELETE')`;
+
+/** The tombstones that forbid new effects of the step $3 of the run $2 of the tenant $1. */
+export const TOMBSTONES_OF_STEP = `select from step_tombstones
+  where tenant_id = $1 and run_id = $2 and step in ($3, '') and ${FORBIDS}`;
+
+/**
+ * Passes unless the run was purged or its step compensated; STEP_COMPENSATED otherwise, or RUN_DELETED while the run is
+ * hidden. Needs the run's lock, shared at least.
+ */
+async function assertTakesEffects(
+  trx: TenantTransaction,
+  {
+    tenantId,
+    runId,
+    step = '',
+  }: { readonly tenantId: string; readonly runId: string; readonly step?: string | undefined },
+): Promise<void> {
+  const tombstone = firstOf<{ kind: TombstoneKind }>(
+    await trx.raw(
+      `select kind from step_tombstones
+       where tenant_id = :tenantId and run_id = :runId and step in (:step, '') and ${FORBIDS}
+       order by kind = 'SOFT_DELETE' limit 1`,
+      { tenantId, runId, step },
+    ),
+  );
+  if (tombstone) throw tombstone.kind === 'SOFT_DELETE' ? runDeleted(runId) : stepCompensated(runId, step);
 }

@@ -1,8 +1,7 @@
-import { operationInProgress, runDeleted } from '#libs/kernel/domain-error.ts';
+import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
-import { stepCompensated } from './errors.ts';
 
 /**
  * What an operation has done to a run, and what it forbids since. SOFT_DELETE, PURGE and COMPENSATE refuse new effects;
@@ -100,32 +99,3 @@ export const makeTombstones = (table: 'step_tombstones' | 'participant_operation
     if (purge) throw operationInProgress(purge.operation_id);
   },
 });
-
-const FORBIDS = `kind in ('COMPENSATE', 'PURGE', 'SOFT_DELETE')`;
-
-/** The tombstones that forbid new effects of the step $3 of the run $2 of the tenant $1. */
-export const TOMBSTONES_OF_STEP = `select from step_tombstones
-  where tenant_id = $1 and run_id = $2 and step in ($3, '') and ${FORBIDS}`;
-
-/**
- * Passes unless the run was purged or its step compensated; STEP_COMPENSATED otherwise, or RUN_DELETED while the run is
- * hidden. Needs the run's lock, shared at least.
- */
-export async function assertTakesEffects(
-  trx: TenantTransaction,
-  {
-    tenantId,
-    runId,
-    step = '',
-  }: { readonly tenantId: string; readonly runId: string; readonly step?: string | undefined },
-): Promise<void> {
-  const tombstone = firstOf<{ kind: TombstoneKind }>(
-    await trx.raw(
-      `select kind from step_tombstones
-       where tenant_id = :tenantId and run_id = :runId and step in (:step, '') and ${FORBIDS}
-       order by kind = 'SOFT_DELETE' limit 1`,
-      { tenantId, runId, step },
-    ),
-  );
-  if (tombstone) throw tombstone.kind === 'SOFT_DELETE' ? runDeleted(runId) : stepCompensated(runId, step);
-}

@@ -1,10 +1,11 @@
 import { parseFields, parseText } from '#libs/grpc/parse.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { newId } from '#libs/kernel/id.ts';
+import type { Action } from '#libs/participant/action.ts';
 import { goneCount, leftCount } from '#libs/participant/counts.ts';
 import { makeParticipant } from '#libs/participant/make-participant.ts';
 import { createRunTables, dropRunTables } from '#libs/participant/migrations.ts';
-import type { Action, Participant, RunScope } from '#libs/participant/participant.ts';
+import type { Participant, RunScope } from '#libs/participant/participant.ts';
 import { type KeptRows, makeRunGate } from '#libs/participant/run-gate.ts';
 import { makeRunLock } from '#libs/participant/run-lock.ts';
 import { actOnce } from '#libs/participant/step-actions.ts';

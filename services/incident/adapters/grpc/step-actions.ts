@@ -1,6 +1,6 @@
 import { type FieldViolation, fieldsInvalid, hasReason } from '#libs/kernel/domain-error.ts';
+import type { Action } from '#libs/participant/action.ts';
 import { leftCount } from '#libs/participant/counts.ts';
-import type { Action } from '#libs/participant/participant.ts';
 import type { KeepDrift } from '../../use-cases/keep-drift.ts';
 import type { OpenForStep } from '../../use-cases/participate.ts';
 import { type OpenIncidentAction, parseOpenIncidentAction, parseReferences } from './parse-action.ts';

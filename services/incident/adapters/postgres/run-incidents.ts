@@ -6,6 +6,7 @@ import { makeRunLock } from '#libs/participant/run-lock.ts';
 import { makeTombstones } from '#libs/participant/tombstones.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
+import { HIDDEN_INCIDENTS } from './hidden-incidents.ts';
 
 interface Sums {
   readonly incidents: number;
@@ -75,35 +76,7 @@ const KEPT: KeptRows = {
   hold: incidentRunLock.hold,
   hasActions: true,
 
-  async hide(trx, scope, { operationId, caller, reason }) {
-    const bindings = { ...bindingsOf(scope), operationId, actor: caller.actor, reason: reason ?? null };
-    await trx.raw(
-      `with mine as materialized (
-         select i.id from incidents i where ${OF_RUN} and i.deleted_at is null ${IN_ORDER} for update)
-       update incidents i
-       set deleted_at = clock_timestamp(), deleted_by = :actor, deleted_reason = :reason, hidden_by = :operationId
-       from mine where i.tenant_id = :tenantId and i.id = mine.id`,
-      bindings,
-    );
-    const hidden = await trx.raw(
-      `select count(*) as count from incidents i
-       where ${OF_RUN} and i.hidden_by = :operationId and i.deleted_at is not null`,
-      bindings,
-    );
-    return [goneCount('incident', firstOf<{ count: number }>(hidden)?.count ?? 0)];
-  },
-
-  async show(trx, scope, hiddenBy) {
-    const { rowCount } = await trx.raw(
-      `with mine as materialized (
-         select i.id from incidents i
-         where ${OF_RUN} and i.hidden_by = :hiddenBy and i.deleted_at is not null ${IN_ORDER} for update)
-       update incidents i set deleted_at = null, deleted_by = null, deleted_reason = null
-       from mine where i.tenant_id = :tenantId and i.id = mine.id`,
-      { ...bindingsOf(scope), hiddenBy },
-    );
-    return [goneCount('incident', rowCount ?? 0)];
-  },
+  ...HIDDEN_INCIDENTS,
 
   toEntry: (deed, scope, operation, counts) => {
     const sums = counts.map(({ resourceType, deleted }) => [`${resourceType}s`, deleted]);

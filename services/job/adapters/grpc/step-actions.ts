@@ -1,4 +1,4 @@
-import type { Action } from '#libs/participant/participant.ts';
+import type { Action } from '#libs/participant/action.ts';
 import { toResourceCounts } from '../../domain/deletion.ts';
 import type { CreateJobAction } from '../../domain/step-action.ts';
 import type { ExecuteStep } from '../../use-cases/execute-step.ts';

@@ -1,13 +1,14 @@
-import { goneCount, sumDeleted } from '#libs/participant/counts.ts';
+import { sumDeleted } from '#libs/participant/counts.ts';
 import type { RunScope } from '#libs/participant/participant.ts';
 import { type CheckRun, type KeptRows, makeRunGate, type Touched, toRunEntry } from '#libs/participant/run-gate.ts';
 import { makeTombstones } from '#libs/participant/tombstones.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
+import { pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { type FailedKey, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
 import type { JobState } from '../../domain/job.ts';
 import type { CheckUnfinished, RunJobs, UnfinishedJobs } from '../../use-cases/deletion-ports.ts';
 import { insertDeletions } from './deletion-repository.ts';
+import { HIDDEN_JOBS } from './hidden-jobs.ts';
 import { jobRunLock } from './job-repository.ts';
 
 const MAX_SAMPLES = 100;
@@ -162,30 +163,7 @@ const KEPT: KeptRows = {
   hold: jobRunLock.hold,
   hasActions: true,
 
-  async hide(trx, scope, { operationId, caller, reason }) {
-    const bindings = { ...bindingsOf(scope), operationId, actor: caller.actor, reason: reason ?? null };
-    await trx.raw(
-      `update jobs set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, hidden_by = :operationId,
-              version = version + 1
-       where tenant_id = :tenantId and run_id = :runId and deleted_at is null and deletion_id is null`,
-      bindings,
-    );
-    const hidden = await trx.raw(
-      `select count(*) as count from jobs
-       where tenant_id = :tenantId and run_id = :runId and hidden_by = :operationId and deleted_at is not null`,
-      bindings,
-    );
-    return [goneCount('job', firstOf<{ count: number }>(hidden)?.count ?? 0)];
-  },
-
-  async show(trx, scope, hiddenBy) {
-    const { rowCount } = await trx.raw(
-      `update jobs set deleted_at = null, deleted_by = null, deleted_reason = null, version = version - 1
-       where tenant_id = :tenantId and run_id = :runId and hidden_by = :hiddenBy and deleted_at is not null`,
-      { ...bindingsOf(scope), hiddenBy },
-    );
-    return [goneCount('job', rowCount ?? 0)];
-  },
+  ...HIDDEN_JOBS,
 
   // What a purge removes is in the audit job by job.
   toEntry: (deed, scope, operation, counts) => toRunEntry(deed, scope, operation, { jobs: sumDeleted(counts) }),

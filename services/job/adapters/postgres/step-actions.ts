@@ -1,6 +1,5 @@
 import { newId } from '#libs/kernel/id.ts';
-import { enterRun, readAction } from '#libs/participant/step-actions.ts';
-import { TOMBSTONES_OF_STEP } from '#libs/participant/tombstones.ts';
+import { enterRun, readAction, TOMBSTONES_OF_STEP } from '#libs/participant/step-actions.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { actionRefused } from '../../domain/errors.ts';
 import type { Job } from '../../domain/job.ts';

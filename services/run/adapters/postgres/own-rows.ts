@@ -1,4 +1,3 @@
-import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import { goneCount } from '#libs/participant/counts.ts';
 import type { RunRows } from '#libs/participant/make-participant.ts';
@@ -17,6 +16,7 @@ import type { Database, TenantTransaction } from '#libs/postgres/open-database.t
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import { runNotTerminal } from '../../domain/errors.ts';
 import { assertTerminal, isTerminal } from '../../domain/run.ts';
+import { HIDDEN_RUNS } from './hidden-runs.ts';
 import { lockRun, toRun } from './run-repository.ts';
 
 /** A table of effects: its rows carry `tenant_id`, `run_id` and `step`, their provenance. */
@@ -162,53 +162,7 @@ const KEPT: KeptRows = {
   hasActions: false,
   partOf: ({ part }) => part,
 
-  async hide(trx, { tenantId, runId }, { operationId, caller: { actor }, reason = null }) {
-    const row = firstOf<{ runs: number; steps: number }>(
-      await trx.raw(
-        `with hidden as (
-           update workflow_runs
-           set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, deletion_id = :operationId
-           where tenant_id = :tenantId and id = :runId and deleted_at is null returning 1),
-         steps as (
-           update workflow_run_steps
-           set deleted_at = now(), deleted_by = :actor, deleted_reason = :reason, deletion_id = :operationId
-           where tenant_id = :tenantId and run_id = :runId and deleted_at is null and exists (select from hidden)
-           returning 1)
-         select (select count(*) from hidden) as runs, (select count(*) from steps) as steps`,
-        { tenantId, runId, operationId, actor, reason },
-      ),
-    );
-    return toChanged(row);
-  },
-
-  async show(trx, { tenantId, runId }, softDeleteId) {
-    const row = firstOf<{ runs: number; steps: number }>(
-      await trx.raw(
-        `with shown as (
-           update workflow_runs set deleted_at = null, deleted_by = null, deleted_reason = null, deletion_id = null
-           where tenant_id = :tenantId and id = :runId and deletion_id = :softDeleteId returning 1),
-         steps as (
-           update workflow_run_steps set deleted_at = null, deleted_by = null, deleted_reason = null, deletion_id = null
-           where tenant_id = :tenantId and run_id = :runId and deletion_id = :softDeleteId returning 1)
-         select (select count(*) from shown) as runs, (select count(*) from steps) as steps`,
-        { tenantId, runId, softDeleteId },
-      ),
-    );
-    return toChanged(row);
-  },
-
-  // A purge that was ordered and has not come to RunService's own rows yet.
-  async assertNoPurge(trx, { tenantId, runId }) {
-    const purge = firstOf<{ id: string }>(
-      await trx.raw(
-        `select id from deletions
-         where tenant_id = :tenantId and run_id = :runId and mode = 'PURGE' and state not in ('COMPLETE', 'CANCELLED')
-         limit 1`,
-        { tenantId, runId },
-      ),
-    );
-    if (purge) throw operationInProgress(purge.id);
-  },
+  ...HIDDEN_RUNS,
 
   toEntry(deed, scope, operation, counts) {
     const action = ACTIONS[deed];
@@ -258,9 +212,6 @@ const toFound = (rows: readonly CountRow[]): ResourceCount[] =>
       bytes: 0,
       ...(passedOn > 0 ? { passedOn } : {}),
     }));
-
-const toChanged = (row: { readonly runs: number; readonly steps: number } | undefined): readonly ResourceCount[] =>
-  [goneCount('run_step', row?.steps ?? 0), goneCount('run', row?.runs ?? 0)].filter(({ found }) => found > 0);
 
 /** Counts before anything is passed on: all of it is left. */
 const asLeft = (counts: readonly ResourceCount[]): ResourceCount[] =>
