@@ -4,6 +4,7 @@ import { DomainError, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { deleteBatch } from '#libs/postgres/delete-batch.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
+import { readFigure } from '#libs/postgres/read-figure.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import {
   type BulkDeletion,
@@ -534,21 +535,9 @@ export function makeBulkDeletionRepository<Filter extends object>(
         ),
       ),
 
-    async oldestUnfinishedSeconds() {
-      const [row] = await database.acrossTenants<{ seconds: number }>({
-        text: 'select oldest_unfinished_bulk_deletion_seconds() as seconds',
-        values: [],
-      });
-      return row?.seconds ?? 0;
-    },
+    oldestUnfinishedSeconds: () => readFigure(database, 'oldest_unfinished_bulk_deletion_seconds'),
 
-    async itemsLeft() {
-      const [row] = await database.acrossTenants<{ count: number }>({
-        text: 'select bulk_deletion_items_left() as count',
-        values: [],
-      });
-      return row?.count ?? 0;
-    },
+    itemsLeft: () => readFigure(database, 'bulk_deletion_items_left'),
 
     async expire(days) {
       const expired = await database.acrossTenants<{ tenant_id: string; id: string }>({

@@ -2,6 +2,7 @@ import { audit } from '#libs/audit/write-audit.ts';
 import { crashPoint } from '#libs/durable/crash-point.ts';
 import type { Turns } from '#libs/durable/turns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
+import { readFigure } from '#libs/postgres/read-figure.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { tenantListOf } from './migrations.ts';
 import {
@@ -102,13 +103,7 @@ export function makeOwner(options: OwnerOptions): Owner {
     return memory;
   };
 
-  const readSnapshotAgeMs = async (): Promise<number> => {
-    const [row] = await database.acrossTenants<{ seconds: number }>({
-      text: 'select owner_oldest_snapshot() as seconds',
-      values: [],
-    });
-    return 1_000 * (row?.seconds ?? 0);
-  };
+  const readSnapshotAgeMs = async (): Promise<number> => 1_000 * (await readFigure(database, 'owner_oldest_snapshot'));
 
   const readFloor = async (
     { tenantId, subject }: OwnerOrder,

@@ -8,10 +8,10 @@
  *   bind-participant.ts     serves a Participant over gRPC, after comparing each call with its token
  *   action-handlers.ts      the RPCs of steps
  *   make-participant.ts     makes a Participant of rows: intent first, then batches, until the limit or the time is reached
- *   run-gate.ts             what is done to a run, each call one transaction: repeated, late and simultaneous calls meet here
+ *   run-gate.ts             what is done to a run, each call one transaction: repeated, late and simultaneous calls meet here,
+ *                           by the tombstones of what was done, with its counts
  *   run-lock.ts             the run's lock, a row: shared by those who make something, held alone by those who end it
- *   tombstones.ts           what was done, with its counts, and what it refuses since
- *   step-actions.ts         the actions of steps, each done once by its key
+ *   step-actions.ts         the actions of steps, each done once by its key, unless a tombstone refuses it
  *   migrations.ts           the tables of a new participant
  *
  * The least of such services is test/support/notes-participant.ts; test/contract/participant-library.test.ts holds it to the

@@ -1,10 +1,11 @@
 import { type AuditEntry, audit } from '#libs/audit/write-audit.ts';
+import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
+import { firstOf } from '#libs/postgres/rows.ts';
 import { addCounts, sumDeleted } from './counts.ts';
 import type { RunOperation, RunScope } from './participant.ts';
 import type { HoldRun } from './run-lock.ts';
-import type { TombstoneKey, TombstoneKind, Tombstones } from './tombstones.ts';
 
 /** What an operation has come to, over all calls with its key. */
 export interface Touched {
@@ -37,8 +38,8 @@ export interface HiddenRows {
 
 /** How a service keeps a run. */
 export interface KeptRows extends HiddenRows {
-  /** Where the service remembers its operations. */
-  readonly tombstones: Tombstones;
+  /** The table in which the service remembers its operations. */
+  readonly tombstones: 'step_tombstones' | 'participant_operations';
   readonly hold: HoldRun;
   /** Whether steps act here, so that their keys are in `step_actions`. */
   readonly hasActions: boolean;
@@ -88,9 +89,26 @@ export interface RunGate {
   restoreNow(trx: TenantTransaction, scope: RunScope, operation: RunOperation, softDeleteId: string): Promise<Touched>;
 }
 
+/**
+ * What an operation has done to a run, and what it forbids since. SOFT_DELETE, PURGE and COMPENSATE refuse new effects;
+ * RESTORED refuses the soft delete that was taken back; RESTORE only remembers what the undelete brought back.
+ */
+export type TombstoneKind = 'SOFT_DELETE' | 'RESTORE' | 'RESTORED' | 'PURGE' | 'COMPENSATE';
+
+/** Which tombstone. */
+interface TombstoneKey {
+  readonly tenantId: string;
+  readonly runId: string;
+  /** Empty: of the whole run. */
+  readonly step: string;
+  readonly kind: TombstoneKind;
+  /** The operation; for RESTORED the soft delete that was taken back, for COMPENSATE the run. */
+  readonly operationId: string;
+}
+
 /** Makes the gate of a service's rows. */
 export function makeRunGate(database: Database, kept: KeptRows): RunGate {
-  const { tombstones } = kept;
+  const tombstones = makeTombstones(kept.tombstones);
 
   const keyOf = (
     { tenantId, runId, step }: RunScope,
@@ -215,3 +233,67 @@ export const toRunEntry = (
       : { targetType: 'run_step', targetId: `${runId}/${step}` };
   return { tenantId, actor, subject, action, ...target, reason, outcome: 'COMPLETE', counts };
 };
+
+const KEY = `tenant_id = :tenantId and run_id = :runId and step = :step and kind = :kind and operation_id = :operationId`;
+
+/**
+ * The tombstones of a service, in a table that has the columns of a TombstoneKey, `counts` and `finished_at`. All of them
+ * are read and written under the run's lock.
+ */
+const makeTombstones = (table: KeptRows['tombstones']) => ({
+  /** What the operation has come to; `counts` are not known where a release that kept none has left the tombstone. */
+  async find(trx: TenantTransaction, key: TombstoneKey) {
+    const row = firstOf<{ counts: readonly ResourceCount[] | null }>(
+      await trx.raw(`select counts from ${table} where ${KEY}`, { ...key }),
+    );
+    return row && { counts: row.counts ?? undefined };
+  },
+
+  /** Leaves it unless it is there; `counts` is what the operation has come to. */
+  async leave(trx: TenantTransaction, key: TombstoneKey, counts: readonly ResourceCount[]) {
+    await trx.raw(
+      `insert into ${table} (tenant_id, run_id, step, kind, operation_id, counts)
+       values (:tenantId, :runId, :step, :kind, :operationId, cast(:counts as jsonb)) on conflict do nothing`,
+      { ...key, counts: JSON.stringify(counts) },
+    );
+  },
+
+  /** Writes what the operation has come to, and with `isDone` that it has ended; whether it had ended before. */
+  async save(trx: TenantTransaction, key: TombstoneKey, counts: readonly ResourceCount[], isDone: boolean) {
+    const row = firstOf<{ was_done: boolean }>(
+      await trx.raw(
+        `with before as (
+           select finished_at, clock_timestamp() as at from ${table} where ${KEY})
+         update ${table} t
+         set counts = cast(:counts as jsonb),
+             finished_at = case when :isDone then coalesce(t.finished_at, before.at) else t.finished_at end
+         from before where ${KEY.replaceAll(/(\w+) = :/g, 't.$1 = :')}
+         returning before.finished_at is not null as was_done`,
+        { ...key, counts: JSON.stringify(counts), isDone },
+      ),
+    );
+    if (!row) throw new Error('the tombstone is not there');
+    return { wasDone: row.was_done };
+  },
+
+  /** Takes away those of the operation, so that they forbid nothing any more. */
+  async remove(trx: TenantTransaction, key: Omit<TombstoneKey, 'step'>) {
+    await trx.raw(
+      `delete from ${table}
+       where tenant_id = :tenantId and run_id = :runId and kind = :kind and operation_id = :operationId`,
+      { ...key },
+    );
+  },
+
+  /** OPERATION_IN_PROGRESS once a purge of the run has begun. */
+  async assertNoPurge(trx: TenantTransaction, { tenantId, runId }: RunScope) {
+    const purge = firstOf<{ operation_id: string }>(
+      await trx.raw(
+        `select operation_id from ${table}
+         where tenant_id = :tenantId and run_id = :runId and kind = 'PURGE' order by created_at limit 1`,
+        { tenantId, runId },
+      ),
+    );
+    if (purge) throw operationInProgress(purge.operation_id);
+  },
+});

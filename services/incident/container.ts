@@ -56,32 +56,30 @@ const TOKENS = {
 };
 
 const adapters = new ContainerModule(({ bind }) => {
-  bind(TOKENS.drift).toResolvedValue(makeDriftRepository, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.incidents).toResolvedValue(makeIncidentRepository, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.approvals).toResolvedValue(makeApprovalRepository, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.readDashboard).toResolvedValue(makeReadDashboard, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.runIncidents).toResolvedValue(makeRunIncidents, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.stepActions).toResolvedValue(makeStepActions, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.drift).toResolvedValue(makeDriftRepository, [TOKENS.database]);
+  bind(TOKENS.incidents).toResolvedValue(makeIncidentRepository, [TOKENS.database]);
+  bind(TOKENS.approvals).toResolvedValue(makeApprovalRepository, [TOKENS.database]);
+  bind(TOKENS.readDashboard).toResolvedValue(makeReadDashboard, [TOKENS.database]);
+  bind(TOKENS.runIncidents).toResolvedValue(makeRunIncidents, [TOKENS.database]);
+  bind(TOKENS.stepActions).toResolvedValue(makeStepActions, [TOKENS.database]);
 });
 
 const useCases = new ContainerModule(({ bind }) => {
-  bind(TOKENS.keepDrift).toResolvedValue(makeKeepDrift, [TOKENS.drift]).inSingletonScope();
-  bind(TOKENS.keepIncidents).toResolvedValue(makeKeepIncidents, [TOKENS.incidents]).inSingletonScope();
-  bind(TOKENS.keepApprovals).toResolvedValue(makeKeepApprovals, [TOKENS.approvals]).inSingletonScope();
-  bind(TOKENS.openForStep).toResolvedValue(makeOpenForStep, [TOKENS.stepActions]).inSingletonScope();
-  bind(TOKENS.participant)
-    .toResolvedValue(
-      (rows: RunRows, open: OpenForStep, drift: KeepDrift, observer: ParticipantObserver) =>
-        makeParticipant({
-          rows,
-          actions: makeIncidentActions(open, drift),
-          rowsPerBatch: INCIDENTS_PER_BATCH,
-          crashPoints: { afterIntent: 'incident.cascade.after-intent', afterBatch: 'incident.cascade.after-batch' },
-          ...observer,
-        }),
-      [TOKENS.runIncidents, TOKENS.openForStep, TOKENS.keepDrift, TOKENS.observer],
-    )
-    .inSingletonScope();
+  bind(TOKENS.keepDrift).toResolvedValue(makeKeepDrift, [TOKENS.drift]);
+  bind(TOKENS.keepIncidents).toResolvedValue(makeKeepIncidents, [TOKENS.incidents]);
+  bind(TOKENS.keepApprovals).toResolvedValue(makeKeepApprovals, [TOKENS.approvals]);
+  bind(TOKENS.openForStep).toResolvedValue(makeOpenForStep, [TOKENS.stepActions]);
+  bind(TOKENS.participant).toResolvedValue(
+    (rows: RunRows, open: OpenForStep, drift: KeepDrift, observer: ParticipantObserver) =>
+      makeParticipant({
+        rows,
+        actions: makeIncidentActions(open, drift),
+        rowsPerBatch: INCIDENTS_PER_BATCH,
+        crashPoints: { afterIntent: 'incident.cascade.after-intent', afterBatch: 'incident.cascade.after-batch' },
+        ...observer,
+      }),
+    [TOKENS.runIncidents, TOKENS.openForStep, TOKENS.keepDrift, TOKENS.observer],
+  );
 });
 
 // So many incidents with their payloads are done well within a second.
@@ -94,7 +92,7 @@ export function composeIncidentService(
   settings: IncidentSettings,
   { database, log, metrics, turns }: ServiceFoundation,
 ): ComposedService {
-  const container = new Container();
+  const container = new Container({ defaultScope: 'Singleton' });
   container.bind(TOKENS.database).toConstantValue(database);
   const owner = makeOwner({
     ...settings,

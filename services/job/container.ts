@@ -104,149 +104,138 @@ const TOKENS = {
 };
 
 const adapters = new ContainerModule(({ bind }) => {
-  bind(TOKENS.jobs).toResolvedValue(makeJobRepository, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.artifacts).toResolvedValue(makeArtifactIndex, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.orphanReports).toResolvedValue(makeOrphanReports, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.installation).toResolvedValue(makeInstallation, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.discarded).toResolvedValue(makeDiscardedObjects, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.runJobs).toResolvedValue(makeRunJobs, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.stepActions).toResolvedValue(makeStepActions, [TOKENS.database]).inSingletonScope();
+  bind(TOKENS.jobs).toResolvedValue(makeJobRepository, [TOKENS.database]);
+  bind(TOKENS.artifacts).toResolvedValue(makeArtifactIndex, [TOKENS.database]);
+  bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]);
+  bind(TOKENS.orphanReports).toResolvedValue(makeOrphanReports, [TOKENS.database]);
+  bind(TOKENS.installation).toResolvedValue(makeInstallation, [TOKENS.database]);
+  bind(TOKENS.discarded).toResolvedValue(makeDiscardedObjects, [TOKENS.database]);
+  bind(TOKENS.runJobs).toResolvedValue(makeRunJobs, [TOKENS.database]);
+  bind(TOKENS.stepActions).toResolvedValue(makeStepActions, [TOKENS.database]);
 });
 
 const useCases = new ContainerModule(({ bind }) => {
   const { jobs, artifacts, deletions, runJobs, store, settings, wake } = TOKENS;
-  bind(TOKENS.checkStore).toResolvedValue(makeCheckStore, [TOKENS.installation, store]).inSingletonScope();
-  bind(TOKENS.recordRefusal).toResolvedValue(makeRecordRefusal, [TOKENS.refusals]).inSingletonScope();
-  bind(TOKENS.createJob).toResolvedValue(makeCreateJob, [jobs]).inSingletonScope();
-  bind(TOKENS.readJobs).toResolvedValue(makeReadJobs, [jobs, artifacts, deletions]).inSingletonScope();
-  bind(TOKENS.workOnJob).toResolvedValue(makeWorkOnJob, [jobs]).inSingletonScope();
-  bind(TOKENS.cancelJob).toResolvedValue(makeCancelJob, [jobs]).inSingletonScope();
-  bind(TOKENS.deleteJob)
-    .toResolvedValue(makeDeleteJob, [jobs, artifacts, deletions, store, wake, TOKENS.recordRefusal])
-    .inSingletonScope();
-  bind(TOKENS.downloadArtifact)
-    .toResolvedValue(makeDownloadArtifact, [TOKENS.readJobs, artifacts, store])
-    .inSingletonScope();
-  bind(TOKENS.uploadArtifact).toResolvedValue(makeUploadArtifact, [TOKENS.storeArtifact]).inSingletonScope();
-  bind(TOKENS.storeArtifact)
-    .toResolvedValue(
-      (
-        j: JobRepository,
-        a: ArtifactIndex,
-        s: ObjectStore,
-        check: CheckStore,
-        { maxArtifactBytes, uploadLeaseMs: leaseMs }: JobSettings,
-      ) => makeStoreArtifact(j, a, s, check, maxArtifactBytes, { leaseMs, heartbeatMs: leaseMs / 10 }),
-      [jobs, artifacts, store, TOKENS.checkStore, settings],
-    )
-    .inSingletonScope();
-  bind(TOKENS.runDeletions)
-    .toResolvedValue(
-      (
-        d: DeletionRepository,
-        a: ArtifactIndex,
-        s: ObjectStore,
-        check: CheckStore,
-        of: JobSettings,
-        onSettled: OnDeletionSettled,
-      ) =>
-        makeRunDeletions(
-          d,
-          a,
-          s,
-          check,
-          {
-            workerId: of.workerId,
-            leaseMs: of.deletionLeaseMs,
-            objectsPerBatch: of.objectsPerBatch,
-            turnMs: DELETION_TURN_MS,
-            retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
-          },
-          onSettled,
-        ),
-      [deletions, artifacts, store, TOKENS.checkStore, settings, TOKENS.onSettled],
-    )
-    .inSingletonScope();
-  bind(TOKENS.removeDiscarded)
-    .toResolvedValue(
-      (d: DiscardedObjects, s: ObjectStore, check: CheckStore, of: JobSettings, onFailed: OnDiscardFailed) =>
-        makeRemoveDiscarded(
-          d,
-          s,
-          check,
-          {
-            leaseMs: of.deletionLeaseMs,
-            graceMs: of.uploadGraceMs,
-            backoffMs: of.deletionBackoffMs,
-            backoffMaxMs: of.deletionBackoffMaxMs,
-          },
-          onFailed,
-        ),
-      [TOKENS.discarded, store, TOKENS.checkStore, settings, TOKENS.onDiscardFailed],
-    )
-    .inSingletonScope();
-  bind(TOKENS.sweepOrphans)
-    .toResolvedValue(
-      (
-        j: JobRepository,
-        a: ArtifactIndex,
-        s: ObjectStore,
-        check: CheckStore,
-        audit: SweepAudit,
-        reports: OrphanReports,
-        { sweepCeilingPercent }: JobSettings,
-        onFailed: OnSweepFailed,
-      ) => makeSweepOrphans(j, a, s, check, audit, reports, sweepCeilingPercent, onFailed),
-      [
-        jobs,
-        artifacts,
-        store,
-        TOKENS.checkStore,
-        TOKENS.sweepAudit,
-        TOKENS.orphanReports,
-        settings,
-        TOKENS.onSweepFailed,
-      ],
-    )
-    .inSingletonScope();
-  bind(TOKENS.participate)
-    .toResolvedValue(
-      (r: RunJobs, d: DeletionRepository, s: ObjectStore, check: CheckStore, record: RecordRefusal, w: Wake) =>
-        makeParticipate(r, d, s, check, record, w, (ms) => delay(ms)),
-      [runJobs, deletions, store, TOKENS.checkStore, TOKENS.recordRefusal, wake],
-    )
-    .inSingletonScope();
-  bind(TOKENS.executeStep)
-    .toResolvedValue(
-      (
-        steps: StepActions,
-        index: ArtifactIndex,
-        storeArtifact: StoreArtifact,
-        { maxArtifactBytes, uploadLeaseMs }: JobSettings,
-      ) => makeExecuteStep(steps, index, storeArtifact, maxArtifactBytes, uploadLeaseMs, (ms) => delay(ms)),
-      [TOKENS.stepActions, artifacts, TOKENS.storeArtifact, settings],
-    )
-    .inSingletonScope();
+  bind(TOKENS.checkStore).toResolvedValue(makeCheckStore, [TOKENS.installation, store]);
+  bind(TOKENS.recordRefusal).toResolvedValue(makeRecordRefusal, [TOKENS.refusals]);
+  bind(TOKENS.createJob).toResolvedValue(makeCreateJob, [jobs]);
+  bind(TOKENS.readJobs).toResolvedValue(makeReadJobs, [jobs, artifacts, deletions]);
+  bind(TOKENS.workOnJob).toResolvedValue(makeWorkOnJob, [jobs]);
+  bind(TOKENS.cancelJob).toResolvedValue(makeCancelJob, [jobs]);
+  bind(TOKENS.deleteJob).toResolvedValue(makeDeleteJob, [
+    jobs,
+    artifacts,
+    deletions,
+    store,
+    wake,
+    TOKENS.recordRefusal,
+  ]);
+  bind(TOKENS.downloadArtifact).toResolvedValue(makeDownloadArtifact, [TOKENS.readJobs, artifacts, store]);
+  bind(TOKENS.uploadArtifact).toResolvedValue(makeUploadArtifact, [TOKENS.storeArtifact]);
+  bind(TOKENS.storeArtifact).toResolvedValue(
+    (
+      j: JobRepository,
+      a: ArtifactIndex,
+      s: ObjectStore,
+      check: CheckStore,
+      { maxArtifactBytes, uploadLeaseMs: leaseMs }: JobSettings,
+    ) => makeStoreArtifact(j, a, s, check, maxArtifactBytes, { leaseMs, heartbeatMs: leaseMs / 10 }),
+    [jobs, artifacts, store, TOKENS.checkStore, settings],
+  );
+  bind(TOKENS.runDeletions).toResolvedValue(
+    (
+      d: DeletionRepository,
+      a: ArtifactIndex,
+      s: ObjectStore,
+      check: CheckStore,
+      of: JobSettings,
+      onSettled: OnDeletionSettled,
+    ) =>
+      makeRunDeletions(
+        d,
+        a,
+        s,
+        check,
+        {
+          workerId: of.workerId,
+          leaseMs: of.deletionLeaseMs,
+          objectsPerBatch: of.objectsPerBatch,
+          turnMs: DELETION_TURN_MS,
+          retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
+        },
+        onSettled,
+      ),
+    [deletions, artifacts, store, TOKENS.checkStore, settings, TOKENS.onSettled],
+  );
+  bind(TOKENS.removeDiscarded).toResolvedValue(
+    (d: DiscardedObjects, s: ObjectStore, check: CheckStore, of: JobSettings, onFailed: OnDiscardFailed) =>
+      makeRemoveDiscarded(
+        d,
+        s,
+        check,
+        {
+          leaseMs: of.deletionLeaseMs,
+          graceMs: of.uploadGraceMs,
+          backoffMs: of.deletionBackoffMs,
+          backoffMaxMs: of.deletionBackoffMaxMs,
+        },
+        onFailed,
+      ),
+    [TOKENS.discarded, store, TOKENS.checkStore, settings, TOKENS.onDiscardFailed],
+  );
+  bind(TOKENS.sweepOrphans).toResolvedValue(
+    (
+      j: JobRepository,
+      a: ArtifactIndex,
+      s: ObjectStore,
+      check: CheckStore,
+      audit: SweepAudit,
+      reports: OrphanReports,
+      { sweepCeilingPercent }: JobSettings,
+      onFailed: OnSweepFailed,
+    ) => makeSweepOrphans(j, a, s, check, audit, reports, sweepCeilingPercent, onFailed),
+    [
+      jobs,
+      artifacts,
+      store,
+      TOKENS.checkStore,
+      TOKENS.sweepAudit,
+      TOKENS.orphanReports,
+      settings,
+      TOKENS.onSweepFailed,
+    ],
+  );
+  bind(TOKENS.participate).toResolvedValue(
+    (r: RunJobs, d: DeletionRepository, s: ObjectStore, check: CheckStore, record: RecordRefusal, w: Wake) =>
+      makeParticipate(r, d, s, check, record, w, (ms) => delay(ms)),
+    [runJobs, deletions, store, TOKENS.checkStore, TOKENS.recordRefusal, wake],
+  );
+  bind(TOKENS.executeStep).toResolvedValue(
+    (
+      steps: StepActions,
+      index: ArtifactIndex,
+      storeArtifact: StoreArtifact,
+      { maxArtifactBytes, uploadLeaseMs }: JobSettings,
+    ) => makeExecuteStep(steps, index, storeArtifact, maxArtifactBytes, uploadLeaseMs, (ms) => delay(ms)),
+    [TOKENS.stepActions, artifacts, TOKENS.storeArtifact, settings],
+  );
 });
 
 const bulkUseCases = new ContainerModule(({ bind }) => {
   const { bulkFoundation, settings, deleteJob } = TOKENS;
-  bind(TOKENS.bulkDeletions)
-    .toResolvedValue(
-      (foundation: BulkFoundation, of: JobSettings, jobs: DeleteJob) =>
-        makeBulkDeletions({
-          foundation,
-          settings: of,
-          targets: jobTargets,
-          async orderItem({ id, reason }, { targetId: jobId, etag }, bulkItem, caller) {
-            const order = { caller, jobId, reason, etag, allowMissing: false, requestId: undefined, bulkItem };
-            return (await jobs.order(order))?.bulkDeletionId === id;
-          },
-        }),
-      [bulkFoundation, settings, deleteJob],
-    )
-    .inSingletonScope();
+  bind(TOKENS.bulkDeletions).toResolvedValue(
+    (foundation: BulkFoundation, of: JobSettings, jobs: DeleteJob) =>
+      makeBulkDeletions({
+        foundation,
+        settings: of,
+        targets: jobTargets,
+        async orderItem({ id, reason }, { targetId: jobId, etag }, bulkItem, caller) {
+          const order = { caller, jobId, reason, etag, allowMissing: false, requestId: undefined, bulkItem };
+          return (await jobs.order(order))?.bulkDeletionId === id;
+        },
+      }),
+    [bulkFoundation, settings, deleteJob],
+  );
 });
 
 /** JobService, composed; STORE_NOT_OURS where the object store is another installation's. */
@@ -257,7 +246,7 @@ export async function composeJobService(
   let workers: WorkerLoops | undefined;
   const { objectStore } = settings;
   const store = objectStore.kind === 'file' ? openFileStore(objectStore.root) : openS3Store(objectStore);
-  const container = new Container();
+  const container = new Container({ defaultScope: 'Singleton' });
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
   container.bind(TOKENS.bulkFoundation).toConstantValue({ database, log, metrics });

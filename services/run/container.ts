@@ -19,8 +19,8 @@ import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { reachabilityOf } from '#libs/service/watch-parts.ts';
-import { makeParticipant } from './adapters/clients/participant.ts';
-import { makeStepParticipant } from './adapters/clients/step-participant.ts';
+import { makeOwnParticipant, makeParticipant, type OwnParticipant } from './adapters/clients/participant.ts';
+import { makeOwnStepParticipant, makeStepParticipant } from './adapters/clients/step-participant.ts';
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
 import { deletionHandlers } from './adapters/grpc/deletion-handlers.ts';
 import { executionService } from './adapters/grpc/execution-service.ts';
@@ -38,8 +38,6 @@ import { makeRunRepository } from './adapters/postgres/run-repository.ts';
 import { makeSagaRepository } from './adapters/postgres/saga-repository.ts';
 import { RUN_SUBJECTS } from './adapters/postgres/subjects.ts';
 import type { RunSettings } from './config.ts';
-import { OWN_PARTICIPANT } from './domain/deletion.ts';
-import { actionUnknown } from './domain/errors.ts';
 import type { RunFilter } from './domain/run-filter.ts';
 import { sumRemoved } from './domain/saga.ts';
 import { deletionOrder, sharersOf, type Workflow } from './domain/workflow.ts';
@@ -62,7 +60,6 @@ import {
   type OnRetired,
 } from './use-cases/keep-participants.ts';
 import { makeOrderDeletion, type OnOrdered, type OrderDeletion } from './use-cases/order-deletion.ts';
-import { makeOwnParticipant, type OwnParticipant } from './use-cases/participate.ts';
 import type { DeletionRecords, ParticipantDirectory, RunRepository } from './use-cases/ports.ts';
 import { makePreviewPurge, type PreviewPurge } from './use-cases/preview-purge.ts';
 import { makeReadDeletions, type ReadDeletions } from './use-cases/read-deletions.ts';
@@ -135,246 +132,192 @@ const TOKENS = {
 };
 
 const adapters = new ContainerModule(({ bind }) => {
-  bind(TOKENS.runs)
-    .toResolvedValue(
-      (database: Database, show: ShowReferences): RunRepository => {
-        const runs = makeRunRepository(database);
-        const get: RunRepository['get'] = async (...of) => {
-          const run = await runs.get(...of);
-          return run && show(run);
-        };
-        return { ...runs, get };
-      },
-      [TOKENS.database, TOKENS.showReferences],
-    )
-    .inSingletonScope();
-  bind(TOKENS.showReferences)
-    .toResolvedValue(
-      (workflows: readonly Workflow[], peers: readonly StepParticipant[]) =>
-        makeShowReferences(workflows, peers, REFERENCE_PATIENCE_MS),
-      [TOKENS.workflows, TOKENS.peers],
-    )
-    .inSingletonScope();
-  bind(TOKENS.deletionOrders).toResolvedValue(makeDeletionOrders, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.deletionWork).toResolvedValue(makeDeletionWork, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.deletions).toResolvedValue(makeDeletionRecords, [TOKENS.database]).inSingletonScope();
-  bind(TOKENS.ownRows)
-    .toResolvedValue(
-      (database: Database, workflows: readonly Workflow[]) =>
-        makeOwnRows(
-          database,
-          workflows.flatMap((workflow) =>
-            deletionOrder(workflow).map((table) => {
-              const sharedThrough = sharersOf(workflow, table);
-              return { table, resourceType: table, ...(sharedThrough ? { sharedThrough } : {}) };
-            }),
-          ),
+  bind(TOKENS.runs).toResolvedValue(
+    (database: Database, show: ShowReferences): RunRepository => {
+      const runs = makeRunRepository(database);
+      const get: RunRepository['get'] = async (...of) => {
+        const run = await runs.get(...of);
+        return run && show(run);
+      };
+      return { ...runs, get };
+    },
+    [TOKENS.database, TOKENS.showReferences],
+  );
+  bind(TOKENS.showReferences).toResolvedValue(
+    (workflows: readonly Workflow[], peers: readonly StepParticipant[]) =>
+      makeShowReferences(workflows, peers, REFERENCE_PATIENCE_MS),
+    [TOKENS.workflows, TOKENS.peers],
+  );
+  bind(TOKENS.deletionOrders).toResolvedValue(makeDeletionOrders, [TOKENS.database]);
+  bind(TOKENS.deletionWork).toResolvedValue(makeDeletionWork, [TOKENS.database]);
+  bind(TOKENS.deletions).toResolvedValue(makeDeletionRecords, [TOKENS.database]);
+  bind(TOKENS.ownRows).toResolvedValue(
+    (database: Database, workflows: readonly Workflow[]) =>
+      makeOwnRows(
+        database,
+        workflows.flatMap((workflow) =>
+          deletionOrder(workflow).map((table) => {
+            const sharedThrough = sharersOf(workflow, table);
+            return { table, resourceType: table, ...(sharedThrough ? { sharedThrough } : {}) };
+          }),
         ),
-      [TOKENS.database, TOKENS.workflows],
-    )
-    .inSingletonScope();
-  bind(TOKENS.sagas)
-    .toResolvedValue(
-      (database: Database, workflows: readonly Workflow[]) =>
-        makeSagaRepository(
-          database,
-          workflows.flatMap(({ types }) => types),
-        ),
-      [TOKENS.database, TOKENS.workflows],
-    )
-    .inSingletonScope();
+      ),
+    [TOKENS.database, TOKENS.workflows],
+  );
+  bind(TOKENS.sagas).toResolvedValue(
+    (database: Database, workflows: readonly Workflow[]) =>
+      makeSagaRepository(
+        database,
+        workflows.flatMap(({ types }) => types),
+      ),
+    [TOKENS.database, TOKENS.workflows],
+  );
 });
 
 const useCases = new ContainerModule(({ bind }) => {
   const { runs, deletions, participants, ownParticipant, settings, wake, onOrdered, onSettled } = TOKENS;
-  bind(TOKENS.served)
-    .toResolvedValue(
-      (rows: RunRows) =>
-        makeServedParticipant({
-          rows,
-          rowsPerBatch: ROWS_PER_BATCH,
-          crashPoints: { afterBatch: 'run.delete.between-own-batches' },
-        }),
-      [TOKENS.ownRows],
-    )
-    .inSingletonScope();
-  bind(ownParticipant).toResolvedValue(makeOwnParticipant, [TOKENS.served]).inSingletonScope();
+  bind(TOKENS.served).toResolvedValue(
+    (rows: RunRows) =>
+      makeServedParticipant({
+        rows,
+        rowsPerBatch: ROWS_PER_BATCH,
+        crashPoints: { afterBatch: 'run.delete.between-own-batches' },
+      }),
+    [TOKENS.ownRows],
+  );
+  bind(ownParticipant).toResolvedValue(makeOwnParticipant, [TOKENS.served]);
   // RunService's own rows come last: while they stand, the run can be found.
-  bind(participants)
-    .toResolvedValue(
-      (others: readonly Participant[], own: OwnParticipant): readonly Participant[] => [...others, own],
-      [TOKENS.peers, ownParticipant],
-    )
-    .inSingletonScope();
-  bind(TOKENS.createRun).toResolvedValue(makeCreateRun, [runs]).inSingletonScope();
-  bind(TOKENS.recordStep)
-    .toResolvedValue(
-      (r: RunRepository, p: readonly Participant[]) =>
-        makeRecordStep(
-          r,
-          p.map(({ name }) => name),
-        ),
-      [runs, participants],
-    )
-    .inSingletonScope();
-  bind(TOKENS.finishRun).toResolvedValue(makeFinishRun, [runs]).inSingletonScope();
-  bind(TOKENS.readRuns).toResolvedValue(makeReadRuns, [runs]).inSingletonScope();
-  bind(TOKENS.readDeletions).toResolvedValue(makeReadDeletions, [deletions]).inSingletonScope();
-  bind(TOKENS.redriveDeletion).toResolvedValue(makeRedriveDeletion, [deletions, wake]).inSingletonScope();
-  bind(TOKENS.previewPurge)
-    .toResolvedValue(
-      (r: RunRepository, d: DeletionOrders, p: readonly Participant[], { minPurgeAgeHours }: RunSettings) =>
-        makePreviewPurge(r, d, p, minPurgeAgeHours),
-      [runs, TOKENS.deletionOrders, participants, settings],
-    )
-    .inSingletonScope();
-  bind(TOKENS.orderDeletion)
-    .toResolvedValue(
-      (
-        r: RunRepository,
-        d: DeletionOrders,
-        p: readonly Participant[],
-        { minPurgeAgeHours }: RunSettings,
-        w: () => void,
-        o: OnOrdered,
-      ) => makeOrderDeletion(r, d, p, minPurgeAgeHours, w, o),
-      [runs, TOKENS.deletionOrders, participants, settings, wake, onOrdered],
-    )
-    .inSingletonScope();
-  bind(TOKENS.runCascades)
-    .toResolvedValue(
-      (d: DeletionWork, known: ParticipantDirectory, p: readonly Participant[], of: RunSettings, o: OnCascadeSettled) =>
-        makeRunCascades(
-          d,
-          known,
-          p,
-          {
-            workerId: of.workerId,
-            leaseMs: of.participantTimeoutMs * 2,
-            movesPerTurn: 50,
-            purgeLimit: of.purgeLimit,
-            retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
-          },
-          o,
-        ),
-      [TOKENS.deletionWork, TOKENS.directory, participants, settings, onSettled],
-    )
-    .inSingletonScope();
-  bind(TOKENS.keepParticipants)
-    .toResolvedValue(
-      (known: ParticipantDirectory, others: readonly Participant[], o: OnRetired) =>
-        makeKeepParticipants(
-          known,
-          others.map(({ name }) => name),
-          o,
-        ),
-      [TOKENS.directory, TOKENS.peers, TOKENS.onRetired],
-    )
-    .inSingletonScope();
+  bind(participants).toResolvedValue(
+    (others: readonly Participant[], own: OwnParticipant): readonly Participant[] => [...others, own],
+    [TOKENS.peers, ownParticipant],
+  );
+  bind(TOKENS.createRun).toResolvedValue(makeCreateRun, [runs]);
+  bind(TOKENS.recordStep).toResolvedValue(makeRecordStep, [runs, participants]);
+  bind(TOKENS.finishRun).toResolvedValue(makeFinishRun, [runs]);
+  bind(TOKENS.readRuns).toResolvedValue(makeReadRuns, [runs]);
+  bind(TOKENS.readDeletions).toResolvedValue(makeReadDeletions, [deletions]);
+  bind(TOKENS.redriveDeletion).toResolvedValue(makeRedriveDeletion, [deletions, wake]);
+  bind(TOKENS.previewPurge).toResolvedValue(makePreviewPurge, [runs, TOKENS.deletionOrders, participants, settings]);
+  bind(TOKENS.orderDeletion).toResolvedValue(makeOrderDeletion, [
+    runs,
+    TOKENS.deletionOrders,
+    participants,
+    settings,
+    wake,
+    onOrdered,
+  ]);
+  bind(TOKENS.runCascades).toResolvedValue(
+    (d: DeletionWork, known: ParticipantDirectory, p: readonly Participant[], of: RunSettings, o: OnCascadeSettled) =>
+      makeRunCascades(
+        d,
+        known,
+        p,
+        {
+          workerId: of.workerId,
+          leaseMs: of.participantTimeoutMs * 2,
+          movesPerTurn: 50,
+          purgeLimit: of.purgeLimit,
+          retry: { maxAttempts: of.deletionAttempts, baseMs: of.deletionBackoffMs, maxMs: of.deletionBackoffMaxMs },
+        },
+        o,
+      ),
+    [TOKENS.deletionWork, TOKENS.directory, participants, settings, onSettled],
+  );
+  bind(TOKENS.keepParticipants).toResolvedValue(makeKeepParticipants, [
+    TOKENS.directory,
+    TOKENS.peers,
+    TOKENS.onRetired,
+  ]);
 });
 
 const bulkUseCases = new ContainerModule(({ bind }) => {
   const { bulkFoundation, settings, orderDeletion } = TOKENS;
-  bind(TOKENS.bulkDeletions)
-    .toResolvedValue(
-      (foundation: BulkFoundation, of: RunSettings, order: OrderDeletion) =>
-        makeBulkDeletions({
-          foundation,
-          settings: of,
-          targets: makeRunTargets(of.minPurgeAgeHours),
-          async orderItem({ id, mode, reason, force }, { targetId, etag }, bulkItem, caller) {
-            const { deletion } = await order({
-              caller,
-              runId: targetId,
-              mode,
-              reason,
-              requestId: undefined,
-              etag,
-              allowMissing: false,
-              validateOnly: false,
-              force,
-              bulkItem,
-            });
-            return deletion?.bulkDeletionId === id;
-          },
-        }),
-      [bulkFoundation, settings, orderDeletion],
-    )
-    .inSingletonScope();
+  bind(TOKENS.bulkDeletions).toResolvedValue(
+    (foundation: BulkFoundation, of: RunSettings, order: OrderDeletion) =>
+      makeBulkDeletions({
+        foundation,
+        settings: of,
+        targets: makeRunTargets(of.minPurgeAgeHours),
+        async orderItem({ id, mode, reason, force }, { targetId, etag }, bulkItem, caller) {
+          const { deletion } = await order({
+            caller,
+            runId: targetId,
+            mode,
+            reason,
+            requestId: undefined,
+            etag,
+            allowMissing: false,
+            validateOnly: false,
+            force,
+            bulkItem,
+          });
+          return deletion?.bulkDeletionId === id;
+        },
+      }),
+    [bulkFoundation, settings, orderDeletion],
+  );
 });
 
 const sagaUseCases = new ContainerModule(({ bind }) => {
   const { sagas, workflows, settings, advanceRuns, ownRuns, changes, wake } = TOKENS;
-  bind(advanceRuns)
-    .toResolvedValue(
-      (
-        s: SagaRepository,
-        w: readonly Workflow[],
-        peers: readonly StepParticipant[],
-        own: OwnParticipant,
-        of: RunSettings,
-        c: RunChanges,
-        o: OnSagaSettled,
-      ) =>
-        makeAdvanceRuns(
-          s,
-          w,
-          [...peers, ownStepParticipant(own)],
-          {
-            workerId: of.workerId,
-            leaseMs: of.runLeaseMs,
-            retry: { maxAttempts: of.runAttempts, baseMs: of.runBackoffMs, maxMs: of.runBackoffMaxMs },
-          },
-          ({ tenantId, runId }) => c.tell({ tenantId, id: runId }),
-          o,
-        ),
-      [sagas, workflows, TOKENS.peers, TOKENS.ownParticipant, settings, changes, TOKENS.onSagaSettled],
-    )
-    .inSingletonScope();
-  bind(ownRuns)
-    .toResolvedValue(
-      (a: AdvanceRuns, of: RunSettings, onLost: (error: unknown) => void) =>
-        makeOwnRuns(a, { owner: of.workerId, leaseMs: of.runLeaseMs, size: of.runSlots }, onLost),
-      [advanceRuns, settings, TOKENS.onLostRun],
-    )
-    .inSingletonScope();
-  bind(TOKENS.startRun)
-    .toResolvedValue(makeStartRun, [sagas, workflows, advanceRuns, TOKENS.peers, ownRuns, wake, TOKENS.showReferences])
-    .inSingletonScope();
-  bind(changes)
-    .toResolvedValue((r: RunRepository) => makeRunChanges(r, () => delay(WATCH_POLL_MS)), [TOKENS.runs])
-    .inSingletonScope();
-  bind(TOKENS.watchRun)
-    .toResolvedValue(
-      (r: RunRepository, c: RunChanges) => makeWatchRun(makeReadRuns(shareReads(r)), c),
-      [TOKENS.runs, changes],
-    )
-    .inSingletonScope();
-  bind(TOKENS.cancelRun).toResolvedValue(makeCancelRun, [sagas, wake]).inSingletonScope();
-  bind(TOKENS.retryRun).toResolvedValue(makeRetryRun, [sagas, wake]).inSingletonScope();
-  bind(TOKENS.failRun).toResolvedValue(makeFailRun, [sagas, wake]).inSingletonScope();
+  bind(advanceRuns).toResolvedValue(
+    (
+      s: SagaRepository,
+      w: readonly Workflow[],
+      peers: readonly StepParticipant[],
+      own: OwnParticipant,
+      of: RunSettings,
+      c: RunChanges,
+      o: OnSagaSettled,
+    ) =>
+      makeAdvanceRuns(
+        s,
+        w,
+        [...peers, makeOwnStepParticipant(own)],
+        {
+          workerId: of.workerId,
+          leaseMs: of.runLeaseMs,
+          retry: { maxAttempts: of.runAttempts, baseMs: of.runBackoffMs, maxMs: of.runBackoffMaxMs },
+        },
+        ({ tenantId, runId }) => c.tell({ tenantId, id: runId }),
+        o,
+      ),
+    [sagas, workflows, TOKENS.peers, TOKENS.ownParticipant, settings, changes, TOKENS.onSagaSettled],
+  );
+  bind(ownRuns).toResolvedValue(
+    (a: AdvanceRuns, of: RunSettings, onLost: (error: unknown) => void) =>
+      makeOwnRuns(a, { owner: of.workerId, leaseMs: of.runLeaseMs, size: of.runSlots }, onLost),
+    [advanceRuns, settings, TOKENS.onLostRun],
+  );
+  bind(TOKENS.startRun).toResolvedValue(makeStartRun, [
+    sagas,
+    workflows,
+    advanceRuns,
+    TOKENS.peers,
+    ownRuns,
+    wake,
+    TOKENS.showReferences,
+  ]);
+  bind(changes).toResolvedValue((r: RunRepository) => makeRunChanges(r, () => delay(WATCH_POLL_MS)), [TOKENS.runs]);
+  bind(TOKENS.watchRun).toResolvedValue(
+    (r: RunRepository, c: RunChanges) => makeWatchRun(makeReadRuns(shareReads(r)), c),
+    [TOKENS.runs, changes],
+  );
+  bind(TOKENS.cancelRun).toResolvedValue(makeCancelRun, [sagas, wake]);
+  bind(TOKENS.retryRun).toResolvedValue(makeRetryRun, [sagas, wake]);
+  bind(TOKENS.failRun).toResolvedValue(makeFailRun, [sagas, wake]);
 });
 
 const executionUseCases = new ContainerModule(({ bind }) => {
   const { database, executions } = TOKENS;
-  bind(executions).toResolvedValue(makeExecutionRepository, [database]).inSingletonScope();
-  bind(TOKENS.recordExecutions).toResolvedValue(makeRecordExecutions, [executions]).inSingletonScope();
-  bind(TOKENS.readExecutions).toResolvedValue(makeReadExecutions, [executions]).inSingletonScope();
-  bind(TOKENS.executionMonths).toResolvedValue(makeExecutionMonths, [database]).inSingletonScope();
-  bind(TOKENS.keepExecutionMonths)
-    .toResolvedValue(makeKeepExecutionMonths, [TOKENS.executionMonths, TOKENS.onRewritten])
-    .inSingletonScope();
-});
-
-/** RunService as a participant of steps that callers record with it: it can take back, and does nothing new. */
-const ownStepParticipant = (own: OwnParticipant): StepParticipant => ({
-  name: OWN_PARTICIPANT,
-  isReachable: async () => true,
-  check: (_, action) => Promise.reject(actionUnknown(action)),
-  execute: (_, action) => Promise.reject(actionUnknown(action)),
-  compensate: (call) => own.compensate(call),
-  verifyStep: (call) => own.verify(call, call.step),
-  holds: async (call, type) => (await own.verify(call, call.step)).some(({ resourceType }) => resourceType === type),
+  bind(executions).toResolvedValue(makeExecutionRepository, [database]);
+  bind(TOKENS.recordExecutions).toResolvedValue(makeRecordExecutions, [executions]);
+  bind(TOKENS.readExecutions).toResolvedValue(makeReadExecutions, [executions]);
+  bind(TOKENS.executionMonths).toResolvedValue(makeExecutionMonths, [database]);
+  bind(TOKENS.keepExecutionMonths).toResolvedValue(makeKeepExecutionMonths, [
+    TOKENS.executionMonths,
+    TOKENS.onRewritten,
+  ]);
 });
 
 // So many of RunService's own rows are removed well within a second.
@@ -408,7 +351,7 @@ export async function composeRunService(
       token: () => Promise.reject(new Error('each call of a participant has a token of its own')),
     }),
   }));
-  const container = new Container();
+  const container = new Container({ defaultScope: 'Singleton' });
   const directory = makeParticipantDirectory(database);
   container.bind(TOKENS.directory).toConstantValue(directory);
   container.bind(TOKENS.settings).toConstantValue(settings);

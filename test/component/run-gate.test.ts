@@ -5,7 +5,6 @@ import { goneCount } from '#libs/participant/counts.ts';
 import type { RunOperation } from '#libs/participant/participant.ts';
 import { type KeptRows, makeRunGate } from '#libs/participant/run-gate.ts';
 import { makeRunLock } from '#libs/participant/run-lock.ts';
-import { makeTombstones } from '#libs/participant/tombstones.ts';
 import { incidentMigrations } from '#services/incident/adapters/postgres/migrations/index.ts';
 import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
 import { startTestPostgres, type TestPostgres } from '#test/support/postgres.ts';
@@ -36,7 +35,7 @@ async function fixture(postgres: TestPostgres, [service, migrations]: (typeof SE
   const lock = makeRunLock(`${service}-run`);
   const counts = [goneCount(service, 2)];
   const kept: KeptRows = {
-    tombstones: makeTombstones('step_tombstones'),
+    tombstones: 'step_tombstones',
     hold: lock.hold,
     hasActions: true,
     hide: async () => counts,

@@ -9,7 +9,6 @@ import type { Participant, RunScope } from '#libs/participant/participant.ts';
 import { type KeptRows, makeRunGate } from '#libs/participant/run-gate.ts';
 import { makeRunLock } from '#libs/participant/run-lock.ts';
 import { actOnce } from '#libs/participant/step-actions.ts';
-import { makeTombstones } from '#libs/participant/tombstones.ts';
 import { deleteOneBatch } from '#libs/postgres/delete-batch.ts';
 import type { Migration } from '#libs/postgres/migrate.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
@@ -45,7 +44,7 @@ export const notes: Migration = {
 const lock = makeRunLock();
 
 const KEPT: KeptRows = {
-  tombstones: makeTombstones('step_tombstones'),
+  tombstones: 'step_tombstones',
   hold: lock.hold,
   hasActions: true,
   async hide(trx, { tenantId, runId }, { operationId }) {

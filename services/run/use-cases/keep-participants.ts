@@ -23,28 +23,31 @@ export interface KeepParticipants {
 /** Told of a participant that was retired. */
 export type OnRetired = (participant: KnownParticipant) => void;
 
-/** Makes KeepParticipants. `configured` are the names that this replica calls. */
+/** Makes KeepParticipants. `peers` are those that this replica calls. */
 export const makeKeepParticipants = (
   directory: ParticipantDirectory,
-  configured: readonly string[],
+  peers: readonly { readonly name: string }[],
   onRetired: OnRetired,
-): KeepParticipants => ({
-  async list() {
-    return (await directory.list()).map((known) => ({ ...known, isConfigured: configured.includes(known.name) }));
-  },
-  async confirm(caller, name, reason) {
-    const confirmed = await directory.confirm(name, caller, reason);
-    if (!confirmed) throw participantNotFound(name);
-    return { ...confirmed, isConfigured: configured.includes(name) };
-  },
-  async retire(caller, name, reason) {
-    if (configured.includes(name)) throw participantConfigured(name);
-    const retired = await directory.retire(name, caller, reason);
-    if (!retired) throw participantNotFound(name);
-    onRetired(retired);
-    return { ...retired, isConfigured: false };
-  },
-});
+): KeepParticipants => {
+  const configured = peers.map(({ name }) => name);
+  return {
+    async list() {
+      return (await directory.list()).map((known) => ({ ...known, isConfigured: configured.includes(known.name) }));
+    },
+    async confirm(caller, name, reason) {
+      const confirmed = await directory.confirm(name, caller, reason);
+      if (!confirmed) throw participantNotFound(name);
+      return { ...confirmed, isConfigured: configured.includes(name) };
+    },
+    async retire(caller, name, reason) {
+      if (configured.includes(name)) throw participantConfigured(name);
+      const retired = await directory.retire(name, caller, reason);
+      if (!retired) throw participantNotFound(name);
+      onRetired(retired);
+      return { ...retired, isConfigured: false };
+    },
+  };
+};
 
 /** Passes for the data set that a participant is known to answer from, or that it is the first to tell of. */
 export type AssertData = (dataId: string) => Promise<void>;

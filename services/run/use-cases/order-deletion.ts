@@ -43,6 +43,12 @@ export type OrderDeletion = (
 /** Told of everything that was ordered, and of everything that was refused, with the refusal's reason. */
 export type OnOrdered = (order: DeletionOrder, outcome: 'ORDERED' | 'REFUSED', reason: string) => void;
 
+/** The operator's guard. */
+export interface PurgeGuard {
+  /** How old a run must be. */
+  readonly minPurgeAgeHours: number;
+}
+
 /** What a purge would take of each participant. */
 export type ParticipantPreviews = readonly {
   readonly participant: string;
@@ -57,7 +63,7 @@ export function makeOrderDeletion(
   runs: RunRepository,
   deletions: DeletionOrders,
   participants: readonly Participant[],
-  minPurgeAgeHours: number,
+  { minPurgeAgeHours }: PurgeGuard,
   wake: () => void,
   onOrdered: OnOrdered,
 ): OrderDeletion {

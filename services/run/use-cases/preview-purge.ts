@@ -3,7 +3,7 @@ import type { Blocker } from '#libs/participant/participant.ts';
 import { OWN_PARTICIPANT, purgeableAt } from '../domain/deletion.ts';
 import { retentionGuard, runNotFound } from '../domain/errors.ts';
 import type { DeletionOrders, Participant } from './deletion-ports.ts';
-import { askForPreviews, assertConfigured, type ParticipantPreviews } from './order-deletion.ts';
+import { askForPreviews, assertConfigured, type ParticipantPreviews, type PurgeGuard } from './order-deletion.ts';
 import type { RunRepository } from './ports.ts';
 
 const MAX_BLOCKERS = 100;
@@ -28,7 +28,7 @@ export const makePreviewPurge =
     runs: RunRepository,
     deletions: Pick<DeletionOrders, 'participantsOf'>,
     participants: readonly Participant[],
-    minPurgeAgeHours: number,
+    { minPurgeAgeHours }: PurgeGuard,
   ): PreviewPurge =>
   async (caller, runId) => {
     const tenantId = tenantOf(caller);

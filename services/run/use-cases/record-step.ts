@@ -14,11 +14,11 @@ export interface RecordStepCommand extends StepRecord {
  */
 export type RecordStep = (command: RecordStepCommand) => Promise<RunStep>;
 
-/** Makes RecordStep. `participants` are the names that effects can be recorded with. */
+/** Makes RecordStep. `participants` are those that effects can be recorded with. */
 export const makeRecordStep =
-  (runs: RunRepository, participants: readonly string[]): RecordStep =>
+  (runs: RunRepository, participants: readonly { readonly name: string }[]): RecordStep =>
   async ({ tenantId, runId, ...record }) => {
-    const unknown = record.participants.find((name) => !participants.includes(name));
+    const unknown = record.participants.find((named) => !participants.some(({ name }) => name === named));
     if (unknown !== undefined) throw participantUnknown(unknown);
     const step = await runs.recordStep(tenantId, runId, record.name, (run, known, nextPosition, now) =>
       recordStep(run, known, record, nextPosition, now),

@@ -8,7 +8,9 @@ export const HIDDEN_INCIDENTS: HiddenRows = {
     const bindings = { tenantId, runId, operationId, actor: caller.actor, reason: reason ?? null };
     await trx.raw(
       `with mine as materialized (
-         select i.id from incidents i where i.tenant_id = :tenantId and i.run_id = :runId and i.deleted_at is null order by i.closed_at, i.id for update)
+         select i.id from incidents i
+         where i.tenant_id = :tenantId and i.run_id = :runId and i.deleted_at is null
+         order by i.closed_at, i.id for update)
        update incidents i
        set deleted_at = clock_timestamp(), deleted_by = :actor, deleted_reason = :reason, hidden_by = :operationId
        from mine where i.tenant_id = :tenantId and i.id = mine.id`,
@@ -26,7 +28,8 @@ export const HIDDEN_INCIDENTS: HiddenRows = {
     const { rowCount } = await trx.raw(
       `with mine as materialized (
          select i.id from incidents i
-         where i.tenant_id = :tenantId and i.run_id = :runId and i.hidden_by = :hiddenBy and i.deleted_at is not null order by i.closed_at, i.id for update)
+         where i.tenant_id = :tenantId and i.run_id = :runId and i.hidden_by = :hiddenBy
+           and i.deleted_at is not null order by i.closed_at, i.id for update)
        update incidents i set deleted_at = null, deleted_by = null, deleted_reason = null
        from mine where i.tenant_id = :tenantId and i.id = mine.id`,
       { tenantId, runId, hiddenBy },

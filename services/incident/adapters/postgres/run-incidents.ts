@@ -3,7 +3,6 @@ import type { RunRows } from '#libs/participant/make-participant.ts';
 import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import { type Batch, type KeptRows, makeRunGate, toRunEntry } from '#libs/participant/run-gate.ts';
 import { makeRunLock } from '#libs/participant/run-lock.ts';
-import { makeTombstones } from '#libs/participant/tombstones.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import { HIDDEN_INCIDENTS } from './hidden-incidents.ts';
@@ -72,7 +71,7 @@ export function makeRunIncidents(database: Database): RunRows {
 
 /** How IncidentService keeps a run. */
 const KEPT: KeptRows = {
-  tombstones: makeTombstones('step_tombstones'),
+  tombstones: 'step_tombstones',
   hold: incidentRunLock.hold,
   hasActions: true,
 

@@ -1,5 +1,6 @@
 import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
+import { readFigure } from '#libs/postgres/read-figure.ts';
 import type { ArtifactKind } from '../../domain/artifact.ts';
 import type { DiscardClaim, DiscardedObjects } from '../../use-cases/ports.ts';
 
@@ -37,13 +38,7 @@ export const makeDiscardedObjects = (database: Database): DiscardedObjects => ({
     return rows.map((row) => ({ tenantId: row.tenant_id, jobId: row.job_id, id: row.id }));
   },
 
-  async oldestUnfinishedSeconds() {
-    const [row] = await database.acrossTenants<{ seconds: number }>({
-      text: 'select oldest_unfinished_upload_seconds() as seconds',
-      values: [],
-    });
-    return row?.seconds ?? 0;
-  },
+  oldestUnfinishedSeconds: () => readFigure(database, 'oldest_unfinished_upload_seconds'),
 
   async claim({ tenantId, jobId, id }, leaseMs) {
     const [rows] = await database.writeForTenant(tenantId, [

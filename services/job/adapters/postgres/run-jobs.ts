@@ -1,7 +1,6 @@
 import { sumDeleted } from '#libs/participant/counts.ts';
 import type { RunScope } from '#libs/participant/participant.ts';
 import { type CheckRun, type KeptRows, makeRunGate, type Touched, toRunEntry } from '#libs/participant/run-gate.ts';
-import { makeTombstones } from '#libs/participant/tombstones.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { type FailedKey, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
@@ -159,7 +158,7 @@ const bindingsOf = ({ tenantId, runId, step }: RunScope) => ({ tenantId, runId, 
 
 /** How JobService keeps a run. */
 const KEPT: KeptRows = {
-  tombstones: makeTombstones('step_tombstones'),
+  tombstones: 'step_tombstones',
   hold: jobRunLock.hold,
   hasActions: true,
 

@@ -1,5 +1,8 @@
 import { fromCountMessages } from '#libs/grpc/count-messages.ts';
-import type { Participant } from '../../use-cases/deletion-ports.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { RunOperation, RunScope, Participant as ServedParticipant } from '#libs/participant/participant.ts';
+import { type Answer, OWN_PARTICIPANT } from '../../domain/deletion.ts';
+import type { Participant, ParticipantCall } from '../../use-cases/deletion-ports.ts';
 import { ask, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
 
 /** A peer's part in the deletions of runs. */
@@ -43,3 +46,45 @@ export const makeParticipant = (peer: Peer): Participant => ({
     return { counts: fromCountMessages(resourceCounts), blockers, samples };
   },
 });
+
+const DEFAULT_PURGE_LIMIT = 10_000;
+
+/** RunService's part in its own cascades, and what a compensation asks of it. */
+export interface OwnParticipant extends Participant {
+  /** Removes the effects of the call's step, whatever state its run is in. */
+  compensate(call: ParticipantCall): Promise<Answer>;
+  /** As Participant's; with a step, of that step's effects alone. */
+  verify(call: ParticipantCall, step?: string): Promise<readonly ResourceCount[]>;
+}
+
+/** Makes RunService's part: what it serves as a participant like all others, asked for without a network between. */
+export const makeOwnParticipant = (served: ServedParticipant): OwnParticipant => ({
+  name: OWN_PARTICIPANT,
+  isReachable: async () => true,
+
+  async preview(call) {
+    const { counts, blockers = [], samples } = await served.preview(scopeOf(call));
+    return { counts, blockers, samples };
+  },
+
+  softDelete: async (call) => complete(await served.softDelete(scopeOf(call), toOperation(call))),
+
+  restore: async (call, softDeleteId) => complete(await served.restore(scopeOf(call), toOperation(call), softDeleteId)),
+
+  purge: (call, limit = DEFAULT_PURGE_LIMIT) => served.purge(scopeOf(call), toOperation(call), limit),
+
+  compensate: (call) => served.compensate(scopeOf(call, call.step), toOperation(call)),
+
+  verify: async (call, step) => (await served.verify(scopeOf(call, step), false)).counts,
+});
+
+const scopeOf = ({ tenantId, runId }: ParticipantCall, step?: string): RunScope => ({ tenantId, runId, step });
+
+const toOperation = ({ operationId, step: part, actor, reason }: ParticipantCall): RunOperation => ({
+  operationId,
+  part,
+  caller: { actor, subject: 'service:run' },
+  reason,
+});
+
+const complete = (counts: readonly ResourceCount[]): Answer => ({ progress: 'COMPLETE', counts, failedItems: [] });

@@ -2,8 +2,11 @@ import type { JsonObject } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { fromCountMessages } from '#libs/grpc/count-messages.ts';
+import { OWN_PARTICIPANT } from '../../domain/deletion.ts';
+import { actionUnknown } from '../../domain/errors.ts';
 import type { StepParticipant } from '../../use-cases/saga-ports.ts';
 import { ask, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
+import type { OwnParticipant } from './participant.ts';
 
 /** A peer's part in the steps of runs. */
 export const makeStepParticipant = (peer: Peer): StepParticipant => ({
@@ -45,4 +48,15 @@ export const makeStepParticipant = (peer: Peer): StepParticipant => ({
     const { resourceCounts } = await ask(peer, client.verify(request, { timeoutMs }));
     return resourceCounts.some((count) => count.resourceType === resourceType && count.found > 0n);
   },
+});
+
+/** RunService as a participant of steps that callers record with it: it can take back, and does nothing new. */
+export const makeOwnStepParticipant = (own: OwnParticipant): StepParticipant => ({
+  name: OWN_PARTICIPANT,
+  isReachable: async () => true,
+  check: (_, action) => Promise.reject(actionUnknown(action)),
+  execute: (_, action) => Promise.reject(actionUnknown(action)),
+  compensate: (call) => own.compensate(call),
+  verifyStep: (call) => own.verify(call, call.step),
+  holds: async (call, type) => (await own.verify(call, call.step)).some(({ resourceType }) => resourceType === type),
 });

@@ -7,7 +7,6 @@ import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import { type Deletion, OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import { runNotFound } from '../../domain/errors.ts';
 import type { DeletionOrder, DeletionOrders, Ordered } from '../../use-cases/deletion-ports.ts';
-import { toOperation } from '../../use-cases/participate.ts';
 import { audit } from './audit.ts';
 import { auditOutcome, DELETION_COLUMNS, type DeletionRow, findDeletion, toDeletion } from './deletion-rows.ts';
 import { makeOwnGate } from './own-rows.ts';
@@ -140,7 +139,8 @@ async function insert(
   );
   if (bulkItem) await takeItem(trx, tenantId, bulkItem, id);
   const scope = { tenantId, runId, step: undefined };
-  const operation = toOperation({ operationId: id, step: OWN_PARTICIPANT, actor: caller.actor, reason });
+  const by = { actor: caller.actor, subject: 'service:run' };
+  const operation = { operationId: id, part: OWN_PARTICIPANT, caller: by, reason };
   if (mode === 'SOFT_DELETE') await own.hideNow(trx, scope, operation);
   if (mode === 'UNDELETE' && run.deletion_id !== null) await own.restoreNow(trx, scope, operation, run.deletion_id);
   const begun = await findById(trx, tenantId, id);

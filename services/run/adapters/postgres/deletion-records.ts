@@ -1,5 +1,6 @@
 import { reopenItem } from '#libs/bulk-deletion/item-rows.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
+import { readFigure } from '#libs/postgres/read-figure.ts';
 import { pageOf } from '#libs/postgres/rows.ts';
 import type { DeletionRecords } from '../../use-cases/ports.ts';
 import { audit } from './audit.ts';
@@ -61,19 +62,7 @@ export const makeDeletionRecords = (database: Database): DeletionRecords => ({
       return toDeletion(row);
     }),
 
-  async oldestUnfinishedSeconds() {
-    const [row] = await database.acrossTenants<{ seconds: number }>({
-      text: 'select oldest_unfinished_deletion_seconds() as seconds',
-      values: [],
-    });
-    return row?.seconds ?? 0;
-  },
+  oldestUnfinishedSeconds: () => readFigure(database, 'oldest_unfinished_deletion_seconds'),
 
-  async stuckCount() {
-    const [row] = await database.acrossTenants<{ count: string }>({
-      text: 'select stuck_deletions() as count',
-      values: [],
-    });
-    return Number(row?.count ?? 0);
-  },
+  stuckCount: () => readFigure(database, 'stuck_deletions'),
 });

@@ -10,7 +10,6 @@ import {
   type RunGate,
   toRunEntry,
 } from '#libs/participant/run-gate.ts';
-import { makeTombstones } from '#libs/participant/tombstones.ts';
 import { deleteOneBatch } from '#libs/postgres/delete-batch.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
@@ -157,7 +156,7 @@ export function makeOwnRows(database: Database, effects: readonly EffectTable[])
 
 /** How RunService keeps a run. */
 const KEPT: KeptRows = {
-  tombstones: makeTombstones('participant_operations'),
+  tombstones: 'participant_operations',
   hold: async (trx, { tenantId, runId }) => void (await lockRun(trx, tenantId, runId)),
   hasActions: false,
   partOf: ({ part }) => part,

@@ -2,6 +2,7 @@ import { DomainError, requestIdReused, runDeleted } from '#libs/kernel/domain-er
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database, Statement } from '#libs/postgres/open-database.ts';
+import { readFigure } from '#libs/postgres/read-figure.ts';
 import { codeOf } from '#libs/postgres/sql-errors.ts';
 import { OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import { leaseLost, runNotFound } from '../../domain/errors.ts';
@@ -251,21 +252,9 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         return toRun(rows[0] as RunColumns);
       }),
 
-    async oldestUnfinishedSeconds() {
-      const [row] = await database.acrossTenants<{ seconds: number }>({
-        text: 'select oldest_unfinished_run_seconds() as seconds',
-        values: [],
-      });
-      return row?.seconds ?? 0;
-    },
+    oldestUnfinishedSeconds: () => readFigure(database, 'oldest_unfinished_run_seconds'),
 
-    async parkedCount() {
-      const [row] = await database.acrossTenants<{ count: number }>({
-        text: 'select parked_runs() as count',
-        values: [],
-      });
-      return row?.count ?? 0;
-    },
+    parkedCount: () => readFigure(database, 'parked_runs'),
   };
 }
 
