@@ -8,7 +8,7 @@ import { type Deletion, OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import { runNotFound } from '../../domain/errors.ts';
 import type { DeletionOrder, DeletionOrders, Ordered } from '../../use-cases/deletion-ports.ts';
 import { audit } from './audit.ts';
-import { auditOutcome, DELETION_COLUMNS, type DeletionRow, findDeletion, toDeletion } from './deletion-rows.ts';
+import { auditOutcome, type DeletionRow, findDeletion, RUN_DELETION_COLUMNS, toDeletion } from './deletion-rows.ts';
 import { makeOwnGate } from './own-rows.ts';
 import { findRequest, type IdentifiedRequest, rememberRequest } from './request-ids.ts';
 import { lockRun, type RunColumns, toRun } from './run-repository.ts';
@@ -72,7 +72,7 @@ const findUnderWay = async (
 ): Promise<DeletionRow | undefined> =>
   firstOf<DeletionRow>(
     await trx.raw(
-      `select ${DELETION_COLUMNS} from deletions d
+      `select ${RUN_DELETION_COLUMNS} from deletions d
        where d.tenant_id = :tenantId and d.run_id = :runId and d.state not in ('COMPLETE', 'CANCELLED') limit 1`,
       { tenantId, runId },
     ),

@@ -4,14 +4,14 @@ import { readFigure } from '#libs/postgres/read-figure.ts';
 import { pageOf } from '#libs/postgres/rows.ts';
 import type { DeletionRecords } from '../../use-cases/ports.ts';
 import { audit } from './audit.ts';
-import { DELETION_COLUMNS, type DeletionRow, findDeletion, toDeletion } from './deletion-rows.ts';
+import { type DeletionRow, findDeletion, RUN_DELETION_COLUMNS, toDeletion } from './deletion-rows.ts';
 
 /** The deletions of runs, ordered and done, in Postgres. */
 export const makeDeletionRecords = (database: Database): DeletionRecords => ({
   async get(tenantId, deletionId) {
     const [row] = await database.readForTenant<DeletionRow>(tenantId, {
       name: 'get-deletion',
-      text: `select ${DELETION_COLUMNS} from deletions d where d.tenant_id = $1 and d.id = $2`,
+      text: `select ${RUN_DELETION_COLUMNS} from deletions d where d.tenant_id = $1 and d.id = $2`,
       values: [tenantId, deletionId],
     });
     return row && toDeletion(row);
@@ -19,7 +19,7 @@ export const makeDeletionRecords = (database: Database): DeletionRecords => ({
 
   async list(tenantId, { state, mode, runId, limit, after }) {
     const rows = await database.readForTenant<DeletionRow>(tenantId, {
-      text: `select ${DELETION_COLUMNS} from deletions d
+      text: `select ${RUN_DELETION_COLUMNS} from deletions d
              where d.tenant_id = $1 and ($2::text is null or d.state = $2) and ($3::text is null or d.mode = $3)
                and ($4::uuid is null or d.run_id = $4)
                and ($5::timestamptz is null or (d.created_at, d.id) < ($5, $6::uuid))

@@ -5,7 +5,7 @@ import { firstOf } from '#libs/postgres/rows.ts';
 import type { Deletion, DeletionMode, DeletionState, DeletionStep } from '../../domain/deletion.ts';
 import { audit } from './audit.ts';
 
-/** A deletion with its steps as JSON, read with DELETION_COLUMNS. */
+/** A deletion with its steps as JSON, read with RUN_DELETION_COLUMNS. */
 export interface DeletionRow {
   readonly tenant_id: string;
   readonly id: string;
@@ -64,7 +64,7 @@ const OWN_COLUMNS = columnsOf<Omit<DeletionRow, 'steps'>>({
   finished_at: true,
 });
 /** The columns of a deletion and its steps as SQL; `d` is the alias of deletions. */
-export const DELETION_COLUMNS = `${OWN_COLUMNS('d')}, coalesce((
+export const RUN_DELETION_COLUMNS = `${OWN_COLUMNS('d')}, coalesce((
   select json_agg(json_build_object('participant', s.participant, 'state', s.state, 'counts', s.counts,
     'failed_items', s.failed_items, 'attempts', s.attempts, 'last_error', s.last_error,
     'next_attempt_at', s.next_attempt_at, 'verified_at', s.verified_at)
@@ -78,10 +78,13 @@ export const findDeletion = async (
   deletionId: string,
 ): Promise<DeletionRow | undefined> =>
   firstOf<DeletionRow>(
-    await trx.raw(`select ${DELETION_COLUMNS} from deletions d where d.tenant_id = :tenantId and d.id = :deletionId`, {
-      tenantId,
-      deletionId,
-    }),
+    await trx.raw(
+      `select ${RUN_DELETION_COLUMNS} from deletions d where d.tenant_id = :tenantId and d.id = :deletionId`,
+      {
+        tenantId,
+        deletionId,
+      },
+    ),
   );
 
 /** Writes what a deletion has come to into the audit. */
