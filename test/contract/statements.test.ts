@@ -43,6 +43,14 @@ test('nothing that is sent stays in its session, which a pooler may hand to anot
   );
 });
 
+test('no statement takes an advisory lock but the migrations, and for one more release that of a run', (t) => {
+  const holders = new Set(['libs/postgres/migrate.ts', 'libs/participant/run-lock.ts']);
+  const found = sqlSources().filter(({ source }) =>
+    /advisory/i.test(source.replaceAll(/^\s*(?:\*|\/\/|\/\*).*$/gm, '')),
+  );
+  t.deepEqual(new Set(found.map(({ file }) => file)), holders);
+});
+
 // Citus refuses both on tables that it distributes.
 
 test('every part of a statement that writes answers with what it wrote', (t) => {

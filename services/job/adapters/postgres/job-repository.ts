@@ -5,6 +5,7 @@ import { makeRunLock } from '#libs/participant/run-lock.ts';
 import { enterRun } from '#libs/participant/step-actions.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { jobNotFound } from '../../domain/errors.ts';
 import type { Job } from '../../domain/job.ts';
 import type { JobChange, JobRepository, NewJob } from '../../use-cases/ports.ts';
@@ -83,17 +84,9 @@ export const makeJobRepository = (database: Database): JobRepository => ({
     }),
 
   claimOldest: (tenantId, requestId, change) =>
-    database.forTenant(tenantId, async (trx) => {
-      if (requestId !== undefined) {
-        // The second of two at once waits here, and then finds what the first has claimed.
-        await trx.raw('select pg_advisory_xact_lock(hashtextextended(:request, 0))', {
-          request: `job-claim/${tenantId}/${requestId}`,
-        });
-        const known = await findClaimed(trx, tenantId, requestId);
-        if (known) return known;
-      }
-      return claimNew(trx, tenantId, requestId, change);
-    }),
+    requestId === undefined
+      ? database.forTenant(tenantId, (trx) => claimNew(trx, tenantId, requestId, change))
+      : claimOnce(database, tenantId, requestId, change),
 
   async findAbandonedCancellations(limit) {
     const rows = await database.acrossTenants<{ tenant_id: string; id: string }>({
@@ -137,18 +130,62 @@ export const makeJobRepository = (database: Database): JobRepository => ({
   },
 });
 
-/** What this request claimed before; undefined for nothing. */
+/** What this request claims or has claimed. Of many made at once one claims, and all answer with its job. */
+async function claimOnce(
+  database: Database,
+  tenantId: string,
+  requestId: string,
+  change: JobChange,
+): Promise<Job | undefined> {
+  try {
+    return await database.forTenant(tenantId, async (trx) => {
+      const known = (await findClaimed(trx, tenantId, requestId)) ?? (await claimNew(trx, tenantId, requestId, change));
+      if (known) return known;
+      // The only job there is may be the one that this request is claiming elsewhere.
+      await waitForClaims(trx, tenantId);
+      return findClaimed(trx, tenantId, requestId);
+    });
+  } catch (error) {
+    if (!isUniqueViolation(error, 'jobs_claim_request')) throw error;
+    // Another one was first, with another job; this one's has stayed as it was.
+    return claimOnce(database, tenantId, requestId, change);
+  }
+}
+
+/**
+ * What this request claimed before; undefined for nothing. Without a lock: those who waited for a claim share one of its job,
+ * and would wait for each other.
+ */
 async function findClaimed(trx: TenantTransaction, tenantId: string, requestId: string): Promise<Job | undefined> {
-  const claimed = firstOf<{ id: string }>(
-    await trx.raw('select id from jobs where tenant_id = :tenantId and claim_request_id = cast(:requestId as uuid)', {
-      tenantId,
-      requestId,
-    }),
+  const row = firstOf<JobWithTasks>(
+    await trx.raw(
+      `select ${JOB_COLUMNS} from jobs j
+       where j.tenant_id = :tenantId and j.claim_request_id = cast(:requestId as uuid)`,
+      { tenantId, requestId },
+    ),
   );
-  if (!claimed) return undefined;
-  const job = await lockJob(trx, tenantId, claimed.id, VISIBLE);
-  if (!job) throw jobNotFound();
-  return toJob(job.row);
+  if (!row) return undefined;
+  if (row.deletion_id !== null || row.deleted_at !== null) throw jobNotFound();
+  return toJob(row);
+}
+
+/** A job `j` that a worker may claim: PENDING, or RUNNING with a lease that ran out, and none that an action is still making. */
+const CLAIMABLE = `(j.state = 'PENDING' or (j.state = 'RUNNING' and j.lease_expires_at <= now()))
+  and not exists (select from step_actions a where a.tenant_id = j.tenant_id and a.run_id = j.run_id
+                    and a.step = j.step and a.job_id = j.id and a.outcome is null)`;
+
+const MOST_CLAIMS = 100;
+
+/**
+ * Waits for the claims under way, under a lock that those who wait share, and which is taken in the order in which a run's
+ * jobs are locked.
+ */
+async function waitForClaims(trx: TenantTransaction, tenantId: string): Promise<void> {
+  await trx.raw(
+    `select from jobs j where j.tenant_id = :tenantId ${VISIBLE} and ${CLAIMABLE}
+     order by j.id limit :limit for key share of j`,
+    { tenantId, limit: MOST_CLAIMS },
+  );
 }
 
 async function claimNew(
@@ -160,10 +197,7 @@ async function claimNew(
   const oldest = firstOf<{ id: string }>(
     await trx.raw(
       `select j.id from jobs j
-       where j.tenant_id = :tenantId ${VISIBLE}
-         and (j.state = 'PENDING' or (j.state = 'RUNNING' and j.lease_expires_at <= now()))
-         and not exists (select from step_actions a where a.tenant_id = j.tenant_id and a.run_id = j.run_id
-                           and a.step = j.step and a.job_id = j.id and a.outcome is null)
+       where j.tenant_id = :tenantId ${VISIBLE} and ${CLAIMABLE}
        order by j.created_at, j.id limit 1 for update of j skip locked`,
       { tenantId },
     ),

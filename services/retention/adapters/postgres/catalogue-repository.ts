@@ -1,6 +1,8 @@
 import { auditInstallation } from '#libs/audit/write-audit.ts';
+import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
+import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import type { CatalogueSubject, SubjectProblem } from '../../domain/catalogue.ts';
 import type { SubjectCatalogue } from '../../use-cases/ports.ts';
 import type { CatalogueRepository } from '../../use-cases/purge-ports.ts';
@@ -23,7 +25,25 @@ interface CatalogueRow {
   readonly retire_reason: string | null;
 }
 
-const ALL = 'select * from subjects order by name collate "C"';
+const COLUMNS = columnsOf<CatalogueRow>({
+  name: true,
+  owner: true,
+  data_id: true,
+  resource_type: true,
+  dependent_types: true,
+  age_of: true,
+  has_floor: true,
+  problem: true,
+  claimed_owner: true,
+  claimed_data_id: true,
+  listed_at: true,
+  observe_nights_left: true,
+  retired_at: true,
+  retired_by: true,
+  retire_reason: true,
+});
+
+const ALL = `select ${COLUMNS()} from subjects order by name collate "C"`;
 
 /** The catalogue of subjects in Postgres. */
 export const makeCatalogueRepository = (database: Database): CatalogueRepository & SubjectCatalogue => {
@@ -34,31 +54,16 @@ export const makeCatalogueRepository = (database: Database): CatalogueRepository
 
     listSubjects: async () => (await list()).filter(({ retirement }) => !retirement),
 
-    update: (by, decide) =>
-      database.forTenant('nobody', async (trx) => {
-        // Replicas that reconcile at once take turns; a row that is to be inserted cannot be locked.
-        await trx.raw('select pg_advisory_xact_lock(?)', [CATALOGUE_LOCK]);
-        // A night that is counted meanwhile waits, or it would be written over.
-        const known = rowsOf<CatalogueRow>(await trx.raw(`${ALL} for no key update`)).map(toSubject);
-        const clock = firstOf<{ now: Temporal.Instant }>(await trx.raw('select clock_timestamp() as now'));
-        if (!clock) throw new Error('the database told no time');
-        const changes = decide(known, clock.now);
-        for (const { subject, event } of changes) {
-          await write(trx, subject);
-          if (event === undefined) continue;
-          await auditInstallation(trx, {
-            actor: by.actor,
-            subject: by.subject,
-            action: `subject-${event.toLowerCase().replaceAll('_', '-')}`,
-            targetType: 'subject',
-            targetId: subject.name,
-            reason: by.reason,
-            outcome: subject.problem ?? (subject.retirement ? 'RETIRED' : 'BOUND'),
-            counts: { owner: subject.owner, dataId: subject.dataId, claim: subject.claim },
-          });
+    async update(by, decide) {
+      for (;;) {
+        try {
+          return await database.forInstallation((trx) => updateOnce(trx, by, decide));
+        } catch (error) {
+          // Another replica has reconciled meanwhile: what it inserted is known now.
+          if (!isUniqueViolation(error, 'subjects_pkey')) throw error;
         }
-        return changes;
-      }),
+      }
+    },
 
     async recordNight(subject, purgeId) {
       await database.acrossTenants({
@@ -82,33 +87,60 @@ export const makeCatalogueRepository = (database: Database): CatalogueRepository
   };
 };
 
-// Any number will do, as long as nothing else in this database uses it.
-const CATALOGUE_LOCK = 5_383_101;
+type Update = Parameters<CatalogueRepository['update']>;
 
-async function write(trx: TenantTransaction, subject: CatalogueSubject): Promise<void> {
-  const { claim, retirement } = subject;
-  await trx('subjects')
-    .insert({
-      name: subject.name,
-      owner: subject.owner,
-      data_id: subject.dataId ?? null,
-      resource_type: subject.resourceType,
-      dependent_types: [...subject.dependentTypes],
-      age_of: subject.ageOf,
-      has_floor: subject.hasFloor,
-      problem: subject.problem ?? null,
-      claimed_owner: claim?.owner ?? null,
-      claimed_data_id: claim?.dataId ?? null,
-      listed_at: subject.listedAt?.toString() ?? null,
-      observe_nights_left: subject.observeNightsLeft,
-      retired_at: retirement?.at.toString() ?? null,
-      retired_by: retirement?.by ?? null,
-      retire_reason: retirement?.reason ?? null,
-      updated_at: trx.raw('clock_timestamp()'),
-    })
-    .onConflict('name')
-    .merge();
+/**
+ * The changes that are decided of the catalogue as it stands, written. Those who do this at once take turns at the rows,
+ * and each at its own row that is not there yet: then the later one breaks the key.
+ */
+async function updateOnce(
+  trx: TenantTransaction,
+  by: Update[0],
+  decide: Update[1],
+): ReturnType<CatalogueRepository['update']> {
+  // A night that is counted meanwhile waits, or it would be written over.
+  const known = rowsOf<CatalogueRow>(await trx.raw(`${ALL} for no key update`)).map(toSubject);
+  const clock = firstOf<{ now: Temporal.Instant }>(await trx.raw('select clock_timestamp() as now'));
+  if (!clock) throw new Error('the database told no time');
+  const names = new Set(known.map(({ name }) => name));
+  const changes = decide(known, clock.now);
+  for (const { subject, event } of changes) {
+    await (names.has(subject.name)
+      ? trx('subjects').where({ name: subject.name }).update(toColumns(trx, subject))
+      : trx('subjects').insert(toColumns(trx, subject)));
+    if (event === undefined) continue;
+    await auditInstallation(trx, {
+      actor: by.actor,
+      subject: by.subject,
+      action: `subject-${event.toLowerCase().replaceAll('_', '-')}`,
+      targetType: 'subject',
+      targetId: subject.name,
+      reason: by.reason,
+      outcome: subject.problem ?? (subject.retirement ? 'RETIRED' : 'BOUND'),
+      counts: { owner: subject.owner, dataId: subject.dataId, claim: subject.claim },
+    });
+  }
+  return changes;
 }
+
+const toColumns = (trx: TenantTransaction, { claim, retirement, ...subject }: CatalogueSubject) => ({
+  name: subject.name,
+  owner: subject.owner,
+  data_id: subject.dataId ?? null,
+  resource_type: subject.resourceType,
+  dependent_types: [...subject.dependentTypes],
+  age_of: subject.ageOf,
+  has_floor: subject.hasFloor,
+  problem: subject.problem ?? null,
+  claimed_owner: claim?.owner ?? null,
+  claimed_data_id: claim?.dataId ?? null,
+  listed_at: subject.listedAt?.toString() ?? null,
+  observe_nights_left: subject.observeNightsLeft,
+  retired_at: retirement?.at.toString() ?? null,
+  retired_by: retirement?.by ?? null,
+  retire_reason: retirement?.reason ?? null,
+  updated_at: trx.raw('clock_timestamp()'),
+});
 
 const toSubject = (row: CatalogueRow): CatalogueSubject => ({
   name: row.name,
