@@ -6,7 +6,7 @@ import { prepareAnew } from './prepare-anew.ts';
 import { type SessionTimeouts, timeoutSettings, withSettings } from './session-settings.ts';
 import { shareConnections } from './share-connections.ts';
 import { type DatabaseFault, DatabaseSilent, faultOf, isReadOnlyViolation, toDomainError } from './sql-errors.ts';
-import type { Statement } from './statement.ts';
+import { assertColumnsNamed, type Statement } from './statement.ts';
 import { sendBatch } from './tenant-batch.ts';
 import { sendRead } from './tenant-read.ts';
 import { runInTransactions, SILENT, type TenantTransaction } from './tenant-transaction.ts';
@@ -186,6 +186,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     readForTenant: <Row>(tenantId: string, statement: Statement) =>
       mapErrors(async () => {
         const setting = tenantSetting(tenantId);
+        assertColumnsNamed(statement);
         const rows = await shareToRead(isSmall(statement), (client) =>
           prepareAnew(client, [statement], ([it = statement]) => sendRead(client, setting, it)),
         );
@@ -194,6 +195,7 @@ export function openDatabase(options: DatabaseOptions): Database {
     writeForTenant: (tenantId, statements) =>
       mapErrors(async () => {
         if (!isTenantId(tenantId)) throw new TypeError('not a tenant id');
+        for (const statement of statements) assertColumnsNamed(statement);
         return shareToWrite(statements.every(isSmall), (client) =>
           prepareAnew(client, statements, (them) => sendBatch(client, tenantId, them, typeParsers)),
         );
