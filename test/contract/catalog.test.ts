@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import anyTest, { type TestFn } from 'ava';
 import knexOf from 'knex';
 import pg from 'pg';
@@ -90,7 +91,57 @@ const SOURCES = `
 const LOCKS = /(?<!distinct )\bfrom (\w+)(?:(?!(?<!distinct )\bfrom\b)[^;])*\bfor (?:no key |key )?(?:update|share)\b/g;
 const WRITES = /\b(?:update|delete from|insert into) (\w+)[^;]*/g;
 
+const LEASE_WORDS = ['due_at', 'lease_owner', 'lease_token', 'attempts', 'last_error', 'parked_at'];
+// What says who has a row and until when.
+const OF_LEASE =
+  /^(?:lease|claim|lock|fenc)[a-z_]*_(?:token|until|expires_at)$|^(?:lease|claim|lock)_owner$|^(?:leased|locked)_(?:by|at)$/;
+// What says when there is something to do, or how often it was tried.
+const OF_WORK = /^(?:due|parked)_|attempt/;
+const LEASED = `
+  select c.relname::text as table, array_agg(a.attname::text) as columns
+  from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+  where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+  group by c.oid having bool_or(a.attname ~ '${OF_LEASE.source}') order by 1`;
+/** The older tables of a service that CONTRIBUTING lists, each with the columns that it has for the words. */
+async function olderLeased(service: string): Promise<ReadonlyMap<string, readonly string[]>> {
+  const text = await readFile(new URL('../../.github/CONTRIBUTING.md', import.meta.url), 'utf8');
+  const rows = [...text.matchAll(new RegExp(`^\\| \`${service}\\.(\\w+)\`(.*)$`, 'gm'))];
+  return new Map(
+    rows.map(([, table = '', cells = '']) => [table, [...cells.matchAll(/`(\w+)`/g)].map(([, name = '']) => name)]),
+  );
+}
+
+test('a column that leases a row is known by its name, whatever else it is called', (t) => {
+  for (const column of ['claim_token', 'claimed_until', 'lease_expires_at', 'locked_by']) t.regex(column, OF_LEASE);
+  for (const column of ['next_attempt_at', 'due_since', 'parked_reason']) t.regex(column, OF_WORK);
+  for (const column of ['claimed_owner', 'claim_request_id', 'last_seen_at']) t.notRegex(column, OF_LEASE);
+});
+
 for (const [service, migrations] of Object.entries(SERVICES)) {
+  test(`${service}: a table of which workers lease rows has the words for it, or those that CONTRIBUTING lists`, async (t) => {
+    const created = await t.context.postgres.createDatabase(migrations);
+    const older = await olderLeased(service);
+    const leased = await created.query<{ table: string; columns: string[] }>(LEASED);
+    t.deepEqual(
+      [...older.keys()].filter((name) => !leased.some(({ table }) => table === name)),
+      [],
+      'what is listed is there',
+    );
+    for (const { table, columns } of leased) {
+      const words = older.get(table) ?? LEASE_WORDS;
+      t.deepEqual(
+        words.filter((word) => !columns.includes(word)),
+        [],
+        `${table} has them`,
+      );
+      t.deepEqual(
+        columns.filter((column) => (OF_LEASE.test(column) || OF_WORK.test(column)) && !words.includes(column)),
+        [],
+        `${table} has no others`,
+      );
+    }
+  });
+
   test(`${service}: keys begin with the tenant, and no foreign key leaves one tenant's tables`, async (t) => {
     const created = await t.context.postgres.createDatabase(migrations);
     const shared = await created.query<{ table: string }>(WITHOUT_TENANT);
