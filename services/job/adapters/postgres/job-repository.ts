@@ -83,10 +83,16 @@ export const makeJobRepository = (database: Database): JobRepository => ({
       return after;
     }),
 
-  claimOldest: (tenantId, requestId, change) =>
-    requestId === undefined
-      ? database.forTenant(tenantId, (trx) => claimNew(trx, tenantId, requestId, change))
-      : claimOnce(database, tenantId, requestId, change),
+  async claimOldest(tenantId, requestId, change) {
+    for (;;) {
+      try {
+        return await database.forTenant(tenantId, (trx) => claimOldest(trx, tenantId, requestId, change));
+      } catch (error) {
+        // The same request was first elsewhere, with another job; this one's has stayed as it was.
+        if (!isUniqueViolation(error, 'jobs_claim_request')) throw error;
+      }
+    }
+  },
 
   async findAbandonedCancellations(limit) {
     const rows = await database.acrossTenants<{ tenant_id: string; id: string }>({
@@ -130,81 +136,51 @@ export const makeJobRepository = (database: Database): JobRepository => ({
   },
 });
 
-/** What this request claims or has claimed. Of many made at once one claims, and all answer with its job. */
-async function claimOnce(
-  database: Database,
-  tenantId: string,
-  requestId: string,
-  change: JobChange,
-): Promise<Job | undefined> {
-  try {
-    return await database.forTenant(tenantId, async (trx) => {
-      const known = (await findClaimed(trx, tenantId, requestId)) ?? (await claimNew(trx, tenantId, requestId, change));
-      if (known) return known;
-      // The only job there is may be the one that this request is claiming elsewhere.
-      await waitForClaims(trx, tenantId);
-      return findClaimed(trx, tenantId, requestId);
-    });
-  } catch (error) {
-    if (!isUniqueViolation(error, 'jobs_claim_request')) throw error;
-    // Another one was first, with another job; this one's has stayed as it was.
-    return claimOnce(database, tenantId, requestId, change);
-  }
-}
-
-/**
- * What this request claimed before; undefined for nothing. Without a lock: those who waited for a claim share one of its job,
- * and would wait for each other.
- */
-async function findClaimed(trx: TenantTransaction, tenantId: string, requestId: string): Promise<Job | undefined> {
-  const row = firstOf<JobWithTasks>(
-    await trx.raw(
-      `select ${JOB_COLUMNS} from jobs j
-       where j.tenant_id = :tenantId and j.claim_request_id = cast(:requestId as uuid)`,
-      { tenantId, requestId },
-    ),
-  );
-  if (!row) return undefined;
-  if (row.deletion_id !== null || row.deleted_at !== null) throw jobNotFound();
-  return toJob(row);
-}
-
 /** A job `j` that a worker may claim: PENDING, or RUNNING with a lease that ran out, and none that an action is still making. */
-const CLAIMABLE = `(j.state = 'PENDING' or (j.state = 'RUNNING' and j.lease_expires_at <= now()))
+const CLAIMABLE = `j.tenant_id = :tenantId and j.deletion_id is null and j.deleted_at is null
+  and (j.state = 'PENDING' or (j.state = 'RUNNING' and j.lease_expires_at <= now()))
   and not exists (select from step_actions a where a.tenant_id = j.tenant_id and a.run_id = j.run_id
                     and a.step = j.step and a.job_id = j.id and a.outcome is null)`;
 
+const CLAIMED =
+  'select j.id from jobs j where j.tenant_id = :tenantId and j.claim_request_id = cast(:requestId as uuid)';
+
 const MOST_CLAIMS = 100;
 
-/**
- * Waits for the claims under way, under a lock that those who wait share, and which is taken in the order in which a run's
- * jobs are locked.
- */
-async function waitForClaims(trx: TenantTransaction, tenantId: string): Promise<void> {
-  await trx.raw(
-    `select from jobs j where j.tenant_id = :tenantId ${VISIBLE} and ${CLAIMABLE}
-     order by j.id limit :limit for key share of j`,
-    { tenantId, limit: MOST_CLAIMS },
-  );
-}
-
-async function claimNew(
+/** What the request claimed before, or else the oldest job that no other claim has at this moment, claimed. */
+async function claimOldest(
   trx: TenantTransaction,
   tenantId: string,
   requestId: string | undefined,
   change: JobChange,
 ): Promise<Job | undefined> {
-  const oldest = firstOf<{ id: string }>(
+  const key = { tenantId, requestId: requestId ?? null };
+  const found = firstOf<{ claimed: string | null; oldest: string | null; has_claims: boolean }>(
     await trx.raw(
-      `select j.id from jobs j
-       where j.tenant_id = :tenantId ${VISIBLE} and ${CLAIMABLE}
-       order by j.created_at, j.id limit 1 for update of j skip locked`,
-      { tenantId },
+      `with claimed as (${CLAIMED}),
+            oldest as (select j.id from jobs j where ${CLAIMABLE} and not exists (select from claimed)
+                       order by j.created_at, j.id limit 1 for update of j skip locked)
+       select (select id from claimed) as claimed, (select id from oldest) as oldest,
+              exists (select from jobs j where ${CLAIMABLE} and not exists (select from oldest)) as has_claims`,
+      key,
     ),
   );
-  const found = oldest && (await readLocked(trx, tenantId, oldest.id));
-  if (!found) return undefined;
-  return saveJob(trx, toJob(found.row), found.now, change, { claim_request_id: requestId ?? null });
+  if (found?.claimed) return readClaimed(trx, tenantId, found.claimed);
+  const locked = found?.oldest && (await readLocked(trx, tenantId, found.oldest));
+  if (locked) return saveJob(trx, toJob(locked.row), locked.now, change, { claim_request_id: key.requestId });
+  if (requestId === undefined || !found?.has_claims) return undefined;
+  // The only job there is may be the one that this request is claiming elsewhere. Those who wait share the lock, and take it
+  // in the order in which a run's jobs are locked.
+  await trx.raw(`select from jobs j where ${CLAIMABLE} order by j.id limit ${MOST_CLAIMS} for key share of j`, key);
+  const claimed = firstOf<{ id: string }>(await trx.raw(CLAIMED, key));
+  return claimed && readClaimed(trx, tenantId, claimed.id);
+}
+
+/** A job that its request claimed before. Without a lock: those who have waited share one, and would wait for each other. */
+async function readClaimed(trx: TenantTransaction, tenantId: string, jobId: string): Promise<Job> {
+  const read = await readLocked(trx, tenantId, jobId);
+  if (!read || read.row.deletion_id !== null || read.row.deleted_at !== null) throw jobNotFound();
+  return toJob(read.row);
 }
 
 /** Inserts a PENDING job and its tasks, in their order. */
