@@ -54,3 +54,10 @@ export const listOldestWork =
       ...(rows[0] ? { databaseTime: toTimestamp(rows[0].now) } : {}),
     };
   };
+
+/** The age in seconds of the oldest work of a kind over all tenants, 0 for none, as ListOldestWork tells it. */
+export const oldestSeconds = (database: Database, kind: OldestRow['kind']) => async (): Promise<number> => {
+  const rows = await database.acrossTenants<OldestRow>(listOldest('oldest_work_of_all()'));
+  const oldest = rows.find((row) => row.kind === kind);
+  return oldest ? Math.max(0, oldest.now.since(oldest.created_at).total('seconds')) : 0;
+};

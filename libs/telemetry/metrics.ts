@@ -43,6 +43,10 @@ export interface Metrics {
   ): void;
   /** Tells the age in seconds of the oldest run that Lethe is doing or undoing when it is asked; 0 where there is none. */
   observeOldestRun(ageSeconds: () => Promise<number>): void;
+  /** Tells when asked for how many seconds the oldest compensation has been under way; 0 where there is none. */
+  observeOldestCompensation(ageSeconds: () => Promise<number>): void;
+  /** Tells when asked the age in seconds of the oldest purge by age that has not ended; 0 where there is none. */
+  observeOldestPurge(ageSeconds: () => Promise<number>): void;
   /** Tells when asked how many runs are parked until a person retries them. */
   observeParkedRuns(count: () => Promise<number>): void;
   /** Tells when asked at which second since 1970 the last retention purge ended, whatever its outcome. */
@@ -155,6 +159,14 @@ export function makeMetrics(service: string): Metrics {
     observeOldestRun: observe(
       'lethe_oldest_unfinished_run_seconds',
       'Age of the oldest run that Lethe is doing or undoing.',
+    ),
+    observeOldestCompensation: observe(
+      'lethe_oldest_unfinished_compensation_seconds',
+      'For how long the oldest compensation has been under way.',
+    ),
+    observeOldestPurge: observe(
+      'lethe_oldest_unfinished_purge_seconds',
+      'Age of the oldest retention purge that has not ended for a tenant; held ones and dry runs do not count.',
     ),
     observeParkedRuns: observe('lethe_parked_runs', 'Runs whose compensation waits for a person to retry it.'),
     observeLastPurge: observe(

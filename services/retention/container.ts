@@ -11,6 +11,7 @@ import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { logCertificates } from '#libs/grpc/tls.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
+import { oldestSeconds } from '#libs/service/oldest-work.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { reachabilityOf } from '#libs/service/watch-parts.ts';
 import type { Logger } from '#libs/telemetry/logger.ts';
@@ -311,6 +312,7 @@ export async function composeRetentionService(
   container.load(adapters, useCases);
   const health = makePurgeHealth(database);
   metrics.observeLastPurge(health.lastPurgeSeconds);
+  metrics.observeOldestPurge(oldestSeconds(database, 'PURGE'));
   metrics.observeHeldPurges(health.heldPurges);
   const stopPurges = container.get(TOKENS.stopPurges);
   metrics.observeUnplannedTenants(health.unplannedTenants);

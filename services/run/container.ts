@@ -17,6 +17,7 @@ import { makeParticipant as makeServedParticipant, type RunRows } from '#libs/pa
 import type { Participant as ServedParticipant } from '#libs/participant/participant.ts';
 import { makeDataId } from '#libs/postgres/data-id.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
+import { oldestSeconds } from '#libs/service/oldest-work.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { reachabilityOf } from '#libs/service/watch-parts.ts';
 import { makeOwnParticipant, makeParticipant, type OwnParticipant } from './adapters/clients/participant.ts';
@@ -421,6 +422,7 @@ export async function composeRunService(
   metrics.observeOldestDeletion(get(TOKENS.deletions).oldestUnfinishedSeconds);
   metrics.observeStuckDeletions(get(TOKENS.deletions).stuckCount);
   metrics.observeOldestRun(get(TOKENS.sagas).oldestUnfinishedSeconds);
+  metrics.observeOldestCompensation(oldestSeconds(database, 'COMPENSATION'));
   metrics.observeParkedRuns(get(TOKENS.sagas).parkedCount);
 
   return {

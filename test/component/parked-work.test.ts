@@ -272,8 +272,9 @@ test.serial('`lethe overdue` tells the oldest work of each kind that is not done
   await query(
     t,
     'run',
-    `insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, created_at, due_at)
-     values ('omega', $1, $2, $2, 'COMPENSATING', 'ENGINE', now() - interval '20 hours', now() + interval '1 day')`,
+    `insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, created_at, compensating_at, due_at)
+     values ('omega', $1, $2, $2, 'COMPENSATING', 'ENGINE', now() - interval '90 hours', now() - interval '20 hours',
+             now() + interval '1 day')`,
     [compensation, PRIVATE],
   );
   const { jobs } = t.context.stack.clients({ role: 'admin', tenantId: 'omega' });

@@ -8,11 +8,13 @@ import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { parse } from 'yaml';
 import { freePort } from '#deploy/local/free-port.ts';
 import { makeKeys } from '#deploy/make-keys.ts';
+import { WorkKind } from '#gen/lethe/status/v1/status_service_pb.ts';
 import { ITEM_ENDS } from '#libs/bulk-deletion/bulk-deletion.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Environment } from '#libs/kernel/settings.ts';
 import type { Migration } from '#libs/postgres/migrate.ts';
 import { type RunningService, startService } from '#libs/service/run-service.ts';
+import { OVERDUE_AFTER } from '#services/console/page/overdue/overdue-after.ts';
 import { incidentMigrations } from '#services/incident/adapters/postgres/migrations/index.ts';
 import { readIncidentSettings } from '#services/incident/config.ts';
 import { composeIncidentService } from '#services/incident/container.ts';
@@ -161,6 +163,37 @@ test('every metric that an alert or a panel asks for is exported by a service', 
   t.false(names.has('lethe_no_such_metric'));
 });
 
+// By the word of its metric; of the kinds that the console calls overdue.
+const OLDEST: Readonly<Record<string, WorkKind>> = {
+  deletion: WorkKind.DELETION,
+  bulk_deletion: WorkKind.BULK_DELETION,
+  run: WorkKind.RUN,
+  compensation: WorkKind.COMPENSATION,
+  upload: WorkKind.UPLOAD,
+  purge: WorkKind.PURGE,
+};
+
+test('the age of the oldest unfinished work of every kind has a metric, an alert, a panel and a limit on the page', async (t) => {
+  const { served, rules, panels } = t.context;
+  const scraped = await Promise.all(Object.values(served).map(({ metrics }) => metrics()));
+  const names = scraped.flatMap((text) => [...exported(text)]);
+  const isKind = (kind: unknown) => typeof kind === 'number' && kind !== WorkKind.UNSPECIFIED;
+  t.deepEqual(Object.values(OLDEST).toSorted(), Object.values(WorkKind).filter(isKind) as WorkKind[]);
+  for (const [word, kind] of Object.entries(OLDEST)) {
+    const metric = `lethe_oldest_unfinished_${word}_seconds`;
+    t.true(names.includes(metric), metric);
+    const [rule, ...others] = rules.filter(({ expr }) => expr.includes(metric));
+    t.deepEqual(others, [], metric);
+    const [, factor = 'NaN', hour] =
+      />\s*(?:(\d+) \* )?(3600)$/.exec(rule?.expr ?? '')?.map((part) => part ?? '1') ?? [];
+    t.is(Number(factor) * Number(hour), OVERDUE_AFTER[kind] ?? 0, `${metric}: ${rule?.expr}`);
+    t.true(
+      panels.some(({ targets }) => targets.some(({ expr }) => expr.includes(metric))),
+      metric,
+    );
+  }
+});
+
 test('Run and Job tell of their deletions, Retention of its purges', async (t) => {
   const namesOf = async (service: keyof typeof SERVICES) => exported(await t.context.served[service].metrics());
   for (const service of ['run', 'job'] as const) {
@@ -222,6 +255,13 @@ test('the oldest run that Lethe is doing or undoing is told, and one that is par
   }
   const age = sample(await metrics(), 'lethe_oldest_unfinished_run_seconds');
   t.true(age >= 3 * 3_600 && age < 3 * 3_600 + 100, String(age));
+  const compensating = async () => sample(await metrics(), 'lethe_oldest_unfinished_compensation_seconds') / 3_600;
+  t.is(Math.round(await compensating()), 3, 'one of which it is not known when it began');
+  await database.query(
+    "update workflow_runs set compensating_at = now() - interval '2 hours' where state = 'COMPENSATING'",
+    [],
+  );
+  t.is(Math.round(await compensating()), 2, 'however long its run had gone on before');
 });
 
 test('bulk deletions tell their age and the items that are left, whatever their tenant, until they have ended', async (t) => {
@@ -321,8 +361,11 @@ test('a purge counts as run when it went over every tenant and has ended, and a 
   await addPurge(9, { a: 'COMPLETE' }, 'PURGE_NOW');
   await addPurge(8, { a: 'COMPLETE', b: 'COMPLETE' }, 'PURGE', true);
   t.deepEqual(await figures(), { hours: 20, held: 0 }, 'a rehearsal is no purge');
+  const unfinished = async () => sample(await metrics(), 'lethe_oldest_unfinished_purge_seconds') / 3_600;
+  t.is(await unfinished(), 0, 'neither what is held nor a rehearsal waits to be done');
   await addPurge(5, { a: 'RUNNING', b: 'COMPLETE' });
   t.is((await figures()).hours, 20, 'it has not ended');
+  t.is(Math.round(await unfinished()), 5);
 });
 
 test('the first item of a bulk deletion that ends is seen as one more', async (t) => {

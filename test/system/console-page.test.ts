@@ -528,6 +528,80 @@ flow('every page of runs, jobs and deletions can be used by everybody: light, da
   leave(t, visitor, /404/);
 });
 
+flow('what is overdue is told by its age, for a tenant and for operators, also while a service is away', async (t) => {
+  const { stack, browser } = t.context;
+  const late = newId();
+  const stuck = newId();
+  await queryOnce(
+    stack.superuserUrl('run'),
+    `insert into deletions (tenant_id, id, run_id, mode, state, actor, subject, reason, fingerprint, created_at,
+                            next_attempt_at, attempts, last_error)
+     values ('late', $1, $1, 'PURGE', 'CASCADING', 'x', 'x', 'private-words', 'x', now() - interval '51 hours',
+             now() + interval '1 day', 0, ''),
+            ('late', $2, $2, 'PURGE', 'STUCK', 'x', 'x', 'private-words', 'x', now() - interval '2 hours', now(), 10,
+             'STORE_REFUSED: private-words')`,
+    [late, stuck],
+  );
+  const { jobs } = stack.clients({ role: 'admin', tenantId: 'late' });
+  const jobId = (await jobs.createJob({})).job?.id ?? '';
+  await queryOnce(
+    stack.superuserUrl('job'),
+    `insert into artifact_uploads (tenant_id, job_id, id, kind, name, state, due_at, created_at)
+     values ('late', $1, gen_random_uuid(), 'INPUT', 'x', 'OPEN', now() + interval '1 day', now() - interval '5 hours')`,
+    [jobId],
+  );
+  const visitor = await visit(t, 'late');
+  const { page } = visitor;
+  await page.goto('/');
+  await page.getByRole('link', { name: 'Overdue' }).click();
+  const oldest = page.getByRole('table', { name: 'Oldest work of each kind' });
+  await oldest.getByRole('row').filter({ hasText: 'Upload' }).waitFor();
+  const rows = await oldest.getByRole('row').allTextContents();
+  t.is(rows.length, 3, rows.join('|'));
+  t.regex(rows[1] ?? '', /^Deletion in run2 d 3 h.*Overdue.*late/, 'oldest first');
+  t.regex(rows[2] ?? '', /^Upload in job5 h(?!.*Overdue).*late/, 'an upload may take six hours');
+  const parked = page.getByRole('table', { name: 'Parked in run' });
+  t.regex((await parked.getByRole('row').nth(1).textContent()) ?? '', /STORE_REFUSED.*after 10 attempts/);
+  t.notRegex((await page.locator('main').textContent()) ?? '', /private-words/);
+  await assertUsableInEveryLook(t, page, 'overdue');
+  await oldest.getByRole('link', { name: late }).click();
+  await page.waitForURL(`**/deletions/${late}?of=run`);
+  await page.goBack();
+  await parked.getByRole('link', { name: stuck }).click();
+  await page.getByRole('button', { name: 'Redrive' }).first().waitFor();
+  leave(t, visitor);
+
+  const other = await visit(t, 'punctual');
+  await other.page.goto('/overdue');
+  await other.page.getByText('All work is done.').waitFor();
+  leave(t, other);
+  const viewer = await visit(t, 'late', 'viewer');
+  await viewer.page.goto('/overdue');
+  await viewer.page.getByText('This needs the role admin').waitFor();
+  leave(t, viewer);
+
+  const behindGate = await makeTcpGate();
+  const withoutJob = await startTestConsole({ addresses: { ...stack.addresses, job: behindGate.address } });
+  t.teardown(async () => {
+    await withoutJob.stop();
+    await behindGate.close();
+  });
+  const operator = await openWindow(browser, { stack, consoleUrl: withoutJob.url }, { role: 'platform' });
+  t.teardown(operator.close);
+  await operator.page.goto('/overdue');
+  await operator.page.getByRole('row').filter({ hasText: late }).getByText('Overdue').waitFor();
+  await operator.page.getByRole('alert').filter({ hasText: 'Not known of job' }).first().waitFor();
+  t.is(await operator.page.getByText('All work is done.').count(), 0);
+  t.is(
+    await operator.page.getByRole('link', { name: late }).count(),
+    0,
+    "what is a tenant's has a page for that tenant",
+  );
+  await assertUsable(t, operator.page, 'overdue, for an operator');
+  await keepScreenshot(operator.page, 'overdue-operator');
+  leave(t, operator, /503/);
+});
+
 flow('on a phone, the navigation opens, leads on and closes', async (t) => {
   const visitor = await visit(t, 'pocket', 'owner', 'phone');
   const { page } = visitor;

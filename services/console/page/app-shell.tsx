@@ -17,6 +17,7 @@ import { useDisclosure } from '@mantine/hooks';
 import { Notifications } from '@mantine/notifications';
 import {
   IconAlertCircle,
+  IconClockExclamation,
   IconDeviceDesktop,
   IconFileText,
   IconHistory,
@@ -41,6 +42,7 @@ const NAVIGATION = [
   { to: '/retention', label: 'Retention', Icon: IconShieldCheck },
   { to: '/executions', label: 'Executions', Icon: IconHistory },
   { to: '/deletions', label: 'Deletions', Icon: IconTrash },
+  { to: '/overdue', label: 'Overdue', Icon: IconClockExclamation },
 ] as const;
 
 const SCHEMES = [

@@ -22,12 +22,14 @@ const noticeSignedOut: Interceptor = (next) => async (request) => {
   }
 };
 
+const transportTo = (baseUrl: string) =>
+  createConnectTransport({ baseUrl, useBinaryFormat: true, interceptors: [noticeSignedOut] });
+
 /** Speaks to the console's own origin, which forwards each call to its service with the credential of the session. */
-export const transport = createConnectTransport({
-  baseUrl: '/rpc',
-  useBinaryFormat: true,
-  interceptors: [noticeSignedOut],
-});
+export const transport = transportTo('/rpc');
+
+/** The same for an RPC that every service has: to the one with this name. */
+export const transportOf = (service: string) => transportTo(`/rpc/${service}`);
 
 /**
  * Whether the same call may well be answered later. What a service refused it will refuse again; what did not answer,

@@ -119,6 +119,11 @@ const routes = [
     validateSearch: (given: Given): Given => given,
     component: lazyPage(async () => (await import('./executions/executions-page.tsx')).ExecutionsPage),
   }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/overdue',
+    component: lazyPage(async () => (await import('./overdue/overdue-page.tsx')).OverduePage),
+  }),
 ] as const;
 
 /** The page's routes. */

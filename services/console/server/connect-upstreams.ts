@@ -4,6 +4,7 @@ import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { StatusService } from '#gen/lethe/status/v1/status_service_pb.ts';
 import { type Connection, connect } from '#libs/grpc/client.ts';
 import { type ClientTlsFiles, logCertificates } from '#libs/grpc/tls.ts';
 import type { Logger } from '#libs/telemetry/logger.ts';
@@ -28,6 +29,8 @@ export interface Upstreams {
   client<Desc extends DescService>(service: Desc, token: string): Client<Desc>;
   /** Clients of all services whose calls carry this bearer token. */
   clients(token: string): UpstreamClients;
+  /** A client of the StatusService of one service, which each of them has. */
+  status(name: UpstreamName, token: string): Client<typeof StatusService>;
   close(): void;
 }
 
@@ -42,11 +45,13 @@ export function connectUpstreams(
     const options = { address: addresses[name], token: noToken, tls, onCertificates: logCertificates(log) };
     connections.set(UPSTREAMS[name].typeName, connect(options));
   }
-  const client = <Desc extends DescService>(service: Desc, token: string): Client<Desc> => {
-    const connection = connections.get(service.typeName);
-    if (!connection) throw new Error(`the console is not connected to ${service.typeName}`);
-    return connection.client(service, async () => token);
+  const connectionTo = ({ typeName }: DescService): Connection => {
+    const connection = connections.get(typeName);
+    if (!connection) throw new Error(`the console is not connected to ${typeName}`);
+    return connection;
   };
+  const client = <Desc extends DescService>(service: Desc, token: string): Client<Desc> =>
+    connectionTo(service).client(service, async () => token);
   return {
     client,
     clients: (token) => ({
@@ -63,6 +68,7 @@ export function connectUpstreams(
         return client(RetentionService, token);
       },
     }),
+    status: (name, token) => connectionTo(UPSTREAMS[name]).client(StatusService, async () => token),
     close() {
       for (const connection of connections.values()) connection.close();
     },

@@ -2,6 +2,7 @@ import type { DescMethod, DescService } from '@bufbuild/protobuf';
 import { createContextKey, createContextValues, type HandlerContext } from '@connectrpc/connect';
 import { fastifyConnectPlugin } from '@connectrpc/connect-fastify';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { StatusService } from '#gen/lethe/status/v1/status_service_pb.ts';
 import { toConnectError } from '#libs/grpc/status.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { Metrics } from '#libs/telemetry/metrics.ts';
@@ -29,44 +30,67 @@ const INCOMING = createContextKey<Incoming | undefined>(undefined, { description
 
 /**
  * Serves every RPC of the services below /rpc over Connect and gRPC-Web, and forwards it over gRPC with the caller's own
- * token. A caller that goes away, or whose time is up, ends the call at the service too. An error comes back as the
- * service told it, with its details. Uploads are UNIMPLEMENTED: a browser cannot stream them.
+ * token. StatusService, which every service has, is below /rpc/run, /rpc/job and so on. A caller that goes away, or whose
+ * time is up, ends the call at the service too. An error comes back as the service told it, with its details. Uploads are
+ * UNIMPLEMENTED: a browser cannot stream them.
  *
  * `request.credential` must have been set by then.
  */
 export async function proxyRpcs(app: FastifyInstance, options: RpcProxyOptions): Promise<void> {
-  const { upstreams, metrics, drainMs } = options;
+  const { upstreams, metrics } = options;
+  const names = Object.keys(UPSTREAMS) as UpstreamName[];
   await app.register(fastifyConnectPlugin, {
-    prefix: '/rpc',
-    grpc: false,
-    maxTimeoutMs: MAX_TIMEOUT_MS,
-    readMaxBytes: MAX_MESSAGE_BYTES,
-    shutdownTimeoutMs: drainMs,
-    contextValues: (request: FastifyRequest) =>
-      createContextValues().set(INCOMING, { token: request.credential?.token, requestId: request.id }),
+    ...pluginOptions(options, '/rpc'),
     routes(router) {
-      for (const [name, service] of Object.entries(UPSTREAMS)) {
-        const handlers = service.methods.map((method) => [
-          method.localName,
-          forward(method, service, name as UpstreamName, upstreams, metrics),
-        ]);
-        router.service(service as DescService, Object.fromEntries(handlers));
+      for (const name of names) {
+        const service: DescService = UPSTREAMS[name];
+        router.service(
+          service,
+          forwardAll(service, name, (token) => upstreams.client(service, token), metrics),
+        );
       }
     },
   });
+  for (const name of names) {
+    await app.register(fastifyConnectPlugin, {
+      ...pluginOptions(options, `/rpc/${name}`),
+      routes(router) {
+        const clientOf = (token: string) => upstreams.status(name, token);
+        router.service(StatusService as DescService, forwardAll(StatusService, name, clientOf, metrics));
+      },
+    });
+  }
 }
+
+const pluginOptions = ({ drainMs }: RpcProxyOptions, prefix: string) => ({
+  prefix,
+  grpc: false,
+  maxTimeoutMs: MAX_TIMEOUT_MS,
+  readMaxBytes: MAX_MESSAGE_BYTES,
+  shutdownTimeoutMs: drainMs,
+  contextValues: (request: FastifyRequest) =>
+    createContextValues().set(INCOMING, { token: request.credential?.token, requestId: request.id }),
+});
 
 // biome-ignore lint/suspicious/noExplicitAny: the message types of a method are known to its descriptor only.
 type AnyMessage = any;
 type Calls = Readonly<Record<string, (request: AnyMessage, options: object) => AnyMessage>>;
 
-function forward(method: DescMethod, service: DescService, name: UpstreamName, upstreams: Upstreams, metrics: Metrics) {
-  const rpc = `${service.typeName}/${method.name}`;
+/** Makes a client of the service whose calls carry this token. */
+type ClientOf = (token: string) => object;
+
+const forwardAll = (service: DescService, name: UpstreamName, clientOf: ClientOf, metrics: Metrics) =>
+  Object.fromEntries(
+    service.methods.map((method): [string, AnyMessage] => [method.localName, forward(method, name, clientOf, metrics)]),
+  );
+
+function forward(method: DescMethod, name: UpstreamName, clientOf: ClientOf, metrics: Metrics) {
+  const rpc = `${method.parent.typeName}/${method.name}`;
   const call = (request: AnyMessage, context: HandlerContext): AnyMessage => {
     const { token, requestId } = context.values.get(INCOMING) ?? {};
     if (!token)
       throw toConnectError(new DomainError('unauthenticated', 'TOKEN_MISSING', 'The call has no bearer token.'));
-    const calls = upstreams.client(service, token) as unknown as Calls;
+    const calls = clientOf(token) as Calls;
     const timeoutMs = context.timeoutMs();
     return calls[method.localName]?.(request, {
       signal: context.signal,
@@ -103,7 +127,7 @@ function forward(method: DescMethod, service: DescService, name: UpstreamName, u
       };
     default:
       return () => {
-        const message = `${method.name} takes a stream, which browsers cannot send; call ${service.typeName} over gRPC.`;
+        const message = `${method.name} takes a stream, which browsers cannot send; call ${method.parent.typeName} over gRPC.`;
         throw toConnectError(new DomainError('unimplemented', 'UNIMPLEMENTED', message));
       };
   }

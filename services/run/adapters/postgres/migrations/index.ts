@@ -25,6 +25,7 @@ import { parkedWork } from './023-parked-work.ts';
 import { oldestWork } from './024-oldest-work.ts';
 import { bulkTurns } from './025-bulk-turns.ts';
 import { finishedOperations } from './026-finished-operations.ts';
+import { compensationAge } from './027-compensation-age.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -54,4 +55,5 @@ export const runMigrations: readonly Migration[] = [
   oldestWork,
   bulkTurns,
   finishedOperations,
+  compensationAge,
 ];
