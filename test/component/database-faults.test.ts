@@ -214,6 +214,23 @@ test.serial(
   },
 );
 
+test.serial('every connection to a database is probed by TCP while it is idle, those of watches too', async (t) => {
+  await untilGood(t);
+  const port = Number(t.context.gate.address.split(':')[1]).toString(16).toUpperCase().padStart(4, '0');
+  const ESTABLISHED = '01';
+  // What is being sent has a timer of another kind for that long.
+  const PROBED = /^02:/;
+  await until('each has the timer of keepalive', async () => {
+    const sockets = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map((line) => line.trim().split(/\s+/));
+    const toDatabases = sockets.filter(([, , to, state]) => to?.endsWith(`:${port}`) && state === ESTABLISHED);
+    return (
+      toDatabases.length >= 2 * SERVICE_NAMES.length &&
+      toDatabases.every(([, , , , , timer]) => PROBED.test(timer ?? ''))
+    );
+  });
+  t.pass();
+});
+
 test.serial('every service works, and starts, in a database whose defaults are all different', async (t) => {
   const defaults = {
     datestyle: "'SQL, DMY'",

@@ -1,4 +1,5 @@
 import anyTest, { type TestFn } from 'ava';
+import { DriftFlag, DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
@@ -170,7 +171,28 @@ test('what would not fit an answer is refused before anything is committed', asy
   t.is((await client.getRun({ runId })).run?.state, RunState.RUNNING);
   t.is((await client.finishRun({ ...end, output: text })).run?.state, RunState.COMPLETED);
   t.is((await client.getRun({ runId })).run?.output?.['text'], text.text, 'the largest of both fits');
+  const { runs: admin } = stack.clients({ tenantId: 'large', role: 'admin' });
+  const hidden = await admin.deleteRun({ runId });
+  await settled(stack, 'large', hidden.deletion?.id);
+  t.is((await admin.getRun({ runId, showDeleted: true })).run?.output?.['text'], text.text, 'also of a hidden run');
+  await settled(stack, 'large', (await admin.undeleteRun({ runId })).deletion?.id);
+  const [watched] = (await Array.fromAsync(client.watchRun({ runId }))).slice(-1);
+  t.deepEqual([watched?.run?.input, watched?.run?.output], [text, text]);
   const environmentId = await environmentOf(stack, 'large');
+  const checked = await incident.recordDriftCheck({
+    environmentId,
+    status: DriftStatus.DRIFT,
+    summary: text,
+    workflows: Array.from({ length: 1_000 }, (_, index) => ({
+      workflow: `${index}`.padEnd(200, '話'),
+      flag: DriftFlag.MODIFIED,
+    })),
+  });
+  const { driftCheck } = await incident.getDriftCheck({ driftCheckId: checked.driftCheck?.id ?? '' });
+  t.deepEqual([driftCheck?.summary, driftCheck?.workflows.length], [text, 1_000]);
+  const opened = await incident.openIncident({ environmentId, title: 'x', driftSummary: text });
+  const found = await incident.getIncident({ incidentId: opened.incident?.id ?? '' });
+  t.deepEqual(found.incident?.driftSummary, text);
   const payload = await refusalOf(incident.openIncident({ environmentId, title: 'x', driftSummary: numbers }));
   t.like(payload, { reason: 'FIELD_INVALID', metadata: { fields: 'drift_summary' } });
 });

@@ -453,6 +453,12 @@ testEach('the network lets through the calls that the settings name, and no othe
       t.is(isAllowedTo(manifests, from, 'monitoring', port), isService, `${from.name} to the receiver of traces`);
     t.true(isAllowed(manifests, from, 'outside', 53), `${from.name} to the DNS cache of its node`);
   }
+  const outsideDns = ofKind<INetworkPolicy>(manifests, 'NetworkPolicy')
+    .flatMap(({ spec }) => spec?.egress ?? [])
+    .filter(({ to, ports }) => to?.some(({ ipBlock }) => ipBlock) && ports?.some(({ port }) => port === 53))
+    .map(({ to, ports }) => ({ to, ports: ports?.map(({ protocol, port }) => `${port}/${protocol}`).toSorted() }));
+  // Where NodeLocal DNSCache listens, unless the cluster says otherwise.
+  t.deepEqual(outsideDns, [{ to: [{ ipBlock: { cidr: '169.254.20.10/32' } }], ports: ['53/TCP', '53/UDP'] }]);
 });
 
 const cronNamed = (manifests: readonly Manifest[], name: string): ICronJob | undefined =>
