@@ -8,10 +8,16 @@ import { callerOf } from '#libs/grpc/caller.ts';
 import { bindService, type ServiceBinding } from '#libs/grpc/connect-handlers.ts';
 import { toCountMessages } from '#libs/grpc/count-messages.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
-import { parseId } from '#libs/kernel/id.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import { actionHandlers } from './action-handlers.ts';
-import { parsePurge, parseRestore, parseSoftDelete, parseStepKey, parseVerify } from './parse-participant.ts';
+import {
+  parsePreview,
+  parsePurge,
+  parseRestore,
+  parseSoftDelete,
+  parseStepKey,
+  parseVerify,
+} from './parse-participant.ts';
 import type { Inventory, Participant, Participation, RunOperation, RunScope } from './participant.ts';
 
 /** What the requests of a participant have in common; Preview and Verify have no key. */
@@ -52,8 +58,9 @@ function participantService(participant: Participant): ServiceImpl<typeof Partic
     ...actionHandlers(participant.actions),
 
     async preview(request, context) {
-      const scope = toScope(callerOf(context), parseId('run_id', request.runId));
-      const { blockers = [], ...inventory } = await participant.preview(scope);
+      const { runId, budgetMs, cursor } = parsePreview(request);
+      const look = { budgetMs, cursor, signal: context.signal, blockersOnly: request.blockersOnly };
+      const { blockers = [], ...inventory } = await participant.preview(toScope(callerOf(context), runId), look);
       return { ...toInventoryMessage(inventory), blockers: blockers.map((blocker) => ({ ...blocker })) };
     },
 
@@ -85,8 +92,10 @@ function participantService(participant: Participant): ServiceImpl<typeof Partic
     },
 
     async verify(request, context) {
-      const { runId, step } = parseVerify(request);
-      return toInventoryMessage(await participant.verify(toScope(callerOf(context), runId, step), request.rowsOnly));
+      const { runId, step, budgetMs, cursor } = parseVerify(request);
+      const look = { budgetMs, cursor, signal: context.signal };
+      const scope = toScope(callerOf(context), runId, step);
+      return toInventoryMessage(await participant.verify(scope, request.rowsOnly, look));
     },
   };
 }
@@ -103,9 +112,10 @@ const toOperation = (
   reason: string | undefined,
 ): RunOperation => ({ operationId, part, caller, reason });
 
-const toInventoryMessage = ({ counts, samples }: Inventory) => ({
+const toInventoryMessage = ({ counts, samples, cursor }: Inventory) => ({
   resourceCounts: toCountMessages(counts),
   samples: samples.map((sample) => ({ ...sample })),
+  cursor: new TextEncoder().encode(cursor ?? ''),
 });
 
 const toDoneMessage = (counts: readonly ResourceCount[]) => ({

@@ -1,5 +1,6 @@
 import type {
   CompensateRequest,
+  PreviewRequest,
   PurgeRequest,
   RestoreRequest,
   SoftDeleteRequest,
@@ -13,6 +14,7 @@ import {
   parseRequiredReason,
   parseText,
 } from '#libs/grpc/parse.ts';
+import { parseDurationMs } from '#libs/grpc/timestamp.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
 
@@ -63,12 +65,31 @@ export const parsePurge = (request: PurgeRequest) =>
     reason: () => parseRequiredReason(request.reason),
   });
 
-/** What is to be read back: the whole run, or a step of it. */
+/** What is to be looked at, and how far in this call. */
+export const parsePreview = (request: PreviewRequest) =>
+  parseFields({ runId: () => parseId('run_id', request.runId), ...lookFields(request) });
+
+/** What is to be read back: the whole run, or a step of it; and how far in this call. */
 export const parseVerify = (request: VerifyRequest) =>
   parseFields({
     runId: () => parseId('run_id', request.runId),
     step: () => parseOptionalText('step', request.step, MAX_STEP),
+    ...lookFields(request),
   });
+
+const MAX_BUDGET_MS = 60_000;
+const MAX_CURSOR_BYTES = 1_000;
+
+const lookFields = ({ timeBudget, cursor }: Pick<VerifyRequest, 'timeBudget' | 'cursor'>) => ({
+  budgetMs: () => {
+    const budgetMs = parseDurationMs('time_budget', timeBudget);
+    return budgetMs === undefined ? undefined : parseInteger('time_budget', budgetMs, { min: 1, max: MAX_BUDGET_MS });
+  },
+  cursor: () => {
+    if (cursor.length > MAX_CURSOR_BYTES) throw fieldInvalid('cursor', 'is none of an answer');
+    return cursor.length === 0 ? undefined : new TextDecoder().decode(cursor);
+  },
+});
 
 /** An absent step would widen a compensation to the whole run, so there is none. */
 const parseKey = (key: ParticipantKey | undefined): ParticipantKey =>

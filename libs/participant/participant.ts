@@ -54,11 +54,23 @@ export interface Sample {
   readonly resourceId: string;
 }
 
+/** How far one call looks. */
+export interface Look {
+  /** How long it may take, in milliseconds; undefined: as long as the answer takes to be whole. */
+  readonly budgetMs?: number | undefined;
+  /** Where the call before left off, as it answered; undefined: from the beginning. */
+  readonly cursor?: string | undefined;
+  /** Aborted when nobody waits for the answer any more. */
+  readonly signal?: AbortSignal;
+}
+
 /** What there is, counted as `found` and `left`. */
 export interface Inventory {
   readonly counts: readonly ResourceCount[];
   /** Up to 100. */
   readonly samples: readonly Sample[];
+  /** Where the next call goes on, and adds its counts to these; undefined: all was seen. */
+  readonly cursor?: string | undefined;
 }
 
 /** What a purge would take, and up to 100 of the things that forbid it. */
@@ -82,8 +94,8 @@ export interface Participation {
 export interface Participant {
   /** By name, such as `create-job`. */
   readonly actions: Readonly<Record<string, Action>>;
-  /** Must tell what a purge would take, by the predicates that it uses. */
-  preview(scope: RunScope): Promise<Preview>;
+  /** Must tell what a purge would take, by the predicates that it uses; with `blockersOnly` it need not count. */
+  preview(scope: RunScope, look?: Look & { readonly blockersOnly?: boolean }): Promise<Preview>;
   /** Must hide what is there and refuse what comes later; counts what this operation hid, as `deleted`. */
   softDelete(scope: RunScope, operation: RunOperation): Promise<readonly ResourceCount[]>;
   /** Must bring back exactly what that soft delete hid, and refuse it from now on; OPERATION_IN_PROGRESS. */
@@ -93,5 +105,5 @@ export interface Participant {
   /** Must remove the effects of the scope's step whatever their state, and refuse those that come later. */
   compensate(scope: RunScope, operation: RunOperation): Promise<Participation>;
   /** Must tell what is left, read from the stores themselves; with `rowsOnly` from the service's rows alone. */
-  verify(scope: RunScope, rowsOnly: boolean): Promise<Inventory>;
+  verify(scope: RunScope, rowsOnly: boolean, look?: Look): Promise<Inventory>;
 }

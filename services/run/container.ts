@@ -352,6 +352,8 @@ export async function composeRunService(
       token: () => Promise.reject(new Error('each call of a participant has a token of its own')),
     }),
   }));
+  // The rest of the deadline is for the last of what it looks at, and for the way.
+  const lookBudgetMs = Math.round(settings.participantTimeoutMs / 3);
   const container = new Container({ defaultScope: 'Singleton' });
   const directory = makeParticipantDirectory(database);
   container.bind(TOKENS.directory).toConstantValue(directory);
@@ -360,7 +362,7 @@ export async function composeRunService(
   container.bind(TOKENS.bulkFoundation).toConstantValue({ database, log, metrics });
   container.bind(TOKENS.peers).toConstantValue(
     connections.map(({ name, connection }) => {
-      const peer = { name, connection, credential, assertData: makeAssertData(directory, name) };
+      const peer = { name, connection, credential, assertData: makeAssertData(directory, name), lookBudgetMs };
       return { ...makeParticipant(peer), ...makeStepParticipant(peer) };
     }),
   );

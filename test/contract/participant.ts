@@ -186,6 +186,41 @@ export function participantContract(declare: Declare, name: string, open: () => 
     t.deepEqual(await run.read(), before);
   });
 
+  test('a preview and a read-back in parts, each as short as can be, add up to the whole', async (t) => {
+    const { participant, runId } = await seeded();
+    const timeBudget = { seconds: 0n, nanos: 1_000_000 };
+    const looks = {
+      preview: (look: object) => participant.preview({ runId, ...look }),
+      verify: (look: object) => participant.verify({ runId, ...look }),
+    };
+    for (const [name, look] of Object.entries(looks)) {
+      const whole = await look({});
+      t.is(whole.cursor.length, 0, `${name} without a budget is whole`);
+      const sums = new Map<string, bigint>();
+      const cursors: string[] = [];
+      for (let cursor = new Uint8Array(), isFirst = true; isFirst || cursor.length > 0; isFirst = false) {
+        const part = await look({ timeBudget, cursor });
+        for (const { resourceType, found } of part.resourceCounts)
+          sums.set(resourceType, (sums.get(resourceType) ?? 0n) + found);
+        cursor = new Uint8Array(part.cursor);
+        const place = Buffer.from(cursor).toString('hex');
+        if (cursor.length > 0) t.false(cursors.includes(place), `${name} goes on`);
+        cursors.push(place);
+      }
+      t.deepEqual(
+        [...sums].toSorted(),
+        whole.resourceCounts.map(({ resourceType, found }) => [resourceType, found] as const).toSorted(),
+        name,
+      );
+    }
+  });
+
+  test('a preview of the blockers alone tells the same blockers', async (t) => {
+    const { participant, runId } = await seeded();
+    const { blockers } = await participant.preview({ runId });
+    t.deepEqual((await participant.preview({ runId, blockersOnly: true })).blockers, blockers);
+  });
+
   test('a soft delete hides the run from readers, removes nothing, and counts the same when it is repeated', async (t) => {
     const run = await seeded();
     const found = await run.found();

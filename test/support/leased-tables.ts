@@ -122,7 +122,7 @@ const participantOf = ({ effect }: WorkerOptions, name: string): Participant => 
       if (name === 'job') await effect(tenantId);
       return answer;
     },
-    verify: async () => [],
+    verify: async () => ({ counts: [] }),
     softDelete: async () => answer,
     restore: async () => answer,
     preview: () => Promise.reject(new Error('nobody previews')),

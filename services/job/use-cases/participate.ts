@@ -1,6 +1,14 @@
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
+import { parseId } from '#libs/kernel/id.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
-import type { Participant, Participation, RunOperation, RunScope, Sample } from '#libs/participant/participant.ts';
+import type {
+  Look,
+  Participant,
+  Participation,
+  RunOperation,
+  RunScope,
+  Sample,
+} from '#libs/participant/participant.ts';
 import { jobPrefix } from '../domain/artifact.ts';
 import {
   addCounts,
@@ -28,6 +36,10 @@ const WAIT_MS = 2_000;
 const FIRST_POLL_MS = 20;
 const MAX_POLL_MS = 320;
 const PREFIXES_PER_PAGE = 200;
+// A run may have thousands of jobs, and a store takes many times as long to answer as to look.
+const LISTINGS_AT_A_TIME = 16;
+// Of an answer that goes on where another left off.
+const NO_ROWS = { jobs: 0, sampleJobIds: [] };
 const COMPENSATED_PER_CALL = 10_000;
 const MAX_SAMPLES = 100;
 
@@ -96,32 +108,49 @@ export function makeParticipate(
     }
   };
 
+  /** Visits the jobs' prefixes, some at a time; answers where to go on when the budget is reached, by the last job's id. */
   const forEachPrefix = async (
     scope: RunScope,
+    { budgetMs = Number.POSITIVE_INFINITY, cursor, signal }: Look,
     visit: (jobId: string, prefix: string) => Promise<void>,
-  ): Promise<void> => {
-    for (let after: readonly string[] | undefined, first = true; first || after; first = false) {
+  ): Promise<string | undefined> => {
+    const endsAt = performance.now() + budgetMs;
+    let last = cursor === undefined ? undefined : parseId('cursor', cursor);
+    for (let isLast = false; !isLast; ) {
+      const after = last === undefined ? undefined : [last];
       const page = await runJobs.listPrefixes(scope, { limit: PREFIXES_PER_PAGE, after });
-      for (const jobId of page.items) await visit(jobId, jobPrefix(scope.tenantId, jobId));
-      after = page.next;
+      isLast = page.next === undefined;
+      for (let at = 0; at < page.items.length; at += LISTINGS_AT_A_TIME) {
+        signal?.throwIfAborted();
+        if (performance.now() >= endsAt && last !== cursor) return last;
+        const some = page.items.slice(at, at + LISTINGS_AT_A_TIME);
+        await Promise.all(some.map((jobId) => visit(jobId, jobPrefix(scope.tenantId, jobId))));
+        last = some.at(-1);
+      }
     }
+    return undefined;
   };
 
   return {
-    async preview(scope) {
+    async preview(scope, { blockersOnly = false, ...look } = {}) {
       await refuseForeignStore();
       const { jobs, tasks, artifacts, sampleJobIds, unfinishedJobs } = await runJobs.inspect(scope);
-      let stored: RemovalCounts = { ...NOTHING_REMOVED, tasks, artifacts, jobs };
-      await forEachPrefix(scope, async (_, prefix) => {
-        const { versions, markers, uploads, bytes } = await store.count(prefix);
-        stored = addCounts(stored, { objects: versions, markers, uploads, bytes });
-      });
+      // The rows are told with the first of several answers.
+      const isFirst = look.cursor === undefined;
+      let stored: RemovalCounts = isFirst ? { ...NOTHING_REMOVED, tasks, artifacts, jobs } : NOTHING_REMOVED;
+      const cursor = blockersOnly
+        ? undefined
+        : await forEachPrefix(scope, look, async (_, prefix) => {
+            const { versions, markers, uploads, bytes } = await store.count(prefix);
+            stored = addCounts(stored, { objects: versions, markers, uploads, bytes });
+          });
       return {
+        cursor,
         counts: toResourceCounts(stored, 'found'),
-        blockers: unfinishedJobs.map(({ jobId: resourceId, state }) => {
+        blockers: (isFirst ? unfinishedJobs : []).map(({ jobId: resourceId, state }) => {
           return { reason: 'JOB_NOT_TERMINAL', resourceType: 'job', resourceId, message: deletionRefusal(state) ?? '' };
         }),
-        samples: sampleJobIds.map(toSample),
+        samples: (isFirst ? sampleJobIds : []).map(toSample),
       };
     },
 
@@ -143,19 +172,20 @@ export function makeParticipate(
       return remove(scope, { ...operation, limit: COMPENSATED_PER_CALL, force: true });
     },
 
-    async verify(scope, rowsOnly) {
-      const { jobs, sampleJobIds } = await runJobs.inspect(scope);
+    async verify(scope, rowsOnly, look = {}) {
+      const { jobs, sampleJobIds } = look.cursor === undefined ? await runJobs.inspect(scope) : NO_ROWS;
       const samples = [...sampleJobIds];
       let objects = 0;
+      let cursor: string | undefined;
       if (!rowsOnly) {
         await refuseForeignStore();
-        await forEachPrefix(scope, async (jobId, prefix) => {
+        cursor = await forEachPrefix(scope, look, async (jobId, prefix) => {
           const { versions, markers, uploads } = await store.count(prefix);
           objects += versions + markers + uploads;
           if (versions + markers + uploads > 0 && samples.length < MAX_SAMPLES) samples.push(jobId);
         });
       }
-      return { counts: toResourceCounts({ jobs, objects }, 'found'), samples: samples.map(toSample) };
+      return { counts: toResourceCounts({ jobs, objects }, 'found'), samples: samples.map(toSample), cursor };
     },
   };
 }

@@ -95,6 +95,23 @@ export interface ParticipantCall {
   readonly reason: string | undefined;
 }
 
+/** Where an answer left off. What it is made of is the participant's affair. */
+export type Cursor = Uint8Array;
+
+/** What is left of a part of a participant's data, or of the last part. */
+export interface ReadBack {
+  readonly counts: readonly ResourceCount[];
+  /** Where the next part begins; undefined: there is none. */
+  readonly cursor?: Cursor | undefined;
+}
+
+/** How a preview is asked for. */
+export interface PreviewOptions {
+  readonly blockersOnly?: boolean;
+  /** Aborted when nobody waits for it any more. */
+  readonly signal?: AbortSignal | undefined;
+}
+
 /** What a purge would take of one participant, and what forbids it. */
 export interface ParticipantPreview {
   readonly counts: readonly ResourceCount[];
@@ -112,9 +129,13 @@ export interface Participant {
   restore(call: ParticipantCall, softDeleteId: string): Promise<Answer>;
   /** Removes at most `limit` rows and objects, or as many as the participant thinks fit. */
   purge(call: ParticipantCall, limit?: number): Promise<Answer>;
-  /** Must answer what is left, read back from the stores; nothing, or counts of 0, when nothing is. */
-  verify(call: ParticipantCall): Promise<readonly ResourceCount[]>;
-  preview(call: ParticipantCall): Promise<ParticipantPreview>;
+  /**
+   * Must answer what is left, read back from the stores; nothing, or counts of 0, when nothing is. An answer with a cursor
+   * is of a part, and the next call goes on from it.
+   */
+  verify(call: ParticipantCall, cursor?: Cursor): Promise<ReadBack>;
+  /** Must answer the whole; with `blockersOnly`, without counts. */
+  preview(call: ParticipantCall, options?: PreviewOptions): Promise<ParticipantPreview>;
   /** Must answer whether the service takes calls at all, whatever it does with this run's; within a second or two. */
   isReachable(): Promise<boolean>;
 }

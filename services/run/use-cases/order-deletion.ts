@@ -8,7 +8,7 @@ import type { Blocker, Sample } from '#libs/participant/participant.ts';
 import { assertPurgeable, type Deletion, type DeletionMode, OWN_PARTICIPANT } from '../domain/deletion.ts';
 import { participantUnknown } from '../domain/errors.ts';
 import { assertEtag, assertTerminal, type Run } from '../domain/run.ts';
-import type { DeletionOrder, DeletionOrders, Participant } from './deletion-ports.ts';
+import type { DeletionOrder, DeletionOrders, Participant, PreviewOptions } from './deletion-ports.ts';
 import type { RunRepository } from './ports.ts';
 
 /** What a caller asks for; `force` skips the age guard. */
@@ -78,7 +78,11 @@ export function makeOrderDeletion(
     };
 
   /** Asks the participants before anything is committed: what cannot end must not begin. */
-  const askParticipants = async (order: DeletionOrder, steps: Deletion['steps']): Promise<ParticipantPreviews> => {
+  const askParticipants = async (
+    order: DeletionOrder,
+    steps: Deletion['steps'],
+    isCounted: boolean,
+  ): Promise<ParticipantPreviews> => {
     try {
       // Hiding waits for one that is not configured, as it does for one that is down.
       if (order.mode === 'PURGE') {
@@ -87,12 +91,10 @@ export function makeOrderDeletion(
           steps.map(({ participant }) => participant),
         );
       }
-      const { participants: previews, blockers } = await askForPreviews(
-        participants,
-        order.caller,
-        order.tenantId,
-        order.runId,
-      );
+      // Counting lists the object stores, for which the caller of an order does not wait.
+      const { participants: previews, blockers } = await askForPreviews(participants, order, {
+        blockersOnly: !isCounted,
+      });
       const blocker = blockers[0];
       if (!blocker) return previews;
       const { reason, message, resourceType, resourceId } = blocker;
@@ -110,7 +112,8 @@ export function makeOrderDeletion(
     const check = checkOf(command);
     let ordered = await deletions.begin(order, check, true);
     if (ordered.outcome === 'checked') {
-      const asked = mode === 'UNDELETE' ? [] : await askParticipants(order, ordered.deletion?.steps ?? []);
+      const asked =
+        mode === 'UNDELETE' ? [] : await askParticipants(order, ordered.deletion?.steps ?? [], validateOnly);
       if (validateOnly)
         return { run: await runs.get(tenantId, runId, true), deletion: foretell(ordered.deletion, asked) };
       ordered = await deletions.begin(order, check, false);
@@ -157,15 +160,14 @@ export function makeOrderDeletion(
 /** Asks every participant, RunService's own rows last; DEPENDENCY_UNAVAILABLE when one does not answer. */
 export async function askForPreviews(
   participants: readonly Participant[],
-  caller: Caller,
-  tenantId: string,
-  runId: string,
+  { caller, tenantId, runId }: Pick<DeletionOrder, 'caller' | 'tenantId' | 'runId'>,
+  options: PreviewOptions,
 ): Promise<{ readonly participants: ParticipantPreviews; readonly blockers: readonly Blocker[] }> {
   const previews = await Promise.all(
     participants.map(async (participant) => {
       const { name } = participant;
       const call = { tenantId, actor: caller.actor, operationId: runId, step: name, runId, reason: undefined };
-      const { counts, blockers, samples } = await participant.preview(call);
+      const { counts, blockers, samples } = await participant.preview(call, options);
       return { participant: name, counts, blockers, samples: samples.slice(0, MAX_SAMPLES) };
     }),
   );

@@ -20,7 +20,7 @@ export interface PurgePreview {
  * Previews the purge of a run, hidden or not. RUN_NOT_FOUND; DEPENDENCY_UNAVAILABLE when a participant does not answer;
  * PARTICIPANT_UNKNOWN when one that may hold data of the run is not configured.
  */
-export type PreviewPurge = (caller: Caller, runId: string) => Promise<PurgePreview>;
+export type PreviewPurge = (caller: Caller, runId: string, signal?: AbortSignal) => Promise<PurgePreview>;
 
 /** Makes PreviewPurge over all participants of a cascade. */
 export const makePreviewPurge =
@@ -30,13 +30,17 @@ export const makePreviewPurge =
     participants: readonly Participant[],
     { minPurgeAgeHours }: PurgeGuard,
   ): PreviewPurge =>
-  async (caller, runId) => {
+  async (caller, runId, signal) => {
     const tenantId = tenantOf(caller);
     const inspected = await runs.inspect(tenantId, runId);
     if (!inspected) throw runNotFound();
     const configured = participants.map(({ name }) => name).filter((name) => name !== OWN_PARTICIPANT);
     assertConfigured(participants, await deletions.participantsOf(tenantId, runId, configured));
-    const { participants: asked, blockers } = await askForPreviews(participants, caller, tenantId, runId);
+    const { participants: asked, blockers } = await askForPreviews(
+      participants,
+      { caller, tenantId, runId },
+      { signal },
+    );
     const at = purgeableAt(inspected.run, minPurgeAgeHours);
     const isGuarded = Temporal.Instant.compare(inspected.now, at) < 0;
     const { reason, message } = retentionGuard(at);

@@ -1,8 +1,10 @@
 import { backoffMs, type RetryPolicy, waitingMs } from '#libs/durable/backoff.ts';
 import { crashPoint } from '#libs/durable/crash-point.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import {
   type Answer,
+  addCounts,
   afterAnswer,
   afterFailure,
   afterReadBack,
@@ -17,7 +19,7 @@ import {
   withStep,
 } from '../domain/deletion.ts';
 import { participantUnknown, workerLost } from '../domain/errors.ts';
-import type { DeletionClaim, DeletionWork, Participant, ParticipantCall } from './deletion-ports.ts';
+import type { Cursor, DeletionClaim, DeletionWork, Participant, ParticipantCall } from './deletion-ports.ts';
 import type { KnownParticipant, ParticipantDirectory } from './ports.ts';
 import { isAway } from './reachability.ts';
 
@@ -150,7 +152,16 @@ export function makeRunCascades(
           continue;
         }
         if (move.kind === 'verify') {
-          await save(afterReadBack(step, await participantOf(step).verify(callOf(deletion, step))));
+          let left: readonly ResourceCount[] = [];
+          for (let cursor: Cursor | undefined, isFirst = true; isFirst || cursor; isFirst = false) {
+            const part = await participantOf(step).verify(callOf(deletion, step), cursor);
+            left = addCounts(left, part.counts);
+            cursor = part.cursor;
+            if (cursor && signal.aborted) return await deletions.release(claim, 0);
+            // It goes on with the lease renewed, and begins anew in another process.
+            if (cursor) await save(step);
+          }
+          await save(afterReadBack(step, left));
           crashPoint('run.delete.after-verify');
         } else {
           const answer = await ask(deletion, step);

@@ -10,6 +10,7 @@ import type { ParticipantScope } from '#libs/auth/authorize.ts';
 import type { ParticipantCredential } from '#libs/auth/sign-token.ts';
 import { type Connection, toPeerError } from '#libs/grpc/client.ts';
 import { fromCountMessages } from '#libs/grpc/count-messages.ts';
+import { toDuration } from '#libs/grpc/timestamp.ts';
 import { DomainError, type ErrorKind, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import type { Answer } from '../../domain/deletion.ts';
 import { participantUnavailable } from '../../domain/errors.ts';
@@ -22,6 +23,8 @@ export interface Peer {
   readonly connection: Connection;
   readonly credential: ParticipantCredential;
   readonly assertData: AssertData;
+  /** How long a participant may look for one answer, in milliseconds: well within the deadline of the call. */
+  readonly lookBudgetMs: number;
 }
 
 /**
@@ -54,6 +57,45 @@ export async function ask<T>({ name }: Peer, answer: Promise<T>): Promise<T> {
   } catch (error) {
     throw toParticipantError(name, error);
   }
+}
+
+/** What one answer tells, and where the next one goes on; empty after the last. */
+interface Part {
+  readonly resourceCounts: ResourceCountMessage[];
+  readonly cursor: Uint8Array;
+  readonly dataId: string;
+}
+
+/**
+ * Asks for one part after another until there is no more. DEPENDENCY_UNAVAILABLE when the participant names a place where it
+ * was already: it would be asked for ever.
+ */
+export async function* askForParts<P extends Part>(peer: Peer, next: (look: Look) => Promise<P>): AsyncGenerator<P> {
+  for (let cursor: Uint8Array = new Uint8Array(), isFirst = true; isFirst || cursor.length > 0; isFirst = false) {
+    const part = await askForPart(peer, next, cursor);
+    yield part;
+    cursor = part.cursor;
+  }
+}
+
+/** What every request that looks has in common. */
+interface Look {
+  readonly timeBudget: ReturnType<typeof toDuration>;
+  readonly cursor: Uint8Array;
+}
+
+/** Asks for the part that begins at the cursor. */
+export async function askForPart<P extends Part>(
+  peer: Peer,
+  next: (look: Look) => Promise<P>,
+  cursor: Uint8Array,
+): Promise<P> {
+  const part = await ask(peer, next({ timeBudget: toDuration(peer.lookBudgetMs), cursor }));
+  await peer.assertData(part.dataId);
+  if (part.cursor.length > 0 && Buffer.compare(part.cursor, cursor) === 0) {
+    throw participantUnavailable(peer.name, new Error('the answer goes on where it began'));
+  }
+  return part;
 }
 
 // How much is kept of an item that a participant could not remove, so that a receipt always fits an answer.

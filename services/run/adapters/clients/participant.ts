@@ -1,9 +1,9 @@
 import { fromCountMessages } from '#libs/grpc/count-messages.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { RunOperation, RunScope, Participant as ServedParticipant } from '#libs/participant/participant.ts';
-import { type Answer, OWN_PARTICIPANT } from '../../domain/deletion.ts';
-import type { Participant, ParticipantCall } from '../../use-cases/deletion-ports.ts';
-import { ask, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
+import { type Answer, addCounts, OWN_PARTICIPANT } from '../../domain/deletion.ts';
+import type { Participant, ParticipantCall, ParticipantPreview } from '../../use-cases/deletion-ports.ts';
+import { ask, askForPart, askForParts, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
 
 /** A peer's part in the deletions of runs. */
 export const makeParticipant = (peer: Peer): Participant => ({
@@ -32,29 +32,39 @@ export const makeParticipant = (peer: Peer): Participant => ({
     return toAnswer(await ask(peer, clientFor(peer, 'participant:purge', to).purge(request)));
   },
 
-  async verify(to) {
+  async verify(to, from = new Uint8Array()) {
     const client = clientFor(peer, 'participant:verify', to);
-    const { resourceCounts, dataId } = await ask(peer, client.verify({ runId: to.runId }));
-    await peer.assertData(dataId);
-    return fromCountMessages(resourceCounts);
+    const { runId } = to;
+    const { resourceCounts, cursor } = await askForPart(peer, (look) => client.verify({ runId, ...look }), from);
+    return { counts: fromCountMessages(resourceCounts), ...(cursor.length > 0 && { cursor }) };
   },
 
-  async preview(to) {
+  async preview(to, { blockersOnly = false, signal } = {}) {
     const client = clientFor(peer, 'participant:preview', to);
-    const { resourceCounts, blockers, samples, dataId } = await ask(peer, client.preview({ runId: to.runId }));
-    await peer.assertData(dataId);
-    return { counts: fromCountMessages(resourceCounts), blockers, samples };
+    const request = { runId: to.runId, blockersOnly };
+    const options = signal ? { signal } : {};
+    let whole: ParticipantPreview = { counts: [], blockers: [], samples: [] };
+    for await (const part of askForParts(peer, (look) => client.preview({ ...request, ...look }, options))) {
+      whole = {
+        counts: addCounts(whole.counts, fromCountMessages(part.resourceCounts)),
+        blockers: [...whole.blockers, ...part.blockers].slice(0, MAX_TOLD),
+        samples: [...whole.samples, ...part.samples].slice(0, MAX_TOLD),
+      };
+    }
+    return whole;
   },
 });
 
+// As many blockers and samples as one answer has.
+const MAX_TOLD = 100;
 const DEFAULT_PURGE_LIMIT = 10_000;
 
 /** RunService's part in its own cascades, and what a compensation asks of it. */
 export interface OwnParticipant extends Participant {
   /** Removes the effects of the call's step, whatever state its run is in. */
   compensate(call: ParticipantCall): Promise<Answer>;
-  /** As Participant's; with a step, of that step's effects alone. */
-  verify(call: ParticipantCall, step?: string): Promise<readonly ResourceCount[]>;
+  /** What is left of the effects of the call's step. */
+  verifyStep(call: ParticipantCall): Promise<readonly ResourceCount[]>;
 }
 
 /** Makes RunService's part: what it serves as a participant like all others, asked for without a network between. */
@@ -75,7 +85,9 @@ export const makeOwnParticipant = (served: ServedParticipant): OwnParticipant =>
 
   compensate: (call) => served.compensate(scopeOf(call, call.step), toOperation(call)),
 
-  verify: async (call, step) => (await served.verify(scopeOf(call, step), false)).counts,
+  verify: async (call) => ({ counts: (await served.verify(scopeOf(call), false)).counts }),
+
+  verifyStep: async (call) => (await served.verify(scopeOf(call, call.step), false)).counts,
 });
 
 const scopeOf = ({ tenantId, runId }: ParticipantCall, step?: string): RunScope => ({ tenantId, runId, step });

@@ -2,10 +2,11 @@ import type { JsonObject } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { fromCountMessages } from '#libs/grpc/count-messages.ts';
-import { OWN_PARTICIPANT } from '../../domain/deletion.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { addCounts, OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import { actionUnknown } from '../../domain/errors.ts';
 import type { StepParticipant } from '../../use-cases/saga-ports.ts';
-import { ask, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
+import { ask, askForParts, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
 import type { OwnParticipant } from './participant.ts';
 
 /** A peer's part in the steps of runs. */
@@ -37,9 +38,12 @@ export const makeStepParticipant = (peer: Peer): StepParticipant => ({
 
   async verifyStep(to) {
     const client = clientFor(peer, 'participant:verify', to);
-    const { resourceCounts, dataId } = await ask(peer, client.verify({ runId: to.runId, step: to.step }));
-    await peer.assertData(dataId);
-    return fromCountMessages(resourceCounts);
+    const request = { runId: to.runId, step: to.step };
+    let left: readonly ResourceCount[] = [];
+    for await (const { resourceCounts } of askForParts(peer, (look) => client.verify({ ...request, ...look }))) {
+      left = addCounts(left, fromCountMessages(resourceCounts));
+    }
+    return left;
   },
 
   async holds(to, resourceType, timeoutMs) {
@@ -57,6 +61,6 @@ export const makeOwnStepParticipant = (own: OwnParticipant): StepParticipant => 
   check: (_, action) => Promise.reject(actionUnknown(action)),
   execute: (_, action) => Promise.reject(actionUnknown(action)),
   compensate: (call) => own.compensate(call),
-  verifyStep: (call) => own.verify(call, call.step),
-  holds: async (call, type) => (await own.verify(call, call.step)).some(({ resourceType }) => resourceType === type),
+  verifyStep: (call) => own.verifyStep(call),
+  holds: async (call, type) => (await own.verifyStep(call)).some(({ resourceType }) => resourceType === type),
 });

@@ -51,7 +51,7 @@ export const deletionHandlers = ({
   },
 
   async previewPurgeRun(request, context) {
-    const preview = await previewPurge(callerOf(context), parseId('run_id', request.runId));
+    const preview = await previewPurge(callerOf(context), parseId('run_id', request.runId), context.signal);
     const bytes = preview.participants.flatMap(({ counts }) => counts).reduce((sum, count) => sum + count.bytes, 0);
     return {
       participants: preview.participants.map(({ participant, counts, samples }) => ({
