@@ -27,8 +27,14 @@ const LONGEST_PAUSE_MS = 1_000;
  *
  * An Error naming the tables and who uses them when `waitMs` has passed.
  */
-export async function lockTables(trx: Knex, what: string, locks: TableLocks, waitMs: number): Promise<void> {
-  const tables = Object.keys(locks);
+export async function lockTables(trx: Knex, what: string, named: TableLocks, waitMs: number): Promise<void> {
+  // Somebody may have taken a table back by hand.
+  const { rows: there } = await trx.raw(
+    'select name from unnest(cast(? as text[])) name where to_regclass(name) is not null',
+    [Object.keys(named)],
+  );
+  const tables = (there as { name: string }[]).map(({ name }) => name);
+  const locks = Object.fromEntries(Object.entries(named).filter(([table]) => tables.includes(table)));
   if (tables.length === 0) return;
   // One statement each for `writes` and `all`, both within what passes before a session looks for a deadlock.
   const { rows } = await trx.raw(
