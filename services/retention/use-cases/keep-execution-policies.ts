@@ -1,3 +1,4 @@
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import {
   EXECUTIONS,
   type ExecutionPolicy,
@@ -6,14 +7,7 @@ import {
 } from '../domain/execution-policy.ts';
 import { resolveWindows } from '../domain/windows.ts';
 import type { ForecastPurge, PurgeForecast } from './forecast-purge.ts';
-import type {
-  ExecutionPolicyRepository,
-  NewExecutionPolicy,
-  Page,
-  PageQuery,
-  PlanRepository,
-  SubjectCatalogue,
-} from './ports.ts';
+import type { ExecutionPolicyRepository, NewExecutionPolicy, PlanRepository, SubjectCatalogue } from './ports.ts';
 
 /** Tenants' execution policies. */
 export interface KeepExecutionPolicies {

@@ -1,5 +1,6 @@
 import { fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import { toPolicyWindow } from '../domain/execution-policy.ts';
 import { tenantPlanNotFound } from '../domain/purge.ts';
 import {
@@ -17,8 +18,6 @@ import type { ForecastPurge, PurgeForecast, WindowChange } from './forecast-purg
 import type {
   ExecutionPolicyRepository,
   NewTenantPlan,
-  Page,
-  PageQuery,
   PlanChange,
   PlanRepository,
   PlanWindowRepository,

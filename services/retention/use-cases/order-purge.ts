@@ -2,6 +2,7 @@ import { crashPoint } from '#libs/durable/crash-point.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import { problemOf, stateOf } from '../domain/catalogue.ts';
 import { type FleetCeiling, isNarrower, narrowedTooMany } from '../domain/ceiling.ts';
 import {
@@ -16,7 +17,7 @@ import {
 } from '../domain/purge.ts';
 import type { ResolvedWindow } from '../domain/windows.ts';
 import type { KeepPlans } from './keep-plans.ts';
-import type { Page, PageQuery, PlanRepository } from './ports.ts';
+import type { PlanRepository } from './ports.ts';
 import type {
   CatalogueRepository,
   NewFleetHold,

@@ -1,17 +1,6 @@
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import type { ExecutionPolicy } from '../domain/execution-policy.ts';
 import type { Plan, PlanWindow, ResolvableSubject, TenantPlan } from '../domain/windows.ts';
-
-/** One page of a list: at most `limit` rows after the keyset `after`. */
-export interface PageQuery {
-  readonly limit: number;
-  readonly after: readonly string[] | undefined;
-}
-
-/** A page, and the keyset of its last row when there are more. */
-export interface Page<T> {
-  readonly items: readonly T[];
-  readonly next: readonly string[] | undefined;
-}
 
 /** A new entry of a tenant's plan history. */
 export interface NewTenantPlan {

@@ -1,3 +1,4 @@
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import type { CatalogueChange, CatalogueSubject, ListedSubject } from '../domain/catalogue.ts';
 import type { ResourceCount } from '../domain/counts.ts';
 import type {
@@ -10,7 +11,6 @@ import type {
 } from '../domain/purge.ts';
 import type { PurgeStop } from '../domain/purge-stop.ts';
 import type { OperationRule, PurgeSubject, Wait } from '../domain/purge-subject.ts';
-import type { Page, PageQuery } from './ports.ts';
 
 /** A purge to order. */
 export interface NewPurge {

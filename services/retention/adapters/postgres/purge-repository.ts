@@ -2,6 +2,7 @@ import { audit, auditInstallation } from '#libs/audit/write-audit.ts';
 import { currentTrustEntry } from '#libs/grpc/current-caller.ts';
 import { DomainError, operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
@@ -22,7 +23,6 @@ import {
   wholePurgeNotHeld,
 } from '../../domain/purge.ts';
 import { countsOf, type PurgeSubject } from '../../domain/purge-subject.ts';
-import type { Page, PageQuery } from '../../use-cases/ports.ts';
 import type {
   HoldApproval,
   ItemClaim,
