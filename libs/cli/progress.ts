@@ -4,6 +4,8 @@ import { SingleBar } from 'cli-progress';
 export interface Progress {
   update(done: number, total: number, what: string): void;
   stop(): void;
+  /** Stops it for good: what goes on for a while after a command's end, or after Ctrl-C, draws nothing. */
+  end(): void;
 }
 
 /**
@@ -11,7 +13,7 @@ export interface Progress {
  * lines, so that nothing has to be put back whatever ends the program.
  */
 export function makeProgress(screen: NodeJS.WritableStream | undefined): Progress {
-  if (!screen) return { update: () => undefined, stop: () => undefined };
+  if (!screen) return { update: () => undefined, stop: () => undefined, end: () => undefined };
   const bar = new SingleBar({
     format: '{bar} {value}/{total} {what}',
     stream: screen,
@@ -21,14 +23,23 @@ export function makeProgress(screen: NodeJS.WritableStream | undefined): Progres
     // True leaves the terminal alone; the bar is cut at its width.
     linewrap: true,
   });
+  const stop = (): void => {
+    if (bar.isActive) bar.stop();
+  };
+  let isEnded = false;
   return {
     update(done, total, what) {
+      if (isEnded) return;
       if (!bar.isActive) bar.start(total, done, { what });
       bar.setTotal(total);
       bar.update(done, { what });
+      // Where it ended while it was drawn, the bar has not seen it, and would draw itself until the program ends.
+      if (isEnded) stop();
     },
-    stop() {
-      if (bar.isActive) bar.stop();
+    stop,
+    end() {
+      isEnded = true;
+      stop();
     },
   };
 }

@@ -42,14 +42,14 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
       },
     });
     const interrupt = (): void => {
-      progress.stop();
+      progress.end();
       // Calls under way fail, by which the work puts away what it has half done, such as a part of a file.
       lethe.close();
     };
     try {
       exit = await unlessInterrupted(terminal, working, interrupt, () => advice);
     } finally {
-      progress.stop();
+      progress.end();
       lethe.close();
     }
   };

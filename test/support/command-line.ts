@@ -51,11 +51,14 @@ export async function makeCommandLine(stack: TestStack): Promise<CommandLine> {
     const err: string[] = [];
     const asked: string[] = [];
     let shown = '';
+    let isOver = false;
     let press: (() => void) | undefined;
     const look = (): void => {
       if (press && interruptOn?.test([...out, ...err, shown].join('\n'))) press();
     };
     const write = (chunk: Buffer, _: string, done: () => void): void => {
+      // Nobody would see the end of it: the uncaught error fails the test's file.
+      if (isOver) throw new Error(`lethe ${args.join(' ')} draws when it is over: ${chunk}`);
       shown += chunk;
       look();
       done();
@@ -95,6 +98,7 @@ export async function makeCommandLine(stack: TestStack): Promise<CommandLine> {
       },
       open: createLethe,
     });
+    isOver = true;
     const outcome = { code, out: out.join('\n'), err: err.join('\n'), asked, screen: shown };
     if (args.includes('--json') || args.includes('json')) for (const line of out) parsedLine(line);
     const printed = [outcome.out, outcome.err, outcome.screen, ...asked].join('\n');
