@@ -228,6 +228,8 @@ testIfFound(
       await tmux('kill-server').catch(() => undefined);
       await rm(folder, { recursive: true, force: true });
     });
+    // A server without a session ends itself, also while it is asked for the next one.
+    await tmux('new-session', '-d', '-s', 'stays', 'cat');
     // Something to list where one command makes it; the lists of the rest are headings.
     await lethe(...as, 'environments', 'create', 'the production environment of the whole company, in the north');
     const shown: Readonly<Record<string, readonly string[]>> = { jobs: [job], deletions: [deletion, runId] };
