@@ -541,7 +541,8 @@ const FAULTS: Readonly<Record<string, Fault>> = {
       compensation: NO_CEILING,
       // What was below the ceiling when it was decided goes on.
       'retention purge': 'ends',
-      upload: /^UNAVAILABLE: /,
+      // Made again by the client, it may meet what the stopped service has left of it, and after that the ceiling.
+      upload: /^(UNAVAILABLE|OPERATION_IN_PROGRESS|ARTIFACT_TOO_LARGE): /,
       'deletion of a job': NO_CEILING,
     },
   },
