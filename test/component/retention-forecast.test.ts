@@ -3,7 +3,7 @@ import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { type PurgeForecast, WindowKind } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { purge, putPlan } from '#test/support/aged-data.ts';
 import { type MemoryOwner, startMemoryOwner } from '#test/support/memory-owner.ts';
-import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
+import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 interface Context {
   readonly stack: TestStack;
@@ -23,6 +23,12 @@ test.before(async (t) => {
     env: { LETHE_PURGE_CEILING_SHARE: 'off', LETHE_PURGE_CEILING_ROWS: 'off', LETHE_CATALOGUE_POLL_MS: '200' },
   });
   Object.assign(t.context, { stack, incident, run });
+  // Before the owners have answered for the first time, nothing of theirs can be counted.
+  await until('the owners are known', async () => {
+    const { subjects } = await platformOf(t).listSubjects({});
+    const known = subjects.filter(({ problem }) => problem === '').map(({ name }) => name);
+    return ['drift_checks', 'executions'].every((name) => known.includes(name));
+  });
 });
 test.after.always(async (t) => {
   await t.context.stack?.dispose();
