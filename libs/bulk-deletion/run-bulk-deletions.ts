@@ -1,27 +1,13 @@
 import { backoffMs, type RetryPolicy } from '#libs/durable/backoff.ts';
 import { crashPoint } from '#libs/durable/crash-point.ts';
+import { makeTakeDue, type TakeDue } from '#libs/durable/take-due.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { assertMatches, type BulkDeletion, type ItemEnd } from './bulk-deletion.ts';
 import type { BulkClaim, BulkDeletionRepository, DueItem, OrderItem } from './ports.ts';
 
-/** The persisted points of a bulk deletion, after the service's name, for the tests that kill the process there. */
-export const BULK_CRASH_POINTS = [
-  'bulk.after-intent',
-  'bulk.after-claim',
-  'bulk.between-chunks',
-  'bulk.after-selection',
-  'bulk.after-item',
-  'bulk.after-items',
-  'bulk.before-end',
-  'bulk.after-end',
-] as const;
-
-/**
- * Drives one due bulk deletion for a while; answers how many it took up, 0 or 1. `callNext` is called when it has taken
- * one and others are due.
- */
-export type RunBulkDeletions = (signal: AbortSignal, callNext?: () => void) => Promise<number>;
+/** Drives a due bulk deletion for a while. */
+export type RunBulkDeletions = TakeDue;
 
 /** How bulk deletions are driven. */
 export interface BulkSettings {
@@ -178,17 +164,11 @@ export function makeRunBulkDeletions<Filter>(
     }
   };
 
-  return async (signal, callNext) => {
-    const due = await repository.findDue(CANDIDATES);
-    for (const { tenantId, bulkDeletionId } of due) {
-      const claim = await repository.claim(tenantId, bulkDeletionId, workerId, leaseMs);
-      if (!claim) continue;
-      if (due.length > 1) callNext?.();
-      await drive(claim, signal);
-      return 1;
-    }
-    return 0;
-  };
+  return makeTakeDue({
+    findDue: () => repository.findDue(CANDIDATES),
+    claim: ({ tenantId, bulkDeletionId }) => repository.claim(tenantId, bulkDeletionId, workerId, leaseMs),
+    drive,
+  });
 }
 
 /** As Promise.all, but throws no sooner than all of them have ended. */

@@ -1,8 +1,10 @@
-import { AbortMultipartUploadCommand, type S3Client } from '@aws-sdk/client-s3';
+import type { S3Client } from '@aws-sdk/client-s3';
+import { abortUploads } from './abort-uploads.ts';
 import { type DeleteObjects, isRefusal } from './delete-objects.ts';
-import { type DrainOutcome, drain, lookingAhead } from './drain-pages.ts';
+import { drain, lookingAhead } from './drain-pages.ts';
 import { type Contents, MAX_FAILURES, type Removal, type RemovalFailure } from './object-store.ts';
-import { abortable, idOf, type OpenUpload, type S3Listing, type Scope, type StoredVersion } from './s3-listing.ts';
+import { NOTHING, type Outcome, type Sum, sumOf, sumUp } from './removal-outcome.ts';
+import { abortable, idOf, type S3Listing, type Scope, type StoredVersion } from './s3-listing.ts';
 import { isPermanentRefusal } from './store-errors.ts';
 
 /** Removes what a bucket holds below a prefix or under a key, and counts what is there. */
@@ -14,32 +16,7 @@ export interface S3Removal {
 }
 
 const DELETES_AT_A_TIME = 4;
-const ABORTS_AT_A_TIME = 16;
 const READ_BACKS = 3;
-
-type Sum = NonNullable<Removal['unsure']>;
-
-/** What one request removed, or several of them together. */
-interface Outcome extends Sum, DrainOutcome {
-  readonly failures: readonly RemovalFailure[];
-  /** What was asked for and may have gone. */
-  readonly unsure?: Sum;
-}
-
-const NOTHING: Sum = { objects: 0, markers: 0, uploads: 0, bytes: 0 };
-
-const sumUp = (a: Sum, b: Sum): Sum => ({
-  objects: a.objects + b.objects,
-  markers: a.markers + b.markers,
-  uploads: a.uploads + b.uploads,
-  bytes: a.bytes + b.bytes,
-});
-
-const sumOf = (versions: readonly StoredVersion[], more: Sum = NOTHING): Sum => {
-  const markers = versions.filter(({ isMarker }) => isMarker).length;
-  const bytes = versions.reduce((sum, version) => sum + version.bytes, 0);
-  return sumUp(more, { objects: versions.length - markers, markers, uploads: 0, bytes });
-};
 
 /** Makes S3Removal of a bucket; a listing has `pageSize` entries a page. */
 export function makeS3Removal(
@@ -114,37 +91,6 @@ export function makeS3Removal(
     }
   };
 
-  /** Ends open uploads, a few at a time; one that is gone already counts for nobody. */
-  const abortUploads = async (uploads: readonly OpenUpload[], signal?: AbortSignal): Promise<Outcome> => {
-    let [ended, unsure] = [0, 0];
-    let failure: unknown;
-    const failures: RemovalFailure[] = [];
-    const rest = uploads.values();
-    const abortRest = async (): Promise<void> => {
-      for (const { Key, UploadId } of rest) {
-        if (failure !== undefined) return;
-        try {
-          await s3.send(new AbortMultipartUploadCommand({ Bucket, Key, UploadId }), abortable(signal));
-          ended += 1;
-        } catch (error) {
-          // An answer about this upload is its failure; no answer, or one about the server, is the call's.
-          if (!isRefusal(error)) {
-            failure = error;
-            unsure += 1;
-            return;
-          }
-          if (error.name === 'NoSuchUpload') continue;
-          const { name: code } = error;
-          const message = 'The store refused to end the upload.';
-          failures.push({ key: Key, code, message, isPermanent: isPermanentRefusal(code) });
-        }
-      }
-    };
-    await Promise.all(Array.from({ length: ABORTS_AT_A_TIME }, abortRest));
-    const outcome = { ...NOTHING, uploads: ended, failures };
-    return failure === undefined ? outcome : { ...outcome, error: failure, unsure: { ...NOTHING, uploads: unsure } };
-  };
-
   return {
     async remove(scope, limit, signal) {
       let removed = NOTHING;
@@ -162,7 +108,7 @@ export function makeS3Removal(
       try {
         // Open uploads first: from here on none of them can become an object.
         const isDone =
-          (await drain(uploads, 1, left, add, (some) => abortUploads(some, signal))) &&
+          (await drain(uploads, 1, left, add, (some) => abortUploads(s3, Bucket, some, signal))) &&
           (await drain(versions, DELETES_AT_A_TIME, left, add, (some) => deleteVersions(scope, some, signal)));
         return { ...removed, failures, progress: isDone ? 'COMPLETE' : 'PARTIAL' };
       } catch (error) {

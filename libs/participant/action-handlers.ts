@@ -8,8 +8,8 @@ import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import type { Action } from './action.ts';
-import { parseStepKey } from './parse-participant.ts';
 import type { Participant } from './participant.ts';
+import { parseStepKey } from './participant-messages.ts';
 
 /** The RPCs by which steps have something done. */
 export function actionHandlers(

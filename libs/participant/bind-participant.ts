@@ -1,15 +1,13 @@
 import type { Message } from '@bufbuild/protobuf';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
-import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type { OperationKey } from '#gen/lethe/participant/v1/participant_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import { assertTokenMatches } from '#libs/auth/authorize.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { bindService, type ServiceBinding } from '#libs/grpc/connect-handlers.ts';
-import { toCountMessages } from '#libs/grpc/count-messages.ts';
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
-import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import { actionHandlers } from './action-handlers.ts';
+import type { Participant, RunOperation, RunScope } from './participant.ts';
 import {
   parsePreview,
   parsePurge,
@@ -17,8 +15,10 @@ import {
   parseSoftDelete,
   parseStepKey,
   parseVerify,
-} from './parse-participant.ts';
-import type { Inventory, Participant, Participation, RunOperation, RunScope } from './participant.ts';
+  toDoneMessage,
+  toInventoryMessage,
+  toParticipationMessage,
+} from './participant-messages.ts';
 
 /** What the requests of a participant have in common; Preview and Verify have no key. */
 type ParticipantRequest = Message & { readonly runId: string; readonly key?: OperationKey };
@@ -111,21 +111,3 @@ const toOperation = (
   { operationId, step: part }: { readonly operationId: string; readonly step: string },
   reason: string | undefined,
 ): RunOperation => ({ operationId, part, caller, reason });
-
-const toInventoryMessage = ({ counts, samples, cursor }: Inventory) => ({
-  resourceCounts: toCountMessages(counts),
-  samples: samples.map((sample) => ({ ...sample })),
-  cursor: new TextEncoder().encode(cursor ?? ''),
-});
-
-const toDoneMessage = (counts: readonly ResourceCount[]) => ({
-  progress: Progress.COMPLETE,
-  resourceCounts: toCountMessages(counts),
-});
-
-const toParticipationMessage = ({ progress, counts, failedItems, isQueued = false }: Participation) => ({
-  progress: Progress[progress],
-  resourceCounts: toCountMessages(counts),
-  failedItems: failedItems.map((item) => ({ ...item })),
-  queued: isQueued,
-});

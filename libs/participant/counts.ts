@@ -1,12 +1,13 @@
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 
-/** A count of things that went. */
-export const goneCount = (resourceType: string, deleted: number, bytes = 0): ResourceCount => ({
+/** A count of things that went, or that others have now. */
+export const goneCount = (resourceType: string, deleted: number, bytes = 0, passedOn = 0): ResourceCount => ({
   resourceType,
-  found: deleted,
+  found: deleted + passedOn,
   deleted,
   left: 0,
   bytes,
+  ...(passedOn > 0 && { passedOn }),
 });
 
 /** A count of things that are there. */
@@ -22,19 +23,7 @@ export const leftCount = (resourceType: string, left: number, bytes = 0): Resour
 export const sumDeleted = (counts: readonly ResourceCount[]): number =>
   counts.reduce((sum, { deleted }) => sum + deleted, 0);
 
-/** What went, and what was passed on, over two batches. Nothing counts as left: that is looked for when it is told. */
-export function addCounts(before: readonly ResourceCount[], added: readonly ResourceCount[]): readonly ResourceCount[] {
-  const sums = new Map<string, ResourceCount>();
-  for (const { resourceType, deleted, passedOn = 0, bytes } of [...before, ...added]) {
-    const sum = sums.get(resourceType);
-    const passed = (sum?.passedOn ?? 0) + passedOn;
-    const count = goneCount(resourceType, (sum?.deleted ?? 0) + deleted, (sum?.bytes ?? 0) + bytes);
-    sums.set(resourceType, { ...count, found: count.deleted + passed, ...(passed > 0 ? { passedOn: passed } : {}) });
-  }
-  return [...sums.values()];
-}
-
-/** The same with what is left, which was found too, and its bytes. */
+/** What went, with what is left, which was found too, and its bytes. */
 export function withLeft(gone: readonly ResourceCount[], left: readonly ResourceCount[]): readonly ResourceCount[] {
   const leftOf = new Map(left.map((count) => [count.resourceType, count]));
   const others = left.filter(({ resourceType }) => !gone.some((count) => count.resourceType === resourceType));

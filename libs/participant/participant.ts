@@ -1,23 +1,10 @@
 /**
  * The side of a run's deletion and compensation that answers. A service in this repository that owns data of runs stands on
  * this library and gives only what differs: how its rows are hidden, shown and removed, what there is of a run, and what
- * steps can have done.
- *
- *   participant.ts          the port: what a service serves, in words that its use cases know
- *   action.ts               the port of what steps can have done
- *   bind-participant.ts     serves a Participant over gRPC, after comparing each call with its token
- *   action-handlers.ts      the RPCs of steps
- *   make-participant.ts     makes a Participant of rows: intent first, then batches, until the limit or the time is reached
- *   run-gate.ts             what is done to a run, each call one transaction: repeated, late and simultaneous calls meet here,
- *                           by the tombstones of what was done, with its counts
- *   run-lock.ts             the run's lock, a row: shared by those who make something, held alone by those who end it
- *   step-actions.ts         the actions of steps, each done once by its key, unless a tombstone refuses it
- *   migrations.ts           the tables of a new participant
- *
- * The least of such services is test/support/notes-participant.ts; test/contract/participant-library.test.ts holds it to the
- * suite that every participant passes. JobService, whose objects are in a store, uses the gate and removes by its own
- * workers. RunService keeps what was done in `participant_operations`, and the run's row is its lock. A service outside of
- * this repository needs none of this: see proto/README.md.
+ * steps can have done; .github/CONTRIBUTING.md says how. The least of such services is test/support/notes-participant.ts;
+ * test/contract/participant-library.test.ts holds it to the suite that every participant passes. JobService, whose objects
+ * are in a store, uses the gate and removes by its own workers. RunService keeps what was done in `participant_operations`,
+ * and the run's row is its lock. A service outside of this repository needs none of this: see proto/README.md.
  */
 import type { Principal } from '#libs/kernel/caller.ts';
 import type { FailedItem, ResourceCount } from '#libs/kernel/resource-count.ts';

@@ -2,8 +2,8 @@ import { runDeleted } from '#libs/kernel/domain-error.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { stepCompensated, stepKeyReused } from './errors.ts';
-import type { TombstoneKind } from './run-gate.ts';
 import type { RunLock } from './run-lock.ts';
+import type { TombstoneKind } from './tombstones.ts';
 
 /** The action of one step of a run, keyed by both. */
 export interface KeyedAction {

@@ -21,7 +21,9 @@ import { makeStoreChecks, makeStorePart } from './adapters/grpc/store-checks.ts'
 import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
 import { makeRefusalAudit, makeSweepAudit } from './adapters/postgres/audit.ts';
 import { jobTargets } from './adapters/postgres/bulk-targets.ts';
-import { makeDeletionRepository } from './adapters/postgres/deletion-repository.ts';
+import { makeDeletionOrders } from './adapters/postgres/deletion-orders.ts';
+import { makeDeletionRecords } from './adapters/postgres/deletion-records.ts';
+import { makeDeletionWork } from './adapters/postgres/deletion-work.ts';
 import { makeDiscardedObjects } from './adapters/postgres/discarded-objects.ts';
 import { makeInstallation } from './adapters/postgres/installation.ts';
 import { makeJobRepository } from './adapters/postgres/job-repository.ts';
@@ -34,13 +36,14 @@ import { type CancelJob, makeCancelJob } from './use-cases/cancel-job.ts';
 import { type CheckStore, makeCheckStore } from './use-cases/check-store.ts';
 import { type CreateJob, makeCreateJob } from './use-cases/create-job.ts';
 import { type DeleteJob, makeDeleteJob } from './use-cases/delete-job.ts';
-import type { RunJobs, Wake } from './use-cases/deletion-ports.ts';
+import type { DeletionWork, RunJobs, Wake } from './use-cases/deletion-ports.ts';
 import { type DownloadArtifact, makeDownloadArtifact } from './use-cases/download-artifact.ts';
 import { type ExecuteStep, makeExecuteStep } from './use-cases/execute-step.ts';
 import { makeParticipate, type Participate } from './use-cases/participate.ts';
 import type {
   ArtifactIndex,
-  DeletionRepository,
+  DeletionOrders,
+  DeletionRecords,
   DiscardedObjects,
   Installation,
   JobRepository,
@@ -84,7 +87,9 @@ const TOKENS = {
   removeDiscarded: token<RemoveDiscarded>('RemoveDiscarded'),
   jobs: token<JobRepository>('JobRepository'),
   artifacts: token<ArtifactIndex>('ArtifactIndex'),
-  deletions: token<DeletionRepository>('DeletionRepository'),
+  deletionOrders: token<DeletionOrders>('DeletionOrders'),
+  deletionWork: token<DeletionWork>('DeletionWork'),
+  deletions: token<DeletionRecords>('DeletionRecords'),
   runJobs: token<RunJobs>('RunJobs'),
   sweepAudit: token<SweepAudit>('SweepAudit'),
   stepActions: token<StepActions>('StepActions'),
@@ -106,7 +111,9 @@ const TOKENS = {
 const adapters = new ContainerModule(({ bind }) => {
   bind(TOKENS.jobs).toResolvedValue(makeJobRepository, [TOKENS.database]);
   bind(TOKENS.artifacts).toResolvedValue(makeArtifactIndex, [TOKENS.database]);
-  bind(TOKENS.deletions).toResolvedValue(makeDeletionRepository, [TOKENS.database]);
+  bind(TOKENS.deletionOrders).toResolvedValue(makeDeletionOrders, [TOKENS.database]);
+  bind(TOKENS.deletionWork).toResolvedValue(makeDeletionWork, [TOKENS.database]);
+  bind(TOKENS.deletions).toResolvedValue(makeDeletionRecords, [TOKENS.database]);
   bind(TOKENS.orphanReports).toResolvedValue(makeOrphanReports, [TOKENS.database]);
   bind(TOKENS.installation).toResolvedValue(makeInstallation, [TOKENS.database]);
   bind(TOKENS.discarded).toResolvedValue(makeDiscardedObjects, [TOKENS.database]);
@@ -125,6 +132,7 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(TOKENS.deleteJob).toResolvedValue(makeDeleteJob, [
     jobs,
     artifacts,
+    TOKENS.deletionOrders,
     deletions,
     store,
     wake,
@@ -144,7 +152,7 @@ const useCases = new ContainerModule(({ bind }) => {
   );
   bind(TOKENS.runDeletions).toResolvedValue(
     (
-      d: DeletionRepository,
+      d: DeletionWork,
       a: ArtifactIndex,
       s: ObjectStore,
       check: CheckStore,
@@ -165,7 +173,7 @@ const useCases = new ContainerModule(({ bind }) => {
         },
         onSettled,
       ),
-    [deletions, artifacts, store, TOKENS.checkStore, settings, TOKENS.onSettled],
+    [TOKENS.deletionWork, artifacts, store, TOKENS.checkStore, settings, TOKENS.onSettled],
   );
   bind(TOKENS.removeDiscarded).toResolvedValue(
     (d: DiscardedObjects, s: ObjectStore, check: CheckStore, of: JobSettings, onFailed: OnDiscardFailed) =>
@@ -206,7 +214,7 @@ const useCases = new ContainerModule(({ bind }) => {
     ],
   );
   bind(TOKENS.participate).toResolvedValue(
-    (r: RunJobs, d: DeletionRepository, s: ObjectStore, check: CheckStore, record: RecordRefusal, w: Wake) =>
+    (r: RunJobs, d: DeletionRecords, s: ObjectStore, check: CheckStore, record: RecordRefusal, w: Wake) =>
       makeParticipate(r, d, s, check, record, w, (ms) => delay(ms)),
     [runJobs, deletions, store, TOKENS.checkStore, TOKENS.recordRefusal, wake],
   );

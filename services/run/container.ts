@@ -20,11 +20,12 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import { oldestSeconds } from '#libs/service/oldest-work.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { reachabilityOf } from '#libs/service/watch-parts.ts';
-import { makeOwnParticipant, makeParticipant, type OwnParticipant } from './adapters/clients/participant.ts';
+import { makeOwnParticipant, makeParticipant } from './adapters/clients/participant.ts';
 import { makeOwnStepParticipant, makeStepParticipant } from './adapters/clients/step-participant.ts';
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
 import { deletionHandlers } from './adapters/grpc/deletion-handlers.ts';
 import { executionService } from './adapters/grpc/execution-service.ts';
+import { receiptHandlers } from './adapters/grpc/receipt-handlers.ts';
 import { runService } from './adapters/grpc/run-service.ts';
 import { sagaService } from './adapters/grpc/saga-service.ts';
 import { makeRunTargets } from './adapters/postgres/bulk-targets.ts';
@@ -49,6 +50,7 @@ import type { DeletionOrders, DeletionWork, Participant } from './use-cases/dele
 import type { ExecutionMonths, ExecutionRepository } from './use-cases/execution-ports.ts';
 import { type FailRun, makeFailRun } from './use-cases/fail-run.ts';
 import { type FinishRun, makeFinishRun } from './use-cases/finish-run.ts';
+import { makeGiveUpRetired } from './use-cases/give-up-retired.ts';
 import {
   type KeepExecutionMonths,
   makeKeepExecutionMonths,
@@ -102,7 +104,7 @@ const TOKENS = {
   onRetired: token<OnRetired>('OnRetired'),
   keepParticipants: token<KeepParticipants>('KeepParticipants'),
   served: token<ServedParticipant>('ServedParticipant'),
-  ownParticipant: token<OwnParticipant>('OwnParticipant'),
+  ownParticipant: token<Participant>('OwnParticipant'),
   createRun: token<CreateRun>('CreateRun'),
   recordStep: token<RecordStep>('RecordStep'),
   finishRun: token<FinishRun>('FinishRun'),
@@ -189,7 +191,7 @@ const useCases = new ContainerModule(({ bind }) => {
   bind(ownParticipant).toResolvedValue(makeOwnParticipant, [TOKENS.served]);
   // RunService's own rows come last: while they stand, the run can be found.
   bind(participants).toResolvedValue(
-    (others: readonly Participant[], own: OwnParticipant): readonly Participant[] => [...others, own],
+    (others: readonly Participant[], own: Participant): readonly Participant[] => [...others, own],
     [TOKENS.peers, ownParticipant],
   );
   bind(TOKENS.createRun).toResolvedValue(makeCreateRun, [runs]);
@@ -211,7 +213,7 @@ const useCases = new ContainerModule(({ bind }) => {
     (d: DeletionWork, known: ParticipantDirectory, p: readonly Participant[], of: RunSettings, o: OnCascadeSettled) =>
       makeRunCascades(
         d,
-        known,
+        makeGiveUpRetired(known, p),
         p,
         {
           workerId: of.workerId,
@@ -266,7 +268,7 @@ const sagaUseCases = new ContainerModule(({ bind }) => {
       s: SagaRepository,
       w: readonly Workflow[],
       peers: readonly StepParticipant[],
-      own: OwnParticipant,
+      own: ServedParticipant,
       of: RunSettings,
       c: RunChanges,
       o: OnSagaSettled,
@@ -283,7 +285,7 @@ const sagaUseCases = new ContainerModule(({ bind }) => {
         ({ tenantId, runId }) => c.tell({ tenantId, id: runId }),
         o,
       ),
-    [sagas, workflows, TOKENS.peers, TOKENS.ownParticipant, settings, changes, TOKENS.onSagaSettled],
+    [sagas, workflows, TOKENS.peers, TOKENS.served, settings, changes, TOKENS.onSagaSettled],
   );
   bind(ownRuns).toResolvedValue(
     (a: AdvanceRuns, of: RunSettings, onLost: (error: unknown) => void) =>
@@ -439,8 +441,8 @@ export async function composeRunService(
             readRuns: get(TOKENS.readRuns),
             keepParticipants: get(TOKENS.keepParticipants),
           }),
-          ...deletionHandlers({
-            orderDeletion: get(TOKENS.orderDeletion),
+          ...deletionHandlers(get(TOKENS.orderDeletion)),
+          ...receiptHandlers({
             previewPurge: get(TOKENS.previewPurge),
             readDeletions: get(TOKENS.readDeletions),
             redriveDeletion: get(TOKENS.redriveDeletion),

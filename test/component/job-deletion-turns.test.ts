@@ -1,6 +1,7 @@
 import anyTest, { type TestFn } from 'ava';
 import { newId } from '#libs/kernel/id.ts';
-import { makeDeletionRepository } from '#services/job/adapters/postgres/deletion-repository.ts';
+import { makeDeletionRecords } from '#services/job/adapters/postgres/deletion-records.ts';
+import { makeDeletionWork } from '#services/job/adapters/postgres/deletion-work.ts';
 import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
 import { NOTHING_REMOVED } from '#services/job/domain/deletion.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
@@ -29,7 +30,7 @@ test('whose deletions have fewer workers comes first, however many wait for anot
   const created = await t.context.postgres.createDatabase(jobMigrations);
   const database = created.open();
   t.teardown(() => database.close());
-  const deletions = makeDeletionRepository(database);
+  const deletions = makeDeletionWork(database);
   await seed(created, 'large', 40, 60);
   await seed(created, 'small', 2, 1);
   const tenants = async (limit: number) => (await deletions.findDue(limit)).map(({ tenantId }) => tenantId);
@@ -46,7 +47,7 @@ test('one that gives way is due behind the others of its tenant, with its counts
   const created = await t.context.postgres.createDatabase(jobMigrations);
   const database = created.open();
   t.teardown(() => database.close());
-  const deletions = makeDeletionRepository(database);
+  const deletions = makeDeletionWork(database);
   await seed(created, 'acme', 3, 60);
   const due = await deletions.findDue(3);
   const claim = await deletions.claim('acme', due[0]?.deletionId ?? '', 'w', LEASE_MS);
@@ -56,7 +57,7 @@ test('one that gives way is due behind the others of its tenant, with its counts
     (await deletions.findDue(3)).map(({ deletionId }) => deletionId),
     [due[1], due[2], due[0]].map((each) => each?.deletionId ?? ''),
   );
-  t.like(await deletions.get('acme', claim.deletion.id), {
+  t.like(await makeDeletionRecords(database).get('acme', claim.deletion.id), {
     state: 'CASCADING',
     attempts: 0,
     counts: { objects: 7 },
@@ -74,7 +75,7 @@ test('what is due is found by an index, among many tenants and what has ended', 
   await created.query(`update job_deletions set state = 'COMPLETE', next_attempt_at = null
                        where ctid not in (select min(ctid) from job_deletions group by tenant_id, id::text < '8')`);
   await created.query('vacuum analyze job_deletions');
-  const reads = await readsBy(created, (database) => makeDeletionRepository(database).findDue(32));
+  const reads = await readsBy(created, (database) => makeDeletionWork(database).findDue(32));
   t.is(reads.get('job_deletions')?.scanned, 0);
   t.true((reads.get('job_deletions')?.looked ?? 0) < 400, `${reads.get('job_deletions')?.looked}`);
 });

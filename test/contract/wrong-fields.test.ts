@@ -30,6 +30,7 @@ import { retentionService } from '#services/retention/adapters/grpc/retention-se
 import { bulkService as bulkRuns } from '#services/run/adapters/grpc/bulk-handlers.ts';
 import { deletionHandlers } from '#services/run/adapters/grpc/deletion-handlers.ts';
 import { executionService } from '#services/run/adapters/grpc/execution-service.ts';
+import { receiptHandlers } from '#services/run/adapters/grpc/receipt-handlers.ts';
 import { runService } from '#services/run/adapters/grpc/run-service.ts';
 import { sagaService } from '#services/run/adapters/grpc/saga-service.ts';
 import { FOREIGN_OWNER_NEEDS, hasForeignOwner } from '#test/support/foreign-owner.ts';
@@ -46,6 +47,7 @@ const SERVICES: readonly (readonly [DescService, Readonly<Record<string, unknown
     {
       ...runService(nothing),
       ...deletionHandlers(nothing),
+      ...receiptHandlers(nothing),
       ...sagaService(nothing),
       ...executionService(nothing),
       ...bulkRuns(nothing),

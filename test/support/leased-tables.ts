@@ -6,7 +6,8 @@ import { newId } from '#libs/kernel/id.ts';
 import type { Migration } from '#libs/postgres/migrate.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { jobTargets } from '#services/job/adapters/postgres/bulk-targets.ts';
-import { makeDeletionRepository as makeJobDeletions } from '#services/job/adapters/postgres/deletion-repository.ts';
+import { makeDeletionRecords as makeJobDeletionRecords } from '#services/job/adapters/postgres/deletion-records.ts';
+import { makeDeletionWork as makeJobDeletionWork } from '#services/job/adapters/postgres/deletion-work.ts';
 import { jobMigrations } from '#services/job/adapters/postgres/migrations/index.ts';
 import { NOTHING_REMOVED } from '#services/job/domain/deletion.ts';
 import type { JobFilter } from '#services/job/domain/job-filter.ts';
@@ -145,7 +146,7 @@ async function openJobDeletions(postgres: TestPostgres): Promise<LeasedTable<Job
     error: 'last_error',
     isParked: "state = 'STUCK'",
   });
-  const deletions = makeJobDeletions(database);
+  const deletions = { ...makeJobDeletionWork(database), ...makeJobDeletionRecords(database) };
   const counts = NOTHING_REMOVED;
   return {
     ...rows,
@@ -253,7 +254,7 @@ async function openRunDeletions(postgres: TestPostgres): Promise<LeasedTable<Del
     work(options, signal, callNext) {
       const work = makeRunCascades(
         deletions,
-        { list: async () => [] },
+        async () => undefined,
         ['job', 'run'].map((name) => participantOf(options, name)),
         {
           workerId: WORKER,

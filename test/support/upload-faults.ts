@@ -9,7 +9,7 @@ import { downloadArtifact, uploadArtifact } from '#deploy/local/sample/speech-wo
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import type { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { UPLOAD_CRASH_POINTS } from '#services/job/use-cases/store-artifact.ts';
+import { UPLOAD_CRASH_POINTS } from './crash-points.ts';
 import { type JobReplica, startJobReplica } from './job-replica.ts';
 import { queryOnce } from './postgres.ts';
 import { makeTcpGate, type TcpGate } from './tcp-gate.ts';

@@ -5,11 +5,13 @@ import anyTest, { type TestFn } from 'ava';
 import type { ServiceName } from '#deploy/local/stack.ts';
 import { BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { BULK_CRASH_POINTS } from '#libs/bulk-deletion/run-bulk-deletions.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { PARTICIPANT_CRASH_POINTS } from '#services/incident/use-cases/participate.ts';
-import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
-import { CASCADE_CRASH_POINTS } from '#services/run/use-cases/run-cascades.ts';
+import {
+  BULK_CRASH_POINTS,
+  CASCADE_CRASH_POINTS,
+  DELETION_CRASH_POINTS,
+  PARTICIPANT_CRASH_POINTS,
+} from '#test/support/crash-points.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { evidenceOf, incidentsOf, makeRunGraph, NOTHING, settled } from '#test/support/run-graph.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';

@@ -9,8 +9,8 @@ import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { StatusService } from '#gen/lethe/status/v1/status_service_pb.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
 import { type CephGateway, hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
+import { DELETION_CRASH_POINTS } from '#test/support/crash-points.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { testIfFound } from '#test/support/require.ts';
 import {

@@ -5,7 +5,6 @@ import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import pg from 'pg';
 import { PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { PURGE_CRASH_POINTS } from '#services/retention/use-cases/run-purges.ts';
 import {
   addChecks,
   addEnvironment,
@@ -18,6 +17,7 @@ import {
   removedBy,
 } from '#test/support/aged-data.ts';
 import { armCrash } from '#test/support/arm-crash.ts';
+import { PURGE_CRASH_POINTS } from '#test/support/crash-points.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { makeTcpGate } from '#test/support/tcp-gate.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';

@@ -8,10 +8,13 @@ import anyTest, { type TestFn } from 'ava';
 import pg from 'pg';
 import type { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { PARTICIPANT_CRASH_POINTS } from '#services/incident/use-cases/participate.ts';
-import { EXECUTE_CRASH_POINTS } from '#services/job/use-cases/execute-step.ts';
-import { DELETION_CRASH_POINTS } from '#services/job/use-cases/run-deletions.ts';
-import { RUN_CRASH_POINTS, STEP_CRASH_POINTS } from '#services/run/use-cases/advance-runs.ts';
+import {
+  DELETION_CRASH_POINTS,
+  EXECUTE_CRASH_POINTS,
+  PARTICIPANT_CRASH_POINTS,
+  RUN_CRASH_POINTS,
+  STEP_CRASH_POINTS,
+} from '#test/support/crash-points.ts';
 import { findText } from '#test/support/find-text.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { makeRandom, shuffle } from '#test/support/random.ts';

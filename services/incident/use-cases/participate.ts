@@ -4,13 +4,6 @@ import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { actionRefused } from '../domain/incident.ts';
 import type { StepAction, StepActions } from './ports.ts';
 
-/** The persisted points of an ending and of an action, for the tests that kill the process there. */
-export const PARTICIPANT_CRASH_POINTS = [
-  'incident.execute.after-outcome',
-  'incident.cascade.after-intent',
-  'incident.cascade.after-batch',
-] as const;
-
 /**
  * Opens the step's incident once, however often it is asked for. STEP_COMPENSATED, RUN_DELETED, REQUEST_ID_REUSED, and
  * ACTION_REFUSED where it names an environment or a check that is not there.

@@ -5,7 +5,7 @@ import type { DeletionState } from '../domain/deletion.ts';
 import type { Job } from '../domain/job.ts';
 import { makeDeleteJob } from './delete-job.ts';
 import { artifactOf, CALLER, DELETION, deletionOf, JOB, jobIn, makeRefusals, PREFIX, partOf } from './fakes.fixture.ts';
-import type { ArtifactIndex, DeletionOrder, DeletionRepository, JobRepository } from './ports.ts';
+import type { ArtifactIndex, DeletionOrder, DeletionOrders, DeletionRecords, JobRepository } from './ports.ts';
 
 const COMMAND = {
   caller: CALLER,
@@ -22,7 +22,7 @@ function fixture(job: Job | undefined, deletionState?: DeletionState) {
   const orders: DeletionOrder[] = [];
   const { recorded, recordRefusal } = makeRefusals();
   let wakes = 0;
-  const deletions = partOf<DeletionRepository>({
+  const deletions = partOf<DeletionOrders & DeletionRecords>({
     async begin(order, check) {
       if (!job) return undefined;
       check(job);
@@ -38,7 +38,7 @@ function fixture(job: Job | undefined, deletionState?: DeletionState) {
     },
   });
   const jobs = partOf<JobRepository>({ get: async () => job });
-  const deleteJob = makeDeleteJob(jobs, artifacts, deletions, store, () => (wakes += 1), recordRefusal);
+  const deleteJob = makeDeleteJob(jobs, artifacts, deletions, deletions, store, () => (wakes += 1), recordRefusal);
   return { deleteJob, store, orders, recorded, wakes: () => wakes };
 }
 

@@ -8,7 +8,7 @@ import { type JobDeletion, NOTHING_REMOVED } from '../domain/deletion.ts';
 import { deletionFinished, deletionNotFound, jobNotFound } from '../domain/errors.ts';
 import { assertDeletable, assertEtag, type Job } from '../domain/job.ts';
 import type { Wake } from './deletion-ports.ts';
-import type { ArtifactIndex, DeletionRepository, JobRepository } from './ports.ts';
+import type { ArtifactIndex, DeletionOrders, DeletionRecords, JobRepository } from './ports.ts';
 import type { RecordRefusal } from './record-refusal.ts';
 
 /** What the caller asks for. */
@@ -40,7 +40,8 @@ export interface DeleteJob {
 export const makeDeleteJob = (
   jobs: JobRepository,
   artifacts: ArtifactIndex,
-  deletions: DeletionRepository,
+  orders: DeletionOrders,
+  deletions: Pick<DeletionRecords, 'redrive'>,
   store: ObjectStore,
   wake: Wake,
   recordRefusal: RecordRefusal,
@@ -59,7 +60,7 @@ export const makeDeleteJob = (
       assertEtag(job, etag);
       assertDeletable(job);
     };
-    const begin = () => deletions.begin(order, check);
+    const begin = () => orders.begin(order, check);
     const deletion = bulkItem
       ? await begin()
       : await recordRefusal(

@@ -1,4 +1,3 @@
-import type { Principal } from '#libs/kernel/caller.ts';
 import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
@@ -35,15 +34,6 @@ export interface DeletionWork {
   postpone(claim: DeletionClaim, failure: DeletionFailure): Promise<void>;
   /** Must say on a deletion that is due why it is left alone until `retryMs` from now; it costs no attempt. */
   defer(tenantId: string, deletionId: string, error: string, retryMs: number): Promise<void>;
-  /**
-   * Must give a STUCK deletion its attempts anew and make it due; undefined for an unknown one. A person who redrives one
-   * that is OBJECTS_MISSING accepts that.
-   */
-  redrive(
-    tenantId: string,
-    deletionId: string,
-    by: { readonly caller: Principal; readonly reason: string | undefined; readonly isByPerson: boolean },
-  ): Promise<JobDeletion | undefined>;
 }
 
 /** Why a deletion did not come to its end this time. */
@@ -113,7 +103,7 @@ export interface RemovalProgress {
   readonly counts: RemovalCounts;
   /** Up to 10. */
   readonly failedKeys: readonly FailedKey[];
-  readonly stuck: readonly { readonly deletionId: string; readonly lastError: string | undefined }[];
+  readonly stuck: readonly { readonly deletionId: string; readonly lastError?: string | undefined }[];
   /** How many are neither complete nor parked. */
   readonly open: number;
   /** How many of `open` have not failed since they were last begun: they wait for a worker, or a worker has them. */

@@ -13,16 +13,6 @@ import {
 import type { ArtifactIndex, StepAction, StepActions } from './ports.ts';
 import type { StoreArtifact } from './store-artifact.ts';
 
-/** The persisted points of a step's action, for the tests that kill the process there. */
-export const EXECUTE_CRASH_POINTS = [
-  'job.execute.after-intent',
-  'upload.after-intent',
-  'upload.after-put',
-  'job.execute.between-objects',
-  'job.execute.after-objects',
-  'job.execute.after-outcome',
-] as const;
-
 /** Which step acts, and how. */
 export interface ExecuteStepCommand {
   readonly tenantId: string;

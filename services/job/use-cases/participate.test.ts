@@ -7,7 +7,7 @@ import { storeNotOurs } from '../domain/errors.ts';
 import type { RemovalProgress, RunJobs, UnfinishedJobs } from './deletion-ports.ts';
 import { CALLER, DELETION, deletionOf, makeRefusals, partOf } from './fakes.fixture.ts';
 import { makeParticipate } from './participate.ts';
-import type { DeletionRepository } from './ports.ts';
+import type { DeletionRecords } from './ports.ts';
 
 const RUN = '01890000-0000-7000-8000-00000000000a';
 const SCOPE: RunScope = { tenantId: 'acme', runId: RUN, step: undefined };
@@ -71,7 +71,7 @@ function fixture({
       return { items, next: rest.length > limit ? [items.at(-1) ?? ''] : undefined };
     },
   });
-  const deletions = partOf<DeletionRepository>({
+  const deletions = partOf<DeletionRecords>({
     async redrive(_, deletionId) {
       calls.push(`redrive ${deletionId}`);
       return deletionOf();

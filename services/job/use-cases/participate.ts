@@ -1,15 +1,6 @@
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
-import { parseId } from '#libs/kernel/id.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
-import type {
-  Look,
-  Participant,
-  Participation,
-  RunOperation,
-  RunScope,
-  Sample,
-} from '#libs/participant/participant.ts';
-import { jobPrefix } from '../domain/artifact.ts';
+import type { Participant, Participation, RunOperation, RunScope, Sample } from '#libs/participant/participant.ts';
 import {
   addCounts,
   NOTHING_REMOVED,
@@ -20,9 +11,10 @@ import {
 } from '../domain/deletion.ts';
 import { deletionRefusal } from '../domain/job.ts';
 import type { CheckStore } from './check-store.ts';
-import type { CheckUnfinished, DeletionWork, RunJobs, Wake } from './deletion-ports.ts';
-import type { Refusal } from './ports.ts';
+import type { CheckUnfinished, RunJobs, Wake } from './deletion-ports.ts';
+import type { DeletionRecords, Refusal } from './ports.ts';
 import type { RecordRefusal } from './record-refusal.ts';
+import { visitPrefixes } from './visit-prefixes.ts';
 
 /**
  * JobService's part in the deletions of runs, beside the actions of their steps. What is about objects is refused with
@@ -35,9 +27,6 @@ const WAIT_MS = 2_000;
 // Looks that grow apart: a small removal is seen at once, and a large one is not slowed by being looked at.
 const FIRST_POLL_MS = 20;
 const MAX_POLL_MS = 320;
-const PREFIXES_PER_PAGE = 200;
-// A run may have thousands of jobs, and a store takes many times as long to answer as to look.
-const LISTINGS_AT_A_TIME = 16;
 // Of an answer that goes on where another left off.
 const NO_ROWS = { jobs: 0, sampleJobIds: [] };
 const COMPENSATED_PER_CALL = 10_000;
@@ -46,7 +35,7 @@ const MAX_SAMPLES = 100;
 /** Makes Participate. `wake` tells the worker of new removals; they go through the one mechanism that DeleteJob has. */
 export function makeParticipate(
   runJobs: RunJobs,
-  deletions: Pick<DeletionWork, 'redrive'>,
+  deletions: Pick<DeletionRecords, 'redrive'>,
   store: ObjectStore,
   checkStore: CheckStore,
   recordRefusal: RecordRefusal,
@@ -108,29 +97,6 @@ export function makeParticipate(
     }
   };
 
-  /** Visits the jobs' prefixes, some at a time; answers where to go on when the budget is reached, by the last job's id. */
-  const forEachPrefix = async (
-    scope: RunScope,
-    { budgetMs = Number.POSITIVE_INFINITY, cursor, signal }: Look,
-    visit: (jobId: string, prefix: string) => Promise<void>,
-  ): Promise<string | undefined> => {
-    const endsAt = performance.now() + budgetMs;
-    let last = cursor === undefined ? undefined : parseId('cursor', cursor);
-    for (let isLast = false; !isLast; ) {
-      const after = last === undefined ? undefined : [last];
-      const page = await runJobs.listPrefixes(scope, { limit: PREFIXES_PER_PAGE, after });
-      isLast = page.next === undefined;
-      for (let at = 0; at < page.items.length; at += LISTINGS_AT_A_TIME) {
-        signal?.throwIfAborted();
-        if (performance.now() >= endsAt && last !== cursor) return last;
-        const some = page.items.slice(at, at + LISTINGS_AT_A_TIME);
-        await Promise.all(some.map((jobId) => visit(jobId, jobPrefix(scope.tenantId, jobId))));
-        last = some.at(-1);
-      }
-    }
-    return undefined;
-  };
-
   return {
     async preview(scope, { blockersOnly = false, ...look } = {}) {
       await refuseForeignStore();
@@ -140,7 +106,7 @@ export function makeParticipate(
       let stored: RemovalCounts = isFirst ? { ...NOTHING_REMOVED, tasks, artifacts, jobs } : NOTHING_REMOVED;
       const cursor = blockersOnly
         ? undefined
-        : await forEachPrefix(scope, look, async (_, prefix) => {
+        : await visitPrefixes(runJobs, scope, look, async (_, prefix) => {
             const { versions, markers, uploads, bytes } = await store.count(prefix);
             stored = addCounts(stored, { objects: versions, markers, uploads, bytes });
           });
@@ -179,7 +145,7 @@ export function makeParticipate(
       let cursor: string | undefined;
       if (!rowsOnly) {
         await refuseForeignStore();
-        cursor = await forEachPrefix(scope, look, async (jobId, prefix) => {
+        cursor = await visitPrefixes(runJobs, scope, look, async (jobId, prefix) => {
           const { versions, markers, uploads } = await store.count(prefix);
           objects += versions + markers + uploads;
           if (versions + markers + uploads > 0 && samples.length < MAX_SAMPLES) samples.push(jobId);

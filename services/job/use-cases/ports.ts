@@ -6,7 +6,6 @@ import type { Artifact, ArtifactKind, ObjectRef } from '../domain/artifact.ts';
 import type { DeletionState, FailedKey, JobDeletion } from '../domain/deletion.ts';
 import type { Job, JobState } from '../domain/job.ts';
 import type { StepOutcome } from '../domain/step-action.ts';
-import type { DeletionWork } from './deletion-ports.ts';
 
 /** What a new job is. */
 export interface NewJob {
@@ -246,8 +245,8 @@ export interface DeletionQuery extends PageQuery {
   readonly jobId: string | undefined;
 }
 
-/** The durable removals of jobs. */
-export interface DeletionRepository extends DeletionWork {
+/** Where the removal of a single job begins. */
+export interface DeletionOrders {
   /**
    * Must check the job under its row's lock, and in one transaction commit the deletion and hide the job from every
    * reader. Must answer with the earlier deletion for the same request id and fingerprint, also after the job is
@@ -256,10 +255,23 @@ export interface DeletionRepository extends DeletionWork {
    * the worker that ordered it no longer holds the bulk deletion.
    */
   begin(order: DeletionOrder, check: (job: Job) => void): Promise<JobDeletion | undefined>;
+}
+
+/** The durable removals of jobs, ordered and done. */
+export interface DeletionRecords {
   /** Must answer undefined for an unknown deletion and another tenant's. */
   get(tenantId: string, deletionId: string): Promise<JobDeletion | undefined>;
   /** Must list newest first. */
   list(tenantId: string, query: DeletionQuery): Promise<Page<JobDeletion>>;
+  /**
+   * Must give a STUCK deletion its attempts anew and make it due; undefined for an unknown one. A person who redrives one
+   * that is OBJECTS_MISSING accepts that.
+   */
+  redrive(
+    tenantId: string,
+    deletionId: string,
+    by: { readonly caller: Principal; readonly reason: string | undefined; readonly isByPerson: boolean },
+  ): Promise<JobDeletion | undefined>;
   /** Must answer the age in seconds of the oldest deletion that is not COMPLETE, 0 for none. */
   oldestUnfinishedSeconds(): Promise<number>;
   /** Must count those of all tenants that are STUCK. */

@@ -5,7 +5,7 @@ import type { Artifact, ArtifactKind } from '../domain/artifact.ts';
 import type { JobDeletion } from '../domain/deletion.ts';
 import { deletionNotFound, jobNotFound } from '../domain/errors.ts';
 import type { Job } from '../domain/job.ts';
-import type { ArtifactIndex, DeletionQuery, DeletionRepository, JobQuery, JobRepository } from './ports.ts';
+import type { ArtifactIndex, DeletionQuery, DeletionRecords, JobQuery, JobRepository } from './ports.ts';
 
 /** The reading use cases of jobs; each answers JOB_NOT_FOUND or DELETION_NOT_FOUND for what the caller cannot see. */
 export interface ReadJobs {
@@ -23,7 +23,7 @@ export interface ReadJobs {
 }
 
 /** Makes the reading use cases. */
-export function makeReadJobs(jobs: JobRepository, artifacts: ArtifactIndex, deletions: DeletionRepository): ReadJobs {
+export function makeReadJobs(jobs: JobRepository, artifacts: ArtifactIndex, deletions: DeletionRecords): ReadJobs {
   const get = async (caller: Caller, jobId: string, showDeleted: boolean): Promise<Job> => {
     assertMayShowDeleted(caller, showDeleted);
     const job = await jobs.get(tenantOf(caller), jobId, showDeleted);

@@ -4,9 +4,9 @@ import { storeMisbehaves, storeRefused } from '#libs/object-store/store-errors.t
 import { type MemoryObjectStore, makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
 import type { JobDeletion, RemovalCounts } from '../domain/deletion.ts';
 import { leaseLost, storeNotOurs } from '../domain/errors.ts';
-import type { DeletionFailure } from './deletion-ports.ts';
+import type { DeletionFailure, DeletionWork } from './deletion-ports.ts';
 import { DELETION, deletionOf, PREFIX, partOf, TENANT } from './fakes.fixture.ts';
-import type { ArtifactIndex, DeletionRepository } from './ports.ts';
+import type { ArtifactIndex } from './ports.ts';
 import { makeRunDeletions } from './run-deletions.ts';
 
 interface Fixture {
@@ -57,7 +57,7 @@ function fixture({
     writes.push(what);
   };
   const due = [...taken, DELETION].map((deletionId) => ({ tenantId: TENANT, deletionId }));
-  const deletions = partOf<DeletionRepository>({
+  const deletions = partOf<DeletionWork>({
     findDue: async () => (completed.length > 0 ? [] : due),
     async defer(_, __, error) {
       deferred.push(error);

@@ -1,5 +1,6 @@
 import { backoffMs, type RetryPolicy } from '#libs/durable/backoff.ts';
 import { crashPoint } from '#libs/durable/crash-point.ts';
+import { makeTakeDue, type TakeDue } from '#libs/durable/take-due.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { jobPrefix } from '../domain/artifact.ts';
@@ -15,22 +16,8 @@ import type { CheckStore } from './check-store.ts';
 import type { DeletionClaim, DeletionWork } from './deletion-ports.ts';
 import type { ArtifactIndex } from './ports.ts';
 
-/** The persisted points of a job's removal, for the tests that kill the process there. */
-export const DELETION_CRASH_POINTS = [
-  'job.delete.after-intent',
-  'job.delete.after-claim',
-  'job.delete.after-batch',
-  'job.delete.between-batches',
-  'job.delete.after-objects',
-  'job.delete.after-read-back',
-  'job.delete.after-rows',
-] as const;
-
-/**
- * Drives one due deletion as far as it goes; answers how many it took up, 0 or 1. Many of these run side by side; `callNext`
- * is called when it has taken one and others are due.
- */
-export type RunDeletions = (signal: AbortSignal, callNext?: () => void) => Promise<number>;
+/** Drives a due removal of a job. */
+export type RunDeletions = TakeDue;
 
 /** How removals are driven. */
 export interface DeletionSettings {
@@ -54,7 +41,6 @@ export type OnDeletionSettled = (
 const WAIT_FOR_UPLOAD_MS = 500;
 const WAIT_FOR_STORE_MS = 10_000;
 const MAX_FAILED_KEYS = 10;
-// More than run side by side, so that losing the race for one claim leaves others to take.
 const CANDIDATES = 32;
 // How many objects go before it is known how fast the store is, and how long a batch should take after that: a few
 // objects cost as many listings as many do.
@@ -202,9 +188,9 @@ export function makeRunDeletions(
     onSettled(deletion, retryMs === undefined ? 'STUCK' : 'RETRY', cause);
   };
 
-  return async (signal, callNext) => {
-    const due = await deletions.findDue(CANDIDATES);
-    for (const { tenantId, deletionId } of due) {
+  return makeTakeDue({
+    findDue: () => deletions.findDue(CANDIDATES),
+    async claim({ tenantId, deletionId }) {
       let isStoreChecked = true;
       try {
         await checkStore();
@@ -217,13 +203,10 @@ export function makeRunDeletions(
         isStoreChecked = false;
       }
       const claim = await deletions.claim(tenantId, deletionId, workerId, leaseMs);
-      if (!claim) continue;
-      if (due.length > 1) callNext?.();
-      await drive(claim, isStoreChecked, signal);
-      return 1;
-    }
-    return 0;
-  };
+      return claim && { claim, isStoreChecked };
+    },
+    drive: ({ claim, isStoreChecked }, signal) => drive(claim, isStoreChecked, signal),
+  });
 }
 
 /** How many objects take about BATCH_MS, as the last batch went; at most four times as many as in that. */

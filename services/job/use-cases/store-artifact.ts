@@ -8,20 +8,6 @@ import type { Job } from '../domain/job.ts';
 import type { CheckStore } from './check-store.ts';
 import type { ArtifactIndex, JobRepository, NewUpload } from './ports.ts';
 
-/** The awaits of an upload, for the tests that stop, kill or cut it there. Those that begin with `store` are the store's. */
-export const UPLOAD_CRASH_POINTS = [
-  'upload.before-intent',
-  'upload.after-intent',
-  'store.put.after-create',
-  'store.put.after-part',
-  'upload.before-last-look',
-  'upload.after-last-look',
-  'store.put.before-complete',
-  'store.put.after-complete',
-  'upload.after-put',
-  'upload.after-finish',
-] as const;
-
 /** What is stored, and whether its job may have it. */
 export interface StoreArtifactCommand {
   readonly tenantId: string;

@@ -16,8 +16,6 @@ import {
   WorkerStopping,
 } from './tenant-purge.ts';
 
-export { PURGE_CRASH_POINTS } from './tenant-purge.ts';
-
 /**
  * Claims an item and purges its tenant as far as it goes, or settles an item that ended while an operation was open: an
  * interrupted call may have removed rows that it never reported. False when the item was not due or another worker has it.

@@ -38,18 +38,6 @@ export interface TenantPurgePorts {
   readonly recordCleanup: RecordCleanup;
 }
 
-/** The persisted points of a tenant's purge. */
-export const PURGE_CRASH_POINTS = [
-  'retention.purge.after-claim',
-  'retention.purge.after-count',
-  'retention.purge.after-operation',
-  'retention.purge.before-save',
-  'retention.purge.after-batch',
-  'retention.purge.before-end',
-  'retention.purge.after-end',
-  'retention.purge.after-tenant',
-] as const;
-
 /** This worker is to stop; another one goes on. */
 export class WorkerStopping extends Error {}
 

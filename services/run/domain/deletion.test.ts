@@ -1,13 +1,14 @@
 import test from 'ava';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { hasMoved } from './counts.ts';
 import {
   afterAnswer,
   afterReadBack,
   type DeletionState,
   type DeletionStep,
-  hasMoved,
   nextMove,
   OWN_PARTICIPANT,
+  pendingStep,
 } from './deletion.ts';
 
 const count = (resourceType: string, deleted: number): ResourceCount => ({
@@ -19,14 +20,8 @@ const count = (resourceType: string, deleted: number): ResourceCount => ({
 });
 
 const stepOf = (participant: string, state: DeletionState, more: Partial<DeletionStep> = {}): DeletionStep => ({
-  participant,
+  ...pendingStep(participant),
   state,
-  counts: [],
-  failedItems: [],
-  attempts: 0,
-  lastError: undefined,
-  nextAttemptAt: undefined,
-  verifiedAt: undefined,
   ...more,
 });
 

@@ -1,4 +1,5 @@
 import type { FailedItem, ResourceCount } from '#libs/kernel/resource-count.ts';
+import { hasMoved, sumLeft, withLeft } from './counts.ts';
 import { retentionGuard } from './errors.ts';
 import { assertTerminal, type Run } from './run.ts';
 
@@ -31,6 +32,18 @@ export interface DeletionStep {
   readonly nextAttemptAt: Temporal.Instant | undefined;
   readonly verifiedAt: Temporal.Instant | undefined;
 }
+
+/** A participant's part that nobody has asked for yet. */
+export const pendingStep = (participant: string): DeletionStep => ({
+  participant,
+  state: 'PENDING',
+  counts: [],
+  failedItems: [],
+  attempts: 0,
+  lastError: undefined,
+  nextAttemptAt: undefined,
+  verifiedAt: undefined,
+});
 
 /** A durable operation on one run. It outlives the run: it is the receipt. */
 export interface Deletion {
@@ -96,13 +109,13 @@ export type Move =
   /** Everything is done and, where something was removed, read back as gone. */
   | { readonly kind: 'complete' };
 
-const IS_UNDER_WAY: Readonly<Record<DeletionState, boolean>> = {
-  PENDING: true,
-  CASCADING: true,
-  VERIFYING: true,
-  COMPLETE: false,
-  STUCK: false,
-  CANCELLED: false,
+const IS_SETTLED: Readonly<Record<DeletionState, boolean>> = {
+  PENDING: false,
+  CASCADING: false,
+  VERIFYING: false,
+  COMPLETE: true,
+  STUCK: true,
+  CANCELLED: true,
 };
 
 // STUCK here is one participant's: once the deletion is redriven, its part is to be done.
@@ -115,11 +128,8 @@ const IS_TO_BE_CALLED: Readonly<Record<DeletionState, boolean>> = {
   CANCELLED: false,
 };
 
-/** Whether workers go on with it. */
-export const isUnderWay = (state: DeletionState): boolean => IS_UNDER_WAY[state];
-
 /** Whether nothing will happen to the deletion, for good or until a person redrives it. */
-export const isSettled = (state: DeletionState): boolean => !IS_UNDER_WAY[state];
+export const isSettled = (state: DeletionState): boolean => IS_SETTLED[state];
 
 /**
  * The next move: every other service first, each called until it is done and all of them then read back; RunService's
@@ -200,45 +210,6 @@ export const withStep = <T extends Cascade>(deletion: T, step: DeletionStep): T 
   steps: deletion.steps.map((other) => (other.participant === step.participant ? step : other)),
 });
 
-/** The sum of two counts, by resource type. */
-export function addCounts(some: readonly ResourceCount[], more: readonly ResourceCount[]): readonly ResourceCount[] {
-  const sums = new Map(some.map((count) => [count.resourceType, count]));
-  for (const count of more) {
-    const sum = sums.get(count.resourceType);
-    const passedOn = (sum?.passedOn ?? 0) + (count.passedOn ?? 0);
-    sums.set(count.resourceType, {
-      resourceType: count.resourceType,
-      found: (sum?.found ?? 0) + count.found,
-      deleted: (sum?.deleted ?? 0) + count.deleted,
-      left: (sum?.left ?? 0) + count.left,
-      bytes: (sum?.bytes ?? 0) + count.bytes,
-      ...(passedOn > 0 && { passedOn }),
-      ...((sum?.atLeast || count.atLeast) && { atLeast: true }),
-    });
-  }
-  return [...sums.values()];
-}
-
-/** How many are left of anything. */
-export const sumLeft = (counts: readonly ResourceCount[]): number =>
-  counts.reduce((total, { left }) => total + left, 0);
-
-/** Whether a participant's second answer tells of anything that its first did not, in whatever order. */
-export const hasMoved = (before: readonly ResourceCount[], after: readonly ResourceCount[]): boolean =>
-  toComparable(before) !== toComparable(after);
-
-const toComparable = (counts: readonly ResourceCount[]): string =>
-  counts
-    .map(({ resourceType, found, deleted, left, bytes }) => [resourceType, found, deleted, left, bytes].join())
-    .toSorted()
-    .join(';');
-
 /** What is told of a participant whose PARTIAL answers tell of nothing new: that counts as a failed attempt. */
 export const noProgress = (participant: string): string =>
   `NO_PROGRESS: ${participant} says that it is not done, and has removed nothing since its last answer.`;
-
-function withLeft(told: readonly ResourceCount[], read: readonly ResourceCount[]): ResourceCount[] {
-  const leftOf = new Map(read.map(({ resourceType, left }) => [resourceType, left]));
-  const unknown = read.filter(({ resourceType }) => !told.some((count) => count.resourceType === resourceType));
-  return [...told.map((count) => ({ ...count, left: leftOf.get(count.resourceType) ?? 0 })), ...unknown];
-}

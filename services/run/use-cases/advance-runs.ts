@@ -1,7 +1,9 @@
 import { backoffMs, type RetryPolicy, waitingMs } from '#libs/durable/backoff.ts';
 import { crashPoint } from '#libs/durable/crash-point.ts';
+import { makeTakeDue, type TakeDue } from '#libs/durable/take-due.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
-import { afterAnswer, afterReadBack, type DeletionStep, hasMoved, needsPerson } from '../domain/deletion.ts';
+import { hasMoved } from '../domain/counts.ts';
+import { afterAnswer, afterReadBack, type DeletionStep, needsPerson, pendingStep } from '../domain/deletion.ts';
 import { participantUnavailable, participantUnknown, stepUnknown, workerLost } from '../domain/errors.ts';
 import type { JsonObject } from '../domain/run.ts';
 import {
@@ -22,26 +24,10 @@ import type { ParticipantCall } from './deletion-ports.ts';
 import { isAway } from './reachability.ts';
 import type { EffectKey, Hold, SagaClaim, SagaRepository, SagaRun, SagaWrite, StepParticipant } from './saga-ports.ts';
 
-/** The persisted points of a run as a whole, for the tests that kill the process there. */
-export const RUN_CRASH_POINTS = ['run.start.after-commit', 'run.step.after-claim'] as const;
-
-/** The persisted points of each of its steps; `:` and the step's name follow. Only steps that ask anybody have calls. */
-export const STEP_CRASH_POINTS = [
-  'run.step.before-action',
-  'run.step.after-call',
-  'run.step.after-outcome',
-  'run.step.before-compensation',
-  'run.step.after-compensate-call',
-  'run.step.after-compensation',
-] as const;
-
 /** Drives runs. */
 export interface AdvanceRuns {
-  /**
-   * Drives one due run as far as it goes; answers how many it took up, 0 or 1. Many run side by side; `callNext` is called
-   * when it has taken one and others are due.
-   */
-  due(signal: AbortSignal, callNext?: () => void): Promise<number>;
+  /** Drives a due run. */
+  readonly due: TakeDue;
   /** Drives a run that is held already, as far as it goes. */
   held(claim: SagaClaim, signal: AbortSignal): Promise<void>;
   /** The step with which a run begins: its intent names whom it will ask. RUN_DELETED when it uses a hidden run's. */
@@ -62,7 +48,6 @@ export type OnRunChanged = (run: SagaRun) => void;
 /** Told when a run came to its end, or an attempt failed that will be repeated. */
 export type OnSagaSettled = (run: SagaRun, outcome: SagaRun['state'] | 'RETRY', error?: unknown) => void;
 
-// More than run side by side, so that losing the race for one claim leaves others to take.
 const CANDIDATES = 64;
 // How long a participant is left alone that only has other work to do first.
 const QUEUED_PAUSE_MS = 1_000;
@@ -133,7 +118,8 @@ export function makeAdvanceRuns(
     for (const name of step.participants) {
       const participant = participantNamed(name);
       const call = callOf(run, step);
-      let part: DeletionStep = toPart(name);
+      // The rules for a participant's answers are those of every deletion.
+      let part: DeletionStep = pendingStep(name);
       for (let calls = 0; part.state !== 'COMPLETE'; calls += 1) {
         if (part.lastError) throw new PartFailed(part.lastError, needsPerson(part.failedItems));
         if (part.state === 'VERIFYING') {
@@ -288,18 +274,14 @@ export function makeAdvanceRuns(
   };
 
   return {
-    async due(signal, callNext) {
-      const due = await sagas.findDue(CANDIDATES);
-      for (const key of due) {
-        const claim = await sagas.claim(key, workerId, leaseMs);
-        if (!claim) continue;
-        if (due.length > 1) callNext?.();
+    due: makeTakeDue({
+      findDue: () => sagas.findDue(CANDIDATES),
+      claim: (key) => sagas.claim(key, workerId, leaseMs),
+      async drive(claim, signal) {
         crashPoint('run.step.after-claim');
         await drive(claim, signal);
-        return 1;
-      }
-      return 0;
-    },
+      },
+    }),
     held: drive,
     async firstIntent(workflow, run) {
       const name = workflow.steps[0]?.name ?? '';
@@ -336,18 +318,6 @@ function contextOf(run: SagaRun, done?: SagaStep, output?: JsonObject): StepCont
   if (done && output) outputs[done.name] = output;
   return { tenantId, runId, input, outputs, found: undefined };
 }
-
-/** A participant's part in a compensation: the rules for its answers are those of every deletion. */
-const toPart = (participant: string): DeletionStep => ({
-  participant,
-  state: 'PENDING',
-  counts: [],
-  failedItems: [],
-  attempts: 0,
-  lastError: undefined,
-  nextAttemptAt: undefined,
-  verifiedAt: undefined,
-});
 
 /** A participant that is at it, and needs more calls than one worker makes in a row. */
 class Unfinished extends Error {

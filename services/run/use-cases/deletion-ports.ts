@@ -21,11 +21,21 @@ export interface DeletionOrder {
   readonly bulkItem: BulkItem | undefined;
 }
 
+/** What an order would begin. */
+export interface CheckedOrder {
+  /** All who would be called but RunService itself, in their order. */
+  readonly participants: readonly string[];
+  /** The soft delete that hides the run. */
+  readonly undoes: string | undefined;
+  readonly now: Temporal.Instant;
+}
+
 /** What came of an order. */
 export interface Ordered {
-  /** `checked`: it would begin; the deletion has no id. `nothing`: there is nothing to do, and no deletion. */
-  readonly outcome: 'begun' | 'known' | 'checked' | 'nothing';
-  readonly deletion: Deletion | undefined;
+  /** The one that has begun, now or before; undefined when there is nothing to do. */
+  readonly deletion?: Deletion | undefined;
+  /** What was only checked, and would begin. */
+  readonly checked?: CheckedOrder;
 }
 
 /** Where deletions of runs begin. */

@@ -3,12 +3,17 @@ import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
-import type { ResourceCount } from '#libs/kernel/resource-count.ts';
-import type { Blocker, Sample } from '#libs/participant/participant.ts';
 import { assertPurgeable, type Deletion, type DeletionMode, OWN_PARTICIPANT } from '../domain/deletion.ts';
 import { participantUnknown } from '../domain/errors.ts';
 import { assertEtag, assertTerminal, type Run } from '../domain/run.ts';
-import type { DeletionOrder, DeletionOrders, Participant, PreviewOptions } from './deletion-ports.ts';
+import type {
+  DeletionOrder,
+  DeletionOrders,
+  Participant,
+  ParticipantPreview,
+  PreviewOptions,
+} from './deletion-ports.ts';
+import { foretellDeletion } from './foretell-deletion.ts';
 import type { RunRepository } from './ports.ts';
 
 /** What a caller asks for; `force` skips the age guard. */
@@ -49,14 +54,8 @@ export interface PurgeGuard {
   readonly minPurgeAgeHours: number;
 }
 
-/** What a purge would take of each participant. */
-export type ParticipantPreviews = readonly {
-  readonly participant: string;
-  readonly counts: readonly ResourceCount[];
-  readonly samples: readonly Sample[];
-}[];
-
-const MAX_SAMPLES = 100;
+/** What a purge would take of each participant, and what forbids it. */
+export type ParticipantPreviews = readonly ({ readonly participant: string } & ParticipantPreview)[];
 
 /** Makes OrderDeletion. `participants` end with RunService's own; `wake` tells the workers that something is due. */
 export function makeOrderDeletion(
@@ -80,22 +79,15 @@ export function makeOrderDeletion(
   /** Asks the participants before anything is committed: what cannot end must not begin. */
   const askParticipants = async (
     order: DeletionOrder,
-    steps: Deletion['steps'],
+    asked: readonly string[],
     isCounted: boolean,
   ): Promise<ParticipantPreviews> => {
     try {
       // Hiding waits for one that is not configured, as it does for one that is down.
-      if (order.mode === 'PURGE') {
-        assertConfigured(
-          participants,
-          steps.map(({ participant }) => participant),
-        );
-      }
+      if (order.mode === 'PURGE') assertConfigured(participants, asked);
       // Counting lists the object stores, for which the caller of an order does not wait.
-      const { participants: previews, blockers } = await askForPreviews(participants, order, {
-        blockersOnly: !isCounted,
-      });
-      const blocker = blockers[0];
+      const previews = await askForPreviews(participants, order, { blockersOnly: !isCounted });
+      const [blocker] = previews.flatMap(({ blockers }) => blockers);
       if (!blocker) return previews;
       const { reason, message, resourceType, resourceId } = blocker;
       throw new DomainError('failed-precondition', reason, message, { [`${resourceType}_id`]: resourceId });
@@ -110,19 +102,21 @@ export function makeOrderDeletion(
     const { runId, mode, validateOnly } = command;
     const { tenantId } = order;
     const check = checkOf(command);
-    let ordered = await deletions.begin(order, check, true);
-    if (ordered.outcome === 'checked') {
-      const asked =
-        mode === 'UNDELETE' ? [] : await askParticipants(order, ordered.deletion?.steps ?? [], validateOnly);
-      if (validateOnly)
-        return { run: await runs.get(tenantId, runId, true), deletion: foretell(ordered.deletion, asked) };
-      ordered = await deletions.begin(order, check, false);
-      crashPoint('run.delete.after-intent');
-      wake();
-      onOrdered(order, 'ORDERED', mode);
+    const { checked, deletion: known } = await deletions.begin(order, check, true);
+    let deletion = known;
+    if (checked) {
+      const previews = mode === 'UNDELETE' ? [] : await askParticipants(order, checked.participants, validateOnly);
+      if (validateOnly) {
+        deletion = foretellDeletion(order, checked, previews);
+      } else {
+        ({ deletion } = await deletions.begin(order, check, false));
+        crashPoint('run.delete.after-intent');
+        wake();
+        onOrdered(order, 'ORDERED', mode);
+      }
     }
     const run = command.bulkItem ? undefined : await runs.get(tenantId, runId, true);
-    return { run, deletion: ordered.deletion };
+    return { run, deletion };
   };
 
   return async (command) => {
@@ -158,39 +152,21 @@ export function makeOrderDeletion(
 }
 
 /** Asks every participant, RunService's own rows last; DEPENDENCY_UNAVAILABLE when one does not answer. */
-export async function askForPreviews(
+export const askForPreviews = (
   participants: readonly Participant[],
   { caller, tenantId, runId }: Pick<DeletionOrder, 'caller' | 'tenantId' | 'runId'>,
   options: PreviewOptions,
-): Promise<{ readonly participants: ParticipantPreviews; readonly blockers: readonly Blocker[] }> {
-  const previews = await Promise.all(
+): Promise<ParticipantPreviews> =>
+  Promise.all(
     participants.map(async (participant) => {
       const { name } = participant;
       const call = { tenantId, actor: caller.actor, operationId: runId, step: name, runId, reason: undefined };
-      const { counts, blockers, samples } = await participant.preview(call, options);
-      return { participant: name, counts, blockers, samples: samples.slice(0, MAX_SAMPLES) };
+      return { participant: name, ...(await participant.preview(call, options)) };
     }),
   );
-  return {
-    participants: previews.map(({ participant, counts, samples }) => ({ participant, counts, samples })),
-    blockers: previews.flatMap(({ blockers }) => blockers),
-  };
-}
 
 /** Throws PARTICIPANT_UNKNOWN when one of these names is not among the configured participants. */
 export function assertConfigured(participants: readonly Participant[], names: readonly string[]): void {
   const missing = names.find((name) => !participants.some((participant) => participant.name === name));
   if (missing !== undefined) throw participantUnknown(missing);
 }
-
-/** The deletion that was only checked, with what it would take. */
-const foretell = (deletion: Deletion | undefined, asked: ParticipantPreviews): Deletion | undefined =>
-  deletion?.mode !== 'PURGE'
-    ? deletion
-    : {
-        ...deletion,
-        steps: deletion.steps.map((step) => ({
-          ...step,
-          counts: asked.find(({ participant }) => participant === step.participant)?.counts ?? [],
-        })),
-      };

@@ -36,17 +36,14 @@ export const makePreviewPurge =
     if (!inspected) throw runNotFound();
     const configured = participants.map(({ name }) => name).filter((name) => name !== OWN_PARTICIPANT);
     assertConfigured(participants, await deletions.participantsOf(tenantId, runId, configured));
-    const { participants: asked, blockers } = await askForPreviews(
-      participants,
-      { caller, tenantId, runId },
-      { signal },
-    );
+    const previews = await askForPreviews(participants, { caller, tenantId, runId }, { signal });
+    const blockers = previews.flatMap((preview) => preview.blockers);
     const at = purgeableAt(inspected.run, minPurgeAgeHours);
     const isGuarded = Temporal.Instant.compare(inspected.now, at) < 0;
     const { reason, message } = retentionGuard(at);
     const guard: Blocker[] = isGuarded ? [{ reason, resourceType: 'run', resourceId: runId, message }] : [];
     return {
-      participants: asked,
+      participants: previews,
       blockers: [...guard, ...blockers].slice(0, MAX_BLOCKERS),
       purgeableAt: isGuarded ? at : undefined,
     };

@@ -1,16 +1,16 @@
 import { backoffMs, type RetryPolicy, waitingMs } from '#libs/durable/backoff.ts';
 import { crashPoint } from '#libs/durable/crash-point.ts';
+import { makeTakeDue, type TakeDue } from '#libs/durable/take-due.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
-import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { addCounts, type ResourceCount } from '#libs/kernel/resource-count.ts';
+import { hasMoved } from '../domain/counts.ts';
 import {
   type Answer,
-  addCounts,
   afterAnswer,
   afterFailure,
   afterReadBack,
   type Deletion,
   type DeletionStep,
-  hasMoved,
   needsPerson,
   nextMove,
   noProgress,
@@ -20,25 +20,11 @@ import {
 } from '../domain/deletion.ts';
 import { participantUnknown, workerLost } from '../domain/errors.ts';
 import type { Cursor, DeletionClaim, DeletionWork, Participant, ParticipantCall } from './deletion-ports.ts';
-import type { KnownParticipant, ParticipantDirectory } from './ports.ts';
+import type { GiveUpRetired } from './give-up-retired.ts';
 import { isAway } from './reachability.ts';
 
-/** The persisted points of a cascade, for the tests that kill the process there. */
-export const CASCADE_CRASH_POINTS = [
-  'run.delete.after-intent',
-  'run.delete.after-claim',
-  'run.delete.after-call',
-  'run.delete.after-step',
-  'run.delete.after-verify',
-  'run.delete.between-own-batches',
-  'run.delete.after-complete',
-] as const;
-
-/**
- * Drives one due deletion as far as it goes; answers how many it took up, 0 or 1. Many run side by side; `callNext` is
- * called when it has taken one and others are due.
- */
-export type RunCascades = (signal: AbortSignal, callNext?: () => void) => Promise<number>;
+/** Drives a due deletion of a run. */
+export type RunCascades = TakeDue;
 
 /** How cascades are driven. */
 export interface CascadeSettings {
@@ -55,7 +41,6 @@ export interface CascadeSettings {
 /** Told when a deletion came to its end, or to a stop. */
 export type OnCascadeSettled = (deletion: Deletion, outcome: 'COMPLETE' | 'STUCK' | 'RETRY', error?: unknown) => void;
 
-// More than run side by side, so that losing the race for one claim leaves others to take.
 const CANDIDATES = 64;
 // The longest pause before a participant is asked again that only has other work to do first.
 const MAX_QUEUED_MS = 2_000;
@@ -66,7 +51,7 @@ const MAX_QUEUED_MS = 2_000;
  */
 export function makeRunCascades(
   deletions: DeletionWork,
-  directory: Pick<ParticipantDirectory, 'list'>,
+  giveUpRetired: GiveUpRetired,
   participants: readonly Participant[],
   settings: CascadeSettings,
   onSettled: OnCascadeSettled,
@@ -77,12 +62,6 @@ export function makeRunCascades(
     const participant = participants.find((candidate) => candidate.name === name);
     if (!participant) throw participantUnknown(name);
     return participant;
-  };
-
-  /** The retirement of a step's participant, unless it is configured. */
-  const retirementOf = async ({ participant: name }: DeletionStep): Promise<KnownParticipant['retirement']> => {
-    if (participants.some((participant) => participant.name === name)) return undefined;
-    return (await directory.list()).find((known) => known.name === name)?.retirement;
   };
 
   const callOf = (
@@ -146,9 +125,9 @@ export function makeRunCascades(
         current = step;
         if (step.attempts >= retry.maxAttempts) throw workerLost();
         if (signal.aborted || moves >= movesPerTurn) return await deletions.release(claim, 0);
-        const retirement = await retirementOf(step);
-        if (retirement) {
-          await save(withoutParticipant(step, retirement));
+        const givenUp = await giveUpRetired(step);
+        if (givenUp) {
+          await save(givenUp);
           continue;
         }
         if (move.kind === 'verify') {
@@ -190,33 +169,17 @@ export function makeRunCascades(
     }
   };
 
-  return async (signal, callNext) => {
-    const due = await deletions.findDue(CANDIDATES);
-    for (const { tenantId, deletionId } of due) {
-      const claim = await deletions.claim(tenantId, deletionId, workerId, leaseMs);
-      if (!claim) continue;
-      if (due.length > 1) callNext?.();
-      await drive(claim, signal);
-      return 1;
-    }
-    return 0;
-  };
+  return makeTakeDue({
+    findDue: () => deletions.findDue(CANDIDATES),
+    claim: ({ tenantId, deletionId }) => deletions.claim(tenantId, deletionId, workerId, leaseMs),
+    drive,
+  });
 }
 
 const isOf =
   (name: string) =>
   ({ participant }: DeletionStep): boolean =>
     participant === name;
-
-/** The step of a participant that an operator has retired. The receipt keeps what was counted, and who said so. */
-const withoutParticipant = (
-  step: DeletionStep,
-  { by, reason }: NonNullable<KnownParticipant['retirement']>,
-): DeletionStep => ({
-  ...step,
-  state: 'CANCELLED',
-  lastError: `PARTICIPANT_RETIRED: retired by ${by}${reason === undefined ? '' : `: ${reason}`}.`,
-});
 
 /** A step whose answer was no success; its sentence stands in the step already. */
 class StepFailed extends Error {}

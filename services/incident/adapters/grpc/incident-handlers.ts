@@ -14,7 +14,7 @@ import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
-import { MAX_STEP } from '#libs/participant/parse-participant.ts';
+import { MAX_STEP } from '#libs/participant/participant-messages.ts';
 import type { KeepApprovals } from '../../use-cases/keep-approvals.ts';
 import type { KeepIncidents } from '../../use-cases/keep-incidents.ts';
 import { APPROVAL_STATE_OF, DECISION_OF, INCIDENT_STATE_OF, toApprovalMessage, toIncidentMessage } from './messages.ts';

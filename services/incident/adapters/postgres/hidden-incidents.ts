@@ -1,5 +1,5 @@
 import { goneCount } from '#libs/participant/counts.ts';
-import type { HiddenRows } from '#libs/participant/run-gate.ts';
+import type { HiddenRows } from '#libs/participant/hide-run.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 
 /** How the incidents of a run are hidden and shown, in the order in which a purge by age locks them. */

@@ -1,12 +1,18 @@
 import { sumDeleted } from '#libs/participant/counts.ts';
+import type { CheckRun, Touched } from '#libs/participant/hide-run.ts';
 import type { RunScope } from '#libs/participant/participant.ts';
-import { type CheckRun, type KeptRows, makeRunGate, type Touched, toRunEntry } from '#libs/participant/run-gate.ts';
+import { type KeptRows, makeRunGate, toRunEntry } from '#libs/participant/run-gate.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { pageOf, rowsOf } from '#libs/postgres/rows.ts';
-import { type FailedKey, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
-import type { JobState } from '../../domain/job.ts';
-import type { CheckUnfinished, RunJobs, UnfinishedJobs } from '../../use-cases/deletion-ports.ts';
-import { insertDeletions } from './deletion-repository.ts';
+import { NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
+import type {
+  CheckUnfinished,
+  RemovalProgress,
+  RunInventory,
+  RunJobs,
+  UnfinishedJobs,
+} from '../../use-cases/deletion-ports.ts';
+import { insertDeletions } from './deletion-work.ts';
 import { HIDDEN_JOBS } from './hidden-jobs.ts';
 import { jobRunLock } from './job-repository.ts';
 
@@ -22,34 +28,22 @@ export function makeRunJobs(database: Database): RunJobs {
   const gate = makeRunGate(database, KEPT);
   return {
     async inspect(scope) {
-      const [row] = await database.readForTenant<{
-        jobs: number;
-        tasks: number;
-        artifacts: number;
-        bytes: number;
-        samples: string[] | null;
-        unfinished: { jobId: string; state: JobState }[] | null;
-      }>(scope.tenantId, {
-        text: `with mine as (select * from jobs where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3))
+      const [row] = await database.readForTenant<RunInventory>(scope.tenantId, {
+        text: `with mine as (select * from jobs where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3)),
+             stored as (select a.bytes from artifacts a join mine m on a.tenant_id = m.tenant_id and a.job_id = m.id)
              select (select count(*) from mine) as jobs,
                     (select count(*) from job_tasks t join mine m on t.tenant_id = m.tenant_id and t.job_id = m.id) as tasks,
-                    (select count(*) from artifacts a join mine m on a.tenant_id = m.tenant_id and a.job_id = m.id) as artifacts,
-                    (select coalesce(sum(a.bytes), 0)::bigint from artifacts a
-                       join mine m on a.tenant_id = m.tenant_id and a.job_id = m.id) as bytes,
-                    (select json_agg(id) from (select id from mine order by id limit ${MAX_SAMPLES}) s) as samples,
-                    (select json_agg(json_build_object('jobId', id, 'state', state)) from
+                    (select count(*) from stored) as artifacts,
+                    (select coalesce(sum(bytes), 0)::bigint from stored) as bytes,
+                    (select coalesce(json_agg(id), '[]') from
+                       (select id from mine order by id limit ${MAX_SAMPLES}) s) as "sampleJobIds",
+                    (select coalesce(json_agg(json_build_object('jobId', id, 'state', state)), '[]') from
                        (select id, state from mine
-                        where ${UNFINISHED} order by id limit ${MAX_SAMPLES}) u) as unfinished`,
+                        where ${UNFINISHED} order by id limit ${MAX_SAMPLES}) u) as "unfinishedJobs"`,
         values: valuesOf(scope),
       });
-      return {
-        jobs: row?.jobs ?? 0,
-        tasks: row?.tasks ?? 0,
-        artifacts: row?.artifacts ?? 0,
-        bytes: row?.bytes ?? 0,
-        sampleJobIds: row?.samples ?? [],
-        unfinishedJobs: row?.unfinished ?? [],
-      };
+      if (!row) throw new Error('the count gave no row');
+      return row;
     },
 
     hide: async (scope, operation, check) => jobsOf(await gate.hide(scope, operation, checkUnfinished(scope, check))),
@@ -85,7 +79,7 @@ export function makeRunJobs(database: Database): RunJobs {
       }),
 
     async removalProgress(scope, operationId) {
-      const [row] = await database.readForTenant<RemovalCounts & ProgressRow>(scope.tenantId, {
+      const [row] = await database.readForTenant<RemovalCounts & Omit<RemovalProgress, 'counts'>>(scope.tenantId, {
         name: 'removal-progress',
         // A job whose deletion was under way when the run's purge came belongs to the purge too, but not to its counts.
         text: `with orders as (
@@ -93,31 +87,19 @@ export function makeRunJobs(database: Database): RunJobs {
                where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3)
                  and (operation_id = $4 or state not in ('COMPLETE', 'CANCELLED')))
              select ${COUNTED.map((kind) => `${sumOf(kind)} as ${kind}`).join(', ')},
-                    coalesce(bool_or((counts ->> 'atLeast')::boolean) filter (where operation_id = $4), false) as at_least,
+                    coalesce(bool_or((counts ->> 'atLeast')::boolean) filter (where operation_id = $4), false) as "atLeast",
                     count(*) filter (where state not in ('COMPLETE', 'STUCK')) as open,
                     count(*) filter (where state not in ('COMPLETE', 'STUCK') and last_error is null) as queued,
-                    json_agg(json_build_object('deletionId', id, 'lastError', last_error) order by id)
-                      filter (where state = 'STUCK') as stuck,
-                    (select json_agg(key) from (
-                       select jsonb_array_elements(failed_keys) as key from orders limit ${MAX_FAILED_KEYS}) f) as failed_keys
+                    coalesce(json_agg(json_strip_nulls(json_build_object('deletionId', id, 'lastError', last_error))
+                                      order by id) filter (where state = 'STUCK'), '[]') as stuck,
+                    (select coalesce(json_agg(key), '[]') from (
+                       select jsonb_array_elements(failed_keys) as key from orders limit ${MAX_FAILED_KEYS}) f) as "failedKeys"
              from orders`,
         values: [...valuesOf(scope), operationId],
       });
-      const {
-        open = 0,
-        queued = 0,
-        stuck = null,
-        failed_keys: failedKeys = null,
-        at_least: atLeast = false,
-        ...counts
-      } = row ?? {};
-      return {
-        counts: { ...NOTHING_REMOVED, ...counts, ...(atLeast ? { atLeast } : {}) },
-        failedKeys: failedKeys ?? [],
-        stuck: (stuck ?? []).map(({ deletionId, lastError }) => ({ deletionId, lastError: lastError ?? undefined })),
-        open,
-        queued,
-      };
+      if (!row) throw new Error('the sum gave no row');
+      const { failedKeys, stuck, open, queued, atLeast, ...counts } = row;
+      return { counts: { ...counts, ...(atLeast && { atLeast }) }, failedKeys, stuck, open, queued };
     },
 
     async listPrefixes(scope, { limit, after }) {
@@ -137,14 +119,6 @@ export function makeRunJobs(database: Database): RunJobs {
       );
     },
   };
-}
-
-interface ProgressRow {
-  readonly open: number;
-  readonly queued: number;
-  readonly at_least: boolean;
-  readonly stuck: readonly { readonly deletionId: string; readonly lastError: string | null }[] | null;
-  readonly failed_keys: readonly FailedKey[] | null;
 }
 
 const COUNTED = Object.keys(NOTHING_REMOVED);

@@ -1,7 +1,7 @@
 import { fromCountMessages } from '#libs/grpc/count-messages.ts';
-import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { addCounts, type ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { RunOperation, RunScope, Participant as ServedParticipant } from '#libs/participant/participant.ts';
-import { type Answer, addCounts, OWN_PARTICIPANT } from '../../domain/deletion.ts';
+import { type Answer, OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import type { Participant, ParticipantCall, ParticipantPreview } from '../../use-cases/deletion-ports.ts';
 import { ask, askForPart, askForParts, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
 
@@ -59,16 +59,8 @@ export const makeParticipant = (peer: Peer): Participant => ({
 const MAX_TOLD = 100;
 const DEFAULT_PURGE_LIMIT = 10_000;
 
-/** RunService's part in its own cascades, and what a compensation asks of it. */
-export interface OwnParticipant extends Participant {
-  /** Removes the effects of the call's step, whatever state its run is in. */
-  compensate(call: ParticipantCall): Promise<Answer>;
-  /** What is left of the effects of the call's step. */
-  verifyStep(call: ParticipantCall): Promise<readonly ResourceCount[]>;
-}
-
-/** Makes RunService's part: what it serves as a participant like all others, asked for without a network between. */
-export const makeOwnParticipant = (served: ServedParticipant): OwnParticipant => ({
+/** RunService's part in its own cascades: what it serves as a participant like all others, without a network between. */
+export const makeOwnParticipant = (served: ServedParticipant): Participant => ({
   name: OWN_PARTICIPANT,
   isReachable: async () => true,
 
@@ -83,16 +75,13 @@ export const makeOwnParticipant = (served: ServedParticipant): OwnParticipant =>
 
   purge: (call, limit = DEFAULT_PURGE_LIMIT) => served.purge(scopeOf(call), toOperation(call), limit),
 
-  compensate: (call) => served.compensate(scopeOf(call, call.step), toOperation(call)),
-
   verify: async (call) => ({ counts: (await served.verify(scopeOf(call), false)).counts }),
-
-  verifyStep: async (call) => (await served.verify(scopeOf(call, call.step), false)).counts,
 });
 
-const scopeOf = ({ tenantId, runId }: ParticipantCall, step?: string): RunScope => ({ tenantId, runId, step });
+const scopeOf = ({ tenantId, runId }: ParticipantCall): RunScope => ({ tenantId, runId, step: undefined });
 
-const toOperation = ({ operationId, step: part, actor, reason }: ParticipantCall): RunOperation => ({
+/** The operation of a call, as RunService serves it to itself. */
+export const toOperation = ({ operationId, step: part, actor, reason }: ParticipantCall): RunOperation => ({
   operationId,
   part,
   caller: { actor, subject: 'service:run' },

@@ -2,12 +2,14 @@ import type { JsonObject } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { fromCountMessages } from '#libs/grpc/count-messages.ts';
-import type { ResourceCount } from '#libs/kernel/resource-count.ts';
-import { addCounts, OWN_PARTICIPANT } from '../../domain/deletion.ts';
+import { addCounts, type ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { RunScope, Participant as ServedParticipant } from '#libs/participant/participant.ts';
+import { OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import { actionUnknown } from '../../domain/errors.ts';
+import type { ParticipantCall } from '../../use-cases/deletion-ports.ts';
 import type { StepParticipant } from '../../use-cases/saga-ports.ts';
 import { ask, askForParts, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
-import type { OwnParticipant } from './participant.ts';
+import { toOperation } from './participant.ts';
 
 /** A peer's part in the steps of runs. */
 export const makeStepParticipant = (peer: Peer): StepParticipant => ({
@@ -55,12 +57,16 @@ export const makeStepParticipant = (peer: Peer): StepParticipant => ({
 });
 
 /** RunService as a participant of steps that callers record with it: it can take back, and does nothing new. */
-export const makeOwnStepParticipant = (own: OwnParticipant): StepParticipant => ({
-  name: OWN_PARTICIPANT,
-  isReachable: async () => true,
-  check: (_, action) => Promise.reject(actionUnknown(action)),
-  execute: (_, action) => Promise.reject(actionUnknown(action)),
-  compensate: (call) => own.compensate(call),
-  verifyStep: (call) => own.verifyStep(call),
-  holds: async (call, type) => (await own.verifyStep(call)).some(({ resourceType }) => resourceType === type),
-});
+export const makeOwnStepParticipant = (served: ServedParticipant): StepParticipant => {
+  const scopeOf = ({ tenantId, runId, step }: ParticipantCall): RunScope => ({ tenantId, runId, step });
+  const verifyStep = async (call: ParticipantCall) => (await served.verify(scopeOf(call), false)).counts;
+  return {
+    name: OWN_PARTICIPANT,
+    isReachable: async () => true,
+    check: (_, action) => Promise.reject(actionUnknown(action)),
+    execute: (_, action) => Promise.reject(actionUnknown(action)),
+    compensate: (call) => served.compensate(scopeOf(call), toOperation(call)),
+    verifyStep,
+    holds: async (call, type) => (await verifyStep(call)).some(({ resourceType }) => resourceType === type),
+  };
+};

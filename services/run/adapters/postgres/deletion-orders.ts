@@ -6,9 +6,10 @@ import type { Database, TenantTransaction } from '#libs/postgres/open-database.t
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import { type Deletion, OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import { runNotFound } from '../../domain/errors.ts';
-import type { DeletionOrder, DeletionOrders, Ordered } from '../../use-cases/deletion-ports.ts';
+import type { DeletionOrder, DeletionOrders } from '../../use-cases/deletion-ports.ts';
 import { audit } from './audit.ts';
-import { auditOutcome, type DeletionRow, findDeletion, RUN_DELETION_COLUMNS, toDeletion } from './deletion-rows.ts';
+import { type DeletionRow, findDeletion, RUN_DELETION_COLUMNS, toDeletion } from './deletion-rows.ts';
+import { cancelHiding } from './hidden-runs.ts';
 import { makeOwnGate } from './own-rows.ts';
 import { findRequest, type IdentifiedRequest, rememberRequest } from './request-ids.ts';
 import { lockRun, type RunColumns, toRun } from './run-repository.ts';
@@ -22,7 +23,7 @@ export const makeDeletionOrders = (database: Database): DeletionOrders => ({
       const run = await lockRun(trx, tenantId, runId);
       const request = toRequest(order);
       const known = request && (await findRequest(trx, request));
-      if (known) return toOrdered(await findById(trx, tenantId, known.resultId), 'known');
+      if (known) return { deletion: await findById(trx, tenantId, known.resultId) };
       if (!run) throw runNotFound();
 
       const underWay = await findUnderWay(trx, tenantId, runId);
@@ -34,15 +35,14 @@ export const makeDeletionOrders = (database: Database): DeletionOrders => ({
       const isRepetition = mode === 'SOFT_DELETE' && hiddenBy !== undefined;
       if (isRepetition || (mode === 'UNDELETE' && hiddenBy === undefined)) {
         if (request && !checkOnly) await rememberRequest(trx, request, isRepetition ? hiddenBy : undefined);
-        return toOrdered(await findById(trx, tenantId, isRepetition ? hiddenBy : undefined), 'known');
+        return { deletion: await findById(trx, tenantId, isRepetition ? hiddenBy : undefined) };
       }
 
       check(toRun(run.row), run.now);
       const participants = await findParticipants(trx, order);
-      const cascading = { ...order, participants };
-      if (checkOnly) return { outcome: 'checked', deletion: toChecked(cascading, run.now, hiddenBy) };
-      if (hides) await cancel(trx, hides);
-      return { outcome: 'begun', deletion: await insert(trx, makeOwnGate(database), cascading, request, run.row) };
+      if (checkOnly) return { checked: { participants, undoes: hiddenBy, now: run.now } };
+      if (hides) await cancelHiding(trx, hides);
+      return { deletion: await insert(trx, makeOwnGate(database), { ...order, participants }, request, run.row) };
     }),
 
   participantsOf: (tenantId, runId, participants) =>
@@ -58,11 +58,6 @@ export const makeDeletionOrders = (database: Database): DeletionOrders => ({
 
 const toRequest = ({ tenantId, mode, requestId, fingerprint }: DeletionOrder): IdentifiedRequest | undefined =>
   requestId === undefined ? undefined : { tenantId, method: mode, requestId, fingerprint };
-
-const toOrdered = (deletion: Deletion | undefined, outcome: 'known'): Ordered => ({
-  outcome: deletion ? outcome : 'nothing',
-  deletion,
-});
 
 /** The run's deletion that is not over. */
 const findUnderWay = async (
@@ -148,21 +143,6 @@ async function insert(
   return begun;
 }
 
-/** Gives up a soft delete that is taken back while it is under way; the new token ends whoever works on it. */
-async function cancel(trx: TenantTransaction, row: DeletionRow): Promise<void> {
-  await trx.raw(
-    `with cancelled as (
-       update deletions
-       set state = 'CANCELLED', next_attempt_at = null, lease_owner = null, lease_expires_at = null,
-           lease_token = lease_token + 1, updated_at = clock_timestamp(), finished_at = clock_timestamp()
-       where tenant_id = :tenantId and id = :deletionId returning tenant_id, id)
-     update deletion_steps s set state = 'CANCELLED', next_attempt_at = null
-     from cancelled c where s.tenant_id = c.tenant_id and s.deletion_id = c.id and s.state <> 'COMPLETE'`,
-    { tenantId: row.tenant_id, deletionId: row.id },
-  );
-  await auditOutcome(trx, toDeletion(row), 'CANCELLED');
-}
-
 async function findById(
   trx: TenantTransaction,
   tenantId: string,
@@ -171,36 +151,3 @@ async function findById(
   const row = deletionId === undefined ? undefined : await findDeletion(trx, tenantId, deletionId);
   return row && toDeletion(row);
 }
-
-/** The deletion as it would begin; it has no id, since nothing is stored. */
-const toChecked = (order: DeletionOrder, now: Temporal.Instant, undoes: string | undefined): Deletion => ({
-  id: '',
-  tenantId: order.tenantId,
-  runId: order.runId,
-  mode: order.mode,
-  state: 'PENDING',
-  actor: order.caller.actor,
-  subject: order.caller.subject,
-  trustEntry: order.caller.trustEntry,
-  reason: order.reason,
-  requestId: order.requestId,
-  force: order.force,
-  undoes: order.mode === 'UNDELETE' ? undoes : undefined,
-  bulkDeletionId: order.bulkItem?.bulkDeletionId,
-  steps: [...order.participants, OWN_PARTICIPANT].map((participant) => ({
-    participant,
-    state: 'PENDING',
-    counts: [],
-    failedItems: [],
-    attempts: 0,
-    lastError: undefined,
-    nextAttemptAt: undefined,
-    verifiedAt: undefined,
-  })),
-  attempts: 0,
-  lastError: undefined,
-  createdAt: now,
-  startedAt: undefined,
-  updatedAt: now,
-  finishedAt: undefined,
-});

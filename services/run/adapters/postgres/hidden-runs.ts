@@ -1,8 +1,10 @@
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import { goneCount } from '#libs/participant/counts.ts';
-import type { HiddenRows } from '#libs/participant/run-gate.ts';
+import type { HiddenRows } from '#libs/participant/hide-run.ts';
+import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
+import { auditOutcome, type DeletionRow, toDeletion } from './deletion-rows.ts';
 
 /** How a run and its steps are hidden and shown. */
 export const HIDDEN_RUNS: HiddenRows = {
@@ -54,6 +56,21 @@ export const HIDDEN_RUNS: HiddenRows = {
     if (purge) throw operationInProgress(purge.id);
   },
 };
+
+/** Gives up a soft delete that is taken back while it is under way; the new token ends whoever works on it. */
+export async function cancelHiding(trx: TenantTransaction, row: DeletionRow): Promise<void> {
+  await trx.raw(
+    `with cancelled as (
+       update deletions
+       set state = 'CANCELLED', next_attempt_at = null, lease_owner = null, lease_expires_at = null,
+           lease_token = lease_token + 1, updated_at = clock_timestamp(), finished_at = clock_timestamp()
+       where tenant_id = :tenantId and id = :deletionId returning tenant_id, id)
+     update deletion_steps s set state = 'CANCELLED', next_attempt_at = null
+     from cancelled c where s.tenant_id = c.tenant_id and s.deletion_id = c.id and s.state <> 'COMPLETE'`,
+    { tenantId: row.tenant_id, deletionId: row.id },
+  );
+  await auditOutcome(trx, toDeletion(row), 'CANCELLED');
+}
 
 const toChanged = (row: { readonly runs: number; readonly steps: number } | undefined): readonly ResourceCount[] =>
   [goneCount('run_step', row?.steps ?? 0), goneCount('run', row?.runs ?? 0)].filter(({ found }) => found > 0);

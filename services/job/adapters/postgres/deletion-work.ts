@@ -1,76 +1,64 @@
-import { type AuditEntry, audit } from '#libs/audit/write-audit.ts';
-import { reopenItem, takeItem } from '#libs/bulk-deletion/item-rows.ts';
 import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import type { Principal } from '#libs/kernel/caller.ts';
-import { operationInProgress, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
 import type { Database, Statement, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
-import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
+import { rowsOf } from '#libs/postgres/rows.ts';
 import { NOTHING_REMOVED } from '../../domain/deletion.ts';
 import { leaseLost } from '../../domain/errors.ts';
-import type { DeletionClaim } from '../../use-cases/deletion-ports.ts';
-import type { DeletionRepository } from '../../use-cases/ports.ts';
-import { lockJob } from './job-repository.ts';
-import { DELETION_COLUMNS, type DeletionRow, toDeletion, toJob } from './rows.ts';
+import type { DeletionClaim, DeletionWork } from '../../use-cases/deletion-ports.ts';
+import { DELETION_COLUMNS, type DeletionRow, toDeletion } from './rows.ts';
+
+/** Whose removal is ordered, by whom, and why. */
+export interface RemovalOrder {
+  readonly caller: Principal;
+  readonly tenantId: string;
+  readonly jobIds: readonly string[];
+  readonly operationId?: string;
+  readonly reason: string | undefined;
+  readonly requestId?: string | undefined;
+  readonly fingerprint?: string;
+  readonly bulkItem?: BulkItem | undefined;
+}
+
+/** Commits the intent: a deletion for each of these jobs, and the mark that hides the job from every reader. */
+export async function insertDeletions(trx: TenantTransaction, order: RemovalOrder): Promise<readonly DeletionRow[]> {
+  const { caller, tenantId, jobIds, operationId, reason, requestId, fingerprint, bulkItem } = order;
+  return rowsOf(
+    await trx.raw(
+      `with ordered as (
+         select job_id, id from unnest(cast(:jobIds as uuid[]), cast(:ids as uuid[])) as o (job_id, id)),
+       hidden as (
+         update jobs j set deletion_id = o.id, version = j.version + 1, updated_at = clock_timestamp()
+         from ordered o where j.tenant_id = :tenantId and j.id = o.job_id
+         returning j.id as job_id, j.run_id, j.step, o.id)
+       insert into job_deletions
+         (tenant_id, id, job_id, run_id, step, operation_id, state, actor, subject, reason, request_id, fingerprint, counts,
+          bulk_deletion_id, trust_entry)
+       select :tenantId, id, job_id, run_id, step, :operationId, 'PENDING', :actor, :subject, :reason, :requestId,
+              :fingerprint, cast(:counts as jsonb), :bulkDeletionId, :trustEntry from hidden
+       returning *`,
+      {
+        tenantId,
+        jobIds,
+        ids: jobIds.map(() => newId()),
+        operationId: operationId ?? null,
+        actor: caller.actor,
+        subject: caller.subject,
+        trustEntry: caller.trustEntry ?? null,
+        reason: reason ?? null,
+        requestId: requestId ?? null,
+        fingerprint: fingerprint ?? null,
+        bulkDeletionId: bulkItem?.bulkDeletionId ?? null,
+        counts: JSON.stringify(NOTHING_REMOVED),
+      },
+    ),
+  );
+}
 
 const ROWS_PER_BATCH = 1_000;
 
-/** The durable removals of jobs in Postgres. */
-export const makeDeletionRepository = (database: Database): DeletionRepository => ({
-  begin: async (order, check) => {
-    const { tenantId, jobId, requestId } = order;
-    try {
-      return await database.forTenant(tenantId, async (trx) => {
-        // The job's row is the lock: of two deletions at once, the second sees what the first has committed.
-        const job = await lockJob(trx, tenantId, jobId, '');
-        const known = firstOf<DeletionRow>(
-          await trx.raw(
-            `select * from job_deletions where tenant_id = :tenantId
-               and (job_id = :jobId or request_id = cast(:requestId as uuid))
-             order by (request_id = cast(:requestId as uuid)) desc nulls last limit 1`,
-            { tenantId, jobId, requestId: requestId ?? null },
-          ),
-        );
-        if (known && requestId !== undefined && known.request_id === requestId) {
-          if (known.fingerprint !== order.fingerprint) throw requestIdReused(requestId);
-          return toDeletion(known);
-        }
-        if (!job || job.row.deleted_at !== null) return undefined;
-        if (known && job.row.deletion_id !== null) throw operationInProgress(known.id);
-        check(toJob(job.row));
-        const [row] = await insertDeletions(trx, { ...order, jobIds: [jobId] });
-        if (!row) throw new Error('the deletion was not inserted');
-        if (order.bulkItem) await takeItem(trx, tenantId, order.bulkItem, row.id);
-        return toDeletion(row);
-      });
-    } catch (error) {
-      // The same request id for two jobs at once: the row of one is no lock for the other.
-      if (requestId !== undefined && isUniqueViolation(error, 'job_deletions_request'))
-        throw requestIdReused(requestId);
-      throw error;
-    }
-  },
-
-  async get(tenantId, deletionId) {
-    const [row] = await database.readForTenant<DeletionRow>(tenantId, {
-      text: 'select * from job_deletions where tenant_id = $1 and id = $2',
-      values: [tenantId, deletionId],
-    });
-    return row && toDeletion(row);
-  },
-
-  async list(tenantId, { state, jobId, limit, after }) {
-    const rows = await database.readForTenant<DeletionRow>(tenantId, {
-      text: `select * from job_deletions
-             where tenant_id = $1 and ($2::text is null or state = $2) and ($3::uuid is null or job_id = $3)
-               and ($4::timestamptz is null or (created_at, id) < ($4, $5::uuid))
-             order by created_at desc, id desc limit $6`,
-      values: [tenantId, state ?? null, jobId ?? null, after?.[0] ?? null, after?.[1] ?? null, limit + 1],
-    });
-    return pageOf(rows, limit, toDeletion, (row) => [row.created_at.toString(), row.id]);
-  },
-
+/** What workers do of the durable removals of jobs, in Postgres. */
+export const makeDeletionWork = (database: Database): DeletionWork => ({
   async findDue(limit) {
     const rows = await database.acrossTenants<{ tenant_id: string; id: string }>({
       text: 'select tenant_id, id from due_job_deletions($1)',
@@ -249,115 +237,6 @@ export const makeDeletionRepository = (database: Database): DeletionRepository =
       },
     ]);
   },
-
-  redrive: (tenantId, deletionId, { caller, reason, isByPerson }) =>
-    database.forTenant(tenantId, async (trx) => {
-      const row = firstOf<DeletionRow>(
-        await trx.raw(
-          `update job_deletions
-           set state = 'PENDING', attempts = 0, next_attempt_at = clock_timestamp(), updated_at = clock_timestamp(),
-               accept_missing = accept_missing or (:isByPerson and last_error like 'OBJECTS_MISSING:%')
-           where tenant_id = :tenantId and id = :deletionId and state = 'STUCK' returning *`,
-          { tenantId, deletionId, isByPerson },
-        ),
-      );
-      if (row) {
-        await reopenItem(trx, tenantId, row.bulk_deletion_id, deletionId);
-        const { subject, actor } = caller;
-        await audit(trx, {
-          ...auditOf(row, 'redrive', 'PENDING', {}),
-          subject,
-          actor,
-          reason,
-          trustEntry: caller.trustEntry,
-        });
-        return toDeletion(row);
-      }
-      const known = firstOf<DeletionRow>(
-        await trx.raw('select * from job_deletions where tenant_id = :tenantId and id = :deletionId', {
-          tenantId,
-          deletionId,
-        }),
-      );
-      return known && toDeletion(known);
-    }),
-
-  async oldestUnfinishedSeconds() {
-    const [row] = await database.acrossTenants<{ seconds: number }>({
-      text: 'select oldest_unfinished_deletion_seconds() as seconds',
-      values: [],
-    });
-    return row?.seconds ?? 0;
-  },
-
-  async stuckCount() {
-    const [row] = await database.acrossTenants<{ count: string }>({
-      text: 'select stuck_deletions() as count',
-      values: [],
-    });
-    return Number(row?.count ?? 0);
-  },
-});
-
-/** Whose removal is ordered, by whom, and why. */
-export interface RemovalOrder {
-  readonly caller: Principal;
-  readonly tenantId: string;
-  readonly jobIds: readonly string[];
-  readonly operationId?: string;
-  readonly reason: string | undefined;
-  readonly requestId?: string | undefined;
-  readonly fingerprint?: string;
-  readonly bulkItem?: BulkItem | undefined;
-}
-
-/** Commits the intent: a deletion for each of these jobs, and the mark that hides the job from every reader. */
-export async function insertDeletions(trx: TenantTransaction, order: RemovalOrder): Promise<readonly DeletionRow[]> {
-  const { caller, tenantId, jobIds, operationId, reason, requestId, fingerprint, bulkItem } = order;
-  return rowsOf(
-    await trx.raw(
-      `with ordered as (
-         select job_id, id from unnest(cast(:jobIds as uuid[]), cast(:ids as uuid[])) as o (job_id, id)),
-       hidden as (
-         update jobs j set deletion_id = o.id, version = j.version + 1, updated_at = clock_timestamp()
-         from ordered o where j.tenant_id = :tenantId and j.id = o.job_id
-         returning j.id as job_id, j.run_id, j.step, o.id)
-       insert into job_deletions
-         (tenant_id, id, job_id, run_id, step, operation_id, state, actor, subject, reason, request_id, fingerprint, counts,
-          bulk_deletion_id, trust_entry)
-       select :tenantId, id, job_id, run_id, step, :operationId, 'PENDING', :actor, :subject, :reason, :requestId,
-              :fingerprint, cast(:counts as jsonb), :bulkDeletionId, :trustEntry from hidden
-       returning *`,
-      {
-        tenantId,
-        jobIds,
-        ids: jobIds.map(() => newId()),
-        operationId: operationId ?? null,
-        actor: caller.actor,
-        subject: caller.subject,
-        trustEntry: caller.trustEntry ?? null,
-        reason: reason ?? null,
-        requestId: requestId ?? null,
-        fingerprint: fingerprint ?? null,
-        bulkDeletionId: bulkItem?.bulkDeletionId ?? null,
-        counts: JSON.stringify(NOTHING_REMOVED),
-      },
-    ),
-  );
-}
-
-const auditOf = (row: DeletionRow, action: string, outcome: string, counts: object): AuditEntry => ({
-  tenantId: row.tenant_id,
-  actor: row.actor,
-  subject: row.subject,
-  trustEntry: row.trust_entry,
-  action,
-  targetType: 'job',
-  targetId: row.job_id,
-  reason: row.reason,
-  requestId: row.request_id,
-  outcome,
-  counts,
 });
 
 // Whoever claims the deletion anew, or gives it up, makes the token of before worthless.

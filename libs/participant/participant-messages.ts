@@ -1,3 +1,4 @@
+import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type {
   CompensateRequest,
   PreviewRequest,
@@ -6,6 +7,7 @@ import type {
   SoftDeleteRequest,
   VerifyRequest,
 } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { toCountMessages } from '#libs/grpc/count-messages.ts';
 import {
   parseFields,
   parseInteger,
@@ -17,6 +19,8 @@ import {
 import { parseDurationMs } from '#libs/grpc/timestamp.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { Inventory, Participation } from './participant.ts';
 
 /** What a call of a participant is repeated under. */
 interface ParticipantKey {
@@ -97,3 +101,24 @@ const parseKey = (key: ParticipantKey | undefined): ParticipantKey =>
     operationId: () => parseId('key.operation_id', key?.operationId ?? ''),
     step: () => parseText('key.step', key?.step ?? '', { min: 1, max: MAX_STEP }),
   });
+
+/** What there is, as Preview and Verify answer it. */
+export const toInventoryMessage = ({ counts, samples, cursor }: Inventory) => ({
+  resourceCounts: toCountMessages(counts),
+  samples: samples.map((sample) => ({ ...sample })),
+  cursor: new TextEncoder().encode(cursor ?? ''),
+});
+
+/** What was hidden or brought back. */
+export const toDoneMessage = (counts: readonly ResourceCount[]) => ({
+  progress: Progress.COMPLETE,
+  resourceCounts: toCountMessages(counts),
+});
+
+/** How far a removal has come. */
+export const toParticipationMessage = ({ progress, counts, failedItems, isQueued = false }: Participation) => ({
+  progress: Progress[progress],
+  resourceCounts: toCountMessages(counts),
+  failedItems: failedItems.map((item) => ({ ...item })),
+  queued: isQueued,
+});
