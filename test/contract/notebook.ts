@@ -3,7 +3,7 @@ import { Code, ConnectError, createClient, createRouterTransport, type HandlerCo
 import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { Progress, type ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type OperationKey, OperationKeySchema } from '#gen/lethe/participant/v1/participant_pb.ts';
-import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { ParticipantService, type VerifyRequest } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import type { CalleeToken } from '#test/support/callee-token.ts';
 import { clientWithTokens, PARTICIPANT_SCOPES } from '#test/support/participant-clients.ts';
 import type { Participant, ParticipantUnderTest } from './participant.ts';
@@ -18,6 +18,9 @@ export const FAULTS = [
   'ignores-the-limit',
   'never-completes',
   'previews-only-what-is-seen',
+  'repeats-its-cursor',
+  'goes-back-to-an-earlier-part',
+  'skips-a-part',
   'hides-nothing',
   'hides-for-ever',
   'restores-everything',
@@ -110,6 +113,17 @@ export function makeNotebook(fault?: Fault): ParticipantUnderTest {
     found === 0
       ? []
       : [{ resourceType: TYPE, found: BigInt(found), deleted: BigInt(deleted), left: BigInt(found - deleted) }];
+  /** One note a call where the caller has set a time, and all of them otherwise. */
+  const partOf = (found: readonly Note[], { timeBudget, cursor }: Pick<VerifyRequest, 'timeBudget' | 'cursor'>) => {
+    const at = Number(new TextDecoder().decode(cursor));
+    if (timeBudget === undefined) return { part: found.slice(at), cursor: new Uint8Array() };
+    const next = at + (is('skips-a-part') ? 2 : 1);
+    const place = is('repeats-its-cursor') ? Math.min(next, 1) : is('goes-back-to-an-earlier-part') ? next % 2 : next;
+    return {
+      part: found.slice(at, at + 1),
+      cursor: next < found.length ? new TextEncoder().encode(`${place}`) : new Uint8Array(),
+    };
+  };
   const answer = (
     { found, deleted }: Pick<Served, 'found' | 'deleted'>,
     progress: 'PARTIAL' | 'COMPLETE' = 'COMPLETE',
@@ -173,11 +187,13 @@ export function makeNotebook(fault?: Fault): ParticipantUnderTest {
 
   const transport = createRouterTransport(({ service }) => {
     service(ParticipantService, {
-      preview({ runId }, context) {
+      preview({ runId, ...look }, context) {
         const found = ofRun(tenantOf(context, 'preview', { run_id: runId }), runId);
         const taken = is('previews-only-what-is-seen') ? found.filter(({ hiddenBy }) => !hiddenBy) : found;
+        const { part, cursor } = partOf(taken, look);
         return {
-          resourceCounts: counts(taken.length, 0),
+          cursor,
+          resourceCounts: counts(part.length, 0),
           blockers: found.filter(({ working }) => working).map(() => ({ reason: 'NOTE_IN_USE', resourceType: TYPE })),
           samples: found.map(({ step }) => ({ resourceType: TYPE, resourceId: step })),
         };
@@ -228,9 +244,10 @@ export function makeNotebook(fault?: Fault): ParticipantUnderTest {
         const told = is('counts-a-call-alone') ? { found: gone.length, deleted: gone.length } : now;
         return answer(told, gone.length < found.length ? 'PARTIAL' : 'COMPLETE');
       },
-      verify({ runId, step }, context) {
+      verify({ runId, step, ...look }, context) {
         const left = ofRun(tenantOf(context, 'verify', { run_id: runId }), runId, step);
-        return { resourceCounts: counts(is('verifies-from-memory') ? 0 : left.length, 0) };
+        const { part, cursor } = partOf(left, look);
+        return { cursor, resourceCounts: counts(is('verifies-from-memory') ? 0 : part.length, 0) };
       },
       execute({ key = noKey, runId, action, input = {} }, context) {
         const tenantId = tenantOf(context, 'execute', { run_id: runId }, key);

@@ -9,6 +9,7 @@ participantContract(test, 'a right participant', () => makeNotebook());
 const throwing = {
   is: (value: unknown, expected: unknown) => assert.equal(value, expected),
   true: (value: unknown) => assert.equal(value, true),
+  false: (value: unknown) => assert.equal(value, false),
   deepEqual: (value: unknown, expected: unknown) => assert.deepEqual(value, expected),
   like: (value: object, expected: object) => assert.deepEqual({ ...value, ...expected }, value),
 } as unknown as ExecutionContext<unknown>;

@@ -89,3 +89,6 @@ export const BULK_CRASH_POINTS = [
   'bulk.before-end',
   'bulk.after-end',
 ] as const;
+
+/** Of a preview or a read-back in parts, in RunService, which holds the cursor. */
+export const LOOK_CRASH_POINTS = ['run.look.between-parts'] as const;

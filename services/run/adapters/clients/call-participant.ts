@@ -8,6 +8,7 @@ import {
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 import type { ParticipantScope } from '#libs/auth/authorize.ts';
 import type { ParticipantCredential } from '#libs/auth/sign-token.ts';
+import { crashPoint } from '#libs/durable/crash-point.ts';
 import { type Connection, toPeerError } from '#libs/grpc/client.ts';
 import { fromCountMessages } from '#libs/grpc/count-messages.ts';
 import { toDuration } from '#libs/grpc/timestamp.ts';
@@ -90,6 +91,7 @@ export async function askForPart<P extends Part>(
   next: (look: Look) => Promise<P>,
   cursor: Uint8Array,
 ): Promise<P> {
+  if (cursor.length > 0) crashPoint('run.look.between-parts');
   const part = await ask(peer, next({ timeBudget: toDuration(peer.lookBudgetMs), cursor }));
   await peer.assertData(part.dataId);
   if (part.cursor.length > 0 && Buffer.compare(part.cursor, cursor) === 0) {
