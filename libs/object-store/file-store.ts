@@ -110,6 +110,12 @@ export function openFileStore(root: string): ObjectStore {
     return counted;
   };
 
+  const count: ObjectStore['count'] = (prefix) =>
+    mapErrors(toStoreError, async () => {
+      assertPrefix(prefix);
+      return countFiles(filesBelow(uploads, prefix), filesBelow(objects, prefix), filesBelow(meta, prefix));
+    });
+
   return {
     put: (key, body, { contentType, maxBytes, signal }) =>
       mapErrors(toStoreError, async () => {
@@ -193,11 +199,9 @@ export function openFileStore(root: string): ObjectStore {
         return swept;
       }),
 
-    count: (prefix) =>
-      mapErrors(toStoreError, async () => {
-        assertPrefix(prefix);
-        return countFiles(filesBelow(uploads, prefix), filesBelow(objects, prefix), filesBelow(meta, prefix));
-      }),
+    count,
+
+    countEach: (prefixes) => Promise.all(prefixes.map(count)),
 
     countKey: (key) =>
       mapErrors(toStoreError, async () => {

@@ -117,6 +117,8 @@ export interface ObjectStore {
   removeKey(key: string, options: { readonly limit: number; readonly signal?: AbortSignal }): Promise<Removal>;
   /** Must count by a listing made now. */
   count(prefix: string): Promise<Contents>;
+  /** As count, for each of these prefixes, which lie in one folder and in the order of their bytes. */
+  countEach(prefixes: readonly string[]): Promise<readonly Contents[]>;
   /** As count, for exactly this key. */
   countKey(key: string): Promise<Contents>;
   /** Must tell everything below the prefix, page by page and in any order: what removePrefix would take. */

@@ -12,6 +12,8 @@ import { listPages, placeOf } from './list-pages.ts';
 export interface Scope {
   readonly prefix: string;
   readonly isMeant: (key: string) => boolean;
+  /** Only what comes after this key. */
+  readonly after?: string;
 }
 
 /** All keys below the prefix. */
@@ -54,11 +56,11 @@ export const abortable = (signal: AbortSignal | undefined) => (signal ? { abortS
 
 /** Makes S3Listing of a bucket; a page has `defaultPageSize` entries unless told. */
 export const makeS3Listing = (s3: S3Client, Bucket: string, defaultPageSize: number): S3Listing => ({
-  async *versionPages({ prefix, isMeant }, MaxKeys = defaultPageSize, signal) {
+  async *versionPages({ prefix, isMeant, after }, MaxKeys = defaultPageSize, signal) {
     const listing = 'ListObjectVersions';
     yield* listPages(listing, idOf, async (place) => {
       const page = await s3.send(
-        new ListObjectVersionsCommand({ Bucket, Prefix: prefix, MaxKeys, ...place }),
+        new ListObjectVersionsCommand({ Bucket, Prefix: prefix, MaxKeys, KeyMarker: after, ...place }),
         abortable(signal),
       );
       const versions: StoredVersion[] = [];
@@ -82,11 +84,11 @@ export const makeS3Listing = (s3: S3Client, Bucket: string, defaultPageSize: num
     });
   },
 
-  async *uploadPages({ prefix, isMeant }, MaxUploads = defaultPageSize, signal) {
+  async *uploadPages({ prefix, isMeant, after }, MaxUploads = defaultPageSize, signal) {
     const listing = 'ListMultipartUploads';
     yield* listPages(listing, idOfUpload, async (place) => {
       const page = await s3.send(
-        new ListMultipartUploadsCommand({ Bucket, Prefix: prefix, MaxUploads, ...place }),
+        new ListMultipartUploadsCommand({ Bucket, Prefix: prefix, MaxUploads, KeyMarker: after, ...place }),
         abortable(signal),
       );
       const uploads: OpenUpload[] = [];

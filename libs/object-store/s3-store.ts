@@ -13,6 +13,7 @@ import {
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
 import { crashPoint } from '#libs/durable/crash-point.ts';
+import { countEach } from './count-each.ts';
 import { makeDeleteObjects } from './delete-objects.ts';
 import { assertKey, assertPrefix, tooLarge } from './keys.ts';
 import { listPages, placeOf } from './list-pages.ts';
@@ -205,6 +206,12 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
       mapErrors(toStoreError, async () => {
         assertPrefix(prefix);
         return removal.count(below(prefix));
+      }),
+
+    countEach: (prefixes) =>
+      mapErrors(toStoreError, async () => {
+        for (const prefix of prefixes) assertPrefix(prefix);
+        return countEach(listing, prefixes);
       }),
 
     countKey: (key) =>

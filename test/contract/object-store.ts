@@ -110,6 +110,11 @@ export function objectStoreContract(
     const uploads = keys.map((key) => begin(`${root}${key}`));
     await Promise.all(uploads.map(({ begun }) => begun));
     t.is((await store.count(`${root}1/`)).uploads, 5);
+    const each = await store.countEach(['1', '10', '2', '3'].map((name) => `${root}${name}/`));
+    t.deepEqual(
+      each.map((found) => found.uploads),
+      [5, 1, 0, 0],
+    );
     t.like(await store.removePrefix(`${root}1/`, { limit: 3 }), { uploads: 3, progress: 'PARTIAL' });
     t.like(await store.removePrefix(`${root}1/`, { limit: 3 }), { uploads: 2, progress: 'COMPLETE' });
     removed.resolve();
@@ -119,6 +124,31 @@ export function objectStoreContract(
     );
     t.deepEqual(await store.count(`${root}1/`), empty);
     t.is(await read(store, `${root}10/a`), 'xy');
+  });
+
+  test('what is below each of several prefixes is counted as below each alone, whatever lies between them', async (t) => {
+    const store = open();
+    const root = `tenants/acme/jobs/${randomUUID()}/`;
+    const names = Array.from({ length: 24 }, (_, index) => `${index}`.padStart(2, '0'));
+    const prefixes = names.map((name) => `${root}${name}/`);
+    const keys = [
+      ...names.filter((_, index) => index % 3 > 0).flatMap((name) => [`${name}/input/a`, `${name}/output/b`]),
+      '00-x/a',
+      '1/a',
+      '05/input/c',
+      '05/input/d',
+      '05x/a',
+      '23/output/é',
+      '3',
+      '99/a',
+    ];
+    for (const key of keys) await store.put(`${root}${key}`, chunks(key), options);
+    await store.put(`${root}05/input/a`, chunks('again'), options);
+    for (const asked of [prefixes, prefixes.slice(3, 20), prefixes.slice(0, 2), [], [`${root}07/`]]) {
+      const alone = await Promise.all(asked.map((prefix) => store.count(prefix)));
+      t.deepEqual(await store.countEach(asked), alone);
+    }
+    t.true((await store.countEach(prefixes)).some(({ versions }) => versions > 1));
   });
 
   test("an error of the body comes out as it is, not as the store's, whatever code it carries", async (t) => {

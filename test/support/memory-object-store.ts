@@ -158,6 +158,8 @@ export function makeMemoryObjectStore(): MemoryObjectStore {
       return countAll((key) => key.startsWith(prefix));
     },
 
+    countEach: (prefixes) => Promise.all(prefixes.map((prefix) => store.count(prefix))),
+
     async countKey(key) {
       assertKey(key);
       return countAll((other) => other === key);

@@ -1,6 +1,7 @@
 import { access, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { ConnectError } from '@connectrpc/connect';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { DeletionState, type ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
@@ -11,7 +12,7 @@ import { queryOnce } from '#test/support/postgres.ts';
 import { testIfFound } from '#test/support/require.ts';
 import { startRunReplica } from '#test/support/run-replica.ts';
 import { isListing, type S3Front, startS3Front } from '#test/support/s3-front.ts';
-import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<unknown>;
 const isFound = hasCeph();
@@ -19,9 +20,11 @@ const declare = (title: string, body: Parameters<typeof testIfFound>[4]) =>
   testIfFound(test.serial, isFound, "Ceph's gateway", title, body);
 const BUCKET = 'parts';
 const TENANT = 'acme';
-// Four groups of listings, each of which takes more than half of a call's time.
+// In parts: a preview looks at 32 jobs by one listing, which takes longer than the time for an answer, and a read-back lists
+// each of 16 jobs twice, which takes more than half of that time.
 const JOBS = 64;
-const LISTING_MS = 150;
+const OF_PREVIEW_MS = 600;
+const OF_PURGE_MS = 150;
 const TIMEOUT_MS = 1_500;
 const [POINT] = LOOK_CRASH_POINTS;
 const crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
@@ -30,6 +33,7 @@ let gateway: CephGateway;
 let front: S3Front;
 let stack: TestStack;
 let listings = 0;
+let listingMs = OF_PURGE_MS;
 
 test.before(async () => {
   if (!isFound) return;
@@ -39,7 +43,7 @@ test.before(async () => {
     delayMs(call) {
       if (!isListing(call)) return 0;
       listings += 1;
-      return LISTING_MS;
+      return listingMs;
     },
   });
   stack = await startTestStack({
@@ -84,7 +88,9 @@ const told = (counts: readonly ResourceCount[]) =>
 
 /** A preview tells of everything once. */
 async function assertPreview(t: ExecutionContext, runId: string): Promise<void> {
+  listingMs = OF_PREVIEW_MS;
   const { participants } = await clients().runs.previewPurgeRun({ runId });
+  listingMs = OF_PURGE_MS;
   const counts = participants.find(({ participant }) => participant === 'job')?.resourceCounts ?? [];
   t.deepEqual(told(counts), [
     ['job', JOBS, JOBS],
@@ -116,18 +122,22 @@ async function assertPurged(t: ExecutionContext, runId: string, deletionId: stri
   );
 }
 
-declare('a preview that is killed between two parts is refused, and whole when it is asked for again', async (t) => {
-  t.timeout(300_000);
-  const runId = await seed();
-  const pid = stack.pid('run');
-  await arm(POINT);
-  await refusalOf(clients().runs.previewPurgeRun({ runId }));
-  await struck();
-  await until('another one is there', async () => ![pid, undefined].includes(stack.pid('run')));
-  await until('it answers', async () => (await clients().runs.getRun({ runId })).run !== undefined);
-  await assertPreview(t, runId);
-  await purge(t, runId);
-});
+declare(
+  'a preview that is killed between two parts is refused or whole, and whole when it is asked for again',
+  async (t) => {
+    t.timeout(300_000);
+    const runId = await seed();
+    const pid = stack.pid('run');
+    await arm(POINT);
+    // Its caller may ask again by itself.
+    await assertPreview(t, runId).catch((error: unknown) => t.true(error instanceof ConnectError));
+    await struck();
+    await until('another one is there', async () => ![pid, undefined].includes(stack.pid('run')));
+    await until('it answers', async () => (await clients().runs.getRun({ runId })).run !== undefined);
+    await assertPreview(t, runId);
+    await purge(t, runId);
+  },
+);
 
 declare('a preview goes on at another JobService where the one before has left off', async (t) => {
   t.timeout(300_000);

@@ -27,6 +27,9 @@ const WAIT_MS = 2_000;
 // Looks that grow apart: a small removal is seen at once, and a large one is not slowed by being looked at.
 const FIRST_POLL_MS = 20;
 const MAX_POLL_MS = 320;
+// A run may have thousands of jobs, and a store takes many times as long to answer as to look.
+const COUNTED_AT_A_TIME = 32;
+const LISTINGS_AT_A_TIME = 16;
 // Of an answer that goes on where another left off.
 const NO_ROWS = { jobs: 0, sampleJobIds: [] };
 const COMPENSATED_PER_CALL = 10_000;
@@ -106,9 +109,9 @@ export function makeParticipate(
       let stored: RemovalCounts = isFirst ? { ...NOTHING_REMOVED, tasks, artifacts, jobs } : NOTHING_REMOVED;
       const cursor = blockersOnly
         ? undefined
-        : await visitPrefixes(runJobs, scope, look, async (_, prefix) => {
-            const { versions, markers, uploads, bytes } = await store.count(prefix);
-            stored = addCounts(stored, { objects: versions, markers, uploads, bytes });
+        : await visitPrefixes(runJobs, scope, look, COUNTED_AT_A_TIME, async (some) => {
+            const found = await store.countEach(some.map(({ prefix }) => prefix));
+            for (const { versions: objects, ...other } of found) stored = addCounts(stored, { objects, ...other });
           });
       return {
         cursor,
@@ -145,13 +148,20 @@ export function makeParticipate(
       let cursor: string | undefined;
       if (!rowsOnly) {
         await refuseForeignStore();
-        cursor = await visitPrefixes(runJobs, scope, look, async (jobId, prefix) => {
-          const { versions, markers, uploads } = await store.count(prefix);
-          objects += versions + markers + uploads;
-          if (versions + markers + uploads > 0 && samples.length < MAX_SAMPLES) samples.push(jobId);
+        cursor = await visitPrefixes(runJobs, scope, look, LISTINGS_AT_A_TIME, async (some) => {
+          // What is to be gone is looked for prefix by prefix.
+          const found = await Promise.all(some.map(({ prefix }) => store.count(prefix)));
+          for (const [index, { versions, markers, uploads }] of found.entries()) {
+            objects += versions + markers + uploads;
+            if (versions + markers + uploads > 0) samples.push(some[index]?.jobId ?? '');
+          }
         });
       }
-      return { counts: toResourceCounts({ jobs, objects }, 'found'), samples: samples.map(toSample), cursor };
+      return {
+        counts: toResourceCounts({ jobs, objects }, 'found'),
+        samples: samples.slice(0, MAX_SAMPLES).map(toSample),
+        cursor,
+      };
     },
   };
 }

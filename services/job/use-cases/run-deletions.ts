@@ -14,6 +14,7 @@ import {
 } from '../domain/deletion.ts';
 import type { CheckStore } from './check-store.ts';
 import type { DeletionClaim, DeletionWork } from './deletion-ports.ts';
+import { makePace } from './pace.ts';
 import type { ArtifactIndex } from './ports.ts';
 
 /** Drives a due removal of a job. */
@@ -42,10 +43,6 @@ const WAIT_FOR_UPLOAD_MS = 500;
 const WAIT_FOR_STORE_MS = 10_000;
 const MAX_FAILED_KEYS = 10;
 const CANDIDATES = 32;
-// How many objects go before it is known how fast the store is, and how long a batch should take after that: a few
-// objects cost as many listings as many do.
-const FIRST_BATCH = 100;
-const BATCH_MS = 400;
 
 /** Makes RunDeletions. */
 export function makeRunDeletions(
@@ -58,7 +55,7 @@ export function makeRunDeletions(
 ): RunDeletions {
   const { workerId, leaseMs, objectsPerBatch, turnMs, retry } = settings;
   // As fast as the store was for the last batch of any deletion.
-  let limit = Math.min(FIRST_BATCH, objectsPerBatch);
+  const pace = makePace(objectsPerBatch);
 
   /** Removes objects, reads the listing back, and then the rows; the claim is given up in every case. */
   const drive = async (claim: DeletionClaim, isStoreChecked: boolean, stopping: AbortSignal): Promise<void> => {
@@ -94,9 +91,9 @@ export function makeRunDeletions(
       // Keys that fail do not end the loop: it goes on as long as others go, and a retry comes back for the rest.
       for (let goesOn = true; goesOn; ) {
         const startedAt = performance.now();
-        const removal = await store.removePrefix(prefix, { limit, signal });
+        const removal = await store.removePrefix(prefix, { limit: pace.limit(), signal });
         const { objects, markers, uploads } = removal;
-        limit = nextLimit(limit, objects + markers + uploads, performance.now() - startedAt, objectsPerBatch);
+        pace.took(objects + markers + uploads, performance.now() - startedAt);
         crashPoint('job.delete.after-batch');
         counts = addCounts(counts, removal);
         if (removal.unsure) {
@@ -208,13 +205,6 @@ export function makeRunDeletions(
     drive: ({ claim, isStoreChecked }, signal) => drive(claim, isStoreChecked, signal),
   });
 }
-
-/** How many objects take about BATCH_MS, as the last batch went; at most four times as many as in that. */
-const nextLimit = (limit: number, removed: number, tookMs: number, most: number): number =>
-  // A batch that found fewer says nothing of how many more it could have taken.
-  removed < limit && tookMs < BATCH_MS
-    ? limit
-    : Math.max(1, Math.min(most, limit * 4, Math.round((Math.max(removed, 1) * BATCH_MS) / Math.max(1, tookMs))));
 
 const ANSWERS_LOST =
   'ANSWERS_LOST: The object store did not answer; what it removed is counted when it can be listed again.';
