@@ -95,13 +95,7 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
       log,
       metrics,
       onRefused: refusals.record,
-      limits: {
-        callsPerSecond: settings.callsPerSecond,
-        streamsPerCaller: settings.streamsPerCaller,
-        streamsPerProcess: settings.streamsPerProcess,
-        drainMs: settings.drainMs,
-        connectionAgeMs: settings.connectionAgeMs,
-      },
+      limits: settings,
       tls: settings.tls,
       reflection: settings.reflection,
     });

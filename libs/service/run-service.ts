@@ -148,13 +148,7 @@ export async function startService(
       if (kind !== 'service') turns.onCall();
     },
     onRefused: refusals.record,
-    limits: {
-      callsPerSecond: settings.callsPerSecond,
-      streamsPerCaller: settings.streamsPerCaller,
-      streamsPerProcess: settings.streamsPerProcess,
-      drainMs: settings.drainMs,
-      connectionAgeMs: settings.connectionAgeMs,
-    },
+    limits: settings,
     tls: settings.tls,
     reflection: settings.reflection,
   });

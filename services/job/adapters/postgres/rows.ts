@@ -1,4 +1,5 @@
 import { Model } from 'objection';
+import { OPERATION_COLUMNS, type OperationRow, toOperation } from '#libs/durable/operation-row.ts';
 import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Artifact, ArtifactKind } from '../../domain/artifact.ts';
 import type { DeletionState, FailedKey, JobDeletion, RemovalCounts } from '../../domain/deletion.ts';
@@ -68,59 +69,30 @@ export const ARTIFACT_COLUMNS = columnsOf<ArtifactRow>({
 });
 
 /** A row of `job_deletions`. */
-export interface DeletionRow {
-  readonly tenant_id: string;
-  readonly id: string;
+export interface DeletionRow extends OperationRow {
   readonly job_id: string;
   readonly run_id: string | null;
   readonly state: DeletionState;
-  readonly actor: string;
-  readonly subject: string;
-  readonly trust_entry: string | null;
-  readonly reason: string | null;
-  readonly request_id: string | null;
   readonly fingerprint: string | null;
   readonly counts: RemovalCounts;
   readonly remaining: number;
   readonly failed_keys: readonly FailedKey[];
-  readonly attempts: number;
-  readonly last_error: string | null;
   readonly next_attempt_at: Temporal.Instant | null;
   readonly accept_missing: boolean;
-  readonly bulk_deletion_id: string | null;
-  readonly lease_token: number;
-  readonly created_at: Temporal.Instant;
-  readonly started_at: Temporal.Instant | null;
-  readonly updated_at: Temporal.Instant;
-  readonly finished_at: Temporal.Instant | null;
 }
 
 /** The columns of a deletion as SQL. */
 export const DELETION_COLUMNS = columnsOf<DeletionRow>({
-  tenant_id: true,
-  id: true,
+  ...OPERATION_COLUMNS,
   job_id: true,
   run_id: true,
   state: true,
-  actor: true,
-  subject: true,
-  trust_entry: true,
-  reason: true,
-  request_id: true,
   fingerprint: true,
   counts: true,
   remaining: true,
   failed_keys: true,
-  attempts: true,
-  last_error: true,
   next_attempt_at: true,
   accept_missing: true,
-  bulk_deletion_id: true,
-  lease_token: true,
-  created_at: true,
-  started_at: true,
-  updated_at: true,
-  finished_at: true,
 });
 
 /** A task as the reading statement's JSON gives it: timestamps are text there. */
@@ -205,24 +177,13 @@ export const toArtifact = (row: ArtifactRow): Artifact => ({
 
 /** The domain's deletion. */
 export const toDeletion = (row: DeletionRow): JobDeletion => ({
-  id: row.id,
-  tenantId: row.tenant_id,
+  ...toOperation(row),
   jobId: row.job_id,
   runId: row.run_id ?? undefined,
   state: row.state,
-  actor: row.actor,
-  reason: row.reason ?? undefined,
-  requestId: row.request_id ?? undefined,
   counts: row.counts,
   left: row.remaining,
   failedKeys: row.failed_keys,
-  attempts: row.attempts,
-  lastError: row.last_error ?? undefined,
   nextAttemptAt: row.next_attempt_at ?? undefined,
   acceptsMissing: row.accept_missing,
-  bulkDeletionId: row.bulk_deletion_id ?? undefined,
-  createdAt: row.created_at,
-  startedAt: row.started_at ?? undefined,
-  updatedAt: row.updated_at,
-  finishedAt: row.finished_at ?? undefined,
 });

@@ -1,3 +1,4 @@
+import { OPERATION_COLUMNS, type OperationRow, toOperation } from '#libs/durable/operation-row.ts';
 import type { FailedItem, ResourceCount } from '#libs/kernel/resource-count.ts';
 import { columnsOf } from '#libs/postgres/columns.ts';
 import type { TenantTransaction } from '#libs/postgres/open-database.ts';
@@ -6,27 +7,12 @@ import type { Deletion, DeletionMode, DeletionState, DeletionStep } from '../../
 import { audit } from './audit.ts';
 
 /** A deletion with its steps as JSON, read with RUN_DELETION_COLUMNS. */
-export interface DeletionRow {
-  readonly tenant_id: string;
-  readonly id: string;
+export interface DeletionRow extends OperationRow {
   readonly run_id: string;
   readonly mode: DeletionMode;
   readonly state: DeletionState;
-  readonly actor: string;
-  readonly subject: string;
-  readonly trust_entry: string | null;
-  readonly reason: string | null;
-  readonly request_id: string | null;
   readonly force: boolean;
   readonly undoes: string | null;
-  readonly bulk_deletion_id: string | null;
-  readonly attempts: number;
-  readonly last_error: string | null;
-  readonly lease_token: number;
-  readonly created_at: Temporal.Instant;
-  readonly started_at: Temporal.Instant | null;
-  readonly updated_at: Temporal.Instant;
-  readonly finished_at: Temporal.Instant | null;
   readonly steps: readonly StepJson[];
 }
 
@@ -42,26 +28,12 @@ interface StepJson {
 }
 
 const OWN_COLUMNS = columnsOf<Omit<DeletionRow, 'steps'>>({
-  tenant_id: true,
-  id: true,
+  ...OPERATION_COLUMNS,
   run_id: true,
   mode: true,
   state: true,
-  actor: true,
-  subject: true,
-  trust_entry: true,
-  reason: true,
-  request_id: true,
   force: true,
   undoes: true,
-  bulk_deletion_id: true,
-  attempts: true,
-  last_error: true,
-  lease_token: true,
-  created_at: true,
-  started_at: true,
-  updated_at: true,
-  finished_at: true,
 });
 /** The columns of a deletion and its steps as SQL; `d` is the alias of deletions. */
 export const RUN_DELETION_COLUMNS = `${OWN_COLUMNS('d')}, coalesce((
@@ -104,26 +76,15 @@ export const auditOutcome = (trx: TenantTransaction, deletion: Deletion, outcome
 
 /** The domain's deletion. */
 export const toDeletion = (row: DeletionRow): Deletion => ({
-  id: row.id,
-  tenantId: row.tenant_id,
+  ...toOperation(row),
   runId: row.run_id,
   mode: row.mode,
   state: row.state,
-  actor: row.actor,
   subject: row.subject,
   trustEntry: row.trust_entry ?? undefined,
-  reason: row.reason ?? undefined,
-  requestId: row.request_id ?? undefined,
   force: row.force,
   undoes: row.undoes ?? undefined,
-  bulkDeletionId: row.bulk_deletion_id ?? undefined,
   steps: row.steps.map(toStep),
-  attempts: row.attempts,
-  lastError: row.last_error ?? undefined,
-  createdAt: row.created_at,
-  startedAt: row.started_at ?? undefined,
-  updatedAt: row.updated_at,
-  finishedAt: row.finished_at ?? undefined,
 });
 
 const toStep = (step: StepJson): DeletionStep => ({
