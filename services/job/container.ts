@@ -19,7 +19,6 @@ import { jobService } from './adapters/grpc/job-service.ts';
 import { makeJobActions } from './adapters/grpc/step-actions.ts';
 import { makeStoreChecks, makeStorePart } from './adapters/grpc/store-checks.ts';
 import { makeArtifactIndex } from './adapters/postgres/artifact-index.ts';
-import { makeRefusalAudit, makeSweepAudit } from './adapters/postgres/audit.ts';
 import { jobTargets } from './adapters/postgres/bulk-targets.ts';
 import { makeDeletionOrders } from './adapters/postgres/deletion-orders.ts';
 import { makeDeletionRecords } from './adapters/postgres/deletion-records.ts';
@@ -30,6 +29,7 @@ import { makeJobRepository } from './adapters/postgres/job-repository.ts';
 import { makeOrphanReports } from './adapters/postgres/orphan-reports.ts';
 import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
 import { makeStepActions } from './adapters/postgres/step-actions.ts';
+import { observeJobs } from './adapters/telemetry/observe-jobs.ts';
 import type { JobSettings } from './config.ts';
 import type { JobFilter } from './domain/job-filter.ts';
 import { type CancelJob, makeCancelJob } from './use-cases/cancel-job.ts';
@@ -260,47 +260,12 @@ export async function composeJobService(
   container.bind(TOKENS.bulkFoundation).toConstantValue({ database, log, metrics });
   container.bind(TOKENS.store).toConstantValue(store);
   container.bind(TOKENS.wake).toConstantValue((items) => workers?.wake(items));
-  container.bind(TOKENS.onSettled).toConstantValue((deletion, outcome, error) => {
-    const { tenantId, id, jobId, actor, reason, counts, attempts, failedKeys } = deletion;
-    const told = {
-      audit: outcome !== 'RETRY',
-      action: 'delete',
-      tenantId,
-      deletionId: id,
-      jobId,
-      actor,
-      reason,
-      counts,
-    };
-    if (outcome === 'COMPLETE') log.info({ ...told, outcome }, 'job deleted');
-    else log.warn({ ...told, outcome, attempts, failedKeys, err: error }, 'job not deleted yet');
-    if (outcome !== 'RETRY') metrics.deletionFinished('job', outcome);
-  });
-  const refusals = makeRefusalAudit(database);
-  container.bind(TOKENS.refusals).toConstantValue({
-    async record(refusal) {
-      const { caller, ...told } = refusal;
-      log.info({ audit: true, ...told, actor: caller.actor }, 'refused');
-      metrics.deletionFinished(refusal.targetType === 'run' ? 'run' : 'job', 'REFUSED');
-      await refusals.record(refusal);
-    },
-  });
-  container.bind(TOKENS.onSweepFailed).toConstantValue((tenantId, error) => {
-    log.warn({ err: error, tenantId }, 'orphans not swept to the end');
-  });
-  container.bind(TOKENS.onDiscardFailed).toConstantValue(({ tenantId, object, attempt }, error) => {
-    log.warn({ err: error, tenantId, jobId: object.jobId, attempt }, 'a discarded object could not be removed yet');
-  });
-  const sweeps = makeSweepAudit(database);
-  container.bind(TOKENS.sweepAudit).toConstantValue({
-    begin: sweeps.begin,
-    async end(caller, sweep, reason) {
-      const { tenantId, deleted, left, error } = sweep;
-      const told = { audit: true, action: 'sweep-orphans', tenantId, actor: caller.actor, reason, deleted, left };
-      log.info({ ...told, outcome: error ?? 'COMPLETE' }, 'orphans swept');
-      await sweeps.end(caller, sweep, reason);
-    },
-  });
+  const observed = observeJobs({ database, log, metrics });
+  container.bind(TOKENS.onSettled).toConstantValue(observed.onSettled);
+  container.bind(TOKENS.refusals).toConstantValue(observed.refusals);
+  container.bind(TOKENS.onSweepFailed).toConstantValue(observed.onSweepFailed);
+  container.bind(TOKENS.onDiscardFailed).toConstantValue(observed.onDiscardFailed);
+  container.bind(TOKENS.sweepAudit).toConstantValue(observed.sweepAudit);
   container.load(adapters, useCases, bulkUseCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
   try {

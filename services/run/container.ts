@@ -3,13 +3,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Container, ContainerModule, type ServiceIdentifier } from 'inversify';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
-import { openSigningKey } from '#libs/auth/keys.ts';
-import { makeParticipantCredential } from '#libs/auth/sign-token.ts';
 import { type BulkDeletions, type BulkFoundation, makeBulkDeletions } from '#libs/bulk-deletion/make-bulk-deletions.ts';
 import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/durable/worker-loop.ts';
-import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
-import { logCertificates } from '#libs/grpc/tls.ts';
 import { makeOwner } from '#libs/owner/make-owner.ts';
 import { bindOwner } from '#libs/owner/owner-service.ts';
 import { bindParticipant } from '#libs/participant/bind-participant.ts';
@@ -20,6 +16,7 @@ import type { Database } from '#libs/postgres/open-database.ts';
 import { oldestSeconds } from '#libs/service/oldest-work.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { reachabilityOf } from '#libs/service/watch-parts.ts';
+import { connectPeers } from './adapters/clients/connect-peers.ts';
 import { makeOwnParticipant, makeParticipant } from './adapters/clients/participant.ts';
 import { makeOwnStepParticipant, makeStepParticipant } from './adapters/clients/step-participant.ts';
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
@@ -39,9 +36,9 @@ import { makeParticipantDirectory } from './adapters/postgres/participant-direct
 import { makeRunRepository } from './adapters/postgres/run-repository.ts';
 import { makeSagaRepository } from './adapters/postgres/saga-repository.ts';
 import { RUN_SUBJECTS } from './adapters/postgres/subjects.ts';
+import { observeRuns } from './adapters/telemetry/observe-runs.ts';
 import type { RunSettings } from './config.ts';
 import type { RunFilter } from './domain/run-filter.ts';
-import { sumRemoved } from './domain/saga.ts';
 import { deletionOrder, sharersOf, type Workflow } from './domain/workflow.ts';
 import { type AdvanceRuns, makeAdvanceRuns, type OnSagaSettled } from './use-cases/advance-runs.ts';
 import { type CancelRun, makeCancelRun } from './use-cases/cancel-run.ts';
@@ -56,12 +53,7 @@ import {
   makeKeepExecutionMonths,
   type OnRewritten,
 } from './use-cases/keep-execution-months.ts';
-import {
-  type KeepParticipants,
-  makeAssertData,
-  makeKeepParticipants,
-  type OnRetired,
-} from './use-cases/keep-participants.ts';
+import { type KeepParticipants, makeKeepParticipants, type OnRetired } from './use-cases/keep-participants.ts';
 import { makeOrderDeletion, type OnOrdered, type OrderDeletion } from './use-cases/order-deletion.ts';
 import type { DeletionRecords, ParticipantDirectory, RunRepository } from './use-cases/ports.ts';
 import { makePreviewPurge, type PreviewPurge } from './use-cases/preview-purge.ts';
@@ -339,86 +331,33 @@ export async function composeRunService(
   { database, log, metrics, turns }: ServiceFoundation,
 ): Promise<ComposedService> {
   let workers: readonly WorkerLoops[] = [];
-  const issuer = {
-    key: await openSigningKey(settings.serviceKey),
-    issuer: settings.jwtIssuer,
-  };
-  const credential = makeParticipantCredential(issuer, 'run');
-  const connections = settings.participants.map(({ name, address }) => ({
-    name,
-    connection: connect({
-      address,
-      deadlineMs: settings.participantTimeoutMs,
-      tls: settings.clientTls,
-      onCertificates: logCertificates(log),
-      token: () => Promise.reject(new Error('each call of a participant has a token of its own')),
-    }),
-  }));
-  // The rest of the deadline is for the last of what it looks at, and for the way.
-  const lookBudgetMs = Math.round(settings.participantTimeoutMs / 3);
-  const container = new Container({ defaultScope: 'Singleton' });
   const directory = makeParticipantDirectory(database);
+  const peers = await connectPeers(settings, directory, log);
+  const container = new Container({ defaultScope: 'Singleton' });
   container.bind(TOKENS.directory).toConstantValue(directory);
   container.bind(TOKENS.settings).toConstantValue(settings);
   container.bind(TOKENS.database).toConstantValue(database);
   container.bind(TOKENS.bulkFoundation).toConstantValue({ database, log, metrics });
-  container.bind(TOKENS.peers).toConstantValue(
-    connections.map(({ name, connection }) => {
-      const peer = { name, connection, credential, assertData: makeAssertData(directory, name), lookBudgetMs };
-      return { ...makeParticipant(peer), ...makeStepParticipant(peer) };
-    }),
-  );
+  container
+    .bind(TOKENS.peers)
+    .toConstantValue(peers.map((peer) => ({ ...makeParticipant(peer), ...makeStepParticipant(peer) })));
   container.bind(TOKENS.wake).toConstantValue(() => {
     for (const group of workers) group.wake();
   });
-  container.bind(TOKENS.onOrdered).toConstantValue(({ tenantId, runId, mode, caller, reason }, outcome, why) => {
-    const { actor, subject } = caller;
-    log.info(
-      { audit: true, action: mode, tenantId, runId, actor, subject, reason, outcome, why },
-      'operation on a run',
-    );
-    if (outcome === 'REFUSED') metrics.deletionFinished(mode, 'REFUSED');
-  });
-  container.bind(TOKENS.onSettled).toConstantValue((deletion, outcome, error) => {
-    const { tenantId, id, runId, mode, actor, reason, attempts, steps, lastError } = deletion;
-    const told = { audit: outcome !== 'RETRY', action: mode, tenantId, deletionId: id, runId, actor, reason, outcome };
-    if (outcome === 'COMPLETE')
-      log.info(
-        { ...told, counts: steps.map(({ participant, counts }) => ({ participant, counts })) },
-        'cascade complete',
-      );
-    else log.warn({ ...told, attempts, lastError, err: error }, 'cascade not complete yet');
-    if (outcome !== 'RETRY') metrics.deletionFinished(mode, outcome);
-  });
-  container.bind(TOKENS.onRetired).toConstantValue(({ name, retirement }) => {
-    log.warn({ audit: true, action: 'retire-participant', participant: name, ...retirement }, 'participant retired');
-  });
+  const observed = observeRuns({ log, metrics });
+  container.bind(TOKENS.onOrdered).toConstantValue(observed.onOrdered);
+  container.bind(TOKENS.onSettled).toConstantValue(observed.onSettled);
+  container.bind(TOKENS.onRetired).toConstantValue(observed.onRetired);
+  container.bind(TOKENS.onLostRun).toConstantValue(observed.onLostRun);
+  container.bind(TOKENS.onSagaSettled).toConstantValue(observed.onSagaSettled);
+  container.bind(TOKENS.onRewritten).toConstantValue(observed.onRewritten);
   container.bind(TOKENS.workflows).toConstantValue([clientToDelivery]);
-  container.bind(TOKENS.onLostRun).toConstantValue((error) => log.error({ err: error }, 'a run was given up'));
-  container.bind(TOKENS.onSagaSettled).toConstantValue((run, outcome, error) => {
-    const { tenantId, runId, workflow, actor, currentStep, attempts, error: why, parkedReason, steps } = run;
-    const told = { tenantId, runId, workflow, actor, outcome };
-    if (outcome === 'COMPLETED') return log.info(told, 'run completed');
-    if (outcome === 'RETRY') return log.warn({ ...told, currentStep, attempts, err: error }, 'a step failed');
-    const end = { ...told, audit: true, action: 'COMPENSATION', why, parkedReason, counts: sumRemoved(steps) };
-    if (outcome === 'FAILED') log.error({ ...end, currentStep, err: error }, 'run parked');
-    else log.info(end, 'run compensated');
-    metrics.deletionFinished('COMPENSATION', outcome === 'FAILED' ? 'STUCK' : 'COMPLETE');
-  });
-  container
-    .bind(TOKENS.onRewritten)
-    .toConstantValue((rewritten) => log.info(rewritten, 'a month of executions was rewritten'));
   const owner = makeOwner({
     ...settings,
     database,
     turns,
     subjects: RUN_SUBJECTS,
-    onPurged({ subject: { name }, tenantId, caller }, { operationId, rule, removed, waits }) {
-      const { actor, subject } = caller;
-      const told = { audit: true, action: `purge-${name}`, tenantId, operationId, actor, subject, removed, waits };
-      log.info({ ...told, cutoff: rule?.cutoff.toString(), outcome: 'COMPLETE' }, 'purged by age');
-      metrics.deletionFinished(name, 'COMPLETE');
-    },
+    onPurged: observed.onPurged,
   });
   container.load(adapters, useCases, bulkUseCases, sagaUseCases, executionUseCases);
   const get = <T>(identifier: ServiceIdentifier<T>): T => container.get(identifier);
@@ -495,9 +434,9 @@ export async function composeRunService(
       const bulk = get(TOKENS.bulkDeletions).startWorkers(onError);
       return [...workers, ...bulk, upkeep, operations, { stop: get(TOKENS.ownRuns).stop }];
     },
-    parts: connections.map(({ name, connection }) => reachabilityOf('participant', name, connection)),
+    parts: peers.map(({ name, connection }) => reachabilityOf('participant', name, connection)),
     close() {
-      for (const { connection } of connections) connection.close();
+      for (const { connection } of peers) connection.close();
     },
   };
 }
