@@ -1,4 +1,5 @@
 import { audit } from '#libs/audit/write-audit.ts';
+import { type OperationRow, toOperation } from '#libs/durable/operation-row.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
@@ -42,16 +43,10 @@ export interface BulkTargets<Filter> {
   skipReason(selection: Selection<Filter>): { readonly sql: string; readonly bindings: Bindings };
 }
 
-interface BulkRow {
-  readonly tenant_id: string;
-  readonly id: string;
+interface BulkRow extends OperationRow {
   readonly mode: BulkMode;
   readonly state: BulkState;
-  readonly actor: string;
-  readonly subject: string;
-  readonly trust_entry: string | null;
   readonly reason: string;
-  readonly request_id: string | null;
   readonly fingerprint: string;
   readonly force: boolean;
   readonly filter: unknown;
@@ -59,14 +54,7 @@ interface BulkRow {
   readonly selected: number;
   readonly selected_at: Temporal.Instant | null;
   readonly selected_id: string | null;
-  readonly attempts: number;
-  readonly last_error: string | null;
   readonly cancelled_by: string | null;
-  readonly lease_token: number;
-  readonly created_at: Temporal.Instant;
-  readonly started_at: Temporal.Instant | null;
-  readonly updated_at: Temporal.Instant;
-  readonly finished_at: Temporal.Instant | null;
 }
 
 type CountedRow = BulkRow & { readonly groups: readonly ItemGroup[] };
@@ -622,23 +610,15 @@ async function updatePending(
 }
 
 const toBare = <Filter>(row: BulkRow): BulkClaim<Filter>['bulk'] => ({
-  id: row.id,
-  tenantId: row.tenant_id,
+  ...toOperation(row),
   mode: row.mode,
   state: row.state,
-  actor: row.actor,
   subject: row.subject,
   ...(row.trust_entry === null ? {} : { trustEntry: row.trust_entry }),
   reason: row.reason,
-  requestId: row.request_id ?? undefined,
   force: row.force,
   filter: row.filter as Filter,
-  lastError: row.last_error ?? undefined,
   cancelledBy: row.cancelled_by ?? undefined,
-  createdAt: row.created_at,
-  startedAt: row.started_at ?? undefined,
-  updatedAt: row.updated_at,
-  finishedAt: row.finished_at ?? undefined,
 });
 
 const toBulk = <Filter>({ groups, ...row }: CountedRow): BulkDeletion<Filter> => ({

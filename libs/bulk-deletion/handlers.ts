@@ -151,8 +151,21 @@ export const toBulkMessage = <Filter>(
   cancelledBy: bulk.cancelledBy ?? '',
 });
 
+type Ordered<Filter> = Parameters<OrderBulkDeletion<Filter>['order']>[0];
+
+/** Tells what an order would delete, or carries it out. */
+export async function previewOrOrder<Filter>(
+  orders: OrderBulkDeletion<Filter>,
+  messages: BulkMessages<Filter>,
+  { reason = '', ...order }: Omit<Ordered<Filter>, 'reason'> & { readonly reason: string | undefined },
+  validateOnly: boolean,
+) {
+  if (validateOnly) return { preview: toPreviewMessage(messages.targetType, await orders.preview(order)) };
+  return { bulkDeletion: toBulkMessage(await orders.order({ ...order, reason }), messages) };
+}
+
 /** What an order would take, as a message. */
-export const toPreviewMessage = (
+const toPreviewMessage = (
   targetType: string,
   { matched, exceedsCeiling, skips, samples }: Matches & { readonly samples: readonly string[] },
 ): MessageInitShape<typeof BulkDeletionPreviewSchema> => ({
@@ -172,3 +185,7 @@ const toItemMessage = (item: BulkDeletionItem): MessageInitShape<typeof BulkDele
 });
 
 const toSkipMessage = ({ reason, count }: ReasonCount) => ({ reason, count: BigInt(count) });
+
+/** The instant of a filter as a message. */
+export const toTime = (instant: string | undefined) =>
+  toOptionalTimestamp(instant ? Temporal.Instant.from(instant) : undefined);

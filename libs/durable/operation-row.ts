@@ -1,40 +1,25 @@
-/** The columns that every durable deletion has: who ordered it and why, and how far its workers have come. */
-export interface OperationRow {
-  readonly tenant_id: string;
-  readonly id: string;
-  readonly actor: string;
-  readonly subject: string;
-  readonly trust_entry: string | null;
-  readonly reason: string | null;
-  readonly request_id: string | null;
-  readonly bulk_deletion_id: string | null;
-  readonly attempts: number;
-  readonly last_error: string | null;
-  readonly lease_token: number;
-  readonly created_at: Temporal.Instant;
-  readonly started_at: Temporal.Instant | null;
-  readonly updated_at: Temporal.Instant;
-  readonly finished_at: Temporal.Instant | null;
-}
+import { column, type RowOf } from '#libs/postgres/columns.ts';
 
-/** Their names, for `columnsOf`. */
-export const OPERATION_COLUMNS: Readonly<Record<keyof OperationRow, true>> = {
-  tenant_id: true,
-  id: true,
-  actor: true,
-  subject: true,
-  trust_entry: true,
-  reason: true,
-  request_id: true,
-  bulk_deletion_id: true,
-  attempts: true,
-  last_error: true,
-  lease_token: true,
-  created_at: true,
-  started_at: true,
-  updated_at: true,
-  finished_at: true,
+/** The columns that every durable deletion has: who ordered it and why, and how far its workers have come. */
+export const OPERATION = {
+  tenant_id: column<string>(),
+  id: column<string>(),
+  actor: column<string>(),
+  subject: column<string>(),
+  trust_entry: column<string | null>(),
+  reason: column<string | null>(),
+  request_id: column<string | null>(),
+  attempts: column<number>(),
+  last_error: column<string | null>(),
+  lease_token: column<number>(),
+  created_at: column<Temporal.Instant>(),
+  started_at: column<Temporal.Instant | null>(),
+  updated_at: column<Temporal.Instant>(),
+  finished_at: column<Temporal.Instant | null>(),
 };
+
+/** A row with these columns. */
+export type OperationRow = RowOf<typeof OPERATION>;
 
 /** What a domain keeps of it. */
 export const toOperation = (row: OperationRow) => ({
@@ -43,8 +28,6 @@ export const toOperation = (row: OperationRow) => ({
   actor: row.actor,
   reason: row.reason ?? undefined,
   requestId: row.request_id ?? undefined,
-  bulkDeletionId: row.bulk_deletion_id ?? undefined,
-  attempts: row.attempts,
   lastError: row.last_error ?? undefined,
   createdAt: row.created_at,
   startedAt: row.started_at ?? undefined,

@@ -5,12 +5,6 @@ import type { RunJobs } from './deletion-ports.ts';
 
 const PREFIXES_PER_PAGE = 200;
 
-/** A job, and where its objects are. */
-export interface JobPrefix {
-  readonly jobId: string;
-  readonly prefix: string;
-}
-
 /**
  * Visits the prefixes of a run's jobs, `atATime`; answers where to go on when the budget is reached, by the last job's
  * id. It visits one job at least, so that a caller who goes on comes to the end.
@@ -20,7 +14,7 @@ export async function visitPrefixes(
   scope: RunScope,
   { budgetMs = Number.POSITIVE_INFINITY, cursor, signal }: Look,
   atATime: number,
-  visit: (jobs: readonly JobPrefix[]) => Promise<void>,
+  visit: (jobs: readonly { readonly jobId: string; readonly prefix: string }[]) => Promise<void>,
 ): Promise<string | undefined> {
   const endsAt = performance.now() + budgetMs;
   let last = cursor === undefined ? undefined : parseId('cursor', cursor);

@@ -1,6 +1,6 @@
 import { newId } from '#libs/kernel/id.ts';
 import { enterRun } from '#libs/participant/step-actions.ts';
-import { columnsOf } from '#libs/postgres/columns.ts';
+import { column, columnsOf, type RowOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { driftCheckNotFound, environmentNotFound, type JsonObject } from '../../domain/drift.ts';
@@ -16,48 +16,33 @@ import type { IncidentRepository, NewIncident } from '../../use-cases/ports.ts';
 import { repeatedTarget } from './requests.ts';
 import { incidentRunLock } from './run-incidents.ts';
 
-interface IncidentRow {
-  readonly tenant_id: string;
-  readonly id: string;
-  readonly environment_id: string;
-  readonly drift_check_id: string | null;
-  readonly run_id: string | null;
-  readonly step: string | null;
-  readonly title: string;
-  readonly state: IncidentState;
-  readonly close_cause: CloseCause | null;
-  readonly payload_purged_at: Temporal.Instant | null;
-  readonly payload_purge_cause: PurgeCause | null;
-  readonly approvals_purged_at: Temporal.Instant | null;
-  readonly created_at: Temporal.Instant;
-  readonly updated_at: Temporal.Instant;
-  readonly closed_at: Temporal.Instant | null;
-  readonly deleted_at: Temporal.Instant | null;
-  readonly version: number;
+const INCIDENT = {
+  tenant_id: column<string>(),
+  id: column<string>(),
+  environment_id: column<string>(),
+  drift_check_id: column<string | null>(),
+  run_id: column<string | null>(),
+  step: column<string | null>(),
+  title: column<string>(),
+  state: column<IncidentState>(),
+  close_cause: column<CloseCause | null>(),
+  payload_purged_at: column<Temporal.Instant | null>(),
+  payload_purge_cause: column<PurgeCause | null>(),
+  approvals_purged_at: column<Temporal.Instant | null>(),
+  created_at: column<Temporal.Instant>(),
+  updated_at: column<Temporal.Instant>(),
+  closed_at: column<Temporal.Instant | null>(),
+  deleted_at: column<Temporal.Instant | null>(),
+  version: column<number>(),
+};
+
+type IncidentRow = RowOf<typeof INCIDENT> & {
   readonly has_payload: boolean;
   readonly payload?: JsonObject | null;
   readonly timeline?: readonly { state: IncidentState; actor: string; note: string | null; at: string }[];
-}
+};
 
-const OWN_COLUMNS = columnsOf<Omit<IncidentRow, 'has_payload' | 'payload' | 'timeline'>>({
-  tenant_id: true,
-  id: true,
-  environment_id: true,
-  drift_check_id: true,
-  run_id: true,
-  step: true,
-  title: true,
-  state: true,
-  close_cause: true,
-  payload_purged_at: true,
-  payload_purge_cause: true,
-  approvals_purged_at: true,
-  created_at: true,
-  updated_at: true,
-  closed_at: true,
-  deleted_at: true,
-  version: true,
-});
+const OWN_COLUMNS = columnsOf(INCIDENT);
 const HAS_PAYLOAD = `exists (
   select from incident_payloads p where p.tenant_id = i.tenant_id and p.incident_id = i.id) as has_payload`;
 const WHOLE = `${OWN_COLUMNS('i')}, ${HAS_PAYLOAD},

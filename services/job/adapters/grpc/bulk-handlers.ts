@@ -11,15 +11,15 @@ import {
   type BulkMessages,
   bulkDeletionHandlers,
   parseExpectedCount,
-  toBulkMessage,
-  toPreviewMessage,
+  previewOrOrder,
+  toTime,
 } from '#libs/bulk-deletion/handlers.ts';
 import type { OrderBulkDeletion } from '#libs/bulk-deletion/order-bulk-deletion.ts';
 import type { ReadBulkDeletions } from '#libs/bulk-deletion/read-bulk-deletions.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { optional } from '#libs/grpc/optional.ts';
 import { parseEnum, parseFields, parseReason, parseRequestId, parseRequiredReason } from '#libs/grpc/parse.ts';
-import { parseTimestamp, toOptionalTimestamp } from '#libs/grpc/timestamp.ts';
+import { parseTimestamp } from '#libs/grpc/timestamp.ts';
 import { parseOptionalId } from '#libs/kernel/id.ts';
 import { hasCondition, type JobFilter } from '../../domain/job-filter.ts';
 import { JOB_STATE_OF } from './messages.ts';
@@ -45,14 +45,8 @@ export const bulkService = ({ orderBulkDeletion, readBulkDeletions }: BulkUseCas
         reason: () => (request.validateOnly ? parseReason(request.reason) : parseRequiredReason(request.reason)),
       });
       if (!filter || !hasCondition(filter)) throw filterRequired();
-      const caller = callerOf(context);
-      if (request.validateOnly) {
-        const preview = await orderBulkDeletion.preview({ ...PURGE, caller, filter });
-        return { preview: toPreviewMessage('job', preview) };
-      }
-      const { reason = '' } = command;
-      const bulk = await orderBulkDeletion.order({ ...PURGE, ...command, caller, filter, reason });
-      return { bulkDeletion: toBulkMessage(bulk, JOB_MESSAGES) };
+      const order = { ...PURGE, ...command, caller: callerOf(context), filter };
+      return previewOrOrder(orderBulkDeletion, JOB_MESSAGES, order, request.validateOnly);
     },
   }) satisfies Partial<ServiceImpl<typeof JobService>>;
 
@@ -84,6 +78,3 @@ const JOB_MESSAGES: BulkMessages<JobFilter> = {
       }),
     ) as ReturnType<BulkMessages<JobFilter>['toFilterJson']>,
 };
-
-const toTime = (instant: string | undefined) =>
-  toOptionalTimestamp(instant ? Temporal.Instant.from(instant) : undefined);

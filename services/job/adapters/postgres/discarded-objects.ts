@@ -1,32 +1,24 @@
-import { columnsOf } from '#libs/postgres/columns.ts';
+import { column, columnsOf, type RowOf } from '#libs/postgres/columns.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { readFigure } from '#libs/postgres/read-figure.ts';
 import type { ArtifactKind } from '../../domain/artifact.ts';
 import type { DiscardClaim, DiscardedObjects } from '../../use-cases/ports.ts';
 
-interface DiscardRow {
-  readonly tenant_id: string;
-  readonly job_id: string;
-  readonly id: string;
-  readonly kind: ArtifactKind;
-  readonly name: string;
-  readonly object_id: string | null;
-  readonly state: 'ABANDONED' | 'REPLACED';
-  readonly attempts: number;
-  readonly removed_at: Temporal.Instant | null;
-}
+const DISCARD = {
+  tenant_id: column<string>(),
+  job_id: column<string>(),
+  id: column<string>(),
+  kind: column<ArtifactKind>(),
+  name: column<string>(),
+  object_id: column<string | null>(),
+  state: column<'ABANDONED' | 'REPLACED'>(),
+  attempts: column<number>(),
+  removed_at: column<Temporal.Instant | null>(),
+};
 
-const DISCARD_COLUMNS = columnsOf<DiscardRow>({
-  tenant_id: true,
-  job_id: true,
-  id: true,
-  kind: true,
-  name: true,
-  object_id: true,
-  state: true,
-  attempts: true,
-  removed_at: true,
-});
+type DiscardRow = RowOf<typeof DISCARD>;
+
+const DISCARD_COLUMNS = columnsOf(DISCARD);
 
 /** The objects to be removed, in Postgres. */
 export const makeDiscardedObjects = (database: Database): DiscardedObjects => ({

@@ -1,6 +1,6 @@
 import { Model } from 'objection';
-import { OPERATION_COLUMNS, type OperationRow, toOperation } from '#libs/durable/operation-row.ts';
-import { columnsOf } from '#libs/postgres/columns.ts';
+import { OPERATION, toOperation } from '#libs/durable/operation-row.ts';
+import { column, columnsOf, type RowOf } from '#libs/postgres/columns.ts';
 import type { Artifact, ArtifactKind } from '../../domain/artifact.ts';
 import type { DeletionState, FailedKey, JobDeletion, RemovalCounts } from '../../domain/deletion.ts';
 import type { Job, JobState, Task, TaskState } from '../../domain/job.ts';
@@ -42,58 +42,43 @@ export class TaskRow extends Model {
   declare finished_at: Temporal.Instant | null;
 }
 
+const ARTIFACT = {
+  job_id: column<string>(),
+  kind: column<ArtifactKind>(),
+  name: column<string>(),
+  content_type: column<string>(),
+  bytes: column<number | null>(),
+  sha256: column<string | null>(),
+  object_id: column<string | null>(),
+  stored_at: column<Temporal.Instant | null>(),
+  created_at: column<Temporal.Instant>(),
+};
+
 /** A row of `artifacts`. */
-export interface ArtifactRow {
-  readonly job_id: string;
-  readonly kind: ArtifactKind;
-  readonly name: string;
-  readonly content_type: string;
-  readonly bytes: number | null;
-  readonly sha256: string | null;
-  readonly object_id: string | null;
-  readonly stored_at: Temporal.Instant | null;
-  readonly created_at: Temporal.Instant;
-}
+export type ArtifactRow = RowOf<typeof ARTIFACT>;
 
 /** The columns of an artifact as SQL. */
-export const ARTIFACT_COLUMNS = columnsOf<ArtifactRow>({
-  job_id: true,
-  kind: true,
-  name: true,
-  content_type: true,
-  bytes: true,
-  sha256: true,
-  object_id: true,
-  stored_at: true,
-  created_at: true,
-});
+export const ARTIFACT_COLUMNS = columnsOf(ARTIFACT);
+
+const DELETION = {
+  ...OPERATION,
+  bulk_deletion_id: column<string | null>(),
+  job_id: column<string>(),
+  run_id: column<string | null>(),
+  state: column<DeletionState>(),
+  fingerprint: column<string | null>(),
+  counts: column<RemovalCounts>(),
+  remaining: column<number>(),
+  failed_keys: column<readonly FailedKey[]>(),
+  next_attempt_at: column<Temporal.Instant | null>(),
+  accept_missing: column<boolean>(),
+};
 
 /** A row of `job_deletions`. */
-export interface DeletionRow extends OperationRow {
-  readonly job_id: string;
-  readonly run_id: string | null;
-  readonly state: DeletionState;
-  readonly fingerprint: string | null;
-  readonly counts: RemovalCounts;
-  readonly remaining: number;
-  readonly failed_keys: readonly FailedKey[];
-  readonly next_attempt_at: Temporal.Instant | null;
-  readonly accept_missing: boolean;
-}
+export type DeletionRow = RowOf<typeof DELETION>;
 
 /** The columns of a deletion as SQL. */
-export const DELETION_COLUMNS = columnsOf<DeletionRow>({
-  ...OPERATION_COLUMNS,
-  job_id: true,
-  run_id: true,
-  state: true,
-  fingerprint: true,
-  counts: true,
-  remaining: true,
-  failed_keys: true,
-  next_attempt_at: true,
-  accept_missing: true,
-});
+export const DELETION_COLUMNS = columnsOf(DELETION);
 
 /** A task as the reading statement's JSON gives it: timestamps are text there. */
 export interface TaskJson {
@@ -104,7 +89,7 @@ export interface TaskJson {
   readonly finished_at: string | null;
 }
 
-const OWN_COLUMNS = columnsOf<Omit<JobRow, keyof Model>>({
+const OWN_COLUMNS = columnsOf({
   tenant_id: true,
   id: true,
   run_id: true,
@@ -122,7 +107,7 @@ const OWN_COLUMNS = columnsOf<Omit<JobRow, keyof Model>>({
   deleted_at: true,
   deletion_id: true,
   version: true,
-});
+} satisfies Readonly<Record<keyof Omit<JobRow, keyof Model>, true>>);
 
 /** A job's columns with its tasks in order as JSON, from one statement; `j` is the alias of jobs. */
 export const JOB_COLUMNS = `${OWN_COLUMNS('j')}, coalesce((
@@ -178,6 +163,8 @@ export const toArtifact = (row: ArtifactRow): Artifact => ({
 /** The domain's deletion. */
 export const toDeletion = (row: DeletionRow): JobDeletion => ({
   ...toOperation(row),
+  attempts: row.attempts,
+  bulkDeletionId: row.bulk_deletion_id ?? undefined,
   jobId: row.job_id,
   runId: row.run_id ?? undefined,
   state: row.state,

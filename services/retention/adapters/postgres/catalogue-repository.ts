@@ -1,5 +1,5 @@
 import { auditInstallation } from '#libs/audit/write-audit.ts';
-import { columnsOf } from '#libs/postgres/columns.ts';
+import { column, columnsOf, type RowOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
@@ -7,41 +7,27 @@ import type { CatalogueSubject, SubjectProblem } from '../../domain/catalogue.ts
 import type { SubjectCatalogue } from '../../use-cases/ports.ts';
 import type { CatalogueRepository } from '../../use-cases/purge-ports.ts';
 
-interface CatalogueRow {
-  readonly name: string;
-  readonly owner: string;
-  readonly data_id: string | null;
-  readonly resource_type: string;
-  readonly dependent_types: readonly string[];
-  readonly age_of: string;
-  readonly has_floor: boolean;
-  readonly problem: SubjectProblem | null;
-  readonly claimed_owner: string | null;
-  readonly claimed_data_id: string | null;
-  readonly listed_at: Temporal.Instant | null;
-  readonly observe_nights_left: number;
-  readonly retired_at: Temporal.Instant | null;
-  readonly retired_by: string | null;
-  readonly retire_reason: string | null;
-}
+const CATALOGUE = {
+  name: column<string>(),
+  owner: column<string>(),
+  data_id: column<string | null>(),
+  resource_type: column<string>(),
+  dependent_types: column<readonly string[]>(),
+  age_of: column<string>(),
+  has_floor: column<boolean>(),
+  problem: column<SubjectProblem | null>(),
+  claimed_owner: column<string | null>(),
+  claimed_data_id: column<string | null>(),
+  listed_at: column<Temporal.Instant | null>(),
+  observe_nights_left: column<number>(),
+  retired_at: column<Temporal.Instant | null>(),
+  retired_by: column<string | null>(),
+  retire_reason: column<string | null>(),
+};
 
-const COLUMNS = columnsOf<CatalogueRow>({
-  name: true,
-  owner: true,
-  data_id: true,
-  resource_type: true,
-  dependent_types: true,
-  age_of: true,
-  has_floor: true,
-  problem: true,
-  claimed_owner: true,
-  claimed_data_id: true,
-  listed_at: true,
-  observe_nights_left: true,
-  retired_at: true,
-  retired_by: true,
-  retire_reason: true,
-});
+type CatalogueRow = RowOf<typeof CATALOGUE>;
+
+const COLUMNS = columnsOf(CATALOGUE);
 
 const ALL = `select ${COLUMNS()} from subjects order by name collate "C"`;
 

@@ -1,25 +1,21 @@
 import { auditInstallation } from '#libs/audit/write-audit.ts';
-import { columnsOf } from '#libs/postgres/columns.ts';
+import { column, columnsOf, type RowOf } from '#libs/postgres/columns.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import type { PurgeStop } from '../../domain/purge-stop.ts';
 import type { StopRepository } from '../../use-cases/purge-ports.ts';
 
-interface StopRow {
-  readonly version: number;
-  readonly is_stopped: boolean;
-  readonly actor: string;
-  readonly reason: string;
-  readonly changed_at: Temporal.Instant;
-}
+const STOP = {
+  version: column<number>(),
+  is_stopped: column<boolean>(),
+  actor: column<string>(),
+  reason: column<string>(),
+  changed_at: column<Temporal.Instant>(),
+};
 
-const STOP_COLUMNS = columnsOf<StopRow>({
-  version: true,
-  is_stopped: true,
-  actor: true,
-  reason: true,
-  changed_at: true,
-});
+type StopRow = RowOf<typeof STOP>;
+
+const STOP_COLUMNS = columnsOf(STOP);
 
 const NEWEST = `select ${STOP_COLUMNS()} from purge_stops order by version desc limit 1`;
 

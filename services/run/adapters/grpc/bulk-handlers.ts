@@ -12,15 +12,15 @@ import {
   type BulkMessages,
   bulkDeletionHandlers,
   parseExpectedCount,
-  toBulkMessage,
-  toPreviewMessage,
+  previewOrOrder,
+  toTime,
 } from '#libs/bulk-deletion/handlers.ts';
 import type { OrderBulkDeletion } from '#libs/bulk-deletion/order-bulk-deletion.ts';
 import type { ReadBulkDeletions } from '#libs/bulk-deletion/read-bulk-deletions.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { optional } from '#libs/grpc/optional.ts';
 import { parseEnum, parseFields, parseReason, parseRequestId, parseRequiredReason } from '#libs/grpc/parse.ts';
-import { parseTimestamp, toOptionalTimestamp } from '#libs/grpc/timestamp.ts';
+import { parseTimestamp } from '#libs/grpc/timestamp.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { hasCondition, type RunFilter } from '../../domain/run-filter.ts';
 import { RUN_STATE_OF } from './messages.ts';
@@ -63,15 +63,9 @@ export const bulkService = ({ orderBulkDeletion, readBulkDeletions }: BulkUseCas
         reason: () => (request.validateOnly ? parseReason(request.reason) : parseRequiredReason(request.reason)),
       });
       if (!filter || !hasCondition(filter)) throw filterRequired();
-      const { force } = request;
-      const caller = callerOf(context);
-      if (request.validateOnly) {
-        const preview = await orderBulkDeletion.preview({ caller, mode: command.mode, filter, force });
-        return { preview: toPreviewMessage('run', preview) };
-      }
-      const { reason = '' } = command;
-      const bulk = await orderBulkDeletion.order({ ...command, caller, filter, force, reason });
-      return { bulkDeletion: toBulkMessage(bulk, RUN_MESSAGES) };
+      const { force, validateOnly } = request;
+      const order = { ...command, caller: callerOf(context), filter, force };
+      return previewOrOrder(orderBulkDeletion, RUN_MESSAGES, order, validateOnly);
     },
   }) satisfies Partial<ServiceImpl<typeof RunService>>;
 
@@ -105,6 +99,3 @@ const RUN_MESSAGES: BulkMessages<RunFilter> = {
       }),
     ) as ReturnType<BulkMessages<RunFilter>['toFilterJson']>,
 };
-
-const toTime = (instant: string | undefined) =>
-  toOptionalTimestamp(instant ? Temporal.Instant.from(instant) : undefined);

@@ -1,20 +1,25 @@
-import { OPERATION_COLUMNS, type OperationRow, toOperation } from '#libs/durable/operation-row.ts';
+import { OPERATION, toOperation } from '#libs/durable/operation-row.ts';
 import type { FailedItem, ResourceCount } from '#libs/kernel/resource-count.ts';
-import { columnsOf } from '#libs/postgres/columns.ts';
+import { column, columnsOf, type RowOf } from '#libs/postgres/columns.ts';
 import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import type { Deletion, DeletionMode, DeletionState, DeletionStep } from '../../domain/deletion.ts';
 import { audit } from './audit.ts';
 
+const DELETION = {
+  ...OPERATION,
+  bulk_deletion_id: column<string | null>(),
+  run_id: column<string>(),
+  mode: column<DeletionMode>(),
+  state: column<DeletionState>(),
+  force: column<boolean>(),
+  undoes: column<string | null>(),
+};
+
 /** A deletion with its steps as JSON, read with RUN_DELETION_COLUMNS. */
-export interface DeletionRow extends OperationRow {
-  readonly run_id: string;
-  readonly mode: DeletionMode;
-  readonly state: DeletionState;
-  readonly force: boolean;
-  readonly undoes: string | null;
+export type DeletionRow = RowOf<typeof DELETION> & {
   readonly steps: readonly StepJson[];
-}
+};
 
 interface StepJson {
   readonly participant: string;
@@ -27,16 +32,8 @@ interface StepJson {
   readonly verified_at: string | null;
 }
 
-const OWN_COLUMNS = columnsOf<Omit<DeletionRow, 'steps'>>({
-  ...OPERATION_COLUMNS,
-  run_id: true,
-  mode: true,
-  state: true,
-  force: true,
-  undoes: true,
-});
 /** The columns of a deletion and its steps as SQL; `d` is the alias of deletions. */
-export const RUN_DELETION_COLUMNS = `${OWN_COLUMNS('d')}, coalesce((
+export const RUN_DELETION_COLUMNS = `${columnsOf(DELETION)('d')}, coalesce((
   select json_agg(json_build_object('participant', s.participant, 'state', s.state, 'counts', s.counts,
     'failed_items', s.failed_items, 'attempts', s.attempts, 'last_error', s.last_error,
     'next_attempt_at', s.next_attempt_at, 'verified_at', s.verified_at)
@@ -52,10 +49,7 @@ export const findDeletion = async (
   firstOf<DeletionRow>(
     await trx.raw(
       `select ${RUN_DELETION_COLUMNS} from deletions d where d.tenant_id = :tenantId and d.id = :deletionId`,
-      {
-        tenantId,
-        deletionId,
-      },
+      { tenantId, deletionId },
     ),
   );
 
@@ -77,6 +71,8 @@ export const auditOutcome = (trx: TenantTransaction, deletion: Deletion, outcome
 /** The domain's deletion. */
 export const toDeletion = (row: DeletionRow): Deletion => ({
   ...toOperation(row),
+  attempts: row.attempts,
+  bulkDeletionId: row.bulk_deletion_id ?? undefined,
   runId: row.run_id,
   mode: row.mode,
   state: row.state,

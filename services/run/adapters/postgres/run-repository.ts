@@ -1,6 +1,6 @@
 import { Model } from 'objection';
 import { newId } from '#libs/kernel/id.ts';
-import { columnsOf } from '#libs/postgres/columns.ts';
+import { column, columnsOf, type RowOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { runNotFound } from '../../domain/errors.ts';
@@ -42,7 +42,7 @@ export class RunRow extends Model {
 export type RunColumns = Omit<RunRow, keyof Model>;
 
 /** The columns of a run as SQL. */
-export const RUN_COLUMNS = columnsOf<RunColumns>({
+export const RUN_COLUMNS = columnsOf({
   tenant_id: true,
   id: true,
   workflow: true,
@@ -64,45 +64,30 @@ export const RUN_COLUMNS = columnsOf<RunColumns>({
   deleted_reason: true,
   deletion_id: true,
   version: true,
-});
+} satisfies Readonly<Record<keyof RunColumns, true>>);
 
-interface StepColumns {
-  readonly run_id: string;
-  readonly name: string;
-  readonly position: number;
-  readonly state: StepState;
-  readonly participants: readonly string[];
-  readonly attempts: number;
-  readonly error: string | null;
-  readonly started_at: Temporal.Instant | null;
-  readonly finished_at: Temporal.Instant | null;
-  readonly compensated_at: Temporal.Instant | null;
-  readonly removed: RemovedCounts;
-  readonly removals: readonly Removal[];
-  readonly deleted_at: Temporal.Instant | null;
-  readonly deleted_by: string | null;
-  readonly deleted_reason: string | null;
-  readonly deletion_id: string | null;
-}
+const STEP = {
+  run_id: column<string>(),
+  name: column<string>(),
+  position: column<number>(),
+  state: column<StepState>(),
+  participants: column<readonly string[]>(),
+  attempts: column<number>(),
+  error: column<string | null>(),
+  started_at: column<Temporal.Instant | null>(),
+  finished_at: column<Temporal.Instant | null>(),
+  compensated_at: column<Temporal.Instant | null>(),
+  removed: column<RemovedCounts>(),
+  removals: column<readonly Removal[]>(),
+  deleted_at: column<Temporal.Instant | null>(),
+  deleted_by: column<string | null>(),
+  deleted_reason: column<string | null>(),
+  deletion_id: column<string | null>(),
+};
 
-const STEP_COLUMNS = columnsOf<StepColumns>({
-  run_id: true,
-  name: true,
-  position: true,
-  state: true,
-  participants: true,
-  attempts: true,
-  error: true,
-  started_at: true,
-  finished_at: true,
-  compensated_at: true,
-  removed: true,
-  removals: true,
-  deleted_at: true,
-  deleted_by: true,
-  deleted_reason: true,
-  deletion_id: true,
-});
+type StepColumns = RowOf<typeof STEP>;
+
+const STEP_COLUMNS = columnsOf(STEP);
 
 /** The runs in Postgres. */
 export const makeRunRepository = (database: Database): RunRepository => ({
