@@ -111,3 +111,15 @@ export const workerLost = (): DomainError =>
 
 /** The participant has no action of that name. */
 export const actionUnknown = (action: string): DomainError => fieldInvalid('action', `is not ${action} here`);
+
+/**
+ * Passes for a place that a participant has not named before in the same look, and for none: DEPENDENCY_UNAVAILABLE, or it
+ * would be asked for ever.
+ */
+export function assertGoesOn(participant: string, places: Set<string>, cursor: Uint8Array | undefined): void {
+  if (cursor === undefined || cursor.length === 0) return;
+  const place = cursor.join();
+  if (places.has(place))
+    throw participantUnavailable(participant, new Error('it goes back to a part that it has told'));
+  places.add(place);
+}

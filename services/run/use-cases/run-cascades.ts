@@ -18,7 +18,7 @@ import {
   whileAway,
   withStep,
 } from '../domain/deletion.ts';
-import { participantUnknown, workerLost } from '../domain/errors.ts';
+import { assertGoesOn, participantUnknown, workerLost } from '../domain/errors.ts';
 import type { Cursor, DeletionClaim, DeletionWork, Participant, ParticipantCall } from './deletion-ports.ts';
 import type { GiveUpRetired } from './give-up-retired.ts';
 import { isAway } from './reachability.ts';
@@ -132,10 +132,12 @@ export function makeRunCascades(
         }
         if (move.kind === 'verify') {
           let left: readonly ResourceCount[] = [];
+          const places = new Set<string>();
           for (let cursor: Cursor | undefined, isFirst = true; isFirst || cursor; isFirst = false) {
             const part = await participantOf(step).verify(callOf(deletion, step), cursor);
             left = addCounts(left, part.counts);
             cursor = part.cursor;
+            assertGoesOn(step.participant, places, cursor);
             if (cursor && signal.aborted) return await deletions.release(claim, 0);
             // It goes on with the lease renewed, and begins anew in another process.
             if (cursor) await save(step);

@@ -1,0 +1,33 @@
+import test from 'ava';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import { askForParts, type Peer } from './call-participant.ts';
+
+const peer = { name: 'notes', assertData: async () => undefined, lookBudgetMs: 100 } as unknown as Peer;
+const placeOf = (cursor: Uint8Array): string => new TextDecoder().decode(cursor);
+const MAX_PARTS = 100;
+
+/** The places that a participant is asked from, which answers with what follows on each; undefined: the last part. */
+async function placesOf(next: Readonly<Record<string, string>>): Promise<readonly string[]> {
+  const asked: string[] = [];
+  const parts = askForParts(peer, async ({ cursor }) => {
+    asked.push(placeOf(cursor));
+    if (asked.length > MAX_PARTS) throw new Error('it is asked for ever');
+    return { resourceCounts: [], dataId: '', cursor: new TextEncoder().encode(next[placeOf(cursor)] ?? '') };
+  });
+  for await (const _ of parts);
+  return asked;
+}
+
+test('a participant is asked from each place that it names, until it names none', async (t) => {
+  t.deepEqual(await placesOf({ '': 'a', a: 'b' }), ['', 'a', 'b']);
+});
+
+for (const [what, next] of [
+  ['repeats its cursor', { '': 'a', a: 'a' }],
+  ['goes back to a part', { '': 'a', a: 'b', b: 'a' }],
+] as const) {
+  test(`a participant that ${what} is not asked for ever`, async (t) => {
+    const error = await t.throwsAsync(placesOf(next), { instanceOf: DomainError });
+    t.is(error?.reason, 'DEPENDENCY_UNAVAILABLE');
+  });
+}
