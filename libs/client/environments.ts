@@ -1,6 +1,12 @@
 import type { JsonObject } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
-import type { DriftCheck, DriftFlag, DriftStatus, Environment } from '#gen/lethe/incident/v1/incident_pb.ts';
+import type {
+  DriftCheck,
+  DriftCheckView,
+  DriftFlag,
+  DriftStatus,
+  Environment,
+} from '#gen/lethe/incident/v1/incident_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type CallOptions, splitCall, toTransport } from './call-options.ts';
 import type { Services } from './services.ts';
@@ -31,10 +37,14 @@ export interface Environments {
     environmentId: string,
     check: NewDriftCheck,
   ): Promise<{ readonly driftCheck: DriftCheck; readonly environment: Environment }>;
-  getDriftCheck(driftCheckId: string, options?: CallOptions): Promise<DriftCheck>;
-  /** Every drift check, newest first. */
+  getDriftCheck(driftCheckId: string, options?: CallOptions & { readonly view?: DriftCheckView }): Promise<DriftCheck>;
+  /** Every drift check, newest first; with summary and workflows only where the view is FULL. */
   driftChecks(
-    filter?: CallOptions & { readonly environmentId?: string; readonly status?: DriftStatus },
+    filter?: CallOptions & {
+      readonly environmentId?: string;
+      readonly status?: DriftStatus;
+      readonly view?: DriftCheckView;
+    },
   ): AsyncIterable<DriftCheck>;
 }
 
@@ -63,7 +73,8 @@ export const makeEnvironments = (services: Services): Environments => ({
     return { driftCheck: present('drift check', driftCheck), environment: present('environment', environment) };
   },
   async getDriftCheck(driftCheckId, options = {}) {
-    const { driftCheck } = await services.incident.getDriftCheck({ driftCheckId }, toTransport(options));
+    const { request, call } = splitCall(options);
+    const { driftCheck } = await services.incident.getDriftCheck({ driftCheckId, ...request }, call);
     return present('drift check', driftCheck);
   },
   driftChecks(options = {}) {

@@ -1,5 +1,11 @@
 import type { JsonObject } from '@bufbuild/protobuf';
-import type { Approval, ApprovalState, Incident, IncidentState } from '#gen/lethe/incident/v1/incident_pb.ts';
+import type {
+  Approval,
+  ApprovalState,
+  Incident,
+  IncidentState,
+  IncidentView,
+} from '#gen/lethe/incident/v1/incident_pb.ts';
 import type { GetDriftDashboardResponse } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type CallOptions, splitCall, toTransport } from './call-options.ts';
@@ -49,14 +55,18 @@ export interface ApprovalDecision extends CallOptions {
 /** Incidents, their approvals and the dashboard. */
 export interface Incidents {
   open(incident: NewIncident): Promise<Incident>;
-  get(incidentId: string, options?: CallOptions & { readonly showDeleted?: boolean }): Promise<Incident>;
-  /** Every incident, newest first. */
+  get(
+    incidentId: string,
+    options?: CallOptions & { readonly showDeleted?: boolean; readonly view?: IncidentView },
+  ): Promise<Incident>;
+  /** Every incident, newest first; with payload and timeline only where the view is FULL. */
   list(
     filter?: CallOptions & {
       readonly state?: IncidentState;
       readonly environmentId?: string;
       readonly runId?: string;
       readonly showDeleted?: boolean;
+      readonly view?: IncidentView;
     },
   ): AsyncIterable<Incident>;
   transition(incidentId: string, transition: IncidentTransition): Promise<Incident>;

@@ -2,7 +2,14 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { durationFromMs, type Timestamp } from '@bufbuild/protobuf/wkt';
 import type { BulkDeletion, BulkDeletionPreview } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import type { Deletion } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { type Artifact, type ArtifactKind, type Job, JobState, type TaskState } from '#gen/lethe/job/v1/job_pb.ts';
+import {
+  type Artifact,
+  type ArtifactKind,
+  type Job,
+  JobState,
+  type JobView,
+  type TaskState,
+} from '#gen/lethe/job/v1/job_pb.ts';
 import type { JobFilterSchema, SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview } from './bulk-deletions.ts';
@@ -95,8 +102,8 @@ export interface JobEnd extends CallOptions {
 /** Transcription jobs and their artifacts. */
 export interface Jobs {
   create(job?: NewJob): Promise<Job>;
-  get(jobId: string, options?: CallOptions & { readonly showDeleted?: boolean }): Promise<Job>;
-  /** Every job, newest first. */
+  get(jobId: string, options?: CallOptions & { readonly showDeleted?: boolean; readonly view?: JobView }): Promise<Job>;
+  /** Every job, newest first; without its tasks where the view is BASIC. */
   list(
     filter?: CallOptions & {
       readonly state?: JobState;
@@ -104,6 +111,7 @@ export interface Jobs {
       readonly minCreateTime?: Timestamp;
       readonly maxCreateTime?: Timestamp;
       readonly showDeleted?: boolean;
+      readonly view?: JobView;
     },
   ): AsyncIterable<Job>;
   /** The job now and after each change, until it has ended. JOB_NOT_FOUND when it is deleted meanwhile. */

@@ -2,7 +2,7 @@ import type { JsonObject, MessageInitShape } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { BulkDeletion, BulkDeletionPreview } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { type Deletion, DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { type Run, RunState, type RunStep, type StepState } from '#gen/lethe/run/v1/run_pb.ts';
+import { type Run, RunState, type RunStep, type RunView, type StepState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { PreviewPurgeRunResponse, RunFilterSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview } from './bulk-deletions.ts';
@@ -95,7 +95,10 @@ export interface Runs {
   /** Begins a run of a workflow that Lethe does; resolves when its first step is committed. */
   start(run: NewRun): Promise<Run>;
   /** The run now and after each change, until it has ended. Survives a lost connection. */
-  watch(runId: string, options?: CallOptions & { readonly showDeleted?: boolean }): AsyncIterable<RunSighting>;
+  watch(
+    runId: string,
+    options?: CallOptions & { readonly showDeleted?: boolean; readonly view?: RunView },
+  ): AsyncIterable<RunSighting>;
   /** Every step that has begun, in order. */
   steps(runId: string, options?: CallOptions & { readonly showDeleted?: boolean }): AsyncIterable<RunStep>;
   /** Stops a running run and compensates it; resolves when that is committed. */
@@ -107,8 +110,8 @@ export interface Runs {
   finish(runId: string, end: RunEnd): Promise<Run>;
   /** Says that a run failed whose effects are to be compensated; resolves when that is committed. */
   fail(runId: string, failure: CallOptions & { readonly error: string; readonly etag?: string }): Promise<Run>;
-  get(runId: string, options?: CallOptions & { readonly showDeleted?: boolean }): Promise<Run>;
-  /** Every run, newest first. */
+  get(runId: string, options?: CallOptions & { readonly showDeleted?: boolean; readonly view?: RunView }): Promise<Run>;
+  /** Every run, newest first; with input, output and references only where the view is FULL. */
   list(
     filter?: CallOptions & {
       readonly state?: RunState;
@@ -116,6 +119,7 @@ export interface Runs {
       readonly minCreateTime?: Timestamp;
       readonly maxCreateTime?: Timestamp;
       readonly showDeleted?: boolean;
+      readonly view?: RunView;
     },
   ): AsyncIterable<Run>;
   /** Hides the run; the deletion hides the rest and is undefined where allowMissing let a missing run pass. */

@@ -1,5 +1,6 @@
 import { DomainError, type FieldViolation, fieldInvalid, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import { parseOptionalId } from '#libs/kernel/id.ts';
+import type { View } from '#libs/kernel/view.ts';
 
 /** A reason is free text for people who read the audit. */
 export const MAX_REASON_LENGTH = 500;
@@ -94,6 +95,16 @@ export function parseEnum<T>(field: string, value: number, table: ReadonlyMap<nu
 /** As parseEnum, and undefined for 0, which is UNSPECIFIED. */
 export const parseOptionalEnum = <T>(field: string, value: number, table: ReadonlyMap<number, T>): T | undefined =>
   value === 0 ? undefined : parseEnum(field, value, table);
+
+// Every enum of views has these numbers.
+const VIEW_OF: ReadonlyMap<number, View> = new Map([
+  [1, 'BASIC'],
+  [2, 'FULL'],
+]);
+
+/** The view that a request asks for, `byDefault` where it names none. */
+export const parseView = (value: number, byDefault: View): View =>
+  parseOptionalEnum('view', value, VIEW_OF) ?? byDefault;
 
 /** A whole number within bounds; FIELD_INVALID otherwise. */
 export function parseInteger(

@@ -58,6 +58,13 @@ export class DomainError extends Error {
 export const hasReason = (error: unknown, reason: string): error is DomainError =>
   error instanceof DomainError && error.reason === reason;
 
+/** What was found, or undefined where the answer is that there is no such thing. */
+export const undefinedIfNotFound = <T>(found: Promise<T>): Promise<T | undefined> =>
+  found.catch((error: unknown) => {
+    if (error instanceof DomainError && error.kind === 'not-found') return undefined;
+    throw error;
+  });
+
 /** FIELD_INVALID for one field, e.g. `fieldInvalid('job_id', 'must be a UUID')`. */
 export const fieldInvalid = (field: string, description: string): DomainError =>
   fieldsInvalid([{ field, description }]);

@@ -3,7 +3,7 @@ import { basename } from 'node:path';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { Command } from 'commander';
 import { type Deletion, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { type Artifact, ArtifactKind, type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
+import { type Artifact, ArtifactKind, type Job, JobState, JobView } from '#gen/lethe/job/v1/job_pb.ts';
 import { confirmByTyping } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
 import { addExamples } from '../example.ts';
@@ -99,7 +99,7 @@ function addJobReadCommands(jobs: Command, run: Run): void {
       .option('--show-deleted', 'also those that were hidden with their run', false)
       .action(({ state, run: runId, showDeleted, ...options }: JobListOptions) =>
         run(async (context) => {
-          const filter = { showDeleted, ...(state ? { state } : {}), ...(runId ? { runId } : {}) };
+          const filter = { showDeleted, view: JobView.BASIC, ...(state ? { state } : {}), ...(runId ? { runId } : {}) };
           await printList(context, context.lethe.jobs.list(filter), options, tableOf);
           return EXIT.ok;
         }),

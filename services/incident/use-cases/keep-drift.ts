@@ -1,4 +1,5 @@
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
+import type { View } from '#libs/kernel/view.ts';
 import { type DriftCheck, driftCheckNotFound, type Environment, environmentNotFound } from '../domain/drift.ts';
 import type { DriftRepository, NewDriftCheck } from './ports.ts';
 
@@ -11,7 +12,7 @@ export interface KeepDrift extends Pick<DriftRepository, 'listEnvironments' | 'l
   }): Promise<Environment>;
   getEnvironment(tenantId: string, environmentId: string): Promise<Environment>;
   recordCheck(command: Omit<NewDriftCheck, 'fingerprint'>): Promise<{ check: DriftCheck; environment: Environment }>;
-  getCheck(tenantId: string, checkId: string): Promise<DriftCheck>;
+  getCheck(tenantId: string, checkId: string, view?: View): Promise<DriftCheck>;
 }
 
 /** Makes KeepDrift. */
@@ -34,8 +35,8 @@ export const makeKeepDrift = (drift: DriftRepository): KeepDrift => ({
     const print = fingerprint({ rpc: 'RecordDriftCheck', checkedAt: checkedAt?.toString(), ...body });
     return drift.recordCheck({ ...command, fingerprint: print });
   },
-  async getCheck(tenantId, checkId) {
-    const check = await drift.getCheck(tenantId, checkId);
+  async getCheck(tenantId, checkId, view) {
+    const check = await drift.getCheck(tenantId, checkId, view);
     if (!check) throw driftCheckNotFound();
     return check;
   },

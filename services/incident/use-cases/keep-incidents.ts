@@ -2,6 +2,7 @@ import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import type { Page, PageQuery } from '#libs/kernel/page.ts';
+import type { View } from '#libs/kernel/view.ts';
 import { type Incident, type IncidentState, incidentNotFound, transition } from '../domain/incident.ts';
 import type { IncidentFilter, IncidentRepository, NewIncident } from './ports.ts';
 
@@ -21,7 +22,8 @@ export interface TransitionCommand {
 export interface KeepIncidents {
   /** Opens an incident as DETECTED; the same request id and body answer with the same one. */
   open(caller: Caller, command: OpenIncidentCommand): Promise<Incident>;
-  get(caller: Caller, incidentId: string, showDeleted: boolean): Promise<Incident>;
+  get(caller: Caller, incidentId: string, showDeleted: boolean, view?: View): Promise<Incident>;
+  /** In the BASIC view. */
   list(caller: Caller, filter: IncidentFilter, page: PageQuery): Promise<Page<Incident>>;
   /** Brings an incident into its next state, or leaves it where it is already. */
   transition(caller: Caller, command: TransitionCommand): Promise<Incident>;
@@ -34,9 +36,9 @@ export const makeKeepIncidents = (incidents: IncidentRepository): KeepIncidents 
     const order = { ...command, tenantId: tenantOf(caller), actor: caller.actor };
     return incidents.open({ ...order, fingerprint: fingerprint({ rpc: 'OpenIncident', ...body }) });
   },
-  async get(caller, incidentId, showDeleted) {
+  async get(caller, incidentId, showDeleted, view) {
     assertMayShowDeleted(caller, showDeleted);
-    return found(await incidents.get(tenantOf(caller), incidentId, showDeleted));
+    return found(await incidents.get(tenantOf(caller), incidentId, showDeleted, view));
   },
   async list(caller, filter, page) {
     assertMayShowDeleted(caller, filter.showDeleted);

@@ -1,4 +1,5 @@
 import type { Page, PageQuery } from '#libs/kernel/page.ts';
+import type { View } from '#libs/kernel/view.ts';
 import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import type { Approval, ApprovalState } from '../domain/approval.ts';
 import type { DriftCheck, DriftStatus, Environment, FlaggedWorkflow, JsonObject } from '../domain/drift.ts';
@@ -34,13 +35,14 @@ export interface DriftRepository {
    * is after the database's now; REQUEST_ID_REUSED.
    */
   recordCheck(check: NewDriftCheck): Promise<{ check: DriftCheck; environment: Environment }>;
-  getCheck(tenantId: string, checkId: string): Promise<DriftCheck | undefined>;
-  /** Must list newest first, without summaries and workflows. */
+  /** Of BASIC, summary and workflows must not be read. FULL where no view is named. */
+  getCheck(tenantId: string, checkId: string, view?: View): Promise<DriftCheck | undefined>;
+  /** Must list newest first, in the BASIC view, each check with the keyset that a list goes on after. */
   listChecks(
     tenantId: string,
     filter: { environmentId: string | undefined; status: DriftStatus | undefined },
     page: PageQuery,
-  ): Promise<Page<DriftCheck>>;
+  ): Promise<Page<DriftCheck & { readonly key: readonly string[] }>>;
 }
 
 /** An incident to open. */
@@ -76,9 +78,12 @@ export interface IncidentRepository {
    * same time; RUN_DELETED while the run is hidden.
    */
   open(incident: NewIncident): Promise<Incident>;
-  /** Must answer undefined for an unknown incident, another tenant's, and a hidden one unless `showDeleted`. */
-  get(tenantId: string, incidentId: string, showDeleted: boolean): Promise<Incident | undefined>;
-  /** Must list newest first, without payloads and timelines. */
+  /**
+   * Must answer undefined for an unknown incident, another tenant's, and a hidden one unless `showDeleted`. Of BASIC,
+   * payload and timeline must not be read. FULL where no view is named.
+   */
+  get(tenantId: string, incidentId: string, showDeleted: boolean, view?: View): Promise<Incident | undefined>;
+  /** Must list newest first, in the BASIC view. */
   list(tenantId: string, filter: IncidentFilter, page: PageQuery): Promise<Page<Incident>>;
   /**
    * Must apply `change` to the incident under its row's lock and commit what it returned; a new state goes into the

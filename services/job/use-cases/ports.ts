@@ -1,6 +1,7 @@
 import type { BulkItem } from '#libs/kernel/bulk-item.ts';
 import type { Caller, Principal } from '#libs/kernel/caller.ts';
 import type { Page, PageQuery } from '#libs/kernel/page.ts';
+import type { View } from '#libs/kernel/view.ts';
 import type { Contents } from '#libs/object-store/object-store.ts';
 import type { Artifact, ArtifactKind, ObjectRef } from '../domain/artifact.ts';
 import type { DeletionState, FailedKey, JobDeletion } from '../domain/deletion.ts';
@@ -27,6 +28,7 @@ export interface JobQuery extends PageQuery {
   readonly maxCreatedAt: Temporal.Instant | undefined;
   /** Also those that are hidden with their run. */
   readonly showDeleted: boolean;
+  readonly view: View;
 }
 
 /** What a change of a job decides by: the locked job and the database's clock. */
@@ -49,8 +51,8 @@ export interface JobRepository {
    */
   create(job: NewJob): Promise<Job>;
   /** Must answer undefined for an unknown job, another tenant's, and a hidden one unless `showDeleted`. */
-  get(tenantId: string, jobId: string, showDeleted: boolean): Promise<Job | undefined>;
-  /** Must list newest first by creation and id. */
+  get(tenantId: string, jobId: string, showDeleted: boolean, view?: View): Promise<Job | undefined>;
+  /** Must list newest first by creation and id; of BASIC, tasks must not be read. */
   list(tenantId: string, query: JobQuery): Promise<Page<Job>>;
   /**
    * Must apply `change` to the job under its row's lock and commit what it returned, with a row of the audit for the

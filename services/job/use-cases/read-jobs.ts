@@ -1,6 +1,7 @@
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { Page, PageQuery } from '#libs/kernel/page.ts';
+import type { View } from '#libs/kernel/view.ts';
 import type { Artifact, ArtifactKind } from '../domain/artifact.ts';
 import type { JobDeletion } from '../domain/deletion.ts';
 import { deletionNotFound, jobNotFound } from '../domain/errors.ts';
@@ -9,7 +10,7 @@ import type { ArtifactIndex, DeletionQuery, DeletionRecords, JobQuery, JobReposi
 
 /** The reading use cases of jobs; each answers JOB_NOT_FOUND or DELETION_NOT_FOUND for what the caller cannot see. */
 export interface ReadJobs {
-  get(caller: Caller, jobId: string, showDeleted: boolean): Promise<Job>;
+  get(caller: Caller, jobId: string, showDeleted: boolean, view?: View): Promise<Job>;
   list(caller: Caller, query: JobQuery): Promise<Page<Job>>;
   listArtifacts(
     caller: Caller,
@@ -24,9 +25,9 @@ export interface ReadJobs {
 
 /** Makes the reading use cases. */
 export function makeReadJobs(jobs: JobRepository, artifacts: ArtifactIndex, deletions: DeletionRecords): ReadJobs {
-  const get = async (caller: Caller, jobId: string, showDeleted: boolean): Promise<Job> => {
+  const get = async (caller: Caller, jobId: string, showDeleted: boolean, view?: View): Promise<Job> => {
     assertMayShowDeleted(caller, showDeleted);
-    const job = await jobs.get(tenantOf(caller), jobId, showDeleted);
+    const job = await jobs.get(tenantOf(caller), jobId, showDeleted, view);
     if (!job) throw jobNotFound();
     return job;
   };

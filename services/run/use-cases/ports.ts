@@ -1,5 +1,6 @@
 import type { Caller } from '#libs/kernel/caller.ts';
 import type { Page, PageQuery } from '#libs/kernel/page.ts';
+import type { View } from '#libs/kernel/view.ts';
 import type { Deletion, DeletionMode, DeletionState } from '../domain/deletion.ts';
 import type { JsonObject, Run, RunState } from '../domain/run.ts';
 import type { RunStep } from '../domain/step.ts';
@@ -32,13 +33,16 @@ export interface RunRepository {
    * RUN_NOT_FOUND when that run is hidden or gone.
    */
   create(run: NewRun): Promise<Run>;
-  /** Must answer undefined for an unknown run, another tenant's, and a hidden one unless `showDeleted`. */
-  get(tenantId: string, runId: string, showDeleted: boolean): Promise<Run | undefined>;
+  /**
+   * Must answer undefined for an unknown run, another tenant's, and a hidden one unless `showDeleted`. Of BASIC, input
+   * and output must not be read. FULL where no view is named.
+   */
+  get(tenantId: string, runId: string, showDeleted: boolean, view?: View): Promise<Run | undefined>;
   /** Must answer the etag (`etagOf`) of each of these runs that is there, hidden or not, by id. */
   etags(tenantId: string, runIds: readonly string[]): Promise<ReadonlyMap<string, string>>;
   /** Must answer the run, hidden or not, with the database's instant; undefined for an unknown one. */
   inspect(tenantId: string, runId: string): Promise<{ run: Run; now: Temporal.Instant } | undefined>;
-  /** Must list newest first by creation and id. */
+  /** Must list newest first by creation and id, in the BASIC view. */
   list(tenantId: string, query: RunQuery): Promise<Page<Run>>;
   /** Must apply `change` under the row's lock and commit what it returned; undefined for a hidden run too. */
   update(tenantId: string, runId: string, change: (run: Run, now: Temporal.Instant) => Run): Promise<Run | undefined>;

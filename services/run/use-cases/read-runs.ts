@@ -1,6 +1,7 @@
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { Page, PageQuery } from '#libs/kernel/page.ts';
+import type { View } from '#libs/kernel/view.ts';
 import { runNotFound } from '../domain/errors.ts';
 import type { Run } from '../domain/run.ts';
 import type { RunStep } from '../domain/step.ts';
@@ -9,7 +10,8 @@ import type { RunQuery, RunRepository } from './ports.ts';
 /** Reads runs and their steps. What is hidden is not there, unless an admin asks with `showDeleted`: ROLE_TOO_LOW. */
 export interface ReadRuns {
   /** RUN_NOT_FOUND. */
-  get(caller: Caller, runId: string, showDeleted: boolean): Promise<Run>;
+  get(caller: Caller, runId: string, showDeleted: boolean, view?: View): Promise<Run>;
+  /** In the BASIC view. */
   list(caller: Caller, query: RunQuery): Promise<Page<Run>>;
   /** RUN_NOT_FOUND. */
   listSteps(
@@ -21,9 +23,9 @@ export interface ReadRuns {
 
 /** Makes ReadRuns. */
 export const makeReadRuns = (runs: Pick<RunRepository, 'get' | 'list' | 'listSteps'>): ReadRuns => ({
-  async get(caller, runId, showDeleted) {
+  async get(caller, runId, showDeleted, view) {
     assertMayShowDeleted(caller, showDeleted);
-    const run = await runs.get(tenantOf(caller), runId, showDeleted);
+    const run = await runs.get(tenantOf(caller), runId, showDeleted, view);
     if (!run) throw runNotFound();
     return run;
   },

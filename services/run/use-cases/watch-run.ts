@@ -1,4 +1,5 @@
 import type { Caller } from '#libs/kernel/caller.ts';
+import type { View } from '#libs/kernel/view.ts';
 import { etagOf, isTerminal, type Run } from '../domain/run.ts';
 import type { RunStep } from '../domain/step.ts';
 import type { ReadRuns } from './read-runs.ts';
@@ -14,7 +15,7 @@ export interface RunSighting {
 
 /** Tells of a run's changes until it is terminal. RUN_NOT_FOUND, also in the middle. */
 export type WatchRun = (
-  command: { readonly caller: Caller; readonly runId: string; readonly showDeleted: boolean },
+  command: { readonly caller: Caller; readonly runId: string; readonly showDeleted: boolean; readonly view?: View },
   signal: AbortSignal,
 ) => AsyncIterable<RunSighting>;
 
@@ -22,11 +23,11 @@ const STEPS_PER_PAGE = 200;
 
 /** Makes WatchRun. */
 export const makeWatchRun = (read: ReadRuns, changes: RunChanges): WatchRun =>
-  async function* ({ caller, runId, showDeleted }, signal) {
+  async function* ({ caller, runId, showDeleted, view }, signal) {
     const seen = new Map<string, string>();
     for (let shown: string | undefined; !signal.aborted; ) {
       // Steps after the run: what they tell may be newer than the run says, never older.
-      const run = await read.get(caller, runId, showDeleted);
+      const run = await read.get(caller, runId, showDeleted, view);
       const etag = etagOf(run);
       if (shown !== etag) {
         let steps: RunStep[] = [];

@@ -3,7 +3,7 @@ import { notifications } from '@mantine/notifications';
 import { IconPlayerStop, IconTrash } from '@tabler/icons-react';
 import { useInfiniteQuery, useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
-import { type Job, JobState } from '#gen/lethe/job/v1/job_pb.ts';
+import { type Job, JobState, JobView } from '#gen/lethe/job/v1/job_pb.ts';
 import { BulkProgress } from '../bulk/bulk-progress.tsx';
 import { MatchFilters, type MatchSearch } from '../bulk/match-filters.tsx';
 import { linkToReceipt } from '../deletions/deletion-client.ts';
@@ -58,6 +58,7 @@ export function JobsPage({ search, onSearch }: PageProps<JobsSearch>) {
         {
           pageSize: PAGE_SIZE,
           pageToken: pageParam,
+          view: JobView.BASIC,
           ...createdBetween(search),
           ...(state !== undefined && { state }),
           ...(search.run && { runId: search.run }),

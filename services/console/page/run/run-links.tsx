@@ -2,6 +2,7 @@ import { Group, Stack, Text } from '@mantine/core';
 import { useQuery } from '@tanstack/react-query';
 import type { ReactNode } from 'react';
 import { IncidentState } from '#gen/lethe/incident/v1/incident_pb.ts';
+import { JobView } from '#gen/lethe/job/v1/job_pb.ts';
 import type { Run } from '#gen/lethe/run/v1/run_pb.ts';
 import { linkToDeletion } from '../deletions/deletion-client.ts';
 import { DeletionProgress } from '../deletions/deletion-progress.tsx';
@@ -27,7 +28,8 @@ export function RunLinks({ run }: { readonly run: Run }) {
   const key = [run.id, run.etag];
   const jobsOf = useQuery({
     queryKey: ['jobs', 'run', ...key],
-    queryFn: async ({ signal }) => (await jobs.listJobs({ ...ofRun, showDeleted }, { signal })).jobs,
+    queryFn: async ({ signal }) =>
+      (await jobs.listJobs({ ...ofRun, showDeleted, view: JobView.BASIC }, { signal })).jobs,
   });
   const incidentsOf = useQuery({
     queryKey: ['incidents', 'run', ...key],

@@ -2,7 +2,7 @@ import { ActionIcon, Box, Button, Group, Text } from '@mantine/core';
 import { IconArrowBackUp, IconFlame } from '@tabler/icons-react';
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { useState } from 'react';
-import type { Run } from '#gen/lethe/run/v1/run_pb.ts';
+import { type Run, RunView } from '#gen/lethe/run/v1/run_pb.ts';
 import { EmptyNote } from '../parts/empty-note.tsx';
 import { Gated } from '../parts/gated.tsx';
 import { ListBody } from '../parts/list-body.tsx';
@@ -25,7 +25,7 @@ export function DeletedRuns() {
   const query = useInfiniteQuery({
     queryKey: ['deleted-runs'],
     queryFn: ({ signal, pageParam }) =>
-      runs.listRuns({ pageSize: PAGE_SIZE, pageToken: pageParam, deletedOnly: true }, { signal }),
+      runs.listRuns({ pageSize: PAGE_SIZE, pageToken: pageParam, deletedOnly: true, view: RunView.BASIC }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined,
   });

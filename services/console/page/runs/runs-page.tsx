@@ -3,7 +3,7 @@ import { IconTrash } from '@tabler/icons-react';
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { useNavigate } from '@tanstack/react-router';
 import { useState } from 'react';
-import { type Run, RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import { type Run, RunState, RunView } from '#gen/lethe/run/v1/run_pb.ts';
 import { BulkProgress } from '../bulk/bulk-progress.tsx';
 import { MatchFilters } from '../bulk/match-filters.tsx';
 import { EmptyNote } from '../parts/empty-note.tsx';
@@ -91,6 +91,7 @@ function Listed({ search, onSearch, mayDelete }: ListedProps) {
         {
           pageSize: PAGE_SIZE,
           pageToken: pageParam,
+          view: RunView.BASIC,
           ...createdBetween(search),
           ...(state !== undefined && { state }),
           ...(search.workflow && { workflow: search.workflow }),

@@ -6,11 +6,13 @@ import {
   type Incident,
   IncidentSchema,
   IncidentStateSchema,
+  IncidentViewSchema,
 } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { jsonOfMessage, namesOf, valueNamed } from './json-of-message.ts';
 import { page, responsesWith } from './responses.ts';
-import { type CallService, Id, listQuery, type RestScope } from './route-parts.ts';
+import { type CallService, Id, listQuery, type RestScope, viewQuery } from './route-parts.ts';
 
+const LARGE = 'payload and timeline';
 const ShowDeleted = { show_deleted: Type.Optional(Type.Boolean({ description: 'Also hidden ones, for admins.' })) };
 
 /** Registers the routes of incidents and environments. */
@@ -26,14 +28,24 @@ export function registerIncidentRoutes(scope: RestScope, call: CallService): voi
           'was purged `banner` is the sentence to show in its place. Scope `incidents:read`.',
         tags: ['incidents'],
         params: Type.Object({ incident_id: Id('The incident.') }),
-        querystring: Type.Object(ShowDeleted, { additionalProperties: false }),
+        querystring: Type.Object(
+          { ...ShowDeleted, ...viewQuery(IncidentViewSchema, LARGE, 'FULL') },
+          { additionalProperties: false },
+        ),
         response: responsesWith({ 200: { description: 'The incident.', $ref: 'Incident#' } }, [404]),
       },
     },
     async (request, reply) => {
       const { incident_id: incidentId } = request.params;
       const { incident } = await call(request, 'incident', (incidents, options) =>
-        incidents.getIncident({ incidentId, showDeleted: request.query.show_deleted ?? false }, options),
+        incidents.getIncident(
+          {
+            incidentId,
+            showDeleted: request.query.show_deleted ?? false,
+            view: valueNamed(IncidentViewSchema, request.query.view),
+          },
+          options,
+        ),
       );
       return reply.send(incident && toIncidentJson(incident));
     },
@@ -45,7 +57,7 @@ export function registerIncidentRoutes(scope: RestScope, call: CallService): voi
       schema: {
         operationId: 'listIncidents',
         summary: 'List incidents, newest first',
-        description: 'Without their details and timelines. Scope `incidents:read`.',
+        description: 'Scope `incidents:read`.',
         tags: ['incidents'],
         querystring: listQuery({
           state: Type.Optional(
@@ -56,6 +68,7 @@ export function registerIncidentRoutes(scope: RestScope, call: CallService): voi
           ),
           run_id: Type.Optional(Type.String({ format: 'uuid', description: 'Only incidents of this run.' })),
           ...ShowDeleted,
+          ...viewQuery(IncidentViewSchema, LARGE, 'BASIC'),
         }),
         response: responsesWith({ 200: page('incidents', 'Incident') }),
       },
@@ -71,6 +84,7 @@ export function registerIncidentRoutes(scope: RestScope, call: CallService): voi
             environmentId: query.environment_id ?? '',
             runId: query.run_id ?? '',
             showDeleted: query.show_deleted ?? false,
+            view: valueNamed(IncidentViewSchema, query.view),
           },
           options,
         ),

@@ -1,10 +1,19 @@
 import type { FastifyReply } from 'fastify';
 import { Type } from 'typebox';
-import { JobSchema, JobStateSchema } from '#gen/lethe/job/v1/job_pb.ts';
+import { JobSchema, JobStateSchema, JobViewSchema } from '#gen/lethe/job/v1/job_pb.ts';
 import { jsonOfMessage, namesOf, valueNamed } from './json-of-message.ts';
 import { errorResponse, gone, page, responsesWith, sendGone } from './responses.ts';
 import { reasonOfError, toRestError } from './rest-error.ts';
-import { type CallService, DeleteHeaders, Id, listQuery, ReasonBody, type RestScope, reasonOf } from './route-parts.ts';
+import {
+  type CallService,
+  DeleteHeaders,
+  Id,
+  listQuery,
+  ReasonBody,
+  type RestScope,
+  reasonOf,
+  viewQuery,
+} from './route-parts.ts';
 
 const JobParams = Type.Object({ job_id: Id('The job.') });
 
@@ -63,7 +72,10 @@ export function registerJobRoutes(scope: RestScope, call: CallService): void {
         tags: ['jobs'],
         params: JobParams,
         querystring: Type.Object(
-          { show_deleted: Type.Optional(Type.Boolean({ description: 'Also hidden with its run, for admins.' })) },
+          {
+            show_deleted: Type.Optional(Type.Boolean({ description: 'Also hidden with its run, for admins.' })),
+            ...viewQuery(JobViewSchema, 'the tasks', 'FULL'),
+          },
           { additionalProperties: false },
         ),
         response: responsesWith({ 200: { description: 'The job.', $ref: 'Job#' } }, [404]),
@@ -73,7 +85,14 @@ export function registerJobRoutes(scope: RestScope, call: CallService): void {
       const { job_id: jobId } = request.params;
       try {
         const { job } = await call(request, 'job', (jobs, options) =>
-          jobs.getJob({ jobId, showDeleted: request.query.show_deleted ?? false }, options),
+          jobs.getJob(
+            {
+              jobId,
+              showDeleted: request.query.show_deleted ?? false,
+              view: valueNamed(JobViewSchema, request.query.view),
+            },
+            options,
+          ),
         );
         return reply.send(job && jsonOfMessage(JobSchema, job));
       } catch (error) {
@@ -94,6 +113,7 @@ export function registerJobRoutes(scope: RestScope, call: CallService): void {
           state: Type.Optional(Type.Enum(namesOf(JobStateSchema), { description: 'Only jobs in this state.' })),
           run_id: Type.Optional(Type.String({ format: 'uuid', description: 'Only jobs of this run.' })),
           show_deleted: Type.Optional(Type.Boolean({ description: 'Also those hidden with their run, for admins.' })),
+          ...viewQuery(JobViewSchema, 'the tasks', 'FULL'),
         }),
         response: responsesWith({ 200: page('jobs', 'Job') }),
       },
@@ -108,6 +128,7 @@ export function registerJobRoutes(scope: RestScope, call: CallService): void {
             state: valueNamed(JobStateSchema, query.state),
             runId: query.run_id ?? '',
             showDeleted: query.show_deleted ?? false,
+            view: valueNamed(JobViewSchema, query.view),
           },
           options,
         ),

@@ -1,3 +1,4 @@
+import type { DescEnum } from '@bufbuild/protobuf';
 import type { CallOptions } from '@connectrpc/connect';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type {
@@ -13,6 +14,7 @@ import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import type { UpstreamClients, UpstreamName, Upstreams } from '../connect-upstreams.ts';
 import { tellUpstreamError } from '../upstream-error.ts';
+import { namesOf } from './json-of-message.ts';
 
 /** The scope in which the REST routes are registered. */
 export type RestScope = FastifyInstance<
@@ -124,3 +126,10 @@ export function toInstant(field: string, text: string | undefined): ReturnType<t
     throw fieldInvalid(field, 'must be an instant in RFC 3339, such as 2026-01-31T12:00:00Z');
   }
 }
+
+/** How much of each resource an answer holds. */
+export const viewQuery = (view: DescEnum, leftOut: string, byDefault: 'BASIC' | 'FULL') => ({
+  view: Type.Optional(
+    Type.Enum(namesOf(view), { description: `BASIC leaves out ${leftOut}; FULL has all. By default ${byDefault}.` }),
+  ),
+});

@@ -1,7 +1,7 @@
 import type { CallOptions } from '@connectrpc/connect';
 import { Type } from 'typebox';
 import { type Deletion, DeletionSchema, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { RunSchema, RunStateSchema, RunStepSchema } from '#gen/lethe/run/v1/run_pb.ts';
+import { RunSchema, RunStateSchema, RunStepSchema, RunViewSchema } from '#gen/lethe/run/v1/run_pb.ts';
 import type { UpstreamClients } from '../connect-upstreams.ts';
 import { described, jsonOfMessage, namesOf, valueNamed } from './json-of-message.ts';
 import { accepted, answer, deletionLocation, gone, page, responsesWith, sendGone } from './responses.ts';
@@ -14,8 +14,10 @@ import {
   type RestScope,
   reasonOf,
   toInstant,
+  viewQuery,
 } from './route-parts.ts';
 
+const LARGE = 'input, output and references';
 const RunParams = Type.Object({ run_id: Id('The run.') });
 const ShowDeleted = Type.Object(
   { show_deleted: Type.Optional(Type.Boolean({ description: 'Also soft-deleted ones, for admins.' })) },
@@ -97,7 +99,10 @@ export function registerRunRoutes(scope: RestScope, call: CallService, purgeWait
         description: 'Scope `workflows:read`.',
         tags: ['runs'],
         params: RunParams,
-        querystring: ShowDeleted,
+        querystring: Type.Object(
+          { ...ShowDeleted.properties, ...viewQuery(RunViewSchema, LARGE, 'FULL') },
+          { additionalProperties: false },
+        ),
         response: responsesWith(
           {
             200: {
@@ -122,9 +127,10 @@ export function registerRunRoutes(scope: RestScope, call: CallService, purgeWait
     async (request, reply) => {
       const { run_id: runId } = request.params;
       const showDeleted = request.query.show_deleted ?? false;
+      const view = valueNamed(RunViewSchema, request.query.view);
       const [{ run }, { steps }] = await call(request, 'run', (runs, options) =>
         Promise.all([
-          runs.getRun({ runId, showDeleted }, options),
+          runs.getRun({ runId, showDeleted, view }, options),
           runs.listRunSteps({ runId, showDeleted, pageSize: 200 }, options),
         ]),
       );
@@ -155,6 +161,7 @@ export function registerRunRoutes(scope: RestScope, call: CallService, purgeWait
             Type.String({ format: 'date-time', description: 'Only runs created before this instant.' }),
           ),
           ...ShowDeleted.properties,
+          ...viewQuery(RunViewSchema, LARGE, 'BASIC'),
         }),
         response: responsesWith({ 200: page('runs', 'Run') }),
       },
@@ -173,6 +180,7 @@ export function registerRunRoutes(scope: RestScope, call: CallService, purgeWait
             ...(minCreateTime ? { minCreateTime } : {}),
             ...(maxCreateTime ? { maxCreateTime } : {}),
             showDeleted: query.show_deleted ?? false,
+            view: valueNamed(RunViewSchema, query.view),
           },
           options,
         ),

@@ -1,13 +1,24 @@
 import type { ServiceImpl } from '@connectrpc/connect';
+import { DriftCheckSchema, EnvironmentSchema } from '#gen/lethe/incident/v1/incident_pb.ts';
 import type { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { parseEach, parseEnum, parseFields, parseOptionalEnum, parseRequestId, parseText } from '#libs/grpc/parse.ts';
+import { fitPage, fitWholePage } from '#libs/grpc/fit-page.ts';
+import {
+  parseEach,
+  parseEnum,
+  parseFields,
+  parseOptionalEnum,
+  parseRequestId,
+  parseText,
+  parseView,
+} from '#libs/grpc/parse.ts';
 import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { parseTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
-import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { fieldInvalid, undefinedIfNotFound } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import type { DriftCheck, Environment } from '../../domain/drift.ts';
 import type { KeepDrift } from '../../use-cases/keep-drift.ts';
 import type { ReadDashboard } from '../../use-cases/ports.ts';
 import { FLAG_OF, STATUS_OF, toCheckMessage, toDashboardMessage, toEnvironmentMessage } from './messages.ts';
@@ -44,8 +55,9 @@ export const driftHandlers = (
     const scope: PageScope = { rpc: 'ListEnvironments', tenantId, filter: { status } };
     const after = decodePageToken(scope, request.pageToken, 1);
     const page = await keepDrift.listEnvironments(tenantId, status, { limit, after });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { environments: page.items.map(toEnvironmentMessage), nextPageToken };
+    const keyOf = ({ displayName }: Environment) => [displayName];
+    const { messages, nextPageToken } = fitPage(scope, EnvironmentSchema, page, toEnvironmentMessage, keyOf);
+    return { environments: messages, nextPageToken };
   },
 
   async recordDriftCheck(request, context) {
@@ -73,13 +85,17 @@ export const driftHandlers = (
   },
 
   async getDriftCheck(request, context) {
-    const checkId = parseId('drift_check_id', request.driftCheckId);
-    return { driftCheck: toCheckMessage(await keepDrift.getCheck(tenantOf(callerOf(context)), checkId)) };
+    const { checkId, view } = parseFields({
+      checkId: () => parseId('drift_check_id', request.driftCheckId),
+      view: () => parseView(request.view, 'FULL'),
+    });
+    return { driftCheck: toCheckMessage(await keepDrift.getCheck(tenantOf(callerOf(context)), checkId, view)) };
   },
 
   async listDriftChecks(request, context) {
     const tenantId = tenantOf(callerOf(context));
-    const { limit, ...filter } = parseFields({
+    const { limit, view, ...filter } = parseFields({
+      view: () => parseView(request.view, 'BASIC'),
       environmentId: () => parseOptionalId('environment_id', request.environmentId),
       status: () => parseOptionalEnum('status', request.status, STATUS_OF),
       limit: () => parsePageSize(request.pageSize, request.pageToken),
@@ -87,8 +103,13 @@ export const driftHandlers = (
     const scope: PageScope = { rpc: 'ListDriftChecks', tenantId, filter };
     const after = decodePageToken(scope, request.pageToken, 2);
     const page = await keepDrift.listChecks(tenantId, filter, { limit, after });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { driftChecks: page.items.map(toCheckMessage), nextPageToken };
+    const readWhole = ({ id }: DriftCheck) => undefinedIfNotFound(keepDrift.getCheck(tenantId, id, view));
+    const keyOf = ({ key }: { readonly key: readonly string[] }) => key;
+    const { messages: driftChecks, nextPageToken } =
+      view === 'FULL'
+        ? await fitWholePage(scope, DriftCheckSchema, page, readWhole, toCheckMessage, keyOf)
+        : fitPage(scope, DriftCheckSchema, page, toCheckMessage, keyOf);
+    return { driftChecks, nextPageToken };
   },
 
   async getDriftDashboard(_, context) {

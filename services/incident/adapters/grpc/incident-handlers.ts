@@ -1,6 +1,8 @@
 import type { ServiceImpl } from '@connectrpc/connect';
+import { ApprovalSchema, IncidentSchema } from '#gen/lethe/incident/v1/incident_pb.ts';
 import type { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { fitPage, fitWholePage } from '#libs/grpc/fit-page.ts';
 import {
   parseEnum,
   parseFields,
@@ -8,13 +10,16 @@ import {
   parseOptionalText,
   parseRequestId,
   parseText,
+  parseView,
 } from '#libs/grpc/parse.ts';
 import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
-import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { fieldInvalid, undefinedIfNotFound } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { MAX_STEP } from '#libs/participant/participant-messages.ts';
+import type { Approval } from '../../domain/approval.ts';
+import type { Incident } from '../../domain/incident.ts';
 import type { KeepApprovals } from '../../use-cases/keep-approvals.ts';
 import type { KeepIncidents } from '../../use-cases/keep-incidents.ts';
 import { APPROVAL_STATE_OF, DECISION_OF, INCIDENT_STATE_OF, toApprovalMessage, toIncidentMessage } from './messages.ts';
@@ -47,15 +52,19 @@ export const incidentHandlers = (
   },
 
   async getIncident(request, context) {
-    const incidentId = parseId('incident_id', request.incidentId);
-    const incident = await keepIncidents.get(callerOf(context), incidentId, request.showDeleted);
+    const { incidentId, view } = parseFields({
+      incidentId: () => parseId('incident_id', request.incidentId),
+      view: () => parseView(request.view, 'FULL'),
+    });
+    const incident = await keepIncidents.get(callerOf(context), incidentId, request.showDeleted, view);
     return { incident: toIncidentMessage(incident) };
   },
 
   async listIncidents(request, context) {
     const caller = callerOf(context);
     const { showDeleted } = request;
-    const { limit, ...filter } = parseFields({
+    const { limit, view, ...filter } = parseFields({
+      view: () => parseView(request.view, 'BASIC'),
       state: () => parseOptionalEnum('state', request.state, INCIDENT_STATE_OF),
       environmentId: () => parseOptionalId('environment_id', request.environmentId),
       runId: () => parseOptionalId('run_id', request.runId),
@@ -68,8 +77,13 @@ export const incidentHandlers = (
     };
     const after = decodePageToken(scope, request.pageToken, 2);
     const page = await keepIncidents.list(caller, { ...filter, showDeleted }, { limit, after });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { incidents: page.items.map(toIncidentMessage), nextPageToken };
+    const keyOf = (incident: Incident) => [incident.createdAt.toString(), incident.id];
+    const readWhole = ({ id }: Incident) => undefinedIfNotFound(keepIncidents.get(caller, id, showDeleted, view));
+    const { messages: incidents, nextPageToken } =
+      view === 'FULL'
+        ? await fitWholePage(scope, IncidentSchema, page, readWhole, toIncidentMessage, keyOf)
+        : fitPage(scope, IncidentSchema, page, toIncidentMessage, keyOf);
+    return { incidents, nextPageToken };
   },
 
   async transitionIncident(request, context) {
@@ -116,7 +130,8 @@ export const incidentHandlers = (
     const scope: PageScope = { rpc: 'ListApprovals', tenantId: tenantOf(caller), filter };
     const after = decodePageToken(scope, request.pageToken, 2);
     const page = await keepApprovals.list(caller, filter, { limit, after });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { approvals: page.items.map(toApprovalMessage), nextPageToken };
+    const keyOf = (approval: Approval) => [approval.createdAt.toString(), approval.id];
+    const { messages: approvals, nextPageToken } = fitPage(scope, ApprovalSchema, page, toApprovalMessage, keyOf);
+    return { approvals, nextPageToken };
   },
 });

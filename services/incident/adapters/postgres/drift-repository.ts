@@ -1,6 +1,7 @@
 import { Model } from 'objection';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf, pageOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
@@ -47,12 +48,23 @@ interface CheckRow extends Flags {
   readonly environment_id: string;
   readonly status: DriftStatus;
   readonly checked_at: Temporal.Instant | null;
-  readonly summary: JsonObject | null;
+  readonly summary?: JsonObject | null;
   readonly created_at: Temporal.Instant;
   readonly workflows?: readonly FlaggedWorkflow[];
 }
 
-const CHECK_COLUMNS = `c.*, coalesce((
+const BASIC_CHECK_COLUMNS = columnsOf({
+  tenant_id: true,
+  id: true,
+  environment_id: true,
+  status: true,
+  checked_at: true,
+  created_at: true,
+  modified_count: true,
+  not_in_git_count: true,
+  unknown_count: true,
+} satisfies Readonly<Record<keyof Omit<CheckRow, 'summary' | 'workflows'>, true>>)('c');
+const CHECK_COLUMNS = `${BASIC_CHECK_COLUMNS}, c.summary, coalesce((
   select json_agg(json_build_object('workflow', w.workflow, 'flag', w.flag) order by w.workflow)
   from drift_check_workflows w where w.tenant_id = c.tenant_id and w.check_id = c.id), '[]') as workflows`;
 
@@ -163,9 +175,10 @@ export const makeDriftRepository = (database: Database): DriftRepository => ({
       return { check: toCheck(row), environment: toEnvironment(environment) };
     }),
 
-  async getCheck(tenantId, checkId) {
+  async getCheck(tenantId, checkId, view = 'FULL') {
     const [row] = await database.readForTenant<CheckRow>(tenantId, {
-      text: `select ${CHECK_COLUMNS} from drift_checks c where c.tenant_id = $1 and c.id = $2`,
+      text: `select ${view === 'FULL' ? CHECK_COLUMNS : BASIC_CHECK_COLUMNS}
+             from drift_checks c where c.tenant_id = $1 and c.id = $2`,
       values: [tenantId, checkId],
     });
     return row && toCheck(row);
@@ -173,19 +186,15 @@ export const makeDriftRepository = (database: Database): DriftRepository => ({
 
   async listChecks(tenantId, { environmentId, status }, { limit, after }) {
     const rows = await database.readForTenant<CheckRow>(tenantId, {
-      text: `select * from drift_checks
+      text: `select ${BASIC_CHECK_COLUMNS} from drift_checks c
              where tenant_id = $1 and ($2::uuid is null or environment_id = $2) and ($3::text is null or status = $3)
                and ($5::uuid is null or (checked_at, id) < ($4::timestamptz, $5)
                     or checked_at is null and ($4 is not null or id < $5))
              order by checked_at desc nulls last, id desc limit $6`,
       values: [tenantId, environmentId ?? null, status ?? null, after?.[0] || null, after?.[1] ?? null, limit + 1],
     });
-    return pageOf(
-      rows,
-      limit,
-      (row) => ({ ...toCheck(row), summary: undefined, workflows: [] }),
-      (row) => [row.checked_at?.toString() ?? '', row.id],
-    );
+    const keyOf = (row: CheckRow): readonly string[] => [row.checked_at?.toString() ?? '', row.id];
+    return pageOf(rows, limit, (row) => ({ ...toCheck(row), key: keyOf(row) }), keyOf);
   },
 });
 

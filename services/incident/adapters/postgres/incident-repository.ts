@@ -45,7 +45,8 @@ type IncidentRow = RowOf<typeof INCIDENT> & {
 const OWN_COLUMNS = columnsOf(INCIDENT);
 const HAS_PAYLOAD = `exists (
   select from incident_payloads p where p.tenant_id = i.tenant_id and p.incident_id = i.id) as has_payload`;
-const WHOLE = `${OWN_COLUMNS('i')}, ${HAS_PAYLOAD},
+const BASIC = `${OWN_COLUMNS('i')}, ${HAS_PAYLOAD}`;
+const WHOLE = `${BASIC},
   (select p.payload_json from incident_payloads p where p.tenant_id = i.tenant_id and p.incident_id = i.id) as payload,
   coalesce((
     select json_agg(json_build_object('state', t.state, 'actor', t.actor, 'note', t.note, 'at', t.at) order by t.at)
@@ -71,10 +72,10 @@ export const makeIncidentRepository = (database: Database): IncidentRepository =
       return toIncident(row);
     }),
 
-  async get(tenantId, incidentId, showDeleted) {
+  async get(tenantId, incidentId, showDeleted, view = 'FULL') {
     const [row] = await database.readForTenant<IncidentRow>(tenantId, {
-      name: 'get-incident',
-      text: `select ${WHOLE} from incidents i where i.tenant_id = $1 and i.id = $2 and ($3 or i.deleted_at is null)`,
+      ...(view === 'FULL' ? { name: 'get-incident' } : {}),
+      text: `select ${view === 'FULL' ? WHOLE : BASIC} from incidents i where i.tenant_id = $1 and i.id = $2 and ($3 or i.deleted_at is null)`,
       values: [tenantId, incidentId, showDeleted],
     });
     return row && toIncident(row);
@@ -82,7 +83,7 @@ export const makeIncidentRepository = (database: Database): IncidentRepository =
 
   async list(tenantId, { state, environmentId, runId, showDeleted }, { limit, after }) {
     const rows = await database.readForTenant<IncidentRow>(tenantId, {
-      text: `select ${OWN_COLUMNS('i')}, ${HAS_PAYLOAD} from incidents i
+      text: `select ${BASIC} from incidents i
              where i.tenant_id = $1 and ($2::text is null or i.state = $2)
                and ($3::uuid is null or i.environment_id = $3) and ($4::uuid is null or i.run_id = $4)
                and ($5 or i.deleted_at is null) and ($7::uuid is null or (i.created_at, i.id) < ($6::timestamptz, $7))

@@ -21,6 +21,7 @@ import {
   parseRequestId,
   parseRequiredReason,
   parseText,
+  parseView,
 } from '#libs/grpc/parse.ts';
 import { parseDurationMs, parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
@@ -96,13 +97,17 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
   },
 
   async getJob(request, context) {
-    const jobId = parseId('job_id', request.jobId);
-    return { job: toJobMessage(await useCases.readJobs.get(callerOf(context), jobId, request.showDeleted)) };
+    const { jobId, view } = parseFields({
+      jobId: () => parseId('job_id', request.jobId),
+      view: () => parseView(request.view, 'FULL'),
+    });
+    return { job: toJobMessage(await useCases.readJobs.get(callerOf(context), jobId, request.showDeleted, view)) };
   },
 
   async listJobs(request, context) {
     const caller = callerOf(context);
     const { limit, ...query } = parseFields({
+      view: () => parseView(request.view, 'FULL'),
       state: () => parseOptionalEnum('state', request.state, JOB_STATE_OF),
       runId: () => parseOptionalId('run_id', request.runId),
       minCreatedAt: () => parseTimestamp('min_create_time', request.minCreateTime),

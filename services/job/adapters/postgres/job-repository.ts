@@ -9,7 +9,7 @@ import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { jobNotFound } from '../../domain/errors.ts';
 import type { Job } from '../../domain/job.ts';
 import type { JobChange, JobRepository, NewJob } from '../../use-cases/ports.ts';
-import { JOB_COLUMNS, JobRow, type JobWithTasks, TaskRow, toJob } from './rows.ts';
+import { BASIC_JOB_COLUMNS, JOB_COLUMNS, JobRow, type JobWithTasks, TaskRow, toJob } from './rows.ts';
 
 /** The jobs in Postgres. */
 export const makeJobRepository = (database: Database): JobRepository => ({
@@ -35,19 +35,19 @@ export const makeJobRepository = (database: Database): JobRepository => ({
       return toJob(created.row);
     }),
 
-  async get(tenantId, jobId, showDeleted) {
+  async get(tenantId, jobId, showDeleted, view = 'FULL') {
     const [row] = await database.readForTenant<JobWithTasks>(tenantId, {
-      name: 'get-job',
-      text: `select ${JOB_COLUMNS} from jobs j
+      ...(view === 'FULL' ? { name: 'get-job' } : {}),
+      text: `select ${view === 'FULL' ? JOB_COLUMNS : BASIC_JOB_COLUMNS} from jobs j
              where j.tenant_id = $1 and j.id = $2 and j.deletion_id is null and ($3 or j.deleted_at is null)`,
       values: [tenantId, jobId, showDeleted],
     });
     return row && toJob(row);
   },
 
-  async list(tenantId, { state, runId, minCreatedAt, maxCreatedAt, showDeleted, limit, after }) {
+  async list(tenantId, { state, runId, minCreatedAt, maxCreatedAt, showDeleted, view, limit, after }) {
     const rows = await database.readForTenant<JobWithTasks>(tenantId, {
-      text: `select ${JOB_COLUMNS} from jobs j
+      text: `select ${view === 'FULL' ? JOB_COLUMNS : BASIC_JOB_COLUMNS} from jobs j
              where j.tenant_id = $1 and j.deletion_id is null and ($2 or j.deleted_at is null)
                and ($3::text is null or j.state = $3) and ($4::uuid is null or j.run_id = $4)
                and ($5::timestamptz is null or j.created_at >= $5) and ($6::timestamptz is null or j.created_at < $6)

@@ -115,6 +115,9 @@ export const JOB_COLUMNS = `${OWN_COLUMNS('j')}, coalesce((
                                     'started_at', t.started_at, 'finished_at', t.finished_at) order by t.position)
   from job_tasks t where t.tenant_id = j.tenant_id and t.job_id = j.id), '[]') as tasks`;
 
+/** As JOB_COLUMNS, without the tasks: of the BASIC view. */
+export const BASIC_JOB_COLUMNS = `${OWN_COLUMNS('j')}, '[]'::json as tasks`;
+
 /** A row of jobs read with JOB_COLUMNS. */
 export type JobWithTasks = Omit<JobRow, keyof Model> & { readonly tasks: readonly TaskJson[] };
 

@@ -2,7 +2,7 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import { RunSchema, RunStepSchema } from '#gen/lethe/run/v1/run_pb.ts';
 import type { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { fitPage } from '#libs/grpc/fit-page.ts';
+import { fitPage, fitWholePage } from '#libs/grpc/fit-page.ts';
 import {
   parseEnum,
   parseFields,
@@ -11,11 +11,12 @@ import {
   parseRequestId,
   parseRequiredReason,
   parseText,
+  parseView,
 } from '#libs/grpc/parse.ts';
 import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
-import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { fieldInvalid, undefinedIfNotFound } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import type { Run } from '../../domain/run.ts';
@@ -119,14 +120,18 @@ export const runService = ({
   },
 
   async getRun(request, context) {
-    const runId = parseId('run_id', request.runId);
-    return { run: toRunMessage(await readRuns.get(callerOf(context), runId, request.showDeleted)) };
+    const { runId, view } = parseFields({
+      runId: () => parseId('run_id', request.runId),
+      view: () => parseView(request.view, 'FULL'),
+    });
+    return { run: toRunMessage(await readRuns.get(callerOf(context), runId, request.showDeleted, view)) };
   },
 
   async listRuns(request, context) {
     const caller = callerOf(context);
-    const { limit, ...query } = parseFields({
+    const { limit, view, ...query } = parseFields({
       limit: () => parsePageSize(request.pageSize, request.pageToken),
+      view: () => parseView(request.view, 'BASIC'),
       state: () => parseOptionalEnum('state', request.state, RUN_STATE_OF),
       workflow: () => (request.workflow === '' ? undefined : parseWorkflow(request.workflow)),
       minCreatedAt: () => parseTimestamp('min_create_time', request.minCreateTime),
@@ -141,7 +146,11 @@ export const runService = ({
     const after = decodePageToken(scope, request.pageToken, 2);
     const page = await readRuns.list(caller, { ...query, showDeleted, deletedOnly, limit, after });
     const keyOf = (run: Run) => [String(deletedOnly ? run.tombstone?.at : run.createdAt), run.id];
-    const { messages: runs, nextPageToken } = fitPage(scope, RunSchema, page, toRunMessage, keyOf);
+    const readWhole = ({ id }: Run) => undefinedIfNotFound(readRuns.get(caller, id, showDeleted, view));
+    const { messages: runs, nextPageToken } =
+      view === 'FULL'
+        ? await fitWholePage(scope, RunSchema, page, readWhole, toRunMessage, keyOf)
+        : fitPage(scope, RunSchema, page, toRunMessage, keyOf);
     return { runs, nextPageToken };
   },
 

@@ -1,7 +1,7 @@
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { parseFields, parseReason, parseRequestId, parseText } from '#libs/grpc/parse.ts';
+import { parseFields, parseReason, parseRequestId, parseText, parseView } from '#libs/grpc/parse.ts';
 import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import type { CancelRun } from '../../use-cases/cancel-run.ts';
@@ -41,12 +41,13 @@ export const sagaService = ({
   },
 
   async *watchRun(request, context) {
-    const command = {
-      caller: callerOf(context),
-      runId: parseId('run_id', request.runId),
-      showDeleted: request.showDeleted,
-    };
-    for await (const sighting of watchRun(command, context.signal)) yield* toWatchMessages(sighting);
+    const command = parseFields({
+      runId: () => parseId('run_id', request.runId),
+      view: () => parseView(request.view, 'FULL'),
+    });
+    const { showDeleted } = request;
+    for await (const sighting of watchRun({ ...command, caller: callerOf(context), showDeleted }, context.signal))
+      yield* toWatchMessages(sighting);
   },
 
   async cancelRun(request, context) {

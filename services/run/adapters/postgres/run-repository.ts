@@ -41,16 +41,14 @@ export class RunRow extends Model {
 /** The columns of a run, without the model's methods. */
 export type RunColumns = Omit<RunRow, keyof Model>;
 
-/** The columns of a run as SQL. */
-export const RUN_COLUMNS = columnsOf({
+type BasicColumns = Omit<RunColumns, 'input' | 'output'>;
+const BASIC = {
   tenant_id: true,
   id: true,
   workflow: true,
   display_name: true,
   driver: true,
   state: true,
-  input: true,
-  output: true,
   error: true,
   parked_reason: true,
   attempts: true,
@@ -64,7 +62,11 @@ export const RUN_COLUMNS = columnsOf({
   deleted_reason: true,
   deletion_id: true,
   version: true,
-} satisfies Readonly<Record<keyof RunColumns, true>>);
+} as const satisfies Record<keyof BasicColumns, true>;
+
+const BASIC_COLUMNS = columnsOf(BASIC);
+/** The columns of a run as SQL. */
+export const RUN_COLUMNS = columnsOf({ ...BASIC, input: true, output: true });
 
 const STEP = {
   run_id: column<string>(),
@@ -115,7 +117,16 @@ export const makeRunRepository = (database: Database): RunRepository => ({
       return toRun(created);
     }),
 
-  async get(tenantId, runId, showDeleted) {
+  async get(tenantId, runId, showDeleted, view = 'FULL') {
+    if (view === 'BASIC') {
+      const [basic] = await database.readForTenant<BasicColumns>(tenantId, {
+        name: 'get-basic-run',
+        text: `select ${BASIC_COLUMNS()} from workflow_runs
+               where tenant_id = $1 and id = $2 and ($3 or deleted_at is null)`,
+        values: [tenantId, runId, showDeleted],
+      });
+      return basic && toBasicRun(basic);
+    }
     const [row] = await database.readForTenant<RunColumns>(tenantId, {
       name: 'get-run',
       text: `select ${RUN_COLUMNS()} from workflow_runs where tenant_id = $1 and id = $2 and ($3 or deleted_at is null)`,
@@ -147,8 +158,9 @@ export const makeRunRepository = (database: Database): RunRepository => ({
     const [order, hidden] = deletedOnly
       ? ['deleted_at', '$2 and deleted_at is not null']
       : ['created_at', '($2 or deleted_at is null)'];
-    const rows = await database.readForTenant<RunColumns>(tenantId, {
-      text: `select * from workflow_runs
+    const rows = await database.readForTenant<BasicColumns>(tenantId, {
+      // Input and output may be large: two hundred of them are not read to be left out.
+      text: `select ${BASIC_COLUMNS()} from workflow_runs
              where tenant_id = $1 and ${hidden} and ($3::text is null or state = $3)
                and ($4::text is null or workflow = $4)
                and ($5::timestamptz is null or created_at >= $5) and ($6::timestamptz is null or created_at < $6)
@@ -166,9 +178,7 @@ export const makeRunRepository = (database: Database): RunRepository => ({
         limit + 1,
       ],
     });
-    // What a run was given and gave may be large: a list leaves it out.
-    const toListed = (row: RunColumns): Run => toRun({ ...row, input: null, output: null });
-    return pageOf(rows, limit, toListed, (row) => [
+    return pageOf(rows, limit, toBasicRun, (row) => [
       (deletedOnly ? row.deleted_at : row.created_at)?.toString() ?? '',
       row.id,
     ]);
@@ -302,6 +312,8 @@ export const toRun = (row: RunColumns): Run => ({
   references: [],
   version: BigInt(row.version),
 });
+
+const toBasicRun = (row: BasicColumns): Run => toRun({ ...row, input: null, output: null });
 
 const toStep = (row: StepColumns): RunStep => ({
   runId: row.run_id,
