@@ -1,5 +1,5 @@
+import { pageOf } from '#libs/kernel/page.ts';
 import type { Database, Statement } from '#libs/postgres/open-database.ts';
-import { pageOf } from '#libs/postgres/rows.ts';
 
 /** Which entries of an audit; what is undefined matches every entry. */
 export interface AuditFilter {

@@ -3,10 +3,11 @@ import { type OperationRow, toOperation } from '#libs/durable/operation-row.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import { deleteBatch } from '#libs/postgres/delete-batch.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { readFigure } from '#libs/postgres/read-figure.ts';
-import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
+import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import {
   type BulkDeletion,
   type BulkDeletionItem,

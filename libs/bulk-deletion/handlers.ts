@@ -1,7 +1,7 @@
 import { create, type JsonObject, type MessageInitShape } from '@bufbuild/protobuf';
 import type { HandlerContext } from '@connectrpc/connect';
 import {
-  type BulkDeletionItemSchema,
+  BulkDeletionItemSchema,
   BulkDeletionItemState,
   type BulkDeletionPreviewSchema,
   BulkDeletionSchema,
@@ -9,12 +9,13 @@ import {
 } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { fitPage } from '#libs/grpc/fit-page.ts';
 import { optional } from '#libs/grpc/optional.ts';
 import { parseFields, parseInteger, parseOptionalEnum, parseReason } from '#libs/grpc/parse.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { parseId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import {
   BULK_STATES,
   type BulkDeletion,
@@ -76,8 +77,9 @@ export function bulkDeletionHandlers<Filter>(
       const scope: PageScope = { rpc, tenantId: tenantOf(caller), filter: { state } };
       const after = decodePageToken(scope, request.pageToken, 2);
       const page = await reads.list(caller, { state, limit, after });
-      const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-      return { bulkDeletions: page.items.map(toMessage), nextPageToken };
+      const keyOf = (bulk: BulkDeletion<Filter>) => [bulk.createdAt.toString(), bulk.id];
+      const { messages: found, nextPageToken } = fitPage(scope, BulkDeletionSchema, page, toMessage, keyOf);
+      return { bulkDeletions: found, nextPageToken };
     },
 
     async listBulkDeletionItems(
@@ -94,8 +96,9 @@ export function bulkDeletionHandlers<Filter>(
       const scope: PageScope = { rpc, tenantId: tenantOf(caller), filter: { bulkDeletionId, state } };
       const after = decodePageToken(scope, request.pageToken, 1);
       const page = await reads.listItems(caller, bulkDeletionId, { state, limit, after });
-      const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-      return { items: page.items.map(toItemMessage), nextPageToken };
+      const keyOf = ({ position }: BulkDeletionItem) => [String(position)];
+      const { messages: items, nextPageToken } = fitPage(scope, BulkDeletionItemSchema, page, toItemMessage, keyOf);
+      return { items, nextPageToken };
     },
 
     async *watchBulkDeletion(request: Named, context: HandlerContext) {

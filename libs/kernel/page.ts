@@ -32,6 +32,18 @@ export interface Page<T> {
   readonly next: readonly string[] | undefined;
 }
 
+/** A page of a list that was read with one row more than asked for: the keyset is there when that row was. */
+export function pageOf<Row, T>(
+  rows: readonly Row[],
+  limit: number,
+  toItem: (row: Row) => T,
+  keyOf: (row: Row) => readonly string[],
+): Page<T> {
+  const shown = rows.slice(0, limit);
+  const last = shown.at(-1);
+  return { items: shown.map(toItem), next: rows.length > limit && last !== undefined ? keyOf(last) : undefined };
+}
+
 /** What a page token is bound to: the RPC, the tenant and every filter of the list. */
 export interface PageScope {
   readonly rpc: string;

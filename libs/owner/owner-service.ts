@@ -1,18 +1,19 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
 import { Progress, type ResourceCountSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import type { Rule } from '#gen/lethe/owner/v1/owner_pb.ts';
+import { type Rule, SubjectSchema } from '#gen/lethe/owner/v1/owner_pb.ts';
 import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
 import { assertTokenMatches } from '#libs/auth/authorize.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { bindService, type ServiceBinding } from '#libs/grpc/connect-handlers.ts';
+import { fitPage } from '#libs/grpc/fit-page.ts';
 import { optional } from '#libs/grpc/optional.ts';
 import { parseFields, parseInteger, parseText } from '#libs/grpc/parse.ts';
 import { parseDurationMs, parseTimestamp, toDuration, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope } from '#libs/kernel/page.ts';
+import { decodePageToken, encodePageToken, type PageScope, pageOf } from '#libs/kernel/page.ts';
 import type { Cursor, Operation, Owner, OwnerOrder } from './owner.ts';
 import type { OwnedSubject, OwnerRule } from './subject.ts';
 
@@ -61,14 +62,10 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
         after: () => decodePageToken(scope, pageToken, 1),
       });
       const left = subjects.filter(({ name }) => after?.[0] === undefined || name > after[0]);
-      const page = left.slice(0, limit);
-      const last = page.at(-1);
-      return {
-        dataId: await owner.dataId(),
-        contract: CONTRACT,
-        subjects: page.map(toSubjectMessage),
-        nextPageToken: last && left.length > page.length ? encodePageToken(scope, [last.name]) : '',
-      };
+      const keyOf = ({ name }: OwnedSubject) => [name];
+      const page = pageOf(left, limit, (subject) => subject, keyOf);
+      const { messages, nextPageToken } = fitPage(scope, SubjectSchema, page, toSubjectMessage, keyOf);
+      return { dataId: await owner.dataId(), contract: CONTRACT, subjects: messages, nextPageToken };
     },
 
     async listTenants(request) {

@@ -11,9 +11,8 @@ import { parseFields } from '#libs/grpc/parse.ts';
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { readableTenant } from '#libs/kernel/caller.ts';
 import { parseTenantId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, pageOf, parsePageSize } from '#libs/kernel/page.ts';
 import type { Database, Statement } from '#libs/postgres/open-database.ts';
-import { pageOf } from '#libs/postgres/rows.ts';
 
 interface ParkedRow {
   readonly tenant_id: string;

@@ -1,6 +1,7 @@
 import { newId } from '#libs/kernel/id.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { firstOf } from '#libs/postgres/rows.ts';
 import { type Approval, type ApprovalState, approvalNotFound } from '../../domain/approval.ts';
 import { type IncidentState, incidentNotFound } from '../../domain/incident.ts';
 import type { ApprovalRepository } from '../../use-cases/ports.ts';

@@ -1,9 +1,10 @@
 import { Model } from 'objection';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import { columnsOf } from '#libs/postgres/columns.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { firstOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import {
   countFlags,

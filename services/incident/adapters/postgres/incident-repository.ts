@@ -1,8 +1,9 @@
 import { newId } from '#libs/kernel/id.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import { enterRun } from '#libs/participant/step-actions.ts';
 import { column, columnsOf, type RowOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { firstOf } from '#libs/postgres/rows.ts';
 import { driftCheckNotFound, environmentNotFound, type JsonObject } from '../../domain/drift.ts';
 import {
   type CloseCause,

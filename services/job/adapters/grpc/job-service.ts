@@ -1,7 +1,7 @@
 import { create } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import { DeletionSchema, Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { JobSchema } from '#gen/lethe/job/v1/job_pb.ts';
+import { ArtifactSchema, JobSchema } from '#gen/lethe/job/v1/job_pb.ts';
 import {
   DownloadArtifactResponseSchema,
   type JobService,
@@ -27,9 +27,9 @@ import { parseDurationMs, parseTimestamp, toTimestamp } from '#libs/grpc/timesta
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { isId, parseId, parseOptionalId, parseTenantId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import type { Contents } from '#libs/object-store/object-store.ts';
-import { parseArtifactName } from '../../domain/artifact.ts';
+import { type Artifact, parseArtifactName } from '../../domain/artifact.ts';
 import { addCounts, NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
 import type { Job } from '../../domain/job.ts';
 import type { CancelJob } from '../../use-cases/cancel-job.ts';
@@ -181,8 +181,9 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
     const scope: PageScope = { rpc: 'ListArtifacts', tenantId: tenantOf(caller), filter: { jobId, kind } };
     const after = decodePageToken(scope, request.pageToken, 2);
     const page = await useCases.readJobs.listArtifacts(caller, jobId, kind, { limit, after }, request.showDeleted);
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { artifacts: page.items.map(toArtifactMessage), nextPageToken };
+    const byName = (artifact: Artifact) => [artifact.kind, artifact.name];
+    const { messages: artifacts, nextPageToken } = fitPage(scope, ArtifactSchema, page, toArtifactMessage, byName);
+    return { artifacts, nextPageToken };
   },
 
   async claimJob(request, context) {

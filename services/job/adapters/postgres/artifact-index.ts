@@ -1,7 +1,8 @@
 import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { firstOf } from '#libs/postgres/rows.ts';
 import { jobNotFound } from '../../domain/errors.ts';
 import type { ArtifactIndex, NewUpload } from '../../use-cases/ports.ts';
 import { lockJob, VISIBLE } from './job-repository.ts';

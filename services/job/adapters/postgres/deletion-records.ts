@@ -1,8 +1,9 @@
 import { audit } from '#libs/audit/write-audit.ts';
 import { reopenItem } from '#libs/bulk-deletion/item-rows.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { readFigure } from '#libs/postgres/read-figure.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { firstOf } from '#libs/postgres/rows.ts';
 import type { DeletionRecords } from '../../use-cases/ports.ts';
 import { type DeletionRow, toDeletion } from './rows.ts';
 

@@ -1,10 +1,11 @@
 import { audit } from '#libs/audit/write-audit.ts';
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import { makeRunLock } from '#libs/participant/run-lock.ts';
 import { enterRun } from '#libs/participant/step-actions.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { firstOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { jobNotFound } from '../../domain/errors.ts';
 import type { Job } from '../../domain/job.ts';

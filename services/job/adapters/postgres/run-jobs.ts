@@ -1,9 +1,10 @@
+import { pageOf } from '#libs/kernel/page.ts';
 import { sumDeleted } from '#libs/participant/counts.ts';
 import type { CheckRun, Touched } from '#libs/participant/hide-run.ts';
 import type { RunScope } from '#libs/participant/participant.ts';
 import { type KeptRows, makeRunGate, toRunEntry } from '#libs/participant/run-gate.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { pageOf, rowsOf } from '#libs/postgres/rows.ts';
+import { rowsOf } from '#libs/postgres/rows.ts';
 import { NOTHING_REMOVED, type RemovalCounts } from '../../domain/deletion.ts';
 import type {
   CheckUnfinished,

@@ -3,8 +3,8 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import {
   PlanSchema,
   type PlanWindow as PlanWindowMessage,
-  type PlanWindowSchema,
-  type TenantPlanSchema,
+  PlanWindowSchema,
+  TenantPlanSchema,
   WindowKind,
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
@@ -23,7 +23,7 @@ import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseTenantId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { tenantPlanNotFound } from '../../domain/purge.ts';
 import type { Plan, PlanWindow, PlanWindowKind, TenantPlan } from '../../domain/windows.ts';
 import type { KeepPlans } from '../../use-cases/keep-plans.ts';
@@ -90,8 +90,9 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
       limit,
       after,
     });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { tenantPlans: page.items.map(toTenantPlanMessage), nextPageToken };
+    const keyOf = (entry: TenantPlan) => [showHistory ? String(entry.version) : entry.tenantId];
+    const { messages, nextPageToken } = fitPage(scope, TenantPlanSchema, page, toTenantPlanMessage, keyOf);
+    return { tenantPlans: messages, nextPageToken };
   },
 
   async resolveRetention(request, context) {
@@ -149,8 +150,9 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
     const scope: PageScope = { rpc: 'ListPlanWindows', tenantId, filter: { name } };
     const after = decodePageToken(scope, request.pageToken, 3);
     const page = await keepPlans.listPlanWindows(name, { limit, after });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { windows: page.items.map(toPlanWindowMessage), nextPageToken };
+    const keyOf = (window: PlanWindow) => [window.recordedAt.toString(), window.subject, String(window.version)];
+    const { messages: windows, nextPageToken } = fitPage(scope, PlanWindowSchema, page, toPlanWindowMessage, keyOf);
+    return { windows, nextPageToken };
   },
 });
 

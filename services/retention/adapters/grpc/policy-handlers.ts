@@ -1,11 +1,12 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
-import type { ExecutionPolicySchema } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { ExecutionPolicySchema } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { fitPage } from '#libs/grpc/fit-page.ts';
 import { parseFields, parseInteger, parseOptionalText } from '#libs/grpc/parse.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import {
   DEFAULT_EXECUTION_POLICY,
   type ExecutionPolicy,
@@ -72,8 +73,9 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
     const tenantId = wantedTenant(caller, '');
     const scope: PageScope = { rpc: 'ListExecutionPolicies', tenantId: tenantId ?? '', filter: {} };
     const page = await keepPolicies.list(tenantId, { limit, after: decodePageToken(scope, request.pageToken, 1) });
-    const nextPageToken = page.next ? encodePageToken(scope, page.next) : '';
-    return { executionPolicies: page.items.map(toPolicyMessage), nextPageToken };
+    const keyOf = (policy: ExecutionPolicy) => [policy.tenantId];
+    const { messages, nextPageToken } = fitPage(scope, ExecutionPolicySchema, page, toPolicyMessage, keyOf);
+    return { executionPolicies: messages, nextPageToken };
   },
 
   async getExecutionPolicy(request, context) {

@@ -1,11 +1,12 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
-import { type CatalogueSubjectSchema, SubjectState } from '#gen/lethe/retention/v1/retention_pb.ts';
-import type { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import { CatalogueSubjectSchema, SubjectState } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { type RetentionService, UnplannedTenantSchema } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { fitPage } from '#libs/grpc/fit-page.ts';
 import { parseFields, parseOptionalEnum, parseRequiredReason, parseText } from '#libs/grpc/parse.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, pageOf, parsePageSize } from '#libs/kernel/page.ts';
 import {
   type CatalogueSubject,
   problemOf,
@@ -33,10 +34,10 @@ export const subjectHandlers = (
     const scope: PageScope = { rpc: 'ListSubjects', tenantId: callerOf(context).tenantId ?? '', filter: { state } };
     const [after = ''] = decodePageToken(scope, request.pageToken, 1) ?? [];
     const rest = (await catalogue.list(state)).filter(({ name }) => name > after);
-    const subjects = rest.slice(0, limit);
-    const last = subjects.at(-1);
-    const nextPageToken = rest.length > limit && last ? encodePageToken(scope, [last.name]) : '';
-    return { subjects: subjects.map(toSubjectMessage), nextPageToken };
+    const keyOf = ({ name }: CatalogueSubject) => [name];
+    const page = pageOf(rest, limit, (subject) => subject, keyOf);
+    const { messages, nextPageToken } = fitPage(scope, CatalogueSubjectSchema, page, toSubjectMessage, keyOf);
+    return { subjects: messages, nextPageToken };
   },
 
   async confirmSubject(request, context) {
@@ -51,14 +52,18 @@ export const subjectHandlers = (
     const { limit } = parseFields({ limit: () => parsePageSize(request.pageSize, request.pageToken) });
     const scope: PageScope = { rpc: 'ListUnplannedTenants', tenantId: callerOf(context).tenantId ?? '', filter: {} };
     const page = await directory.listUnplanned({ limit, after: decodePageToken(scope, request.pageToken, 1) });
-    return {
-      tenants: page.items.map(({ tenantId, subjects, firstSeenAt }) => ({
+    const { messages: tenants, nextPageToken } = fitPage(
+      scope,
+      UnplannedTenantSchema,
+      page,
+      ({ tenantId, subjects, firstSeenAt }) => ({
         tenantId,
         subjects: [...subjects],
         firstSeenTime: toTimestamp(firstSeenAt),
-      })),
-      nextPageToken: page.next ? encodePageToken(scope, page.next) : '',
-    };
+      }),
+      ({ tenantId }) => [tenantId],
+    );
+    return { tenants, nextPageToken };
   },
 });
 

@@ -1,7 +1,8 @@
 import { audit } from '#libs/audit/write-audit.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { firstOf } from '#libs/postgres/rows.ts';
 import type { ExecutionPolicy } from '../../domain/execution-policy.ts';
 import type { ExecutionPolicyRepository, NewExecutionPolicy } from '../../use-cases/ports.ts';
 

@@ -1,8 +1,9 @@
 import { Model } from 'objection';
 import { audit } from '#libs/audit/write-audit.ts';
 import { DomainError, requestIdReused } from '#libs/kernel/domain-error.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
+import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import { planNotFound, type TenantPlan } from '../../domain/windows.ts';
 import type { NewTenantPlan, PlanRepository } from '../../use-cases/ports.ts';
 import { type PlanWindowRow, toPlanWindow } from './plan-window-repository.ts';

@@ -1,7 +1,8 @@
 import { auditInstallation } from '#libs/audit/write-audit.ts';
 import { DomainError, requestIdReused } from '#libs/kernel/domain-error.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf, rowsOf } from '#libs/postgres/rows.ts';
+import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { type Plan, type PlanWindow, type PlanWindowKind, planNotFound } from '../../domain/windows.ts';
 import type { NewPlanWindow, PlanChange, PlanWindowRepository } from '../../use-cases/ports.ts';

@@ -1,5 +1,5 @@
+import { pageOf } from '#libs/kernel/page.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
-import { pageOf } from '#libs/postgres/rows.ts';
 import type { TenantDirectory } from '../../use-cases/purge-ports.ts';
 
 interface UnplannedRow {

@@ -1,16 +1,17 @@
 import type { MessageInitShape, MessageShape } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { ServiceImpl } from '@connectrpc/connect';
-import { type ExecutionSchema, ExecutionState as ExecutionStateMessage } from '#gen/lethe/run/v1/run_pb.ts';
+import { ExecutionSchema, ExecutionState as ExecutionStateMessage } from '#gen/lethe/run/v1/run_pb.ts';
 import type { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { fitPage } from '#libs/grpc/fit-page.ts';
 import { optional } from '#libs/grpc/optional.ts';
 import { parseFields, parseOptionalEnum, parseOptionalText, parseText } from '#libs/grpc/parse.ts';
 import { parseTimestamp, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, type FieldViolation, fieldInvalid, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { EXECUTION_STATES, type Execution, type ExecutionState, timeInId } from '../../domain/execution.ts';
 import type { ReadExecutions } from '../../use-cases/read-executions.ts';
 import type { RecordExecutions } from '../../use-cases/record-executions.ts';
@@ -58,10 +59,9 @@ export const executionService = ({
     const scope: PageScope = { rpc: 'ListExecutions', tenantId, filter };
     const after = decodePageToken(scope, request.pageToken, 3);
     const page = await readExecutions.list(tenantId, { ...query, limit, after });
-    return {
-      executions: page.items.map(toExecutionMessage),
-      nextPageToken: page.next ? encodePageToken(scope, page.next) : '',
-    };
+    const keyOf = ({ id, createdAt, startedAt = createdAt }: Execution) => [String(startedAt), id, String(createdAt)];
+    const { messages, nextPageToken } = fitPage(scope, ExecutionSchema, page, toExecutionMessage, keyOf);
+    return { executions: messages, nextPageToken };
   },
 
   async countExecutions(request, context) {

@@ -1,6 +1,6 @@
 import type { ServiceImpl } from '@connectrpc/connect';
 import { RunSchema, RunStepSchema } from '#gen/lethe/run/v1/run_pb.ts';
-import type { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { KnownParticipantSchema, type RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage, fitWholePage } from '#libs/grpc/fit-page.ts';
 import {
@@ -18,7 +18,7 @@ import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid, undefinedIfNotFound } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, type PageScope, pageOf, parsePageSize } from '#libs/kernel/page.ts';
 import type { Run } from '../../domain/run.ts';
 import type { RunStep } from '../../domain/step.ts';
 import type { CreateRun } from '../../use-cases/create-run.ts';
@@ -159,10 +159,10 @@ export const runService = ({
     const scope: PageScope = { rpc: 'ListParticipants', tenantId: '', filter: {} };
     const [after = ''] = decodePageToken(scope, request.pageToken, 1) ?? [];
     const rest = (await keepParticipants.list()).filter(({ name }) => name > after);
-    const page = rest.slice(0, limit);
-    const last = page.at(-1);
-    const nextPageToken = rest.length > limit && last ? encodePageToken(scope, [last.name]) : '';
-    return { participants: page.map(toParticipantMessage), nextPageToken };
+    const keyOf = ({ name }: ListedParticipant) => [name];
+    const page = pageOf(rest, limit, (participant) => participant, keyOf);
+    const { messages, nextPageToken } = fitPage(scope, KnownParticipantSchema, page, toParticipantMessage, keyOf);
+    return { participants: messages, nextPageToken };
   },
 
   async confirmParticipant(request, context) {

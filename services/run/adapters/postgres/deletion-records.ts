@@ -1,7 +1,7 @@
 import { reopenItem } from '#libs/bulk-deletion/item-rows.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { readFigure } from '#libs/postgres/read-figure.ts';
-import { pageOf } from '#libs/postgres/rows.ts';
 import type { DeletionRecords } from '../../use-cases/ports.ts';
 import { audit } from './audit.ts';
 import { type DeletionRow, findDeletion, RUN_DELETION_COLUMNS, toDeletion } from './deletion-rows.ts';

@@ -1,8 +1,9 @@
 import { Model } from 'objection';
 import { newId } from '#libs/kernel/id.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import { column, columnsOf, type RowOf } from '#libs/postgres/columns.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
-import { firstOf, pageOf } from '#libs/postgres/rows.ts';
+import { firstOf } from '#libs/postgres/rows.ts';
 import { runNotFound } from '../../domain/errors.ts';
 import { etagOf, type JsonObject, type Run, type RunDriver, type RunState, type Tombstone } from '../../domain/run.ts';
 import { type Removal, type RemovedCounts, removalsOf, sumByType } from '../../domain/saga.ts';
