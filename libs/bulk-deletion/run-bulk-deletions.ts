@@ -1,8 +1,9 @@
 import { backoffMs, type RetryPolicy } from '#libs/durable/backoff.ts';
 import { crashPoint } from '#libs/durable/crash-point.ts';
+import { giveUpClaim } from '#libs/durable/give-up-claim.ts';
 import { makeTakeDue, type TakeDue } from '#libs/durable/take-due.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
-import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
+import { DomainError, hasReason, isUnavailable } from '#libs/kernel/domain-error.ts';
 import { assertMatches, type BulkDeletion, type ItemEnd } from './bulk-deletion.ts';
 import type { BulkClaim, BulkDeletionRepository, DueItem, OrderItem } from './ports.ts';
 
@@ -155,10 +156,16 @@ export function makeRunBulkDeletions<Filter>(
       }
     } catch (error) {
       // Another worker has it, or it was cancelled, and whoever claims it next will see that.
-      if (!hasReason(error, 'LEASE_LOST')) throw error;
-      await repository.release(claim, 0).catch((cause: unknown) => {
+      const isStale = hasReason(error, 'LEASE_LOST');
+      if (!isStale && !isUnavailable(error)) throw error;
+      const write = () =>
+        isStale
+          ? repository.release(claim, 0)
+          : repository.release(claim, backoffMs(claim.attempts + 1, retry), toSentence(error));
+      await giveUpClaim(write, leaseMs, stopping).catch((cause: unknown) => {
         if (!hasReason(cause, 'LEASE_LOST')) throw cause;
       });
+      if (!isStale) throw error;
     } finally {
       clearInterval(heartbeat);
     }

@@ -6,8 +6,8 @@ export interface RetryPolicy {
   readonly maxMs: number;
 }
 
-// Soon enough to go on within seconds of its return, and seldom enough for thousands of operations that all wait.
-const WAITING_ATTEMPT = 5;
+// Soon enough to go on within five seconds of its return, and seldom enough for thousands of operations that all wait.
+const WAITING_ATTEMPT = 4;
 
 /**
  * How long to wait before a dependency that cannot be reached is tried again, always the same: how often it was tried

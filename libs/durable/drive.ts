@@ -18,6 +18,8 @@ export interface DriveOptions<Item> {
 export interface Drive {
   /** Looks for due work now: there is some. */
   wake(): void;
+  /** As WorkerLoop's. */
+  resume(): void;
   /** Aborts the signal of the items that are being worked on, and waits until they are given up. */
   stop(): Promise<void>;
 }
@@ -72,6 +74,7 @@ export function startDrive<Item>(options: DriveOptions<Item>): Drive {
   });
   return {
     wake: () => void poll.wake(),
+    resume: poll.resume,
     async stop() {
       stopping.abort();
       await poll.stop();

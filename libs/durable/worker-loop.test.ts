@@ -130,3 +130,53 @@ test('an error in a pass is told and the loop goes on; stop ends a pass by its s
   await loop.stop();
   t.deepEqual(told, [['fails', 'once']]);
 });
+
+for (const count of [1, 8]) {
+  test(`${count} loops that have failed for long look at once when what they stand on is back`, async (t) => {
+    let isAway = true;
+    let looks = 0;
+    let failures = 0;
+    const loops = startWorkerLoops(count, {
+      name: 'resumed',
+      pollMs: HOUR_MS,
+      onError: () => {
+        failures += 1;
+      },
+      work: async () => {
+        if (isAway) throw new Error('away');
+        looks += 1;
+        return 0;
+      },
+    });
+    await until(() => failures === count);
+    for (let times = 1; times <= 10; times += 1) {
+      loops.resume();
+      await until(() => failures === count + times);
+    }
+    isAway = false;
+    loops.resume();
+    await until(() => looks === 1);
+    await loops.stop();
+    t.is(looks, 1);
+  });
+}
+
+test('a loop that is resumed in the middle of a pass that then fails looks once more before it sleeps', async (t) => {
+  const { promise, reject } = Promise.withResolvers<number>();
+  let looks = 0;
+  const loop = startWorkerLoop({
+    name: 'one',
+    pollMs: HOUR_MS,
+    onError: () => undefined,
+    work: async () => {
+      looks += 1;
+      return looks === 1 ? promise : 0;
+    },
+  });
+  await until(() => looks === 1);
+  loop.resume();
+  reject(new Error('away'));
+  await until(() => looks === 2);
+  await loop.stop();
+  t.is(looks, 2);
+});

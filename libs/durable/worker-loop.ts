@@ -15,6 +15,8 @@ export interface WorkerLoopOptions {
 export interface WorkerLoop {
   /** Cuts the sleep: there is something to do. Answers whether the loop was asleep. */
   wake(): boolean;
+  /** Looks at once, as if no pass had failed: what all of them stand on is back. */
+  resume(): void;
   /** Aborts the signal of a running pass and waits until it has ended. */
   stop(): Promise<void>;
 }
@@ -23,6 +25,8 @@ export interface WorkerLoop {
 export interface WorkerLoops {
   /** Wakes as many sleeping loops as there are new items. */
   wake(items?: number): void;
+  /** As WorkerLoop's: one looks, and calls the others where there is more. */
+  resume(): void;
   /** As WorkerLoop's, for all of them. */
   stop(): Promise<void>;
 }
@@ -31,8 +35,8 @@ const MAX_ERROR_PAUSE_MS = 30_000;
 
 /** Starts a loop that polls for due work. An error in a pass is told, and the pauses grow while it goes on. */
 export function startWorkerLoop(options: WorkerLoopOptions): WorkerLoop {
-  const { loops, stop } = startLoops([options.name], options);
-  return { wake: () => loops[0]?.wake() ?? false, stop };
+  const { loops, resume, stop } = startLoops([options.name], options);
+  return { wake: () => loops[0]?.wake() ?? false, resume, stop };
 }
 
 /**
@@ -41,7 +45,7 @@ export function startWorkerLoop(options: WorkerLoopOptions): WorkerLoop {
  */
 export function startWorkerLoops(count: number, { name, ...options }: WorkerLoopOptions): WorkerLoops {
   const names = Array.from({ length: count }, (_, index) => `${name}-${index}`);
-  const { loops, stop } = startLoops(names, options);
+  const { loops, resume, stop } = startLoops(names, options);
   return {
     wake(items = 1) {
       let woken = 0;
@@ -51,6 +55,7 @@ export function startWorkerLoops(count: number, { name, ...options }: WorkerLoop
         if (loop.wake()) woken += 1;
       }
     },
+    resume,
     stop,
   };
 }
@@ -117,6 +122,16 @@ function startLoops(names: readonly string[], { pollMs, work, onError }: Omit<Wo
 
   return {
     loops,
+    resume(): void {
+      errorsInARow = 0;
+      // The pause that it measures may be one of half a minute.
+      clearTimeout(timer);
+      timer = undefined;
+      if (loops.some((loop) => loop.isAsleep())) callNext();
+      // All are busy: whoever meets what is over is not to sleep before it has looked once more.
+      else for (const loop of loops) loop.wake();
+      setTimer();
+    },
     async stop() {
       stopping.abort();
       clearTimeout(timer);

@@ -58,6 +58,10 @@ export class DomainError extends Error {
 export const hasReason = (error: unknown, reason: string): error is DomainError =>
   error instanceof DomainError && error.reason === reason;
 
+/** Whether something that is needed does not answer at the moment. */
+export const isUnavailable = (error: unknown): error is DomainError =>
+  error instanceof DomainError && error.kind === 'unavailable';
+
 /** What was found, or undefined where the answer is that there is no such thing. */
 export const undefinedIfNotFound = <T>(found: Promise<T>): Promise<T | undefined> =>
   found.catch((error: unknown) => {

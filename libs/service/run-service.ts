@@ -41,11 +41,14 @@ export interface ServiceFoundation {
   readonly turns: Turns;
 }
 
+/** Background work. What has no loop has nothing to resume. */
+export type Workers = Pick<WorkerLoop, 'stop'> & Partial<Pick<WorkerLoop, 'resume'>>;
+
 /** What a service is made of, once it is composed. */
 export interface ComposedService {
   readonly services: readonly ServiceBinding[];
   /** Starts the background work; called when the schema is known to be right. */
-  startWorkers(): readonly Pick<WorkerLoop, 'stop'>[];
+  startWorkers(): readonly Workers[];
   /** What the service stands on beside its database and schema; `/ready` has a line for each. Absent: nothing. */
   readonly parts?: readonly Part[];
   /** What `/ready` says beside being ready, such as that purges are stopped. Absent: nothing. */
@@ -84,13 +87,16 @@ export async function startService(
     statementTimeoutMs: settings.statementTimeoutMs,
     lockTimeoutMs: settings.lockTimeoutMs,
   });
+  let workers: readonly Workers[] = [];
   const watch = watchDatabase({
     url: settings.databaseUrl,
     applicationName: `lethe-${name}-watch`,
     database,
     onChange(fault, error) {
-      if (fault === undefined) log.info('the database serves again');
-      else log.error({ fault, err: error }, describeFault(fault));
+      if (fault === undefined) {
+        log.info('the database serves again');
+        for (const { resume } of workers) resume?.();
+      } else log.error({ fault, err: error }, describeFault(fault));
       metrics.partChanged(DATABASE, fault === undefined);
     },
   });
@@ -123,7 +129,7 @@ export async function startService(
   await assertSessionSettings(database.acrossTenants, settings);
   const turns = makeTurns();
   composed = await compose({ database, log, metrics, turns });
-  const workers = composed.startWorkers();
+  workers = composed.startWorkers();
   const refusals = makeRefusalRecorder({ database, log, metrics });
   const server: RunningServer = await startServer({
     address: settings.grpcAddress,

@@ -5,6 +5,7 @@ import { Code, ConnectError } from '@connectrpc/connect';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { SERVICE_NAMES, type ServiceName } from '#deploy/local/stack.ts';
 import { RetryInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
+import { beginWork } from '#test/support/faults/work.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { makeTcpGate, type TcpGate } from '#test/support/tcp-gate.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -27,6 +28,15 @@ const test = anyTest as TestFn<Context>;
 type T = ExecutionContext<Context>;
 
 const STATEMENT_MS = 1_000;
+const HOUR_MS = '3600000';
+const LONG_LEASES = {
+  LETHE_DELETION_LEASE_MS: HOUR_MS,
+  LETHE_RUN_LEASE_MS: HOUR_MS,
+  LETHE_BULK_LEASE_MS: HOUR_MS,
+  // The leases of RunService's deletions and of purges are twice as long as these.
+  LETHE_PARTICIPANT_TIMEOUT_MS: '600000',
+  LETHE_OWNER_TIMEOUT_MS: '600000',
+};
 
 test.before(async (t) => {
   const gate = await makeTcpGate();
@@ -58,12 +68,15 @@ test.after.always(async (t) => {
 });
 
 /** Restarts every service, with its database behind the gate. */
-const restartAll = ({ context: { stack, gate } }: { readonly context: Context }): Promise<unknown> =>
+const restartAll = (
+  { context: { stack, gate } }: { readonly context: Context },
+  env: Readonly<Record<string, string>> = {},
+): Promise<unknown> =>
   Promise.all(
     SERVICE_NAMES.map((name) => {
       const url = new URL(stack.environment(name)['LETHE_DATABASE_URL'] ?? '');
       url.host = gate.address;
-      return stack.restart(name, { LETHE_DATABASE_URL: url.toString() });
+      return stack.restart(name, { ...env, LETHE_DATABASE_URL: url.toString() });
     }),
   );
 
@@ -211,6 +224,45 @@ test.serial(
     t.log(`good after ${Math.round(tookMs)} ms`);
     t.true(tookMs < 5_000, `${tookMs} ms`);
     t.deepEqual(pids(t), before);
+  },
+);
+
+test.serial('work that a silent database cut off goes on with the database, and waits for no lease', async (t) => {
+  const { stack, gate, postgres } = t.context;
+  await restartAll(t, LONG_LEASES);
+  const work = await beginWork({ stack }, 'cut-off');
+  gate.swallow();
+  await Promise.all(SERVICE_NAMES.map((name) => untilUnready(t, name, 'SILENT')));
+  // What the work waits for: it is done in the database, and no answer comes.
+  await work.release();
+  gate.open(postgres);
+  await Promise.all(SERVICE_NAMES.map((name) => until(`the work of ${name} ends`, work.isDone[name])));
+  for (const watch of Object.values(work.watches)) t.regex(await watch, /^(answers|UNAVAILABLE SILENT)$/);
+});
+
+test.serial(
+  'work that became due while a database was away is looked for when it is back, and waits for no poll',
+  async (t) => {
+    const { gate, postgres } = t.context;
+    await restartAll(t, { LETHE_POLL_MS: '60000' });
+    await untilGood(t);
+    gate.refuse();
+    await Promise.all(SERVICE_NAMES.map((name) => untilUnready(t, name, 'CONNECTION_LOST')));
+    await sql(
+      t,
+      'job',
+      `insert into job_deletions (tenant_id, id, job_id, state, actor, subject, fingerprint, counts)
+     select 'acme', id, id, 'PENDING', 'ada', 'ada', 'f', '{}' from gen_random_uuid() id`,
+    );
+    gate.open(postgres);
+    await until(
+      'it is done',
+      async () =>
+        (await sql(t, 'job', "select from job_deletions where fingerprint = 'f' and state = 'COMPLETE'")).length === 1,
+      15_000,
+    );
+    await restartAll(t);
+    t.pass();
   },
 );
 

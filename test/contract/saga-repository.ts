@@ -121,6 +121,23 @@ export function sagaRepositoryContract(declare: Declare, name: string, open: () 
     t.false((await claimed(sagas, put.key)).isAfterLoss, 'one that was given up is no loss');
   });
 
+  test('a lease that its holder ends is a loss, and neither another’s nor that of a run given up is ended', async (t, sagas) => {
+    const { key, claim } = await begin(sagas, 'acme', HOLD);
+    if (!claim) return t.fail('the run is not held');
+    // Its answer was lost: who wrote it does not know the version.
+    await sagas.write(claim, { after: claim.run, hold: { kind: 'keep' } });
+    await sagas.endLease(claim, LEASE_MS);
+    t.deepEqual(await sagas.findDue(10), []);
+    await sagas.endLease(claim, 0);
+    const next = await claimed(sagas, key);
+    t.true(next.isAfterLoss);
+    await sagas.endLease(claim, 0);
+    t.deepEqual(await sagas.findDue(10), [], 'it is another’s by now');
+    await sagas.write(next, { after: next.run, hold: { kind: 'release', pauseMs: LEASE_MS } });
+    await sagas.endLease(next, 0);
+    t.deepEqual(await sagas.findDue(10), [], 'it was put off');
+  });
+
   test('a compensation answers what it removed of each step, and leaves neither rows nor outputs nor the input', async (t, sagas) => {
     const other = await withEffects(sagas, 'acme');
     const key = await withEffects(sagas, 'acme');

@@ -122,6 +122,10 @@ export function makeMemorySagas(): SagaRepository & {
       kept.dueAt = performance.now() + leaseMs;
       return { run: kept.run, token: kept.token, version: kept.version, isAfterLoss };
     },
+    async endLease({ token, run }, pauseMs) {
+      const kept = keptOf(run);
+      if (kept?.token === token && kept.owner !== undefined) kept.dueAt = performance.now() + pauseMs;
+    },
     async write({ token, version, run }, { after, rows: change, hold }) {
       const kept = keptOf(run);
       if (kept?.token !== token || kept.version !== version) throw leaseLost();

@@ -1,5 +1,6 @@
 import { backoffMs, type RetryPolicy } from '#libs/durable/backoff.ts';
 import { crashPoint } from '#libs/durable/crash-point.ts';
+import { giveUpClaim } from '#libs/durable/give-up-claim.ts';
 import { makeTakeDue, type TakeDue } from '#libs/durable/take-due.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import type { ObjectStore } from '#libs/object-store/object-store.ts';
@@ -141,7 +142,7 @@ export function makeRunDeletions(
     } catch (error) {
       // Another worker has it: whatever this one knew is stale.
       if (lost.signal.aborted || hasReason(error, 'LEASE_LOST')) return;
-      await giveUp(claim, { counts, failedKeys, hasProgressed }, error, stopping.aborted);
+      await giveUp(claim, { counts, failedKeys, hasProgressed }, error, stopping);
     } finally {
       clearInterval(heartbeat);
     }
@@ -155,7 +156,7 @@ export function makeRunDeletions(
     claim: DeletionClaim,
     { counts, failedKeys, hasProgressed }: Attempt,
     cause: unknown,
-    isStopping: boolean,
+    stopping: AbortSignal,
   ): Promise<void> => {
     const { attempts } = claim.deletion;
     const left = cause instanceof UnfinishedRemoval ? cause.left : 0;
@@ -166,21 +167,16 @@ export function makeRunDeletions(
       (cause instanceof DomainError
         ? needsPerson(cause.reason)
         : cause instanceof UnfinishedRemoval && cause.needsPerson);
-    const retryMs = isStopping ? 0 : isLast ? undefined : backoffMs(attempts, retry);
+    const retryMs = stopping.aborted ? 0 : isLast ? undefined : backoffMs(attempts, retry);
     try {
-      await deletions.postpone(claim, {
-        counts,
-        left,
-        error,
-        failedKeys,
-        retryMs,
-        counted: !isStopping && (isLast || !hasProgressed),
-      });
+      const counted = !stopping.aborted && (isLast || !hasProgressed);
+      const write = () => deletions.postpone(claim, { counts, left, error, failedKeys, retryMs, counted });
+      await giveUpClaim(write, leaseMs, stopping);
     } catch (failure) {
       if (hasReason(failure, 'LEASE_LOST')) return;
       throw failure;
     }
-    if (isStopping) return;
+    if (stopping.aborted) return;
     const deletion = { ...claim.deletion, counts, left, lastError: error, failedKeys };
     onSettled(deletion, retryMs === undefined ? 'STUCK' : 'RETRY', cause);
   };

@@ -1,7 +1,8 @@
 import { backoffMs, type RetryPolicy, waitingMs } from '#libs/durable/backoff.ts';
 import { crashPoint } from '#libs/durable/crash-point.ts';
+import { giveUpClaim } from '#libs/durable/give-up-claim.ts';
 import { makeTakeDue, type TakeDue } from '#libs/durable/take-due.ts';
-import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
+import { DomainError, hasReason, isUnavailable } from '#libs/kernel/domain-error.ts';
 import { hasMoved } from '../domain/counts.ts';
 import { afterAnswer, afterReadBack, type DeletionStep, needsPerson, pendingStep } from '../domain/deletion.ts';
 import { participantUnavailable, participantUnknown, stepUnknown, workerLost } from '../domain/errors.ts';
@@ -208,7 +209,8 @@ export function makeAdvanceRuns(
     const giveWay = async (step: SagaStep, error: unknown): Promise<void> => {
       if (await isAway(error, participants)) {
         const after = { ...run, ...whileAway(run, step, toSentence(error)) };
-        await write(after, undefined, { kind: 'release', pauseMs: waitingMs(retry) });
+        const hold: Hold = { kind: 'release', pauseMs: waitingMs(retry) };
+        await giveUpClaim(() => write(after, undefined, hold), leaseMs, signal);
         return onSettled(run, 'RETRY', error);
       }
       const isRefused = error instanceof PartFailed && error.needsPerson;
@@ -217,7 +219,7 @@ export function makeAdvanceRuns(
       const after = { ...run, ...afterAttempt(run, step, toSentence(error), isLast, cause) };
       const wasRunning = run.state === 'RUNNING';
       const hold: Hold = isLast ? { kind: 'keep' } : { kind: 'release', pauseMs: backoffMs(run.attempts + 1, retry) };
-      await write(after, undefined, hold);
+      await giveUpClaim(() => write(after, undefined, hold), leaseMs, signal);
       if (!isLast) onSettled(run, 'RETRY', error);
       else if (wasRunning) await go();
       else onSettled(run, run.state, error);
@@ -256,7 +258,11 @@ export function makeAdvanceRuns(
       await go();
     } catch (error) {
       // Another worker has it, or it was cancelled: whatever this one knew is stale.
-      if (!hasReason(error, 'LEASE_LOST')) throw error;
+      const isStale = hasReason(error, 'LEASE_LOST');
+      if (!isStale && !isUnavailable(error)) throw error;
+      // Or a write was committed whose answer was lost, or never made: then this worker holds the run still.
+      await giveUpClaim(() => sagas.endLease(claim, isStale ? 0 : retry.baseMs), leaseMs, signal);
+      if (!isStale) throw error;
     }
   };
 

@@ -1,7 +1,8 @@
 import { backoffMs, type RetryPolicy, waitingMs } from '#libs/durable/backoff.ts';
 import { crashPoint } from '#libs/durable/crash-point.ts';
+import { giveUpClaim } from '#libs/durable/give-up-claim.ts';
 import { makeTakeDue, type TakeDue } from '#libs/durable/take-due.ts';
-import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
+import { DomainError, hasReason, isUnavailable } from '#libs/kernel/domain-error.ts';
 import { addCounts, type ResourceCount } from '#libs/kernel/resource-count.ts';
 import { hasMoved } from '../domain/counts.ts';
 import {
@@ -162,10 +163,13 @@ export function makeRunCascades(
     } catch (error) {
       // Another worker has it, or it was cancelled: whatever this one knew is stale.
       if (hasReason(error, 'LEASE_LOST')) return;
-      // Without a step it is the database that failed, and the lease runs out by itself.
-      if (!current) throw error;
+      // Without a step it is the database that failed.
+      if (!current) {
+        if (isUnavailable(error)) await giveUpClaim(() => deletions.release(claim, retry.baseMs), leaseMs, signal);
+        throw error;
+      }
       const { step: failed, retryMs } = await afterError(current, error);
-      await deletions.fail(claim, failed, retryMs);
+      await giveUpClaim(() => deletions.fail(claim, failed, retryMs), leaseMs, signal);
       const told = { ...withStep(deletion, failed), attempts: failed.attempts, lastError: failed.lastError };
       onSettled(told, retryMs === undefined ? 'STUCK' : 'RETRY', error instanceof StepFailed ? undefined : error);
     }

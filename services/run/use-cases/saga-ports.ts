@@ -140,6 +140,11 @@ export interface SagaRepository {
    * that has the run's lock must be waited for.
    */
   write(claim: SagaClaim, write: SagaWrite): Promise<Readonly<Record<string, Removed>>>;
+  /**
+   * Must make the run due in `pauseMs`, as after a holder that vanished; must change nothing where the token is not the
+   * last one, or the run was given up.
+   */
+  endLease(claim: SagaClaim, pauseMs: number): Promise<void>;
   /** Must answer the run that this request id began; undefined for an unknown request id, otherwise as `begin`. */
   findBegun(tenantId: string, request: { readonly id: string; readonly fingerprint: string }): Promise<Run | undefined>;
   /** Must answer the row of a type, whoever made it; undefined for none, RUN_DELETED when its run is hidden. */

@@ -24,7 +24,7 @@ try {
       const watch = name === 'incident' ? [] : [`watch ${watches[name]}`];
       console.log(`  ${name}: ${[...told, ...watch].join('; ')}`);
     }
-    const late = Math.max(seconds.calls, seconds.ready) > LATE_S ? ' LATE' : '';
+    const late = Math.max(seconds.calls, seconds.ready, ...Object.values(seconds.work)) > LATE_S ? ' LATE' : '';
     console.log(`  good again after: ${describeSeconds(seconds)}${late}`);
     for (const finding of findings) console.log(`  NOT AS EXPECTED: ${finding}`);
     failed += findings.length;

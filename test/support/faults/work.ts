@@ -35,7 +35,7 @@ export const WORKS: Readonly<Record<ServiceName, readonly [read: string, write: 
   };
 
 /** Begins it in tenants of its own; resolves when IncidentService and JobService are in the middle of it. */
-export async function beginWork({ stack }: Ground, tenantId: string): Promise<Work> {
+export async function beginWork({ stack }: Pick<Ground, 'stack'>, tenantId: string): Promise<Work> {
   const jobTenant = `${tenantId}-jobs`;
   const size = { steps: 1, jobs: 1, objectsPerJob: 1, incidents: 1, participants: ['job', 'incident'] };
   const [graph] = await Promise.all([

@@ -8,6 +8,9 @@ import { makeAssertData } from '../../use-cases/keep-participants.ts';
 import type { ParticipantDirectory } from '../../use-cases/ports.ts';
 import type { Peer } from './call-participant.ts';
 
+// What the contract allows.
+const MAX_LOOK_BUDGET_MS = 60_000;
+
 type PeerSettings = Pick<
   RunSettings,
   'serviceKey' | 'jwtIssuer' | 'participants' | 'participantTimeoutMs' | 'clientTls'
@@ -32,6 +35,6 @@ export async function connectPeers(
     credential,
     assertData: makeAssertData(directory, name),
     // The rest of the deadline is for the last of what it looks at, and for the way.
-    lookBudgetMs: Math.round(participantTimeoutMs / 3),
+    lookBudgetMs: Math.min(MAX_LOOK_BUDGET_MS, Math.round(participantTimeoutMs / 3)),
   }));
 }

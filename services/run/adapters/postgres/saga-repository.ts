@@ -175,6 +175,14 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
       return { run, token: row.claim_token, version: row.version, isAfterLoss: row.before !== null };
     },
 
+    async endLease({ run: { tenantId, runId }, token }, pauseMs) {
+      const text = `update workflow_runs set due_at = clock_timestamp() + $4 * interval '1 ms'
+        where tenant_id = $1 and id = $2 and claim_token = $3 and claim_owner is not null`;
+      await database.writeForTenant(tenantId, [
+        { text, values: [tenantId, runId, token, pauseMs], name: nameOf(text) },
+      ]);
+    },
+
     async write(claim, write) {
       const { tenantId, runId } = claim.run;
       const { text, values } = toWriteStatement(claim, write, content);
