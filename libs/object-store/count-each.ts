@@ -15,17 +15,26 @@ type Sum = { -readonly [Name in keyof Contents]: number };
 export async function countEach(
   { versionPages, uploadPages }: S3Listing,
   prefixes: readonly string[],
+  signal?: AbortSignal,
 ): Promise<readonly Contents[]> {
   const sums = prefixes.map((): Sum => ({ versions: 0, markers: 0, uploads: 0, bytes: 0 }));
   await Promise.all([
-    addEach(versionPages, prefixes, (index, { isMarker, bytes }) => {
-      const sum = sums[index] as Sum;
-      sum[isMarker ? 'markers' : 'versions'] += 1;
-      sum.bytes += bytes;
-    }),
-    addEach(uploadPages, prefixes, (index) => {
-      (sums[index] as Sum).uploads += 1;
-    }),
+    addEach(
+      (scope, pageSize) => versionPages(scope, pageSize, signal),
+      prefixes,
+      (index, { isMarker, bytes }) => {
+        const sum = sums[index] as Sum;
+        sum[isMarker ? 'markers' : 'versions'] += 1;
+        sum.bytes += bytes;
+      },
+    ),
+    addEach(
+      (scope, pageSize) => uploadPages(scope, pageSize, signal),
+      prefixes,
+      (index) => {
+        (sums[index] as Sum).uploads += 1;
+      },
+    ),
   ]);
   return sums;
 }

@@ -99,9 +99,12 @@ export function openFileStore(root: string): ObjectStore {
     openUploads: AsyncIterable<string>,
     stored: AsyncIterable<string>,
     types: AsyncIterable<string>,
+    signal: AbortSignal | undefined,
   ): Promise<Contents> => {
     const counted = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
+    signal?.throwIfAborted();
     for await (const key of stored) {
+      signal?.throwIfAborted();
       counted.versions += 1;
       counted.bytes += (await stat(join(objects, key)).catch(() => undefined))?.size ?? 0;
     }
@@ -110,10 +113,10 @@ export function openFileStore(root: string): ObjectStore {
     return counted;
   };
 
-  const count: ObjectStore['count'] = (prefix) =>
+  const count: ObjectStore['count'] = (prefix, signal) =>
     mapErrors(toStoreError, async () => {
       assertPrefix(prefix);
-      return countFiles(filesBelow(uploads, prefix), filesBelow(objects, prefix), filesBelow(meta, prefix));
+      return countFiles(filesBelow(uploads, prefix), filesBelow(objects, prefix), filesBelow(meta, prefix), signal);
     });
 
   return {
@@ -201,15 +204,15 @@ export function openFileStore(root: string): ObjectStore {
 
     count,
 
-    countEach: (prefixes) => Promise.all(prefixes.map(count)),
+    countEach: (prefixes, signal) => Promise.all(prefixes.map((prefix) => count(prefix, signal))),
 
-    countKey: (key) =>
+    countKey: (key, signal) =>
       mapErrors(toStoreError, async () => {
         assertKey(key);
-        return countFiles(filesBelow(uploads, `${key}/`), fileAt(objects, key), fileAt(meta, key));
+        return countFiles(filesBelow(uploads, `${key}/`), fileAt(objects, key), fileAt(meta, key), signal);
       }),
 
-    survey: (prefix) => {
+    survey: (prefix, signal) => {
       assertPrefix(prefix);
       const pages = async function* (): AsyncGenerator<StoredItem[]> {
         let page: StoredItem[] = [];
@@ -220,11 +223,13 @@ export function openFileStore(root: string): ObjectStore {
           page.push({ key, kind, bytes: kind === 'VERSION' ? entry.size : 0, modifiedAt });
         };
         const full = function* (): Generator<StoredItem[]> {
+          signal?.throwIfAborted();
           if (page.length < PAGE) return;
           yield page;
           page = [];
         };
         try {
+          signal?.throwIfAborted();
           for await (const path of filesBelow(uploads, prefix)) {
             await add(uploads, path, dirname(path), 'UPLOAD');
             yield* full();

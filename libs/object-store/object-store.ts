@@ -115,14 +115,17 @@ export interface ObjectStore {
   removePrefix(prefix: string, options: { readonly limit: number; readonly signal?: AbortSignal }): Promise<Removal>;
   /** As removePrefix, for exactly this key. */
   removeKey(key: string, options: { readonly limit: number; readonly signal?: AbortSignal }): Promise<Removal>;
-  /** Must count by a listing made now. */
-  count(prefix: string): Promise<Contents>;
+  /** Must count by a listing made now, and ask for no other page once the signal is aborted: AbortError. */
+  count(prefix: string, signal?: AbortSignal): Promise<Contents>;
   /** As count, for each of these prefixes, which lie in one folder and in the order of their bytes. */
-  countEach(prefixes: readonly string[]): Promise<readonly Contents[]>;
+  countEach(prefixes: readonly string[], signal?: AbortSignal): Promise<readonly Contents[]>;
   /** As count, for exactly this key. */
-  countKey(key: string): Promise<Contents>;
-  /** Must tell everything below the prefix, page by page and in any order: what removePrefix would take. */
-  survey(prefix: string): AsyncIterable<readonly StoredItem[]>;
+  countKey(key: string, signal?: AbortSignal): Promise<Contents>;
+  /**
+   * Must tell everything below the prefix, page by page and in any order: what removePrefix would take. The signal ends it
+   * as it ends a count.
+   */
+  survey(prefix: string, signal?: AbortSignal): AsyncIterable<readonly StoredItem[]>;
   /** Must answer the names directly below the prefix under which there is anything that `survey` would tell. */
   folders(prefix: string): Promise<readonly string[]>;
   /** Must resolve when the store can be used, and find out by then what it is capable of. */

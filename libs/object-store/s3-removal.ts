@@ -12,7 +12,7 @@ export interface S3Removal {
   /** As ObjectStore's removePrefix, with the SDK's own errors. */
   remove(scope: Scope, limit: number, signal: AbortSignal | undefined): Promise<Removal>;
   /** As ObjectStore's count, with the SDK's own errors. */
-  count(scope: Scope): Promise<Contents>;
+  count(scope: Scope, signal?: AbortSignal): Promise<Contents>;
 }
 
 const DELETES_AT_A_TIME = 4;
@@ -118,15 +118,15 @@ export function makeS3Removal(
       }
     },
 
-    async count(scope) {
+    async count(scope, signal) {
       const counted = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
-      for await (const page of versionPages(scope)) {
+      for await (const page of versionPages(scope, undefined, signal)) {
         for (const { isMarker, bytes } of page) {
           counted[isMarker ? 'markers' : 'versions'] += 1;
           counted.bytes += bytes;
         }
       }
-      for await (const page of uploadPages(scope)) counted.uploads += page.length;
+      for await (const page of uploadPages(scope, undefined, signal)) counted.uploads += page.length;
       return counted;
     },
   };

@@ -202,32 +202,32 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
         return removal.remove(exactly(key), limit, signal);
       }),
 
-    count: (prefix) =>
+    count: (prefix, signal) =>
       mapErrors(toStoreError, async () => {
         assertPrefix(prefix);
-        return removal.count(below(prefix));
+        return removal.count(below(prefix), signal);
       }),
 
-    countEach: (prefixes) =>
+    countEach: (prefixes, signal) =>
       mapErrors(toStoreError, async () => {
         for (const prefix of prefixes) assertPrefix(prefix);
-        return countEach(listing, prefixes);
+        return countEach(listing, prefixes, signal);
       }),
 
-    countKey: (key) =>
+    countKey: (key, signal) =>
       mapErrors(toStoreError, async () => {
         assertKey(key);
-        return removal.count(exactly(key));
+        return removal.count(exactly(key), signal);
       }),
 
-    survey: (prefix) => {
+    survey: (prefix, signal) => {
       assertPrefix(prefix);
       const pages = async function* (): AsyncGenerator<StoredItem[]> {
         try {
-          for await (const page of listing.uploadPages(below(prefix))) {
+          for await (const page of listing.uploadPages(below(prefix), undefined, signal)) {
             yield page.map(({ Key, beganAt }) => ({ key: Key, kind: 'UPLOAD', bytes: 0, modifiedAt: beganAt }));
           }
-          for await (const page of listing.versionPages(below(prefix))) {
+          for await (const page of listing.versionPages(below(prefix), undefined, signal)) {
             yield page.map(({ Key, isMarker, bytes, modifiedAt }) => ({
               key: Key,
               kind: isMarker ? 'MARKER' : 'VERSION',

@@ -9,7 +9,7 @@ import type { IDeployment } from 'kubernetes-models/apps/v1';
 import type { ICronJob, IJob } from 'kubernetes-models/batch/v1';
 import type { INetworkPolicy } from 'kubernetes-models/networking.k8s.io/v1';
 import type { IPodDisruptionBudget } from 'kubernetes-models/policy/v1';
-import type { IService, IServiceAccount } from 'kubernetes-models/v1';
+import type { IPersistentVolumeClaim, IService, IServiceAccount } from 'kubernetes-models/v1';
 import { makeKeys } from '#deploy/make-keys.ts';
 import { EXIT } from '#libs/cli/output.ts';
 import { openCredential, readProfile } from '#libs/cli/session.ts';
@@ -550,6 +550,44 @@ testEach(
     );
     for (const { spec } of ofKind<ICronJob>(manifests, 'CronJob')) {
       t.not(spec?.jobTemplate.metadata?.labels?.[key], value);
+    }
+  },
+);
+
+testRendered(
+  'the README says of the overlays whose volumes name no StorageClass, and of no other, that the cluster needs one',
+  async (t) => {
+    const text = (await readReadmes()).replaceAll(/\s+/g, ' ');
+    const said = [...text.matchAll(/`deploy\/overlays\/(\w+)` \(([^()]*)\)/g)]
+      .filter(([, , about = '']) => about.includes('needs a default StorageClass'))
+      .map(([, overlay]) => `overlays/${overlay}`);
+    const needing = FOLDERS.filter((folder) =>
+      ofKind<IPersistentVolumeClaim>(t.context.rendered[folder], 'PersistentVolumeClaim').some(
+        ({ spec }) => spec?.storageClassName === undefined,
+      ),
+    );
+    t.deepEqual(said, needing);
+    t.deepEqual(needing, ['overlays/dev']);
+  },
+);
+
+testEach(
+  'a Job that the README makes by hand is one of a CronJob that is there, and of which it names the warning',
+  async (t, manifests) => {
+    const text = await readReadmes();
+    const names = ofKind<ICronJob>(manifests, 'CronJob').map(({ metadata }) => metadata?.name ?? '');
+    const [, before = ''] = /((?:.+\n)+)\n(?:<!--.*-->\n)?```sh\n.* create job --from=cronjob\//.exec(text) ?? [];
+    t.regex(
+      before.replaceAll('\n', ' '),
+      /warns of a Job that is made from the CronJob by hand \(`UnexpectedJob`\); it runs all the same/,
+    );
+    const made = [...text.matchAll(/create job --from=cronjob\/(\S+)/g)].map(([, name = '']) => name);
+    t.true(made.length > 0);
+    for (const name of made) t.true(names.includes(name), name);
+    // The controller warns of it, since no run of its own is missing: it makes them by itself, one at a time.
+    for (const { spec } of ofKind<ICronJob>(manifests, 'CronJob')) {
+      t.true(spec !== undefined && spec.suspend !== true);
+      t.is(spec?.concurrencyPolicy, 'Forbid');
     }
   },
 );

@@ -362,6 +362,43 @@ declare('S3: a server that demands Content-MD5 gets it, and says so of itself', 
 });
 
 for (const [what, quirk] of [
+  ['pages as AWS does', () => ({})],
+  ['gives no NextKeyMarker', () => leavesOut('NextKeyMarker', 'NextVersionIdMarker', 'NextUploadIdMarker')],
+  ['repeats a page for ever', repeatsItsPage],
+] as const) {
+  declare(`S3: a count whose caller has gone asks a server that ${what} for no other page`, async (t) => {
+    const prefix = `tenants/a/jobs/gone-${what.replaceAll(' ', '-')}/`;
+    await fill('versioned', prefix, 6);
+    const gone = new AbortController();
+    let [listings, leaveAt] = [0, Number.POSITIVE_INFINITY];
+    const { alter } = quirk() as S3Quirk;
+    const { store } = await openBehind(
+      t,
+      'versioned',
+      {
+        alter(text, call) {
+          listings += isListing(call) ? 1 : 0;
+          if (listings >= leaveAt) gone.abort();
+          return alter?.(text, call) ?? text;
+        },
+      },
+      { pageSize: 1 },
+    );
+    const isRefused = await store.count(prefix).then(
+      () => false,
+      () => true,
+    );
+    t.is(isRefused, alter !== undefined);
+    [listings, leaveAt] = [0, 1];
+    const error = await t.throwsAsync(store.count(prefix, gone.signal));
+    t.is(error?.name, 'AbortError');
+    // By the same connections: a page that was asked for behind it would be counted before.
+    await open('versioned').count(prefix);
+    t.is(listings, 1);
+  });
+}
+
+for (const [what, quirk] of [
   [
     'gives no NextKeyMarker',
     () => leavesOut('NextKeyMarker', 'NextVersionIdMarker', 'NextUploadIdMarker', 'NextContinuationToken'),

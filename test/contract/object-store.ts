@@ -184,6 +184,28 @@ export function objectStoreContract(
     t.is((await store.count(prefix)).versions, 1);
   });
 
+  test('a count and a survey whose caller has gone end by its signal, before they begin and in the middle', async (t) => {
+    const store = open();
+    const prefix = freshPrefix();
+    for (const name of ['a', 'b', 'c', 'd', 'e']) await store.put(`${prefix}input/${name}`, chunks('x'), options);
+    const gone = AbortSignal.abort();
+    for (const count of [
+      () => store.count(prefix, gone),
+      () => store.countKey(`${prefix}input/a`, gone),
+      () => Array.fromAsync(store.survey(prefix, gone)),
+    ]) {
+      t.is((await t.throwsAsync(count))?.name, 'AbortError');
+    }
+    const going = new AbortController();
+    const survey = async () => {
+      for await (const _ of store.survey(prefix, going.signal)) going.abort();
+    };
+    // What is told in one page has ended by then.
+    const pages = (await Array.fromAsync(store.survey(prefix))).length;
+    if (pages > 1) t.is((await t.throwsAsync(survey))?.name, 'AbortError');
+    else await t.notThrowsAsync(survey);
+  });
+
   test('list goes on after a key, in the order of bytes, and shows each object once', async (t) => {
     const store = open();
     const prefix = freshPrefix();

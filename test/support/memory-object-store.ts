@@ -153,23 +153,27 @@ export function makeMemoryObjectStore(): MemoryObjectStore {
       return removeAll(key, (other) => other === key, limit, signal);
     },
 
-    async count(prefix) {
+    async count(prefix, signal) {
       assertPrefix(prefix);
+      signal?.throwIfAborted();
       return countAll((key) => key.startsWith(prefix));
     },
 
-    countEach: (prefixes) => Promise.all(prefixes.map((prefix) => store.count(prefix))),
+    countEach: (prefixes, signal) => Promise.all(prefixes.map((prefix) => store.count(prefix, signal))),
 
-    async countKey(key) {
+    async countKey(key, signal) {
       assertKey(key);
+      signal?.throwIfAborted();
       return countAll((other) => other === key);
     },
 
-    survey: (prefix) => {
+    survey: (prefix, signal) => {
       assertPrefix(prefix);
       return (async function* () {
         answer();
+        signal?.throwIfAborted();
         for (const [key, versions] of sorted(prefix)) {
+          signal?.throwIfAborted();
           yield versions.map(({ content, modifiedAt }) => ({
             key,
             kind: 'VERSION' as const,

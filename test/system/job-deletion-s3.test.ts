@@ -2,6 +2,7 @@ import { access, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PutObjectCommand, PutObjectLegalHoldCommand } from '@aws-sdk/client-s3';
+import { Code, type ConnectError } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
@@ -15,6 +16,8 @@ import { queryOnce } from '#test/support/postgres.ts';
 import { testIfFound } from '#test/support/require.ts';
 import {
   DEMANDS_MD5,
+  isDeleteObjects,
+  isListing,
   leavesOut,
   listsAtMost,
   type S3Front,
@@ -171,6 +174,75 @@ for (const [what, error, begin, mend] of [
     },
   );
 }
+
+declare('a preview of a deletion whose caller has gone asks the object store for no other page', async (t) => {
+  const { jobs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+  const doomed = await cancelledJob('acme');
+  const gone = new AbortController();
+  let listings = 0;
+  let leaveAt = Number.POSITIVE_INFINITY;
+  const { alter } = listsAtMost(1);
+  front.behave({
+    alter(text, call) {
+      if (!call.path.includes(doomed)) return text;
+      listings += isListing(call) ? 1 : 0;
+      if (listings === leaveAt) gone.abort();
+      return alter?.(text, call) ?? text;
+    },
+    delayMs: (call) => (isListing(call) ? 50 : 0),
+  });
+  const preview = (signal?: AbortSignal) =>
+    jobs.deleteJob({ jobId: doomed, validateOnly: true }, signal ? { signal } : {});
+  await preview();
+  const all = listings;
+  [listings, leaveAt] = [0, 2];
+  t.is((await t.throwsAsync<ConnectError>(preview(gone.signal)))?.code, Code.Canceled);
+  leaveAt = Number.POSITIVE_INFINITY;
+  // Asked behind it and answered: by then the first would have listed everything too.
+  await preview();
+  t.true(listings >= all && listings < 2 * all - 1, `${listings} listings, and ${all} for one preview`);
+  front.behave(DEMANDS_MD5);
+});
+
+declare('attempts that come forward are none that failed, however many of them an outage ends', async (t) => {
+  const { jobs } = stack.clients({ tenantId: 'acme', role: 'admin' });
+  const doomed = await cancelledJob('acme');
+  const [first = ''] = await everythingOf(doomed);
+  for (let at = 0; at < 18; at += 1) {
+    await gateway.s3.send(new PutObjectCommand({ Bucket: BUCKET, Key: first, Body: 'newer' }));
+  }
+  // In each attempt one call goes through, and none after it is answered.
+  let isOut = false;
+  front.behave({
+    refuse(call) {
+      if (!isDeleteObjects(call)) return DEMANDS_MD5.refuse?.(call);
+      if (isOut) return 'hang up';
+      isOut = true;
+      return DEMANDS_MD5.refuse?.(call);
+    },
+  });
+  const { deletion } = await jobs.deleteJob({ jobId: doomed });
+  const deletionId = deletion?.id ?? '';
+  let [outages, attempts] = [0, 0];
+  await until('complete', async () => {
+    const sql = 'select state, attempts, lease_owner from job_deletions where id = $1';
+    const [now] = await queryOnce<{ state: string; attempts: number; lease_owner: string | null }>(
+      stack.superuserUrl('job'),
+      sql,
+      [deletionId],
+    );
+    if (now?.state === 'COMPLETE') return true;
+    attempts = Math.max(attempts, Number(now?.attempts));
+    if (!isOut || now?.lease_owner !== null) return false;
+    outages += 1;
+    isOut = false;
+    return false;
+  });
+  front.behave(DEMANDS_MD5);
+  t.true(outages >= 3, `${outages} attempts that an outage ended`);
+  t.true(attempts < outages, `${attempts} attempts are counted of ${outages}`);
+  t.deepEqual(await everythingOf(doomed), []);
+});
 
 for (const [what, quirk, told] of [
   ['a wrong secret', { refuse: () => ({ status: 403, code: 'SignatureDoesNotMatch' }) }, /\(SignatureDoesNotMatch\)/],

@@ -31,7 +31,7 @@ export interface DeleteJob {
    */
   order(command: DeleteJobCommand): Promise<JobDeletion | undefined>;
   /** Checks the same, changes nothing, and answers with what would go. */
-  preview(command: DeleteJobCommand): Promise<JobDeletion | undefined>;
+  preview(command: DeleteJobCommand, signal?: AbortSignal): Promise<JobDeletion | undefined>;
   /** Sets a STUCK deletion going again; DELETION_NOT_FOUND, DELETION_FINISHED. */
   redrive(caller: Caller, deletionId: string, reason: string | undefined): Promise<JobDeletion>;
 }
@@ -76,7 +76,7 @@ export const makeDeleteJob = (
     return deletion;
   },
 
-  async preview({ caller, jobId, allowMissing, reason, etag }) {
+  async preview({ caller, jobId, allowMissing, reason, etag }, signal) {
     const tenantId = tenantOf(caller);
     const job = await jobs.get(tenantId, jobId, false);
     if (!job) {
@@ -85,9 +85,10 @@ export const makeDeleteJob = (
     }
     assertEtag(job, etag);
     assertDeletable(job);
-    const contents = await store.count(jobPrefix(tenantId, jobId));
+    const contents = await store.count(jobPrefix(tenantId, jobId), signal);
     let indexed = 0;
     for (let after: readonly string[] | undefined, first = true; first || after; first = false) {
+      signal?.throwIfAborted();
       const page = await artifacts.list(tenantId, jobId, undefined, { limit: 1_000, after });
       indexed += page.items.length;
       after = page.next;

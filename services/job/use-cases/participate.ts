@@ -110,7 +110,10 @@ export function makeParticipate(
       const cursor = blockersOnly
         ? undefined
         : await visitPrefixes(runJobs, scope, look, COUNTED_AT_A_TIME, async (some) => {
-            const found = await store.countEach(some.map(({ prefix }) => prefix));
+            const found = await store.countEach(
+              some.map(({ prefix }) => prefix),
+              look.signal,
+            );
             for (const { versions: objects, ...other } of found) stored = addCounts(stored, { objects, ...other });
           });
       return {
@@ -150,7 +153,7 @@ export function makeParticipate(
         await refuseForeignStore();
         cursor = await visitPrefixes(runJobs, scope, look, LISTINGS_AT_A_TIME, async (some) => {
           // What is to be gone is looked for prefix by prefix.
-          const found = await Promise.all(some.map(({ prefix }) => store.count(prefix)));
+          const found = await Promise.all(some.map(({ prefix }) => store.count(prefix, look.signal)));
           for (const [index, { versions, markers, uploads }] of found.entries()) {
             objects += versions + markers + uploads;
             if (versions + markers + uploads > 0) samples.push(some[index]?.jobId ?? '');

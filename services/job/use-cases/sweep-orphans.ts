@@ -65,7 +65,11 @@ export function makeSweepOrphans(
   onFailed: OnSweepFailed,
 ): SweepOrphans {
   /** Everything below the tenant's prefix that no row keeps in mind and that is all old enough. */
-  const findOrphans = async (tenantId: string, youngerThan: Temporal.Instant): Promise<Findings> => {
+  const findOrphans = async (
+    tenantId: string,
+    youngerThan: Temporal.Instant,
+    signal: AbortSignal,
+  ): Promise<Findings> => {
     const prefix = tenantPrefix(tenantId);
     const ofJobs = new Map<string, Orphan>();
     const ofKeys = new Map<string, Orphan>();
@@ -81,7 +85,7 @@ export function makeSweepOrphans(
       known.contents = add(known.contents, contentsOf(item));
       found.set(id, known);
     };
-    for await (const page of store.survey(prefix)) {
+    for await (const page of store.survey(prefix, signal)) {
       const ours = page.filter(({ key }) => isId(jobIdOf(prefix, key))); // The rest is nothing that Lethe makes.
       items += ours.length;
       const existing = await jobs.findExisting(tenantId, [...new Set(ours.map(({ key }) => jobIdOf(prefix, key)))]);
@@ -148,7 +152,7 @@ export function makeSweepOrphans(
   ): Promise<TenantSweep> => {
     const { validateOnly, minAgeMs, caller, reason } = command;
     const youngerThan = (await jobs.now()).subtract({ milliseconds: minAgeMs });
-    const findings = await findOrphans(tenantId, youngerThan);
+    const findings = await findOrphans(tenantId, youngerThan, signal);
     const { orphans } = findings;
     const jobIds = await findJobsWithoutObjects(tenantId, minAgeMs);
     const found = orphans.reduce((sum, { contents }) => add(sum, contents), NOTHING);
@@ -228,6 +232,7 @@ export function makeSweepOrphans(
       try {
         sweep = await sweepTenant(command, tenantId, signal);
       } catch (error) {
+        signal.throwIfAborted();
         onFailed(tenantId, error);
         sweep = { ...NOTHING_FOUND, tenantId, error: toSentence(error) };
       }

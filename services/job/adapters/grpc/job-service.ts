@@ -258,8 +258,9 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
       etag: () => parseText('etag', request.etag, { max: MAX_ETAG }),
     });
     const { allowMissing, validateOnly } = request;
-    const act = validateOnly ? useCases.deleteJob.preview : useCases.deleteJob.order;
-    const deletion = await act({ ...command, caller: callerOf(context), allowMissing });
+    const { preview, order } = useCases.deleteJob;
+    const asked = { ...command, caller: callerOf(context), allowMissing };
+    const deletion = await (validateOnly ? preview(asked, context.signal) : order(asked));
     return deletion ? { deletion: toDeletionMessage(deletion) } : {};
   },
 
