@@ -92,3 +92,43 @@ test('a call is left alone while its service is slow, however slow', async (t) =
   t.is((await call).value, 'b');
   t.is(calls, 1);
 });
+
+test('when one of two replicas behind a name falls silent, its calls alone are made again', async (t) => {
+  const { promise, resolve: release } = Promise.withResolvers<void>();
+  const long = [0, 0];
+  const replicas = await Promise.all(
+    [0, 1].map(async (index) => {
+      const one: One = async ({ value = '' }) => {
+        if (value.startsWith('long')) {
+          long[index] = (long[index] ?? 0) + 1;
+          await promise;
+        }
+        return { value: value === 'who' ? String(index) : value };
+      };
+      const server = await startEchoServer({ one }, { drainMs: 100 });
+      const gate = await makeTcpGate();
+      gate.open(`127.0.0.1:${server.port}`);
+      return { server, gate };
+    }),
+  );
+  const address = `ipv4:///${replicas.map(({ gate }) => gate.address).join(',')}`;
+  const connection = connect({ address, token: async () => 'good' });
+  t.teardown(async () => {
+    connection.close();
+    await Promise.all(replicas.map(({ gate }) => gate.close()));
+    await Promise.all(replicas.map(({ server }) => server.stop()));
+  });
+  const echo = connection.client<EchoService>(ECHO);
+  const seen = new Set<string | undefined>();
+  await until('both answer', async () => seen.add((await echo.one({ value: 'who' })).value).size === 2);
+  const calls = ['long 1', 'long 2', 'long 3', 'long 4'].map((value) => echo.one({ value }, { timeoutMs: 60_000 }));
+  await until('each has some', async () => long[0] === 2 && long[1] === 2);
+  replicas[0]?.gate.swallow();
+  await until('those of the silent one are made again', async () => (long[1] ?? 0) >= 4);
+  release();
+  t.deepEqual(
+    (await Promise.all(calls)).map(({ value }) => value),
+    ['long 1', 'long 2', 'long 3', 'long 4'],
+  );
+  t.deepEqual(long, [2, 4]);
+});

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Client as GrpcClient, Metadata, status } from '@grpc/grpc-js';
+import { peerOf } from './peer-of.ts';
 
 /**
  * The way to one service: a gRPC client, and a new one in its place where the service is silent on the connections of
@@ -12,9 +13,9 @@ export interface Channel {
   /**
    * Takes note that an answer is waited for; what it returns must be called when the wait is over. `onLost` is called
    * when there will be no answer, since the connection was given up; the call may be made again. A long wait makes it
-   * look whether the service is reachable.
+   * look whether the service is reachable. `peerOf` tells which of several addresses behind a name the call went to.
    */
-  awaitAnswer(onLost: () => void): () => void;
+  awaitAnswer(onLost: () => void, peerOf: () => string): () => void;
   /**
    * Whether anybody there takes calls, by the standard health check, within two seconds. A service without health checks
    * that says so takes calls. It asks once for all who ask at the same time.
@@ -30,6 +31,7 @@ const LONG_WAIT_MS = 2_000;
 interface Wait {
   readonly since: number;
   readonly onLost: () => void;
+  readonly peerOf: () => string;
 }
 
 /** Makes one, with a client that `connect` makes. */
@@ -70,12 +72,16 @@ export function makeChannel(connect: () => GrpcClient): Channel {
     return health === 'serving';
   };
 
-  /** Calls on the old client go on to their end, unless it does not answer late either. */
+  /** Calls on the old client go on to their end, but those of peers that do not answer late either. */
   const replace = async (next: GrpcClient, lateAnswer: Promise<Health>): Promise<void> => {
     const [oldClient, oldWaits] = [client, waits];
     client = next;
     waits = new Set();
-    if ((await lateAnswer) === 'silent') for (const { onLost } of oldWaits) onLost();
+    const answering = findAnswering(oldClient, new Set([...oldWaits].map((wait) => wait.peerOf())));
+    if ((await lateAnswer) === 'silent') {
+      const peers = await answering;
+      for (const wait of oldWaits) if (!peers.has(wait.peerOf())) wait.onLost();
+    }
     oldClient.close();
   };
 
@@ -89,8 +95,8 @@ export function makeChannel(connect: () => GrpcClient): Channel {
 
   return {
     client: () => client,
-    awaitAnswer(onLost) {
-      const [wait, among] = [{ since: performance.now(), onLost }, waits];
+    awaitAnswer(onLost, ofCall) {
+      const [wait, among] = [{ since: performance.now(), onLost, peerOf: ofCall }, waits];
       among.add(wait);
       if (!isClosed) looking ??= setTimeout(lookAtWaits, LONG_WAIT_MS).unref();
       return () => among.delete(wait);
@@ -111,13 +117,36 @@ const AWAY: ReadonlySet<number> = new Set([status.UNAVAILABLE, status.CANCELLED]
 // HealthCheckResponse with status = SERVING, its only field; the request for the server as a whole is empty.
 const SERVING = Buffer.from([0x08, 0x01]);
 
-const checkHealth = (client: GrpcClient, patienceMs: number): Promise<Health> =>
+const checkHealth = (
+  client: GrpcClient,
+  patienceMs: number,
+  onPeer: (peer: string, health: Health) => void = () => undefined,
+): Promise<Health> =>
   new Promise((resolve) => {
     const pass = (bytes: Buffer): Buffer => bytes;
     const within = { deadline: Date.now() + patienceMs };
-    client.makeUnaryRequest(HEALTH_CHECK, pass, pass, Buffer.alloc(0), new Metadata(), within, (error, answer) => {
-      if (error?.code === status.DEADLINE_EXCEEDED) resolve('silent');
-      else if (error) resolve(AWAY.has(error.code) ? 'not serving' : 'serving');
-      else resolve(SERVING.equals(answer ?? Buffer.alloc(0)) ? 'serving' : 'not serving');
+    const end = (health: Health): void => {
+      onPeer(peerOf(call), health);
+      resolve(health);
+    };
+    const request = [HEALTH_CHECK, pass, pass, Buffer.alloc(0), new Metadata(), within] as const;
+    const call = client.makeUnaryRequest(...request, (error, answer) => {
+      if (error?.code === status.DEADLINE_EXCEEDED) end('silent');
+      else if (error) end(AWAY.has(error.code) ? 'not serving' : 'serving');
+      else end(SERVING.equals(answer ?? Buffer.alloc(0)) ? 'serving' : 'not serving');
     });
   });
+
+// A client asks the addresses behind a name in turn; of more than so many, some may not be asked.
+const MOST_PEERS = 32;
+
+/** Which peers answer on the client's connections, where calls wait on several; none where all of them wait on one. */
+async function findAnswering(client: GrpcClient, peers: ReadonlySet<string>): Promise<ReadonlySet<string>> {
+  const answering = new Set<string>();
+  if (peers.size < 2) return answering;
+  const note = (peer: string, health: Health): void => {
+    if (health !== 'silent') answering.add(peer);
+  };
+  await Promise.all(Array.from({ length: MOST_PEERS }, () => checkHealth(client, PATIENCE_MS, note)));
+  return answering;
+}

@@ -11,6 +11,7 @@ import { newId } from '#libs/kernel/id.ts';
 import { type Channel, makeChannel } from './channel.ts';
 import { endUnanswered } from './end-unanswered.ts';
 import { makeInterruptible } from './interruptible.ts';
+import { peerOf } from './peer-of.ts';
 import { type ClientTlsFiles, makeClientCredentials, type OnCertificates } from './tls.ts';
 
 /** Where a service is, and who calls it. */
@@ -160,10 +161,13 @@ function makeCall(method: DescMethod, calling: Calling): (...args: AnyMessage[])
           else answering(resolve, reject)(error, answer);
         };
         const call = channel.client().makeUnaryRequest(path, encode, decode, request, metadata, within, onEnd);
-        const stopWaiting = channel.awaitAnswer(() => {
-          isLost = true;
-          call.cancel();
-        });
+        const stopWaiting = channel.awaitAnswer(
+          () => {
+            isLost = true;
+            call.cancel();
+          },
+          () => peerOf(call),
+        );
         return call;
       }).catch(reject);
     });
