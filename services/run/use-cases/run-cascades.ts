@@ -164,10 +164,9 @@ export function makeRunCascades(
       // Another worker has it, or it was cancelled: whatever this one knew is stale.
       if (hasReason(error, 'LEASE_LOST')) return;
       // Without a step it is the database that failed.
-      if (!current) {
-        if (isUnavailable(error)) await giveUpClaim(() => deletions.release(claim, retry.baseMs), leaseMs, signal);
-        throw error;
-      }
+      const isLetGo = !current && isUnavailable(error);
+      if (isLetGo) await giveUpClaim(() => deletions.release(claim, retry.baseMs), leaseMs, signal);
+      if (!current) throw error;
       const { step: failed, retryMs } = await afterError(current, error);
       await giveUpClaim(() => deletions.fail(claim, failed, retryMs), leaseMs, signal);
       const told = { ...withStep(deletion, failed), attempts: failed.attempts, lastError: failed.lastError };
