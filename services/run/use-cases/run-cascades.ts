@@ -3,8 +3,8 @@ import { crashPoint } from '#libs/durable/crash-point.ts';
 import { giveUpClaim } from '#libs/durable/give-up-claim.ts';
 import { makeTakeDue, type TakeDue } from '#libs/durable/take-due.ts';
 import { DomainError, hasReason, isUnavailable } from '#libs/kernel/domain-error.ts';
-import { addCounts, type ResourceCount } from '#libs/kernel/resource-count.ts';
-import { hasMoved } from '../domain/counts.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { addBounded, hasMoved } from '../domain/counts.ts';
 import {
   type Answer,
   afterAnswer,
@@ -136,7 +136,7 @@ export function makeRunCascades(
           const places = new Set<string>();
           for (let cursor: Cursor | undefined, isFirst = true; isFirst || cursor; isFirst = false) {
             const part = await participantOf(step).verify(callOf(deletion, step), cursor);
-            left = addCounts(left, part.counts);
+            left = addBounded(left, part.counts);
             cursor = part.cursor;
             assertGoesOn(step.participant, places, cursor);
             if (cursor && signal.aborted) return await deletions.release(claim, 0);

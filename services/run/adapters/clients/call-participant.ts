@@ -13,6 +13,8 @@ import { type Connection, toPeerError } from '#libs/grpc/client.ts';
 import { fromCountMessages } from '#libs/grpc/count-messages.ts';
 import { toDuration } from '#libs/grpc/timestamp.ts';
 import { DomainError, type ErrorKind, fieldsInvalid } from '#libs/kernel/domain-error.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { boundCounts } from '../../domain/counts.ts';
 import type { Answer } from '../../domain/deletion.ts';
 import { assertGoesOn, participantUnavailable } from '../../domain/errors.ts';
 import type { ParticipantCall } from '../../use-cases/deletion-ports.ts';
@@ -134,6 +136,10 @@ function toParticipantError(name: string, error: unknown): unknown {
   return new DomainError(kind, info.reason, refusal.rawMessage, info.metadata, { cause: error });
 }
 
+/** What a participant counts, as much of it as a receipt keeps. */
+export const countsOf = (messages: readonly ResourceCountMessage[]): readonly ResourceCount[] =>
+  boundCounts(fromCountMessages(messages));
+
 /** What a participant has answered, as much of it as a receipt keeps. */
 export function toAnswer(response: {
   progress: Progress;
@@ -144,7 +150,7 @@ export function toAnswer(response: {
   return {
     // Anything but a clear COMPLETE is taken as unfinished.
     progress: response.progress === Progress.COMPLETE ? 'COMPLETE' : 'PARTIAL',
-    counts: fromCountMessages(response.resourceCounts),
+    counts: countsOf(response.resourceCounts),
     failedItems: (response.failedItems ?? []).slice(0, MAX_FAILED_ITEMS).map(({ key, code, message, permanent }) => ({
       key: key.slice(0, MAX_KEY),
       code: code.slice(0, MAX_CODE),

@@ -1,9 +1,9 @@
-import { fromCountMessages } from '#libs/grpc/count-messages.ts';
-import { addCounts, type ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { RunOperation, RunScope, Participant as ServedParticipant } from '#libs/participant/participant.ts';
+import { addBounded } from '../../domain/counts.ts';
 import { type Answer, OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import type { Participant, ParticipantCall, ParticipantPreview } from '../../use-cases/deletion-ports.ts';
-import { ask, askForPart, askForParts, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
+import { ask, askForPart, askForParts, clientFor, countsOf, keyOf, type Peer, toAnswer } from './call-participant.ts';
 
 /** A peer's part in the deletions of runs. */
 export const makeParticipant = (peer: Peer): Participant => ({
@@ -36,7 +36,7 @@ export const makeParticipant = (peer: Peer): Participant => ({
     const client = clientFor(peer, 'participant:verify', to);
     const { runId } = to;
     const { resourceCounts, cursor } = await askForPart(peer, (look) => client.verify({ runId, ...look }), from);
-    return { counts: fromCountMessages(resourceCounts), ...(cursor.length > 0 && { cursor }) };
+    return { counts: countsOf(resourceCounts), ...(cursor.length > 0 && { cursor }) };
   },
 
   async preview(to, { blockersOnly = false, signal } = {}) {
@@ -46,7 +46,7 @@ export const makeParticipant = (peer: Peer): Participant => ({
     let whole: ParticipantPreview = { counts: [], blockers: [], samples: [] };
     for await (const part of askForParts(peer, (look) => client.preview({ ...request, ...look }, options))) {
       whole = {
-        counts: addCounts(whole.counts, fromCountMessages(part.resourceCounts)),
+        counts: addBounded(whole.counts, countsOf(part.resourceCounts)),
         blockers: [...whole.blockers, ...part.blockers].slice(0, MAX_TOLD),
         samples: [...whole.samples, ...part.samples].slice(0, MAX_TOLD),
       };

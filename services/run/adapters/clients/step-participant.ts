@@ -1,14 +1,14 @@
 import type { JsonObject } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import { fromCountMessages } from '#libs/grpc/count-messages.ts';
-import { addCounts, type ResourceCount } from '#libs/kernel/resource-count.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { RunScope, Participant as ServedParticipant } from '#libs/participant/participant.ts';
+import { addBounded } from '../../domain/counts.ts';
 import { OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import { actionUnknown } from '../../domain/errors.ts';
 import type { ParticipantCall } from '../../use-cases/deletion-ports.ts';
 import type { StepParticipant } from '../../use-cases/saga-ports.ts';
-import { ask, askForParts, clientFor, keyOf, type Peer, toAnswer } from './call-participant.ts';
+import { ask, askForParts, clientFor, countsOf, keyOf, type Peer, toAnswer } from './call-participant.ts';
 import { toOperation } from './participant.ts';
 
 /** A peer's part in the steps of runs. */
@@ -43,7 +43,7 @@ export const makeStepParticipant = (peer: Peer): StepParticipant => ({
     const request = { runId: to.runId, step: to.step };
     let left: readonly ResourceCount[] = [];
     for await (const { resourceCounts } of askForParts(peer, (look) => client.verify({ ...request, ...look }))) {
-      left = addCounts(left, fromCountMessages(resourceCounts));
+      left = addBounded(left, countsOf(resourceCounts));
     }
     return left;
   },
