@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import test from 'ava';
-import { importJWK, type JWTVerifyGetKey, SignJWT, UnsecuredJWT } from 'jose';
+import { decodeJwt, importJWK, type JWTVerifyGetKey, SignJWT, UnsecuredJWT } from 'jose';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
@@ -128,6 +128,29 @@ test('a token says on whose behalf a service calls, and which service that is', 
   const own = { ...claims, actingService: 'service:console' };
   t.like(await verify(`Bearer ${await signToken(by, own, 60)}`), { subject: 'service:console', actor: 'ada' });
   t.like(await verify(`Bearer ${await signToken(by, claims, 60)}`), { subject: 'ada', actor: 'ada' });
+});
+
+test('a token lives as long as it is told, also when a second ends while it is signed', async (t) => {
+  const RealDate = Date;
+  let now = RealDate.now();
+  globalThis.Date = class extends RealDate {
+    constructor() {
+      now += 1_000;
+      super(now);
+    }
+    static override now() {
+      now += 1_000;
+      return now;
+    }
+  } as DateConstructor;
+  let token: Promise<string>;
+  try {
+    token = signToken(by, claims, 60);
+  } finally {
+    globalThis.Date = RealDate;
+  }
+  const { iat = 0, exp = 0 } = decodeJwt(await token);
+  t.is(exp - iat, 60);
 });
 
 test('every bad token is refused without a word on why', async (t) => {

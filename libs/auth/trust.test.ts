@@ -245,14 +245,15 @@ test('an identity provider stands beside Lethe’s own keys, with its own names 
     'https://lethe.dev/roles': ['staff', 'admin'],
     scp: ['openid', 'jobs:read', 'jobs:delete', 'workflows:delete'],
   };
+  const now = Math.floor(Date.now() / 1_000);
   const sign = (changes: Record<string, unknown> = {}, aud: string | string[] = 'api://lethe', seconds = 3_600) =>
     new SignJWT({ ...claims, ...changes })
       .setProtectedHeader({ alg: 'RS256', kid: 'idp-1' })
       .setIssuer('https://login.example.com/')
       .setSubject('00u1')
       .setAudience(aud)
-      .setIssuedAt()
-      .setExpirationTime(`${seconds}s`)
+      .setIssuedAt(now)
+      .setExpirationTime(now + seconds)
       .sign(privateKey);
   const caller = await believed(verify, await sign());
   t.like(caller, {
@@ -283,8 +284,8 @@ test('an identity provider stands beside Lethe’s own keys, with its own names 
       .setIssuer('https://login.example.com/')
       .setSubject('robot')
       .setAudience('api://lethe')
-      .setIssuedAt()
-      .setExpirationTime('60s')
+      .setIssuedAt(now)
+      .setExpirationTime(now + 60)
       .sign(await importJWK(robot.privateJwk, 'EdDSA'));
   t.like(await believed(verify, await signAsRobot('viewer')), { role: 'viewer', trustEntry: 'robot' });
   t.falsy(await believed(verify, await signAsRobot('admin')));

@@ -494,12 +494,13 @@ test('the services take the provider for the people of the sample, each in their
   const trusted = JSON.parse(await readFile(join(stack.folder, 'keys/trust.json'), 'utf8')).trust;
   const { issuer } = trusted.find(({ name }: { name: string }) => name === 'development-provider');
   const ask = async (claims: JWTPayload, seconds = 60) => {
+    const now = Math.floor(Date.now() / 1_000);
     const token = await new SignJWT({ scope: 'workflows:read', ...claims })
       .setProtectedHeader({ alg: 'ES256', kid: key.kid })
       .setIssuer(issuer)
       .setAudience('lethe')
-      .setIssuedAt()
-      .setExpirationTime(`${seconds}s`)
+      .setIssuedAt(now)
+      .setExpirationTime(now + seconds)
       .sign(await crypto.subtle.importKey('jwk', key, { name: 'ECDSA', namedCurve: 'P-256' }, false, ['sign']));
     return (await callRpc(makeBrowser(), url, LIST_RUNS, { headers: { authorization: `Bearer ${token}` } })).status;
   };

@@ -30,14 +30,15 @@ const test = anyTest as TestFn<{ stack: TestStack; mappings: readonly Mapping[];
 async function listSubjects(stack: TestStack, owner: Owner): Promise<readonly Listed[]> {
   const jwk = JSON.parse(await readFile(join(stack.folder, 'keys/retention.private.json'), 'utf8')) as JWK;
   const key = await importJWK(jwk, 'EdDSA');
+  const now = Math.floor(Date.now() / 1_000);
   const token = () =>
     new SignJWT({ role: 'service', act: { sub: 'service:retention' }, scope: 'owner:read' })
       .setProtectedHeader({ alg: 'EdDSA', kid: String(jwk.kid) })
       .setSubject('system:retention')
       .setIssuer('lethe')
       .setAudience(`lethe-owner:${owner}`)
-      .setIssuedAt()
-      .setExpirationTime('60s')
+      .setIssuedAt(now)
+      .setExpirationTime(now + 60)
       .sign(key);
   const connection = connect({ address: stack.addresses[owner], token });
   try {

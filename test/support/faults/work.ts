@@ -6,7 +6,7 @@ import { JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { PurgeItemState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { addChecks, addEnvironment, putPlan, rowsOf } from '#test/support/aged-data.ts';
-import { incidentsOf, makeRunGraph } from '#test/support/run-graph.ts';
+import { incidentsOf, makeRunGraph, type RunGraph } from '#test/support/run-graph.ts';
 import { until } from '#test/support/test-stack.ts';
 import { type Ground, outcomeOf } from './ground.ts';
 
@@ -44,16 +44,30 @@ export async function beginWork({ stack }: Pick<Ground, 'stack'>, tenantId: stri
     putPlan(stack, tenantId, 'PRO'),
     addChecks(stack, tenantId, await addEnvironment(stack, tenantId), ['31 days', '1 day']),
   ]);
-  const { runs } = stack.clients({ tenantId, role: 'admin' });
-  const { jobs } = stack.clients({ tenantId: jobTenant, role: 'admin' });
-  const { retention } = stack.clients({ role: 'platform' });
-
   const held = await Promise.all([
     holdRows(stack.superuserUrl('job'), 'select from jobs where tenant_id = any($1) for update', [tenantId, jobTenant]),
     holdRows(stack.superuserUrl('incident'), 'select from drift_checks where tenant_id = any($1) for update', [
       tenantId,
     ]),
   ]);
+  try {
+    return await orderWork(stack, { tenantId, jobTenant }, graph, held);
+  } catch (error) {
+    // Left open, they would hold up every purge that follows: one waits while a snapshot is old.
+    await releaseAll(held);
+    throw error;
+  }
+}
+
+async function orderWork(
+  stack: Ground['stack'],
+  { tenantId, jobTenant }: { readonly tenantId: string; readonly jobTenant: string },
+  graph: RunGraph,
+  held: readonly HeldRows[],
+): Promise<Work> {
+  const { runs } = stack.clients({ tenantId, role: 'admin' });
+  const { jobs } = stack.clients({ tenantId: jobTenant, role: 'admin' });
+  const { retention } = stack.clients({ role: 'platform' });
   // The watch is the order: who is watching a purge from its begin has made it.
   const purging = retention.purge({ tenantIds: [tenantId], reason: 'asked for' })[Symbol.asyncIterator]();
   const [{ deletion }, { bulkDeletion }, begun] = await Promise.all([
@@ -70,9 +84,7 @@ export async function beginWork({ stack }: Pick<Ground, 'stack'>, tenantId: stri
   const isPurgeDone = async () => (await retention.getPurge({ purgeId })).items[0]?.state === PurgeItemState.COMPLETE;
   await Promise.all(held.map(({ isAwaited }) => until('the work is in its middle', isAwaited)));
   return {
-    async release() {
-      await Promise.all(held.map(({ release }) => release()));
-    },
+    release: () => releaseAll(held),
     isDone: {
       run: isRunDone,
       job: isBulkDone,
@@ -100,8 +112,18 @@ const watched = (messages: AsyncIterable<unknown>): Promise<string> =>
     })(),
   );
 
+interface HeldRows {
+  /** Whether a session waits for them. */
+  isAwaited(): Promise<boolean>;
+  release(): Promise<void>;
+}
+
+const releaseAll = async (held: readonly HeldRows[]): Promise<void> => {
+  await Promise.all(held.map(({ release }) => release()));
+};
+
 /** Locks rows until they are released, or the server ends the session. */
-async function holdRows(url: string, sql: string, tenantIds: readonly string[]) {
+async function holdRows(url: string, sql: string, tenantIds: readonly string[]): Promise<HeldRows> {
   const client = new pg.Client(url);
   client.on('error', () => undefined);
   await client.connect();
