@@ -311,6 +311,8 @@ export async function composeJobService(
     hasWork: true,
     startWorkers() {
       const { pollMs, deletionWorkers } = settings;
+      // What a process left that ended in the middle; nobody waits for it.
+      const leisureMs = 10 * pollMs;
       const onError = (name: string, error: unknown) =>
         log.error({ err: error, loop: name }, 'a background pass failed');
       const runDeletions = get(TOKENS.runDeletions);
@@ -319,8 +321,8 @@ export async function composeJobService(
       return [
         workers,
         ...get(TOKENS.bulkDeletions).startWorkers(onError),
-        startWorkerLoop({ name: 'discarded', pollMs, work: get(TOKENS.removeDiscarded), onError }),
-        startWorkerLoop({ name: 'cancellations', pollMs, work: () => endAbandonedCancellations(), onError }),
+        startWorkerLoop({ name: 'discarded', pollMs: leisureMs, work: get(TOKENS.removeDiscarded), onError }),
+        startWorkerLoop({ name: 'cancellations', pollMs: leisureMs, work: () => endAbandonedCancellations(), onError }),
       ];
     },
     parts: [makeStorePart(store, get(TOKENS.checkStore))],

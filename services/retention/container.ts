@@ -370,7 +370,8 @@ export async function composeRetentionService(
       const scheduled = startDrive({
         name: 'schedules',
         concurrency: all.length,
-        pollMs,
+        // A pattern has no seconds; nobody waits for the first ones of a night.
+        pollMs: 10 * pollMs,
         findDue: schedules.findDue,
         work: schedules.run,
         onError,

@@ -7,7 +7,7 @@ import type { Bench } from './main.ts';
 const SECONDS = 10;
 const WATCHERS = 500;
 // What a replica is given in a deployment; the embedded stack polls more often.
-const POLL_MS = '1000';
+const POLLS = { LETHE_POLL_MS: '1000', LETHE_CATALOGUE_POLL_MS: '60000' };
 
 /** Transactions so far, by database. */
 async function transactions(stack: TestStack): Promise<Map<string, number>> {
@@ -33,7 +33,7 @@ async function rate(stack: TestStack, database?: string): Promise<number> {
  * transaction, and what many watchers of one run ask that does not change.
  */
 export const benchIdle: Bench = async () => {
-  const stack = await startTestStack({ fromSources: true, services: SERVICE_NAMES, env: { LETHE_POLL_MS: POLL_MS } });
+  const stack = await startTestStack({ fromSources: true, services: SERVICE_NAMES, env: POLLS });
   const over = new AbortController();
   try {
     await delay(3_000);

@@ -46,7 +46,7 @@ async function play(stack: TestStack, { beginsHidden, jobs, calls }: Interleavin
   const gate = performance.now() + 20;
   const outcomes = await Promise.all(
     calls.map(async ({ operation, afterMs }) => {
-      await new Promise((resolve) => setTimeout(resolve, gate + afterMs - performance.now()));
+      await new Promise((resolve) => setTimeout(resolve, Math.max(0, gate + afterMs - performance.now())));
       const ordered =
         operation === 'delete'
           ? runs.deleteRun({ runId })

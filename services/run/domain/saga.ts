@@ -1,4 +1,4 @@
-import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { addCounts, type ResourceCount } from '#libs/kernel/resource-count.ts';
 import { OWN_PARTICIPANT } from './deletion.ts';
 import { runNotParked, runNotRunning } from './errors.ts';
 import type { JsonObject, RunState } from './run.ts';
@@ -215,28 +215,20 @@ export function removalsOf({ removed, removals }: Pick<SagaStep, 'removed' | 're
 }
 
 /** One count for each type that anything was found of. */
-export function sumByType(removals: readonly Removal[]): readonly ResourceCount[] {
-  const sums = new Map<string, ResourceCount>();
-  for (const count of removals.flatMap(({ counts }) => counts)) {
-    const {
-      found,
-      deleted,
-      left,
-      bytes,
-      passedOn = 0,
-      atLeast = false,
-    } = sums.get(count.resourceType) ?? { ...NONE, passedOn: 0, atLeast: false };
-    sums.set(count.resourceType, {
-      ...count,
-      found: found + count.found,
-      deleted: deleted + count.deleted,
-      left: left + count.left,
-      bytes: bytes + count.bytes,
-      ...(passedOn || count.passedOn ? { passedOn: passedOn + (count.passedOn ?? 0) } : {}),
-      ...(atLeast || count.atLeast ? { atLeast: true } : {}),
-    });
-  }
-  return [...sums.values()].filter(({ found }) => found > 0);
+export const sumByType = (removals: readonly Removal[]): readonly ResourceCount[] =>
+  addCounts(
+    [],
+    removals.flatMap(({ counts }) => counts),
+  ).filter(({ found }) => found > 0);
+
+/** What steps' compensation removed, one Removal a participant, in the order of a receipt: RunService's own rows last. */
+export function sumByParticipant(removals: readonly Removal[]): readonly Removal[] {
+  const names = new Set(removals.map(({ participant }) => participant));
+  const own = names.delete(OWN_PARTICIPANT) ? [OWN_PARTICIPANT] : [];
+  return [...[...names].toSorted(), ...own].map((participant) => ({
+    participant,
+    counts: sumByType(removals.filter((removal) => removal.participant === participant)),
+  }));
 }
 
 /** All that compensation removed so far, by type. */
@@ -251,8 +243,6 @@ function toCompensating(saga: Saga, ending: Ending, error: string | undefined): 
   const newest = newestWithEffects(saga.steps);
   return { ...saga, state: 'COMPENSATING', ending, input: undefined, error, attempts: 0, currentStep: newest?.name };
 }
-
-const NONE: Omit<ResourceCount, 'resourceType'> = { found: 0, deleted: 0, left: 0, bytes: 0 };
 
 const isLocal = ({ participants }: SagaStep): boolean => participants.length === 0;
 

@@ -73,7 +73,7 @@ export function makeContentStatements(types: readonly ResourceType[]): ContentSt
 
 /**
  * Removes rows of these tables that steps of `wanted` have made: `$1` is the tenant, `$2` the run, and `wanted` has a row
- * for each step with its `name` and, as keys of `own`, its tables. `tally` tells how many rows of a step went, by table.
+ * for each step with its `name` and, as keys of `own`, its tables. `counted` and `tally` tell how many rows of a step went, by table.
  * The steps stand in a sub-select: with an array of unknown length each statement would be planned anew.
  */
 export function removeClauses(tables: readonly string[]): readonly string[] {
@@ -84,11 +84,11 @@ export function removeClauses(tables: readonly string[]): readonly string[] {
       returning t.step, '${table}' as type)`,
   );
   const all = tables.map((_, index) => `select step, type from gone_${index}`).join(' union all ');
-  const tally = `tally as (
-      select step, jsonb_object_agg(type, rows) as counts
-      from (select step, type, count(*) as rows from (${all || NOTHING_GONE}) each group by step, type) counted
-      group by step)`;
-  return [...gone, tally];
+  return [
+    ...gone,
+    `counted as (select step, type, count(*) as rows from (${all || NOTHING_GONE}) each group by step, type)`,
+    'tally as (select step, jsonb_object_agg(type, rows) as counts from counted group by step)',
+  ];
 }
 
 const NOTHING_GONE = 'select null::text as step, null::text as type where false';

@@ -14,7 +14,9 @@ import {
   removalsOf,
   type Saga,
   type SagaStep,
+  sumByParticipant,
   sumRemoved,
+  toRemovedCounts,
 } from '../../domain/saga.ts';
 import type { StepState } from '../../domain/step.ts';
 import { type Declaration, digestOf, type ResourceType } from '../../domain/workflow.ts';
@@ -364,24 +366,28 @@ function toWriteStatement(
     ctes.push(...making.ctes);
   }
   if (isEndOfCompensation) {
-    const others = after.steps.filter(({ name }) => !(isRemoving && rows.steps.includes(name)));
-    const known = sumRemoved(others);
     const why = bind(after.parkedReason ?? after.error ?? null);
     const by = { actor: bind(after.actor), subject: bind(after.subject), trustEntry: bind(after.trustEntry ?? null) };
-    const all = isRemoving ? 'union all select t.key, t.value from step, jsonb_each_text(step.removed) t' : '';
+    const known = bind(JSON.stringify(sumRemoved(after.steps)));
     ctes.push(`audited as (
        insert into audit_entries (tenant_id, actor, subject, trust_entry, action, target_type, target_id, reason,
          outcome, counts)
        select $1, ${by.actor}, ${by.subject}, ${by.trustEntry}, 'compensation', 'run', $2::text, ${why}, ${bind(after.state)},
-              (select coalesce(jsonb_object_agg(key, sum), '{}') from (
-                 select key, sum(value::bigint) from (
-                   select key, value from jsonb_each_text(${bind(JSON.stringify(known))}::jsonb) ${all}) each
-                 group by key) summed)
+              (select coalesce(jsonb_object_agg(type, rows), '{}') from (${sumOf(known, isRemoving)}) summed)
        from held returning 1)`);
     if (after.state !== 'FAILED') {
-      const removals = bind(JSON.stringify(others.flatMap(removalsOf)));
-      const allRemovals = `select ${removals}::jsonb as removals ${isRemoving ? 'union all select removals from step' : ''}`;
-      ctes.push(...receiptClauses({ id: bind(newId()), ...by, allRemovals }));
+      const removals = sumByParticipant(after.steps.flatMap(removalsOf));
+      const own = removals.find(({ participant }) => participant === OWN_PARTICIPANT);
+      const told = isRemoving ? removals.filter((removal) => removal !== own) : removals;
+      const ownKnown = bind(JSON.stringify(toRemovedCounts(own ? [own] : [])));
+      ctes.push(
+        ...receiptClauses({
+          id: bind(newId()),
+          ...by,
+          told: bind(JSON.stringify(told.map((removal, position) => ({ ...removal, position })))),
+          own: isRemoving ? { position: told.length, sums: sumOf(ownKnown, true) } : undefined,
+        }),
+      );
     }
   }
   const removed = isRemoving
@@ -399,6 +405,13 @@ const ownRemoval = (counts: string): string =>
      select coalesce(jsonb_agg(jsonb_build_object('resourceType', key, 'found', value::bigint, 'deleted', value::bigint,
        'left', 0, 'bytes', 0)), '[]') from jsonb_each_text(${counts}) where value <> '0')))`;
 
+/** Sums by type of what is known already, a parameter with an object of counts, and of what this statement removes. */
+const sumOf = (known: string, isRemoving: boolean): string =>
+  `select type, sum(rows) as rows
+   from (select key as type, value::bigint as rows from jsonb_each_text(${known}::jsonb)
+         ${isRemoving ? 'union all select type, rows from counted' : ''}) each
+   group by type`;
+
 /**
  * The receipt of a compensation that is finished, as a COMPLETE deletion; `$1` is the tenant and `$2` the run. It does not
  * repeat the run's error: who may list receipts also sees those of hidden runs, and receipts outlive their runs. What
@@ -409,7 +422,10 @@ const receiptClauses = (of: {
   actor: string;
   subject: string;
   trustEntry: string;
-  allRemovals: string;
+  /** Parts that are known, by participant. */
+  told: string;
+  /** RunService's own part, where this statement still adds to it. */
+  own: { position: number; sums: string } | undefined;
 }): string[] => [
   `receipt as (
      insert into deletions (tenant_id, id, run_id, mode, state, actor, subject, trust_entry, fingerprint,
@@ -417,26 +433,21 @@ const receiptClauses = (of: {
      select $1, ${of.id}::uuid, $2::uuid, 'COMPENSATION', 'COMPLETE', ${of.actor}, ${of.subject}, ${of.trustEntry}, '', null,
             coalesce(compensating_at, now.at), coalesce(compensating_at, now.at), now.at, now.at
      from held, (select clock_timestamp() as at) now returning id, finished_at)`,
-  `removal as (
-     select r.told ->> 'participant' as participant, c.count ->> 'resourceType' as type,
-            sum((c.count ->> 'found')::bigint) as found, sum((c.count ->> 'deleted')::bigint) as deleted,
-            sum((c.count ->> 'left')::bigint) as remains, sum((c.count ->> 'bytes')::bigint) as bytes,
-            nullif(sum(coalesce((c.count ->> 'passedOn')::bigint, 0)), 0) as passed_on,
-            nullif(bool_or(coalesce((c.count ->> 'atLeast')::boolean, false)), false) as at_least
-     from (${of.allRemovals}) each, jsonb_array_elements(each.removals) as r(told)
-       left join lateral jsonb_array_elements(r.told -> 'counts') as c(count) on true
-     group by 1, 2)`,
   `receipt_steps as (
      insert into deletion_steps (tenant_id, deletion_id, position, participant, state, counts, verified_at)
-     select $1, receipt.id, row_number() over (order by p.participant = '${OWN_PARTICIPANT}', p.participant) - 1,
-            p.participant, 'COMPLETE', p.counts,
-            case when p.participant <> '${OWN_PARTICIPANT}' then receipt.finished_at end
+     select $1, receipt.id, part.position, part.participant, 'COMPLETE', part.counts,
+            case when part.participant <> '${OWN_PARTICIPANT}' then receipt.finished_at end
      from receipt, (
-       select participant, coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('resourceType', type,
-         'found', found, 'deleted', deleted, 'left', remains, 'bytes', bytes, 'passedOn', passed_on,
-         'atLeast', at_least)) order by type) filter (where found > 0), '[]') as counts
-       from removal group by participant) p returning 1)`,
+       select position, participant, counts
+       from jsonb_to_recordset(${of.told}::jsonb) as told (position int, participant text, counts jsonb)
+       ${of.own ? `union all select ${of.own.position}, '${OWN_PARTICIPANT}', ${countsOf(of.own.sums)}` : ''}) part
+     returning 1)`,
 ];
+
+/** Sums of rows by type that were all removed, as ResourceCounts. */
+const countsOf = (sums: string): string =>
+  `(select coalesce(jsonb_agg(jsonb_build_object('resourceType', type, 'found', rows, 'deleted', rows,
+     'left', 0, 'bytes', 0) order by type), '[]') from (${sums}) summed where rows > 0)`;
 
 const concurrentUpdate = (cause: unknown): DomainError =>
   new DomainError('aborted', 'CONCURRENT_UPDATE', 'Another run changed what this one uses.', {}, { cause });
