@@ -42,6 +42,16 @@ const RULES: readonly { file: string; may: readonly string[]; mayNot: readonly s
     mayNot: ['#services/run/domain/run.ts', '../../services/run/domain/run.ts', 'inversify', 'objection'],
   },
   {
+    file: 'libs/service/composition.ts',
+    may: ['inversify', 'reflect-metadata'],
+    mayNot: ['#libs/kernel/b.ts', '../grpc/b.ts', '#services/run/container.ts', 'knex'],
+  },
+  {
+    file: 'services/run/container.ts',
+    may: ['./use-cases/b.ts', './adapters/grpc/b.ts', '#libs/service/composition.ts', '#gen/lethe/b.ts'],
+    mayNot: ['inversify', '../job/domain/b.ts', '#services/job/domain/b.ts'],
+  },
+  {
     file: 'services/run/domain/a.ts',
     may: ['#libs/kernel/b.ts', './b.ts'],
     mayNot: ['../use-cases/b.ts', '#libs/grpc/b.ts', 'knex', '@connectrpc/connect', 'node:fs', '#gen/lethe/b.ts'],

@@ -17,8 +17,11 @@ export interface StopPurges {
   resume(command: StopCommand): Promise<PurgeStop>;
 }
 
+/** Called when purges were stopped, or go on. */
+export type OnStopSwitched = (stop: PurgeStop) => void;
+
 /** Makes StopPurges; `onSwitched` is called when the switch was turned, not when it stood so already. */
-export const makeStopPurges = (stops: StopRepository, onSwitched: (stop: PurgeStop) => void): StopPurges => {
+export const makeStopPurges = (stops: StopRepository, onSwitched: OnStopSwitched): StopPurges => {
   const turn = async (isStopped: boolean, command: StopCommand): Promise<PurgeStop> => {
     const { version } = await stops.get();
     const stop = await stops.set({ ...command, isStopped });

@@ -1,4 +1,3 @@
-import type { OnPurged } from '#libs/owner/owner.ts';
 import type { ServiceFoundation } from '#libs/service/run-service.ts';
 import { sumRemoved } from '../../domain/saga.ts';
 import type { OnSagaSettled } from '../../use-cases/advance-runs.ts';
@@ -15,7 +14,6 @@ export interface RunObservers {
   readonly onLostRun: (error: unknown) => void;
   readonly onSagaSettled: OnSagaSettled;
   readonly onRewritten: OnRewritten;
-  readonly onPurged: OnPurged;
 }
 
 /** Writes it into the log, and counts what has ended. */
@@ -54,11 +52,4 @@ export const observeRuns = ({ log, metrics }: Pick<ServiceFoundation, 'log' | 'm
   },
 
   onRewritten: (rewritten) => log.info(rewritten, 'a month of executions was rewritten'),
-
-  onPurged({ subject: { name }, tenantId, caller }, { operationId, rule, removed, waits }) {
-    const { actor, subject } = caller;
-    const told = { audit: true, action: `purge-${name}`, tenantId, operationId, actor, subject, removed, waits };
-    log.info({ ...told, cutoff: rule?.cutoff.toString(), outcome: 'COMPLETE' }, 'purged by age');
-    metrics.deletionFinished(name, 'COMPLETE');
-  },
 });
