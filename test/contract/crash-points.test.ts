@@ -26,3 +26,11 @@ test('every point at which tests are to kill a process is there', (t) => {
     [],
   );
 });
+
+test('at every point that is there, a test kills a process', (t) => {
+  const tests = sourcesOf('test').join('\n');
+  t.deepEqual(
+    [...points].filter((point) => !new RegExp(`['"\`.]${point.replaceAll('.', '\\.')}['"\`: ]`).test(tests)),
+    [],
+  );
+});

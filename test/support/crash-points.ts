@@ -92,3 +92,6 @@ export const BULK_CRASH_POINTS = [
 
 /** Of a preview or a read-back in parts, in RunService, which holds the cursor. */
 export const LOOK_CRASH_POINTS = ['run.look.between-parts'] as const;
+
+/** Of the removal of an object that was replaced, or that an upload left. */
+export const DISCARD_CRASH_POINTS = ['discard.after-claim', 'discard.after-removal'] as const;

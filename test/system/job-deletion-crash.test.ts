@@ -7,7 +7,7 @@ import { BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { ArtifactKind, JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { armCrash } from '#test/support/arm-crash.ts';
-import { DELETION_CRASH_POINTS } from '#test/support/crash-points.ts';
+import { DELETION_CRASH_POINTS, DISCARD_CRASH_POINTS } from '#test/support/crash-points.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { storedPaths } from '#test/support/stored-files.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -149,4 +149,41 @@ for (const point of ['job.bulk.after-intent', 'job.bulk.after-item', 'job.bulk.b
       t.deepEqual(counted, { complete: 7, targets: 7, left: 2 });
     },
   );
+}
+
+for (const point of DISCARD_CRASH_POINTS) {
+  test.serial(`an object that was replaced is gone although the process is killed at ${point}`, async (t) => {
+    const { stack, crashFile } = t.context;
+    const tenantId = 'replacing';
+    const { jobs } = stack.clients({ tenantId, role: 'admin' });
+    const { job } = await jobs.createJob({ taskNames: ['transcribe'] });
+    const jobId = job?.id ?? '';
+    const upload = (content: string) =>
+      uploadArtifact(jobs, jobId, {
+        kind: ArtifactKind.INPUT,
+        name: 'a',
+        contentType: 'a/b',
+        content: Buffer.from(content),
+      });
+    await upload('before');
+    const before = await storedPaths(stack, { tenantId, jobId });
+    const wasStruck = await armCrash(crashFile, point);
+    await upload('after').catch(() => undefined);
+    await until('the process was killed', wasStruck);
+    await until('another one has removed what was replaced, and forgotten it', async () => {
+      const uploads = await queryOnce(stack.superuserUrl('job'), 'select from artifact_uploads where job_id = $1', [
+        jobId,
+      ]);
+      return uploads.length === 0;
+    });
+    const after = await storedPaths(stack, { tenantId, jobId });
+    t.is(after.length, before.length);
+    t.notDeepEqual(after, before);
+    await until('the new one is read', async () => {
+      const chunks: Uint8Array[] = [];
+      for await (const { part } of jobs.downloadArtifact({ jobId, kind: ArtifactKind.INPUT, name: 'a' }))
+        if (part.case === 'chunk') chunks.push(part.value);
+      return Buffer.concat(chunks).toString() === 'after';
+    });
+  });
 }

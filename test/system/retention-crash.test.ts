@@ -38,7 +38,13 @@ test.before(async (t) => {
     services: ['run', 'incident', 'retention'],
     env: { LETHE_CRASH_FILE: crashFile },
     // The lease of a dead worker is over after twice the owner's timeout.
-    envOf: { retention: { LETHE_OWNER_TIMEOUT_MS: '1000', LETHE_PURGE_CEILING_SHARE: 'off' } },
+    envOf: {
+      retention: {
+        LETHE_OWNER_TIMEOUT_MS: '1000',
+        LETHE_PURGE_CEILING_SHARE: 'off',
+        RETENTION_JOB_SCHEDULE_CRON: '0 3 29 2 *',
+      },
+    },
   });
   Object.assign(t.context, { crashFile, stack });
 });
@@ -246,5 +252,33 @@ test.serial(
       t.deepEqual(removed, GONE, tenantId);
       t.deepEqual(less(before[index] ?? {}, await census(stack, tenantId)), GONE, tenantId);
     }
+  },
+);
+
+test.serial(
+  'a replica that is killed after it ordered the purge of a night leaves one purge of that night',
+  async (t) => {
+    const { stack, crashFile } = t.context;
+    const database = stack.superuserUrl('retention');
+    const ordered = () => queryOnce(database, `select id from retention_purges where trigger = 'SCHEDULE'`);
+    await until('the schedule is kept', async () => {
+      const rows = await queryOnce(database, `select 1 from schedules where name = 'order-purge'`);
+      return rows.length === 1;
+    });
+    // Others have the same point.
+    await queryOnce(database, `update schedules set due_at = now() + interval '1 hour' where name <> 'order-purge'`);
+    const wasStruck = await armCrash(crashFile, 'retention.schedule.after-work');
+    await queryOnce(database, `update schedules set due_at = now() where name = 'order-purge'`);
+    await until('a replica was killed', wasStruck);
+    t.is((await ordered()).length, 1);
+    await until('another one has planned the next night', async () => {
+      const [row] = await queryOnce<{ planned: boolean }>(
+        database,
+        `select lease_owner is null and due_at > now() + interval '1 day' as planned from schedules
+       where name = 'order-purge'`,
+      );
+      return row?.planned === true;
+    });
+    t.is((await ordered()).length, 1);
   },
 );
