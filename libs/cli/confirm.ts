@@ -1,4 +1,4 @@
-import type { Terminal } from './context.ts';
+import type { Terminal } from './terminal.ts';
 import { UsageError } from './usage-error.ts';
 
 /**

@@ -1,8 +1,9 @@
 import type { PurgeForecast } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { confirmByTyping } from './confirm.ts';
-import type { CommandContext, Terminal } from './context.ts';
+import type { CommandContext } from './context.ts';
 import { instantOf } from './output.ts';
 import { render, type Text, toTable } from './table.ts';
+import type { Terminal } from './terminal.ts';
 
 /** What a change would make the next purge remove, one subject a row. */
 export function forecastTable(forecasts: readonly PurgeForecast[]) {

@@ -3,9 +3,9 @@ import { type Command, CommanderError } from 'commander';
 import { LetheError } from '#libs/client/lethe.ts';
 import { REASONS } from '#libs/client/reasons.ts';
 import { readReadmes } from '#test/support/readmes.ts';
-import type { Terminal } from './context.ts';
 import { makeProgram } from './make-program.ts';
 import { nextStepOf } from './next-steps.ts';
+import type { Terminal } from './terminal.ts';
 
 const OWN = new Set(['completion', 'complete']);
 

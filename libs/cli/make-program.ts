@@ -28,9 +28,10 @@ import { addStopCommands } from './commands/stop.ts';
 import { addSubjectCommands } from './commands/subjects.ts';
 import { addTenantCommands } from './commands/tenants.ts';
 import { addTokenCommand } from './commands/token.ts';
-import type { Run, Terminal } from './context.ts';
+import type { Run } from './context.ts';
 import { addExamples } from './example.ts';
 import { tenantId } from './parse.ts';
+import type { Terminal } from './terminal.ts';
 
 const HELP = `
 Who calls: LETHE_TOKEN; or the file that LETHE_TOKEN_FILE names, read at each call; or tokens signed with the private

@@ -1,11 +1,11 @@
 import { type Command, CommanderError } from 'commander';
 import { LetheError, toLetheError } from '#libs/client/lethe.ts';
-import type { Terminal } from './context.ts';
 import { Interrupted } from './interrupted.ts';
 import { nextStepOf } from './next-steps.ts';
 import { EXIT, toJson } from './output.ts';
 import { spellField, spellViolations } from './spell-fields.ts';
 import { toLine } from './table.ts';
+import type { Terminal } from './terminal.ts';
 import { UsageError } from './usage-error.ts';
 
 const NOT_SENT: ReadonlySet<string> = new Set(['USAGE', 'ADDRESS_MISSING', 'CERTIFICATE_UNUSABLE']);

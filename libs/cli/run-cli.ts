@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import type { Run, Terminal } from './context.ts';
+import type { Run } from './context.ts';
 import { type GlobalOptions, isJson } from './global-options.ts';
 import { Interrupted } from './interrupted.ts';
 import { makeProgram } from './make-program.ts';
@@ -8,6 +8,7 @@ import { makeProgress } from './progress.ts';
 import { reportError } from './report-error.ts';
 import { askOf, identityOf, openCredential, readProfile } from './session.ts';
 import { render, type Text } from './table.ts';
+import type { Terminal } from './terminal.ts';
 
 /** Runs one command line, without the program's name, and answers with its exit code. It never throws. */
 export async function runCli(args: readonly string[], terminal: Terminal): Promise<number> {

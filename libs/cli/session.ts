@@ -8,8 +8,8 @@ import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
 import { readClientTls } from '#libs/grpc/tls-settings.ts';
 import type { Role } from '#libs/kernel/caller.ts';
 import { type Environment, readSettings } from '#libs/kernel/settings.ts';
-import type { Terminal } from './context.ts';
 import { readProfiles, type StoredProfile } from './profiles.ts';
+import type { Terminal } from './terminal.ts';
 import { UsageError } from './usage-error.ts';
 
 /** What a command line says about who calls. */

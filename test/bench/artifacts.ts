@@ -13,7 +13,7 @@ import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { type CephGateway, startCephGateway } from '#test/support/ceph-gateway.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
-import type { Bench } from './main.ts';
+import type { Bench } from './bench.ts';
 import { median } from './median.ts';
 
 const SCALE = Number(process.env['LETHE_BENCH_SCALE'] ?? 1);

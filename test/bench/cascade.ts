@@ -9,7 +9,7 @@ import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type CephGateway, startCephGateway } from '#test/support/ceph-gateway.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
-import type { Bench } from './main.ts';
+import type { Bench } from './bench.ts';
 import { quantile } from './median.ts';
 
 const AT_ONCE = 16;

@@ -15,7 +15,7 @@ import { newId } from '#libs/kernel/id.ts';
 import { selectFloor } from '#libs/owner/statements.ts';
 import { executions as subject } from '#services/run/adapters/postgres/subjects.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
-import type { Bench } from './main.ts';
+import type { Bench } from './bench.ts';
 import { median, quantile } from './median.ts';
 
 // A run on a smaller machine, or one that is to be over soon, can do with a part of the rows.

@@ -1,4 +1,5 @@
 import { benchArtifacts } from './artifacts.ts';
+import type { Bench } from './bench.ts';
 import { benchBulk } from './bulk.ts';
 import { benchCascade } from './cascade.ts';
 import { benchExecutions } from './executions.ts';
@@ -7,9 +8,6 @@ import { benchManyJobs } from './many-jobs.ts';
 import { benchPurge } from './purge.ts';
 import { benchRpc } from './rpc.ts';
 import { benchSaga } from './saga.ts';
-
-/** A benchmark: what it measured, by name. Ratios are of figures from the same run. */
-export type Bench = () => Promise<Readonly<Record<string, number>>>;
 
 const BENCHES: Readonly<Record<string, Bench>> = {
   rpc: benchRpc,

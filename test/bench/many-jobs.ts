@@ -5,7 +5,7 @@ import { hasCeph, startCephGateway } from '#test/support/ceph-gateway.ts';
 import { makeRunOfManyJobs } from '#test/support/many-jobs.ts';
 import { startS3Front } from '#test/support/s3-front.ts';
 import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
-import type { Bench } from './main.ts';
+import type { Bench } from './bench.ts';
 import { median, quantile } from './median.ts';
 
 // A run on a smaller machine, or one that is to be over soon, can do with a part of the jobs.

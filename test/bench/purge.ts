@@ -7,7 +7,7 @@ import { PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { purge, putPlan } from '#test/support/aged-data.ts';
 import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
-import type { Bench } from './main.ts';
+import type { Bench } from './bench.ts';
 
 const TENANTS = 200;
 const CHECKS_PER_TENANT = 10_000;

@@ -3,7 +3,7 @@ import { create, toBinary } from '@bufbuild/protobuf';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import { GetJobRequestSchema } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { startTestStack } from '#test/support/test-stack.ts';
-import type { Bench } from './main.ts';
+import type { Bench } from './bench.ts';
 import { median } from './median.ts';
 
 const IN_FLIGHT = 32;

@@ -10,7 +10,7 @@ import { makeMemorySagas } from '#test/support/memory-sagas.ts';
 import { startTestPostgres, type TestDatabase } from '#test/support/postgres.ts';
 import { type Engine, inputOf, makeEngine, makeFakeParticipant } from '#test/support/saga-harness.ts';
 import { startTestStack } from '#test/support/test-stack.ts';
-import type { Bench } from './main.ts';
+import type { Bench } from './bench.ts';
 import { median } from './median.ts';
 
 const CONCURRENCIES = [1, 16, 64] as const;

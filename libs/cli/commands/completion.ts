@@ -1,8 +1,8 @@
 import tab from '@bomb.sh/tab/commander';
 import type { Argument, Command, Option } from 'commander';
-import type { Terminal } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { choicesOf } from '../parse.ts';
+import type { Terminal } from '../terminal.ts';
 
 // Nothing that is typed is evaluated, no other package is needed, and it can be read in twice. Bash parts words at `=`.
 const BASH = `# Completes lethe in bash: source <(lethe completion bash)

@@ -4,13 +4,13 @@ import { decodeJwt } from 'jose';
 import { readSigningKey } from '#libs/auth/keys.ts';
 import { type Addresses, SERVICE_NAMES } from '#libs/client/services.ts';
 import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
-import type { Terminal } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { type GlobalOptions, isJson } from '../global-options.ts';
 import { toJson, toSecond } from '../output.ts';
 import { profileName, readProfiles, type StoredProfile, writeProfiles } from '../profiles.ts';
 import { parseToken } from '../session.ts';
 import { toLine } from '../table.ts';
+import type { Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
 
 type AddressOptions = Addresses;

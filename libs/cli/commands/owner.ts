@@ -1,9 +1,9 @@
 import type { Command } from 'commander';
 import { OwnerBoxError, readOwnerFile } from '#libs/owner-box/parse-file.ts';
-import type { Terminal } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { type GlobalOptions, isJson } from '../global-options.ts';
 import { toJson } from '../output.ts';
+import type { Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
 
 const EXAMPLE = `

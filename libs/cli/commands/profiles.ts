@@ -1,13 +1,13 @@
 import { stat } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { SERVICE_NAMES } from '#libs/client/services.ts';
-import type { Terminal } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { type GlobalOptions, isJson } from '../global-options.ts';
 import { toJson } from '../output.ts';
 import { type Profiles, readProfiles, type StoredProfile, writeProfiles } from '../profiles.ts';
 import { DEFAULT_PROFILE } from '../session.ts';
 import { render, type Text, toTable } from '../table.ts';
+import type { Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
 
 /** What is shown of a profile: never its token. */

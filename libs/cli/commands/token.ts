@@ -1,11 +1,11 @@
 import { type Command, Option } from 'commander';
 import { SCOPES } from '#libs/auth/policy.ts';
-import type { Terminal } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { type GlobalOptions, isJson } from '../global-options.ts';
 import { toJson } from '../output.ts';
 import { wholeNumber } from '../parse.ts';
 import { askOf, identityOf, mintToken, readProfile } from '../session.ts';
+import type { Terminal } from '../terminal.ts';
 
 const MAX_TTL_SECONDS = 30 * 86_400;
 

@@ -15,14 +15,6 @@ import { EmptyNote } from './parts/empty-note.tsx';
 import { ErrorAlert } from './parts/error-alert.tsx';
 import { PageHeader } from './parts/page-header.tsx';
 
-/** What a page is given: what its address says after `?`, how to change that, and the id in its path. */
-export interface PageProps<Search = unknown> {
-  readonly search: Search;
-  readonly onSearch: (search: Search) => void;
-  /** Empty for a page without an id. */
-  readonly id: string;
-}
-
 // biome-ignore lint/suspicious/noExplicitAny: a page names the type of its own search.
 type AnyPage = (props: any) => ReactNode;
 

@@ -129,6 +129,9 @@ export interface ParticipantPreview {
   readonly samples: readonly Sample[];
 }
 
+/** What a purge would take of each participant, and what forbids it. */
+export type ParticipantPreviews = readonly ({ readonly participant: string } & ParticipantPreview)[];
+
 /**
  * A service that owns data reachable from a run. Every method must be idempotent by the call's key; it throws
  * DEPENDENCY_UNAVAILABLE when the service does not answer in time, and what the service refused otherwise.

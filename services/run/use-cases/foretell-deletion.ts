@@ -1,6 +1,5 @@
 import { type Deletion, OWN_PARTICIPANT, pendingStep } from '../domain/deletion.ts';
-import type { CheckedOrder, DeletionOrder } from './deletion-ports.ts';
-import type { ParticipantPreviews } from './order-deletion.ts';
+import type { CheckedOrder, DeletionOrder, ParticipantPreviews } from './deletion-ports.ts';
 
 /** The deletion that an order would begin, without an id; a purge with what it would take of each participant. */
 export const foretellDeletion = (

@@ -10,7 +10,7 @@ import type {
   DeletionOrder,
   DeletionOrders,
   Participant,
-  ParticipantPreview,
+  ParticipantPreviews,
   PreviewOptions,
 } from './deletion-ports.ts';
 import { foretellDeletion } from './foretell-deletion.ts';
@@ -53,9 +53,6 @@ export interface PurgeGuard {
   /** How old a run must be. */
   readonly minPurgeAgeHours: number;
 }
-
-/** What a purge would take of each participant, and what forbids it. */
-export type ParticipantPreviews = readonly ({ readonly participant: string } & ParticipantPreview)[];
 
 /** Makes OrderDeletion. `participants` end with RunService's own; `wake` tells the workers that something is due. */
 export function makeOrderDeletion(

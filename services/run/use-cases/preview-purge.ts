@@ -2,8 +2,8 @@ import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import type { Blocker } from '#libs/participant/participant.ts';
 import { OWN_PARTICIPANT, purgeableAt } from '../domain/deletion.ts';
 import { retentionGuard, runNotFound } from '../domain/errors.ts';
-import type { DeletionOrders, Participant } from './deletion-ports.ts';
-import { askForPreviews, assertConfigured, type ParticipantPreviews, type PurgeGuard } from './order-deletion.ts';
+import type { DeletionOrders, Participant, ParticipantPreviews } from './deletion-ports.ts';
+import { askForPreviews, assertConfigured, type PurgeGuard } from './order-deletion.ts';
 import type { RunRepository } from './ports.ts';
 
 const MAX_BLOCKERS = 100;

@@ -10,7 +10,7 @@ import { LoadingRows } from '../parts/loading-rows.tsx';
 import { MorePages } from '../parts/more-pages.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
 import { incidents } from '../rpc.ts';
-import { FlagCounts, LastCheck } from './environments-page.tsx';
+import { FlagCounts, LastCheck } from './environment-words.tsx';
 
 /** One environment and the checks of it that are still kept, newest first. */
 export function ChecksDrawer({

@@ -1,18 +1,17 @@
-import { Anchor, Group, Select, Table, Text } from '@mantine/core';
+import { Anchor, Group, Select, Table } from '@mantine/core';
 import { useInfiniteQuery } from '@tanstack/react-query';
-import { DriftStatus, type Environment } from '#gen/lethe/incident/v1/incident_pb.ts';
+import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { DriftBadge, driftStatusLabel } from '../incidents/incident-words.tsx';
 import { EmptyNote } from '../parts/empty-note.tsx';
 import { ErrorAlert } from '../parts/error-alert.tsx';
-import { formatCount } from '../parts/format.ts';
 import { LoadingRows } from '../parts/loading-rows.tsx';
 import { MorePages } from '../parts/more-pages.tsx';
 import { NeedsTenant } from '../parts/needs-tenant.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
-import { RelativeTime } from '../parts/relative-time.tsx';
-import type { PageProps } from '../router.tsx';
+import type { PageProps } from '../parts/page-props.ts';
 import { incidents } from '../rpc.ts';
 import { ChecksDrawer } from './checks-drawer.tsx';
+import { FlagCounts, LastCheck } from './environment-words.tsx';
 
 /** What the address says about this page. */
 export interface EnvironmentsSearch {
@@ -112,39 +111,5 @@ function EnvironmentsOfTenant({ search, onSearch }: PageProps<EnvironmentsSearch
       )}
       {env && <ChecksDrawer environmentId={env} onClose={() => onSearch({ ...search, env: undefined })} />}
     </>
-  );
-}
-
-/** "Checked 5 minutes ago", from the environment's own row, so that it is right without any check left. */
-export const LastCheck = ({ environment }: { readonly environment: Environment }) =>
-  environment.lastCheckTime ? (
-    <Text span size="sm">
-      Checked <RelativeTime time={environment.lastCheckTime} />
-    </Text>
-  ) : (
-    <Text span size="sm" c="dimmed">
-      Never checked
-    </Text>
-  );
-
-/** How many workflows differ, and how; a dash where none do. */
-export function FlagCounts({
-  counts,
-}: {
-  readonly counts: Pick<Environment, 'modifiedCount' | 'notInGitCount' | 'unknownCount'>;
-}) {
-  const parts = [
-    [counts.modifiedCount, 'modified'],
-    [counts.notInGitCount, 'not in git'],
-    [counts.unknownCount, 'unknown'],
-  ] as const;
-  const text = parts
-    .filter(([count]) => count > 0)
-    .map(([count, what]) => `${formatCount(count)} ${what}`)
-    .join(', ');
-  return (
-    <Text span size="sm" {...(text ? {} : { c: 'dimmed' })}>
-      {text || '–'}
-    </Text>
   );
 }

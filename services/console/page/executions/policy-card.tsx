@@ -11,19 +11,8 @@ import { LoadingRows } from '../parts/loading-rows.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
 import { retention } from '../rpc.ts';
 import { useReasonNot } from '../session.ts';
+import { POLICY_KEY, readPolicy } from './policy.ts';
 import { PolicyDialog } from './policy-dialog.tsx';
-
-/** The key of the policy's query. */
-export const POLICY_KEY = ['execution-policy'] as const;
-
-/**
- * Reads the tenant's policy; null where it has none, so that every execution is kept. By the list, which answers with
- * nothing then; the single read answers with an error.
- */
-export async function readPolicy(signal?: AbortSignal): Promise<ExecutionPolicy | null> {
-  const { executionPolicies } = await retention.listExecutionPolicies({ pageSize: 1 }, signal ? { signal } : {});
-  return executionPolicies[0] ?? null;
-}
 
 /** How long the tenant's executions are kept, with the means to change that. */
 export function PolicyCard() {

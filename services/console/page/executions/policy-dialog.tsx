@@ -8,7 +8,7 @@ import { ErrorAlert, reasonOf } from '../parts/error-alert.tsx';
 import { formatCount, plural } from '../parts/format.ts';
 import { ForecastTable } from '../retention/forecast-table.tsx';
 import { retention } from '../rpc.ts';
-import { POLICY_KEY, readPolicy } from './policy-card.tsx';
+import { POLICY_KEY, readPolicy } from './policy.ts';
 
 interface PolicyDialogProps {
   readonly policy: ExecutionPolicy | undefined;

@@ -1,21 +1,7 @@
 import { Box, Group, Paper, SegmentedControl, Skeleton, Table, Text, VisuallyHidden } from '@mantine/core';
 import { lazy, type ReactNode, Suspense, useId, useState } from 'react';
+import type { BarDay, BarSeries } from './bars.ts';
 import { formatCount, formatDay } from './format.ts';
-
-/** One kind of thing that is counted: a colour of the chart and a column of the table. */
-export interface BarSeries {
-  readonly key: string;
-  readonly label: string;
-  /** Any CSS colour. */
-  readonly color: string;
-}
-
-/** The counts of one day by series; what is missing is 0. */
-export interface BarDay {
-  /** YYYY-MM-DD, in UTC. */
-  readonly day: string;
-  readonly counts: Readonly<Record<string, number>>;
-}
 
 interface BarsByDayProps {
   readonly title: string;

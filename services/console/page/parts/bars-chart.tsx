@@ -1,6 +1,6 @@
 import { Paper, Text } from '@mantine/core';
 import { Bar, BarChart, CartesianGrid, ResponsiveContainer, Tooltip, XAxis, YAxis } from 'recharts';
-import type { BarDay, BarSeries } from './bars-by-day.tsx';
+import type { BarDay, BarSeries } from './bars.ts';
 import { formatCount, formatDay, formatShortCount, formatShortDay } from './format.ts';
 
 interface BarsChartProps {

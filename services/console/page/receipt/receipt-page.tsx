@@ -14,10 +14,10 @@ import { formatBytes, formatInstant, formatSpan, plural } from '../parts/format.
 import { IdText } from '../parts/id-text.tsx';
 import { LoadingRows } from '../parts/loading-rows.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
+import type { PageProps } from '../parts/page-props.ts';
 import { RelativeTime } from '../parts/relative-time.tsx';
 import { ResourceCounts } from '../parts/resource-counts.tsx';
 import { TextLink } from '../parts/text-link.tsx';
-import type { PageProps } from '../router.tsx';
 import { BulkReceipt } from './bulk-receipt.tsx';
 
 const BULK_POLL_MS = 1_000;

@@ -2,7 +2,8 @@ import { Alert, Anchor, Button, Group, Stack, Table, Text } from '@mantine/core'
 import { IconHourglass } from '@tabler/icons-react';
 import type { RetentionPurge } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
-import { type BarDay, BarsByDay } from '../parts/bars-by-day.tsx';
+import type { BarDay } from '../parts/bars.ts';
+import { BarsByDay } from '../parts/bars-by-day.tsx';
 import { dayOf, daysUpTo, today } from '../parts/days.ts';
 import { EmptyNote } from '../parts/empty-note.tsx';
 import { ErrorAlert } from '../parts/error-alert.tsx';

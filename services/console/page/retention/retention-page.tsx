@@ -3,7 +3,7 @@ import { useQuery } from '@tanstack/react-query';
 import { useState } from 'react';
 import { EmptyNote } from '../parts/empty-note.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
-import type { PageProps } from '../router.tsx';
+import type { PageProps } from '../parts/page-props.ts';
 import { retention } from '../rpc.ts';
 import { useSession } from '../session.ts';
 import { CatalogueTab } from './catalogue-tab.tsx';

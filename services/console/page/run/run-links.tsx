@@ -13,10 +13,10 @@ import { ErrorAlert } from '../parts/error-alert.tsx';
 import { toWords } from '../parts/format.ts';
 import { LoadingRows } from '../parts/loading-rows.tsx';
 import { RelativeTime } from '../parts/relative-time.tsx';
+import { Section } from '../parts/section.tsx';
 import { TextLink } from '../parts/text-link.tsx';
 import { incidents, jobs, runs } from '../rpc.ts';
 import { useReasonNot } from '../session.ts';
-import { Section } from './run-page.tsx';
 
 const FEW = 50;
 

@@ -1,4 +1,4 @@
-import { Alert, Badge, Button, DataList, Grid, Group, Paper, Stack, Text, Title } from '@mantine/core';
+import { Alert, Badge, Button, DataList, Grid, Group, Stack, Text } from '@mantine/core';
 import { notifications } from '@mantine/notifications';
 import {
   IconAlertTriangle,
@@ -22,10 +22,11 @@ import { Gated } from '../parts/gated.tsx';
 import { IdText } from '../parts/id-text.tsx';
 import { LoadingRows } from '../parts/loading-rows.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
+import type { PageProps } from '../parts/page-props.ts';
 import { RelativeTime } from '../parts/relative-time.tsx';
+import { Section } from '../parts/section.tsx';
 import { TextLink } from '../parts/text-link.tsx';
 import { useWatch } from '../parts/use-watch.ts';
-import type { PageProps } from '../router.tsx';
 import { runs } from '../rpc.ts';
 import { isTerminal, RunBadge, runTitle } from '../runs/run-words.tsx';
 import { useRunActions } from '../runs/use-run-actions.tsx';
@@ -121,18 +122,6 @@ function mergeSteps(before: readonly RunStep[], changed: readonly RunStep[]): Ru
   const byName = new Map(before.map((step) => [step.name, step]));
   for (const step of changed) byName.set(step.name, step);
   return [...byName.values()].toSorted((a, b) => a.position - b.position);
-}
-
-/** A framed part of a page, with a heading. */
-export function Section({ title, children }: { readonly title: string; readonly children: ReactNode }) {
-  return (
-    <Paper withBorder p="md" component="section" aria-label={title}>
-      <Title order={2} size="h5" mb="sm">
-        {title}
-      </Title>
-      {children}
-    </Paper>
-  );
 }
 
 function Notes({ run }: { readonly run: Run }) {

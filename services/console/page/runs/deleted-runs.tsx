@@ -11,8 +11,8 @@ import { type Column, VirtualTable } from '../parts/virtual-table.tsx';
 import { runs } from '../rpc.ts';
 import { PurgeDialog } from '../run/purge-dialog.tsx';
 import { useReasonNot } from '../session.ts';
+import { RunName } from './run-name.tsx';
 import { runTitle } from './run-words.tsx';
-import { RunName } from './runs-page.tsx';
 import { useRunActions } from './use-run-actions.tsx';
 
 const PAGE_SIZE = 100;

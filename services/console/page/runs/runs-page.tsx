@@ -1,4 +1,4 @@
-import { ActionIcon, Box, Tabs, Text, Tooltip } from '@mantine/core';
+import { ActionIcon, Tabs, Tooltip } from '@mantine/core';
 import { IconTrash } from '@tabler/icons-react';
 import { useInfiniteQuery } from '@tanstack/react-query';
 import { useNavigate } from '@tanstack/react-router';
@@ -13,13 +13,13 @@ import { formatSpan } from '../parts/format.ts';
 import { Gated } from '../parts/gated.tsx';
 import { ListBody } from '../parts/list-body.tsx';
 import { PageHeader } from '../parts/page-header.tsx';
+import type { PageProps } from '../parts/page-props.ts';
 import { RelativeTime } from '../parts/relative-time.tsx';
-import { TextLink } from '../parts/text-link.tsx';
 import { type Column, VirtualTable } from '../parts/virtual-table.tsx';
-import type { PageProps } from '../router.tsx';
 import { runs } from '../rpc.ts';
 import { useReasonNot } from '../session.ts';
 import { DeletedRuns } from './deleted-runs.tsx';
+import { RunName } from './run-name.tsx';
 import { isTerminal, RUN_STATES, RunBadge, runStateLabel, runTitle } from './run-words.tsx';
 import { createdBetween, type RunsSearch, toRunFilter } from './runs-search.ts';
 import { useRunActions } from './use-run-actions.tsx';
@@ -173,22 +173,5 @@ function Listed({ search, onSearch, mayDelete }: ListedProps) {
         <VirtualTable label="Runs" rows={rows} rowKey={({ id }) => id} columns={columns} />
       </ListBody>
     </>
-  );
-}
-
-/** A run's name with what tells it from others of the name. */
-export function RunName({ run }: { readonly run: Run }) {
-  return (
-    <Box miw={0}>
-      <TextLink to="/runs/$id" params={{ id: run.id }} fw={500} truncate display="block">
-        {runTitle(run)}
-      </TextLink>
-      <Text size="xs" c="dimmed" truncate title={run.id}>
-        {run.displayName ? `${run.workflow} · ` : ''}
-        <span className="mono">…{run.id.slice(-12)}</span>
-        {run.currentStep && ` · ${run.currentStep}`}
-        {run.error && ` · ${run.error}`}
-      </Text>
-    </Box>
   );
 }
