@@ -8,6 +8,7 @@ import {
   afterCompensation,
   beginSaga,
   cancelSaga,
+  end,
   nextMove,
   retrySaga,
   type Saga,
@@ -167,6 +168,17 @@ export function sagaRepositoryContract(declare: Declare, name: string, open: () 
     t.like(saga.steps[0], expected.brief);
     t.deepEqual(await sagas.findDue(10), []);
     t.is(await sagas.claim(key, 'v', LEASE_MS), undefined);
+  });
+
+  test('a run of which nothing is there to be removed ends, with a receipt of nothing', async (t, sagas) => {
+    const { key } = await begin(sagas, 'acme', undefined);
+    await sagas.order(orderOf(key, 'cancel'), (_, saga) => cancelSaga({ ...saga, steps: [] }));
+    const claim = await claimed(sagas, key);
+    const gone = { ...claim.run, steps: claim.run.steps.map((step) => ({ ...step, state: 'COMPENSATED' as const })) };
+    t.is(nextMove(gone).kind, 'end');
+    t.deepEqual(await sagas.write(claim, { after: { ...gone, ...end(gone) }, hold: { kind: 'keep' } }), {});
+    t.like((await stored(sagas, key)).run, { state: 'CANCELLED', input: undefined });
+    t.deepEqual(await sagas.findDue(10), []);
   });
 
   test('an order takes the run from whoever holds it, and has it go on in the name of who gave it', async (t, sagas) => {

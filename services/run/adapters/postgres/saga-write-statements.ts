@@ -146,13 +146,13 @@ function toWriteStatement(
       const removals = sumByParticipant(after.steps.flatMap(removalsOf));
       const own = removals.find(({ participant }) => participant === OWN_PARTICIPANT);
       const told = isRemoving ? removals.filter((removal) => removal !== own) : removals;
-      const ownKnown = bind(JSON.stringify(toRemovedCounts(own ? [own] : [])));
+      const ownSums = (): string => sumOf(bind(JSON.stringify(toRemovedCounts(own ? [own] : []))), true);
       ctes.push(
         ...receiptClauses({
           id: bind(newId()),
           ...by,
           told: bind(JSON.stringify(told.map((removal, position) => ({ ...removal, position })))),
-          own: isRemoving ? { position: told.length, sums: sumOf(ownKnown, true) } : undefined,
+          own: isRemoving ? { position: told.length, sums: ownSums() } : undefined,
         }),
       );
     }
