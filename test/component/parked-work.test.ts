@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { toJsonString } from '@bufbuild/protobuf';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import pg from 'pg';
 import { parse } from 'yaml';
 import { type ParkedWork, ParkedWorkKind, ParkedWorkSchema } from '#gen/lethe/status/v1/status_service_pb.ts';
 import { createLethe } from '#libs/client/lethe.ts';
@@ -328,3 +329,29 @@ test.serial('`lethe overdue` tells the oldest work of each kind that is not done
   }
   t.is((await lethe.with({ env: { LETHE_JOB_ADDRESS: '127.0.0.1:1' } })('overdue')).code, 1);
 });
+
+for (const service of ['run', 'job'] as const) {
+  test.serial(`${service}: a deletion that is parked while it is redriven is driven anew`, async (t) => {
+    const tenantId = `parking-${service}`;
+    const table = service === 'run' ? 'deletions' : 'job_deletions';
+    const id = service === 'run' ? await addRunDeletion(t, tenantId) : await addJobDeletion(t, tenantId);
+    const underWay = `update ${table} set state = 'PENDING', next_attempt_at = now() + interval '1 hour' where id = $1`;
+    await query(t, service, underWay, [id]);
+    const worker = new pg.Client(t.context.stack.superuserUrl(service));
+    await worker.connect();
+    try {
+      await worker.query('begin');
+      await worker.query(`update ${table} set state = 'STUCK', next_attempt_at = null where id = $1`, [id]);
+      const { runs, jobs } = t.context.stack.clients({ tenantId, role: 'admin' });
+      const redriven = (service === 'run' ? runs : jobs).redriveDeletion({ deletionId: id });
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      await worker.query('commit');
+      await redriven;
+      const [row] = await query(t, service, `select attempts::text from ${table} where id = $1`, [id]);
+      // Of several before; a worker may have taken it up by now.
+      t.true(Number(row?.['attempts']) <= 1, row?.['attempts']);
+    } finally {
+      await worker.end();
+    }
+  });
+}

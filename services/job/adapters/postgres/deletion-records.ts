@@ -32,6 +32,9 @@ export const makeDeletionRecords = (database: Database): DeletionRecords => {
 
     async redrive(tenantId, deletionId, { caller, reason, isByPerson }) {
       const driven = await database.forTenant(tenantId, async (trx) => {
+        const lock = 'select 1 from job_deletions where tenant_id = :tenantId and id = :deletionId for update';
+        // Who is parking it now is waited for: what comes next would not see that.
+        await trx.raw(lock, { tenantId, deletionId });
         const row = firstOf<DeletionRow>(
           await trx.raw(
             `update job_deletions

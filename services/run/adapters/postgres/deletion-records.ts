@@ -32,6 +32,8 @@ export const makeDeletionRecords = (database: Database): DeletionRecords => ({
   redrive: (tenantId, deletionId, caller, reason) =>
     database.forTenant(tenantId, async (trx) => {
       const bindings = { tenantId, deletionId };
+      // Who is parking it now is waited for: what comes next would not see that.
+      await trx.raw('select 1 from deletions where tenant_id = :tenantId and id = :deletionId for update', bindings);
       const { rowCount } = await trx.raw(
         `with redriven as (
            update deletions
