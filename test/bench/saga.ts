@@ -286,7 +286,7 @@ function processorTicks(pid: number | undefined): number {
 /** Sagas against the bare SQL of the same rows, through all services, over memory, and very many of them. */
 export const benchSaga: Bench = async () => {
   const figures: Record<string, number> = {};
-  const postgres = await startTestPostgres();
+  const postgres = await startTestPostgres('usual');
   try {
     await benchLocal(await postgres.createDatabase(runMigrations), figures);
     await benchMemory(await postgres.createDatabase(runMigrations), figures);

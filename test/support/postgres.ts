@@ -45,11 +45,11 @@ const STARTED_ONCE: TemplateFolder = {
   },
 };
 
-/** Starts PostgreSQL in a folder of its own. */
-export async function startTestPostgres(): Promise<TestPostgres> {
+/** Starts PostgreSQL in a folder of its own; a benchmark has it made anew, with segments of the usual size. */
+export async function startTestPostgres(segments: 'small' | 'usual' = 'small'): Promise<TestPostgres> {
   const { path: folder, remove } = await makeTemporaryFolder('lethe-test-pg-');
-  await copyTemplate(STARTED_ONCE, folder);
-  const server = await startPostgresServer({ folder, port: await freePort(), ...SUPERUSER });
+  if (segments === 'small') await copyTemplate(STARTED_ONCE, folder);
+  const server = await startPostgresServer({ folder, port: await freePort(), segments, ...SUPERUSER });
   const superuser = new pg.Pool({ connectionString: server.url, max: 4 }).on('error', () => undefined);
   const copyDatabase = makeDatabaseCopier(server.url, superuser);
   const pooler = await (await poolerOfThisFile())?.(server.url);
