@@ -1,5 +1,5 @@
 import test from 'ava';
-import { startWorkerLoop, startWorkerLoops } from './worker-loop.ts';
+import { leisurely, startWorkerLoop, startWorkerLoops } from './worker-loop.ts';
 
 const HOUR_MS = 3_600_000;
 const onError = (_: string, error: unknown) => {
@@ -179,4 +179,11 @@ test('a loop that is resumed in the middle of a pass that then fails looks once 
   await until(() => looks === 2);
   await loop.stop();
   t.is(looks, 2);
+});
+
+test('what nobody waits for is looked for a tenth as often, and at least every ten seconds unless other work is not either', (t) => {
+  t.is(leisurely(100), 1_000);
+  t.is(leisurely(1_000), 10_000);
+  t.is(leisurely(5_000), 10_000);
+  t.is(leisurely(60_000), 60_000);
 });

@@ -32,6 +32,13 @@ export interface WorkerLoops {
 }
 
 const MAX_ERROR_PAUSE_MS = 30_000;
+const MAX_LEISURE_MS = 10_000;
+
+/**
+ * How often to look for what nobody waits for, such as what a process left that ended in the middle, where other work is
+ * looked for every `pollMs`: a tenth as often, but at least every ten seconds unless other work is not either.
+ */
+export const leisurely = (pollMs: number): number => Math.max(pollMs, Math.min(10 * pollMs, MAX_LEISURE_MS));
 
 /** Starts a loop that polls for due work. An error in a pass is told, and the pauses grow while it goes on. */
 export function startWorkerLoop(options: WorkerLoopOptions): WorkerLoop {

@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { makeBulkDeletions } from '#libs/bulk-deletion/make-bulk-deletions.ts';
-import { startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/durable/worker-loop.ts';
+import { leisurely, startWorkerLoop, startWorkerLoops, type WorkerLoops } from '#libs/durable/worker-loop.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { hasReason } from '#libs/kernel/domain-error.ts';
 import { openFileStore } from '#libs/object-store/file-store.ts';
@@ -200,8 +200,7 @@ export async function composeJobService(
     hasWork: true,
     startWorkers() {
       const { pollMs, deletionWorkers } = settings;
-      // What a process left that ended in the middle; nobody waits for it.
-      const leisureMs = 10 * pollMs;
+      const leisureMs = leisurely(pollMs);
       const onError = (name: string, error: unknown) =>
         log.error({ err: error, loop: name }, 'a background pass failed');
       const { endAbandonedCancellations } = get(workOnJob);

@@ -4,7 +4,7 @@ import { auditHandlers } from '#libs/audit/audit-handlers.ts';
 import { openSigningKey } from '#libs/auth/keys.ts';
 import { makeOwnerCredential } from '#libs/auth/sign-token.ts';
 import { type Drive, startDrive } from '#libs/durable/drive.ts';
-import { startWorkerLoop } from '#libs/durable/worker-loop.ts';
+import { leisurely, startWorkerLoop } from '#libs/durable/worker-loop.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { bindService } from '#libs/grpc/connect-handlers.ts';
 import { logCertificates } from '#libs/grpc/tls.ts';
@@ -230,7 +230,7 @@ export async function composeRetentionService(
         name: 'schedules',
         concurrency: all.length,
         // A pattern has no seconds; nobody waits for the first ones of a night.
-        pollMs: 10 * pollMs,
+        pollMs: leisurely(pollMs),
         findDue,
         work: run,
         onError,
