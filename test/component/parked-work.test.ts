@@ -331,27 +331,32 @@ test.serial('`lethe overdue` tells the oldest work of each kind that is not done
 });
 
 for (const service of ['run', 'job'] as const) {
-  test.serial(`${service}: a deletion that is parked while it is redriven is driven anew`, async (t) => {
-    const tenantId = `parking-${service}`;
-    const table = service === 'run' ? 'deletions' : 'job_deletions';
-    const id = service === 'run' ? await addRunDeletion(t, tenantId) : await addJobDeletion(t, tenantId);
-    const underWay = `update ${table} set state = 'PENDING', next_attempt_at = now() + interval '1 hour' where id = $1`;
-    await query(t, service, underWay, [id]);
-    const worker = new pg.Client(t.context.stack.superuserUrl(service));
-    await worker.connect();
-    try {
-      await worker.query('begin');
-      await worker.query(`update ${table} set state = 'STUCK', next_attempt_at = null where id = $1`, [id]);
-      const { runs, jobs } = t.context.stack.clients({ tenantId, role: 'admin' });
-      const redriven = (service === 'run' ? runs : jobs).redriveDeletion({ deletionId: id });
-      await new Promise((resolve) => setTimeout(resolve, 300));
-      await worker.query('commit');
-      await redriven;
-      const [row] = await query(t, service, `select attempts::text from ${table} where id = $1`, [id]);
-      // Of several before; a worker may have taken it up by now.
-      t.true(Number(row?.['attempts']) <= 1, row?.['attempts']);
-    } finally {
-      await worker.end();
-    }
-  });
+  test.serial(
+    `${service}: a deletion that is parked while it is redriven is driven anew, and the audit tells of it`,
+    async (t) => {
+      const tenantId = `parking-${service}`;
+      const table = service === 'run' ? 'deletions' : 'job_deletions';
+      const id = service === 'run' ? await addRunDeletion(t, tenantId) : await addJobDeletion(t, tenantId);
+      const underWay = `update ${table} set state = 'PENDING', next_attempt_at = now() + interval '1 hour' where id = $1`;
+      await query(t, service, underWay, [id]);
+      const worker = new pg.Client(t.context.stack.superuserUrl(service));
+      await worker.connect();
+      try {
+        await worker.query('begin');
+        await worker.query(`update ${table} set state = 'STUCK', next_attempt_at = null where id = $1`, [id]);
+        const { runs, jobs } = t.context.stack.clients({ tenantId, role: 'admin' });
+        const redriven = (service === 'run' ? runs : jobs).redriveDeletion({ deletionId: id });
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        await worker.query('commit');
+        await redriven;
+        const [row] = await query(t, service, `select attempts::text from ${table} where id = $1`, [id]);
+        // Of several before; a worker may have taken it up by now.
+        t.true(Number(row?.['attempts']) <= 1, row?.['attempts']);
+        const audited = "select 1 from audit_entries where tenant_id = $1 and lower(action) = 'redrive'";
+        t.is((await query(t, service, audited, [tenantId])).length, 1);
+      } finally {
+        await worker.end();
+      }
+    },
+  );
 }

@@ -39,11 +39,15 @@ export const makeDeletionRecords = (database: Database): DeletionRecords => ({
            update deletions
            set state = 'CASCADING', attempts = 0, last_error = null, next_attempt_at = clock_timestamp(),
                updated_at = clock_timestamp()
-           where tenant_id = :tenantId and id = :deletionId and state = 'STUCK' returning tenant_id, id)
-         update deletion_steps s
-         set state = case s.state when 'STUCK' then 'CASCADING' else s.state end, attempts = 0, last_error = null,
-             next_attempt_at = null
-         from redriven r where s.tenant_id = r.tenant_id and s.deletion_id = r.id and s.state not in ('COMPLETE', 'CANCELLED')`,
+           where tenant_id = :tenantId and id = :deletionId and state = 'STUCK' returning tenant_id, id),
+         steps as (
+           update deletion_steps s
+           set state = case s.state when 'STUCK' then 'CASCADING' else s.state end, attempts = 0, last_error = null,
+               next_attempt_at = null
+           from redriven r
+           where s.tenant_id = r.tenant_id and s.deletion_id = r.id and s.state not in ('COMPLETE', 'CANCELLED')
+           returning 1)
+         select 1 from redriven`,
         bindings,
       );
       const row = await findDeletion(trx, tenantId, deletionId);
