@@ -64,7 +64,10 @@ export function makeMemorySagas(): SagaRepository & {
       const remote = after.steps.find((step) => step.name === name)?.removals ?? [];
       removed[name] = {
         removed: toRemovedCounts([...remote, { participant: OWN_PARTICIPANT, counts: own }]),
-        removals: [...remote, { participant: OWN_PARTICIPANT, counts: own.filter(({ found }) => found > 0) }],
+        removals:
+          remote.length === 0
+            ? []
+            : [...remote, { participant: OWN_PARTICIPANT, counts: own.filter(({ found }) => found > 0) }],
       };
     }
     return removed;

@@ -28,7 +28,7 @@ export interface SagaStep {
   readonly output: JsonObject | undefined;
   /** What its compensation removed, once it did. */
   readonly removed: RemovedCounts;
-  /** The same by participant. Empty for a step that an earlier version of Lethe compensated. */
+  /** The same by participant, where others held something of it; empty where all was RunService's. See `removalsOf`. */
   readonly removals: readonly Removal[];
 }
 
@@ -201,7 +201,7 @@ export function toRemovedCounts(removals: readonly Removal[]): RemovedCounts {
   return sum;
 }
 
-/** What a step's compensation removed, by participant; where an earlier version kept it by type alone, all as of `run`. */
+/** What a step's compensation removed, by participant; where it is known by type alone, all of it as of `run`. */
 export function removalsOf({ removed, removals }: Pick<SagaStep, 'removed' | 'removals'>): readonly Removal[] {
   if (removals.length > 0 || Object.keys(removed).length === 0) return removals;
   const counts = Object.entries(removed).map(([resourceType, deleted]) => ({
@@ -232,12 +232,7 @@ export function sumByParticipant(removals: readonly Removal[]): readonly Removal
 }
 
 /** All that compensation removed so far, by type. */
-export function sumRemoved(steps: readonly SagaStep[]): RemovedCounts {
-  const sum: Record<string, number> = {};
-  for (const { removed } of steps)
-    for (const [type, count] of Object.entries(removed)) sum[type] = (sum[type] ?? 0) + count;
-  return sum;
-}
+export const sumRemoved = (steps: readonly SagaStep[]): RemovedCounts => toRemovedCounts(steps.flatMap(removalsOf));
 
 function toCompensating(saga: Saga, ending: Ending, error: string | undefined): Saga {
   const newest = newestWithEffects(saga.steps);

@@ -1,7 +1,7 @@
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { Answer } from '../domain/deletion.ts';
 import type { JsonObject, Run } from '../domain/run.ts';
-import type { Removal, RemovedCounts, Saga } from '../domain/saga.ts';
+import type { Saga, SagaStep } from '../domain/saga.ts';
 import type { Declaration, Effects } from '../domain/workflow.ts';
 import type { Participant, ParticipantCall } from './deletion-ports.ts';
 
@@ -75,11 +75,8 @@ export type Hold =
   | { readonly kind: 'renew'; readonly leaseMs: number }
   | { readonly kind: 'release'; readonly pauseMs: number };
 
-/** What the compensation of one step has removed in all. */
-export interface Removed {
-  readonly removed: RemovedCounts;
-  readonly removals: readonly Removal[];
-}
+/** What the compensation of one step has removed in all, as its step has it from then on. */
+export type Removed = Pick<SagaStep, 'removed' | 'removals'>;
 
 /** Which row of an effect. */
 export interface EffectKey {

@@ -91,21 +91,20 @@ function toWriteStatement(
       removed: undone.get(name)?.removed ?? {},
       removals: undone.get(name)?.removals ?? [],
     }));
+    // Of a step that nobody else held anything of, `removed` says all.
+    const isShared = wanted.some(({ removals }) => removals.length > 0);
+    const counts = `w.own || coalesce(t.counts, '{}')`;
     ctes.push(
       `wanted as materialized (
          select name, own, removed, removals from jsonb_to_recordset(${bind(JSON.stringify(wanted))}::jsonb)
            as w (name text, own jsonb, removed jsonb, removals jsonb))`,
       ...removeClauses([...new Set(steps.flatMap(({ removes }) => removes))]),
-      `undone as (
-         select w.name, w.removed || c.counts as removed, w.removals || ${ownRemoval('c.counts')} as removals
-         from wanted w left join tally t on t.step = w.name
-           cross join lateral (select w.own || coalesce(t.counts, '{}') as counts) c)`,
       `step as (
          update workflow_run_steps s
-         set state = 'COMPENSATED', compensated_at = clock_timestamp(), output = null, removed = u.removed,
-             removals = u.removals
-         from held, undone u
-         where s.tenant_id = $1 and s.run_id = $2 and s.name = any(array(select name from wanted)) and s.name = u.name
+         set state = 'COMPENSATED', compensated_at = clock_timestamp(), output = null, removed = w.removed || ${counts}
+             ${isShared ? `, removals = w.removals || ${ownRemoval(counts)}` : ''}
+         from held, wanted w left join tally t on t.step = w.name
+         where s.tenant_id = $1 and s.run_id = $2 and s.name = any(array(select name from wanted)) and s.name = w.name
          returning s.name, s.removed, s.removals)`,
     );
   }
