@@ -64,6 +64,21 @@ async function problemWith(words: readonly string[]): Promise<string | undefined
   }
 }
 
+test('no option takes an empty value, which would stand for everything', async (t) => {
+  const takers = everyCommand(makeQuietProgram()).flatMap((command) =>
+    command.options.filter(({ required }) => required).map(({ long }) => [pathOf(command), long ?? ''] as const),
+  );
+  t.true(takers.length > 100);
+  for (const [path, long] of takers) {
+    const verbs = path.split(' ').slice(1);
+    const expected = new RegExp(`^${long} is empty$|${long} .*' argument '[ ,]*' is invalid|is none$`);
+    for (const value of ['', ' ', ',']) {
+      t.regex((await problemWith([...verbs, long, value])) ?? 'done', expected, `${path} ${long} '${value}'`);
+      t.regex((await problemWith([...verbs, `${long}=${value}`])) ?? 'done', expected, `${path} ${long}=${value}`);
+    }
+  }
+});
+
 test('every verb says what it does and has examples, each of which is a command line of that verb', async (t) => {
   for (const command of everyCommand(makeQuietProgram())) {
     if (command.name() === 'complete') continue;

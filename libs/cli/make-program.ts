@@ -32,6 +32,7 @@ import type { Run } from './context.ts';
 import { addExamples } from './example.ts';
 import { tenantId } from './parse.ts';
 import type { Terminal } from './terminal.ts';
+import { UsageError } from './usage-error.ts';
 
 const HELP = `
 Who calls: LETHE_TOKEN; or the file that LETHE_TOKEN_FILE names, read at each call; or tokens signed with the private
@@ -104,5 +105,19 @@ export function makeProgram(terminal: Terminal, run: Run): Command {
   addLoginCommand(program, terminal);
   addProfileCommands(program, terminal);
   addCompletionCommand(program, terminal);
+  refuseEmptyValues(program);
   return program;
+}
+
+/**
+ * Refuses an option whose value is empty, in every command. A variable that a script forgot to set would otherwise widen
+ * what is done: no name of a subject would stand for all subjects.
+ */
+function refuseEmptyValues(command: Command): void {
+  for (const option of command.options) {
+    command.on(`option:${option.name()}`, (value: unknown) => {
+      if (typeof value === 'string' && /^[\s,]*$/.test(value)) throw new UsageError(`${option.long} is empty`);
+    });
+  }
+  command.commands.forEach(refuseEmptyValues);
 }
