@@ -1,9 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Refusal } from '#libs/grpc/connect-handlers.ts';
-import type { Database } from '#libs/postgres/open-database.ts';
+import { DomainError } from '#libs/kernel/domain-error.ts';
+import { newId } from '#libs/kernel/id.ts';
+import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import type { Logger } from '#libs/telemetry/logger.ts';
 import type { Metrics } from '#libs/telemetry/metrics.ts';
-import { type AuditEntry, auditAll, auditAllOfInstallation } from './write-audit.ts';
+import { type AuditEntry, auditOnce } from './write-audit.ts';
 
 /** Where refusals go. */
 export interface RefusalRecorderOptions {
@@ -27,6 +29,14 @@ export interface RefusalRecorder {
 /** What is written of a refusal; without tenantId it belongs to the installation. */
 type Entry = Omit<AuditEntry, 'tenantId' | 'requestId' | 'reason'> & { readonly tenantId: string | undefined };
 
+/** An entry that is not known to be written. */
+interface Waiting {
+  readonly id: string;
+  readonly entry: Entry;
+  /** What the database said that its time is, in a transaction whose commit was not answered. */
+  at: Temporal.Instant | undefined;
+}
+
 /** The refusals of one caller in the current window. */
 interface Refused {
   readonly caller: Pick<Entry, 'tenantId' | 'actor' | 'subject' | 'trustEntry'>;
@@ -45,6 +55,7 @@ const RETRY_MS = 1_000;
 const STOP_MS = 5_000;
 const RETRY_WHILE_STOPPING_MS = 100;
 const SEVERAL = '*';
+const MISSING = 'a refusal is missing from the audit';
 
 /**
  * Makes the recorder. However many calls are refused, a caller gets at most 21 entries a window and key: the first refusal for
@@ -52,7 +63,8 @@ const SEVERAL = '*';
  * of all others. A tenant has entries for 100 callers a window; what further callers are refused is counted under the
  * actor `*`. The bound is that of one process. A key that signed what its entry of the trust file does not allow is in the
  * installation's audit as `key:` and the entry's name. Any other credential that was not believed names nobody: its
- * refusals are logged and counted, and not written to the audit.
+ * refusals are logged and counted, and not written to the audit. Entries wait while the database is away; what it refuses to
+ * hold is logged as missing, and the others are written.
  */
 export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRecorder {
   const { database, log, metrics, windowMs = WINDOW_MS, hasInstallationAudit = true } = options;
@@ -61,7 +73,7 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
   let timer: NodeJS.Timeout | undefined;
   let isStopping = false;
   let isGivenUp = false;
-  const waiting: Entry[] = [];
+  const waiting: Waiting[] = [];
   let writing: Promise<void> | undefined;
 
   const write = (entry: Entry, seen: Partial<Pick<Refusal, 'peer'>> = {}): void => {
@@ -71,8 +83,8 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
       'call refused',
     );
     if (tenantId === undefined && !hasInstallationAudit) return;
-    if (waiting.length >= MAX_WAITING) return void log.error({ tenantId, rpc }, 'a refusal is missing from the audit');
-    waiting.push(entry);
+    if (waiting.length >= MAX_WAITING) return void log.error({ tenantId, rpc }, MISSING);
+    waiting.push({ id: newId(), entry, at: undefined });
     writing ??= writeAll();
   };
 
@@ -80,20 +92,44 @@ export function makeRefusalRecorder(options: RefusalRecorderOptions): RefusalRec
     // Refusals that arrive together share a transaction.
     await delay(0);
     while (waiting.length > 0) {
-      const { tenantId } = waiting[0] as Entry;
-      const batch = waiting.filter((entry) => entry.tenantId === tenantId).slice(0, ROWS_PER_TRANSACTION);
+      const { tenantId } = (waiting[0] as Waiting).entry;
+      const batch = waiting.filter(({ entry }) => entry.tenantId === tenantId).slice(0, ROWS_PER_TRANSACTION);
       try {
-        await writeEntries(database, tenantId, batch);
+        if (!(await writeBatch(tenantId, batch))) for (const one of batch) await writeOne(tenantId, one);
       } catch (error) {
         log.error({ err: error, waiting: waiting.length }, 'refusals could not be written to the audit yet');
         if (isGivenUp) break;
         await delay(isStopping ? RETRY_WHILE_STOPPING_MS : RETRY_MS, undefined, { ref: false });
-        continue;
       }
-      const written = new Set(batch);
-      waiting.splice(0, waiting.length, ...waiting.filter((entry) => !written.has(entry)));
     }
     writing = undefined;
+  };
+
+  /** False where one of the entries can never be written, and so none of them was; throws while the database is away. */
+  const writeBatch = async (tenantId: string | undefined, batch: readonly Waiting[]): Promise<boolean> => {
+    try {
+      await writeEntries(database, tenantId, batch);
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      return false;
+    }
+    forget(batch);
+    return true;
+  };
+
+  const writeOne = async (tenantId: string | undefined, one: Waiting): Promise<void> => {
+    try {
+      await writeEntries(database, tenantId, [one]);
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      log.error({ err: error, tenantId, rpc: one.entry.targetId }, MISSING);
+    }
+    forget([one]);
+  };
+
+  const forget = (done: readonly Waiting[]): void => {
+    const these = new Set(done);
+    waiting.splice(0, waiting.length, ...waiting.filter((one) => !these.has(one)));
   };
 
   const refusedOf = ({ tenantId, ...credential }: Refused['caller']): Refused => {
@@ -173,19 +209,22 @@ const refusalOf = (rpc: string, reason: string) => ({
   outcome: reason,
 });
 
+/** Whether an error says of the database, and not of what was written, that it did not go: then it may go later. */
+const isPassing = (error: unknown): boolean => error instanceof DomainError;
+
 async function writeEntries(
   database: Database,
   tenantId: string | undefined,
-  entries: readonly Entry[],
+  batch: readonly Waiting[],
 ): Promise<void> {
-  if (tenantId === undefined) {
-    await database.forInstallation((trx) => auditAllOfInstallation(trx, entries));
-    return;
-  }
-  await database.forTenant(tenantId, (trx) =>
-    auditAll(
+  const write = async (trx: TenantTransaction): Promise<void> => {
+    const times = await auditOnce(
       trx,
-      entries.map((entry) => ({ ...entry, tenantId })),
-    ),
-  );
+      tenantId,
+      batch.map(({ id, entry, at }) => ({ ...entry, id, at })),
+    );
+    // Before the commit, whose answer may be lost.
+    for (const one of batch) one.at = times.get(one.id) ?? one.at;
+  };
+  await (tenantId === undefined ? database.forInstallation(write) : database.forTenant(tenantId, write));
 }

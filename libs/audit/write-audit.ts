@@ -22,32 +22,52 @@ export interface AuditEntry {
 }
 
 /** Writes one entry, in the transaction that commits what the entry is about. Every service has `audit_entries`. */
-export const audit = (trx: TenantTransaction, entry: AuditEntry): Promise<void> => auditAll(trx, [entry]);
-
-/** Writes several entries of one tenant by one statement, as `audit` does. */
-export async function auditAll(trx: TenantTransaction, entries: readonly AuditEntry[]): Promise<void> {
-  await trx('audit_entries').insert(
-    entries.map((entry) => ({
-      tenant_id: entry.tenantId,
-      request_id: entry.requestId ?? null,
-      ...columnsOf(entry),
-    })),
-  );
+export async function audit(trx: TenantTransaction, entry: AuditEntry): Promise<void> {
+  await trx('audit_entries').insert({
+    tenant_id: entry.tenantId,
+    request_id: entry.requestId ?? null,
+    ...columnsOf(entry),
+  });
 }
 
 /** What is written of something that belongs to no tenant. */
 export type InstallationAuditEntry = Omit<AuditEntry, 'tenantId' | 'requestId'>;
 
 /** Writes one entry that belongs to no tenant, as `audit` does, in a transaction of `forInstallation`. */
-export const auditInstallation = (trx: TenantTransaction, entry: InstallationAuditEntry): Promise<void> =>
-  auditAllOfInstallation(trx, [entry]);
+export async function auditInstallation(trx: TenantTransaction, entry: InstallationAuditEntry): Promise<void> {
+  await trx('installation_audit').insert(columnsOf(entry));
+}
 
-/** Writes several entries that belong to no tenant by one statement. */
-export async function auditAllOfInstallation(
+/** An entry that may be written again where nobody knows whether it was committed. */
+export interface RepeatableEntry extends InstallationAuditEntry {
+  readonly id: string;
+  /** The time that an earlier transaction gave it. Undefined: none has, or none that can have been committed. */
+  readonly at: Temporal.Instant | undefined;
+}
+
+/**
+ * Writes entries of one tenant, or with tenantId undefined of the installation, by one statement. Passes over those that
+ * are there already, by id and time; the times of all others are returned by id, for the next attempt.
+ */
+export async function auditOnce(
   trx: TenantTransaction,
-  entries: readonly InstallationAuditEntry[],
-): Promise<void> {
-  await trx('installation_audit').insert(entries.map(columnsOf));
+  tenantId: string | undefined,
+  entries: readonly RepeatableEntry[],
+): Promise<ReadonlyMap<string, Temporal.Instant>> {
+  const rows = entries.map((entry) => ({
+    ...(tenantId === undefined ? {} : { tenant_id: tenantId }),
+    id: entry.id,
+    ...(entry.at === undefined ? {} : { at: entry.at.toString() }),
+    ...columnsOf(entry),
+  }));
+  const written: readonly { readonly id: string; readonly at: Temporal.Instant }[] = await trx(
+    tenantId === undefined ? 'installation_audit' : 'audit_entries',
+  )
+    .insert(rows)
+    .onConflict()
+    .ignore()
+    .returning(['id', 'at']);
+  return new Map(written.map(({ id, at }) => [id, at]));
 }
 
 const columnsOf = (entry: InstallationAuditEntry) => ({

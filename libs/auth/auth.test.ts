@@ -203,6 +203,22 @@ test('every bad token is refused without a word on why', async (t) => {
     t.is(await reasonOf(authorization), reason, name);
 });
 
+test('a token is not believed whose text no row can hold', async (t) => {
+  const sign = (claim: Record<string, unknown>) =>
+    new SignJWT({ role: 'admin', tenant: 'acme', sub: 'ada', ...claim })
+      .setProtectedHeader({ alg: 'EdDSA', kid: key.kid })
+      .setIssuedAt()
+      .setIssuer('lethe')
+      .setAudience('lethe')
+      .setExpirationTime('1m')
+      .sign(key.key);
+  t.is(await reasonOf(`Bearer ${await sign({ sub: 'Ada Müller 🚀', act: { sub: 'service:console' } })}`), 'believed');
+  for (const text of ['a\u0000b', 'a\u0007b', 'a\u007fb', '\ud800', 'a\udc00']) {
+    for (const claim of [{ sub: text }, { act: { sub: text } }])
+      t.is(await reasonOf(`Bearer ${await sign(claim)}`), 'TOKEN_INVALID', JSON.stringify(claim));
+  }
+});
+
 test('a change of the trust file counts within a second or so, also for tokens that were believed before', async (t) => {
   const changing = join(folder, 'changing.json');
   const other = await makeKeyPair();

@@ -3,6 +3,7 @@ import { decodeJwt, decodeProtectedHeader, errors, type JWTPayload, jwtVerify } 
 import type { CalleeKind, Caller, Role, TokenLimits } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { isTenantId } from '#libs/kernel/id.ts';
+import { isPlainText } from '#libs/kernel/text.ts';
 import { KeyMisused, tokenInvalid } from './authorize.ts';
 import { ROLES } from './keys.ts';
 import type { Trust, TrustSnapshot } from './open-trust.ts';
@@ -101,7 +102,9 @@ async function verified(token: string, trust: TrustSnapshot): Promise<{ entry: T
 const clockToleranceSeconds = (audience: JWTPayload['aud']): number =>
   calleeKindOf([audience ?? []].flat()) === undefined ? CLOCK_TOLERANCE_SECONDS : CALLEE_CLOCK_TOLERANCE_SECONDS;
 
-const isText = (value: unknown): value is string => typeof value === 'string' && value !== '' && value.length <= 256;
+// What a token says of a person or a service is written into rows.
+const isText = (value: unknown): value is string =>
+  typeof value === 'string' && value !== '' && value.length <= 256 && isPlainText(value);
 
 function toCaller(
   entry: TrustEntry,

@@ -1,5 +1,6 @@
 import { DomainError, type FieldViolation, fieldInvalid, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import { parseOptionalId } from '#libs/kernel/id.ts';
+import { isPlainText } from '#libs/kernel/text.ts';
 import type { View } from '#libs/kernel/view.ts';
 
 /** A reason is free text for people who read the audit. */
@@ -51,14 +52,11 @@ export function parseEach<T, U>(items: readonly T[], read: (item: T, index: numb
   return parsed;
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what it looks for.
-const CONTROL = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/;
-
 /** Text of `min` to `max` characters without control characters; FIELD_INVALID otherwise. */
 export function parseText(field: string, value: string, { min = 0, max }: { min?: number; max: number }): string {
   if (value.length < min) throw fieldInvalid(field, min === 1 ? 'is required' : `must have at least ${min} characters`);
   if (value.length > max) throw fieldInvalid(field, `must have at most ${max} characters`);
-  if (CONTROL.test(value) || !value.isWellFormed()) throw fieldInvalid(field, 'must not hold control characters');
+  if (!isPlainText(value)) throw fieldInvalid(field, 'must not hold control characters');
   return value;
 }
 

@@ -8,7 +8,7 @@ import { CALLER } from '#libs/grpc/caller.ts';
 import type { Refusal } from '#libs/grpc/connect-handlers.ts';
 import { runAsCaller } from '#libs/grpc/current-caller.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
-import { DomainError } from '#libs/kernel/domain-error.ts';
+import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { makeLogger } from '#libs/telemetry/logger.ts';
 import { incidentMigrations } from '#services/incident/adapters/postgres/migrations/index.ts';
@@ -307,7 +307,7 @@ test('what waits when a service stops is tried again until five seconds are over
   let failures = 3;
   const forTenant: Database['forTenant'] = (tenantId, work) => {
     failures -= 1;
-    return failures >= 0 ? Promise.reject(new Error('away')) : job.database.forTenant(tenantId, work);
+    return failures >= 0 ? Promise.reject(dependencyUnavailable('database')) : job.database.forTenant(tenantId, work);
   };
   const metrics = { callRefused: () => undefined };
   const recorder = makeRefusalRecorder({ database: { ...job.database, forTenant }, log: keptLog().log, metrics });
@@ -325,7 +325,7 @@ test('refusals wait while the database is away, hold nobody up, and are written 
   const metrics = { callRefused: () => undefined };
   let isAway = true;
   const forTenant: Database['forTenant'] = (tenantId, work) =>
-    isAway ? Promise.reject(new Error('away')) : job.database.forTenant(tenantId, work);
+    isAway ? Promise.reject(dependencyUnavailable('database')) : job.database.forTenant(tenantId, work);
   const recorder = makeRefusalRecorder({ database: { ...job.database, forTenant }, log, metrics });
   for (let call = 0; call < 9; call += 1) recorder.record(refusedIn(`away-${call % 3}`, 'ada', `s/Rpc${call}`));
   await until('it was tried', async () => lines.some(({ msg }) => String(msg).includes('could not be written')));
@@ -333,3 +333,52 @@ test('refusals wait while the database is away, hold nobody up, and are written 
   await recorder.stop();
   for (const tenantId of ['away-0', 'away-1', 'away-2']) t.is((await listAll(job, callerIn(tenantId))).length, 3);
 });
+
+test('a refusal that cannot be written is dropped and logged, and holds up no other', async (t) => {
+  const job = serviceOf(t, 'job');
+  const { lines, log } = keptLog();
+  const recorder = makeRefusalRecorder({ database: job.database, log, metrics: { callRefused: () => undefined } });
+  for (const actor of ['before', 'a\u0000b', 'after']) recorder.record(refusedIn('unwritable', actor, 's/Rpc'));
+  recorder.record({ ...refusedIn('', '', 's/Rpc'), caller: undefined, trustEntry: 'a\u0000b' });
+  recorder.record(refusedIn('unwritable-beside', 'ada', 's/Rpc'));
+  await recorder.stop();
+  const actorsIn = async (tenantId: string) =>
+    (await listAll(job, callerIn(tenantId))).map(({ actor }) => actor).toSorted();
+  t.deepEqual(await actorsIn('unwritable'), ['after', 'before']);
+  t.deepEqual(await actorsIn('unwritable-beside'), ['ada']);
+  t.is(lines.filter(({ msg }) => msg === 'a refusal is missing from the audit').length, 2);
+});
+
+for (const [whose, tenantId] of [
+  ['a tenant', 'answer-lost'],
+  ['the installation', undefined],
+] as const) {
+  test(`refusals of ${whose} are written once, also where the answer to their commit was lost`, async (t) => {
+    const job = serviceOf(t, 'job');
+    let lost = 0;
+    const losing = async <R>(committed: Promise<R>): Promise<R> => {
+      const result = await committed;
+      lost += 1;
+      if (lost <= 2) throw dependencyUnavailable('database');
+      return result;
+    };
+    const database: Database = {
+      ...job.database,
+      forTenant: (tenant, work) => losing(job.database.forTenant(tenant, work)),
+      forInstallation: (work) => losing(job.database.forInstallation(work)),
+    };
+    const recorder = makeRefusalRecorder({ database, log: keptLog().log, metrics: { callRefused: () => undefined } });
+    for (const name of ['lost-1', 'lost-2', 'lost-3']) {
+      const refused = refusedIn(tenantId ?? '', name, 's/Lost');
+      recorder.record(tenantId === undefined ? { ...refused, caller: undefined, trustEntry: name } : refused);
+    }
+    await recorder.stop();
+    const caller = tenantId === undefined ? callerIn(undefined, 'platform') : callerIn(tenantId);
+    const actors = (await listAll(job, caller, { targetId: 's/Lost' })).map(({ actor }) => actor).toSorted();
+    t.is(lost, 3);
+    t.deepEqual(
+      actors,
+      ['lost-1', 'lost-2', 'lost-3'].map((name) => (tenantId === undefined ? `key:${name}` : name)),
+    );
+  });
+}
