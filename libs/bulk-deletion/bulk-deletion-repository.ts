@@ -80,6 +80,7 @@ const COUNTED = `
   select b.*, coalesce(b.counts, c.groups) as groups
   from bulk_deletions b left join lateral (${ITEM_GROUPS} where b.counts is null) c on true`;
 
+const HAS_EXPIRED = `b.state in ('COMPLETE', 'CANCELLED') and b.finished_at < clock_timestamp() - :days * interval '1 day'`;
 const EXPIRED_BULKS = 16;
 const EXPIRED_ROWS = 1_000;
 
@@ -535,14 +536,14 @@ export function makeBulkDeletionRepository<Filter extends object>(
       });
       let removed = 0;
       for (const { tenant_id: tenantId, id } of expired) {
-        const where = 'bulk_deletion_id = :id';
-        const batch = { table: 'bulk_deletion_items', tenantId, where, bindings: { id }, limit: EXPIRED_ROWS };
+        // A redrive may have reopened it since, or be about to: the lock keeps it out until the batch is committed.
+        const where = `bulk_deletion_id = :id and exists (
+          select from bulk_deletions b where b.tenant_id = :tenantId and b.id = :id and ${HAS_EXPIRED} for share)`;
+        const batch = { table: 'bulk_deletion_items', tenantId, where, bindings: { id, days }, limit: EXPIRED_ROWS };
         for await (const items of deleteBatch(database, batch)) removed += items;
         removed += await database.forTenant(tenantId, async (trx) => {
           const { rowCount } = await trx.raw(
-            `delete from bulk_deletions
-             where tenant_id = :tenantId and id = :id and state in ('COMPLETE', 'CANCELLED')
-               and finished_at < clock_timestamp() - :days * interval '1 day'`,
+            `delete from bulk_deletions b where b.tenant_id = :tenantId and b.id = :id and ${HAS_EXPIRED}`,
             { tenantId, id, days },
           );
           return rowCount;

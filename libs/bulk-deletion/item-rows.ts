@@ -31,7 +31,8 @@ export async function takeItem(
 
 /**
  * Makes the item RUNNING again whose STUCK deletion is redriven, and its bulk deletion with it, in the transaction that
- * redrives the deletion. Does nothing where the deletion is of no bulk deletion.
+ * redrives the deletion, whose row it has locked before: everything locks the deletion first, then the bulk deletion, then
+ * the item. Does nothing where the deletion is of no bulk deletion.
  */
 export async function reopenItem(
   trx: TenantTransaction,
@@ -40,6 +41,11 @@ export async function reopenItem(
   deletionId: string,
 ): Promise<void> {
   if (bulkDeletionId === null) return;
+  // Whoever ends or forgets the bulk deletion now is waited for, by a statement of its own: the next one sees what was done.
+  await trx.raw('select 1 from bulk_deletions where tenant_id = :tenantId and id = :bulkDeletionId for update', {
+    tenantId,
+    bulkDeletionId,
+  });
   await trx.raw(
     `with reopened as (
        update bulk_deletion_items

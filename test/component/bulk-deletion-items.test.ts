@@ -2,7 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { MAX_MATCHES } from '#libs/bulk-deletion/bulk-deletion.ts';
 import { makeBulkDeletionRepository } from '#libs/bulk-deletion/bulk-deletion-repository.ts';
-import { takeItem } from '#libs/bulk-deletion/item-rows.ts';
+import { reopenItem, takeItem } from '#libs/bulk-deletion/item-rows.ts';
 import { makeOrderBulkDeletion } from '#libs/bulk-deletion/order-bulk-deletion.ts';
 import type { BulkClaim, BulkOrder, OrderItem } from '#libs/bulk-deletion/ports.ts';
 import { makeRunBulkDeletions } from '#libs/bulk-deletion/run-bulk-deletions.ts';
@@ -14,6 +14,7 @@ import { runMigrations } from '#services/run/adapters/postgres/migrations/index.
 import type { RunFilter } from '#services/run/domain/run-filter.ts';
 import { startTestPostgres, type TestDatabase, type TestPostgres } from '#test/support/postgres.ts';
 import { readsBy } from '#test/support/table-reads.ts';
+import { until } from '#test/support/test-stack.ts';
 
 interface Context {
   readonly postgres: TestPostgres;
@@ -238,6 +239,56 @@ test('a cancel waits for the order that is being committed, and refuses the one 
   t.like(await t.throwsAsync(late), { reason: 'LEASE_LOST' });
 });
 
+for (const [state, again] of [
+  ['STUCK', 'RUNNING'],
+  ['CANCELLED', 'CANCELLING'],
+] as const) {
+  test(`a redrive while a bulk deletion ends as ${state} makes it ${again} again`, async (t) => {
+    const { created, database, repository } = await open(t);
+    await seed(created, 1);
+    const { bulkDeletionId } = await repository.begin(orderOf(), ignore);
+    const claim = (await repository.claim(TENANT, bulkDeletionId, 'a', 30_000)) as BulkClaim<RunFilter>;
+    await repository.selectItems(claim, 10, ignore);
+    for (const item of await repository.dueItems(claim, 1))
+      await orderAs(database, 'PENDING')(claim.bulk, item, { ...item, bulkDeletionId, token: claim.token }, CALLER);
+    await created.query("update deletions set state = 'STUCK'");
+    await repository.settleItems(claim);
+    if (state === 'CANCELLED') await repository.cancel(TENANT, bulkDeletionId, CALLER, undefined);
+    const [deletion] = await created.query<{ id: string }>('select id from deletions');
+    const gate = Promise.withResolvers<void>();
+    const written = Promise.withResolvers<void>();
+    const finishing = makeBulkDeletionRepository(
+      {
+        ...database,
+        forTenant: (tenantId, work) =>
+          database.forTenant(tenantId, async (trx) => {
+            const result = await work(trx);
+            written.resolve();
+            await gate.promise;
+            return result;
+          }),
+      },
+      makeRunTargets(0),
+    ).finish(claim);
+    await written.promise;
+    let isOver = false;
+    const redriving = database
+      .forTenant(TENANT, (trx) => reopenItem(trx, TENANT, bulkDeletionId, deletion?.id ?? ''))
+      .finally(() => {
+        isOver = true;
+      });
+    const waits = () => created.query('select from pg_locks where not granted');
+    await until('the redrive waits, or does not', async () => isOver || (await waits()).length > 0);
+    gate.resolve();
+    t.is((await finishing)?.state, state);
+    await redriving;
+    const bulk = await repository.get(TENANT, bulkDeletionId);
+    t.is(bulk?.state, again);
+    t.like(bulk?.counts, { matched: 1, underWay: 1, stuck: 0 });
+    t.is((await repository.findDue(1)).length, 1);
+  });
+}
+
 test('an item whose soft delete was given up is skipped as UNDELETED', async (t) => {
   const { created, database, repository } = await open(t);
   await seed(created, 1);
@@ -286,6 +337,37 @@ test('what ended longer ago than receipts are kept is forgotten, unless it is ST
   );
   t.is((await created.query('select from bulk_deletion_items')).length, 3_000);
   t.is((await created.query('select from deletions')).length, 8);
+});
+
+test('what is redriven while it is forgotten keeps its items', async (t) => {
+  const { created, database } = await open(t);
+  const [bulk] = await created.query<{ id: string }>(
+    `insert into bulk_deletions (tenant_id, id, mode, state, actor, subject, reason, fingerprint, force, filter, counts,
+                                 finished_at)
+     values ('acme', gen_random_uuid(), 'PURGE', 'CANCELLED', 'a', 'a', '', '', false, '{}', '[]',
+             now() - interval '401 days') returning id`,
+  );
+  const id = bulk?.id ?? '';
+  const deletionId = newId();
+  await created.query(
+    `insert into bulk_deletion_items (tenant_id, bulk_deletion_id, position, target_id, etag, state, deletion_id)
+     select 'acme', $1, n, gen_random_uuid(), '', case n when 1 then 'STUCK' else 'COMPLETE' end,
+            case n when 1 then $2::uuid else gen_random_uuid() end
+     from generate_series(1, 3) n`,
+    [id, deletionId],
+  );
+  const redriving: Database = {
+    ...database,
+    async acrossTenants<Row>(statement: Parameters<Database['acrossTenants']>[0]) {
+      const rows = await database.acrossTenants<Row>(statement);
+      await database.forTenant(TENANT, (trx) => reopenItem(trx, TENANT, id, deletionId));
+      return rows;
+    },
+  };
+  t.is(await makeBulkDeletionRepository(redriving, makeRunTargets(0)).expire(400), 0);
+  const items = await created.query('select state from bulk_deletion_items order by position');
+  t.deepEqual(items, [{ state: 'RUNNING' }, { state: 'COMPLETE' }, { state: 'COMPLETE' }]);
+  t.deepEqual(await created.query('select state from bulk_deletions'), [{ state: 'CANCELLING' }]);
 });
 
 test('the app role reads and writes bulk deletions by an index', async (t) => {
