@@ -28,6 +28,7 @@ import { APPROVAL_STATE_OF, DECISION_OF, INCIDENT_STATE_OF, toApprovalMessage, t
 export const MAX_TITLE = 200;
 /** The name of a run's step has at most so many characters. */
 const MAX_NOTE = 500;
+const MAX_ETAG = 100;
 const MAX_NOTES = 2_000;
 
 /** Incidents and the approvals of their transitions. */
@@ -95,8 +96,9 @@ export const incidentHandlers = (
         return state;
       },
       note: () => parseOptionalText('note', request.note, MAX_NOTE),
+      etag: () => parseEtag(request.etag),
     });
-    const incident = await keepIncidents.transition(callerOf(context), { ...command, etag: request.etag });
+    const incident = await keepIncidents.transition(callerOf(context), command);
     return { incident: toIncidentMessage(incident) };
   },
 
@@ -115,8 +117,9 @@ export const incidentHandlers = (
       approvalId: () => parseId('approval_id', request.approvalId),
       decision: () => parseEnum('decision', request.decision, DECISION_OF),
       notes: () => parseOptionalText('notes', request.notes, MAX_NOTES),
+      etag: () => parseEtag(request.etag),
     });
-    const approval = await keepApprovals.decide(callerOf(context), { ...command, etag: request.etag });
+    const approval = await keepApprovals.decide(callerOf(context), command);
     return { approval: toApprovalMessage(approval) };
   },
 
@@ -135,3 +138,6 @@ export const incidentHandlers = (
     return { approvals, nextPageToken };
   },
 });
+
+/** The etag as it stands, empty for none. */
+const parseEtag = (etag: string): string => parseOptionalText('etag', etag, MAX_ETAG) ?? '';
