@@ -6,7 +6,7 @@ import { DomainError } from '#libs/kernel/domain-error.ts';
 import { parseDurationMs, parseTimestamp, toDuration, toOptionalTimestamp, toTimestamp } from './timestamp.ts';
 
 const MIN_NANOS = -62_135_596_800n * 1_000_000_000n;
-const MAX_NANOS = 253_402_300_799n * 1_000_000_000n + 999_999_999n;
+const MAX_NANOS = 253_402_300_799n * 1_000_000_000n + 999_999_000n;
 
 test('an instant of the years 1 to 9999 goes to a message and back, to the nanosecond', (t) => {
   fc.assert(
@@ -20,6 +20,13 @@ test('an instant of the years 1 to 9999 goes to a message and back, to the nanos
   );
   t.is(toOptionalTimestamp(undefined), undefined);
   t.is(parseTimestamp('at', undefined), undefined);
+});
+
+test('what is later than the last microsecond of the year 9999 is that one, so that a database can round it', (t) => {
+  for (const nanos of [999_999_000, 999_999_001, 999_999_500, 999_999_999]) {
+    const parsed = parseTimestamp('at', create(TimestampSchema, { seconds: 253_402_300_799n, nanos }));
+    t.is(parsed?.toString(), '9999-12-31T23:59:59.999999Z');
+  }
 });
 
 test('a timestamp that is none is FIELD_INVALID', (t) => {

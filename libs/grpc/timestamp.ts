@@ -7,6 +7,7 @@ const NANOS_PER_SECOND = 1_000_000_000n;
 // 0001-01-01 and 9999-12-31, the range of google.protobuf.Timestamp.
 const MIN_SECONDS = -62_135_596_800n;
 const MAX_SECONDS = 253_402_300_799n;
+const LAST_NANOS = 999_999_000;
 const MAX_DURATION_SECONDS = 315_576_000_000n;
 
 /** An instant as a message's timestamp, to the nanosecond. */
@@ -21,14 +22,19 @@ export const toOptionalTimestamp = (
   instant: Temporal.Instant | undefined,
 ): ReturnType<typeof toTimestamp> | undefined => instant && toTimestamp(instant);
 
-/** A message's timestamp as an instant, undefined for an absent one; FIELD_INVALID out of the years 1 to 9999. */
+/**
+ * A message's timestamp as an instant, undefined for an absent one; FIELD_INVALID out of the years 1 to 9999. A database that
+ * holds microseconds would round what is later than the last one of these years up to a year that no timestamp has: it is
+ * taken for that microsecond.
+ */
 export function parseTimestamp(field: string, timestamp: Timestamp | undefined): Temporal.Instant | undefined {
   if (!timestamp) return undefined;
   const { seconds, nanos } = timestamp;
   if (seconds < MIN_SECONDS || seconds > MAX_SECONDS || nanos < 0 || nanos > 999_999_999) {
     throw fieldInvalid(field, 'must be between the years 1 and 9999');
   }
-  return Temporal.Instant.fromEpochNanoseconds(seconds * NANOS_PER_SECOND + BigInt(nanos));
+  const last = seconds === MAX_SECONDS ? LAST_NANOS : nanos;
+  return Temporal.Instant.fromEpochNanoseconds(seconds * NANOS_PER_SECOND + BigInt(Math.min(nanos, last)));
 }
 
 /**

@@ -131,6 +131,18 @@ for (const name of Object.keys(SERVICES)) {
     t.is(await count({ afterTime: at(123_457_001), beforeTime: at(123_458_001) }), 12);
   });
 
+  test(`${name}: the first and the last instant of all bound a list as any other does`, async (t) => {
+    const service = serviceOf(t, name);
+    const [first, last] = [
+      { seconds: -62_135_596_800n, nanos: 0 },
+      { seconds: 253_402_300_799n, nanos: 999_999_999 },
+    ] as never[];
+    const count = async (filter: object) => (await listAll(service, callerIn('other'), filter)).length;
+    t.is(await count({ afterTime: first, beforeTime: last }), 30);
+    t.is(await count({ afterTime: last }), 0);
+    t.is(await count({ beforeTime: first }), 0);
+  });
+
   test(`${name}: another tenant's entries are never seen`, async (t) => {
     const service = serviceOf(t, name);
     for (const filter of [{}, { tenantId: 'other' }, { actor: 'actor-1' }, { targetId: 'target-1' }]) {

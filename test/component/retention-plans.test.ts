@@ -79,6 +79,16 @@ test.serial('a tenant’s history is told newest first, past and to come', async
   t.is((await refusalOf(platform.listTenantPlans({ showHistory: true }))).reason, 'FIELD_INVALID');
 });
 
+test.serial('a plan may come into force at the last instant of all, and is resolved then', async (t) => {
+  const platform = platformOf(t.context.stack);
+  const last = { seconds: 253_402_300_799n, nanos: 999_999_999 };
+  await platform.setTenantPlan({ tenantId: 'last', planName: 'PRO' });
+  const { tenantPlan } = await platform.setTenantPlan({ tenantId: 'last', planName: 'AGENCY', effectiveTime: last });
+  t.like(tenantPlan?.effectiveTime, { ...last, nanos: 999_999_000 });
+  t.is((await platform.resolveRetention({ tenantId: 'last', atTime: last })).planName, 'AGENCY');
+  t.is((await platform.resolveRetention({ tenantId: 'last' })).planName, 'PRO');
+});
+
 test.serial('a tenant’s people see their own plan, and another’s as one that there is not', async (t) => {
   const { stack } = t.context;
   await platformOf(stack).setTenantPlan({ tenantId: 'own', planName: 'PRO' });
