@@ -7,7 +7,7 @@ import { parseFields, parseOptionalText } from '#libs/grpc/parse.ts';
 import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { readableTenant } from '#libs/kernel/caller.ts';
 import { parseTenantId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { readAudit, type StoredAuditEntry } from './read-audit.ts';
 
@@ -48,7 +48,7 @@ export const auditHandlers = (database: Database) => ({
       tenantId: of ?? '',
       filter: { actor, action, targetId, after: wanted.after?.toString(), before: wanted.before?.toString() },
     };
-    const after = decodePageToken(scope, pageToken, 2);
+    const after = decodePageToken(scope, pageToken, [KEY.instant, KEY.id]);
     const page = await readAudit(database, of, wanted, { limit, after });
     const keyOf = ({ at, id }: StoredAuditEntry) => [at.toString(), id];
     const toEntry = (entry: StoredAuditEntry) => toMessage(of, entry);

@@ -15,7 +15,7 @@ import { parseFields, parseInteger, parseOptionalEnum, parseReason } from '#libs
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { parseId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import {
   BULK_STATES,
   type BulkDeletion,
@@ -75,7 +75,7 @@ export function bulkDeletionHandlers<Filter>(
       });
       const rpc = `${messages.targetType}.ListBulkDeletions`;
       const scope: PageScope = { rpc, tenantId: tenantOf(caller), filter: { state } };
-      const after = decodePageToken(scope, request.pageToken, 2);
+      const after = decodePageToken(scope, request.pageToken, [KEY.instant, KEY.id]);
       const page = await reads.list(caller, { state, limit, after });
       const keyOf = (bulk: BulkDeletion<Filter>) => [bulk.createdAt.toString(), bulk.id];
       const { messages: found, nextPageToken } = fitPage(scope, BulkDeletionSchema, page, toMessage, keyOf);
@@ -94,7 +94,7 @@ export function bulkDeletionHandlers<Filter>(
       });
       const rpc = `${messages.targetType}.ListBulkDeletionItems`;
       const scope: PageScope = { rpc, tenantId: tenantOf(caller), filter: { bulkDeletionId, state } };
-      const after = decodePageToken(scope, request.pageToken, 1);
+      const after = decodePageToken(scope, request.pageToken, [KEY.int4]);
       const page = await reads.listItems(caller, bulkDeletionId, { state, limit, after });
       const keyOf = ({ position }: BulkDeletionItem) => [String(position)];
       const { messages: items, nextPageToken } = fitPage(scope, BulkDeletionItemSchema, page, toItemMessage, keyOf);

@@ -3,7 +3,7 @@ import { type Caller, hasRole, tenantOf } from './caller.ts';
 import { DomainError, fieldInvalid, hasReason } from './domain-error.ts';
 import { fingerprint } from './fingerprint.ts';
 import { newId, parseId, parseTenantId } from './id.ts';
-import { decodePageToken, encodePageToken, type PageScope, parsePageSize } from './page.ts';
+import { decodePageToken, encodePageToken, KEY, type PageScope, parsePageSize } from './page.ts';
 
 const scope: PageScope = { rpc: 'ListJobs', tenantId: 'acme', filter: { state: 'FAILED', runId: undefined } };
 
@@ -43,8 +43,8 @@ test('a page size of 0 is the default, and none is cut silently', (t) => {
 });
 
 test('a page token continues the list that gave it', (t) => {
-  t.deepEqual(decodePageToken(scope, encodePageToken(scope, ['2026', 'b']), 2), ['2026', 'b']);
-  t.is(decodePageToken(scope, '', 2), undefined);
+  t.deepEqual(decodePageToken(scope, encodePageToken(scope, ['2026', 'b']), [KEY.int4, KEY.text]), ['2026', 'b']);
+  t.is(decodePageToken(scope, '', [KEY.int4, KEY.text]), undefined);
 });
 
 test('a page token of another tenant, list, filter or shape is refused', (t) => {
@@ -54,11 +54,32 @@ test('a page token of another tenant, list, filter or shape is refused', (t) => 
     { ...scope, rpc: 'ListRuns' },
     { ...scope, filter: { state: 'COMPLETED' } },
   ];
-  for (const other of others) t.throws(() => decodePageToken(other, token, 1), { message: /page_token/ });
+  for (const other of others) t.throws(() => decodePageToken(other, token, [KEY.text]), { message: /page_token/ });
   for (const bad of ['x', token.slice(1), Buffer.from('{}').toString('base64url'), 'a'.repeat(5_000)]) {
-    t.throws(() => decodePageToken(scope, bad, 1), { message: /page_token/ });
+    t.throws(() => decodePageToken(scope, bad, [KEY.text]), { message: /page_token/ });
   }
-  t.throws(() => decodePageToken(scope, token, 2), { message: /page_token/ });
+  for (const parts of [[], [KEY.text, KEY.text]])
+    t.throws(() => decodePageToken(scope, token, parts), { message: /page_token/ });
+});
+
+test('what a page token holds is what the list orders by there, or the token is refused, whatever its seal', (t) => {
+  const id = newId();
+  const parts: Record<keyof typeof KEY, { readonly good: readonly string[]; readonly bad: readonly string[] }> = {
+    instant: {
+      good: ['2026-01-31T23:59:59Z', '0001-01-01T00:00:00Z', '9999-12-31T23:59:59.999999Z'],
+      bad: ['', 'x', '2026', '2026-02-30T00:00:00Z', '0000-01-01T00:00:00Z', '+010000-01-01T00:00:00Z', 'infinity'],
+    },
+    id: { good: [id], bad: ['', 'x', id.slice(1), id.toUpperCase().replace(/\d/g, 'A')] },
+    int4: { good: ['0', '2147483647'], bad: ['', '-1', '1.5', 'NaN', '1e3', '2147483648', '9'.repeat(500)] },
+    int8: { good: ['0', '9223372036854775807'], bad: ['', '-1', '0x1', 'Infinity', '9223372036854775808'] },
+    text: { good: ['', 'ä 🚀', 'a\tb'], bad: ['a\0b', '\ud800'] },
+  };
+  for (const [name, { good, bad }] of Object.entries(parts)) {
+    const decode = (text: string) =>
+      decodePageToken(scope, encodePageToken(scope, [text]), [KEY[name as keyof typeof KEY]]);
+    for (const text of good) t.deepEqual(decode(text), [text], name);
+    for (const text of bad) t.throws(() => decode(text), { message: /page_token/ }, `${name} ${text}`);
+  }
 });
 
 test('a fingerprint ignores the order of keys and what is absent', (t) => {

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { type FieldViolation, fieldInvalid, fieldsInvalid } from './domain-error.ts';
+import { isId } from './id.ts';
 
 /** The page size where a request names none. */
 export const DEFAULT_PAGE_SIZE = 50;
@@ -68,14 +69,46 @@ const seal = (scope: PageScope, key: readonly string[]): string =>
 export const encodePageToken = (scope: PageScope, key: readonly string[]): string =>
   Buffer.from(JSON.stringify([seal(scope, key), ...key])).toString('base64url');
 
+/** Whether a text can be this part of a keyset. */
+export type KeyPart = (text: string) => boolean;
+
+const INSTANT = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z$/;
+const DIGITS = /^\d{1,19}$/;
+
+/** The parts that keysets have, by what Postgres takes them for. */
+export const KEY = {
+  /** Of the years 1 to 9999, in UTC. */
+  instant: (text) => INSTANT.test(text) && !text.startsWith('0000') && isInstant(text),
+  id: isId,
+  /** A whole number that is not negative. */
+  int4: (text) => DIGITS.test(text) && BigInt(text) < 1n << 31n,
+  /** A whole number that is not negative. */
+  int8: (text) => DIGITS.test(text) && BigInt(text) < 1n << 63n,
+  text: (text) => !text.includes('\0') && text.isWellFormed(),
+} satisfies Readonly<Record<string, KeyPart>>;
+
+function isInstant(text: string): boolean {
+  try {
+    return Temporal.Instant.from(text) !== undefined;
+  } catch {
+    return false;
+  }
+}
+
 /**
- * The keyset of `size` parts that a token continues after, undefined for the empty token.
- * FIELD_INVALID on `page_token` for anything this RPC did not give to this tenant for this very filter.
+ * The keyset that a token continues after, undefined for the empty token. FIELD_INVALID on `page_token` for anything this
+ * RPC did not give to this tenant for this very filter. Anybody can compute a seal, so that what it covers is not believed
+ * either: each part has to be what the list orders by there.
  */
-export function decodePageToken(scope: PageScope, token: string, size: number): readonly string[] | undefined {
+export function decodePageToken(
+  scope: PageScope,
+  token: string,
+  parts: readonly KeyPart[],
+): readonly string[] | undefined {
   if (token === '') return undefined;
   const [given, ...key] = partsOf(token) ?? [];
-  if (key.length !== size || given !== seal(scope, key)) throw fieldInvalid('page_token', WRONG_TOKEN);
+  const isKey = key.length === parts.length && key.every((text, index) => parts[index]?.(text));
+  if (!isKey || given !== seal(scope, key)) throw fieldInvalid('page_token', WRONG_TOKEN);
   return key;
 }
 

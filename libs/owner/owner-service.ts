@@ -13,7 +13,7 @@ import { parseDurationMs, parseTimestamp, toDuration, toOptionalTimestamp, toTim
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, type PageScope, pageOf } from '#libs/kernel/page.ts';
+import { decodePageToken, encodePageToken, KEY, type KeyPart, type PageScope, pageOf } from '#libs/kernel/page.ts';
 import type { Cursor, Operation, Owner, OwnerOrder } from './owner.ts';
 import type { OwnedSubject, OwnerRule } from './subject.ts';
 
@@ -59,7 +59,7 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
       const scope: PageScope = { rpc: 'ListSubjects', tenantId: '', filter: {} };
       const { limit, after } = parseFields({
         limit: () => parsePageSize(pageSize, { usual: DEFAULT_SUBJECTS, max: MAX_SUBJECTS }),
-        after: () => decodePageToken(scope, pageToken, 1),
+        after: () => decodePageToken(scope, pageToken, [KEY.text]),
       });
       const left = subjects.filter(({ name }) => after?.[0] === undefined || name > after[0]);
       const keyOf = ({ name }: OwnedSubject) => [name];
@@ -73,7 +73,7 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
       const { name, limit, after } = parseFields({
         name: () => parseSubject('subject', request.subject),
         limit: () => parsePageSize(request.pageSize, { usual: MAX_TENANTS, max: MAX_TENANTS }),
-        after: () => decodePageToken(scope, request.pageToken, 1),
+        after: () => decodePageToken(scope, request.pageToken, [KEY.text]),
       });
       const tenants = await owner.listTenants(subjectOf(name), after?.[0] ?? '', limit + 1);
       const page = tenants.slice(0, limit);
@@ -285,6 +285,23 @@ function progressOf(
   };
 }
 
+// As Postgres writes an instant down, of whatever year, and where the column is of a type without a time or an offset.
+const WRITTEN_INSTANT =
+  /^(?:-?infinity|\d{4,6}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?: [\d:.]{8,15}(?:[+-]\d\d(?::\d\d){0,2})?)?(?: BC)?)$/;
+
+const PART_OF: Readonly<Record<OwnedSubject['key'][number]['type'], KeyPart>> = {
+  uuid: KEY.id,
+  text: KEY.text,
+  bigint: (text) => KEY.int8(text.replace(/^-/, '')),
+  timestamptz: (text) => WRITTEN_INSTANT.test(text),
+};
+
+/** Whether the statement of the part can cast the position: an age, which rows without an instant lack, and the key. */
+function isPosition(part: Cursor['part'], subject: OwnedSubject, [age = '', ...key]: readonly string[]): boolean {
+  const isAge = part === 'undated' ? age === '' : WRITTEN_INSTANT.test(age);
+  return isAge && subject.key.every(({ type }, index) => PART_OF[type](key[index] ?? ''));
+}
+
 function parseCursor(
   rpc: string,
   tenantId: string,
@@ -293,12 +310,15 @@ function parseCursor(
   subjects: readonly OwnedSubject[],
 ): Cursor | undefined {
   if (cursor.length === 0) return undefined;
-  const size = 3 + (subjects.find(({ name }) => name === walked?.subject)?.key.length ?? 0);
+  const subject = subjects.find(({ name }) => name === walked?.subject);
+  const parts = Array<KeyPart>(3 + (subject?.key.length ?? 0)).fill(KEY.text);
   try {
-    const key = decodePageToken(scopeOf(rpc, tenantId, walked), Buffer.from(cursor).toString('latin1'), size) ?? [];
+    const token = Buffer.from(cursor).toString('latin1');
+    const key = decodePageToken(scopeOf(rpc, tenantId, walked), token, parts) ?? [];
     const [name, hasAfter, ...position] = key;
     const part = PARTS.find((candidate) => candidate === name);
-    if (part) return { part, after: hasAfter === '' ? undefined : position };
+    if (part && hasAfter === '') return { part, after: undefined };
+    if (part && subject && isPosition(part, subject, position)) return { part, after: position };
   } catch {
     // Told as one of this field, whatever is wrong with it.
   }

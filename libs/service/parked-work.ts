@@ -11,7 +11,7 @@ import { parseFields } from '#libs/grpc/parse.ts';
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { readableTenant } from '#libs/kernel/caller.ts';
 import { parseTenantId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, pageOf, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, pageOf, parsePageSize } from '#libs/kernel/page.ts';
 import type { Database, Statement } from '#libs/postgres/open-database.ts';
 
 interface ParkedRow {
@@ -51,7 +51,7 @@ export const listParkedWork =
     });
     const of = readableTenant(callerOf(context), named);
     const scope: PageScope = { rpc: 'ListParkedWork', tenantId: of ?? '', filter: {} };
-    const after = decodePageToken(scope, pageToken, 3) ?? [of ?? '', ...BEFORE_ALL.slice(1)];
+    const after = decodePageToken(scope, pageToken, [KEY.text, KEY.id, KEY.text]) ?? [of ?? '', ...BEFORE_ALL.slice(1)];
     const rows = database ? await readParked(database, of, after, limit + 1) : [];
     const page = pageOf(rows, limit, (row) => row, keyOf);
     const { messages: items, nextPageToken } = fitPage(scope, ParkedWorkSchema, page, toMessage, keyOf);

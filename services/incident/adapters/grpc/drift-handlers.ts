@@ -17,7 +17,7 @@ import { parseTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid, undefinedIfNotFound } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type KeyPart, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import type { DriftCheck, Environment } from '../../domain/drift.ts';
 import type { KeepDrift } from '../../use-cases/keep-drift.ts';
 import type { ReadDashboard } from '../../use-cases/ports.ts';
@@ -53,7 +53,7 @@ export const driftHandlers = (
       limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = { rpc: 'ListEnvironments', tenantId, filter: { status } };
-    const after = decodePageToken(scope, request.pageToken, 1);
+    const after = decodePageToken(scope, request.pageToken, [KEY.text]);
     const page = await keepDrift.listEnvironments(tenantId, status, { limit, after });
     const keyOf = ({ displayName }: Environment) => [displayName];
     const { messages, nextPageToken } = fitPage(scope, EnvironmentSchema, page, toEnvironmentMessage, keyOf);
@@ -101,7 +101,7 @@ export const driftHandlers = (
       limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = { rpc: 'ListDriftChecks', tenantId, filter };
-    const after = decodePageToken(scope, request.pageToken, 2);
+    const after = decodePageToken(scope, request.pageToken, [isInstantOrNone, KEY.id]);
     const page = await keepDrift.listChecks(tenantId, filter, { limit, after });
     const readWhole = ({ id }: DriftCheck) => undefinedIfNotFound(keepDrift.getCheck(tenantId, id, view));
     const keyOf = ({ key }: { readonly key: readonly string[] }) => key;
@@ -116,3 +116,6 @@ export const driftHandlers = (
     return toDashboardMessage(await readDashboard(tenantOf(callerOf(context))));
   },
 });
+
+// A check that an older version wrote has no time of its own, and is listed last.
+const isInstantOrNone: KeyPart = (text) => text === '' || KEY.instant(text);

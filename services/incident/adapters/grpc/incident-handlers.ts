@@ -16,7 +16,7 @@ import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid, undefinedIfNotFound } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { MAX_STEP } from '#libs/participant/participant-messages.ts';
 import type { Approval } from '../../domain/approval.ts';
 import type { Incident } from '../../domain/incident.ts';
@@ -76,7 +76,7 @@ export const incidentHandlers = (
       tenantId: tenantOf(caller),
       filter: { ...filter, showDeleted },
     };
-    const after = decodePageToken(scope, request.pageToken, 2);
+    const after = decodePageToken(scope, request.pageToken, [KEY.instant, KEY.id]);
     const page = await keepIncidents.list(caller, { ...filter, showDeleted }, { limit, after });
     const keyOf = (incident: Incident) => [incident.createdAt.toString(), incident.id];
     const readWhole = ({ id }: Incident) => undefinedIfNotFound(keepIncidents.get(caller, id, showDeleted, view));
@@ -131,7 +131,7 @@ export const incidentHandlers = (
       limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = { rpc: 'ListApprovals', tenantId: tenantOf(caller), filter };
-    const after = decodePageToken(scope, request.pageToken, 2);
+    const after = decodePageToken(scope, request.pageToken, [KEY.instant, KEY.id]);
     const page = await keepApprovals.list(caller, filter, { limit, after });
     const keyOf = (approval: Approval) => [approval.createdAt.toString(), approval.id];
     const { messages: approvals, nextPageToken } = fitPage(scope, ApprovalSchema, page, toApprovalMessage, keyOf);

@@ -23,7 +23,7 @@ import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseTenantId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { tenantPlanNotFound } from '../../domain/purge.ts';
 import type { Plan, PlanWindow, PlanWindowKind, TenantPlan } from '../../domain/windows.ts';
 import type { KeepPlans } from '../../use-cases/keep-plans.ts';
@@ -85,7 +85,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
     if (tenantId !== undefined && !mayName(context, tenantId)) return { tenantPlans: [], nextPageToken: '' };
     const filter = { tenantId: tenantId ?? '', plan, showHistory };
     const scope: PageScope = { rpc: 'ListTenantPlans', tenantId: caller.tenantId ?? '', filter };
-    const after = decodePageToken(scope, request.pageToken, 1);
+    const after = decodePageToken(scope, request.pageToken, [showHistory ? KEY.int8 : KEY.text]);
     const page = await keepPlans.list(tenantId === undefined ? { tenantId, plan } : { tenantId, plan, showHistory }, {
       limit,
       after,
@@ -135,7 +135,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
     const limit = parsePageSize(request.pageSize, request.pageToken);
     const caller = callerOf(context);
     const scope: PageScope = { rpc: 'ListPlans', tenantId: caller.tenantId ?? '', filter: {} };
-    const page = await keepPlans.listPlans({ limit, after: decodePageToken(scope, request.pageToken, 1) });
+    const page = await keepPlans.listPlans({ limit, after: decodePageToken(scope, request.pageToken, [KEY.text]) });
     const toMessage = (plan: Plan) => toPlanMessage(toldTo(caller, plan));
     const { messages: plans, nextPageToken } = fitPage(scope, PlanSchema, page, toMessage, ({ name }) => [name]);
     return { plans, nextPageToken };
@@ -148,7 +148,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
     });
     const tenantId = callerOf(context).tenantId ?? '';
     const scope: PageScope = { rpc: 'ListPlanWindows', tenantId, filter: { name } };
-    const after = decodePageToken(scope, request.pageToken, 3);
+    const after = decodePageToken(scope, request.pageToken, [KEY.instant, KEY.text, KEY.int8]);
     const page = await keepPlans.listPlanWindows(name, { limit, after });
     const keyOf = (window: PlanWindow) => [window.recordedAt.toString(), window.subject, String(window.version)];
     const { messages: windows, nextPageToken } = fitPage(scope, PlanWindowSchema, page, toPlanWindowMessage, keyOf);

@@ -6,7 +6,7 @@ import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
 import { parseFields, parseInteger, parseOptionalText } from '#libs/grpc/parse.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
-import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import {
   DEFAULT_EXECUTION_POLICY,
   type ExecutionPolicy,
@@ -72,7 +72,10 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
     const limit = parsePageSize(request.pageSize, request.pageToken);
     const tenantId = wantedTenant(caller, '');
     const scope: PageScope = { rpc: 'ListExecutionPolicies', tenantId: tenantId ?? '', filter: {} };
-    const page = await keepPolicies.list(tenantId, { limit, after: decodePageToken(scope, request.pageToken, 1) });
+    const page = await keepPolicies.list(tenantId, {
+      limit,
+      after: decodePageToken(scope, request.pageToken, [KEY.text]),
+    });
     const keyOf = (policy: ExecutionPolicy) => [policy.tenantId];
     const { messages, nextPageToken } = fitPage(scope, ExecutionPolicySchema, page, toPolicyMessage, keyOf);
     return { executionPolicies: messages, nextPageToken };

@@ -26,7 +26,7 @@ import {
 import { toDuration, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseTenantId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import type { Hold } from '../../domain/ceiling.ts';
 import {
   type FleetHold,
@@ -116,7 +116,7 @@ const handlersOf = (
       limit: () => parsePageSize(request.pageSize, request.pageToken),
     });
     const scope: PageScope = { rpc: 'GetPurge', tenantId: caller.tenantId ?? '', filter: { purgeId } };
-    const after = decodePageToken(scope, request.pageToken, 1);
+    const after = decodePageToken(scope, request.pageToken, [KEY.text]);
     const { purge, items } = await orderPurge.get(caller, purgeId, { limit, after });
     const keyOf = ({ tenantId }: RetentionPurgeItem) => [tenantId];
     const { messages, nextPageToken } = fitPage(scope, RetentionPurgeItemSchema, items, toItemMessage, keyOf);
@@ -133,7 +133,7 @@ const handlersOf = (
     if (tenantId !== undefined && !mayName(context, tenantId)) return { purges: [], nextPageToken: '' };
     const filter = { state, tenantId };
     const scope: PageScope = { rpc: 'ListPurges', tenantId: caller.tenantId ?? '', filter };
-    const after = decodePageToken(scope, request.pageToken, 2);
+    const after = decodePageToken(scope, request.pageToken, [KEY.instant, KEY.id]);
     const page = await orderPurge.list(caller, filter, { limit, after });
     const shown = new Map(await Promise.all(page.items.map(async (purge) => [purge, await withStop(purge)] as const)));
     const toMessage = (purge: RetentionPurge) => shown.get(purge) ?? {};

@@ -6,7 +6,7 @@ import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
 import { parseFields, parseOptionalEnum, parseRequiredReason, parseText } from '#libs/grpc/parse.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
-import { decodePageToken, type PageScope, pageOf, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, pageOf, parsePageSize } from '#libs/kernel/page.ts';
 import {
   type CatalogueSubject,
   problemOf,
@@ -32,7 +32,7 @@ export const subjectHandlers = (
       state: () => parseOptionalEnum('state', request.state, STATE_OF),
     });
     const scope: PageScope = { rpc: 'ListSubjects', tenantId: callerOf(context).tenantId ?? '', filter: { state } };
-    const [after = ''] = decodePageToken(scope, request.pageToken, 1) ?? [];
+    const [after = ''] = decodePageToken(scope, request.pageToken, [KEY.text]) ?? [];
     const rest = (await catalogue.list(state)).filter(({ name }) => name > after);
     const keyOf = ({ name }: CatalogueSubject) => [name];
     const page = pageOf(rest, limit, (subject) => subject, keyOf);
@@ -51,7 +51,7 @@ export const subjectHandlers = (
   async listUnplannedTenants(request, context) {
     const { limit } = parseFields({ limit: () => parsePageSize(request.pageSize, request.pageToken) });
     const scope: PageScope = { rpc: 'ListUnplannedTenants', tenantId: callerOf(context).tenantId ?? '', filter: {} };
-    const page = await directory.listUnplanned({ limit, after: decodePageToken(scope, request.pageToken, 1) });
+    const page = await directory.listUnplanned({ limit, after: decodePageToken(scope, request.pageToken, [KEY.text]) });
     const { messages: tenants, nextPageToken } = fitPage(
       scope,
       UnplannedTenantSchema,

@@ -11,7 +11,7 @@ import { parseTimestamp, toOptionalTimestamp, toTimestamp } from '#libs/grpc/tim
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, type FieldViolation, fieldInvalid, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { EXECUTION_STATES, type Execution, type ExecutionState, timeInId } from '../../domain/execution.ts';
 import type { ReadExecutions } from '../../use-cases/read-executions.ts';
 import type { RecordExecutions } from '../../use-cases/record-executions.ts';
@@ -57,7 +57,7 @@ export const executionService = ({
     });
     const filter = { ...query, minAge: query.minAge?.toString(), maxAge: query.maxAge?.toString() };
     const scope: PageScope = { rpc: 'ListExecutions', tenantId, filter };
-    const after = decodePageToken(scope, request.pageToken, 3);
+    const after = decodePageToken(scope, request.pageToken, [KEY.instant, KEY.id, KEY.instant]);
     const page = await readExecutions.list(tenantId, { ...query, limit, after });
     const keyOf = ({ id, createdAt, startedAt = createdAt }: Execution) => [String(startedAt), id, String(createdAt)];
     const { messages, nextPageToken } = fitPage(scope, ExecutionSchema, page, toExecutionMessage, keyOf);

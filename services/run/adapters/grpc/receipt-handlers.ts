@@ -10,7 +10,7 @@ import { parseFields, parseOptionalEnum, parseReason } from '#libs/grpc/parse.ts
 import { toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import { type Deletion, isSettled } from '../../domain/deletion.ts';
 import type { PreviewPurge } from '../../use-cases/preview-purge.ts';
 import type { ReadDeletions } from '../../use-cases/read-deletions.ts';
@@ -62,7 +62,7 @@ export const receiptHandlers = ({
       runId: () => parseOptionalId('run_id', request.runId),
     });
     const scope: PageScope = { rpc: 'run.ListDeletions', tenantId: tenantOf(caller), filter: query };
-    const after = decodePageToken(scope, request.pageToken, 2);
+    const after = decodePageToken(scope, request.pageToken, [KEY.instant, KEY.id]);
     const page = await readDeletions.list(caller, { ...query, limit, after });
     const keyOf = ({ createdAt, id }: Deletion) => [createdAt.toString(), id];
     const { messages: deletions, nextPageToken } = fitPage(scope, DeletionSchema, page, toDeletionMessage, keyOf);

@@ -18,7 +18,7 @@ import { parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { fieldInvalid, undefinedIfNotFound } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
-import { decodePageToken, type PageScope, pageOf, parsePageSize } from '#libs/kernel/page.ts';
+import { decodePageToken, KEY, type PageScope, pageOf, parsePageSize } from '#libs/kernel/page.ts';
 import type { Run } from '../../domain/run.ts';
 import type { RunStep } from '../../domain/step.ts';
 import type { CreateRun } from '../../use-cases/create-run.ts';
@@ -93,7 +93,7 @@ export const runService = ({
     });
     const { showDeleted } = request;
     const scope: PageScope = { rpc: 'ListRunSteps', tenantId: tenantOf(caller), filter: { runId, showDeleted } };
-    const after = decodePageToken(scope, request.pageToken, 1);
+    const after = decodePageToken(scope, request.pageToken, [KEY.int4]);
     const page = await readRuns.listSteps(caller, runId, { limit, after, showDeleted });
     const keyOf = ({ position }: RunStep) => [String(position)];
     const { messages: steps, nextPageToken } = fitPage(scope, RunStepSchema, page, toStepMessage, keyOf);
@@ -143,7 +143,7 @@ export const runService = ({
     const [min, max] = [minCreatedAt?.toString(), maxCreatedAt?.toString()];
     const filter = { state, workflow, min, max, showDeleted, ...(deletedOnly ? { deletedOnly } : {}) };
     const scope: PageScope = { rpc: 'ListRuns', tenantId: tenantOf(caller), filter };
-    const after = decodePageToken(scope, request.pageToken, 2);
+    const after = decodePageToken(scope, request.pageToken, [KEY.instant, KEY.id]);
     const page = await readRuns.list(caller, { ...query, showDeleted, deletedOnly, limit, after });
     const keyOf = (run: Run) => [String(deletedOnly ? run.tombstone?.at : run.createdAt), run.id];
     const readWhole = ({ id }: Run) => undefinedIfNotFound(readRuns.get(caller, id, showDeleted, view));
@@ -157,7 +157,7 @@ export const runService = ({
   async listParticipants(request) {
     const { limit } = parseFields({ limit: () => parsePageSize(request.pageSize, request.pageToken) });
     const scope: PageScope = { rpc: 'ListParticipants', tenantId: '', filter: {} };
-    const [after = ''] = decodePageToken(scope, request.pageToken, 1) ?? [];
+    const [after = ''] = decodePageToken(scope, request.pageToken, [KEY.text]) ?? [];
     const rest = (await keepParticipants.list()).filter(({ name }) => name > after);
     const keyOf = ({ name }: ListedParticipant) => [name];
     const page = pageOf(rest, limit, (participant) => participant, keyOf);
