@@ -11,6 +11,7 @@ import { listedAudit } from './009-audit.ts';
 import { payloadPurgeCause } from './010-payload-purge-cause.ts';
 import { auditedKeys } from './011-audited-keys.ts';
 import { runLocks } from './012-run-locks.ts';
+import { byIndex } from './013-by-index.ts';
 
 /** IncidentService's schema, in order. */
 export const incidentMigrations: readonly Migration[] = [
@@ -26,4 +27,5 @@ export const incidentMigrations: readonly Migration[] = [
   payloadPurgeCause,
   auditedKeys,
   runLocks,
+  byIndex,
 ];
