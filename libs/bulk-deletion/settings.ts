@@ -7,8 +7,6 @@ export const readBulkSettings = (reader: SettingsReader, underWay: number) => ({
   /** How many items are written down, or cancelled, in one transaction. */
   bulkChunk: reader.integer('LETHE_BULK_CHUNK', { min: 1, max: 10_000 }, 1_000),
   bulkLeaseMs: reader.integer('LETHE_BULK_LEASE_MS', { min: 100, max: 3_600_000 }, 30_000),
-  /** How long one that has ended is kept. */
-  receiptDays: reader.integer('LETHE_RECEIPT_DAYS', { min: 30, max: 36_500 }, 400),
 });
 
 /** What bulk deletions need of a service's settings. */
@@ -18,4 +16,6 @@ export interface BulkDeletionSettings extends ReturnType<typeof readBulkSettings
   readonly deletionBackoffMs: number;
   readonly deletionBackoffMaxMs: number;
   readonly pollMs: number;
+  /** How long one that has ended is kept. */
+  readonly receiptDays: number;
 }

@@ -35,6 +35,8 @@ export const readCommonSettings = (reader: SettingsReader) => ({
   tls: readServerTls(reader),
   clientTls: readClientTls(reader),
   reflection: reader.oneOf('LETHE_REFLECTION', ['on', 'off'], 'on') === 'on',
+  /** How long receipts are kept, and what requests were answered with. */
+  receiptDays: reader.integer('LETHE_RECEIPT_DAYS', { min: 30, max: 36_500 }, 400),
   drainMs: reader.integer('LETHE_DRAIN_MS', { min: 100, max: 600_000 }, 10_000),
 });
 

@@ -8,6 +8,7 @@ import { bindOwner } from '#libs/owner/owner-service.ts';
 import { bindParticipant } from '#libs/participant/bind-participant.ts';
 import { makeParticipant, type RunRows } from '#libs/participant/make-participant.ts';
 import { makeDataId } from '#libs/postgres/data-id.ts';
+import { makeForgetRequests } from '#libs/postgres/forget-requests.ts';
 import { makeComposition } from '#libs/service/composition.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { incidentService } from './adapters/grpc/incident-service.ts';
@@ -16,6 +17,7 @@ import { makeApprovalRepository } from './adapters/postgres/approval-repository.
 import { makeReadDashboard } from './adapters/postgres/dashboard.ts';
 import { makeDriftRepository } from './adapters/postgres/drift-repository.ts';
 import { makeIncidentRepository } from './adapters/postgres/incident-repository.ts';
+import { REMEMBERED_REQUESTS } from './adapters/postgres/requests.ts';
 import { makeRunIncidents } from './adapters/postgres/run-incidents.ts';
 import { makeStepActions } from './adapters/postgres/step-actions.ts';
 import { INCIDENT_SUBJECTS } from './adapters/postgres/subjects.ts';
@@ -38,6 +40,7 @@ export function composeIncidentService(
 ): ComposedService {
   const subjects = INCIDENT_SUBJECTS;
   const owner = makeOwner({ ...settings, database, turns, subjects, onPurged: observeOwner({ log, metrics }) });
+  const forgetRequests = makeForgetRequests(database, REMEMBERED_REQUESTS);
   const { given, made, madeOf, get } = makeComposition();
   const ofDatabase = [given(database)] as const;
   const keepDrift = made(makeKeepDrift, [made(makeDriftRepository, ofDatabase)]);
@@ -65,14 +68,15 @@ export function composeIncidentService(
       bindParticipant(get(participant), makeDataId(database)),
       bindOwner(owner),
     ],
-    startWorkers: () => [
-      startWorkerLoop({
-        name: 'owner-operations',
-        pollMs: EXPIRY_POLL_MS,
-        work: owner.expireOperations,
-        onError: (name, error) => log.error({ err: error, loop: name }, 'a background pass failed'),
-      }),
-    ],
+    startWorkers() {
+      const onError = (name: string, error: unknown) =>
+        log.error({ err: error, loop: name }, 'a background pass failed');
+      const hourly = { pollMs: EXPIRY_POLL_MS, onError };
+      return [
+        startWorkerLoop({ name: 'owner-operations', ...hourly, work: owner.expireOperations }),
+        startWorkerLoop({ name: 'request-ids', ...hourly, work: () => forgetRequests(settings.receiptDays) }),
+      ];
+    },
     close: () => undefined,
   };
 }

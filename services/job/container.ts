@@ -10,6 +10,7 @@ import type { ObjectStore } from '#libs/object-store/object-store.ts';
 import { openS3Store } from '#libs/object-store/s3-store.ts';
 import { bindParticipant } from '#libs/participant/bind-participant.ts';
 import { makeDataId } from '#libs/postgres/data-id.ts';
+import { makeForgetRequests } from '#libs/postgres/forget-requests.ts';
 import { makeComposition } from '#libs/service/composition.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
 import { bulkService } from './adapters/grpc/bulk-handlers.ts';
@@ -24,6 +25,7 @@ import { makeDeletionWork } from './adapters/postgres/deletion-work.ts';
 import { makeDiscardedObjects } from './adapters/postgres/discarded-objects.ts';
 import { makeInstallation } from './adapters/postgres/installation.ts';
 import { makeJobRepository } from './adapters/postgres/job-repository.ts';
+import { REMEMBERED_REQUESTS } from './adapters/postgres/job-requests.ts';
 import { makeOrphanReports } from './adapters/postgres/orphan-reports.ts';
 import { makeRunJobs } from './adapters/postgres/run-jobs.ts';
 import { makeStepActions } from './adapters/postgres/step-actions.ts';
@@ -48,6 +50,7 @@ import { makeWorkOnJob } from './use-cases/work-on-job.ts';
 
 // How long another tenant's deletion may have to wait for a worker that removes a large job.
 const DELETION_TURN_MS = 400;
+const EXPIRY_POLL_MS = 3_600_000;
 
 const isOfStore = (error: unknown): boolean =>
   ['DEPENDENCY_UNAVAILABLE', 'STORE_REFUSED', 'STORE_MISBEHAVES'].some((reason) => hasReason(error, reason));
@@ -199,17 +202,24 @@ export async function composeJobService(
     ],
     hasWork: true,
     startWorkers() {
-      const { pollMs, deletionWorkers } = settings;
+      const { pollMs, deletionWorkers, receiptDays } = settings;
       const leisureMs = leisurely(pollMs);
       const onError = (name: string, error: unknown) =>
         log.error({ err: error, loop: name }, 'a background pass failed');
       const { endAbandonedCancellations } = get(workOnJob);
+      const forgetRequests = makeForgetRequests(database, REMEMBERED_REQUESTS);
       workers = startWorkerLoops(deletionWorkers, { name: 'deletions', pollMs, work: get(runDeletions), onError });
       return [
         workers,
         ...startBulkWorkers(onError),
         startWorkerLoop({ name: 'discarded', pollMs: leisureMs, work: get(removeDiscarded), onError }),
         startWorkerLoop({ name: 'cancellations', pollMs: leisureMs, work: () => endAbandonedCancellations(), onError }),
+        startWorkerLoop({
+          name: 'request-ids',
+          pollMs: EXPIRY_POLL_MS,
+          work: () => forgetRequests(receiptDays),
+          onError,
+        }),
       ];
     },
     parts: [makeStorePart(opened, get(checkStore))],

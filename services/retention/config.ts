@@ -28,7 +28,6 @@ export const readRetentionSettings = (env: Environment) =>
     ceilingShareFrom: reader.integer('LETHE_PURGE_CEILING_SHARE_FROM', { min: 0, max: 1_000_000 }, 1_000),
     fleetCeilingShare: reader.parsed('LETHE_FLEET_CEILING_SHARE', orOff(parseShare), '0.1'),
     fleetCeilingTenants: reader.integer('LETHE_FLEET_CEILING_TENANTS', { min: 1, max: 1_000_000 }, 20),
-    receiptDays: reader.integer('LETHE_RECEIPT_DAYS', { min: 30, max: 36_500 }, 400),
     sweepSeconds: reader.integer('LETHE_TENANT_SWEEP_SECONDS', { min: 1, max: 604_800 }, 3_600),
     pollMs: reader.integer('LETHE_POLL_MS', { min: 10, max: 60_000 }, 1_000),
   }));

@@ -11,6 +11,7 @@ import { bindParticipant } from '#libs/participant/bind-participant.ts';
 import { makeParticipant as makeServedParticipant } from '#libs/participant/make-participant.ts';
 import type { Participant as ServedParticipant } from '#libs/participant/participant.ts';
 import { makeDataId } from '#libs/postgres/data-id.ts';
+import { makeForgetRequests } from '#libs/postgres/forget-requests.ts';
 import { makeComposition } from '#libs/service/composition.ts';
 import { oldestSeconds } from '#libs/service/oldest-work.ts';
 import type { ComposedService, ServiceFoundation } from '#libs/service/run-service.ts';
@@ -32,6 +33,7 @@ import { makeExecutionMonths } from './adapters/postgres/execution-months.ts';
 import { makeExecutionRepository } from './adapters/postgres/execution-repository.ts';
 import { makeOwnRows } from './adapters/postgres/own-rows.ts';
 import { makeParticipantDirectory } from './adapters/postgres/participant-directory.ts';
+import { REMEMBERED_REQUESTS } from './adapters/postgres/request-ids.ts';
 import { makeRunRepository } from './adapters/postgres/run-repository.ts';
 import { makeSagaRepository } from './adapters/postgres/saga-repository.ts';
 import { RUN_SUBJECTS } from './adapters/postgres/subjects.ts';
@@ -269,7 +271,7 @@ export async function composeRunService(
     startWorkers() {
       const onError = (name: string, error: unknown) =>
         log.error({ err: error, loop: name }, 'a background pass failed');
-      const { deletionWorkers, runWorkers, pollMs, executionUpkeepMs } = settings;
+      const { deletionWorkers, runWorkers, pollMs, executionUpkeepMs, receiptDays } = settings;
       workers = [
         startWorkerLoops(deletionWorkers, { name: 'cascades', pollMs, work: get(runCascades), onError }),
         startWorkerLoops(runWorkers, { name: 'runs', pollMs, work: get(advanceRuns).due, onError }),
@@ -286,7 +288,14 @@ export async function composeRunService(
         work: owner.expireOperations,
         onError,
       });
-      return [...workers, ...startBulkWorkers(onError), upkeep, operations, { stop: get(ownRuns).stop }];
+      const forgetRequests = makeForgetRequests(database, REMEMBERED_REQUESTS);
+      const requests = startWorkerLoop({
+        name: 'request-ids',
+        pollMs: EXPIRY_POLL_MS,
+        work: () => forgetRequests(receiptDays),
+        onError,
+      });
+      return [...workers, ...startBulkWorkers(onError), upkeep, operations, requests, { stop: get(ownRuns).stop }];
     },
     parts: connected.map(({ name, connection }) => reachabilityOf('participant', name, connection)),
     close() {

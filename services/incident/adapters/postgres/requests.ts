@@ -1,7 +1,11 @@
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
+import type { RememberedRequests } from '#libs/postgres/forget-requests.ts';
 import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import type { Repeatable } from '../../use-cases/ports.ts';
+
+/** The requests that made something. */
+export const REMEMBERED_REQUESTS: RememberedRequests = { table: 'incident_requests', hasMethod: false };
 
 /**
  * The id of what this request id created before, undefined where it is new or none was given; then it stands for

@@ -1,6 +1,10 @@
 import { requestIdReused } from '#libs/kernel/domain-error.ts';
+import type { RememberedRequests } from '#libs/postgres/forget-requests.ts';
 import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
+
+/** The requests of every method, by what they were answered with. */
+export const REMEMBERED_REQUESTS: RememberedRequests = { table: 'request_ids', hasMethod: true };
 
 /** A request as it is recognised again. */
 export interface IdentifiedRequest {

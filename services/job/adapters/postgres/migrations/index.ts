@@ -15,6 +15,7 @@ import { parkedWork } from './013-parked-work.ts';
 import { oldestWork } from './014-oldest-work.ts';
 import { bulkTurns } from './015-bulk-turns.ts';
 import { runLocks } from './016-run-locks.ts';
+import { requestExpiry } from './018-request-expiry.ts';
 
 /** JobService's schema, in order. */
 export const jobMigrations: readonly Migration[] = [
@@ -34,4 +35,5 @@ export const jobMigrations: readonly Migration[] = [
   oldestWork,
   bulkTurns,
   runLocks,
+  requestExpiry,
 ];

@@ -26,6 +26,7 @@ import { oldestWork } from './024-oldest-work.ts';
 import { bulkTurns } from './025-bulk-turns.ts';
 import { finishedOperations } from './026-finished-operations.ts';
 import { compensationAge } from './027-compensation-age.ts';
+import { requestExpiry } from './028-request-expiry.ts';
 
 /** RunService's schema, in order. */
 export const runMigrations: readonly Migration[] = [
@@ -56,4 +57,5 @@ export const runMigrations: readonly Migration[] = [
   bulkTurns,
   finishedOperations,
   compensationAge,
+  requestExpiry,
 ];
