@@ -152,8 +152,8 @@ export function openFileStore(root: string): ObjectStore {
         const found = await stat(path).catch(orUndefined('ENOENT', 'ENOTDIR'));
         if (!found?.isFile()) return undefined;
         const contentType = await readFile(join(meta, key), 'utf8').catch(() => 'application/octet-stream');
-        const body = mapBodyErrors(toStoreError, createReadStream(path, { signal }));
-        return { body, bytes: found.size, contentType };
+        signal?.throwIfAborted();
+        return { body: mapBodyErrors(toStoreError, readBytes(path, signal)), bytes: found.size, contentType };
       }),
 
     list: (prefix, { after, limit }) =>
@@ -271,6 +271,15 @@ export function openFileStore(root: string): ObjectStore {
     traits: async () => ({ versioning: 'OFF', expiringRules: [], isLocked: false }),
     close: () => undefined,
   };
+}
+
+/**
+ * The bytes of a file. Only its reader opens it: a body that nobody reads holds no file, and an abort finds somebody who
+ * listens, or as an error that nobody hears it would end the process.
+ */
+async function* readBytes(path: string, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
+  signal?.throwIfAborted();
+  yield* createReadStream(path, { signal });
 }
 
 async function writeBody(

@@ -94,7 +94,10 @@ export interface ObjectStore {
     body: AsyncIterable<Uint8Array>,
     options: { readonly contentType: string; readonly maxBytes: number; readonly signal?: AbortSignal },
   ): Promise<{ readonly bytes: number; readonly sha256: string }>;
-  /** Must answer undefined when there is no such object; the body must fail rather than end early. */
+  /**
+   * Must answer undefined when there is no such object; the body must fail rather than end early. Once the signal is
+   * aborted it must throw AbortError, and a body that nobody reads must hold nothing open then, nor throw anywhere.
+   */
   get(
     key: string,
     signal?: AbortSignal,

@@ -9,7 +9,7 @@ import { UploadArtifactRequestSchema } from '#gen/lethe/job/v1/job_service_pb.ts
 import { connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { stackParticipant } from '#test/support/participant-clients.ts';
-import { queryOnce } from '#test/support/postgres.ts';
+import { holdRows, queryOnce } from '#test/support/postgres.ts';
 import { storedPaths } from '#test/support/stored-files.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
@@ -360,6 +360,25 @@ test('of two uploads of one name at once the second is refused, and the first is
     artifacts.map(({ name, sizeBytes }) => [name, sizeBytes]),
     [['slow.wav', 200_000n]],
   );
+});
+
+test('a download whose caller goes while the database is slow ends alone, and the service goes on', async (t) => {
+  const { stack } = t.context;
+  const jobs = jobsOf(stack, 'leaver');
+  const { id: jobId } = await jobIn(jobs, 'PENDING');
+  const asked = { jobId, kind: ArtifactKind.INPUT, name: 'a.wav' };
+  const pid = stack.pid('job');
+  const held = await holdRows(stack.superuserUrl('job'), 'lock table artifacts in access exclusive mode');
+  const caller = new AbortController();
+  const gone = refusalOf(Array.fromAsync(jobs.downloadArtifact(asked, { signal: caller.signal })));
+  await until('it is being looked up', held.isAwaited);
+  caller.abort();
+  t.is((await gone).code, Code.Canceled);
+  // A later answer on the same connection: the service has heard of the end of the call by then.
+  await jobs.getJob({ jobId });
+  await held.release();
+  t.true((await Array.fromAsync(jobs.downloadArtifact(asked))).length > 0);
+  t.is(stack.pid('job'), pid);
 });
 
 test('an upload whose worker loses its job meanwhile is refused, also where no other has taken it up', async (t) => {

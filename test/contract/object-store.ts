@@ -184,6 +184,14 @@ export function objectStoreContract(
     t.is((await store.count(prefix)).versions, 1);
   });
 
+  test('a get whose caller has gone before it begins ends by its signal', async (t) => {
+    const store = open();
+    const key = `${freshPrefix()}input/a`;
+    await store.put(key, chunks('x'), options);
+    await t.throwsAsync(store.get(key, AbortSignal.abort()), { name: 'AbortError' });
+    t.is(await read(store, key), 'x');
+  });
+
   test('a count and a survey whose caller has gone end by its signal, before they begin and in the middle', async (t) => {
     const store = open();
     const prefix = freshPrefix();

@@ -119,9 +119,10 @@ export function makeMemoryObjectStore(): MemoryObjectStore {
       }
     },
 
-    async get(key) {
+    async get(key, signal) {
       assertKey(key);
       answer();
+      signal?.throwIfAborted();
       const version = objects.get(key)?.at(-1);
       if (!version) return undefined;
       const { content, contentType } = version;

@@ -172,3 +172,23 @@ export async function holdLock(url: string): Promise<() => Promise<void>> {
     return released;
   };
 }
+
+/** What is locked by the statement until it is released, and whether somebody waits for it. */
+export async function holdRows(url: string, sql: string, values: readonly unknown[] = []) {
+  const client = new pg.Client({ connectionString: url });
+  client.on('error', () => undefined);
+  await client.connect();
+  await client.query('begin');
+  await client.query(sql, [...values]);
+  const [{ pid } = { pid: 0 }] = (await client.query<{ pid: number }>('select pg_backend_pid() as pid')).rows;
+  return {
+    async isAwaited(): Promise<boolean> {
+      const blocked = 'select from pg_stat_activity where $1 = any(pg_blocking_pids(pid))';
+      return (await queryOnce(url, blocked, [pid])).length > 0;
+    },
+    async release(): Promise<void> {
+      await client.query('rollback');
+      await client.end();
+    },
+  };
+}

@@ -2,7 +2,7 @@ import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { create } from '@bufbuild/protobuf';
 import anyTest, { type TestFn } from 'ava';
-import pg from 'pg';
+import type pg from 'pg';
 import { runToEnd } from '#deploy/local/service-process.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { type UploadArtifactRequest, UploadArtifactRequestSchema } from '#gen/lethe/job/v1/job_service_pb.ts';
@@ -13,7 +13,7 @@ import { MARKER_KEY } from '#services/job/use-cases/check-store.ts';
 import { addChecks, addEnvironment, purge, putPlan, rowsOf } from '#test/support/aged-data.ts';
 import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
 import { type MemoryOwner, startMemoryOwner } from '#test/support/memory-owner.ts';
-import { queryOnce } from '#test/support/postgres.ts';
+import { holdRows, queryOnce } from '#test/support/postgres.ts';
 import { bundleOf } from '#test/support/programs.ts';
 import { evidenceOf, incidentsOf, makeRunGraph, type RunGraph } from '#test/support/run-graph.ts';
 import { storedFiles } from '#test/support/stored-files.ts';
@@ -62,25 +62,9 @@ const query = <T extends object>(
   values: unknown[],
 ) => queryOnce<T & pg.QueryResultRow>(stack.superuserUrl(service), sql, values);
 
-/** Locks rows until it is called. */
-async function lock(stack: TestStack, service: 'job' | 'incident', sql: string, values: unknown[]) {
-  const client = new pg.Client(stack.superuserUrl(service));
-  client.on('error', () => undefined);
-  await client.connect();
-  await client.query('begin');
-  await client.query(sql, values);
-  const [{ pid } = { pid: 0 }] = (await client.query<{ pid: number }>('select pg_backend_pid() as pid')).rows;
-  return {
-    isAwaited: async () => {
-      const blocked = 'select from pg_stat_activity where $1 = any(pg_blocking_pids(pid))';
-      return (await query(stack, service, blocked, [pid])).length > 0;
-    },
-    async release() {
-      await client.query('rollback');
-      await client.end();
-    },
-  };
-}
+/** Locks rows until it is released. */
+const lock = (stack: TestStack, service: 'job' | 'incident', sql: string, values: unknown[]) =>
+  holdRows(stack.superuserUrl(service), sql, values);
 
 const graphOf = (stack: TestStack, tenantId: string, isFinished: boolean) =>
   makeRunGraph(stack, tenantId, {
