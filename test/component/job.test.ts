@@ -406,6 +406,26 @@ test('a job stuck in CANCELLING becomes CANCELLED when its worker is gone', asyn
   await until('cancelled', async () => (await jobs.getJob({ jobId })).job?.state === JobState.CANCELLED);
 });
 
+test('however many abandoned cancellations are being removed or hidden, another tenant waits for none of them', async (t) => {
+  const { stack } = t.context;
+  const jobs = jobsOf(stack, 'patient');
+  for (const column of ['deletion_id', 'deleted_at']) {
+    await queryOnce(
+      stack.superuserUrl('job'),
+      `insert into jobs (tenant_id, id, display_name, state, lease_owner, lease_token, lease_expires_at, ${column})
+       select 'in-the-way', gen_random_uuid(), '', 'CANCELLING', 'w', 1, now() - interval '1 day',
+              ${column === 'deletion_id' ? 'gen_random_uuid()' : 'now()'} from generate_series(1, 100)`,
+    );
+  }
+  const jobId = (await jobs.createJob({})).job?.id ?? '';
+  await jobs.claimJob({ workerId: 'dies' });
+  await jobs.cancelJob({ jobId });
+  await queryOnce(stack.superuserUrl('job'), 'update jobs set lease_expires_at = now() where id = $1', [jobId]);
+  await until('cancelled', async () => (await jobs.getJob({ jobId })).job?.state === JobState.CANCELLED);
+  const found = 'select count(*)::int as count from abandoned_cancellations(1000)';
+  t.deepEqual(await queryOnce(stack.superuserUrl('job'), found), [{ count: 0 }]);
+});
+
 test('a list goes on page by page and shows every job once', async (t) => {
   const jobs = jobsOf(t.context.stack, 'pager');
   const made: string[] = [];

@@ -65,7 +65,7 @@ export interface JobRepository {
    * JOB_NOT_FOUND when that job is gone.
    */
   claimOldest(tenantId: string, requestId: string | undefined, change: JobChange): Promise<Job | undefined>;
-  /** Must answer the jobs of any tenant that are CANCELLING with a lease that ran out. */
+  /** Must answer the jobs of any tenant that are CANCELLING with a lease that ran out, and that `update` finds. */
   findAbandonedCancellations(limit: number): Promise<readonly { tenantId: string; jobId: string }[]>;
   /** Must answer which of these jobs have a row, hidden and half-removed ones included. */
   findExisting(tenantId: string, jobIds: readonly string[]): Promise<ReadonlySet<string>>;

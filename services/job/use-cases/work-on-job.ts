@@ -69,14 +69,16 @@ export const makeWorkOnJob = (jobs: JobRepository): WorkOnJob => ({
   },
 
   async endAbandonedCancellations() {
-    const abandoned = await jobs.findAbandonedCancellations(CANCELLATIONS_PER_PASS);
-    for (const { tenantId, jobId } of abandoned) {
-      await jobs.update(tenantId, jobId, (job, now) => {
-        const stillAbandoned =
-          job.state === 'CANCELLING' && job.lease && Temporal.Instant.compare(job.lease.expiresAt, now) <= 0;
-        return stillAbandoned ? transition(job, 'CANCELLED', now) : job;
+    let ended = 0;
+    for (const { tenantId, jobId } of await jobs.findAbandonedCancellations(CANCELLATIONS_PER_PASS)) {
+      let isAbandoned = false;
+      const found = await jobs.update(tenantId, jobId, (job, now) => {
+        const isPast = job.lease !== undefined && Temporal.Instant.compare(job.lease.expiresAt, now) <= 0;
+        isAbandoned = job.state === 'CANCELLING' && isPast;
+        return isAbandoned ? transition(job, 'CANCELLED', now) : job;
       });
+      if (found && isAbandoned) ended += 1;
     }
-    return abandoned.length;
+    return ended;
   },
 });

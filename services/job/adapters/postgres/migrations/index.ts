@@ -15,6 +15,7 @@ import { parkedWork } from './013-parked-work.ts';
 import { oldestWork } from './014-oldest-work.ts';
 import { bulkTurns } from './015-bulk-turns.ts';
 import { runLocks } from './016-run-locks.ts';
+import { abandonedCancellations } from './017-abandoned-cancellations.ts';
 import { requestExpiry } from './018-request-expiry.ts';
 
 /** JobService's schema, in order. */
@@ -35,5 +36,6 @@ export const jobMigrations: readonly Migration[] = [
   oldestWork,
   bulkTurns,
   runLocks,
+  abandonedCancellations,
   requestExpiry,
 ];
