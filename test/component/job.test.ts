@@ -343,6 +343,27 @@ test('a worker whose lease ran out writes nothing more, and its job goes to the 
   t.is((await jobs.getJob({ jobId })).job?.state, JobState.COMPLETED);
 });
 
+test('a renewed lease changes neither etag nor update time, and an etag from before it still cancels', async (t) => {
+  const jobs = jobsOf(t.context.stack, 'renewer');
+  const { id: jobId, leaseToken } = await jobIn(jobs, 'RUNNING');
+  const claim = { jobId, leaseToken };
+  const read = async () => (await jobs.getJob({ jobId })).job;
+  const { leaseExpireTime: first } = await jobs.updateTask(claim);
+  const before = await read();
+  const renewed = await jobs.updateTask({ ...claim, leaseDuration: { seconds: 600n, nanos: 0 } });
+  t.true((renewed.leaseExpireTime?.seconds ?? 0n) > (first?.seconds ?? 0n), 'the lease does go on');
+  t.deepEqual(renewed.job, before);
+  t.deepEqual(await read(), before);
+  const running = { ...claim, taskName: 'transcribe', state: TaskState.RUNNING };
+  const changed = (await jobs.updateTask(running)).job;
+  t.not(changed?.etag, before?.etag);
+  t.notDeepEqual(changed?.updateTime, before?.updateTime);
+  // Told again, as after a lost answer: the task is RUNNING already.
+  t.deepEqual((await jobs.updateTask(running)).job, changed);
+  t.is((await refusalOf(jobs.cancelJob({ jobId, etag: before?.etag ?? '' }))).reason, 'ETAG_MISMATCH');
+  t.is((await jobs.cancelJob({ jobId, etag: changed?.etag ?? '' })).job?.state, JobState.CANCELLING);
+});
+
 test('of two uploads of one name at once the second is refused, and the first is what a download gives', async (t) => {
   const { stack } = t.context;
   const tenantId = 'two-at-once';
@@ -362,24 +383,28 @@ test('of two uploads of one name at once the second is refused, and the first is
   );
 });
 
-test('a download whose caller goes while the database is slow ends alone, and the service goes on', async (t) => {
-  const { stack } = t.context;
-  const jobs = jobsOf(stack, 'leaver');
-  const { id: jobId } = await jobIn(jobs, 'PENDING');
-  const asked = { jobId, kind: ArtifactKind.INPUT, name: 'a.wav' };
-  const pid = stack.pid('job');
-  const held = await holdRows(stack.superuserUrl('job'), 'lock table artifacts in access exclusive mode');
-  const caller = new AbortController();
-  const gone = refusalOf(Array.fromAsync(jobs.downloadArtifact(asked, { signal: caller.signal })));
-  await until('it is being looked up', held.isAwaited);
-  caller.abort();
-  t.is((await gone).code, Code.Canceled);
-  // A later answer on the same connection: the service has heard of the end of the call by then.
-  await jobs.getJob({ jobId });
-  await held.release();
-  t.true((await Array.fromAsync(jobs.downloadArtifact(asked))).length > 0);
-  t.is(stack.pid('job'), pid);
-});
+// Before all others, which would wait for its lock.
+test.serial(
+  'a download whose caller goes while the database is slow ends alone, and the service goes on',
+  async (t) => {
+    const { stack } = t.context;
+    const jobs = jobsOf(stack, 'leaver');
+    const { id: jobId } = await jobIn(jobs, 'PENDING');
+    const asked = { jobId, kind: ArtifactKind.INPUT, name: 'a.wav' };
+    const pid = stack.pid('job');
+    const held = await holdRows(stack.superuserUrl('job'), 'lock table artifacts in access exclusive mode');
+    const caller = new AbortController();
+    const gone = refusalOf(Array.fromAsync(jobs.downloadArtifact(asked, { signal: caller.signal })));
+    await until('it is being looked up', held.isAwaited);
+    caller.abort();
+    t.is((await gone).code, Code.Canceled);
+    // A later answer on the same connection: the service has heard of the end of the call by then.
+    await jobs.getJob({ jobId });
+    await held.release();
+    t.true((await Array.fromAsync(jobs.downloadArtifact(asked))).length > 0);
+    t.is(stack.pid('job'), pid);
+  },
+);
 
 test('an upload whose worker loses its job meanwhile is refused, also where no other has taken it up', async (t) => {
   const { stack } = t.context;

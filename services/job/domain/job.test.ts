@@ -8,6 +8,7 @@ import {
   claim,
   etagOf,
   finish,
+  isRenewal,
   JOB_STATES,
   type Job,
   type JobState,
@@ -172,6 +173,17 @@ test('a task goes forward, may be tried again after a failure, and telling the s
     reasonOf(() => updateTask(job, 'b', 'RUNNING', later)),
     'TASK_NOT_FOUND',
   );
+});
+
+test('a renewal is a lease that goes on longer, and nothing else', (t) => {
+  const job = claim(jobIn('PENDING'), 'w', 1_000, at);
+  t.true(isRenewal(job, renewLease(job, 5_000, at)));
+  t.true(isRenewal(job, renewLease(updateTask(job, 'a', 'PENDING', at), 5_000, at)));
+  t.false(isRenewal(job, renewLease(updateTask(job, 'a', 'RUNNING', at), 5_000, at)));
+  t.false(isRenewal(job, cancel(job, at)));
+  t.false(isRenewal(job, finish(job, 1n, 'COMPLETED', at)));
+  t.false(isRenewal(job, claim(job, 'w', 1_000, at)));
+  t.false(isRenewal(jobIn('PENDING'), claim(jobIn('PENDING'), 'w', 1_000, at)));
 });
 
 test('an etag holds for one version only, and none holds for any', (t) => {

@@ -48,7 +48,7 @@ export interface Job {
   readonly updatedAt: Temporal.Instant;
   /** Hidden with its run since then. */
   readonly deletedAt: Temporal.Instant | undefined;
-  /** Grows with every change; the etag. */
+  /** Grows with every change, a renewed lease aside; the etag. */
   readonly version: bigint;
 }
 
@@ -94,7 +94,7 @@ export function assertDeletable({ state }: Job): void {
   if (refusal !== undefined) throw new DomainError('failed-precondition', 'JOB_NOT_TERMINAL', refusal, { state });
 }
 
-/** The text that changes with every change of the job. */
+/** The text that changes with every change of the job, a renewed lease aside. */
 export const etagOf = ({ version }: Pick<Job, 'version'>): string => `"${version}"`;
 
 /** Passes when no etag is given or it is the job's; ABORTED/ETAG_MISMATCH otherwise. */
@@ -138,6 +138,12 @@ export function assertLease({ lease }: Job, token: bigint, now: Temporal.Instant
 /** The job with its lease going on for `leaseMs` from now. */
 export const renewLease = (job: Job, leaseMs: number, now: Temporal.Instant): Job =>
   job.lease ? { ...job, lease: { ...job.lease, expiresAt: now.add({ milliseconds: leaseMs }) } } : job;
+
+/** Whether nothing is new but how long the lease goes on. */
+export const isRenewal = (before: Job, after: Job): boolean =>
+  before.lease?.owner === after.lease?.owner &&
+  before.lease?.token === after.lease?.token &&
+  (Object.keys(before) as (keyof Job)[]).every((key) => key === 'lease' || before[key] === after[key]);
 
 /** The job with one of its tasks in another state; TASK_NOT_FOUND or TASK_TRANSITION_ILLEGAL. */
 export function updateTask(job: Job, name: string, to: TaskState, now: Temporal.Instant, error?: string): Job {

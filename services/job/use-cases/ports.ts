@@ -56,7 +56,8 @@ export interface JobRepository {
   list(tenantId: string, query: JobQuery): Promise<Page<Job>>;
   /**
    * Must apply `change` to the job under its row's lock and commit what it returned, with a row of the audit for the
-   * deed where one is given and something changed; undefined as for `get`.
+   * deed where one is given and something changed; undefined as for `get`. Version and update time must stay where only
+   * the lease was renewed.
    */
   update(tenantId: string, jobId: string, change: JobChange, deed?: Deed): Promise<Job | undefined>;
   /**

@@ -8,7 +8,7 @@ import type { Database, TenantTransaction } from '#libs/postgres/open-database.t
 import { firstOf } from '#libs/postgres/rows.ts';
 import { isUniqueViolation } from '#libs/postgres/sql-errors.ts';
 import { jobNotFound } from '../../domain/errors.ts';
-import type { Job } from '../../domain/job.ts';
+import { isRenewal, type Job } from '../../domain/job.ts';
 import type { JobChange, JobRepository, NewJob } from '../../use-cases/ports.ts';
 import { BASIC_JOB_COLUMNS, JOB_COLUMNS, JobRow, type JobWithTasks, TaskRow, toJob } from './rows.ts';
 
@@ -249,7 +249,7 @@ async function readLocked(trx: TenantTransaction, tenantId: string, jobId: strin
 /** The lock of a run, for its jobs. */
 export const jobRunLock = makeRunLock('job-run');
 
-/** Commits what `change` makes of the locked job, where it makes anything. */
+/** Commits what `change` makes of the locked job, where it makes anything; a renewed lease leaves the etag as it is. */
 export async function saveJob(
   trx: TenantTransaction,
   before: Job,
@@ -259,7 +259,9 @@ export async function saveJob(
 ): Promise<Job> {
   const changed = change(before, now);
   if (changed === before) return before;
-  const after: Job = { ...changed, version: before.version + 1n, updatedAt: now };
+  const after: Job = isRenewal(before, changed)
+    ? changed
+    : { ...changed, version: before.version + 1n, updatedAt: now };
   const instant = (value: Temporal.Instant | undefined) => value?.toString() ?? null;
   const tasks = after.tasks.filter((task, index) => task !== before.tasks[index]);
   await trx.raw(
@@ -286,7 +288,7 @@ export async function saveJob(
       leaseExpiresAt: instant(after.lease?.expiresAt),
       startedAt: instant(after.startedAt),
       finishedAt: instant(after.finishedAt),
-      updatedAt: instant(now),
+      updatedAt: instant(after.updatedAt),
       version: String(after.version),
       claimRequestId: more.claim_request_id ?? null,
       names: tasks.map(({ name }) => name),
