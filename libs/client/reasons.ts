@@ -160,6 +160,11 @@ export const REASONS = {
     when: 'Fields of the request are wrong; BadRequest names each of them.',
     next: 'Correct what is named, and call again.',
   },
+  FOREIGN_KEY: {
+    code: 'RECEIPT',
+    when: "A key among a tenant's objects that Lethe does not make, such as the marker of a folder.",
+    next: 'Look at what made it, and remove it by the means of the object store.',
+  },
   FILTER_REQUIRED: {
     code: 'INVALID_ARGUMENT',
     when: 'A bulk deletion was ordered without a condition.',

@@ -1,16 +1,9 @@
 import { DomainError } from '#libs/kernel/domain-error.ts';
-
-const MAX_KEY_BYTES = 1_024;
-const MAX_SEGMENT_BYTES = 255;
+import { isKey } from './object-store.ts';
 
 /** Throws a TypeError unless the key is what the port says: such a key is a bug, not a caller's mistake. */
 export function assertKey(key: string): void {
-  const segments = key.split('/');
-  const isSafe = segments.every(
-    (segment) =>
-      segment !== '' && segment !== '.' && segment !== '..' && Buffer.byteLength(segment) <= MAX_SEGMENT_BYTES,
-  );
-  if (!isSafe || key.includes('\0') || Buffer.byteLength(key) > MAX_KEY_BYTES) throw new TypeError('not a key');
+  if (!isKey(key)) throw new TypeError('not a key');
 }
 
 /** As assertKey, for a prefix: it must end with a slash, or `jobs/1` would be a prefix of `jobs/10`. */

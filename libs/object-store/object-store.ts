@@ -1,3 +1,16 @@
+const MAX_KEY_BYTES = 1_024;
+const MAX_SEGMENT_BYTES = 255;
+
+/** Whether it is a key of ObjectStore. A bucket may hold others, for which its methods cannot be asked one by one. */
+export function isKey(key: string): boolean {
+  const segments = key.split('/');
+  const isSafe = segments.every(
+    (segment) =>
+      segment !== '' && segment !== '.' && segment !== '..' && Buffer.byteLength(segment) <= MAX_SEGMENT_BYTES,
+  );
+  return isSafe && !key.includes('\0') && Buffer.byteLength(key) <= MAX_KEY_BYTES;
+}
+
 /** One stored object. */
 export interface StoredObject {
   readonly key: string;

@@ -150,6 +150,23 @@ test('orphans are shown, and removed when the number of them is typed', async (t
   t.deepEqual([none.code, none.asked], [0, []], 'where nothing would go nothing is asked');
 });
 
+test('a sweep that leaves a key of somebody else’s is 3, and names it', async (t) => {
+  const { lethe, stack } = t.context;
+  const { job } = await stack.clients({ tenantId: 'foreign', role: 'member' }).jobs.createJob({});
+  const file = join(stack.objectFolder, 'objects/tenants/foreign/jobs', job?.id ?? '', 'readme');
+  await mkdir(dirname(file), { recursive: true });
+  await writeFile(file, 'mine');
+  const old = new Date(Date.now() - 3 * 86_400_000);
+  await utimes(file, old, old);
+  const swept = await lethe('orphans', '--of', 'foreign', '--sweep', '--reason', 'monthly', '--yes');
+  t.is(swept.code, 3, swept.err);
+  t.regex(
+    swept.out,
+    /^foreign: 1 objects without a job, 0 removed, .*\n.*\n {2}not removed .*\/readme: FOREIGN_KEY: Lethe makes/m,
+  );
+  t.truthy(await stat(file));
+});
+
 test('a sweep that a tenant’s look-up fails in is 3, and says which', async (t) => {
   const { lethe, stack } = t.context;
   const loop = inputOf(stack, 'broken', newId(), 'z');

@@ -1,15 +1,16 @@
 import { mkdir, rm, symlink, utimes, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { create } from '@bufbuild/protobuf';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
-import type { SweepSummary, TenantSweep } from '#gen/lethe/job/v1/job_service_pb.ts';
+import { type SweepSummary, type TenantSweep, UploadArtifactRequestSchema } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { filesBelow, storedFiles } from '#test/support/stored-files.ts';
-import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
+import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
 
@@ -135,6 +136,41 @@ test('a tenant for which a look-up fails loses nothing, and the others are done'
   t.is(summary?.failedTenantCount, 1);
   t.regex(tenants.get('broken')?.error ?? '', /^DEPENDENCY_UNAVAILABLE/);
   t.deepEqual(await files(stack), [pathOf(stack, 'broken', orphan, 'a')]);
+});
+
+test('a stray file among the uploads of a job is named, and costs no upload that is under way', async (t) => {
+  const { stack } = t.context;
+  const { jobs } = stack.clients({ tenantId: 'acme', role: 'member' });
+  const jobId = (await jobs.createJob({})).job?.id ?? '';
+  const uploads = join(stack.objectFolder, 'uploads/tenants/acme/jobs', jobId);
+  const gate = Promise.withResolvers<void>();
+  const header = { jobId, kind: ArtifactKind.INPUT, name: 'a', contentType: 'a/b' };
+  const upload = jobs.uploadArtifact(
+    (async function* () {
+      yield create(UploadArtifactRequestSchema, { part: { case: 'header', value: header as never } });
+      yield create(UploadArtifactRequestSchema, { part: { case: 'chunk', value: Buffer.from('sound') } });
+      await gate.promise;
+    })(),
+  );
+  await until('the upload is under way', async () => (await filesBelow(uploads)).length > 0);
+  const strays = [join(uploads, 'stray'), join(uploads, 'input', 'stray')];
+  for (const path of strays) await putFile(path, 2);
+  const { tenants, summary } = await sweep(stack, { tenantIds: ['acme'] });
+  t.is(summary?.progress, Progress.PARTIAL);
+  t.is(summary?.failedTenantCount, 0);
+  t.like(tenants.get('acme')?.orphans[0], { resourceType: 'open_upload', found: 2n, deleted: 0n, left: 2n });
+  t.deepEqual(
+    tenants
+      .get('acme')
+      ?.failedItems.map(({ key, code }) => [key.split('/').slice(4).join('/'), code])
+      .toSorted(),
+    [
+      ['', 'FOREIGN_KEY'],
+      ['input', 'FOREIGN_KEY'],
+    ],
+  );
+  gate.resolve();
+  t.is((await upload).artifact?.name, 'a');
 });
 
 test('only the platform sweeps, with a reason, and not below an hour of age', async (t) => {

@@ -98,7 +98,10 @@ async function go(
 function tellTenant(found: TenantSweep, validateOnly: boolean): string {
   const head = `${found.tenantId}: ${found.error ? `left alone: ${toLine(found.error)}` : tell(found, validateOnly)}`;
   const samples = found.samples.map(({ resourceType, resourceId }) => `  ${resourceType} ${toLine(resourceId)}`);
-  return [head, ...samples].join('\n');
+  const failed = found.failedItems.map(
+    ({ key, code, message }) => `  not removed ${toLine(`${key}: ${code}: ${message}`)}`,
+  );
+  return [head, ...samples, ...failed].join('\n');
 }
 
 function tell(

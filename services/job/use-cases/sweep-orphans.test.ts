@@ -115,6 +115,62 @@ test('what is no key of ours is nobody’s orphan', async (t) => {
   t.is(store.keys().length, 1);
 });
 
+test('a key that no put takes, or that may be a folder of our own, is left and named, and the rest of its tenant goes', async (t) => {
+  const { store, audited, failed, known, sweep } = fixture([1]);
+  const job = `tenants/acme/jobs/${idOf(1)}`;
+  const foreign = [
+    job,
+    `${job}/`,
+    `${job}/output`,
+    `${job}/output/`,
+    `${job}/output//a`,
+    `${job}/output/..`,
+    `${job}/output/${'a'.repeat(256)}`,
+    `tenants/acme/jobs/${idOf(9)}`,
+  ];
+  for (const key of foreign) store.write(key, 'xx');
+  const [kept, orphan] = [keyOf(1, 'kept'), keyOf(1, 'orphan')];
+  known.add(kept);
+  store.write(kept, 'x');
+  for (const key of [orphan, keyOf(2), `tenants/acme/jobs/${idOf(2)}//`, `tenants/acme/jobs/${idOf(2)}/`]) {
+    store.write(key, 'x');
+  }
+  const foreignContents = { ...nothing, versions: foreign.length, bytes: 2 * foreign.length };
+  t.like((await sweep({ validateOnly: true }))[0], { found: { versions: foreign.length + 4 }, failedKeys: [] });
+  const [acme] = await sweep({ maxSharePercent: 31 });
+  t.like(acme, {
+    found: { ...nothing, versions: foreign.length + 4, bytes: 2 * foreign.length + 4 },
+    deleted: { ...nothing, versions: 4, bytes: 4 },
+    left: foreignContents,
+    error: undefined,
+  });
+  t.deepEqual(
+    acme?.failedKeys.map(({ key, code }) => `${code} ${key}`).toSorted(),
+    foreign.map((key) => `FOREIGN_KEY ${key}`).toSorted(),
+  );
+  t.deepEqual(store.keys(), [...foreign, kept].toSorted());
+  t.like(audited.at(-1)?.[1], { left: foreignContents });
+  t.deepEqual(failed, []);
+  const [again] = await sweep();
+  t.like(again, { found: foreignContents, deleted: nothing, left: foreignContents, error: undefined });
+  t.is(again?.failedKeys.length, foreign.length, 'they are named also where nothing else is found');
+});
+
+test('an object that cannot be removed for a fault of ours keeps none of the others', async (t) => {
+  const { store, failed, sweep } = fixture();
+  for (const n of [1, 2, 3]) store.write(keyOf(n), 'xx');
+  store.onRemoval = (prefix) => {
+    if (prefix.includes(idOf(2))) throw new TypeError('not a key');
+  };
+  const [acme] = await sweep();
+  t.like(acme, { found: { versions: 3 }, deleted: { versions: 2 }, left: { versions: 1, bytes: 2 }, error: undefined });
+  t.deepEqual(
+    acme?.failedKeys.map(({ key, code }) => [key, code]),
+    [[keyOf(2), 'INTERNAL']],
+  );
+  t.deepEqual(failed, ['acme']);
+});
+
 test('keys that the store refuses are left and named, ten at most, and the others go', async (t) => {
   const { store, audited, sweep } = fixture();
   for (let n = 0; n < 15; n += 1) {

@@ -1,7 +1,7 @@
 import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { isId, isTenantId } from '#libs/kernel/id.ts';
-import type { Contents, ObjectStore, StoredItem } from '#libs/object-store/object-store.ts';
+import { type Contents, isKey, type ObjectStore, type StoredItem } from '#libs/object-store/object-store.ts';
 import { jobPrefix, objectKey, parseObjectKey, tenantPrefix } from '../domain/artifact.ts';
 import type { FailedKey } from '../domain/deletion.ts';
 import type { CheckStore } from './check-store.ts';
@@ -32,6 +32,9 @@ const PAGE = 1_000;
 const OBJECTS_PER_BATCH = 10_000;
 const MAX_SAMPLES = 100;
 const MAX_FAILED_KEYS = 10;
+const FAULT = 'Something went wrong inside; it was logged.';
+// Of every key that Lethe makes below a tenant's prefix: job, kind, name.
+const SEGMENTS = 3;
 // Fewer are swept whatever their share: of three objects one is a third.
 const CEILING_FROM = 10;
 const NOTHING: Contents = Object.freeze({ versions: 0, markers: 0, uploads: 0, bytes: 0 });
@@ -49,6 +52,8 @@ interface Orphan {
 /** What was found of one tenant. */
 interface Findings {
   readonly orphans: readonly Orphan[];
+  /** What no row keeps in mind either, under keys that the store cannot be asked to remove alone. */
+  readonly foreign: readonly Orphan[];
   /** Versions, markers and open uploads of the tenant, orphans included. */
   readonly items: number;
 }
@@ -73,6 +78,7 @@ export function makeSweepOrphans(
     const prefix = tenantPrefix(tenantId);
     const ofJobs = new Map<string, Orphan>();
     const ofKeys = new Map<string, Orphan>();
+    const foreign = new Map<string, Orphan>();
     let items = 0;
     const note = (
       found: Map<string, Orphan>,
@@ -96,11 +102,19 @@ export function makeSweepOrphans(
       for (const item of ours) {
         const { key } = item;
         const jobId = jobIdOf(prefix, key);
-        if (!existing.has(jobId)) note(ofJobs, jobId, { jobId, key: undefined, firstKey: key }, item);
-        else if (!knownKeys.has(key)) note(ofKeys, key, { jobId, key, firstKey: key }, item);
+        const isOfGone = !existing.has(jobId) && key.startsWith(jobPrefix(tenantId, jobId));
+        if (isOfGone) note(ofJobs, jobId, { jobId, key: undefined, firstKey: key }, item);
+        else if (!knownKeys.has(key)) {
+          note(isRemovable(prefix, key) ? ofKeys : foreign, key, { jobId, key, firstKey: key }, item);
+        }
       }
     }
-    return { orphans: [...ofJobs.values(), ...ofKeys.values()].filter(({ young }) => !young), items };
+    const isOld = ({ young }: Orphan): boolean => !young;
+    return {
+      orphans: [...ofJobs.values(), ...ofKeys.values()].filter(isOld),
+      foreign: [...foreign.values()].filter(isOld),
+      items,
+    };
   };
 
   /** Why the orphans of a tenant may not be what they look like; undefined where nothing speaks against it. */
@@ -142,8 +156,8 @@ export function makeSweepOrphans(
   const remove = (tenantId: string, { jobId, key }: Orphan, options: { limit: number; signal: AbortSignal }) =>
     key === undefined ? store.removePrefix(jobPrefix(tenantId, jobId), options) : store.removeKey(key, options);
 
-  const count = (tenantId: string, { jobId, key }: Orphan): Promise<Contents> =>
-    key === undefined ? store.count(jobPrefix(tenantId, jobId)) : store.countKey(key);
+  const count = (tenantId: string, { jobId, key }: Orphan, signal: AbortSignal): Promise<Contents> =>
+    key === undefined ? store.count(jobPrefix(tenantId, jobId), signal) : store.countKey(key, signal);
 
   const sweepTenant = async (
     command: SweepOrphansCommand,
@@ -153,23 +167,25 @@ export function makeSweepOrphans(
     const { validateOnly, minAgeMs, caller, reason } = command;
     const youngerThan = (await jobs.now()).subtract({ milliseconds: minAgeMs });
     const findings = await findOrphans(tenantId, youngerThan, signal);
-    const { orphans } = findings;
+    const { orphans, foreign } = findings;
+    const all = [...orphans, ...foreign];
     const jobIds = await findJobsWithoutObjects(tenantId, minAgeMs);
-    const found = orphans.reduce((sum, { contents }) => add(sum, contents), NOTHING);
+    const found = contentsOfAll(all);
     const sweep: TenantSweep = {
       ...NOTHING_FOUND,
       tenantId,
       found,
       left: found,
       jobsWithoutObjects: jobIds.length,
-      orphanKeys: orphans.slice(0, MAX_SAMPLES).map(({ firstKey }) => firstKey),
+      orphanKeys: all.slice(0, MAX_SAMPLES).map(({ firstKey }) => firstKey),
       jobIds: jobIds.slice(0, MAX_SAMPLES),
     };
-    if (validateOnly || orphans.length === 0) return sweep;
+    if (validateOnly || all.length === 0) return sweep;
+    if (orphans.length === 0) return { ...sweep, failedKeys: toFailedKeys(foreign) };
     const doubt = await findDoubt(command, tenantId, findings);
     if (doubt !== undefined) return { ...sweep, error: doubt };
     await audit.begin(caller, sweep, reason);
-    const swept = { ...sweep, ...(await removeOrphans(tenantId, orphans, signal)) };
+    const swept = { ...sweep, ...(await removeOrphans(tenantId, findings, signal)) };
     try {
       await audit.end(caller, swept, reason);
     } catch (error) {
@@ -180,45 +196,82 @@ export function makeSweepOrphans(
     return swept;
   };
 
-  /** Removes orphan after orphan until something fails; what went before that is told all the same. */
+  /**
+   * Removes one orphan and tells `onGone` of what went; answers with what the store refused, undefined where it turns out to
+   * have a row.
+   */
+  const removeOrphan = async (
+    tenantId: string,
+    orphan: Orphan,
+    signal: AbortSignal,
+    onGone: (gone: Contents) => void,
+  ): Promise<readonly FailedKey[] | undefined> => {
+    // Asked once more, right before: what has a row by now is no orphan.
+    if (await hasRow(tenantId, orphan)) return undefined;
+    for (;;) {
+      const removal = await remove(tenantId, orphan, { limit: OBJECTS_PER_BATCH, signal });
+      const { objects: versions, markers, uploads, bytes } = removal;
+      onGone({ versions, markers, uploads, bytes });
+      // Each pass meets again what the one before could not remove.
+      if (removal.progress === 'COMPLETE' || versions + markers + uploads === 0) return removal.failures;
+    }
+  };
+
+  /** What the store still holds of an orphan. Read back rather than believed. */
+  const readLeft = async (tenantId: string, orphan: Orphan, signal: AbortSignal): Promise<Contents> => {
+    if (await hasRow(tenantId, orphan)) return NOTHING;
+    return count(tenantId, orphan, signal);
+  };
+
+  /**
+   * Removes orphan after orphan until the store or the database fails; what went before that is told all the same. A fault
+   * of ours with one of them keeps none of the others.
+   */
   const removeOrphans = async (
     tenantId: string,
-    orphans: readonly Orphan[],
+    { orphans, foreign }: Findings,
     signal: AbortSignal,
   ): Promise<Pick<TenantSweep, 'found' | 'deleted' | 'left' | 'failedKeys' | 'error'>> => {
-    let found = orphans.reduce((sum, { contents }) => add(sum, contents), NOTHING);
+    const untouched = contentsOfAll(foreign);
+    let found = add(contentsOfAll(orphans), untouched);
     let [deleted, left] = [NOTHING, found];
-    const failedKeys: FailedKey[] = [];
+    const failed: FailedKey[] = [];
+    const orFault = async <T>(work: Promise<T>, toOutcome: (error: unknown) => T): Promise<T> => {
+      try {
+        return await work;
+      } catch (error) {
+        if (error instanceof DomainError || signal.aborted) throw error;
+        onFailed(tenantId, error);
+        return toOutcome(error);
+      }
+    };
+    const told = (error?: unknown) => ({
+      found,
+      deleted,
+      left,
+      failedKeys: [...failed, ...toFailedKeys(foreign)].slice(0, MAX_FAILED_KEYS),
+      error: error === undefined ? undefined : toSentence(error),
+    });
     try {
       for (const orphan of orphans) {
-        const { contents } = orphan;
-        // Asked once more, right before: what has a row by now is no orphan.
-        if (await hasRow(tenantId, orphan)) {
-          [found, left] = [subtract(found, contents), subtract(left, contents)];
-          continue;
-        }
-        let failures: readonly FailedKey[] = [];
-        for (let goesOn = true; goesOn; ) {
-          const removal = await remove(tenantId, orphan, { limit: OBJECTS_PER_BATCH, signal });
-          const { objects: versions, markers, uploads, bytes } = removal;
-          const gone = { versions, markers, uploads, bytes };
+        const { contents, firstKey: key } = orphan;
+        const removal = removeOrphan(tenantId, orphan, signal, (gone) => {
           [deleted, left] = [add(deleted, gone), subtract(left, gone)];
-          // Each pass meets again what the one before could not remove.
-          failures = removal.failures;
-          goesOn = removal.progress === 'PARTIAL' && versions + markers + uploads > 0;
-        }
-        failedKeys.push(...failures.slice(0, MAX_FAILED_KEYS - failedKeys.length));
+        });
+        const failures = await orFault(removal, () => [{ key, code: 'INTERNAL', message: FAULT }]);
+        if (!failures) [found, left] = [subtract(found, contents), subtract(left, contents)];
+        failed.push(...(failures ?? []).slice(0, MAX_FAILED_KEYS - failed.length));
       }
-      // Read back rather than believed.
-      left = NOTHING;
+      let readBack = untouched;
       for (const orphan of orphans) {
-        if (!(await hasRow(tenantId, orphan))) left = add(left, await count(tenantId, orphan));
+        readBack = add(readBack, await orFault(readLeft(tenantId, orphan, signal), () => orphan.contents));
       }
+      left = readBack;
     } catch (error) {
       onFailed(tenantId, error);
-      return { found, deleted, left, failedKeys, error: toSentence(error) };
+      return told(error);
     }
-    return { found, deleted, left, failedKeys, error: undefined };
+    return told();
   };
 
   return async function* (command, signal) {
@@ -249,6 +302,18 @@ export function makeSweepOrphans(
 
 const jobIdOf = (tenant: string, key: string): string => key.slice(tenant.length).split('/')[0] ?? '';
 
+/** Not where a key of Lethe's own may lie below it: what removes it could take that as well. */
+const isRemovable = (tenant: string, key: string): boolean =>
+  isKey(key) && key.slice(tenant.length).split('/').length >= SEGMENTS;
+
+const toFailedKeys = (foreign: readonly Orphan[]): FailedKey[] =>
+  foreign.slice(0, MAX_FAILED_KEYS).map(({ firstKey: key }) => ({
+    key,
+    code: 'FOREIGN_KEY',
+    message: 'Lethe makes no such key and does not remove it.',
+    isPermanent: true,
+  }));
+
 const itemsOf = ({ versions, markers, uploads }: Contents): number => versions + markers + uploads;
 
 const contentsOf = ({ kind, bytes }: StoredItem): Contents => ({
@@ -264,6 +329,9 @@ const add = (a: Contents, b: Contents): Contents => ({
   uploads: a.uploads + b.uploads,
   bytes: a.bytes + b.bytes,
 });
+
+const contentsOfAll = (orphans: readonly Orphan[]): Contents =>
+  orphans.reduce((sum, { contents }) => add(sum, contents), NOTHING);
 
 /** Never below nothing: between the two countings something may have come. */
 const subtract = (a: Contents, b: Contents): Contents => ({
@@ -285,9 +353,7 @@ const NOTHING_FOUND = {
 } satisfies Omit<TenantSweep, 'tenantId'>;
 
 const toSentence = (error: unknown): string =>
-  error instanceof DomainError
-    ? `${error.reason}: ${error.message}`
-    : 'INTERNAL: Something went wrong inside; it was logged.';
+  error instanceof DomainError ? `${error.reason}: ${error.message}` : `INTERNAL: ${FAULT}`;
 
 /** Tenants with a job, and those that only the store still knows. */
 async function findAllTenants(jobs: JobRepository, store: ObjectStore): Promise<string[]> {
