@@ -8,6 +8,8 @@ import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind } from '#gen/lethe/job/v1/job_pb.ts';
 import { type SweepSummary, type TenantSweep, UploadArtifactRequestSchema } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { openDatabase } from '#libs/postgres/open-database.ts';
+import { makeArtifactIndex } from '#services/job/adapters/postgres/artifact-index.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { filesBelow, storedFiles } from '#test/support/stored-files.ts';
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
@@ -121,6 +123,40 @@ test('a job whose objects are missing is reported and stays', async (t) => {
   );
   const { jobs } = stack.clients({ tenantId: 'acme', role: 'viewer' });
   await t.notThrowsAsync(Promise.all([whole, hollow].map((jobId) => jobs.getJob({ jobId }))));
+});
+
+test('a row that is read again tells which objects are still wanted: not of a job being removed, nor one replaced', async (t) => {
+  const { stack } = t.context;
+  const database = openDatabase({
+    url: stack.environment('job')['LETHE_DATABASE_URL'] ?? '',
+    poolSize: 1,
+    applicationName: 'test',
+    statementTimeoutMs: 10_000,
+    lockTimeoutMs: 10_000,
+  });
+  t.teardown(() => database.close());
+  const index = makeArtifactIndex(database);
+  const kept = await jobWithInput(stack, 'acme');
+  const [replaced, removed] = [await jobWithInput(stack, 'acme'), await jobWithInput(stack, 'acme')];
+  await queryOnce(stack.superuserUrl('job'), "update artifacts set stored_at = now() - interval '3 days'");
+  const { items: before } = await index.listStored('acme', DAY_MS, { limit: 10, after: undefined });
+  t.is(before.length, 3);
+  t.deepEqual(await index.findStored('acme', []), []);
+  t.is((await index.findStored('acme', before)).length, 3);
+  t.deepEqual(await index.findStored('globex', before), []);
+  await uploadArtifact(stack.clients({ tenantId: 'acme', role: 'member' }).jobs, replaced, {
+    kind: ArtifactKind.INPUT,
+    name: 'a',
+    contentType: 'a/b',
+    content: Buffer.from('b'),
+  });
+  await queryOnce(stack.superuserUrl('job'), 'update jobs set deletion_id = gen_random_uuid() where id = $1', [
+    removed,
+  ]);
+  t.deepEqual(
+    (await index.findStored('acme', before)).map(({ jobId }) => jobId),
+    [kept],
+  );
 });
 
 test('a tenant for which a look-up fails loses nothing, and the others are done', async (t) => {

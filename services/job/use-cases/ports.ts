@@ -167,7 +167,12 @@ export interface ArtifactIndex {
   countObjects(tenantId: string, jobId: string): Promise<{ readonly liveUploads: number; readonly stored: number }>;
   /** Must answer which of these objects a row keeps in mind: an artifact's, an open upload's, one that is to be removed. */
   findKnown(tenantId: string, objects: readonly ObjectRef[]): Promise<readonly ObjectRef[]>;
-  /** Must list stored artifacts older than the age, by job, kind and name, over all the tenant's jobs. */
+  /** Must answer which of these objects the row of a stored artifact points at, of jobs that are not being removed. */
+  findStored(tenantId: string, objects: readonly ObjectRef[]): Promise<readonly ObjectRef[]>;
+  /**
+   * Must list stored artifacts older than the age, by job, kind and name, over all the tenant's jobs that are not being
+   * removed.
+   */
   listStored(tenantId: string, minAgeMs: number, page: PageQuery): Promise<Page<Artifact>>;
 }
 

@@ -13,8 +13,8 @@ const nothing = { versions: 0, markers: 0, uploads: 0, bytes: 0 };
 
 const isSame = (a: ObjectRef, b: ObjectRef): boolean => objectKey('acme', a) === objectKey('acme', b);
 
-/** A store, jobs with a row, and what the audit was told. */
-function fixture(rows: readonly number[] = [], stored: readonly Artifact[] = []) {
+/** A store, jobs with a row, and what the audit was told. `stored` is told in pages of `pageSize`. */
+function fixture(rows: readonly number[] = [], stored: readonly Artifact[] = [], pageSize = 1_000) {
   const store = makeMemoryObjectStore();
   const existing = new Set(rows.map(idOf));
   const audited: [string, TenantSweep, readonly string[]][] = [];
@@ -23,6 +23,8 @@ function fixture(rows: readonly number[] = [], stored: readonly Artifact[] = [])
     findExisting: async (ids: readonly string[]) => new Set(ids.filter((id) => existing.has(id))),
     hasJobs: true,
     storeRefusal: undefined as Error | undefined,
+    /** What the artifacts' rows point at by the second look. */
+    stored: stored as readonly ObjectRef[],
   };
   const jobs = partOf<JobRepository>({
     now: async () => NOW,
@@ -31,11 +33,17 @@ function fixture(rows: readonly number[] = [], stored: readonly Artifact[] = [])
     findExisting: (_, ids) => world.findExisting(ids),
   });
   const known = new Set<string>();
+  const storedKeys = new Set(stored.map((object) => objectKey('acme', object)));
   const saved: OrphanReport[] = [];
   const artifacts = partOf<ArtifactIndex>({
-    listStored: async () => ({ items: stored, next: undefined }),
+    async listStored(_, __, { after }) {
+      const at = Number(after?.[0] ?? 0);
+      const items = stored.slice(at, at + pageSize);
+      return { items, next: at + pageSize < stored.length ? [String(at + pageSize)] : undefined };
+    },
+    findStored: async (_, objects) => objects.filter((object) => world.stored.some((each) => isSame(each, object))),
     findKnown: async (tenantId, objects) =>
-      objects.filter((object) => known.has(objectKey(tenantId, object)) || stored.some((each) => isSame(each, object))),
+      objects.filter((object) => known.has(objectKey(tenantId, object)) || storedKeys.has(objectKey('acme', object))),
   });
   const audit: SweepAudit = {
     begin: async (_, sweep) => void audited.push(['begin', sweep, store.keys()]),
@@ -48,11 +56,11 @@ function fixture(rows: readonly number[] = [], stored: readonly Artifact[] = [])
   const sweepOrphans = makeSweepOrphans(jobs, artifacts, store, checkStore, audit, reports, 20, (tenantId) =>
     failed.push(tenantId),
   );
-  const sweep = (more: Partial<SweepOrphansCommand> = {}) =>
+  const sweep = (more: Partial<SweepOrphansCommand> = {}, signal = new AbortController().signal) =>
     Array.fromAsync(
       sweepOrphans(
         { caller: CALLER, tenantIds: ['acme'], validateOnly: false, minAgeMs: DAY_MS, reason: 'monthly', ...more },
-        new AbortController().signal,
+        signal,
       ),
     );
   return { store, existing, known, saved, audit, audited, failed, world, sweep };
@@ -272,6 +280,69 @@ test('a job whose artifact the store does not hold is reported once, and nothing
   store.write(keyOf(1, 'there'), 'x');
   const [acme] = await sweep();
   t.like(acme, { jobsWithoutObjects: 1, jobIds: [idOf(2)], found: nothing });
+});
+
+test('an artifact that was replaced, and a job that was removed during the look, are not reported as without objects', async (t) => {
+  const before = [
+    artifactOf({ jobId: idOf(1), objectId: idOf(11) }),
+    artifactOf({ jobId: idOf(2), objectId: idOf(12) }),
+    artifactOf({ jobId: idOf(3), objectId: idOf(13) }),
+  ];
+  const { world, sweep } = fixture([1, 2, 3], before);
+  world.stored = [
+    artifactOf({ jobId: idOf(1), objectId: idOf(21) }),
+    artifactOf({ jobId: idOf(3), objectId: idOf(13) }),
+  ];
+  t.like((await sweep())[0], { jobsWithoutObjects: 1, jobIds: [idOf(3)] });
+});
+
+test('a job is listed once for all its artifacts, and the objects of others between them hide none', async (t) => {
+  const names = Array.from({ length: 2_500 }, (_, n) => `n${String(n).padStart(4, '0')}`);
+  const missing = new Set(['n0000', 'n0999', 'n1000', 'n2499']);
+  const stored = [1, 2].flatMap((n) => names.map((name) => artifactOf({ jobId: idOf(n), name })));
+  const { store, known, sweep } = fixture([1, 2, 3], stored);
+  for (const name of names) {
+    store.write(keyOf(1, name), 'x');
+    if (!missing.has(name)) store.write(keyOf(2, name), 'x');
+    const between = keyOf(1, `${name}-between`);
+    known.add(between);
+    store.write(between, 'x');
+  }
+  const { list } = store;
+  let listings = 0;
+  store.list = (prefix, options) => {
+    listings += 1;
+    return list(prefix, options);
+  };
+  t.like((await sweep())[0], { jobsWithoutObjects: 1, jobIds: [idOf(2)], found: nothing });
+  t.true(listings <= 14, `${listings} listings of 7,500 objects`);
+});
+
+test('a job whose rows are told in several pages is reported once, whichever of its objects is missing', async (t) => {
+  const stored = [1, 2, 3].flatMap((n) => ['a', 'b', 'c'].map((name) => artifactOf({ jobId: idOf(n), name })));
+  const { store, sweep } = fixture([1, 2, 3], stored, 2);
+  for (const artifact of stored.filter(({ name, jobId }) => jobId === idOf(2) || name === 'a')) {
+    store.write(objectKey('acme', artifact), 'x');
+  }
+  t.like((await sweep())[0], { jobsWithoutObjects: 2, jobIds: [idOf(1), idOf(3)] });
+});
+
+test('a sweep whose caller has gone looks for the objects of no other job', async (t) => {
+  const stored = Array.from({ length: 100 }, (_, n) => artifactOf({ jobId: idOf(n) }));
+  const { store, sweep } = fixture(
+    stored.map((_, n) => n),
+    stored,
+  );
+  const caller = new AbortController();
+  let listings = 0;
+  const { list } = store;
+  store.list = (prefix, options) => {
+    listings += 1;
+    caller.abort();
+    return list(prefix, options);
+  };
+  await t.throwsAsync(sweep({}, caller.signal), { name: 'AbortError' });
+  t.true(listings <= 16, `${listings} of 100 jobs`);
 });
 
 test('what no row of a job that is there points at goes, and what one keeps in mind stays', async (t) => {

@@ -5,6 +5,7 @@ import { type Contents, isKey, type ObjectStore, type StoredItem } from '#libs/o
 import { jobPrefix, objectKey, parseObjectKey, tenantPrefix } from '../domain/artifact.ts';
 import type { FailedKey } from '../domain/deletion.ts';
 import type { CheckStore } from './check-store.ts';
+import { makeFindJobsWithoutObjects } from './find-jobs-without-objects.ts';
 import type { ArtifactIndex, JobRepository, OrphanReports, SweepAudit, TenantSweep } from './ports.ts';
 
 /** What to sweep. */
@@ -28,7 +29,6 @@ export type SweepOrphans = (command: SweepOrphansCommand, signal: AbortSignal) =
 /** Told of a tenant whose sweep did not come to its end. */
 export type OnSweepFailed = (tenantId: string, error: unknown) => void;
 
-const PAGE = 1_000;
 const OBJECTS_PER_BATCH = 10_000;
 const MAX_SAMPLES = 100;
 const MAX_FAILED_KEYS = 10;
@@ -131,21 +131,7 @@ export function makeSweepOrphans(
     return `SHARE_CEILING: ${doomed} of ${items} objects would go, more than ${maxSharePercent} %. Raise the share to sweep them.`;
   };
 
-  const findJobsWithoutObjects = async (tenantId: string, minAgeMs: number): Promise<string[]> => {
-    const missing = new Set<string>();
-    for (let after: readonly string[] | undefined, first = true; first || after; first = false) {
-      const page = await artifacts.listStored(tenantId, minAgeMs, { limit: PAGE, after });
-      for (const artifact of page.items) {
-        const { jobId } = artifact;
-        if (missing.has(jobId)) continue;
-        const key = objectKey(tenantId, artifact);
-        const { objects } = await store.list(key.slice(0, key.lastIndexOf('/') + 1), { after: before(key), limit: 1 });
-        if (objects[0]?.key !== key) missing.add(jobId);
-      }
-      after = page.next;
-    }
-    return [...missing];
-  };
+  const findJobsWithoutObjects = makeFindJobsWithoutObjects(artifacts, store);
 
   const hasRow = async (tenantId: string, { jobId, key }: Orphan): Promise<boolean> => {
     const isThere = (await jobs.findExisting(tenantId, [jobId])).size > 0;
@@ -169,16 +155,16 @@ export function makeSweepOrphans(
     const findings = await findOrphans(tenantId, youngerThan, signal);
     const { orphans, foreign } = findings;
     const all = [...orphans, ...foreign];
-    const jobIds = await findJobsWithoutObjects(tenantId, minAgeMs);
+    const withoutObjects = await findJobsWithoutObjects(tenantId, minAgeMs, signal);
     const found = contentsOfAll(all);
     const sweep: TenantSweep = {
       ...NOTHING_FOUND,
       tenantId,
       found,
       left: found,
-      jobsWithoutObjects: jobIds.length,
+      jobsWithoutObjects: withoutObjects.count,
       orphanKeys: all.slice(0, MAX_SAMPLES).map(({ firstKey }) => firstKey),
-      jobIds: jobIds.slice(0, MAX_SAMPLES),
+      jobIds: withoutObjects.jobIds,
     };
     if (validateOnly || all.length === 0) return sweep;
     if (orphans.length === 0) return { ...sweep, failedKeys: toFailedKeys(foreign) };
@@ -360,7 +346,3 @@ async function findAllTenants(jobs: JobRepository, store: ObjectStore): Promise<
   const stored = (await store.folders('tenants/')).filter(isTenantId);
   return [...new Set([...(await jobs.findTenants()), ...stored])].toSorted();
 }
-
-/** The greatest text below a key that matters here: listing after it begins with the key itself. */
-const before = (key: string): string =>
-  `${key.slice(0, -1)}${String.fromCharCode(key.charCodeAt(key.length - 1) - 1)}\uffff`;

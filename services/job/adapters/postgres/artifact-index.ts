@@ -3,6 +3,7 @@ import { newId } from '#libs/kernel/id.ts';
 import { pageOf } from '#libs/kernel/page.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
+import type { ObjectRef } from '../../domain/artifact.ts';
 import { jobNotFound } from '../../domain/errors.ts';
 import type { ArtifactIndex, NewUpload } from '../../use-cases/ports.ts';
 import { lockJob, VISIBLE } from './job-repository.ts';
@@ -147,20 +148,22 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
              select u.job_id, u.kind, u.name, u.object_id from asked join artifact_uploads u
                on u.tenant_id = $1 and u.job_id = asked.job_id and u.kind = asked.kind and u.name = asked.name
                and u.object_id is not distinct from asked.object_id`,
-      values: [
-        tenantId,
-        objects.map(({ jobId }) => jobId),
-        objects.map(({ kind }) => kind),
-        objects.map(({ name }) => name),
-        objects.map(({ objectId }) => objectId ?? null),
-      ],
+      values: [tenantId, ...columnsOf(objects)],
     });
-    return rows.map((row) => ({
-      jobId: row.job_id,
-      kind: row.kind,
-      name: row.name,
-      objectId: row.object_id ?? undefined,
-    }));
+    return rows.map(toObjectRef);
+  },
+
+  async findStored(tenantId, objects) {
+    const rows = await database.readForTenant<ArtifactRow>(tenantId, {
+      text: `select a.job_id, a.kind, a.name, a.object_id
+             from unnest($2::uuid[], $3::text[], $4::text[], $5::uuid[]) as asked (job_id, kind, name, object_id)
+             join artifacts a
+               on a.tenant_id = $1 and a.job_id = asked.job_id and a.kind = asked.kind and a.name = asked.name
+               and a.object_id is not distinct from asked.object_id and a.stored_at is not null
+             join jobs j on j.tenant_id = a.tenant_id and j.id = a.job_id and j.deletion_id is null`,
+      values: [tenantId, ...columnsOf(objects)],
+    });
+    return rows.map(toObjectRef);
   },
 
   async listStored(tenantId, minAgeMs, { limit, after }) {
@@ -174,6 +177,20 @@ export const makeArtifactIndex = (database: Database): ArtifactIndex => ({
     });
     return pageOf(rows, limit, toArtifact, (row) => [row.job_id, row.kind, row.name]);
   },
+});
+
+const columnsOf = (objects: readonly ObjectRef[]): unknown[] => [
+  objects.map(({ jobId }) => jobId),
+  objects.map(({ kind }) => kind),
+  objects.map(({ name }) => name),
+  objects.map(({ objectId }) => objectId ?? null),
+];
+
+const toObjectRef = (row: ArtifactRow): ObjectRef => ({
+  jobId: row.job_id,
+  kind: row.kind,
+  name: row.name,
+  objectId: row.object_id ?? undefined,
 });
 
 const OPEN = "tenant_id = :tenantId and job_id = :jobId and kind = :kind and name = :name and state = 'OPEN'";
