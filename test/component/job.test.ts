@@ -3,7 +3,7 @@ import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import { uploadArtifact } from '#deploy/local/sample/speech-worker.ts';
 import type { StackClients } from '#deploy/local/stack.ts';
-import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { DeletionState, Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ArtifactKind, JobState, TaskState } from '#gen/lethe/job/v1/job_pb.ts';
 import { UploadArtifactRequestSchema } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { connect } from '#libs/grpc/client.ts';
@@ -183,6 +183,36 @@ test('what is refused to a person or to a cascade is in the audit with its reaso
     { action: 'soft-delete', outcome: 'JOB_NOT_TERMINAL', reason: 'asked for' },
     { action: 'purge', outcome: 'JOB_NOT_TERMINAL', reason: 'asked for' },
     { action: 'undelete', outcome: 'OPERATION_IN_PROGRESS', reason: 'asked for' },
+  ]);
+});
+
+test('a purge tries every parked removal of its run anew, more than are named at once, and no other run’s', async (t) => {
+  const { stack } = t.context;
+  const tenantId = 'parker';
+  const connection = connect({ address: stack.addresses.job, token: async () => 'no token' });
+  t.teardown(() => connection.close());
+  const participant = stackParticipant(stack, connection, 'job', tenantId);
+  const [runId, otherRun, parkedBy] = [newId(), newId(), newId()];
+  for (const run of [runId, otherRun]) {
+    await queryOnce(
+      stack.superuserUrl('job'),
+      `insert into job_deletions (tenant_id, id, job_id, run_id, operation_id, state, actor, subject, counts, attempts,
+                                  last_error, next_attempt_at)
+       select $1, gen_random_uuid(), gen_random_uuid(), $2, $3, 'STUCK', 'a', 'a', '{}', 5, 'OBJECTS_LEFT: k', null
+       from generate_series(1, 40)`,
+      [tenantId, run, parkedBy],
+    );
+  }
+  const order = { key: { operationId: newId(), step: 's' }, runId, reason: 'asked for' };
+  await until('purged', async () => (await participant.purge(order)).progress === Progress.COMPLETE);
+  const states = await queryOnce<{ run_id: string; state: string; count: number }>(
+    stack.superuserUrl('job'),
+    'select run_id, state, count(*)::int as count from job_deletions where tenant_id = $1 group by 1, 2 order by 2',
+    [tenantId],
+  );
+  t.deepEqual(states, [
+    { run_id: runId, state: 'COMPLETE', count: 40 },
+    { run_id: otherRun, state: 'STUCK', count: 40 },
   ]);
 });
 

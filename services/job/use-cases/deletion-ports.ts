@@ -93,6 +93,8 @@ export interface RunJobs {
   ): Promise<{ readonly ordered: number; readonly more: boolean }>;
   /** Must sum up the removals that this operation ordered. */
   removalProgress(scope: RunScope, operationId: string): Promise<RemovalProgress>;
+  /** Must answer the ids of the run's parked removals, whichever operation ordered them. */
+  listStuck(scope: RunScope, page: PageQuery): Promise<Page<string>>;
   /** Must answer the ids of all jobs of the run that exist or were removed by an order, for reading their prefixes. */
   listPrefixes(scope: RunScope, page: PageQuery): Promise<Page<string>>;
 }
@@ -103,6 +105,7 @@ export interface RemovalProgress {
   readonly counts: RemovalCounts;
   /** Up to 10. */
   readonly failedKeys: readonly FailedKey[];
+  /** Up to 10 of the parked ones, by id. */
   readonly stuck: readonly { readonly deletionId: string; readonly lastError?: string | undefined }[];
   /** How many are neither complete nor parked. */
   readonly open: number;

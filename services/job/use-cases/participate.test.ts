@@ -1,5 +1,7 @@
+import { setImmediate } from 'node:timers/promises';
 import test from 'ava';
 import { DomainError, dependencyUnavailable, operationInProgress } from '#libs/kernel/domain-error.ts';
+import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import type { RunScope } from '#libs/participant/participant.ts';
 import { makeMemoryObjectStore } from '#test/support/memory-object-store.ts';
 import { type FailedKey, NOTHING_REMOVED, toResourceCounts } from '../domain/deletion.ts';
@@ -23,6 +25,12 @@ const DONE: RemovalProgress = {
   queued: 0,
 };
 
+const pageOfIds = (all: readonly string[], { limit, after }: PageQuery): Page<string> => {
+  const rest = all.filter((id) => after === undefined || id > (after[0] ?? ''));
+  const items = rest.slice(0, limit);
+  return { items, next: rest.length > limit ? [items.at(-1) ?? ''] : undefined };
+};
+
 /** A run whose removal comes as far as `steps` says, look by look; the last one stays. */
 function fixture({
   unfinished = [] as UnfinishedJobs,
@@ -30,6 +38,7 @@ function fixture({
   ordered = 2,
   more = false,
   jobs = [] as readonly string[],
+  stuckIds = [DELETION] as readonly string[],
   checkStore = async (): Promise<void> => undefined,
 } = {}) {
   const store = makeMemoryObjectStore();
@@ -65,22 +74,24 @@ function fixture({
       sampleJobIds: jobs.slice(0, 100),
       unfinishedJobs: unfinished,
     }),
-    async listPrefixes(_, { limit, after }) {
-      const rest = jobs.filter((id) => after === undefined || id > (after[0] ?? ''));
-      const items = rest.slice(0, limit);
-      return { items, next: rest.length > limit ? [items.at(-1) ?? ''] : undefined };
-    },
+    listPrefixes: async (_, page) => pageOfIds(jobs, page),
+    listStuck: async (_, page) => pageOfIds(stuckIds, page),
   });
+  const redrives = { now: 0, atOnce: 0 };
   const deletions = partOf<DeletionRecords>({
     async redrive(_, deletionId) {
       calls.push(`redrive ${deletionId}`);
+      redrives.now += 1;
+      redrives.atOnce = Math.max(redrives.atOnce, redrives.now);
+      await setImmediate();
+      redrives.now -= 1;
       return deletionOf();
     },
   });
   const wake = (): void => void calls.push('wake');
   const sleep = async (ms: number): Promise<void> => void slept.push(ms);
   const participate = makeParticipate(runJobs, deletions, store, checkStore, recordRefusal, wake, sleep);
-  return { participate, store, calls, slept, recorded };
+  return { participate, store, calls, slept, recorded, redrives };
 }
 
 const reasonOf = (work: Promise<unknown>): Promise<string> =>
@@ -166,6 +177,17 @@ test('a parked removal is tried anew by the call, and named', async (t) => {
   const unnamed = fixture({ steps: [{ ...DONE, stuck }] });
   const { failedItems } = await unnamed.participate.purge(SCOPE, OPERATION, 10);
   t.deepEqual(failedItems, [{ key: DELETION, code: 'STUCK', message: 'OBJECTS_LEFT: k', permanent: false }]);
+});
+
+test('however many removals of a run are parked, each is tried anew, a few at a time', async (t) => {
+  const stuck = [{ deletionId: ids[0] ?? '', lastError: 'OBJECTS_LEFT: k' }];
+  const f = fixture({ ordered: 0, steps: [{ ...DONE, stuck }, DONE], stuckIds: ids });
+  t.is((await f.participate.purge(SCOPE, OPERATION, 10)).progress, 'COMPLETE');
+  t.deepEqual(
+    f.calls.filter((call) => call.startsWith('redrive')),
+    ids.map((id) => `redrive ${id}`),
+  );
+  t.true(f.redrives.atOnce <= 16, String(f.redrives.atOnce));
 });
 
 test('a removal that only a person can set going again is named as that, and tried anew by the next call alone', async (t) => {

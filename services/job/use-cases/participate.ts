@@ -30,6 +30,8 @@ const MAX_POLL_MS = 320;
 // A run may have thousands of jobs, and a store takes many times as long to answer as to look.
 const COUNTED_AT_A_TIME = 32;
 const LISTINGS_AT_A_TIME = 16;
+const STUCK_PER_PAGE = 1_000;
+const REDRIVEN_AT_A_TIME = 16;
 // Of an answer that goes on where another left off.
 const NO_ROWS = { jobs: 0, sampleJobIds: [] };
 const COMPENSATED_PER_CALL = 10_000;
@@ -60,6 +62,19 @@ export function makeParticipate(
     throw new DomainError('failed-precondition', 'JOB_NOT_TERMINAL', message, { job_id: job.jobId, state: job.state });
   };
 
+  /** Each of them once: one that is parked again meanwhile is behind, and left to the next call. */
+  const redriveStuck = async (scope: RunScope, by: RunOperation): Promise<void> => {
+    for (let after: readonly string[] | undefined, first = true; first || after; first = false) {
+      const page = await runJobs.listStuck(scope, { limit: STUCK_PER_PAGE, after });
+      for (let at = 0; at < page.items.length; at += REDRIVEN_AT_A_TIME) {
+        const some = page.items.slice(at, at + REDRIVEN_AT_A_TIME);
+        await Promise.all(some.map((id) => deletions.redrive(scope.tenantId, id, { ...by, isByPerson: false })));
+        wake(some.length);
+      }
+      after = page.next;
+    }
+  };
+
   const remove = async (
     scope: RunScope,
     order: RunOperation & { limit: number; force: boolean },
@@ -82,10 +97,7 @@ export function makeParticipate(
       if (parked && !isTriedAnew) {
         // The run's deletion retries and parks by its own rules, so its try is a new try for the job.
         isTriedAnew = true;
-        await Promise.all(
-          stuck.map(({ deletionId }) => deletions.redrive(scope.tenantId, deletionId, { ...order, isByPerson: false })),
-        );
-        wake(stuck.length);
+        await redriveStuck(scope, order);
       } else if (parked) {
         const { deletionId: key, lastError = '' } = parked;
         const permanent = needsPerson(reasonOf(lastError));

@@ -21,6 +21,7 @@ const MAX_SAMPLES = 100;
 // So that the transaction is over in a second.
 const MAX_JOBS_PER_ORDER = 1_000;
 const MAX_FAILED_KEYS = 10;
+const MAX_STUCK = 10;
 // What is being removed is on its way, whatever state it was in.
 const UNFINISHED = "state in ('PENDING', 'RUNNING', 'CANCELLING') and deletion_id is null";
 
@@ -91,8 +92,9 @@ export function makeRunJobs(database: Database): RunJobs {
                     coalesce(bool_or((counts ->> 'atLeast')::boolean) filter (where operation_id = $4), false) as "atLeast",
                     count(*) filter (where state not in ('COMPLETE', 'STUCK')) as open,
                     count(*) filter (where state not in ('COMPLETE', 'STUCK') and last_error is null) as queued,
-                    coalesce(json_agg(json_strip_nulls(json_build_object('deletionId', id, 'lastError', last_error))
-                                      order by id) filter (where state = 'STUCK'), '[]') as stuck,
+                    (select coalesce(json_agg(json_strip_nulls(
+                       json_build_object('deletionId', id, 'lastError', last_error)) order by id), '[]') from (
+                       select id, last_error from orders where state = 'STUCK' order by id limit ${MAX_STUCK}) s) as stuck,
                     (select coalesce(json_agg(key), '[]') from (
                        select jsonb_array_elements(failed_keys) as key from orders limit ${MAX_FAILED_KEYS}) f) as "failedKeys"
              from orders`,
@@ -101,6 +103,21 @@ export function makeRunJobs(database: Database): RunJobs {
       if (!row) throw new Error('the sum gave no row');
       const { failedKeys, stuck, open, queued, atLeast, ...counts } = row;
       return { counts: { ...counts, ...(atLeast && { atLeast }) }, failedKeys, stuck, open, queued };
+    },
+
+    async listStuck(scope, { limit, after }) {
+      const rows = await database.readForTenant<{ id: string }>(scope.tenantId, {
+        text: `select id from job_deletions
+               where tenant_id = $1 and run_id = $2 and ($3::text is null or step = $3) and state = 'STUCK'
+                 and ($4::uuid is null or id > $4) order by id limit $5`,
+        values: [...valuesOf(scope), after?.[0] ?? null, limit + 1],
+      });
+      return pageOf(
+        rows,
+        limit,
+        ({ id }) => id,
+        ({ id }) => [id],
+      );
     },
 
     async listPrefixes(scope, { limit, after }) {
