@@ -79,7 +79,7 @@ export type DeleteChecksum = 'CRC32' | 'CONTENT_MD5';
 export interface StoreTraits {
   /** Whether what is replaced or removed is kept as a version. */
   readonly versioning: 'ENABLED' | 'SUSPENDED' | 'OFF' | undefined;
-  /** The rules by which the store itself removes objects that are in use. */
+  /** The rules by which the store itself removes objects below `tenants/` or `lethe/` that are in use. */
   readonly expiringRules: readonly string[] | undefined;
   /** Whether new objects are locked, so that nobody can remove them for a while. */
   readonly isLocked: boolean | undefined;

@@ -8,6 +8,9 @@ import {
 } from '@aws-sdk/client-s3';
 import type { StoreTraits } from './object-store.ts';
 
+// The artifacts, and the marker of the installation.
+const OWN = ['tenants/', 'lethe/'];
+
 /** Reads how a bucket is set up. What it does not tell, or what the credentials may not ask, is undefined. */
 export async function readBucketTraits(s3: S3Client, Bucket: string): Promise<StoreTraits> {
   const [versioning, expiringRules, isLocked] = await Promise.all([
@@ -34,9 +37,15 @@ export async function readBucketTraits(s3: S3Client, Bucket: string): Promise<St
   return { versioning, expiringRules, isLocked };
 }
 
-/** Whether a rule removes objects that are in use, and not old versions or broken uploads only. */
-const expiresCurrent = ({ Status, Expiration }: LifecycleRule): boolean =>
-  Status === 'Enabled' && (Expiration?.Days !== undefined || Expiration?.Date !== undefined);
+/**
+ * Whether a rule removes objects of Lethe's that are in use, and not old versions, broken uploads or other objects only. One
+ * that goes by tags or sizes counts as well: the store may have them from elsewhere.
+ */
+const expiresCurrent = ({ Status, Expiration, Filter, Prefix }: LifecycleRule): boolean => {
+  const prefix = Filter?.And?.Prefix ?? Filter?.Prefix ?? Prefix ?? '';
+  const expires = Expiration?.Days !== undefined || Expiration?.Date !== undefined;
+  return Status === 'Enabled' && expires && OWN.some((own) => own.startsWith(prefix) || prefix.startsWith(own));
+};
 
 /** An answer; what the store's error code stands for; undefined for any other answer of the store but itself being down. */
 async function told<T>(ask: () => Promise<T>, codes: Readonly<Record<string, T>> = {}): Promise<T | undefined> {

@@ -3,6 +3,7 @@ import { type AddressInfo, createServer, type Socket } from 'node:net';
 import {
   CreateMultipartUploadCommand,
   DeleteObjectCommand,
+  type LifecycleRule,
   PutBucketLifecycleConfigurationCommand,
   PutBucketVersioningCommand,
   PutObjectCommand,
@@ -132,6 +133,42 @@ declare('S3: a bucket tells its versioning, which rules remove what is in use, a
     deleteChecksum: 'CRC32',
   });
 });
+
+declare(
+  'S3: a lifecycle rule counts where its prefix has to do with a prefix of Lethe’s, and nowhere else',
+  async (t) => {
+    await gateway.createBucket('lived', { versioned: false });
+    const Tags = [{ Key: 'of', Value: 'somebody' }];
+    const rules: Record<string, Pick<LifecycleRule, 'Filter' | 'Prefix'>> = {
+      'counts: a tenant': { Filter: { Prefix: 'tenants/acme/' } },
+      'counts: the beginning of a prefix': { Filter: { Prefix: 'ten' } },
+      'counts: the marker': { Filter: { Prefix: 'lethe/installation' } },
+      'counts: a prefix and a tag': { Filter: { And: { Prefix: 'tenants/', Tags } } },
+      'counts: a prefix in the old form': { Prefix: 'lethe/' },
+      'other: logs': { Filter: { Prefix: 'logs/' } },
+      'other: a longer name': { Filter: { Prefix: 'tenants-of-old/' } },
+      'other: a prefix and a tag': { Filter: { And: { Prefix: 'tmp/', Tags } } },
+      'other: a prefix in the old form': { Prefix: 'old/' },
+    };
+    await gateway.s3.send(
+      new PutBucketLifecycleConfigurationCommand({
+        Bucket: 'lived',
+        LifecycleConfiguration: {
+          Rules: Object.entries(rules).map(([ID, where]) => ({
+            ...{ ID, Status: 'Enabled' as const, Expiration: { Days: 7 } },
+            ...where,
+          })),
+        },
+      }),
+    );
+    t.deepEqual(
+      (await open('lived').traits()).expiringRules?.toSorted(),
+      Object.keys(rules)
+        .filter((id) => id.startsWith('counts'))
+        .toSorted(),
+    );
+  },
+);
 
 declare('S3: versions from before versioning, and from after it was suspended, go too', async (t) => {
   const Bucket = 'turned-on-later';

@@ -64,11 +64,11 @@ function versioningCheck(versioning: StoreTraits['versioning']): ServiceCheck {
 function lifecycleCheck(rules: StoreTraits['expiringRules']): ServiceCheck {
   const name = 'BUCKET_LIFECYCLE';
   if (rules === undefined) return unknown(name, 'The bucket does not tell its lifecycle rules.');
-  if (rules.length === 0) return ok(name, 'No lifecycle rule removes objects that are in use.');
+  if (rules.length === 0) return ok(name, 'No lifecycle rule removes objects of Lethe that are in use.');
   return warning(
     name,
     `The bucket removes objects by itself (${rules.join(', ')}): artifacts go without a receipt.`,
-    'Restrict the rules to other prefixes than tenants/, or to old versions.',
+    'Restrict the rules to other prefixes than tenants/ and lethe/, or to old versions.',
   );
 }
 
