@@ -83,6 +83,6 @@ export function makeFindJobsWithoutObjects(
   };
 }
 
-/** The greatest text below a key that matters here: listing after it begins with the key itself. */
+/** A text below a key with none of Lethe's keys between them, which have no `~`: listing after it begins with the key. */
 const before = (key: string): string =>
-  `${key.slice(0, -1)}${String.fromCharCode(key.charCodeAt(key.length - 1) - 1)}\uffff`;
+  `${key.slice(0, -1)}${String.fromCharCode(key.charCodeAt(key.length - 1) - 1)}~`;
