@@ -2,11 +2,10 @@ import type { Client } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import { JobState } from '#gen/lethe/job/v1/job_pb.ts';
 import { JobService } from '#gen/lethe/job/v1/job_service_pb.ts';
-import { connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
+import { loseAnswer as loseAnswerOf } from '#test/support/lose-answer.ts';
 import { queryOnce } from '#test/support/postgres.ts';
-import { makeTcpGate } from '#test/support/tcp-gate.ts';
-import { startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+import { startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
 
@@ -25,29 +24,19 @@ async function count(stack: TestStack, tenantId: string, state: string): Promise
 }
 
 /** Makes one call whose first answer is lost after `isDone`, so that the transport repeats it. */
-async function loseAnswer<T>(
+const loseAnswer = <T>(
   stack: TestStack,
   tenantId: string,
   call: (jobs: Jobs) => Promise<T>,
   isDone: () => Promise<boolean>,
-): Promise<T> {
-  const gate = await makeTcpGate();
-  gate.open(stack.addresses.job);
-  const connection = connect({ address: gate.address, token: () => stack.token({ tenantId, role: 'admin' }) });
-  try {
-    const jobs = connection.client(JobService);
-    await jobs.listJobs({});
-    void gate.loseAnswers();
-    const answer = call(jobs);
-    await until('the call was carried out', isDone);
-    gate.shut();
-    gate.open(stack.addresses.job);
-    return await answer;
-  } finally {
-    connection.close();
-    await gate.close();
-  }
-}
+): Promise<T> =>
+  loseAnswerOf({
+    address: stack.addresses.job,
+    token: () => stack.token({ tenantId, role: 'admin' }),
+    open: (connection) => connection.client(JobService).listJobs({}),
+    call: (connection) => call(connection.client(JobService)),
+    isDone,
+  });
 
 test('a CreateJob without a request id whose answer was lost, and that the transport repeats, makes one job', async (t) => {
   const { stack } = t.context;
@@ -67,6 +56,16 @@ test('a ClaimJob whose answer was lost, and that the transport repeats, sets one
   t.is(await count(stack, 'claimer', 'PENDING'), 2);
   const end = { jobId: claim.job?.id ?? '', leaseToken: claim.leaseToken, state: JobState.COMPLETED };
   t.is((await jobs.finishJob(end)).job?.state, JobState.COMPLETED, 'the lease that was told holds');
+});
+
+test('a CancelJob with the etag just read whose answer was lost, and that the transport repeats, is no refusal', async (t) => {
+  const { stack } = t.context;
+  const { jobs } = stack.clients({ tenantId: 'canceller', role: 'admin' });
+  const { job } = await jobs.createJob({});
+  const cancelled = { jobId: job?.id ?? '', etag: job?.etag ?? '' };
+  const isDone = async () => (await count(stack, 'canceller', 'CANCELLED')) > 0;
+  const answer = await loseAnswer(stack, 'canceller', (faulty) => faulty.cancelJob(cancelled), isDone);
+  t.is(answer.job?.state, JobState.CANCELLED);
 });
 
 test('a claim of one request id made twenty times at once is one claim', async (t) => {

@@ -3,12 +3,13 @@ import { DriftFlag, DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { IncidentService } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
-import { type Connection, connect } from '#libs/grpc/client.ts';
+import type { Connection } from '#libs/grpc/client.ts';
+import { newId } from '#libs/kernel/id.ts';
+import { loseAnswer } from '#test/support/lose-answer.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { settled } from '#test/support/run-graph.ts';
 import { inputOf } from '#test/support/saga-harness.ts';
-import { makeTcpGate } from '#test/support/tcp-gate.ts';
-import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
+import { refusalOf, startTestStack, type TestStack } from '#test/support/test-stack.ts';
 
 const test = anyTest as TestFn<{ stack: TestStack }>;
 
@@ -26,35 +27,10 @@ async function count(stack: TestStack, service: Service, from: string, tenantId:
   return row?.count ?? 0;
 }
 
-/** Makes one call whose first answer is lost after `isDone`, so that the transport repeats it. */
-async function loseAnswer<T>(
-  stack: TestStack,
-  service: Service,
-  tenantId: string,
-  call: (connection: Connection) => Promise<T>,
-  isDone: () => Promise<boolean>,
-): Promise<T> {
-  const gate = await makeTcpGate();
-  gate.open(stack.addresses[service]);
-  const connection = connect({ address: gate.address, token: () => stack.token({ tenantId, role: 'owner' }) });
-  try {
-    await (service === 'run'
-      ? connection.client(RunService).listRuns({})
-      : connection.client(IncidentService).listIncidents({}));
-    void gate.loseAnswers();
-    const answer = call(connection);
-    await until('the call was carried out', isDone);
-    gate.shut();
-    gate.open(stack.addresses[service]);
-    return await answer;
-  } finally {
-    connection.close();
-    await gate.close();
-  }
-}
-
 interface Lossy {
   readonly title: string;
+  /** What the call is made with where that matters; without a request id otherwise. */
+  readonly given?: string;
   readonly service: Service;
   /** What there is one of afterwards: a table with the start of a predicate. */
   readonly from: string;
@@ -75,6 +51,13 @@ async function finishedRun(stack: TestStack, tenantId: string): Promise<string> 
 async function environmentOf(stack: TestStack, tenantId: string): Promise<string> {
   const { incidents: client } = stack.clients({ tenantId, role: 'member' });
   return (await client.createEnvironment({ displayName: 'production' })).environment?.id ?? '';
+}
+
+const WITH_ETAG = 'with the etag just read';
+
+async function runningRun(stack: TestStack, tenantId: string): Promise<{ runId: string; etag: string }> {
+  const { run } = await stack.clients({ tenantId, role: 'member' }).runs.createRun({ workflow: 'call' });
+  return { runId: run?.id ?? '', etag: run?.etag ?? '' };
 }
 
 const LOSSY: readonly Lossy[] = [
@@ -139,18 +122,120 @@ const LOSSY: readonly Lossy[] = [
       return (connection) => incidents(connection).openIncident({ environmentId, title: 'drift' });
     },
   },
+  {
+    title: 'FinishRun',
+    given: WITH_ETAG,
+    service: 'run',
+    from: `workflow_runs where state = 'COMPLETED'`,
+    async prepare(stack, tenantId) {
+      const end = { ...(await runningRun(stack, tenantId)), state: RunState.COMPLETED, output: { b: 7, a: [1.5] } };
+      return (connection) => runs(connection).finishRun(end);
+    },
+  },
+  {
+    title: 'FailRun',
+    given: WITH_ETAG,
+    service: 'run',
+    from: `workflow_runs where state in ('COMPENSATING', 'COMPENSATED')`,
+    async prepare(stack, tenantId) {
+      const failed = { ...(await runningRun(stack, tenantId)), error: 'no' };
+      return (connection) => runs(connection).failRun(failed);
+    },
+  },
+  {
+    title: 'CancelRun',
+    given: WITH_ETAG,
+    service: 'run',
+    from: `workflow_runs where state in ('COMPENSATING', 'CANCELLED')`,
+    async prepare(stack, tenantId) {
+      const cancelled = await runningRun(stack, tenantId);
+      return (connection) => runs(connection).cancelRun(cancelled);
+    },
+  },
+  {
+    title: 'RetryRun',
+    given: WITH_ETAG,
+    service: 'run',
+    from: `workflow_runs where state = 'COMPENSATING'`,
+    async prepare(stack, tenantId) {
+      const runId = newId();
+      // A participant that is not configured holds its compensation up for as long as there are attempts.
+      await queryOnce(
+        stack.superuserUrl('run'),
+        `with run as (
+           insert into workflow_runs (tenant_id, id, workflow, display_name, state, driver, parked_reason, attempts)
+           values ($1, $2, 'call', 'call', 'FAILED', 'CALLER', 'it did not answer', 10) returning *)
+         insert into workflow_run_steps (tenant_id, run_id, name, position, state, participants)
+         select tenant_id, id, 'draft', 1, 'COMPENSATING', '{nobody}' from run`,
+        [tenantId, runId],
+      );
+      const { run } = await stack.clients({ tenantId, role: 'member' }).runs.getRun({ runId });
+      return (connection) => runs(connection).retryRun({ runId, etag: run?.etag ?? '' });
+    },
+  },
 ];
 
-for (const { title, service, from, prepare } of LOSSY) {
-  test(`a ${title} without a request id whose answer was lost, and that the transport repeats, is done once and no refusal`, async (t) => {
+for (const { title, given = 'without a request id', service, from, prepare } of LOSSY) {
+  test(`a ${title} ${given} whose answer was lost, and that the transport repeats, is done once and no refusal`, async (t) => {
     const { stack } = t.context;
-    const tenantId = `loses-${title.toLowerCase()}`;
+    const tenantId = `loses-${title.toLowerCase()}-${given.split(' ').at(-1)}`;
     const call = await prepare(stack, tenantId);
-    const isDone = async () => (await count(stack, service, from, tenantId)) > 0;
-    await t.notThrowsAsync(loseAnswer(stack, service, tenantId, call, isDone));
+    const lost = loseAnswer({
+      address: stack.addresses[service],
+      token: () => stack.token({ tenantId, role: 'owner' }),
+      open: (connection) =>
+        service === 'run' ? runs(connection).listRuns({}) : incidents(connection).listIncidents({}),
+      call,
+      isDone: async () => (await count(stack, service, from, tenantId)) > 0,
+    });
+    await t.notThrowsAsync(lost);
     t.is(await count(stack, service, from, tenantId), 1);
   });
 }
+
+test('under the etag of before, a run that ended otherwise than is asked for is a mismatch', async (t) => {
+  const { stack } = t.context;
+  const { runs: client } = stack.clients({ tenantId: 'otherwise', role: 'admin' });
+  const mismatch = async (call: Promise<unknown>) => t.is((await refusalOf(call)).reason, 'ETAG_MISMATCH');
+  const made = async () => {
+    const { run } = await client.createRun({ workflow: 'call' });
+    return { runId: run?.id ?? '', etag: run?.etag ?? '' };
+  };
+  const completed = await made();
+  const output = { words: 7, of: { a: 1, b: 2 } };
+  const end = { ...completed, state: RunState.COMPLETED };
+  const { run } = await client.finishRun({ ...end, output });
+  t.is((await client.finishRun({ ...end, output })).run?.etag, run?.etag, 'the same end is none');
+  await mismatch(client.finishRun({ ...end, output: { words: 8 } }));
+  await mismatch(client.finishRun(end));
+  await mismatch(client.finishRun({ ...completed, state: RunState.FAILED, error: 'no' }));
+  await mismatch(client.cancelRun(completed));
+  await mismatch(client.failRun({ ...completed, error: 'no' }));
+  await mismatch(client.retryRun(completed));
+  await mismatch(client.finishRun({ ...end, output, etag: '"700"' }));
+
+  const failed = await made();
+  await client.finishRun({ ...failed, state: RunState.FAILED, error: 'one' });
+  await mismatch(client.finishRun({ ...failed, state: RunState.FAILED, error: 'another' }));
+
+  const compensated = await made();
+  await client.failRun({ ...compensated, error: 'one' });
+  await mismatch(client.failRun({ ...compensated, error: 'another' }));
+  await mismatch(client.cancelRun(compensated));
+  for await (const _ of client.watchRun({ runId: compensated.runId }));
+  await mismatch(client.failRun({ ...compensated, error: 'another' }));
+  t.is((await client.failRun({ ...compensated, error: 'one' })).run?.state, RunState.COMPENSATED);
+
+  // Both are CANCELLED in the end: the one keeps its effects, the other's are removed.
+  const kept = await made();
+  await client.finishRun({ ...kept, state: RunState.CANCELLED });
+  await mismatch(client.cancelRun(kept));
+  const removed = await made();
+  await client.cancelRun(removed);
+  for await (const _ of client.watchRun({ runId: removed.runId }));
+  await mismatch(client.finishRun({ ...removed, state: RunState.CANCELLED }));
+  t.is((await client.cancelRun(removed)).run?.state, RunState.CANCELLED);
+});
 
 // Half a megabyte as JSON, and almost three as a message.
 const numbers = { n: Array.from({ length: 250_000 }, () => 1) };

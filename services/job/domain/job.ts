@@ -118,9 +118,12 @@ export function transition(job: Job, to: JobState, now: Temporal.Instant, error?
   };
 }
 
+/** Whether somebody has cancelled it: its worker is asked to stop, or it has ended so. */
+export const isCancelled = ({ state }: Job): boolean => state === 'CANCELLING' || state === 'CANCELLED';
+
 /** PENDING is CANCELLED at once, RUNNING is asked to stop, and a second cancel changes nothing. */
 export function cancel(job: Job, now: Temporal.Instant): Job {
-  if (job.state === 'CANCELLING' || job.state === 'CANCELLED') return job;
+  if (isCancelled(job)) return job;
   return transition(job, job.state === 'RUNNING' ? 'CANCELLING' : 'CANCELLED', now);
 }
 

@@ -1,6 +1,6 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { jobNotFound } from '../domain/errors.ts';
-import { assertEtag, cancel, type Job } from '../domain/job.ts';
+import { assertEtag, cancel, isCancelled, type Job } from '../domain/job.ts';
 import type { JobChange, JobRepository } from './ports.ts';
 
 /** Cancels a job: at once while PENDING, by asking its worker to stop while RUNNING. Repeating changes nothing. */
@@ -16,7 +16,7 @@ export const makeCancelJob =
   (jobs: JobRepository): CancelJob =>
   async ({ caller, jobId, etag, reason }) => {
     const change: JobChange = (job, now) => {
-      assertEtag(job, etag);
+      if (!isCancelled(job)) assertEtag(job, etag);
       return cancel(job, now);
     };
     const cancelled = await jobs.update(tenantOf(caller), jobId, change, { caller, action: 'cancel', reason });

@@ -1,3 +1,4 @@
+import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { etagMismatch, runDrivenByEngine, runNotRunning, runNotTerminal } from './errors.ts';
 
 /** Where a run stands. */
@@ -88,15 +89,27 @@ export function assertTerminal({ state }: Run): void {
   if (!isTerminal(state)) throw runNotTerminal(state);
 }
 
-/** How a caller ends a run that it drives itself; the same end again changes nothing. */
-export function finish(
-  run: Run,
-  to: 'COMPLETED' | 'FAILED' | 'CANCELLED',
-  now: Temporal.Instant,
-  outcome: { readonly error: string | undefined; readonly output: JsonObject | undefined },
-): Run {
+/** How a caller ends a run that it drives itself. */
+export interface RunEnd {
+  readonly state: 'COMPLETED' | 'FAILED' | 'CANCELLED';
+  readonly error: string | undefined;
+  readonly output: JsonObject | undefined;
+}
+
+/**
+ * Whether this end was the run's last change, and `etag` is of just before it: the same call came again. A run that
+ * ended as CANCELLED by its compensation has changed more than once since.
+ */
+export const hasEndedSo = (run: Run, { state, error, output }: RunEnd, etag: string): boolean =>
+  run.state === state &&
+  // What the database answers with has its keys in another order.
+  fingerprint({ error: run.error, output: run.output }) === fingerprint({ error, output }) &&
+  etag === etagOf({ ...run, version: run.version - 1n });
+
+/** The run after its caller has ended it; the same state again changes nothing. */
+export function finish(run: Run, end: RunEnd, now: Temporal.Instant): Run {
   if (run.driver === 'ENGINE') throw runDrivenByEngine();
-  if (run.state === to) return run;
+  if (run.state === end.state) return run;
   if (run.state !== 'RUNNING') throw runNotRunning(run.state);
-  return { ...run, ...outcome, state: to, currentStep: undefined, finishedAt: now };
+  return { ...run, ...end, currentStep: undefined, finishedAt: now };
 }

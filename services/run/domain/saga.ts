@@ -178,6 +178,16 @@ export function failSaga(saga: Saga, error: string): Saga {
   return toCompensating(saga, 'COMPENSATED', error);
 }
 
+/** Whether its effects are being removed, or were, for this very error. */
+export const hasFailedSo = (saga: Saga, error: string): boolean =>
+  saga.ending === 'COMPENSATED' &&
+  (saga.state === 'COMPENSATING' || saga.state === 'COMPENSATED') &&
+  saga.error === error;
+
+/** Whether it was cancelled and its effects are being removed, or were; not where its caller ended it and left them. */
+export const isGivenUp = ({ state, ending }: Saga): boolean =>
+  ending === 'CANCELLED' && (state === 'COMPENSATING' || state === 'CANCELLED');
+
 /** A run that is given up; the very same when it is already. RUN_NOT_RUNNING when it has ended or failed. */
 export function cancelSaga(saga: Saga): Saga {
   const isKnown = (saga.state === 'COMPENSATING' && saga.ending === 'CANCELLED') || saga.state === 'CANCELLED';

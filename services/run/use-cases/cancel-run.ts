@@ -1,7 +1,7 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { runNotFound } from '../domain/errors.ts';
 import { assertEtag, type Run } from '../domain/run.ts';
-import { cancelSaga } from '../domain/saga.ts';
+import { cancelSaga, isGivenUp } from '../domain/saga.ts';
 import type { SagaRepository } from './saga-ports.ts';
 
 /** Which run to end otherwise than it would by itself, and why. */
@@ -25,7 +25,7 @@ export const makeCancelRun =
     const { actor, subject, trustEntry } = caller;
     const order = { tenantId: tenantOf(caller), runId, action: 'cancel', actor, subject, trustEntry, reason } as const;
     const run = await sagas.order(order, (found, saga) => {
-      assertEtag(found, etag);
+      if (!isGivenUp(saga)) assertEtag(found, etag);
       return cancelSaga(saga);
     });
     if (!run) throw runNotFound();

@@ -1,7 +1,7 @@
 import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import { runDrivenByEngine, runNotFound } from '../domain/errors.ts';
 import { assertEtag, type Run } from '../domain/run.ts';
-import { failSaga } from '../domain/saga.ts';
+import { failSaga, hasFailedSo } from '../domain/saga.ts';
 import type { SagaRepository } from './saga-ports.ts';
 
 /** Which run has failed, and why. */
@@ -34,7 +34,7 @@ export const makeFailRun =
     } as const;
     const run = await sagas.order(order, (found, saga) => {
       if (found.driver === 'ENGINE') throw runDrivenByEngine();
-      assertEtag(found, etag);
+      if (!hasFailedSo(saga, error)) assertEtag(found, etag);
       return failSaga(saga, error);
     });
     if (!run) throw runNotFound();

@@ -1,5 +1,5 @@
 import { runNotFound } from '../domain/errors.ts';
-import { assertEtag, finish, type JsonObject, type Run } from '../domain/run.ts';
+import { assertEtag, finish, hasEndedSo, type JsonObject, type Run } from '../domain/run.ts';
 import type { RunRepository } from './ports.ts';
 
 /** How a caller ends the run that it drives. */
@@ -20,8 +20,9 @@ export const makeFinishRun =
   (runs: RunRepository): FinishRun =>
   async ({ tenantId, runId, state, error, output, etag }) => {
     const finished = await runs.update(tenantId, runId, (run, now) => {
-      assertEtag(run, etag);
-      return finish(run, state, now, { error, output });
+      const end = { state, error, output };
+      if (!hasEndedSo(run, end, etag)) assertEtag(run, etag);
+      return finish(run, end, now);
     });
     if (!finished) throw runNotFound();
     return finished;

@@ -15,7 +15,7 @@ export const makeRetryRun =
     const { actor, subject, trustEntry } = caller;
     const order = { tenantId: tenantOf(caller), runId, action: 'retry', actor, subject, trustEntry, reason } as const;
     const run = await sagas.order(order, (found, saga) => {
-      assertEtag(found, etag);
+      if (saga.state !== 'COMPENSATING') assertEtag(found, etag);
       return retrySaga(saga);
     });
     if (!run) throw runNotFound();

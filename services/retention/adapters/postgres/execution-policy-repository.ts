@@ -37,8 +37,9 @@ export function makeExecutionPolicyRepository(database: Database): ExecutionPoli
       database.forTenant(policy.tenantId, async (trx) => {
         for (;;) {
           const known = await find(trx, policy.tenantId, 'for update');
-          assertEtag(policy.etag, known);
+          // First: a call whose answer was lost comes again with the etag of before.
           if (known && isSame(known, policy)) return toPolicy(known);
+          assertEtag(policy.etag, known);
           // When two create it at once, the second waits for the first to commit, inserts nothing and starts over.
           const row = known ? await change(trx, policy) : await create(trx, policy);
           if (!row) continue;
@@ -56,7 +57,8 @@ export function makeExecutionPolicyRepository(database: Database): ExecutionPoli
     preview: (policy) =>
       database.forTenant(policy.tenantId, async (trx) => {
         const known = await find(trx, policy.tenantId);
-        assertEtag(policy.etag, known);
+        const isKnown = known !== undefined && isSame(known, policy);
+        if (!isKnown) assertEtag(policy.etag, known);
         const now = firstOf<{ now: Temporal.Instant }>(await trx.raw('select clock_timestamp() as now'))?.now;
         if (!now) throw new Error('the database returned no time');
         const { tenantId, retentionDays, isEnabled, minToKeep, staleAfterDays } = policy;
@@ -65,7 +67,7 @@ export function makeExecutionPolicyRepository(database: Database): ExecutionPoli
             ? toPolicy(known)
             : { version: 0, lastCleanupAt: undefined, lastCleanupDeleted: 0, createdAt: now }),
           ...{ tenantId, retentionDays, isEnabled, minToKeep, staleAfterDays },
-          updatedAt: known && isSame(known, policy) ? known.updated_at : now,
+          updatedAt: isKnown ? known.updated_at : now,
         };
       }),
 
