@@ -376,6 +376,36 @@ pageTest(
 );
 
 pageTest(
+  'a plan that a colleague changes while the dialog is open is not overwritten unseen, also where the page is read again',
+  async (t, visit) => {
+    for (const [tenantId, before] of [
+      ['replanned', 'AGENCY'],
+      ['unplanned', undefined],
+    ] as const) {
+      if (before) await putPlan(t.context.stack, tenantId, before);
+      const page = await visit({ role: 'platform', subject: 'grace' }, `/retention?tenant=${tenantId}`);
+      await page.getByRole('heading', { name: before ? `Plan ${before}` : 'No plan', exact: true }).waitFor();
+      await page.getByRole('button', { name: 'Change plan…' }).click();
+      const dialog = page.getByRole('dialog');
+      await dialog.getByRole('combobox', { name: 'Plan' }).click();
+      await page.getByRole('option', { name: 'PRO', exact: true }).click();
+      await platform(t).setTenantPlan({ tenantId, planName: 'ENTERPRISE', reason: 'a colleague' });
+      // As if somebody came back to the window a minute later.
+      await page.evaluate(
+        `const now = Date.now; Date.now = () => now() + 60_000; window.dispatchEvent(new Event('visibilitychange'))`,
+      );
+      await page.locator('#tenant-plan', { hasText: 'Plan ENTERPRISE' }).waitFor();
+      await page.waitForLoadState('networkidle');
+      await dialog.getByRole('button', { name: 'Preview' }).click();
+      await dialog.getByText('The plan was changed meanwhile, by somebody else.').waitFor();
+      const { tenantPlan } = await platform(t).getTenantPlan({ tenantId });
+      t.is(tenantPlan?.planName, 'ENTERPRISE');
+    }
+  },
+  409,
+);
+
+pageTest(
   'who saves or deletes a policy that changed meanwhile is told so, and what it is now',
   async (t, visit) => {
     const { retention } = clients(t, 'contested');

@@ -12,14 +12,19 @@ const NO_PLAN = '-';
 interface TenantPlanDialogProps {
   readonly tenantId: string;
   readonly current: TenantPlan | undefined;
-  /** Of the tenant's newest entry, which may not be in force yet. */
-  readonly etag: string;
+  /** The tenant's newest entry, which may not be in force yet. */
+  readonly newest: TenantPlan | undefined;
   readonly onClose: () => void;
 }
 
+// Of a tenant that has none yet, by the contract of SetTenantPlan.
+const ETAG_OF_NONE = '"0"';
+
 /** Gives a tenant another plan, once it has shown what the next purge would then take. */
-export function TenantPlanDialog({ tenantId, current, etag, onClose }: TenantPlanDialogProps) {
+export function TenantPlanDialog({ tenantId, current, newest, onClose }: TenantPlanDialogProps) {
   const queries = useQueryClient();
+  // As it was when the dialog opened: the etag is of what the person saw, not of what the page has read since.
+  const [etag] = useState(newest?.etag ?? ETAG_OF_NONE);
   const [plan, setPlan] = useState(current?.planName ?? '');
   const [reason, setReason] = useState('');
   const [previewOf, setPreviewOf] = useState<string>();

@@ -151,6 +151,7 @@ function TenantPlanCard({ tenantId }: { readonly tenantId: string }) {
           </Button>
         </Gated>
       </Group>
+      {history.isError && <ErrorAlert error={history.error} onRetry={() => history.refetch()} />}
       {entries.length > 1 && (
         <Table mt="sm" aria-label="History of plans">
           <Table.Tbody>
@@ -167,11 +168,11 @@ function TenantPlanCard({ tenantId }: { readonly tenantId: string }) {
           </Table.Tbody>
         </Table>
       )}
-      {isChanging && (
+      {isChanging && history.data && (
         <TenantPlanDialog
           tenantId={tenantId}
           current={plan ?? undefined}
-          etag={entries[0]?.etag ?? plan?.etag ?? ''}
+          newest={entries[0]}
           onClose={() => setChanging(false)}
         />
       )}
