@@ -473,6 +473,36 @@ pageTest('an operator confirms a subject whose owner moved, and retires one that
   t.is(await stateOf('tickets'), SubjectState.RETIRED);
 });
 
+pageTest('a purge whose count failed is told as not counted, with the reason, and not as nothing', async (t, visit) => {
+  const { desk, stack } = t.context;
+  const untilState = (state: SubjectState) =>
+    until(`calls are ${state}`, async () =>
+      (await platform(t).listSubjects({ pageSize: 200 })).subjects.some(
+        (subject) => subject.name === 'calls' && subject.state === state,
+      ),
+    );
+  desk.subjects = [{ name: 'calls', resourceType: 'call' }];
+  await untilState(SubjectState.ACTIVE);
+  const windows = [{ subject: 'calls', kind: WindowKind.DAYS, retentionDays: 10 }];
+  await platform(t).updatePlan({ name: 'CALLS', allowMissing: true, reason: 'calls age', windows });
+  await queryOnce(
+    stack.superuserUrl('retention'),
+    "update plan_windows set recorded_at = 'epoch' where plan = 'CALLS'",
+  );
+  await putPlan(stack, 'uncounted', 'CALLS');
+  desk.dataId = `${desk.dataId}-moved`;
+  await untilState(SubjectState.OWNER_CHANGED);
+  const page = await visit({ tenantId: 'uncounted', role: 'admin' }, '/retention');
+  await page.getByRole('button', { name: 'Purge now…' }).click();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByText('could not be counted').waitFor();
+  await dialog.getByText(/Calls: OWNER_CHANGED: /).waitFor();
+  t.is(await dialog.getByText('Nothing has expired').count(), 0);
+  t.true(await dialog.getByRole('button', { name: 'Purge', exact: true }).isDisabled());
+  await assertUsable(t, page, 'a purge that could not be counted');
+  await platform(t).confirmSubject({ name: 'calls', reason: 'they moved' });
+});
+
 pageTest('an execution policy is saved only after a preview, and deleted', async (t, visit) => {
   const { runs, retention } = clients(t, 'history');
   const ages = [1, 2, 40, 50, 60];

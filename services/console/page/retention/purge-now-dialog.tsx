@@ -1,9 +1,9 @@
 import { ConnectError } from '@connectrpc/connect';
-import { Alert, Button, Group, Loader, Modal, Stack, Table, Text, Textarea } from '@mantine/core';
+import { Alert, Button, Group, List, Loader, Modal, Stack, Table, Text, Textarea } from '@mantine/core';
 import { useMutation, useQueryClient } from '@tanstack/react-query';
 import { useEffect, useState } from 'react';
 import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
-import { PurgeSubjectState } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { PurgeItemState, PurgeSubjectState, type RetentionPurgeItem } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { ErrorAlert } from '../parts/error-alert.tsx';
 import { formatCount, plural } from '../parts/format.ts';
 import { retention } from '../rpc.ts';
@@ -40,6 +40,7 @@ export function PurgeNowDialog({ tenantId, onClose, onStarted }: PurgeNowDialogP
   const isCounted = counted.data !== undefined && hasEnded(counted.data.purge);
   const subjects = counted.data?.items.flatMap((item) => item.subjects) ?? [];
   const expiring = subjects.filter(({ state }) => state !== PurgeSubjectState.KEPT);
+  const uncounted = counted.data?.items.flatMap(uncountedOf) ?? [];
   const total = expiring.reduce((sum, { expiredCount }) => sum + (expiredCount ?? 0n), 0n);
   return (
     <Modal opened onClose={onClose} title={`Purge ${tenantId} now?`} size="lg">
@@ -61,6 +62,8 @@ export function PurgeNowDialog({ tenantId, onClose, onStarted }: PurgeNowDialogP
                 : 'Counting what would go…'}
             </Text>
           </Group>
+        ) : total === 0n && uncounted.length > 0 ? (
+          <Uncounted title="What would go could not be counted" uncounted={uncounted} />
         ) : total === 0n ? (
           <Text size="sm">Nothing has expired: a purge would take nothing now.</Text>
         ) : (
@@ -91,6 +94,9 @@ export function PurgeNowDialog({ tenantId, onClose, onStarted }: PurgeNowDialogP
                 ))}
               </Table.Tbody>
             </Table>
+            {uncounted.length > 0 && (
+              <Uncounted title="Some of it could not be counted, and is not in these numbers" uncounted={uncounted} />
+            )}
             <Textarea
               label="Reason"
               description="For the receipt and the audit."
@@ -116,6 +122,31 @@ export function PurgeNowDialog({ tenantId, onClose, onStarted }: PurgeNowDialogP
         </Group>
       </Stack>
     </Modal>
+  );
+}
+
+/** What of a tenant was not counted, and why. */
+function uncountedOf({ state, error, subjects }: RetentionPurgeItem): readonly string[] {
+  const found = subjects
+    .filter(
+      (subject) =>
+        subject.state !== PurgeSubjectState.KEPT && (subject.error !== '' || subject.expiredCount === undefined),
+    )
+    .map((subject) => `${subjectLabel(subject.subject)}: ${subject.error || 'not counted'}`);
+  if (found.length > 0) return found;
+  if (state === PurgeItemState.SKIPPED) return ['It was left to a purge that was running already.'];
+  return error === '' ? [] : [error];
+}
+
+function Uncounted({ title, uncounted }: { readonly title: string; readonly uncounted: readonly string[] }) {
+  return (
+    <Alert color="orange" variant="light" role="alert" title={title}>
+      <List size="sm" className="wrap-anywhere">
+        {uncounted.map((text) => (
+          <List.Item key={text}>{text}</List.Item>
+        ))}
+      </List>
+    </Alert>
   );
 }
 
