@@ -297,6 +297,36 @@ flow('a job is deleted after the dialog told in numbers what goes; where it is r
   leave(t, visitor, /404/);
 });
 
+flow('while a run id is not whole, its field says so and nothing of other jobs is offered for deletion', async (t) => {
+  const graph = await makeRunGraph(t.context.stack, 'whole-id', { jobs: 2, objectsPerJob: 1 });
+  const { jobs } = t.context.stack.clients({ tenantId: 'whole-id', role: 'admin' });
+  for (let index = 0; index < 3; index += 1) {
+    const jobId = (await jobs.createJob({ displayName: 'of no run' })).job?.id ?? '';
+    await jobs.cancelJob({ jobId });
+  }
+  const visitor = await visit(t, 'whole-id');
+  const { page } = visitor;
+  const bulk = page.getByRole('button', { name: /^All .*matching…$/ });
+  const field = page.getByRole('textbox', { name: 'Run id' });
+  await page.goto('/jobs?from=2020-01-01');
+  await page.getByRole('button', { name: 'All 5 matching…' }).waitFor();
+  await field.fill(graph.runId.slice(0, 23));
+  await page.getByText('A run id has 36 characters').first().waitFor();
+  t.is(await field.getAttribute('aria-invalid'), 'true');
+  t.is(await bulk.count(), 0);
+  t.is(await row(page, 'of no run').count(), 0, 'what is listed is not of another filter');
+  await assertUsableInEveryLook(t, page, 'jobs-odd-run-id');
+  await page.getByRole('button', { name: 'Clear' }).click();
+  await row(page, 'of no run').first().waitFor();
+  t.is(await field.inputValue(), '');
+  await field.fill(graph.runId);
+  await page.getByRole('button', { name: 'All 2 matching…' }).click();
+  const conditions = page.getByRole('dialog').getByRole('list', { name: 'The filter' });
+  await conditions.waitFor();
+  t.deepEqual(await conditions.getByRole('listitem').allTextContents(), [`Run: ${graph.runId}`]);
+  leave(t, visitor);
+});
+
 flow('all that match a filter are purged by one operation, with a line per item', async (t) => {
   await seedRuns(t, 'bulk', 60, 'nightly-sync');
   await seedRuns(t, 'bulk', 3, 'nightly-sync', 'RUNNING');
@@ -309,6 +339,9 @@ flow('all that match a filter are purged by one operation, with a line per item'
   await page.getByRole('button', { name: 'All 63 matching…' }).click();
   const dialog = page.getByRole('dialog');
   await dialog.getByText('63 runs match the filter.').waitFor();
+  t.deepEqual(await dialog.getByRole('list', { name: 'The filter' }).getByRole('listitem').allTextContents(), [
+    'Workflow: nightly-sync',
+  ]);
   await dialog.getByText('3 runs have not ended yet.').waitFor();
   await dialog.getByLabel('Reason').fill('spring cleaning');
   await assertUsableInEveryLook(t, page, 'bulk-dialog');

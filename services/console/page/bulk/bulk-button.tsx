@@ -1,4 +1,4 @@
-import { Button, SegmentedControl, Stack, Text } from '@mantine/core';
+import { Button, List, SegmentedControl, Stack, Text } from '@mantine/core';
 import { notifications } from '@mantine/notifications';
 import { IconTrashX } from '@tabler/icons-react';
 import { useQuery, useQueryClient } from '@tanstack/react-query';
@@ -11,6 +11,7 @@ import { Gated } from '../parts/gated.tsx';
 import { LoadingRows } from '../parts/loading-rows.tsx';
 import { useReasonNot } from '../session.ts';
 import { type BulkFilter, orderBulk, previewBulk } from './bulk-clients.ts';
+import { conditionsOf } from './filter-words.ts';
 import { LeftAlone } from './left-alone.tsx';
 
 interface BulkButtonProps {
@@ -122,6 +123,11 @@ function BulkDialog({ matching, mode, onMode, preview, onClose }: BulkDialogProp
           <Text fw={600}>
             {plural(matched, kind)} {matched === 1n ? 'matches' : 'match'} the filter.
           </Text>
+          <List size="sm" aria-label="The filter" className="wrap-anywhere">
+            {conditionsOf(matching).map((condition) => (
+              <List.Item key={condition}>{condition}</List.Item>
+            ))}
+          </List>
           <Text size="sm">{consequenceOf(kind, isSoft)}</Text>
           {skipped > 0n && (
             <>

@@ -21,15 +21,17 @@ interface MatchFiltersProps<Search extends MatchSearch> {
   readonly states: readonly { readonly value: string; readonly label: string }[];
   /** The search as a filter of the service; undefined where nothing narrows the list. */
   readonly matching: BulkFilter | undefined;
+  /** Something in the search cannot be looked for, so that nothing is matched. */
+  readonly isOdd?: boolean;
   /** More fields, after the state. */
   readonly children: ReactNode;
 }
 
 /** Narrows a list of runs or jobs, and offers to delete all that match. */
 export function MatchFilters<Search extends MatchSearch>(props: MatchFiltersProps<Search>) {
-  const { search, onSearch, states, matching, children } = props;
+  const { search, onSearch, states, matching, isOdd = false, children } = props;
   return (
-    <Group gap="xs" mb="sm">
+    <Group gap="xs" mb="sm" align="start">
       <Select
         aria-label="State"
         placeholder="Any state"
@@ -52,15 +54,15 @@ export function MatchFilters<Search extends MatchSearch>(props: MatchFiltersProp
         value={search.to ?? ''}
         onChange={(to) => onSearch({ ...search, to: to || undefined })}
       />
-      {matching && (
-        <>
-          <Button variant="subtle" color="gray" onClick={() => onSearch({} as Search)}>
-            Clear
-          </Button>
-          <Box ml="auto">
-            <BulkButton matching={matching} firstMode={DeletionMode.PURGE} />
-          </Box>
-        </>
+      {(matching || isOdd) && (
+        <Button variant="subtle" color="gray" onClick={() => onSearch({} as Search)}>
+          Clear
+        </Button>
+      )}
+      {matching && !isOdd && (
+        <Box ml="auto">
+          <BulkButton matching={matching} firstMode={DeletionMode.PURGE} />
+        </Box>
       )}
     </Group>
   );

@@ -39,6 +39,8 @@ export interface JobsSearch extends MatchSearch {
 const PAGE_SIZE = 100;
 const STATES = JOB_STATES.map((state) => ({ value: nameOf(JobState, state), label: jobStateLabel(state) }));
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+const ODD_RUN_ID = 'A run id has 36 characters.';
+const problemOfRunId = (run: string) => (run === '' || UUID.test(run) ? undefined : ODD_RUN_ID);
 
 /** The tenant's transcription jobs, newest first. */
 export function JobsPage({ search, onSearch }: PageProps<JobsSearch>) {
@@ -51,6 +53,7 @@ export function JobsPage({ search, onSearch }: PageProps<JobsSearch>) {
   const state = constantOf(JobState, search.state);
   const filter = toFilter(search, state);
   const { job: shownJob, ...listed } = search;
+  const isOdd = problemOfRunId(search.run ?? '') !== undefined;
   const query = useInfiniteQuery({
     queryKey: ['jobs', listed],
     queryFn: ({ signal, pageParam }) =>
@@ -65,6 +68,7 @@ export function JobsPage({ search, onSearch }: PageProps<JobsSearch>) {
         },
         { signal },
       ),
+    enabled: !isOdd,
     initialPageParam: '',
     getNextPageParam: ({ nextPageToken }) => nextPageToken || undefined,
   });
@@ -144,23 +148,32 @@ export function JobsPage({ search, onSearch }: PageProps<JobsSearch>) {
     <>
       <PageHeader title="Jobs" description="Transcription jobs with their transcripts, newest first." />
       <BulkProgress kind="job" />
-      <MatchFilters search={listed} onSearch={onSearch} states={STATES} matching={filter && { kind: 'job', filter }}>
+      <MatchFilters
+        search={listed}
+        onSearch={onSearch}
+        states={STATES}
+        matching={filter && { kind: 'job', filter }}
+        isOdd={isOdd}
+      >
         <FilterText
           label="Run id"
           placeholder="Of any run"
           value={search.run ?? ''}
-          onChange={(run) => {
-            if (run === '' || UUID.test(run)) onSearch({ ...listed, run: run || undefined });
-          }}
+          problemOf={problemOfRunId}
+          onChange={(run) => onSearch({ ...listed, run: run || undefined })}
         />
       </MatchFilters>
-      <ListBody
-        query={query}
-        shown={rows.length}
-        empty={<EmptyNote>{filter ? 'No job matches the filter.' : 'There are no jobs yet.'}</EmptyNote>}
-      >
-        <VirtualTable label="Jobs" rows={rows} rowKey={({ id }) => id} columns={columns} />
-      </ListBody>
+      {isOdd ? (
+        <EmptyNote>{ODD_RUN_ID} Until it has them, no job is looked for.</EmptyNote>
+      ) : (
+        <ListBody
+          query={query}
+          shown={rows.length}
+          empty={<EmptyNote>{filter ? 'No job matches the filter.' : 'There are no jobs yet.'}</EmptyNote>}
+        >
+          <VirtualTable label="Jobs" rows={rows} rowKey={({ id }) => id} columns={columns} />
+        </ListBody>
+      )}
       {shownJob && <JobDrawer jobId={shownJob} onClose={() => onSearch(listed)} />}
       {deleting && (
         <DeleteJobDialog

@@ -9,6 +9,8 @@ interface FilterTextProps {
   readonly value: string;
   /** Told a moment after somebody has stopped typing, and at once on Enter. */
   readonly onChange: (value: string) => void;
+  /** Why this cannot be looked for, as a sentence; it is told at once, so that nothing goes on with what stood before. */
+  readonly problemOf?: (value: string) => string | undefined;
   readonly width?: number;
   readonly icon?: ReactNode;
 }
@@ -16,7 +18,8 @@ interface FilterTextProps {
 const PAUSE_MS = 350;
 
 /** A text that a list is narrowed by. */
-export function FilterText({ label, placeholder, value, onChange, width = 190, icon }: FilterTextProps) {
+export function FilterText(props: FilterTextProps) {
+  const { label, placeholder, value, onChange, problemOf = () => undefined, width = 190, icon } = props;
   const [text, setText] = useState(value);
   const tell = useDebouncedCallback(onChange, PAUSE_MS);
   useEffect(() => setText(value), [value]);
@@ -28,9 +31,12 @@ export function FilterText({ label, placeholder, value, onChange, width = 190, i
       w={{ base: '100%', xs: width }}
       spellCheck={false}
       value={text}
+      error={problemOf(text.trim())}
       onChange={(event) => {
-        setText(event.currentTarget.value);
-        tell(event.currentTarget.value.trim());
+        const typed = event.currentTarget.value;
+        setText(typed);
+        tell(typed.trim());
+        if (problemOf(typed.trim()) !== undefined) tell.flush();
       }}
       onKeyDown={(event) => {
         if (event.key === 'Enter') onChange(text.trim());
