@@ -1,4 +1,4 @@
-import { chmod, stat, writeFile } from 'node:fs/promises';
+import { chmod, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import anyTest, { type TestFn } from 'ava';
 import { decodeJwt } from 'jose';
@@ -183,6 +183,47 @@ test('profiles are kept where only the user reads them, and used by name or as t
   };
   const bad = await at({ input: garbage() })('login', 'bad', '--job', job);
   t.deepEqual([bad.code, bad.err.includes('hunter2')], [2, false]);
+});
+
+test('another login to a profile keeps what it does not name: addresses, TLS, issuer and audience', async (t) => {
+  const { lethe, stack } = t.context;
+  const configFolder = join(stack.folder, 'kept-profiles');
+  const login = async (env: Record<string, string>, ...args: string[]) => {
+    const at = lethe.with({ configFolder, env });
+    return await at('--key', stack.userKeyFile, '--as', 'ada', ...args.slice(1), 'login', args[0] ?? '');
+  };
+  const kept = async () => {
+    const { profiles } = JSON.parse(await readFile(join(configFolder, 'profiles.json'), 'utf8'));
+    const { tls, issuer, audience, addresses } = profiles.prod;
+    return { tls, issuer, audience, addresses };
+  };
+  const away = {
+    LETHE_RUN_ADDRESS: '',
+    LETHE_JOB_ADDRESS: '',
+    LETHE_INCIDENT_ADDRESS: '',
+    LETHE_RETENTION_ADDRESS: '',
+  };
+  const named = { LETHE_JWT_ISSUER: 'iss', LETHE_JWT_AUDIENCE: 'aud', LETHE_JOB_ADDRESS: 'job.example.com:443' };
+  const tls = ['--tls-ca', '/ca.pem', '--tls-cert', '/cert.pem', '--tls-key', '/key.pem'];
+  t.is((await login({ ...away, ...named }, 'prod', ...tls)).code, 0);
+  const first = await kept();
+  t.deepEqual(first, {
+    tls: { ca: '/ca.pem', cert: '/cert.pem', key: '/key.pem' },
+    issuer: 'iss',
+    audience: 'aud',
+    addresses: { job: 'job.example.com:443' },
+  });
+  t.is((await login(away, 'prod')).code, 0);
+  t.deepEqual(await kept(), first);
+  t.is((await login(away, 'prod', '--tls-ca', 'system')).code, 0);
+  t.deepEqual((await kept()).tls, { ca: 'system', cert: '/cert.pem', key: '/key.pem' });
+  t.is((await login(away, 'prod', '--tls-cert', '/c2.pem', '--tls-key', '/k2.pem')).code, 0);
+  t.deepEqual((await kept()).tls, { ca: 'system', cert: '/c2.pem', key: '/k2.pem' });
+  const own = ['--tls-cert', '/cert.pem', '--tls-key', '/key.pem'];
+  for (const args of [own, own.slice(0, 2), ['--tls-ca', 'system', ...own.slice(2)]]) {
+    const refused = await login({ ...away, ...named }, 'fresh', ...args);
+    t.deepEqual([refused.code, /^error: USAGE: .*--tls-/.test(refused.err)], [2, true], args.join(' '));
+  }
 });
 
 /** Command and verbs as help tells them: two spaces, the name, its arguments, two spaces, the description. */

@@ -17,7 +17,7 @@ type AddressOptions = Addresses;
 
 const ADDRESS_HELP = 'host:port, or a grpc target such as dns:///run.lethe.svc:7401';
 
-/** `lethe login`: keeps a profile, and uses it from then on. */
+/** `lethe login`: keeps a profile, and uses it from then on. What it does not name stays as the profile had it. */
 export function addLoginCommand(program: Command, terminal: Terminal): void {
   addExamples(
     program
@@ -43,15 +43,18 @@ export function addLoginCommand(program: Command, terminal: Terminal): void {
 async function login(terminal: Terminal, name: string, options: GlobalOptions, addresses: AddressOptions) {
   const { configFolder, env } = terminal;
   const before = await readProfiles(configFolder);
-  const where = addressesOf(addresses, env, before.profiles[name]?.addresses);
+  const kept = before.profiles[name] ?? {};
+  const where = addressesOf(addresses, env, kept.addresses);
+  const tls = tlsOf(options, kept.tls);
   const by = options.key === undefined ? await byToken(terminal, options) : await byKey(options, options.key);
-  const tls = tlsOf(options);
+  const issuer = env['LETHE_JWT_ISSUER'] || kept.issuer;
+  const audience = env['LETHE_JWT_AUDIENCE'] || kept.audience;
   const profile: StoredProfile = {
     addresses: where,
     ...by.kept,
     ...(tls ? { tls } : {}),
-    ...(env['LETHE_JWT_ISSUER'] ? { issuer: env['LETHE_JWT_ISSUER'] } : {}),
-    ...(env['LETHE_JWT_AUDIENCE'] ? { audience: env['LETHE_JWT_AUDIENCE'] } : {}),
+    ...(issuer ? { issuer } : {}),
+    ...(audience ? { audience } : {}),
   };
   await writeProfiles(configFolder, { current: name, profiles: { ...before.profiles, [name]: profile } });
   return { name, who: by.who, addresses: where };
@@ -122,11 +125,14 @@ function whoIn(token: string): string {
   return toLine(`as ${sub} until ${until}`);
 }
 
-function tlsOf({ tlsCa, tlsCert, tlsKey }: GlobalOptions): Partial<ClientTlsFiles> | undefined {
-  if (tlsCa === undefined) return undefined;
-  return {
-    ca: tlsCa === 'system' ? tlsCa : resolve(tlsCa),
-    ...(tlsCert === undefined ? {} : { cert: resolve(tlsCert) }),
-    ...(tlsKey === undefined ? {} : { key: resolve(tlsKey) }),
-  };
+function tlsOf(
+  { tlsCa, tlsCert, tlsKey }: GlobalOptions,
+  before: Partial<ClientTlsFiles> = {},
+): Partial<ClientTlsFiles> | undefined {
+  if ((tlsCert === undefined) !== (tlsKey === undefined)) throw new UsageError('--tls-cert and --tls-key go together');
+  const ca = tlsCa === undefined ? before.ca : tlsCa === 'system' ? tlsCa : resolve(tlsCa);
+  if (ca === undefined && tlsCert !== undefined) throw new UsageError('--tls-cert and --tls-key need --tls-ca');
+  if (ca === undefined) return undefined;
+  const own = tlsCert === undefined || tlsKey === undefined ? {} : { cert: resolve(tlsCert), key: resolve(tlsKey) };
+  return { ...before, ca, ...own };
 }
