@@ -4,12 +4,15 @@ import { input, password } from '@inquirer/prompts';
 import envPaths from 'env-paths';
 import { createLethe } from '#libs/client/lethe.ts';
 import { runCli } from './run-cli.ts';
+import { Unread } from './unread.ts';
 
-// A reader that has seen enough, as in `lethe jobs list | head`, is no failure.
+// A reader that has seen enough, as in `lethe jobs list | head`, is no failure. What is written from then on is lost, and
+// the command goes on: its exit code says what it did.
+const unread = new AbortController();
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0);
-    throw error;
+    if (error.code !== 'EPIPE') throw error;
+    if (stream === process.stdout) unread.abort(new Unread());
   });
 }
 
@@ -24,7 +27,12 @@ process.exitCode = await runCli(process.argv.slice(2), {
   out: (text) => console.log(text),
   err: (text) => console.error(text),
   async outBytes(bytes) {
-    if (!process.stdout.write(bytes)) await once(process.stdout, 'drain');
+    unread.signal.throwIfAborted();
+    if (process.stdout.write(bytes)) return;
+    await once(process.stdout, 'drain').catch((error: unknown) => {
+      unread.signal.throwIfAborted();
+      throw error;
+    });
   },
   input: process.stdin,
   isInteractive: process.stdin.isTTY === true && process.stderr.isTTY === true,
@@ -36,6 +44,7 @@ process.exitCode = await runCli(process.argv.slice(2), {
     process.once('SIGINT', listener).once('SIGTERM', listener);
     return () => process.off('SIGINT', listener).off('SIGTERM', listener);
   },
+  onUnread: (listener) => unread.signal.addEventListener('abort', listener, { once: true }),
   open: createLethe,
 });
 // What an interrupted wait left open, such as standard input, must not keep the program alive.

@@ -6,6 +6,7 @@ import { EXIT, toJson } from './output.ts';
 import { spellField, spellViolations } from './spell-fields.ts';
 import { toLine } from './table.ts';
 import type { Terminal } from './terminal.ts';
+import { Unread } from './unread.ts';
 import { UsageError } from './usage-error.ts';
 
 const NOT_SENT: ReadonlySet<string> = new Set(['USAGE', 'ADDRESS_MISSING', 'CERTIFICATE_UNUSABLE']);
@@ -23,6 +24,7 @@ export function reportError(error: unknown, command: Command | undefined, termin
     terminal.err(error.advice === '' ? 'interrupted' : `interrupted. ${error.advice}`);
     return EXIT.interrupted;
   }
+  if (error instanceof Unread) return EXIT.ok;
   const told = toTold(error);
   const { code, reason, metadata } = told;
   const isFields = reason === 'FIELD_INVALID' && told.violations.length > 0;

@@ -9,6 +9,7 @@ import { reportError } from './report-error.ts';
 import { askOf, identityOf, openCredential, readProfile } from './session.ts';
 import { render, type Text } from './table.ts';
 import type { Terminal } from './terminal.ts';
+import { Unread } from './unread.ts';
 
 /** Runs one command line, without the program's name, and answers with its exit code. It never throws. */
 export async function runCli(args: readonly string[], terminal: Terminal): Promise<number> {
@@ -48,7 +49,9 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
       lethe.close();
     };
     try {
-      exit = await unlessInterrupted(terminal, working, interrupt, () => advice);
+      // A watch has nothing to do but to show what others do; whatever changes something goes on without a reader.
+      const shown = command?.name() === 'watch' ? whileRead(terminal, working) : working;
+      exit = await unlessInterrupted(terminal, shown, interrupt, () => advice);
     } finally {
       progress.end();
       lethe.close();
@@ -71,6 +74,15 @@ const wantsJson = (args: readonly string[]): boolean =>
   args.some(
     (arg, at) => arg === '--json' || arg === '--output=json' || (arg === '--output' && args[at + 1] === 'json'),
   );
+
+/** What the work answers with; Unread as soon as nobody reads what it prints. */
+const whileRead = <T>(terminal: Terminal, working: Promise<T>): Promise<T> =>
+  Promise.race([
+    working,
+    new Promise<never>((_, reject) => {
+      terminal.onUnread(() => reject(new Unread()));
+    }),
+  ]);
 
 const SETTLE_MS = 1_000;
 

@@ -10,7 +10,7 @@ export interface Terminal {
   out(text: string): void;
   /** One line on standard error. */
   err(text: string): void;
-  /** Bytes on standard output; resolves when more can be taken. */
+  /** Bytes on standard output; resolves when more can be taken, and throws Unread when nobody will. */
   outBytes(bytes: Uint8Array): Promise<void>;
   readonly input: AsyncIterable<Uint8Array>;
   /** Whether somebody is there to answer a question. */
@@ -24,6 +24,8 @@ export interface Terminal {
   askSecret(question: string): Promise<string>;
   /** Calls the listener on Ctrl-C or SIGTERM, once; the answer takes it back. */
   onInterrupt(listener: () => void): () => void;
+  /** Calls the listener once, when nobody reads standard output any more. */
+  onUnread(listener: () => void): void;
   /** Opens the SDK. */
   open(options: LetheOptions): Lethe;
 }

@@ -61,6 +61,7 @@ async function lethe(folder: string, verb: string, text: string, env: Record<str
     onInterrupt: () => () => undefined,
     screen: undefined,
     ask: async () => '',
+    onUnread: () => undefined,
     open: createLethe,
   });
   return { code, out, err };
@@ -201,6 +202,7 @@ test('the help shows a file and examples', async (t) => {
     onInterrupt: () => () => undefined,
     screen: undefined,
     ask: async () => '',
+    onUnread: () => undefined,
     open: createLethe,
   });
   t.is(code, 0);

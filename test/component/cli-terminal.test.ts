@@ -1,12 +1,15 @@
-import { execFile } from 'node:child_process';
-import { access, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { access, mkdir, mkdtemp, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import anyTest, { type TestFn } from 'ava';
 import type { Command } from 'commander';
 import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import { makeProgram } from '#libs/cli/make-program.ts';
+import { newId } from '#libs/kernel/id.ts';
 import { type CommandLine, makeCommandLine, parsedLine } from '#test/support/command-line.ts';
 import { queryOnce } from '#test/support/postgres.ts';
 import { bundleOf } from '#test/support/programs.ts';
@@ -205,6 +208,61 @@ test('a reader that has seen enough is no error', async (t) => {
   const { stdout, stderr } = await run('bash', ['-c', piped]);
   t.regex(stdout, /^JOB +STATE/);
   t.is(stderr, '');
+});
+
+/** Runs a command whose output is read by nobody. */
+async function unread(stack: TestStack, ...args: string[]): Promise<{ code: number | null; err: string }> {
+  const child = spawn(process.execPath, [PROGRAM, ...profileOf(stack), ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+  child.stdout.destroy();
+  const [[code], err] = await Promise.all([once(child, 'exit'), text(child.stderr)]);
+  return { code, err };
+}
+
+test('what changes something goes on to its own end and exit code when its reader has gone', async (t) => {
+  const { stack, lethe } = t.context;
+  const objectOf = (tenantId: string, name: string) =>
+    join(stack.objectFolder, 'objects/tenants', tenantId, 'jobs', newId(), 'input', name);
+  const loop = objectOf('unread-broken', 'z');
+  await mkdir(dirname(loop), { recursive: true });
+  await symlink('z', loop);
+  await lethe('--tenant', 'unread-orphaned', 'jobs', 'create');
+  const orphan = objectOf('unread-orphaned', 'a');
+  await mkdir(dirname(orphan), { recursive: true });
+  await writeFile(orphan, 'orphan');
+  const old = new Date(Date.now() - 3 * 86_400_000);
+  await utimes(orphan, old, old);
+  const tenants = ['unread-broken', 'unread-orphaned'];
+  const swept = await unread(stack, 'orphans', '--of', ...tenants, '--sweep', '--reason', 'monthly', '--yes');
+  t.deepEqual(swept, { code: 3, err: '' });
+  await t.throwsAsync(stat(orphan), { code: 'ENOENT' });
+});
+
+test('what only shows something ends as done when its reader has gone', async (t) => {
+  const { stack, lethe } = t.context;
+  const as = ['--tenant', 'unread'];
+  const job = (await lethe(...as, 'jobs', 'create')).out;
+  const sound = async function* () {
+    for (let part = 0; part < 64; part += 1) yield Buffer.alloc(65_536, part);
+  };
+  const uploaded = await lethe.with({ input: sound() })(
+    ...as,
+    'jobs',
+    'upload',
+    job,
+    '-',
+    '--kind',
+    'INPUT',
+    '--name',
+    'call.wav',
+  );
+  t.is(uploaded.code, 0, uploaded.err);
+  for (const args of [
+    ['jobs', 'watch', job],
+    ['jobs', 'download', job, 'call.wav', '--kind', 'INPUT', '--out', '-'],
+    ['jobs', 'list', '--all'],
+  ]) {
+    t.deepEqual(await unread(stack, ...as, ...args), { code: 0, err: '' }, args.join(' '));
+  }
 });
 
 testIfFound(

@@ -96,6 +96,7 @@ export async function makeCommandLine(stack: TestStack): Promise<CommandLine> {
           press = undefined;
         };
       },
+      onUnread: () => undefined,
       open: createLethe,
     });
     isOver = true;
