@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
@@ -8,6 +9,7 @@ import type { Browser, Page } from 'playwright-core';
 import { BulkDeletionItemState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RunState, StepState } from '#gen/lethe/run/v1/run_pb.ts';
+import { SCOPES } from '#libs/auth/policy.ts';
 import { newId } from '#libs/kernel/id.ts';
 import {
   assertFits,
@@ -648,6 +650,45 @@ flow('on a phone, the navigation opens, leads on and closes', async (t) => {
   await page.getByRole('button', { name: 'Open the navigation' }).waitFor();
   leave(t, visitor);
 });
+
+flow(
+  'a session is renewed before the calls that come after its time, by one question for all windows at a time',
+  async (t) => {
+    const visitor = await visit(t, 'renewed');
+    const { page } = visitor;
+    const context = page.context();
+    let [asked, underWay, most] = [0, 0, 0];
+    const early: string[] = [];
+    const person = { subject: 'admin@renewed', tenant: 'renewed', role: 'admin', scopes: [...SCOPES] };
+    await context.route('**/api/session', async (route) => {
+      asked += 1;
+      underWay += 1;
+      most = Math.max(most, underWay);
+      await delay(300);
+      underWay -= 1;
+      await route.fulfill({ json: { ...person, renew_after_seconds: 60 } });
+    });
+    const windows = [page, await context.newPage(), await context.newPage()];
+    await Promise.all(windows.map((each) => each.goto('/overdue')));
+    for (const each of windows) await each.getByText('All work is done.').waitFor();
+    t.deepEqual([asked, most], [3, 1], 'a question for each window, one after the other');
+    await page.waitForLoadState('networkidle');
+    page.on('request', (request) => {
+      if (underWay > 0 && request.url().includes('/rpc/')) early.push(request.url());
+    });
+    // A minute and a second later, one window makes many calls at once.
+    await page.evaluate('const now = Date.now; Date.now = () => now() + 61_000;');
+    await page.getByRole('link', { name: 'Deletions' }).click();
+    await page.getByRole('heading', { name: 'Deletions', exact: true }).waitFor();
+    await page.waitForLoadState('networkidle');
+    t.is(asked, 4);
+    t.deepEqual(early, [], 'no call goes before the answer');
+    await page.getByRole('link', { name: 'Jobs' }).click();
+    await page.getByText('There are no jobs yet.').waitFor();
+    t.is(asked, 4, 'and none asks again before it is time');
+    leave(t, visitor);
+  },
+);
 
 flow('who signs in deletes and undoes as themselves, and is out after signing out', async (t) => {
   const { stack, browser } = t.context;

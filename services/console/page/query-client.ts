@@ -10,20 +10,30 @@ const MAX_RETRIES = 2;
 const FIRST_RETRY_MS = 400;
 const STALE_MS = 10_000;
 
-// A refused or expired credential: the session is asked for again, and the page shows the way to sign in.
-const noticeSignedOut: Interceptor = (next) => async (request) => {
+const sessionInCache = () => queryClient.getQueryData<{ readonly renewAtMs: number | undefined } | null>(SESSION_KEY);
+
+/** Asks for the session again, once for all calls that wait for it. */
+const askAgain = () => queryClient.refetchQueries({ queryKey: SESSION_KEY }, { cancelRefetch: false });
+
+/**
+ * Has the session renewed before a call, where it is time: the console renews it when it is asked for, and by no other
+ * request. Where the credential is refused all the same, as after a sleep or by a clock that is ahead, the session is
+ * asked for again and the call made once more; where it is over, the page shows the way to sign in.
+ */
+const keepSignedIn: Interceptor = (next) => async (request) => {
+  if (Date.now() >= (sessionInCache()?.renewAtMs ?? Number.POSITIVE_INFINITY)) await askAgain();
   try {
     return await next(request);
   } catch (error) {
-    if (ConnectError.from(error).code === Code.Unauthenticated) {
-      await queryClient.invalidateQueries({ queryKey: SESSION_KEY });
-    }
-    throw error;
+    if (ConnectError.from(error).code !== Code.Unauthenticated) throw error;
+    await askAgain();
+    if (request.stream || sessionInCache()?.renewAtMs === undefined) throw error;
+    return next(request);
   }
 };
 
 const transportTo = (baseUrl: string) =>
-  createConnectTransport({ baseUrl, useBinaryFormat: true, interceptors: [noticeSignedOut] });
+  createConnectTransport({ baseUrl, useBinaryFormat: true, interceptors: [keepSignedIn] });
 
 /** Speaks to the console's own origin, which forwards each call to its service with the credential of the session. */
 export const transport = transportTo('/rpc');

@@ -15,6 +15,8 @@ export interface Session {
   /** Undefined: the provider gave the person no role that Lethe knows. */
   readonly role: TenantRole | 'platform' | 'service' | undefined;
   readonly scopes: readonly string[];
+  /** From when on, by this browser's clock, it is to be asked for again before anything else is. */
+  readonly renewAtMs: number | undefined;
 }
 
 /** What something needs. */
@@ -29,15 +31,21 @@ export class SessionError extends Error {
   override readonly name = 'SessionError';
 }
 
+// Asking renews the session, by a token that may be good for one use: one window of the browser asks at a time, so that
+// the next one comes with the cookie of the one before, and no question is given up while its answer is under way.
+const fetchSession = (): Promise<Session | null> =>
+  navigator.locks ? navigator.locks.request('lethe-session', readSession) : readSession();
+
 // null: nobody is signed in.
-async function fetchSession({ signal }: { signal: AbortSignal }): Promise<Session | null> {
-  const response = await fetch('/api/session', { signal, headers: { accept: 'application/json' } }).catch(() => {
+async function readSession(): Promise<Session | null> {
+  const response = await fetch('/api/session', { headers: { accept: 'application/json' } }).catch(() => {
     throw new SessionError('The console does not answer. Check that it is running and that you are online.');
   });
   if (response.status === 401) return null;
   if (!response.ok) throw new SessionError(`The console answered ${response.status} when it was asked who you are.`);
-  const { subject, tenant, role, scopes } = (await response.json()) as SessionBody;
-  return { subject, tenant, role, scopes };
+  const { subject, tenant, role, scopes, renew_after_seconds: seconds } = (await response.json()) as SessionBody;
+  const renewAtMs = seconds === undefined ? undefined : Date.now() + seconds * 1_000;
+  return { subject, tenant, role, scopes, renewAtMs };
 }
 
 /** What GET /api/session answers. */
@@ -46,6 +54,7 @@ interface SessionBody {
   readonly tenant?: string;
   readonly role?: Exclude<Session['role'], undefined>;
   readonly scopes: readonly string[];
+  readonly renew_after_seconds?: number;
 }
 
 /** Ends the session and goes where the provider ends its own. */

@@ -65,8 +65,8 @@ export async function makeServer(parts: ServerParts): Promise<FastifyInstance> {
   const credentialOf = await registerSession(app, settings.signIn, log);
   const sendPage = await servePage(app, settings.pageFolder);
   await app.register(async (scope) => {
-    scope.addHook('onRequest', async (request, reply) => {
-      request.credential = await credentialOf(request, reply);
+    scope.addHook('onRequest', async (request) => {
+      request.credential = credentialOf(request);
     });
     await proxyRpcs(scope, { upstreams, metrics, drainMs: settings.drainMs });
     await scope.register(async (rest) => {

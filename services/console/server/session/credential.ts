@@ -1,4 +1,4 @@
-import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyRequest } from 'fastify';
 
 /** What a request acts with. The console passes the token on and decides nothing by it. */
 export interface Credential {
@@ -9,9 +9,9 @@ export interface Credential {
 
 /**
  * The credential of a request: the bearer token of its `authorization` header, else that of its session. Undefined where
- * it has neither. `reply` is there for a session that is renewed on the way.
+ * it has neither. The token may have expired.
  */
-export type CredentialOf = (request: FastifyRequest, reply: FastifyReply) => Promise<Credential | undefined>;
+export type CredentialOf = (request: FastifyRequest) => Credential | undefined;
 
 /**
  * The bearer token of the `authorization` header; undefined without that header. A header of another scheme gives its

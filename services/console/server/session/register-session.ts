@@ -6,7 +6,7 @@ import { type CredentialOf, credentialOfHeader } from './credential.ts';
 import { type EndedSessions, makeEndedSessions } from './ended-sessions.ts';
 import { CALLBACK_PATH, makeOidcClient, type OidcClient } from './oidc-client.ts';
 import { type Person, personOf } from './person.ts';
-import { makeRenewSession } from './renew-session.ts';
+import { makeRenewSession, renewAt } from './renew-session.ts';
 import { endOf, registerSessionCookies, type Session, type SessionCookies } from './session-cookies.ts';
 import { signedOutPage, signInErrorPage } from './session-pages.ts';
 import { SignInError, STATUS_OF_REASON } from './sign-in-error.ts';
@@ -16,6 +16,8 @@ import type { SignInSettings } from './sign-in-settings.ts';
 export interface SessionBody extends Person {
   /** When the person has to sign in again, in RFC 3339. */
   readonly expires_at: string;
+  /** After how long to ask for the session again, which renews its token. Absent: it cannot be renewed. */
+  readonly renew_after_seconds?: number;
 }
 
 /** What `POST /auth/sign-out` answers to a page. */
@@ -34,6 +36,9 @@ const SIGN_OUT_PATH = '/auth/sign-out';
  * Registers sign-in, sign-out and `GET /api/session`, and returns how the credential of a request is found: in its
  * `authorization` header, else in its session. Without settings nobody can sign in, and only the header counts.
  *
+ * `GET /api/session` alone renews a session, and the page asks one at a time: a refresh token is often good for one use,
+ * and a provider may end the session of one that comes twice, as from two replicas.
+ *
  * A session ends with sign-out, with the provider's tokens, and 12 hours after the sign-in at the latest.
  */
 export async function registerSession(
@@ -47,7 +52,7 @@ export async function registerSession(
       const message = 'Nobody can sign in here: no OpenID provider is configured (LETHE_OIDC_ISSUER).';
       return sendSignInError(request, reply, new SignInError('SIGN_IN_OFF', message));
     });
-    return async (request) => credentialOfHeader(request);
+    return credentialOfHeader;
   }
   const isHttps = settings.consoleUrl.startsWith('https:');
   const parts: SessionParts = {
@@ -60,7 +65,7 @@ export async function registerSession(
   const renew = makeRenewSession(parts.client);
 
   /** The session of a request, renewed where it was time; ended ones are none. */
-  const sessionOf = async (request: FastifyRequest, reply: FastifyReply): Promise<Session | undefined> => {
+  const renewedSession = async (request: FastifyRequest, reply: FastifyReply): Promise<Session | undefined> => {
     const session = openSession(parts, request);
     if (session === undefined) return undefined;
     const renewed = await renew(session);
@@ -72,15 +77,15 @@ export async function registerSession(
   registerSignIn(app, parts);
   registerSignOut(app, parts);
   app.get('/api/session', async (request, reply) => {
-    const session = await sessionOf(request, reply);
+    const session = await renewedSession(request, reply);
     if (session !== undefined) return reply.send(toBody(session, settings));
     if (parts.cookies.readSession(request) !== undefined) parts.cookies.writeSession(reply, undefined);
     return sendSignedOut(reply);
   });
-  return async (request, reply) => {
+  return (request) => {
     const given = credentialOfHeader(request);
     if (given !== undefined) return given;
-    const session = (await sessionOf(request, reply)) ?? openSession(parts, request);
+    const session = openSession(parts, request);
     // An expired token goes on too, so that the service tells the person what is wrong with it.
     return session && { token: session.accessToken, source: 'session' };
   };
@@ -176,6 +181,9 @@ const nowSeconds = (): number => Math.floor(Date.now() / 1_000);
 const toBody = (session: Session, { claims }: SignInSettings): SessionBody => ({
   ...personOf(session.accessToken, claims),
   expires_at: new Date(endOf(session) * 1_000).toISOString(),
+  ...(session.refreshToken === undefined
+    ? {}
+    : { renew_after_seconds: Math.max(1, Math.ceil(renewAt(session) - Date.now() / 1_000)) }),
 });
 
 const sendSignedOut = (reply: FastifyReply): FastifyReply =>

@@ -9,10 +9,13 @@ export type RenewSession = (session: Session) => Promise<Session | undefined>;
 const EARLIEST_SECONDS = 60;
 const KEPT_MS = 60_000;
 
+/** From when on a session's token is refreshed, in seconds since 1970: shortly before it expires. */
+export const renewAt = ({ issuedAt, expiresAt }: Session): number =>
+  expiresAt - Math.min(EARLIEST_SECONDS, (expiresAt - issuedAt) / 5);
+
 /**
- * Makes the function that refreshes an access token shortly before it expires. The requests of a page come together, and
- * a refresh token is often good for one use: those with the same token share one refresh, also when they come late with
- * the cookie of before. While the provider does not answer, the token is used to its end.
+ * Makes the function that refreshes an access token shortly before it expires. A refresh token is often good for one
+ * use: requests with the same token share one refresh, also when they come late with the cookie of before. While the provider does not answer, the token is used to its end.
  */
 export function makeRenewSession(client: Pick<OidcClient, 'refresh'>): RenewSession {
   const refreshes = new Map<string, Promise<Tokens>>();
@@ -37,10 +40,9 @@ export function makeRenewSession(client: Pick<OidcClient, 'refresh'>): RenewSess
 
   return async (session) => {
     const now = Date.now() / 1_000;
-    const { issuedAt, expiresAt, endsAt, refreshToken } = session;
+    const { expiresAt, endsAt, refreshToken } = session;
     if (endsAt <= now) return undefined;
-    const early = Math.min(EARLIEST_SECONDS, (expiresAt - issuedAt) / 5);
-    if (now < expiresAt - early) return session;
+    if (now < renewAt(session)) return session;
     const isExpired = now >= expiresAt;
     if (refreshToken === undefined) return isExpired ? undefined : session;
     try {

@@ -75,7 +75,6 @@ export async function registerSessionCookies(
   };
   // The value is encoded: it has no semicolon of its own.
   const sizeOf = (cookie: string): number => cookie.indexOf(';');
-  // Straight into the headers of the reply, which the RPCs copy to their answers; hooks of plugins they pass by.
   const set = (reply: FastifyReply, cookie: string): void => void reply.header('set-cookie', cookie);
   const remove = (reply: FastifyReply, name: keyof typeof names): void =>
     set(reply, app.serializeCookie(names[name], '', { ...attributes, maxAge: 0 }));
