@@ -138,7 +138,7 @@ export async function composeRetentionService(
       refresh: made(
         ({ reconcile }: KeepCatalogue) =>
           () =>
-            Promise.race([reconcile(), delay(REFRESH_MS)]),
+            Promise.race([reconcile().catch(observed.onNotReconciled), delay(REFRESH_MS)]),
         [keepCatalogue],
       ),
       wake: given(wake),

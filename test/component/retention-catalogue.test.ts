@@ -191,6 +191,65 @@ test.serial('plans validate and windows resolve while the owner is down', async 
   await incident.up();
 });
 
+test.serial('an owner that lists what nobody can store is silent alone: all others are kept, and purged', async (t) => {
+  const { stack, incident, desk, helpdesk } = t.context;
+  const ofNonsense = [
+    { ageOf: 'mail.at\u0000' },
+    { resourceType: 'ma\u0000il' },
+    { dependentTypes: ['attach\u0000ment'] },
+    { ageOf: 'x'.repeat(1_000_000) },
+    { dependentTypes: Array.from({ length: 10_000 }, (_, index) => `type${index}`) },
+  ];
+  await addTenant(t, 'beside-nonsense');
+  for (const [index, nonsense] of ofNonsense.entries()) {
+    helpdesk.subjects = [{ name: 'mails', resourceType: 'mail', ...nonsense }];
+    const name = `notes_${index}`;
+    desk.subjects = [{ name, resourceType: 'note' }];
+    const { summary, items } = await purge(stack, { tenantIds: ['beside-nonsense'] });
+    t.is(summary.state, PurgeState.COMPLETE, items[0]?.error);
+    await untilState(t, name, SubjectState.OBSERVED);
+    t.is(await subjectOf(t, 'mails'), undefined);
+  }
+  helpdesk.subjects = [];
+  const { dataId } = incident;
+  incident.dataId = 'incidents-1\u0000';
+  desk.subjects = [{ name: 'letters', resourceType: 'letter' }];
+  await untilState(t, 'letters', SubjectState.OBSERVED);
+  t.is((await subjectOf(t, 'drift_checks'))?.dataId, dataId);
+  incident.dataId = dataId;
+  desk.subjects = [];
+});
+
+test.serial('what an owner says in its own words is in the receipt as far as a receipt holds it', async (t) => {
+  const { stack, incident } = t.context;
+  await addTenant(t, 'worded');
+  const { onCall } = incident;
+  const count = (resourceType: string) => ({ resourceType, found: 1n, deleted: 1n, left: 0n }) as never;
+  incident.onCall = ({ rpc }) =>
+    rpc === 'purge' || rpc === 'end'
+      ? {
+          resourceCounts: ['a\u0000', ...Array.from({ length: 10_000 }, (_, index) => `t${index}`)].map(count),
+          waits: Array.from({ length: 500 }, () => ({ cause: '\u0000'.repeat(1_000) })) as never,
+          blockers: Array.from({ length: 500 }, () => ({ reason: 'ON\u0000', message: 'x'.repeat(1_000) })) as never,
+        }
+      : undefined;
+  const { summary, items } = await purge(stack, { tenantIds: ['worded'] });
+  incident.onCall = onCall;
+  t.is(summary.state, PurgeState.PARTIAL);
+  t.regex(items[0]?.error ?? '', /^ON\ufffd: x{500}(; ON\ufffd: x{500}){0,9}$/);
+  const counts = checksOf(items)?.resourceCounts ?? [];
+  t.deepEqual([counts.length <= 101, counts[0]?.resourceType], [true, 'a\ufffd']);
+  t.is(
+    counts.reduce((sum, { deleted }) => sum + Number(deleted), 0),
+    10_001,
+    'the sums stay true',
+  );
+  t.deepEqual(
+    checksOf(items)?.waits.map(({ cause }) => cause),
+    ['\ufffd'.repeat(100)],
+  );
+});
+
 test.serial(
   'a new foreign subject is only counted for its nights, says what it would have taken, and then goes',
   async (t) => {

@@ -20,6 +20,9 @@ export interface MemorySubject {
   readonly name: string;
   readonly resourceType: string;
   readonly hasFloor?: boolean;
+  /** Absent: `NAME.at`. */
+  readonly ageOf?: string;
+  readonly dependentTypes?: readonly string[];
 }
 
 /** One call that the owner was sent, as its token and request say. */
@@ -33,7 +36,7 @@ export interface OwnerCallSeen {
   readonly claims: Readonly<Record<string, unknown>>;
 }
 
-type Extra = Partial<Pick<PurgeResponse, 'retryDelay' | 'waits' | 'blockers' | 'progress'>>;
+type Extra = Partial<Pick<PurgeResponse, 'retryDelay' | 'waits' | 'blockers' | 'progress' | 'resourceCounts'>>;
 
 /** An owner of aging data in memory, over real gRPC and with none of Lethe's code behind it. */
 export interface MemoryOwner {
@@ -44,7 +47,10 @@ export interface MemoryOwner {
   /** How many rows a call to Purge removes at most, and a call to Count or End walks. */
   rowsPerCall: number;
   readonly calls: OwnerCallSeen[];
-  /** Called before each call is carried out; what it throws is answered, what it resolves to is laid over Purge's answer. */
+  /**
+   * Called before each call is carried out; what it throws is answered, what it resolves to is laid over Purge's
+   * answer, and its counts over End's.
+   */
   onCall: (call: OwnerCallSeen) => Promise<Extra | undefined> | Extra | undefined;
   /** Called when a call to Purge has been carried out and is not answered yet. */
   afterPurge: (call: OwnerCallSeen) => Promise<void> | void;
@@ -135,12 +141,15 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
           return {
             dataId: owner.dataId,
             contract: 1,
-            subjects: owner.subjects.map(({ name, resourceType, hasFloor = false }) => ({
-              name,
-              resourceType,
-              hasFloor,
-              ageOf: `${name}.at`,
-            })),
+            subjects: owner.subjects.map(
+              ({ name, resourceType, hasFloor = false, ageOf = `${name}.at`, dependentTypes = [] }) => ({
+                name,
+                resourceType,
+                hasFloor,
+                ageOf,
+                dependentTypes: [...dependentTypes],
+              }),
+            ),
           };
         },
         async listTenants(request, context) {
@@ -208,7 +217,7 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
           };
         },
         async end(request, context) {
-          const { call } = await seen('end', context, request);
+          const { call, extra } = await seen('end', context, request);
           typeOf(request.subject);
           const key = `${call.tenantId}/${request.subject}/${request.operationId}`;
           const known = operations.get(key);
@@ -222,7 +231,7 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
           return {
             progress: isOver ? Progress.COMPLETE : Progress.PARTIAL,
             cursor: Buffer.from(isOver ? '' : String(done + walked)),
-            resourceCounts: countsOf(request.subject, operation.deleted, walked),
+            resourceCounts: extra.resourceCounts ?? countsOf(request.subject, operation.deleted, walked),
             ...(operation.rule ? { cutoffTime: toTimestamp(operation.cutoff) } : {}),
           };
         },

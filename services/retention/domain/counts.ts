@@ -20,3 +20,18 @@ export function sumCounts(all: readonly (readonly ResourceCount[])[]): readonly 
   }
   return [...sums.values()];
 }
+
+// A foreign owner may name as many types as it likes; a receipt always fits an answer.
+const MAX_TYPES = 100;
+
+/** What counts beyond the bound are added up as. */
+export const OTHER_TYPES = 'other';
+
+/** At most 100 counts. The sums stay true: what is beyond the first 99 types is added up as `other`. */
+export function boundCounts(counts: readonly ResourceCount[]): readonly ResourceCount[] {
+  if (counts.length <= MAX_TYPES) return counts;
+  const beyond = counts.slice(MAX_TYPES - 1);
+  const sumOf = (part: 'found' | 'deleted' | 'left') => beyond.reduce((sum, count) => sum + count[part], 0);
+  const others = { resourceType: OTHER_TYPES, found: sumOf('found'), deleted: sumOf('deleted'), left: sumOf('left') };
+  return sumCounts([counts.slice(0, MAX_TYPES - 1), [others]]);
+}

@@ -1,5 +1,5 @@
 import type { Hold } from './ceiling.ts';
-import { type ResourceCount, sumCounts } from './counts.ts';
+import { boundCounts, type ResourceCount, sumCounts } from './counts.ts';
 import type { ResolvedWindow } from './windows.ts';
 
 /** Where one subject of one tenant stands in a retention purge. */
@@ -177,7 +177,7 @@ export const withAnswer = (
   answer: { counts: readonly ResourceCount[]; cutoff: Temporal.Instant | undefined; waits: readonly Wait[] },
 ): PurgeSubject => ({
   ...subject,
-  counts: sumCounts([subject.endedCounts, answer.counts]),
+  counts: boundCounts(sumCounts([subject.endedCounts, answer.counts])),
   cutoff: answer.cutoff ?? subject.cutoff,
   waits: addWaits(subject.endedWaits, answer.waits),
 });

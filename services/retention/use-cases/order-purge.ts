@@ -103,7 +103,10 @@ export interface OrderPurgePorts {
   readonly directory: TenantDirectory;
   readonly owners: RetentionOwners;
   readonly sleep: (ms: number, signal: AbortSignal) => Promise<void>;
-  /** Asks the owners what they hold, so that one that was replaced a moment ago is not taken for what it was. */
+  /**
+   * Asks the owners what they hold, so that one that was replaced a moment ago is not taken for what it was. Must not
+   * throw: what a foreign owner says keeps no purge from being ordered.
+   */
   readonly refresh: () => Promise<void>;
   /** Called when there is something new to do: the workers of this process need not wait for their poll. */
   readonly wake: () => void;

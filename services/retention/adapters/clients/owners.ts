@@ -29,6 +29,19 @@ const MOST_SUBJECTS = 1_000;
 const READER = 'service:retention';
 const DAY_HOURS = 24;
 const SUBJECT_NAME = /^[a-z][a-z0-9_]{0,62}$/;
+const REASON = /^[A-Z][A-Z0-9_]{0,62}$/;
+
+// What an owner may say in its own words, so that a row of the catalogue and a receipt always hold it.
+const MAX_DATA_ID = 100;
+const MAX_TYPE = 100;
+const MAX_DEPENDENT_TYPES = 99;
+const MAX_AGE_OF = 500;
+const MAX_WAITS = 100;
+const MAX_CAUSE = 100;
+const MAX_BLOCKERS = 10;
+const MAX_REASON = 100;
+const MAX_MESSAGE = 500;
+const MAX_PAGE_TOKEN = 10_000;
 
 /** The owners over gRPC: one client each, and a token for each call. */
 export function makeOwnerClients({ connections, credential, rowsPerCall }: OwnerClientOptions): RetentionOwners {
@@ -58,7 +71,7 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
         for (let pageToken: string | undefined = ''; pageToken !== undefined; ) {
           const page = await client.listSubjects({ pageSize: SUBJECTS_PER_PAGE, pageToken });
           if (page.contract !== CONTRACT) throw nonsense(owner, `speaks contract ${page.contract} and not ${CONTRACT}`);
-          if (page.dataId === '' || page.dataId.length > 100) throw nonsense(owner, 'names no data set');
+          if (page.dataId === '' || !isPlain(page.dataId, MAX_DATA_ID)) throw nonsense(owner, 'names no data set');
           // It was switched to another database between two pages.
           if (dataId !== undefined && dataId !== page.dataId) throw nonsense(owner, 'names two data sets');
           dataId = page.dataId;
@@ -66,6 +79,10 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
             if (!SUBJECT_NAME.test(name) || resourceType === '')
               throw nonsense(owner, 'lists a subject without a name');
             if (subjects.has(name)) throw nonsense(owner, `lists ${name} twice`);
+            const types = [resourceType, ...dependentTypes];
+            if (types.length > 1 + MAX_DEPENDENT_TYPES || !types.every((type) => isPlain(type, MAX_TYPE)))
+              throw nonsense(owner, `lists types of ${name} that cannot be kept`);
+            if (!isPlain(ageOf, MAX_AGE_OF)) throw nonsense(owner, `says of what ${name} ages in no plain text`);
             subjects.set(name, { name, resourceType, dependentTypes, ageOf, hasFloor });
           }
           if (subjects.size > MOST_SUBJECTS) throw nonsense(owner, `lists more than ${MOST_SUBJECTS} subjects`);
@@ -77,6 +94,7 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
     listTenants: (owner, subject, pageToken) =>
       asking(owner, async () => {
         const answer = await reading(owner).listTenants({ subject, pageToken, pageSize: TENANTS_PER_PAGE });
+        if (!isPlain(answer.nextPageToken, MAX_PAGE_TOKEN)) throw nonsense(owner, 'names no next page');
         // What cannot name a tenant here can have neither a plan nor a purge.
         return { tenantIds: answer.tenantIds.filter(isTenantId), nextPageToken: answer.nextPageToken };
       }),
@@ -117,11 +135,13 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
           counts: toCounts(call.owner, answer.resourceCounts),
           cutoff: toMicroseconds(cutoff),
           retryDelayMs: Math.max(0, parseDurationMs('retry_delay', answer.retryDelay) ?? 0),
-          waits: answer.waits.map(({ cause, duration }) => ({
-            cause,
+          waits: answer.waits.slice(0, MAX_WAITS).map(({ cause, duration }) => ({
+            cause: toPlain(cause, MAX_CAUSE),
             ms: Math.max(0, parseDurationMs('waits', duration) ?? 0),
           })),
-          blockers: answer.blockers.map(({ reason, message }) => `${reason}: ${message}`),
+          blockers: answer.blockers
+            .slice(0, MAX_BLOCKERS)
+            .map(({ reason, message }) => `${toPlain(reason, MAX_REASON)}: ${toPlain(message, MAX_MESSAGE)}`),
         };
       }),
 
@@ -166,7 +186,8 @@ function cursorOf(owner: string, { progress, cursor }: { progress: Progress; cur
 
 const toCounts = (owner: string, counts: readonly ResourceCountMessage[]): readonly ResourceCount[] =>
   counts.map(({ resourceType, found, deleted, left }) => ({
-    resourceType,
+    // The catalogue has no type that this changes, so what is looked for by its type is found.
+    resourceType: toPlain(resourceType, MAX_TYPE),
     found: toCount(owner, found),
     deleted: toCount(owner, deleted),
     left: toCount(owner, left),
@@ -177,6 +198,16 @@ function toCount(owner: string, value: bigint): number {
   if (!Number.isSafeInteger(count) || count < 0) throw nonsense(owner, 'answered a count that is none');
   return count;
 }
+
+const CONTROL = /\p{Cc}/u;
+const CONTROLS = /\p{Cc}/gu;
+
+/** Whether Postgres holds the text, and a person can read it in a line: U+0000 alone would be refused. */
+const isPlain = (text: string, max: number): boolean =>
+  text.length <= max && text.isWellFormed() && !CONTROL.test(text);
+
+/** As much of the text as is kept, readable: nothing that a receipt says fails over what it is called. */
+const toPlain = (text: string, max: number): string => text.slice(0, max).toWellFormed().replace(CONTROLS, '\ufffd');
 
 /** Postgres stores microseconds; a cutoff is given back as it is stored. Rounded down, it takes nothing more. */
 const toMicroseconds = (instant: Temporal.Instant): Temporal.Instant =>
@@ -194,9 +225,10 @@ async function asking<T>(owner: string, work: () => Promise<T>): Promise<T> {
     }
     const { code: number } = ConnectError.from(error);
     const code = Code[number];
+    const reason = reasonOf(error) ?? '';
     throw new DomainError(
       'failed-precondition',
-      reasonOf(error) ?? 'OWNER_FAILED',
+      REASON.test(reason) ? reason : 'OWNER_FAILED',
       `The ${peer} did not do it (${code}).`,
       { dependency: peer, code },
       { cause: error },

@@ -9,6 +9,8 @@ import type { OnStopSwitched } from '../../use-cases/stop-purges.ts';
 export interface RetentionObservers {
   readonly onCatalogueEvent: OnCatalogueEvent;
   readonly onOwnerSilent: OnOwnerSilent;
+  /** Called when the catalogue was not brought up to date before a purge, which goes by the catalogue that there is. */
+  readonly onNotReconciled: (error: unknown) => void;
   readonly onStopSwitched: OnStopSwitched;
   readonly onRefused: OnPurgeRefused;
   readonly onError: OnItemError;
@@ -24,6 +26,8 @@ export const observeRetention = ({ log, metrics }: Pick<ServiceFoundation, 'log'
   },
 
   onOwnerSilent: (owner, error) => log.warn({ err: error, owner }, 'an owner of aging data could not be asked'),
+
+  onNotReconciled: (error) => log.error({ err: error }, 'the catalogue was not brought up to date before a purge'),
 
   onStopSwitched({ isStopped, last, version }) {
     const told = { audit: true, action: isStopped ? 'stop-purges' : 'resume-purges', version, ...last };
