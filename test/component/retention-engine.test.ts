@@ -3,6 +3,7 @@ import anyTest, { type ExecutionContext, type TestFn } from 'ava';
 import { PurgeItemState, PurgeState, PurgeSubjectState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { exitOfPurge } from '#libs/cli/commands/purges.ts';
 import { EXIT } from '#libs/cli/output.ts';
+import { createLethe } from '#libs/client/lethe.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { purge, putPlan } from '#test/support/aged-data.ts';
 import { type MemoryOwner, refusal, seconds, startMemoryOwner } from '#test/support/memory-owner.ts';
@@ -75,6 +76,17 @@ const metricOf = async (t: T, sample: string): Promise<number> => {
       .at(-1),
   );
 };
+
+/** The held subjects of a tenant that wait for a person, with the purge that holds each. */
+async function heldOf({ context: { stack } }: T, tenantId: string): Promise<readonly string[]> {
+  const lethe = createLethe({ ...stack.addresses, token: await stack.token({ role: 'platform' }) });
+  try {
+    const { items } = await lethe.services.status.retention.listParkedWork({ tenantId, pageSize: 100 });
+    return items.map(({ id, targetId }) => `${targetId} ${id}`);
+  } finally {
+    lethe.close();
+  }
+}
 
 const itemOf = async (t: T, purgeId: string, tenantId: string) =>
   (await platformOf(t).getPurge({ purgeId })).items.find((item) => item.tenantId === tenantId);
@@ -187,6 +199,55 @@ test.serial(
     );
     t.is(incident.countOf('overdue', 'incident_payloads'), 9);
     t.is(await days(), 0);
+    await queryOnce(
+      stack.superuserUrl('retention'),
+      "update last_purges set completed_at = now() - interval '3 days' where tenant_id = 'overdue'",
+    );
+    incident.add('overdue', 'incident_payloads', times(18, 181));
+    const heldAgain = await purge(stack, { tenantIds: ['overdue'] });
+    t.is(await days(), 3);
+    t.deepEqual(await heldOf(t, 'overdue'), [`incident_payloads ${heldAgain.summary.id}`]);
+    await putPlan(stack, 'overdue', null, '0 days');
+    t.is((await purge(stack, { tenantIds: ['overdue'] })).summary.state, PurgeState.COMPLETE);
+    t.is(await days(), 0, 'what is kept now is not overdue');
+    t.deepEqual(await heldOf(t, 'overdue'), [], 'nor does it wait for a person');
+  },
+);
+
+test.serial(
+  'an approval in an older purge changes nothing of what its settled subjects have become since',
+  async (t) => {
+    const { stack, incident } = t.context;
+    await putPlan(stack, 'older', 'AGENCY');
+    incident.add('older', 'drift_checks', [...times(1, 100), ...times(9, 1)]);
+    incident.add('older', 'approvals', [...times(8, 400), ...times(1, 1)]);
+    const first = await purge(stack, { tenantIds: ['older'] });
+    t.is(first.items[0]?.state, PurgeItemState.HELD);
+    await putPlan(stack, 'older', 'PRO', '8 days');
+    const subjects = ['drift_checks'];
+    t.is((await purge(stack, { tenantIds: ['older'], subjects })).summary.state, PurgeState.COMPLETE);
+    incident.add('older', 'drift_checks', times(20, 31));
+    const third = await purge(stack, { tenantIds: ['older'], subjects });
+    const held = `drift_checks ${third.summary.id}`;
+    t.true((await heldOf(t, 'older')).includes(held));
+    await platformOf(t).approveHeldPurge({ purgeId: first.summary.id, tenantId: 'older', reason: 'their backlog' });
+    await until('it is done', async () => {
+      const item = await itemOf(t, first.summary.id, 'older');
+      return item?.state === PurgeItemState.COMPLETE;
+    });
+    t.is(incident.countOf('older', 'approvals'), 1);
+    t.deepEqual(await heldOf(t, 'older'), [held]);
+    const rows = await queryOnce<{ subject: string; days: number }>(
+      stack.superuserUrl('retention'),
+      "select subject, days from last_purges where tenant_id = 'older' and subject in ('approvals', 'drift_checks') order by 1",
+    );
+    t.deepEqual(
+      rows.map(({ subject, days }) => [subject, days]),
+      [
+        ['approvals', 180],
+        ['drift_checks', 30],
+      ],
+    );
   },
 );
 

@@ -141,7 +141,8 @@ export interface PurgeRepository {
   /**
    * Must save and renew the lease, or give it up when the state is final and write a row of the audit in the same
    * transaction, but for a dry run; LEASE_LOST when the token is old. A subject that became COMPLETE must be remembered
-   * as its tenant's last purge. A final item with an operation that is not closed must be due again, to be settled, when
+   * as its tenant's last purge, and one that became KEPT must wait for nobody any more; one that was settled before must
+   * be remembered no second time. A final item with an operation that is not closed must be due again, to be settled, when
    * `leaseMs` are over.
    */
   save(claim: ItemClaim, progress: ItemProgress, leaseMs: number): Promise<void>;

@@ -571,47 +571,43 @@ const SUBJECT_COLUMNS = [
   'error',
 ];
 
+// Of a dry run nothing is remembered, nor again of what was settled before: a later purge may have come to another end
+// since. What is COMPLETE is remembered beyond the purge. What is not, with rows that have expired, waits since the purge
+// that left none of them, or since they were first seen. What is kept waits no longer.
 const SAVE_SUBJECTS = `
-  insert into retention_purge_subjects
-    (tenant_id, purge_id, validate_only, subject, ${SUBJECT_COLUMNS.join(', ')})
-  select :tenantId, :purgeId, :validateOnly, r.subject, ${SUBJECT_COLUMNS.map((column) => `r.${column}`).join(', ')}
-  from jsonb_populate_recordset(cast(null as retention_purge_subjects), cast(:subjects as jsonb)) r
-  on conflict (tenant_id, purge_id, subject) do update
-    set updated_at = clock_timestamp(), ${SUBJECT_COLUMNS.map((column) => `${column} = excluded.${column}`).join(', ')}`;
-
-// What is COMPLETE is remembered beyond the purge. What is not, with rows that have expired, waits since the purge that
-// left none of them, or since they were first seen.
-const SAVE_LAST = `
+  with saved as (
+    insert into retention_purge_subjects as s
+      (tenant_id, purge_id, validate_only, subject, ${SUBJECT_COLUMNS.join(', ')})
+    select :tenantId, :purgeId, :validateOnly, r.subject, ${SUBJECT_COLUMNS.map((column) => `r.${column}`).join(', ')}
+    from jsonb_populate_recordset(cast(null as retention_purge_subjects), cast(:subjects as jsonb)) r
+    on conflict (tenant_id, purge_id, subject) do update
+      set updated_at = clock_timestamp(), ${SUBJECT_COLUMNS.map((column) => `${column} = excluded.${column}`).join(', ')}
+    returning s.tenant_id, s.subject, s.purge_id, s.validate_only, s.days, s.expired, s.state, old.state as state_before),
+  settled as (
+    select clock_timestamp() as at, * from saved where not validate_only and state is distinct from state_before),
+  kept as (
+    update last_purges l set completed_at = s.at, overdue_since = null
+    from settled s where s.state = 'KEPT' and l.tenant_id = :tenantId and l.subject = s.subject returning 1)
   insert into last_purges as l (tenant_id, subject, days, purge_id, completed_at, overdue_since)
-  select :tenantId, r.subject, case when r.state = 'COMPLETE' then r.days end,
-         case when r.state = 'COMPLETE' then cast(:purgeId as uuid) end,
-         case when r.state = 'COMPLETE' then now.at end, case when r.state <> 'COMPLETE' then now.at end
-  from (select clock_timestamp() as at) now,
-       jsonb_populate_recordset(cast(null as retention_purge_subjects), cast(:subjects as jsonb)) r
-  where r.state = 'COMPLETE' or (r.state in ('HELD', 'PARTIAL') and coalesce(r.expired, 1) > 0)
+  select tenant_id, subject, case when state = 'COMPLETE' then days end, case when state = 'COMPLETE' then purge_id end,
+         case when state = 'COMPLETE' then at end, case when state <> 'COMPLETE' then at end
+  from settled
+  where state = 'COMPLETE' or (state in ('HELD', 'PARTIAL') and coalesce(expired, 1) > 0)
   on conflict (tenant_id, subject) do update
     set days = coalesce(excluded.days, l.days), purge_id = coalesce(excluded.purge_id, l.purge_id),
         completed_at = coalesce(excluded.completed_at, l.completed_at),
         overdue_since = case when excluded.completed_at is null
-                             then coalesce(l.overdue_since, l.completed_at, excluded.overdue_since) end
-    where l.purge_id is distinct from excluded.purge_id`;
+                             then coalesce(l.overdue_since, l.completed_at, excluded.overdue_since) end`;
 
-/** Writes the subjects of an item, and remembers what ended. */
+/** Writes the subjects of an item, and remembers what has ended since it was written last. */
 async function saveSubjects(trx: TenantTransaction, item: ItemRow, subjects: readonly PurgeSubject[]): Promise<void> {
   if (subjects.length === 0) return;
-  const bindings = {
+  await trx.raw(SAVE_SUBJECTS, {
     tenantId: item.tenant_id,
     purgeId: item.purge_id,
     validateOnly: item.validate_only,
     subjects: JSON.stringify(subjects.map(toSubjectColumns)),
-  };
-  await trx.raw(SAVE_SUBJECTS, bindings);
-  if (
-    !item.validate_only &&
-    subjects.some(({ state }) => state === 'COMPLETE' || state === 'HELD' || state === 'PARTIAL')
-  ) {
-    await trx.raw(SAVE_LAST, bindings);
-  }
+  });
 }
 
 async function updateClaimed(
