@@ -21,6 +21,10 @@ export function sumCounts(all: readonly (readonly ResourceCount[])[]): readonly 
   return [...sums.values()];
 }
 
+/** Without what was left: of an operation that is over, another one finds and counts that again. */
+export const withoutLeft = (counts: readonly ResourceCount[]): readonly ResourceCount[] =>
+  counts.map(({ resourceType, deleted }) => ({ resourceType, found: deleted, deleted, left: 0 }));
+
 // A foreign owner may name as many types as it likes; a receipt always fits an answer.
 const MAX_TYPES = 100;
 

@@ -1,5 +1,5 @@
 import type { Hold } from './ceiling.ts';
-import { boundCounts, type ResourceCount, sumCounts } from './counts.ts';
+import { boundCounts, type ResourceCount, sumCounts, withoutLeft } from './counts.ts';
 import type { ResolvedWindow } from './windows.ts';
 
 /** Where one subject of one tenant stands in a retention purge. */
@@ -190,7 +190,7 @@ export function withEnd(
 ): PurgeSubject {
   const told = withAnswer(subject, { counts, cutoff, waits: [] });
   const { waits } = subject;
-  return { ...told, isEnded: true, endedCounts: told.counts, waits, endedWaits: waits };
+  return { ...told, isEnded: true, endedCounts: withoutLeft(told.counts), waits, endedWaits: waits };
 }
 
 /** What a tenant's part has removed, or would remove, so far. */

@@ -406,6 +406,8 @@ test('rows that are still there when an operation is read back go by another one
     if (outcome !== 'COMPLETE') continue;
     t.is(rows.get('drift_checks'), 0);
     t.deepEqual(removedIn(told), { drift_checks: 5 });
+    const checks = told?.subjects.find(({ subject }) => subject === 'drift_checks');
+    t.deepEqual(checks?.counts, [{ resourceType: 'drift_checks', found: 5, deleted: 5, left: 0 }]);
   }
 });
 

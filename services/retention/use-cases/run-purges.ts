@@ -3,6 +3,7 @@ import { crashPoint } from '#libs/durable/crash-point.ts';
 import { giveUpClaim } from '#libs/durable/give-up-claim.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import type { Ceiling } from '../domain/ceiling.ts';
+import { withoutLeft } from '../domain/counts.ts';
 import { EXECUTIONS } from '../domain/execution-policy.ts';
 import { endOf, isFinished, type RetentionPurgeItem } from '../domain/purge.ts';
 import { countsOf, isSettled, type PurgeSubject, withEnd } from '../domain/purge-subject.ts';
@@ -178,8 +179,7 @@ const makeSettlePurge =
       if (!operationId || isEnded || owner === undefined || !owners.names.includes(owner)) continue;
       const call = { owner, dataId: entry?.dataId ?? '', subject: subject.subject, tenantId, actor: item.actor };
       const { counts, cutoff } = await owners.end(call, operationId, '');
-      const removed = counts.map((count) => ({ ...count, found: count.deleted, left: 0 }));
-      settled.push(withEnd(subject, removed, cutoff));
+      settled.push(withEnd(subject, withoutLeft(counts), cutoff));
     }
     const executions = settled.find(({ subject }) => subject === EXECUTIONS);
     if (executions && item.finishedAt) {

@@ -4,6 +4,7 @@ import { newId } from '#libs/kernel/id.ts';
 import { type CatalogueSubject, problemOf } from '../domain/catalogue.ts';
 import { type Ceiling, decide, isHeldStill, type SubjectCount } from '../domain/ceiling.ts';
 import { nextWalk, tallyForCeiling, withCount } from '../domain/count-walk.ts';
+import { withoutLeft } from '../domain/counts.ts';
 import { EXECUTIONS } from '../domain/execution-policy.ts';
 import {
   adoptWindows,
@@ -439,10 +440,6 @@ const deletedOf = ({ counts }: Pick<PurgeSubject, 'counts'>, resourceType?: stri
   counts
     .filter((count) => resourceType === undefined || count.resourceType === resourceType)
     .reduce((sum, { deleted }) => sum + deleted, 0);
-
-/** An operation that was ended early left what another one goes on with. */
-const withoutLeft = (counts: PurgeSubject['counts']): PurgeSubject['counts'] =>
-  counts.map(({ resourceType, deleted }) => ({ resourceType, found: deleted, deleted, left: 0 }));
 
 const ownerStalled = (owner: string): DomainError =>
   new DomainError(
