@@ -174,6 +174,10 @@ test.serial('purges are listed newest first, by state and tenant, each to whom i
     'of a purge over two tenants they see their part',
   );
   t.deepEqual((await viewer.listPurges({ tenantId: 'listed-a' })).purges, []);
+  const operator = stack.clients({ tenantId: 'listed-a', role: 'platform' }).retention;
+  const listedBy = async (tenantId: string) => (await operator.listPurges({ tenantId })).purges.map(({ id }) => id);
+  t.deepEqual(await listedBy('listed-b'), [both], 'of the tenant that is named, and not of the credential’s');
+  t.deepEqual(await listedBy(''), [own, both]);
   t.is((await refusalOf(viewer.getPurge({ purgeId: own }))).reason, 'PURGE_NOT_FOUND');
   const { items } = await viewer.getPurge({ purgeId: both });
   t.deepEqual(

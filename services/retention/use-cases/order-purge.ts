@@ -1,5 +1,5 @@
 import { crashPoint } from '#libs/durable/crash-point.ts';
-import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
+import { type Caller, readableTenant, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import type { Page, PageQuery } from '#libs/kernel/page.ts';
@@ -74,7 +74,10 @@ export interface OrderPurge {
     purgeId: string,
     page: PageQuery,
   ): Promise<{ purge: RetentionPurge; items: Page<RetentionPurgeItem> }>;
-  /** All for platform, else those that went over the caller's tenant, each as `get` tells it. */
+  /**
+   * All for platform, else those that went over the caller's tenant, each as `get` tells it. A platform credential with a
+   * tenant may name another one.
+   */
   list(
     caller: Caller,
     filter: { tenantId: string | undefined; state: PurgeState | undefined },
@@ -218,7 +221,7 @@ export function makeOrderPurge(
     list: (caller, { tenantId, state }, page) =>
       caller.kind === 'platform' && caller.tenantId === undefined
         ? purges.list({ tenantId, state }, page)
-        : purges.listParts(tenantOf(caller), state, page),
+        : purges.listParts(readableTenant(caller, tenantId) ?? tenantOf(caller), state, page),
 
     async approve({ caller, tenantId, subjects, purgeId, reason }) {
       const approval = { purgeId, reason, actor: caller.actor, subject: caller.subject };
