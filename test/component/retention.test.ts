@@ -1,8 +1,13 @@
+import { toJsonString } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import { DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { PurgeItemState, PurgeState } from '#gen/lethe/retention/v1/retention_pb.ts';
+import {
+  ResolveRetentionResponseSchema,
+  SetTenantPlanResponseSchema,
+} from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import {
   addChecks,
@@ -257,6 +262,22 @@ for (const [tenantId, what, history, gone] of [
     t.is(real.items[0]?.planVersion, BigInt(tenantId === 'coming' ? 1 : history.length));
   });
 }
+
+test.serial('a plan that is to come in the last year there is keeps no purge from going on', async (t) => {
+  const { stack } = t.context;
+  await putPlan(stack, 'farthest', 'PRO');
+  const effectiveTime = timestampFromDate(new Date('9999-12-31T00:00:00Z'));
+  const change = { tenantId: 'farthest', planName: 'FREE', effectiveTime };
+  const foreseen = await platformOf(stack).setTenantPlan({ ...change, validateOnly: true });
+  t.notThrows(() => toJsonString(SetTenantPlanResponseSchema, foreseen));
+  await platformOf(stack).setTenantPlan(change);
+  await addChecks(stack, 'farthest', await addEnvironment(stack, 'farthest'), ['31 days', '1 day']);
+  const { summary, items } = await purge(stack, { tenantIds: ['farthest'] });
+  t.is(summary.state, PurgeState.COMPLETE, items[0]?.error);
+  t.is(await rowsOf(stack, 'drift_checks', 'farthest'), 1);
+  const answer = await platformOf(stack).resolveRetention({ tenantId: 'farthest' });
+  t.notThrows(() => toJsonString(ResolveRetentionResponseSchema, answer));
+});
 
 test.serial('two purges at once count each row once', async (t) => {
   const { stack } = t.context;

@@ -83,7 +83,7 @@ export interface ResolvedWindow {
   readonly from: WindowOrigin | undefined;
   /** The version of that plan's window; undefined when the window does not come from a plan. */
   readonly windowVersion: number | undefined;
-  /** When another window takes its place, by what is known now, and which. */
+  /** When another window takes its place, by what is known now, and which. Undefined: in no year that can be named. */
   readonly change: { readonly at: Temporal.Instant; readonly to: Window } | undefined;
   /** How many of the newest rows stay whatever their age; only where the subject has a floor and the window days. */
   readonly minToKeep?: number;
@@ -125,6 +125,9 @@ interface Segment {
 
 const HOURS_PER_DAY = 24;
 
+/** The last that a timestamp can name, in microseconds: nobody is told of a change that is later. */
+export const LAST_INSTANT = Temporal.Instant.from('9999-12-31T23:59:59.999999Z');
+
 /**
  * Resolves a tenant's windows at an instant:
  *
@@ -153,6 +156,7 @@ function resolveSubject(
   const changeAt = segments
     .flatMap(({ since }) => [since, since.add({ hours: graceDays * HOURS_PER_DAY })])
     .filter((instant) => Temporal.Instant.compare(instant, at) > 0)
+    .filter((instant) => Temporal.Instant.compare(instant, LAST_INSTANT) <= 0)
     .toSorted(Temporal.Instant.compare)
     .find((instant) => resolveAt(instant).days !== now.days);
   return {

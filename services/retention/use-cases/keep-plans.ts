@@ -6,6 +6,7 @@ import { tenantPlanNotFound } from '../domain/purge.ts';
 import {
   inForceAt,
   knownAt,
+  LAST_INSTANT,
   type Plan,
   type PlanWindow,
   planNotFound,
@@ -98,7 +99,7 @@ export function makeKeepPlans(
       planWindows: [...input.planWindows, ...windows],
     };
     const since = laterOf(input.at, ...(entry ? [knownAt(entry)] : []), ...windows.map(({ recordedAt }) => recordedAt));
-    const settledAt = since.add({ hours: graceDays * 24 });
+    const settledAt = earlierOf(LAST_INSTANT, since.add({ hours: graceDays * 24 }));
     const settled = resolveWindows({ ...changed, at: settledAt }).windows;
     const atOnce = resolveWindows({ ...changed, at: laterOf(input.at, ...windows.map((w) => w.recordedAt)) }).windows;
     return resolveWindows(input).windows.flatMap((before, index) => {
@@ -197,6 +198,9 @@ const fingerprintOfChange = ({ name, windows, reason, etag, allowMissing }: Omit
 
 const laterOf = (at: Temporal.Instant, ...others: readonly Temporal.Instant[]): Temporal.Instant =>
   others.reduce((latest, other) => (Temporal.Instant.compare(other, latest) > 0 ? other : latest), at);
+
+const earlierOf = (a: Temporal.Instant, b: Temporal.Instant): Temporal.Instant =>
+  Temporal.Instant.compare(a, b) < 0 ? a : b;
 
 const daysOf = ({ window }: { readonly window: { readonly kind: string; readonly days?: number } }): number =>
   window.days ?? Infinity;
