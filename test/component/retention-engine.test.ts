@@ -361,6 +361,32 @@ test.serial('a floor goes into the rule, and a cleanup is noted with the ownerâ€
   t.truthy(executionPolicy?.lastCleanupTime);
 });
 
+test.serial('an owner that has a floor no longer removes nothing under one, and the tenant is PARTIAL', async (t) => {
+  const { stack, run } = t.context;
+  const { subjects } = run;
+  const admin = stack.clients({ tenantId: 'unfloored', role: 'admin' }).retention;
+  await admin.upsertExecutionPolicy({ retentionDays: 10, minExecutionsToKeep: 7n });
+  run.add('unfloored', 'executions', [...times(5, 20), ...times(5, 1)]);
+  const only = { tenantIds: ['unfloored'], subjects: ['executions'] };
+  run.subjects = subjects.map((subject) => ({ ...subject, hasFloor: false }));
+  const { summary, items } = await purge(stack, only);
+  t.is(run.countOf('unfloored', 'executions'), 10);
+  t.is(summary.state, PurgeState.PARTIAL);
+  t.regex(items[0]?.error ?? '', /^FIELD_INVALID: /);
+  t.is(items[0]?.subjects[0]?.window?.minExecutionsToKeep, 7n);
+  run.subjects = subjects;
+  t.is((await purge(stack, only)).summary.state, PurgeState.COMPLETE);
+  t.is(run.countOf('unfloored', 'executions'), 7);
+  const changes = await queryOnce<{ action: string }>(
+    stack.superuserUrl('retention'),
+    "select action from installation_audit where target_id = 'executions' order by at desc limit 2",
+  );
+  t.deepEqual(
+    changes.map(({ action }) => action),
+    ['subject-floor-added', 'subject-floor-dropped'],
+  );
+});
+
 test.serial('an owner that is throttled tells how long it waited and why, and the tenant is PARTIAL', async (t) => {
   const { stack, incident } = t.context;
   await putPlan(stack, 'throttled', 'PRO');

@@ -82,10 +82,15 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
   let lastId = 0;
 
   const rowsOf = (tenantId: string, subject: string): AgingRow[] => rows.get(`${tenantId}/${subject}`) ?? [];
-  const typeOf = (subject: string): string => {
+  const subjectOf = (subject: string): MemorySubject => {
     const found = owner.subjects.find(({ name }) => name === subject);
     if (!found) throw refusal(Code.NotFound, 'SUBJECT_NOT_FOUND');
-    return found.resourceType;
+    return found;
+  };
+  const typeOf = (subject: string): string => subjectOf(subject).resourceType;
+  const assertRule = ({ subject, minToKeep }: Rule): void => {
+    const { hasFloor = false } = subjectOf(subject);
+    if (minToKeep !== 0n && !hasFloor) throw refusal(Code.InvalidArgument, 'FIELD_INVALID');
   };
   /** Expired rows, oldest first. */
   const expired = (tenantId: string, rule: Rule, cutoff: Temporal.Instant): AgingRow[] =>
@@ -166,7 +171,7 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
         async count(request, context) {
           const { call } = await seen('count', context, request);
           const rule = request.rule ?? never();
-          typeOf(rule.subject);
+          assertRule(rule);
           const cutoff = cutoffOf(rule);
           const gone = expired(call.tenantId, rule, cutoff);
           const all = rowsOf(call.tenantId, rule.subject);
@@ -187,7 +192,7 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
         async purge(request, context) {
           const { call, extra } = await seen('purge', context, request);
           const rule = request.rule ?? never();
-          typeOf(rule.subject);
+          assertRule(rule);
           const key = `${call.tenantId}/${rule.subject}/${request.operationId}`;
           const operation = operations.get(key) ?? { cutoff: cutoffOf(rule), rule, deleted: 0, hasEnded: false };
           if (operation.hasEnded) throw refusal(Code.FailedPrecondition, 'OPERATION_ENDED');

@@ -60,7 +60,15 @@ export interface CatalogueSubject extends ListedSubject {
 export type SubjectProblem = 'SUBJECT_CONFLICT' | 'OWNER_CHANGED' | 'OWNER_UNKNOWN' | 'SUBJECT_UNLISTED';
 
 /** What happened to a subject when the owners were asked; it goes into the audit. */
-export type CatalogueEvent = 'added' | 'bound' | 'rebound' | 'revived' | 'recovered' | SubjectProblem;
+export type CatalogueEvent =
+  | 'added'
+  | 'bound'
+  | 'rebound'
+  | 'revived'
+  | 'recovered'
+  | 'floor-added'
+  | 'floor-dropped'
+  | SubjectProblem;
 
 /** A subject as it is to be stored, and what happened to it; `event` undefined: it was only listed again. */
 export interface CatalogueChange {
@@ -207,7 +215,9 @@ function eventOf(before: CatalogueSubject, after: CatalogueSubject): CatalogueEv
   if (before.retirement) return 'revived';
   if (before.dataId === undefined) return 'bound';
   if (before.owner !== after.owner) return 'rebound';
-  return before.problem ? 'recovered' : undefined;
+  if (before.problem) return 'recovered';
+  if (before.hasFloor === after.hasFloor) return undefined;
+  return after.hasFloor ? 'floor-added' : 'floor-dropped';
 }
 
 const recovered = (subject: CatalogueSubject): CatalogueChange => ({

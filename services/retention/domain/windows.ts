@@ -85,7 +85,10 @@ export interface ResolvedWindow {
   readonly windowVersion: number | undefined;
   /** When another window takes its place, by what is known now, and which. Undefined: in no year that can be named. */
   readonly change: { readonly at: Temporal.Instant; readonly to: Window } | undefined;
-  /** How many of the newest rows stay whatever their age; only where the subject has a floor and the window days. */
+  /**
+   * How many of the newest rows stay whatever their age; only where the window has days, and the subject has a floor or
+   * one was set: an owner that has none any more refuses it, and removes nothing.
+   */
   readonly minToKeep?: number;
   /** A running execution stays until it has been expired for so many days; only under a policy that says so. */
   readonly staleAfterDays?: number;
@@ -166,7 +169,7 @@ function resolveSubject(
     from: now.from,
     windowVersion: now.windowVersion,
     change: changeAt && { at: changeAt, to: toWindow(resolveAt(changeAt).days) },
-    ...(hasFloor && now.days !== Infinity ? { minToKeep: now.minToKeep } : {}),
+    ...(now.days !== Infinity && (hasFloor || now.minToKeep > 0) ? { minToKeep: now.minToKeep } : {}),
     ...(policy ? { staleAfterDays: policy.staleAfterDays } : {}),
   };
 }
