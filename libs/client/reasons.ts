@@ -262,7 +262,7 @@ export const REASONS = {
   },
   OWNER_STALLED: {
     code: 'FAILED_PRECONDITION',
-    when: 'An owner kept answering without removing anything.',
+    when: 'An owner kept answering without counting or removing anything.',
     next: "The owner's log has the cause.",
   },
   OWNER_UNKNOWN: {

@@ -21,6 +21,7 @@ export const readRetentionSettings = (env: Environment) =>
     purgeAttempts: reader.integer('LETHE_PURGE_ATTEMPTS', { min: 1, max: 100 }, 3),
     purgeBackoffMs: reader.integer('LETHE_PURGE_BACKOFF_MS', { min: 1, max: 3_600_000 }, 500),
     ownerMaxWaitMs: reader.integer('LETHE_OWNER_MAX_WAIT', { min: 0, max: 86_400 }, 1_800) * 1_000,
+    ownerMaxPauseMs: reader.integer('LETHE_OWNER_MAX_PAUSE', { min: 1, max: 604_800 }, 7_200) * 1_000,
     cataloguePollMs: reader.integer('LETHE_CATALOGUE_POLL_MS', { min: 100, max: 3_600_000 }, 60_000),
     purgeSchedule: reader.parsed('RETENTION_JOB_SCHEDULE_CRON', orOff(parseCronPattern), 'off'),
     ceilingShare: reader.parsed('LETHE_PURGE_CEILING_SHARE', orOff(parseShare), '0.5'),

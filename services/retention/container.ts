@@ -160,6 +160,7 @@ export async function composeRetentionService(
       leaseMs: settings.ownerTimeoutMs * 2,
       retry: { maxAttempts: settings.purgeAttempts, baseMs: settings.purgeBackoffMs, maxMs: 60_000 },
       maxWaitMs: settings.ownerMaxWaitMs,
+      maxPauseMs: settings.ownerMaxPauseMs,
       ceiling: {
         maxShare: settings.ceilingShare,
         maxCount: settings.ceilingRows,

@@ -220,6 +220,25 @@ test.serial('an owner that lists what nobody can store is silent alone: all othe
   desk.subjects = [];
 });
 
+test.serial(
+  'an owner that never comes to its last page of subjects is silent, and keeps no other from being heard',
+  async (t) => {
+    const { desk, helpdesk } = t.context;
+    const { onCall } = helpdesk;
+    for (const [index, tokenOf] of [() => 'again', (count: number) => `page ${count}`].entries()) {
+      helpdesk.onCall = ({ rpc }) =>
+        rpc === 'listSubjects' ? { nextPageToken: tokenOf(helpdesk.calls.length) } : undefined;
+      const before = helpdesk.calls.length;
+      await until('it is asked', async () => helpdesk.calls.length > before);
+      desk.subjects = [{ name: `endless_${index}`, resourceType: 'endless' }];
+      await untilState(t, `endless_${index}`, SubjectState.OBSERVED);
+      t.is((await subjectOf(t, `endless_${index}`))?.owner, 'desk');
+    }
+    Object.assign(helpdesk, { onCall });
+    desk.subjects = [];
+  },
+);
+
 test.serial('what an owner says in its own words is in the receipt as far as a receipt holds it', async (t) => {
   const { stack, incident } = t.context;
   await addTenant(t, 'worded');

@@ -39,6 +39,7 @@ test.before(async (t) => {
       LETHE_PURGE_BACKOFF_MS: '50',
       LETHE_OWNER_TIMEOUT_MS: '2000',
       LETHE_OWNER_MAX_WAIT: '6',
+      LETHE_OWNER_MAX_PAUSE: '2',
       LETHE_CATALOGUE_POLL_MS: '200',
     },
   });
@@ -407,6 +408,25 @@ test.serial('an owner that is throttled tells how long it waited and why, and th
   t.is(subject?.waits[0]?.cause, 'OLD_SNAPSHOT');
   t.is(subject?.waits[0]?.duration?.seconds, 120n);
 });
+
+test.serial(
+  'an owner that asks for time for ever leaves the tenant PARTIAL, and the next purge has its turn',
+  async (t) => {
+    const { stack, incident } = t.context;
+    await putPlan(stack, 'postponed', 'PRO');
+    incident.add('postponed', 'drift_checks', [...times(2, 31), ...times(3, 1)]);
+    incident.onCall = ({ rpc, tenantId }) =>
+      rpc === 'purge' && tenantId === 'postponed' ? { retryDelay: seconds(0.3) as never } : undefined;
+    const { items } = await purge(stack, { tenantIds: ['postponed'] });
+    t.is(items[0]?.state, PurgeItemState.PARTIAL);
+    t.regex(items[0]?.error ?? '', /^OWNER_STALLED: /);
+    t.is(incident.countOf('postponed', 'drift_checks'), 5);
+    incident.onCall = () => undefined;
+    const next = await purge(stack, { tenantIds: ['postponed'] });
+    t.is(next.items[0]?.state, PurgeItemState.COMPLETE);
+    t.is(incident.countOf('postponed', 'drift_checks'), 3);
+  },
+);
 
 test.serial(
   'a plan that is raised on the way ends the operation, and another one goes on by the wider window',

@@ -471,6 +471,7 @@ async function openPurgeItems(postgres: TestPostgres): Promise<LeasedTable<ItemC
           leaseMs: options.leaseMs ?? LEASE_MS,
           retry: retryOf(options.maxAttempts),
           maxWaitMs: 60_000,
+          maxPauseMs: 60_000,
           ceiling: { maxShare: undefined, maxCount: undefined, shareFrom: 0 },
         },
         () => undefined,

@@ -36,7 +36,9 @@ export interface OwnerCallSeen {
   readonly claims: Readonly<Record<string, unknown>>;
 }
 
-type Extra = Partial<Pick<PurgeResponse, 'retryDelay' | 'waits' | 'blockers' | 'progress' | 'resourceCounts'>>;
+type Extra = Partial<Pick<PurgeResponse, 'retryDelay' | 'waits' | 'blockers' | 'progress' | 'resourceCounts'>> & {
+  readonly nextPageToken?: string;
+};
 
 /** An owner of aging data in memory, over real gRPC and with none of Lethe's code behind it. */
 export interface MemoryOwner {
@@ -49,7 +51,7 @@ export interface MemoryOwner {
   readonly calls: OwnerCallSeen[];
   /**
    * Called before each call is carried out; what it throws is answered, what it resolves to is laid over Purge's
-   * answer, and its counts over End's.
+   * answer, its counts over End's, and its token over that of ListSubjects.
    */
   onCall: (call: OwnerCallSeen) => Promise<Extra | undefined> | Extra | undefined;
   /** Called when a call to Purge has been carried out and is not answered yet. */
@@ -142,10 +144,11 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
     routes: (router) =>
       router.service(RetentionOwnerService, {
         async listSubjects(_, context) {
-          await seen('listSubjects', context, {});
+          const { extra } = await seen('listSubjects', context, {});
           return {
             dataId: owner.dataId,
             contract: 1,
+            nextPageToken: extra.nextPageToken ?? '',
             subjects: owner.subjects.map(
               ({ name, resourceType, hasFloor = false, ageOf = `${name}.at`, dependentTypes = [] }) => ({
                 name,

@@ -280,7 +280,13 @@ async function purged(world: World): Promise<{ days: number; held: boolean; gone
       recordCleanup: async () => undefined,
     },
     {
-      ...{ workerId: 'w', leaseMs: 60_000, maxWaitMs: 0, retry: { maxAttempts: 1, baseMs: 1, maxMs: 1 } },
+      ...{
+        workerId: 'w',
+        leaseMs: 60_000,
+        maxWaitMs: 0,
+        maxPauseMs: 60_000,
+        retry: { maxAttempts: 1, baseMs: 1, maxMs: 1 },
+      },
       ceiling: { ...shown, shareFrom: ceiling.from },
     },
     () => undefined,

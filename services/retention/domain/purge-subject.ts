@@ -53,6 +53,14 @@ export interface Wait {
   readonly ms: number;
 }
 
+/** An owner asked for time. */
+export interface Pause {
+  /** Since when no row went. */
+  readonly since: Temporal.Instant;
+  /** The operation is not to be called before this. */
+  readonly until: Temporal.Instant;
+}
+
 /** One subject of one tenant in a retention purge. */
 export interface PurgeSubject {
   readonly subject: string;
@@ -72,6 +80,8 @@ export interface PurgeSubject {
   readonly operationId: string | undefined;
   /** Undefined unless an operation was begun. */
   readonly operation: OperationRule | undefined;
+  /** Undefined unless the owner asked for time, and has not removed a row since. */
+  readonly pause: Pause | undefined;
   /** Whether the operation is closed, so that nothing more can be removed under it. */
   readonly isEnded: boolean;
   readonly cutoff: Temporal.Instant | undefined;
@@ -111,6 +121,7 @@ export const newSubject = (window: ResolvedWindow, lastDays: number | undefined)
   hold: undefined,
   operationId: undefined,
   operation: undefined,
+  pause: undefined,
   isEnded: false,
   cutoff: undefined,
   counts: [],
@@ -181,6 +192,22 @@ export const withAnswer = (
   cutoff: answer.cutoff ?? subject.cutoff,
   waits: addWaits(subject.endedWaits, answer.waits),
 });
+
+/**
+ * The pause after an answer that asks for `retryDelayMs`; 0: for none. However much an owner asks for, it is called again
+ * when no row has gone for `mostMs`.
+ */
+export function pauseAfter(
+  pause: Pause | undefined,
+  { retryDelayMs, hasRemoved }: { readonly retryDelayMs: number; readonly hasRemoved: boolean },
+  now: Temporal.Instant,
+  mostMs: number,
+): Pause | undefined {
+  if (retryDelayMs === 0) return hasRemoved ? undefined : pause;
+  const since = hasRemoved ? now : (pause?.since ?? now);
+  const restMs = Math.max(0, mostMs - now.since(since).total('milliseconds'));
+  return { since, until: now.add({ milliseconds: Math.ceil(Math.min(retryDelayMs, restMs)) }) };
+}
 
 /** The subject with its operation closed; `counts` are the operation's final sums. */
 export function withEnd(

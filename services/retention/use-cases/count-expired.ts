@@ -1,5 +1,6 @@
 import { DomainError } from '#libs/kernel/domain-error.ts';
 import { problemOf } from '../domain/catalogue.ts';
+import { assertGoesOn } from '../domain/owner-stalled.ts';
 import type { CountExpired } from './ports.ts';
 import type { CatalogueRepository, RetentionOwners } from './purge-ports.ts';
 
@@ -12,6 +13,7 @@ export const makeCountExpired =
       if (!entry || problemOf(entry)) return undefined;
       const call = { owner: entry.owner, dataId: entry.dataId ?? '', subject, tenantId, actor };
       let cutoff: Temporal.Instant | undefined;
+      const places = new Set<string>();
       let count = 0;
       for (let cursor: string | undefined = ''; cursor !== undefined; ) {
         if (signal.aborted) return undefined;
@@ -20,6 +22,7 @@ export const makeCountExpired =
         count += answer.expired;
         cutoff ??= answer.cutoff;
         cursor = answer.cursor;
+        if (cursor !== undefined) assertGoesOn(entry.owner, places, cursor);
       }
       return count;
     } catch (error) {

@@ -7,9 +7,12 @@ import { countsOf, type OperationRule, type PurgeSubject } from '../domain/purge
 import type { ResolvedWindow, Window } from '../domain/windows.ts';
 import type {
   CatalogueRepository,
+  CountAnswer,
+  EndAnswer,
   ItemProgress,
   OwnerCall,
   Postponement,
+  PurgeAnswer,
   PurgeRepository,
   RetentionOwners,
   StopRepository,
@@ -88,6 +91,12 @@ function fixture(options: {
   readonly onCall?: (call: Call, count: number) => void;
   /** What every call of Purge says keeps rows from going. */
   readonly blockers?: readonly string[];
+  /** What is otherwise with the owner's answers. */
+  readonly answers?: {
+    readonly count?: (call: OwnerCall) => Partial<CountAnswer>;
+    readonly purge?: (call: OwnerCall) => Partial<PurgeAnswer>;
+    readonly end?: (call: OwnerCall) => Partial<EndAnswer>;
+  };
   /** What is otherwise with subjects of the catalogue. */
   readonly entries?: Readonly<Record<string, Partial<CatalogueSubject>>>;
 }) {
@@ -121,24 +130,28 @@ function fixture(options: {
     async count(call, rule, _cursor, upTo) {
       seen({ rpc: 'count', ...call, rule });
       const expired = rows.get(call.subject) ?? 0;
-      return { cursor: undefined, expired, remaining: Math.max(0, Math.min(upTo, 100) - expired), cutoff: NOW };
+      const remaining = Math.max(0, Math.min(upTo, 100) - expired);
+      return { cursor: undefined, expired, remaining, cutoff: NOW, ...options.answers?.count?.(call) };
     },
     async purge(call, operationId, rule) {
       seen({ rpc: 'purge', ...call, operationId, rule });
       if (ended.has(operationId)) throw new DomainError('failed-precondition', 'OPERATION_ENDED', 'It has ended.');
+      const told = options.answers?.purge?.(call) ?? {};
       const left = rows.get(call.subject) ?? 0;
       const spare = (rule.maxRows ?? Infinity) - (removed.get(operationId) ?? 0);
-      const gone = Math.min(2, left, spare);
+      const gone = told.retryDelayMs === undefined ? Math.min(2, left, spare) : 0;
       rows.set(call.subject, left - gone);
       removed.set(operationId, (removed.get(operationId) ?? 0) + gone);
       const isComplete = left - gone === 0 || spare - gone === 0;
       const answer = counts(call.subject, operationId, left - gone);
-      return { isComplete, counts: answer, cutoff: NOW, retryDelayMs: 0, waits: [], blockers: options.blockers ?? [] };
+      const { blockers = [] } = options;
+      return { isComplete, counts: answer, cutoff: NOW, retryDelayMs: 0, waits: [], blockers, ...told };
     },
     async end(call, operationId) {
       seen({ rpc: 'end', ...call, operationId });
       ended.add(operationId);
-      return { cursor: undefined, counts: counts(call.subject, operationId, rows.get(call.subject) ?? 0), cutoff: NOW };
+      const told = counts(call.subject, operationId, rows.get(call.subject) ?? 0);
+      return { cursor: undefined, counts: told, cutoff: NOW, ...options.answers?.end?.(call) };
     },
   };
   const purges = {
@@ -199,6 +212,7 @@ function fixture(options: {
       leaseMs: 60_000,
       retry: { maxAttempts: 3, baseMs: 1, maxMs: 1 },
       maxWaitMs: options.maxWaitMs ?? 60_000,
+      maxPauseMs: 7_200_000,
       ceiling: options.ceiling ?? OFF,
     },
     (_, { state }) => finished.push(state),
@@ -307,6 +321,86 @@ test('an owner that is silent is waited for without counting as a failed attempt
   });
   await heard.run();
   t.like(heard.postponed[0], { how: { silence: 'NEW' } }, 'it has answered meanwhile');
+});
+
+for (const [where, nothing] of [
+  ['count', { expired: 0, remaining: 0 }],
+  ['end', {}],
+] as const) {
+  for (const [how, cursorOf] of [
+    ['the cursor that it named before', () => 'bGV0aGU='],
+    ['ever new cursors for nothing', (count: number) => `bGV0aGU${count}`],
+  ] as const) {
+    test(`an owner whose ${where} names ${how} is stalled: an attempt, and the other subjects are done`, async (t) => {
+      const stopping = new AbortController();
+      const given = fixture({
+        rows: { drift_checks: 2, approvals: 1 },
+        onCall: (_, count) => {
+          if (count > 2_000) stopping.abort();
+        },
+        answers: {
+          [where]: ({ subject }: OwnerCall) =>
+            subject === 'drift_checks' ? { ...nothing, cursor: cursorOf(given.calls.length) } : {},
+        },
+      });
+      await given.run(stopping.signal);
+      t.is(given.released(), 0, 'its worker is not held');
+      const { progress, how: postponement } = given.postponed.at(-1) ?? {};
+      t.is(postponement?.isAttempt, true);
+      t.regex(progress?.error ?? '', /^OWNER_STALLED: The owner incident /);
+      t.is(given.stateOf(progress, 'approvals'), 'COMPLETE');
+      t.is(progress?.subjects.find(({ subject }) => subject === 'drift_checks')?.walk, undefined);
+    });
+  }
+}
+
+const LATER_MS = 3_600_000;
+const askForTime = {
+  purge: ({ subject }: OwnerCall): Partial<PurgeAnswer> =>
+    subject === 'drift_checks' ? { isComplete: false, retryDelayMs: LATER_MS } : {},
+};
+
+test('an owner is not called before the time is over that it asked for, however soon another subject’s turn comes', async (t) => {
+  const first = fixture({ rows: { drift_checks: 2, approvals: 1 }, answers: askForTime });
+  await first.run();
+  const { how, progress } = first.postponed.at(-1) ?? {};
+  t.true((how?.ms ?? 0) > LATER_MS / 2);
+  t.is(how?.isAttempt, false);
+  const soon = fixture({
+    item: { subjects: progress?.subjects ?? [] },
+    rows: { drift_checks: 2 },
+    answers: askForTime,
+  });
+  await soon.run();
+  t.deepEqual(soon.calls, []);
+  t.true((soon.postponed.at(-1)?.how.ms ?? 0) > LATER_MS / 2);
+  t.is(soon.stateOf(soon.postponed.at(-1)?.progress, 'drift_checks'), 'RUNNING');
+});
+
+test('an owner that asks for time for ever is given up when no row has gone for too long, and not before', async (t) => {
+  const first = fixture({ days: { drift_checks: 30 }, rows: { drift_checks: 4 }, answers: askForTime });
+  await first.run();
+  const pausedSince = (since: Temporal.Instant) =>
+    first.postponed.at(-1)?.progress.subjects.map((subject) => ({
+      ...subject,
+      ...(subject.subject === 'drift_checks' && { pause: { since, until: NOW } }),
+    })) ?? [];
+  const subjects = pausedSince(NOW.subtract({ hours: 2 }));
+  const once = fixture({ item: { subjects }, rows: { drift_checks: 4 }, answers: askForTime });
+  await once.run();
+  t.like(once.postponed.at(-1), { how: { isAttempt: true } });
+  const over = fixture({ item: { subjects, failures: 2 }, rows: { drift_checks: 4 }, answers: askForTime });
+  await over.run();
+  t.regex(over.saved.at(-1)?.error ?? '', /^OWNER_STALLED: /);
+  t.is(over.saved.at(-1)?.state, 'PARTIAL');
+  const almost = pausedSince(NOW.subtract({ minutes: 119 }));
+  const given = fixture({ item: { subjects: almost, failures: 2 }, rows: { drift_checks: 4 }, answers: askForTime });
+  await given.run();
+  const { ms = 0 } = given.postponed.at(-1)?.how ?? {};
+  t.true(ms > 0 && ms <= 60_000, 'it is called once more when that is over');
+  const going = fixture({ item: { subjects, failures: 2 }, rows: { drift_checks: 4 } });
+  await going.run();
+  t.is(going.saved.at(-1)?.state, 'COMPLETE');
 });
 
 test('what is done is not asked for again when the rest is', async (t) => {

@@ -31,6 +31,8 @@ export interface PurgeSettings {
   readonly retry: RetryPolicy;
   /** How long an item waits for an owner that does not answer, in milliseconds. */
   readonly maxWaitMs: number;
+  /** For how long an owner may ask for time before a row goes, in milliseconds. */
+  readonly maxPauseMs: number;
   readonly ceiling: Ceiling;
 }
 
@@ -53,7 +55,7 @@ export function makeRunPurges(
   onFinished: OnItemFinished,
   onError: OnItemError,
 ): RunPurges {
-  const { workerId, leaseMs, retry, maxWaitMs, ceiling } = settings;
+  const { workerId, leaseMs, retry, maxWaitMs, maxPauseMs, ceiling } = settings;
   const { purges } = ports;
   const settle = makeSettlePurge(ports);
 
@@ -70,7 +72,7 @@ export function makeRunPurges(
   const purge = async (claim: ItemClaim, signal: AbortSignal): Promise<void> => {
     crashPoint('retention.purge.after-claim');
     const { item } = claim;
-    const turn = new TenantPurge(ports, { claim, ceiling, leaseMs, signal });
+    const turn = new TenantPurge(ports, { claim, ceiling, leaseMs, maxPauseMs, signal });
     let failed: ReadonlyMap<string, unknown> = new Map();
     let waitMs: number | undefined;
     let failure: unknown;
@@ -105,10 +107,11 @@ export function makeRunPurges(
         ...retry,
         baseMs: Math.min(LONGEST_PAUSE_MS, Math.max(retry.baseMs, waitedMs)),
       });
+      // An owner that asked for time is not called before it is over, also when another subject's turn comes sooner.
       const ms = Math.min(
-        isTriedAgain ? backoffMs(failures, retry) : LONGEST_PAUSE_MS,
-        isWaitedFor ? silenceMs : LONGEST_PAUSE_MS,
-        waitMs ?? LONGEST_PAUSE_MS,
+        isTriedAgain ? Math.min(LONGEST_PAUSE_MS, backoffMs(failures, retry)) : Infinity,
+        isWaitedFor ? silenceMs : Infinity,
+        waitMs ?? Infinity,
       );
       const silence = isWaitedFor ? (isSilentAnew ? 'NEW' : 'SAME') : 'NONE';
       const how = { ms, silence, isAttempt: hasFailed } as const;

@@ -6,12 +6,14 @@ import { type Ceiling, decide, isHeldStill, type SubjectCount } from '../domain/
 import { nextWalk, tallyForCeiling, withCount } from '../domain/count-walk.ts';
 import { withoutLeft } from '../domain/counts.ts';
 import { EXECUTIONS } from '../domain/execution-policy.ts';
+import { assertGoesOn, assertNotStalled, ownerStalled } from '../domain/owner-stalled.ts';
 import {
   adoptWindows,
   isOutgrown,
   isSettled,
   type OperationRule,
   type PurgeSubject,
+  pauseAfter,
   withAnswer,
   withEnd,
 } from '../domain/purge-subject.ts';
@@ -53,8 +55,17 @@ export interface TurnOutcome {
   readonly waitMs: number | undefined;
 }
 
-const MOST_STALLS = 100;
 const MOST_ROUNDS = 3;
+
+/** How one turn is done. */
+export interface TurnOptions {
+  readonly claim: ItemClaim;
+  readonly ceiling: Ceiling;
+  readonly leaseMs: number;
+  /** For how long an owner may ask for time before a row goes, in milliseconds. */
+  readonly maxPauseMs: number;
+  readonly signal: AbortSignal;
+}
 
 /** One worker's turn with one tenant. What it knows is saved before and after each call that removes something. */
 export class TenantPurge {
@@ -62,22 +73,22 @@ export class TenantPurge {
   readonly #claim: ItemClaim;
   readonly #ceiling: Ceiling;
   readonly #leaseMs: number;
+  readonly #maxPauseMs: number;
   readonly #signal: AbortSignal;
   readonly #silent = new Map<string, unknown>();
   readonly #heard = new Set<string>();
   #progress: ItemProgress;
   #catalogue: ReadonlyMap<string, CatalogueSubject> = new Map();
   #now: Temporal.Instant | undefined;
+  #resolvedAt = performance.now();
   #savedAt = performance.now();
 
-  constructor(
-    ports: TenantPurgePorts,
-    { claim, ceiling, leaseMs, signal }: { claim: ItemClaim; ceiling: Ceiling; leaseMs: number; signal: AbortSignal },
-  ) {
+  constructor(ports: TenantPurgePorts, { claim, ceiling, leaseMs, maxPauseMs, signal }: TurnOptions) {
     this.#ports = ports;
     this.#claim = claim;
     this.#ceiling = ceiling;
     this.#leaseMs = leaseMs;
+    this.#maxPauseMs = maxPauseMs;
     this.#signal = signal;
     this.#progress = { ...claim.item, state: 'RUNNING', error: undefined };
   }
@@ -149,6 +160,7 @@ export class TenantPurge {
       this.#ports.catalogue.list(),
     ]);
     this.#now = at;
+    this.#resolvedAt = performance.now();
     this.#catalogue = new Map(entries.map((entry) => [entry.name, entry]));
     const used = wanted.length === 0 ? windows : windows.filter(({ subject }) => wanted.includes(subject));
     const subjects = adoptWindows(this.#progress.subjects, used, lastDays, fleetHold !== undefined);
@@ -166,6 +178,8 @@ export class TenantPurge {
   }
 
   async #count(subject: string, ceiling: Ceiling | undefined): Promise<void> {
+    let places = new Set<string>();
+    let stalls = 0;
     for (;;) {
       const known = this.#get(subject);
       const walk = known.walk ?? nextWalk(known, ceiling);
@@ -173,6 +187,17 @@ export class TenantPurge {
       const left = Math.max(0, walk.upTo - walk.seen);
       const call = this.#callOf(known);
       const answer = await this.#call(call.owner, () => this.#ports.owners.count(call, walk, walk.cursor, left));
+      stalls = answer.expired + answer.remaining > 0 ? 0 : stalls + 1;
+      try {
+        assertNotStalled(call.owner, stalls);
+        places.add(walk.cursor);
+        if (answer.cursor === undefined) places = new Set();
+        else assertGoesOn(call.owner, places, answer.cursor);
+      } catch (error) {
+        // What it counted in a circle is worth nothing.
+        this.#set({ ...known, walk: undefined });
+        throw error;
+      }
       this.#set({ ...withCount(known, walk, answer), owner: call.owner });
       // Only a long walk is worth keeping.
       if (answer.cursor !== undefined) await this.#save();
@@ -211,6 +236,7 @@ export class TenantPurge {
         state: 'RUNNING',
         operationId: newId(),
         operation: { ...rule, minToKeep, staleAfterDays: staleAfterDays ?? window.staleAfterDays },
+        pause: undefined,
         isEnded: false,
       });
     switch (decision.kind) {
@@ -248,8 +274,10 @@ export class TenantPurge {
           return this.#finish(subject, 'KEPT');
         }
       }
+      const waitMs = this.#pauseLeftMs(subject);
+      if (waitMs > 0) return waitMs;
       if (this.#get(subject).isEnded) await this.#beginAgain(subject);
-      const { operationId, operation, counts } = this.#get(subject);
+      const { operationId, operation, counts, pause } = this.#get(subject);
       if (!operationId || !operation) throw new Error('a subject is being removed without an operation');
       const call = this.#callOf(known);
       const answer = await this.#call(call.owner, () => this.#ports.owners.purge(call, operationId, operation)).catch(
@@ -266,7 +294,13 @@ export class TenantPurge {
         continue;
       }
       crashPoint('retention.purge.before-save');
-      const told = withAnswer({ ...this.#get(subject), owner: call.owner }, answer);
+      const answered = withAnswer({ ...this.#get(subject), owner: call.owner }, answer);
+      const hasRemoved = deletedOf(answered) > deletedOf({ counts });
+      const { retryDelayMs } = answer;
+      const told = {
+        ...answered,
+        pause: pauseAfter(pause, { retryDelayMs, hasRemoved }, this.#clock(), this.#maxPauseMs),
+      };
       this.#set(told);
       await this.#save();
       crashPoint('retention.purge.after-batch');
@@ -280,15 +314,29 @@ export class TenantPurge {
         if (left === 0) return this.#finish(subject, 'COMPLETE');
         // The rows came back under the cutoff, or the owner was wrong: an operation that has ended cannot go on.
         rounds += 1;
-      } else if (answer.retryDelayMs > 0) {
-        return answer.retryDelayMs;
+      } else if (retryDelayMs > 0) {
+        const leftMs = this.#pauseLeftMs(subject);
+        if (leftMs === 0) throw ownerStalled(call.owner, 'asks for more time and removes nothing');
+        return leftMs;
       } else {
-        stalls = deletedOf(told) > deletedOf({ counts }) ? 0 : stalls + 1;
-        if (stalls > MOST_STALLS) throw ownerStalled(known.owner ?? '');
+        stalls = hasRemoved ? 0 : stalls + 1;
+        assertNotStalled(call.owner, stalls);
       }
       await this.resolve();
     }
     throw rowsLeft(subject);
+  }
+
+  /** The database's clock, as far as it is known. */
+  #clock(): Temporal.Instant {
+    if (!this.#now) throw new Error('the clock is asked for before the windows were resolved');
+    return this.#now.add({ milliseconds: Math.floor(performance.now() - this.#resolvedAt) });
+  }
+
+  /** For how long the owner is not to be called about the subject, in milliseconds. */
+  #pauseLeftMs(subject: string): number {
+    const { pause } = this.#get(subject);
+    return pause ? Math.max(0, Math.ceil(pause.until.since(this.#clock()).total('milliseconds'))) : 0;
   }
 
   /** Goes on with another operation, by the window of now and no later than the one before. */
@@ -330,7 +378,9 @@ export class TenantPurge {
     const { resourceType } = this.#entryOf(subject.subject);
     const call = this.#callOf(subject);
     crashPoint('retention.purge.before-end');
+    const places = new Set<string>();
     let left = 0;
+    let stalls = 0;
     for (let cursor: string | undefined = ''; cursor !== undefined; ) {
       const at: string = cursor;
       const answer = await this.#call(call.owner, () => this.#ports.owners.end(call, operationId, at));
@@ -346,6 +396,10 @@ export class TenantPurge {
         if (isSpent) left = 0;
       }
       cursor = answer.cursor;
+      if (cursor === undefined) break;
+      assertGoesOn(call.owner, places, cursor);
+      stalls = (own?.left ?? 0) > 0 ? 0 : stalls + 1;
+      assertNotStalled(call.owner, stalls);
     }
     return left;
   }
@@ -440,14 +494,6 @@ const deletedOf = ({ counts }: Pick<PurgeSubject, 'counts'>, resourceType?: stri
   counts
     .filter((count) => resourceType === undefined || count.resourceType === resourceType)
     .reduce((sum, { deleted }) => sum + deleted, 0);
-
-const ownerStalled = (owner: string): DomainError =>
-  new DomainError(
-    'failed-precondition',
-    'OWNER_STALLED',
-    `The owner ${owner} answered ${MOST_STALLS} calls without removing anything or asking for time.`,
-    { owner, calls: String(MOST_STALLS) },
-  );
 
 const rowsLeft = (subject: string): DomainError =>
   new DomainError('failed-precondition', 'ROWS_LEFT', `Expired rows of ${subject} are left after they were removed.`, {

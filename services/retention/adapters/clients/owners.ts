@@ -9,6 +9,7 @@ import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts
 import { isTenantId } from '#libs/kernel/id.ts';
 import type { ListedSubject } from '../../domain/catalogue.ts';
 import type { ResourceCount } from '../../domain/counts.ts';
+import { assertGoesOn } from '../../domain/owner-stalled.ts';
 import type { OperationRule } from '../../domain/purge-subject.ts';
 import type { OwnerCall, RetentionOwners } from '../../use-cases/purge-ports.ts';
 
@@ -67,6 +68,7 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
       asking(owner, async () => {
         const client = reading(owner);
         const subjects = new Map<string, ListedSubject>();
+        const places = new Set<string>();
         let dataId: string | undefined;
         for (let pageToken: string | undefined = ''; pageToken !== undefined; ) {
           const page = await client.listSubjects({ pageSize: SUBJECTS_PER_PAGE, pageToken });
@@ -87,6 +89,8 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
           }
           if (subjects.size > MOST_SUBJECTS) throw nonsense(owner, `lists more than ${MOST_SUBJECTS} subjects`);
           pageToken = page.nextPageToken || undefined;
+          if (pageToken !== undefined) assertGoesOn(owner, places, pageToken);
+          if (places.size > MOST_SUBJECTS) throw nonsense(owner, `lists more than ${MOST_SUBJECTS} pages`);
         }
         return { dataId: dataId ?? '', subjects: [...subjects.values()] };
       }),

@@ -563,6 +563,7 @@ const SUBJECT_COLUMNS = [
   'approved_days',
   'operation_id',
   'operation',
+  'pause',
   'is_ended',
   'counts',
   'ended_counts',

@@ -1,5 +1,13 @@
 import type { ResourceCount } from '../../domain/counts.ts';
-import type { OperationRule, PurgeSubject, PurgeSubjectState, Tally, Wait, Walk } from '../../domain/purge-subject.ts';
+import type {
+  OperationRule,
+  Pause,
+  PurgeSubject,
+  PurgeSubjectState,
+  Tally,
+  Wait,
+  Walk,
+} from '../../domain/purge-subject.ts';
 import type { ResolvedWindow, Window, WindowSource } from '../../domain/windows.ts';
 
 /** In jsonb instants are text and what is absent is not there. */
@@ -48,6 +56,7 @@ export interface SubjectRow {
   readonly approved_days: number | null;
   readonly operation_id: string | null;
   readonly operation: StoredRule | null;
+  readonly pause: Stored<Pause> | null;
   readonly is_ended: boolean;
   readonly counts: readonly ResourceCount[];
   readonly ended_counts: readonly ResourceCount[];
@@ -121,6 +130,9 @@ export function toSubject(row: SubjectRow): PurgeSubject {
           maxRows: operation.maxRows,
         }
       : undefined,
+    pause: row.pause
+      ? { since: Temporal.Instant.from(row.pause.since), until: Temporal.Instant.from(row.pause.until) }
+      : undefined,
     isEnded: row.is_ended,
     cutoff: orUndefined(row.cutoff),
     counts: row.counts,
@@ -171,6 +183,7 @@ export function toSubjectColumns(subject: PurgeSubject): Readonly<Record<string,
     approved_days: approval?.days,
     operation_id: subject.operationId,
     operation: subject.operation,
+    pause: subject.pause,
     is_ended: subject.isEnded,
     counts: subject.counts,
     ended_counts: subject.endedCounts,

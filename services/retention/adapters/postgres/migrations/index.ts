@@ -16,6 +16,7 @@ import { leasedItems } from './014-leased-items.ts';
 import { freeItems } from './015-free-items.ts';
 import { parkedWork } from './016-parked-work.ts';
 import { oldestWork } from './017-oldest-work.ts';
+import { ownerPauses } from './019-owner-pauses.ts';
 
 /** RetentionService's schema, in order. */
 export const retentionMigrations: readonly Migration[] = [
@@ -36,4 +37,5 @@ export const retentionMigrations: readonly Migration[] = [
   freeItems,
   parkedWork,
   oldestWork,
+  ownerPauses,
 ];
