@@ -83,7 +83,8 @@ export async function composeRetentionService(
   const { given, made, madeOf, get } = makeComposition();
 
   const ofDatabase = [given(database)] as const;
-  const owners = given(makeOwnerClients({ connections, credential, rowsPerCall: settings.purgeRowsPerCall }));
+  const { purgeRowsPerCall: rowsPerCall, ownerTimeoutMs: timeoutMs } = settings;
+  const owners = given(makeOwnerClients({ connections, credential, rowsPerCall, timeoutMs }));
   const onOwnerSilent = given(observed.onOwnerSilent);
   const graceDays = given(settings.graceDays);
   const plans = made(makePlanRepository, ofDatabase);

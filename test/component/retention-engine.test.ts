@@ -144,6 +144,16 @@ test.serial('tokens name the owner, the actor, the subject and the operation, an
   t.is(incident.calls.find(({ rpc }) => rpc === 'listSubjects')?.claims['tenant'], undefined);
 });
 
+test.serial('an owner may work on a call for less time than its answer is waited for', async (t) => {
+  const { stack, incident } = t.context;
+  await putPlan(stack, 'budget', 'PRO');
+  incident.add('budget', 'drift_checks', [...times(1, 31), ...times(9, 1)]);
+  incident.calls.length = 0;
+  await purge(stack, { tenantIds: ['budget'] });
+  const budgets = incident.calls.filter(({ tenantId }) => tenantId === 'budget').map(({ budgetMs }) => budgetMs);
+  t.deepEqual(new Set(budgets), new Set([500]), 'a quarter of LETHE_OWNER_TIMEOUT_MS');
+});
+
 test.serial('only what exceeds the ceiling is held, and an approval of it takes no other subject along', async (t) => {
   const { stack, incident } = t.context;
   await putPlan(stack, 'partly', 'PRO');
@@ -588,6 +598,36 @@ test.serial('tenants with data and without a plan are listed', async (t) => {
   await putPlan(stack, 'unplanned', 'PRO');
   t.is(await listed(), undefined);
   t.is(await count(), before - 1);
+});
+
+test.serial('a walk over tenants whose page token the owner refuses begins anew', async (t) => {
+  const { stack, incident } = t.context;
+  incident.add('swept', 'approvals', times(2, 4_000));
+  incident.onCall = ({ rpc, pageToken }) => {
+    if (rpc === 'listTenants' && pageToken === 'of an older version') {
+      throw refusal(Code.InvalidArgument, 'PAGE_TOKEN_INVALID');
+    }
+    return undefined;
+  };
+  await queryOnce(
+    stack.superuserUrl('retention'),
+    `insert into tenant_sweeps (subject, page_token) values ('approvals', 'of an older version')
+     on conflict (subject) do update set page_token = excluded.page_token, finished_at = null`,
+  );
+  await until(
+    'it is listed',
+    async () => {
+      await queryOnce(
+        stack.superuserUrl('retention'),
+        "update schedules set due_at = now() where name = 'sweep-tenants' and lease_owner is null",
+      );
+      const { tenants } = await platformOf(t).listUnplannedTenants({ pageSize: 200 });
+      return tenants.some(({ tenantId }) => tenantId === 'swept');
+    },
+    60_000,
+  );
+  await putPlan(stack, 'swept', 'PRO');
+  t.is((await purge(stack, { tenantIds: ['swept'] })).summary.state, PurgeState.COMPLETE);
 });
 
 test.serial('two purges of a tenant at once remove each row once', async (t) => {

@@ -1,13 +1,14 @@
 import { createServer, type Http2Session } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { create } from '@bufbuild/protobuf';
+import type { Duration } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError, type HandlerContext } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
 import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type { Rule } from '#gen/lethe/owner/v1/owner_pb.ts';
 import { type PurgeResponse, RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
-import { parseTimestamp, toDuration, toTimestamp } from '#libs/grpc/timestamp.ts';
+import { parseDurationMs, parseTimestamp, toDuration, toTimestamp } from '#libs/grpc/timestamp.ts';
 
 /** One row that ages; null has no instant. */
 interface AgingRow {
@@ -33,6 +34,9 @@ export interface OwnerCallSeen {
   readonly operationId: string;
   readonly days: number;
   readonly maxRows: number | undefined;
+  /** How long the call may work. */
+  readonly budgetMs: number;
+  readonly pageToken: string;
   readonly claims: Readonly<Record<string, unknown>>;
 }
 
@@ -122,7 +126,14 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
   const seen = async (
     rpc: OwnerCallSeen['rpc'],
     context: HandlerContext,
-    request: { rule?: Rule | undefined; subject?: string; operationId?: string; dataId?: string },
+    request: {
+      rule?: Rule | undefined;
+      subject?: string;
+      operationId?: string;
+      dataId?: string;
+      timeBudget?: Duration | undefined;
+      pageToken?: string;
+    },
   ): Promise<{ call: OwnerCallSeen; extra: Extra }> => {
     const token = context.requestHeader.get('authorization')?.split(' ')[1]?.split('.')[1] ?? '';
     const claims = JSON.parse(Buffer.from(token, 'base64url').toString('utf8')) as Record<string, unknown>;
@@ -133,6 +144,8 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
       operationId: request.operationId ?? '',
       days: request.rule?.retentionDays ?? 0,
       maxRows: request.rule?.maxRows === undefined ? undefined : Number(request.rule.maxRows),
+      budgetMs: parseDurationMs('time_budget', request.timeBudget) ?? 0,
+      pageToken: request.pageToken ?? '',
       claims,
     };
     owner.calls.push(call);

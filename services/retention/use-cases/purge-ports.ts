@@ -270,6 +270,8 @@ export interface TenantDirectory {
   beginSweep(subject: string, everyMs: number): Promise<{ readonly pageToken: string } | undefined>;
   /** Must record a page of tenants and where the walk goes on; undefined: it has ended, and who was not seen is forgotten. */
   recordSweep(subject: string, tenantIds: readonly string[], nextPageToken: string | undefined): Promise<void>;
+  /** Must begin the walk that is under way anew. */
+  restartSweep(subject: string): Promise<void>;
   /** Must forget up to `limit` entries that no walk has seen for `days` days, as those of a retired subject. */
   expire(days: number, limit: number): Promise<void>;
 }

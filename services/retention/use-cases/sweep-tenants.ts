@@ -1,4 +1,6 @@
+import { DomainError, isUnavailable } from '#libs/kernel/domain-error.ts';
 import { problemOf, stateOf } from '../domain/catalogue.ts';
+import { assertGoesOn } from '../domain/owner-stalled.ts';
 import type { CatalogueRepository, RetentionOwners, TenantDirectory } from './purge-ports.ts';
 
 /** Learns from the owners which tenants they hold data of, some pages at a time; goes on where it was. */
@@ -32,13 +34,18 @@ export const makeSweepTenants =
         if (!sweep) break;
         try {
           const { tenantIds, nextPageToken } = await owners.listTenants(subject.owner, subject.name, sweep.pageToken);
+          if (nextPageToken !== '') assertGoesOn(subject.owner, new Set([sweep.pageToken]), nextPageToken);
           await directory.recordSweep(subject.name, tenantIds, nextPageToken || undefined);
           if (!nextPageToken) break;
         } catch (error) {
           onSilent(subject.owner, error);
+          // A page token of another version of the owner, say: it would be refused for ever.
+          if (isRefusal(error) && sweep.pageToken !== '') await directory.restartSweep(subject.name);
           break;
         }
         await sleep(pauseMs, signal).catch(() => undefined);
       }
     }
   };
+
+const isRefusal = (error: unknown): boolean => error instanceof DomainError && !isUnavailable(error);

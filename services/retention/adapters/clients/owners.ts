@@ -19,10 +19,14 @@ export interface OwnerClientOptions {
   readonly connections: ReadonlyMap<string, Connection>;
   readonly credential: OwnerCredential;
   readonly rowsPerCall: number;
+  /** How long an answer is waited for, in milliseconds. */
+  readonly timeoutMs: number;
 }
 
 // No call is long: a replica that is to stop waits for the one under way, and a raised plan counts from the next on.
-const BUDGET_MS = 5_000;
+const MOST_BUDGET_MS = 5_000;
+// An owner may take a second or so more than its budget, and its answer has to come in time.
+const BUDGET_SHARE = 0.25;
 const CONTRACT = 1;
 const SUBJECTS_PER_PAGE = 200;
 const TENANTS_PER_PAGE = 1_000;
@@ -45,7 +49,9 @@ const MAX_MESSAGE = 500;
 const MAX_PAGE_TOKEN = 10_000;
 
 /** The owners over gRPC: one client each, and a token for each call. */
-export function makeOwnerClients({ connections, credential, rowsPerCall }: OwnerClientOptions): RetentionOwners {
+export function makeOwnerClients(options: OwnerClientOptions): RetentionOwners {
+  const { connections, credential, rowsPerCall, timeoutMs } = options;
+  const timeBudget = durationFromMs(Math.floor(Math.min(MOST_BUDGET_MS, timeoutMs * BUDGET_SHARE)));
   const clientOf = (owner: string, token: () => Promise<string>) => {
     const connection = connections.get(owner);
     if (!connection) throw ownerUnknown(owner);
@@ -109,7 +115,7 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
           rule: toRule(call.subject, { ...rule, maxRows: undefined }),
           cursor: Buffer.from(cursor, 'base64'),
           upTo: BigInt(upTo),
-          timeBudget: durationFromMs(BUDGET_MS),
+          timeBudget,
           dataId: call.dataId,
         });
         const cutoff = parseTimestamp('cutoff_time', answer.cutoffTime);
@@ -128,7 +134,7 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
           operationId,
           rule: toRule(call.subject, rule),
           limit: rowsPerCall,
-          timeBudget: durationFromMs(BUDGET_MS),
+          timeBudget,
           dataId: call.dataId,
         });
         const cutoff = parseTimestamp('cutoff_time', answer.cutoffTime);
@@ -155,7 +161,7 @@ export function makeOwnerClients({ connections, credential, rowsPerCall }: Owner
           operationId,
           subject: call.subject,
           cursor: Buffer.from(cursor, 'base64'),
-          timeBudget: durationFromMs(BUDGET_MS),
+          timeBudget,
           dataId: call.dataId,
         });
         const cutoff = parseTimestamp('cutoff_time', answer.cutoffTime);

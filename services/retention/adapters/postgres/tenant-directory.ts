@@ -65,6 +65,14 @@ export const makeTenantDirectory = (database: Database): TenantDirectory => ({
     });
   },
 
+  async restartSweep(subject) {
+    await database.acrossTenants({
+      text: `update tenant_sweeps set page_token = '', started_at = clock_timestamp()
+             where subject = $1 and finished_at is null`,
+      values: [subject],
+    });
+  },
+
   async expire(days, limit) {
     await database.acrossTenants({
       text: `select forget_unseen_tenants(clock_timestamp() - $1 * interval '1 day', $2)`,
