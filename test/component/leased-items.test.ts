@@ -166,6 +166,7 @@ test('a purge under way goes on after the migration from the queue, and after th
 const order = (tenantIds: readonly string[], validateOnly = false): NewPurge => ({
   tenantIds,
   isOfAll: false,
+  readMsAgo: 0,
   subjects: [],
   trigger: 'PURGE',
   validateOnly,

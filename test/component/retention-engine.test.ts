@@ -1,5 +1,6 @@
 import { Code } from '@connectrpc/connect';
 import anyTest, { type ExecutionContext, type TestFn } from 'ava';
+import pg from 'pg';
 import { PurgeItemState, PurgeState, PurgeSubjectState } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { exitOfPurge } from '#libs/cli/commands/purges.ts';
 import { EXIT } from '#libs/cli/output.ts';
@@ -683,5 +684,41 @@ test.serial(
       [['drift_check', 120n]],
     );
     for (const tenantId of tenants) t.is(incident.removedOf(tenantId, 'drift_checks'), 20);
+  },
+);
+
+test.serial(
+  'a tenant that signs up while a purge of all is judged does not make that purge count as none',
+  async (t) => {
+    const { stack } = t.context;
+    const url = stack.superuserUrl('retention');
+    const lastPurge = async () => {
+      const [row] = await queryOnce<{ at: number }>(url, 'select last_purge_seconds() as at');
+      return row?.at ?? 0;
+    };
+    const [clock] = await queryOnce<{ now: number }>(
+      url,
+      'select extract(epoch from clock_timestamp())::float8 as now',
+    );
+    t.true((await lastPurge()) < (clock?.now ?? 0));
+    // Fewer are not judged as a whole.
+    for (let index = 0; index < 20; index += 1) await putPlan(stack, `signed-up-before-${index}`, 'PRO');
+    const session = new pg.Client({ connectionString: url });
+    await session.connect();
+    // The ceiling over all tenants looks at every tenant's last purge.
+    await session.query('begin; lock table last_purges in access exclusive mode');
+    const whole = purge(stack, { allTenants: true });
+    await until('it waits', async () => {
+      const waiting = await queryOnce(
+        url,
+        "select from pg_locks where relation = 'last_purges'::regclass and not granted",
+      );
+      return waiting.length > 0;
+    });
+    await putPlan(stack, 'signed-up', 'PRO', '0 days');
+    await session.query('commit');
+    await session.end();
+    await whole;
+    t.true((await lastPurge()) > (clock?.now ?? Infinity));
   },
 );

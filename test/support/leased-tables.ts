@@ -429,6 +429,7 @@ async function openPurgeItems(postgres: TestPostgres): Promise<LeasedTable<ItemC
     id: await purges.create({
       tenantIds: [tenantId],
       isOfAll: false,
+      readMsAgo: 0,
       subjects: [],
       trigger: 'PURGE',
       validateOnly: true,

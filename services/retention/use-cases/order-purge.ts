@@ -148,6 +148,7 @@ export function makeOrderPurge(
           (await catalogue.list()).map(({ name }) => name),
         );
       if (tenantIds && trigger === 'PURGE') await refuseUnknownTenants(ports, tenantIds, caller.actor);
+      const readAt = performance.now();
       const tenants = tenantIds ?? (await plans.findTenants());
       const order: NewPurge = {
         ...request,
@@ -159,6 +160,7 @@ export function makeOrderPurge(
         subject: caller.subject,
         reason,
         fleetHold: validateOnly ? undefined : await findFleetHold(ports, fleetCeiling, tenants, wanted),
+        readMsAgo: performance.now() - readAt,
       };
       const purgeId = await purges.create(order).catch(async (error: unknown) => {
         if (trigger === 'PURGE_NOW' && tenantId !== undefined && error instanceof DomainError) {

@@ -15,6 +15,8 @@ import type { OperationRule, PurgeSubject, Wait } from '../domain/purge-subject.
 /** A purge to order. */
 export interface NewPurge {
   readonly tenantIds: readonly string[];
+  /** How long ago its tenants were read, in milliseconds: who signed up since is not among them. */
+  readonly readMsAgo: number;
   /** Whether it goes over every tenant that is known. */
   readonly isOfAll: boolean;
   /** The subjects it is limited to; empty: all. */
@@ -104,9 +106,10 @@ export interface ItemKey {
  */
 export interface PurgeRepository {
   /**
-   * Must commit the purge with an item for each tenant in one transaction, to be worked on most overdue first. A
-   * tenant that another purge is working on must get a SKIPPED item that names that one; for PURGE_NOW it is
-   * OPERATION_IN_PROGRESS and nothing is committed. With `fleetHold`, every item must be HELD and its windows kept.
+   * Must commit the purge, as made when its tenants were read, with an item for each tenant in one transaction, to be
+   * worked on most overdue first. A tenant that another purge is working on must get a SKIPPED item that names that one;
+   * for PURGE_NOW it is OPERATION_IN_PROGRESS and nothing is committed. With `fleetHold`, every item must be HELD and its
+   * windows kept.
    * Must answer the purge of this request id; REQUEST_ID_REUSED.
    */
   create(purge: NewPurge): Promise<string>;

@@ -125,14 +125,16 @@ export const makePurgeRepository = (database: Database): PurgeRepository => ({
         subjects: [...purge.subjects],
         isOfAll: purge.isOfAll,
         narrowed: fleetHold?.narrowed ?? null,
+        readMsAgo: purge.readMsAgo,
       };
       const inserted = await trx.raw(
         `insert into retention_purges
            (id, trigger, validate_only, actor, subject, reason, request_id, request_scope, fingerprint, subjects,
-            all_tenants, fleet_narrowed, fleet_held_at, trust_entry)
+            all_tenants, fleet_narrowed, fleet_held_at, trust_entry, created_at)
          values (:id, :trigger, :validateOnly, :actor, :subject, :reason, :requestId, :scope, :fingerprint,
                  cast(:subjects as text[]), :isOfAll, :narrowed,
-                 ${fleetHold ? 'clock_timestamp()' : 'null'}, :trustEntry)
+                 ${fleetHold ? 'clock_timestamp()' : 'null'}, :trustEntry,
+                 clock_timestamp() - :readMsAgo * interval '1 ms')
          on conflict (request_scope, trigger, request_id) do nothing`,
         bindings,
       );
