@@ -144,7 +144,7 @@ export function makeFakeParticipant(name: string): FakeParticipant {
     async verifyStep(call) {
       if (fake.fail.verify) throw fake.fail.verify;
       const left = effects.has(keyOf(call)) ? 1 : 0;
-      return left ? [{ resourceType: name, found: left, deleted: 0, left, bytes: 0 }] : [];
+      return { counts: left ? [{ resourceType: name, found: left, deleted: 0, left, bytes: 0 }] : [] };
     },
   };
   return fake;

@@ -125,6 +125,58 @@ test('a participant that needs more calls than a worker makes in a row is gone o
   );
 });
 
+test('a read-back that takes longer than the lease keeps the run with the worker that reads back', async (t) => {
+  const { sagas, job, incident, rowCount } = fixture();
+  const { verifyStep } = job;
+  const parts: string[] = [];
+  job.verifyStep = async (call, cursor = new Uint8Array()) => {
+    const part = cursor[0] ?? 0;
+    parts.push(`part ${part}`);
+    await delay(250);
+    return part < 4 ? { counts: [], cursor: Uint8Array.of(part + 1) } : verifyStep(call);
+  };
+  const engine = makeEngine(sagas, [job, incident], { maxAttempts: 3, leaseMs: 700 });
+  const ended = engine.run(inputOf({ force_delivery_fail: true }));
+  const over = new AbortController();
+  const loops = Array.from({ length: 3 }, async () => {
+    for (; !over.signal.aborted; await delay(5)) await engine.advance.due(over.signal);
+  });
+  const run = await ended;
+  over.abort();
+  await Promise.all(loops);
+  t.like(run, { state: 'COMPENSATED', parkedReason: undefined });
+  t.deepEqual(parts, ['part 0', 'part 1', 'part 2', 'part 3', 'part 4']);
+  t.is(job.effects.size + rowCount(), 0);
+});
+
+test('a participant whose read-back goes back to a part is a failed attempt, and not asked for ever', async (t) => {
+  const { engine, job } = fixture(1);
+  job.verifyStep = async () => ({ counts: [], cursor: Uint8Array.of(1) });
+  const run = await engine.run(inputOf({ force_delivery_fail: true }));
+  t.is(run.state, 'FAILED');
+  t.regex(run.parkedReason ?? '', /^DEPENDENCY_UNAVAILABLE: /);
+});
+
+test('a worker that is asked to stop gives up a read-back between two parts, and no attempt is counted', async (t) => {
+  const { engine, job } = fixture();
+  const { verifyStep } = job;
+  const asked: (Uint8Array | undefined)[] = [];
+  let stopped: Promise<void> | undefined;
+  job.verifyStep = async (call, cursor) => {
+    asked.push(cursor);
+    if (stopped) return verifyStep(call);
+    stopped = engine.own.stop();
+    return { counts: [], cursor: Uint8Array.of(1) };
+  };
+  const ended = engine.run(inputOf({ force_delivery_fail: true }));
+  await engine.idle();
+  await stopped;
+  t.deepEqual(engine.settled, []);
+  await engine.drain();
+  t.like(await ended, { state: 'COMPENSATED', attempts: 0 });
+  t.deepEqual(asked, [undefined, undefined], 'another worker begins anew');
+});
+
 test('a participant that is no longer configured parks the compensation instead of passing it by', async (t) => {
   const { engine, sagas, job } = fixture(1);
   job.fail.execute = dependencyUnavailable('job');

@@ -3,9 +3,10 @@ import { crashPoint } from '#libs/durable/crash-point.ts';
 import { giveUpClaim } from '#libs/durable/give-up-claim.ts';
 import { makeTakeDue, type TakeDue } from '#libs/durable/take-due.ts';
 import { DomainError, hasReason, isUnavailable } from '#libs/kernel/domain-error.ts';
-import { hasMoved } from '../domain/counts.ts';
+import type { ResourceCount } from '#libs/kernel/resource-count.ts';
+import { addBounded, hasMoved } from '../domain/counts.ts';
 import { afterAnswer, afterReadBack, type DeletionStep, needsPerson, pendingStep } from '../domain/deletion.ts';
-import { participantUnavailable, participantUnknown, stepUnknown, workerLost } from '../domain/errors.ts';
+import { assertGoesOn, participantUnavailable, participantUnknown, stepUnknown, workerLost } from '../domain/errors.ts';
 import type { JsonObject } from '../domain/run.ts';
 import {
   afterAction,
@@ -21,7 +22,7 @@ import {
   whileAway,
 } from '../domain/saga.ts';
 import type { StepAction, StepContext, StepOutcome, Workflow } from '../domain/workflow.ts';
-import type { ParticipantCall } from './deletion-ports.ts';
+import type { Cursor, ParticipantCall } from './deletion-ports.ts';
 import { isAway } from './reachability.ts';
 import type { EffectKey, Hold, SagaClaim, SagaRepository, SagaRun, SagaWrite, StepParticipant } from './saga-ports.ts';
 
@@ -38,7 +39,7 @@ export interface AdvanceRuns {
 /** How runs are driven. */
 export interface SagaSettings {
   readonly workerId: string;
-  /** Longer than one call to a participant may take, in milliseconds. */
+  /** At least twice as long as one call to a participant may take, in milliseconds. */
   readonly leaseMs: number;
   readonly retry: RetryPolicy;
 }
@@ -66,7 +67,7 @@ export function makeAdvanceRuns(
   onSettled: OnSagaSettled,
 ): AdvanceRuns {
   const { workerId, leaseMs, retry } = settings;
-  // For what takes many calls: after so long the run is given up, so that its lease does not run out in the middle.
+  // For what takes many calls: after so long the run is given up, so that others get their turn.
   const callBudgetMs = leaseMs / 3;
 
   const participantNamed = (name: string): StepParticipant => {
@@ -99,12 +100,18 @@ export function makeAdvanceRuns(
     reason: undefined,
   });
 
-  const askRemote = async (run: SagaRun, step: SagaStep, { remote }: StepAction): Promise<JsonObject> => {
+  const askRemote = async (
+    run: SagaRun,
+    step: SagaStep,
+    { remote }: StepAction,
+    { renew }: Held,
+  ): Promise<JsonObject> => {
     if (!remote) return {};
     const { participant, action, input } = remote;
     // What the intent does not name, a compensation would not find.
     if (!step.participants.includes(participant)) throw participantUnknown(participant);
     for (const startedAt = performance.now(); performance.now() - startedAt < callBudgetMs; ) {
+      await renew();
       const { progress, output } = await participantNamed(participant).execute(callOf(run, step), action, input);
       crashPoint(`run.step.after-call:${step.name}`);
       if (progress === 'COMPLETE') return output;
@@ -112,8 +119,27 @@ export function makeAdvanceRuns(
     throw participantUnavailable(participant);
   };
 
+  /** Reads back part by part what a participant holds of a step; in another process it begins anew. */
+  const readBack = async (
+    participant: StepParticipant,
+    call: ParticipantCall,
+    { renew, signal }: Held,
+  ): Promise<readonly ResourceCount[]> => {
+    let left: readonly ResourceCount[] = [];
+    const places = new Set<string>();
+    for (let cursor: Cursor | undefined, isFirst = true; isFirst || cursor; isFirst = false) {
+      await renew();
+      const part = await participant.verifyStep(call, cursor);
+      left = addBounded(left, part.counts);
+      cursor = part.cursor;
+      assertGoesOn(participant.name, places, cursor);
+      if (cursor && signal.aborted) throw new Unfinished();
+    }
+    return left;
+  };
+
   /** Has every participant remove what it holds of a step, and reads back that it is gone. */
-  const compensateRemote = async (run: SagaRun, step: SagaStep): Promise<readonly Removal[]> => {
+  const compensateRemote = async (run: SagaRun, step: SagaStep, held: Held): Promise<readonly Removal[]> => {
     const removals: Removal[] = [];
     const startedAt = performance.now();
     for (const name of step.participants) {
@@ -124,10 +150,11 @@ export function makeAdvanceRuns(
       for (let calls = 0; part.state !== 'COMPLETE'; calls += 1) {
         if (part.lastError) throw new PartFailed(part.lastError, needsPerson(part.failedItems));
         if (part.state === 'VERIFYING') {
-          part = afterReadBack(part, await participant.verifyStep(call));
+          part = afterReadBack(part, await readBack(participant, call, held));
           continue;
         }
         if (calls > 0 && performance.now() - startedAt > callBudgetMs) throw new Unfinished();
+        await held.renew();
         const answer = await participant.compensate(call);
         crashPoint(`run.step.after-compensate-call:${step.name}`);
         const isStalled = answer.progress === 'PARTIAL' && calls > 0 && !hasMoved(part.counts, answer.counts);
@@ -162,6 +189,10 @@ export function makeAdvanceRuns(
       onChanged(run);
     };
 
+    const renew = async (): Promise<void> => {
+      if (performance.now() - renewedAt > leaseMs / 3) await write(run);
+    };
+
     const act = async (step: SagaStep): Promise<void> => {
       crashPoint(`run.step.before-action:${step.name}`);
       cause = undefined;
@@ -169,7 +200,7 @@ export function makeAdvanceRuns(
       const { action, uses } = planned?.step === step.name ? planned : await plan(workflow, step.name, contextOf(run));
       planned = undefined;
       ({ cause } = action);
-      const outcome = action.finish(await askRemote(run, step, action));
+      const outcome = action.finish(await askRemote(run, step, action, { renew, signal }));
       const rows = { kind: 'make', step: step.name, effects: outcome.effects, uses } as const;
       await write(await afterOutcome(workflow, step, outcome), rows);
       crashPoint(`run.step.after-outcome:${step.name}`);
@@ -190,7 +221,8 @@ export function makeAdvanceRuns(
 
     const compensate = async (steps: readonly [SagaStep, ...SagaStep[]]): Promise<void> => {
       for (const { name } of steps) crashPoint(`run.step.before-compensation:${name}`);
-      const after = { ...run, ...afterCompensation(run, steps, await compensateRemote(run, steps[0])) };
+      const removals = await compensateRemote(run, steps[0], { renew, signal });
+      const after = { ...run, ...afterCompensation(run, steps, removals) };
       await write(after, { kind: 'remove', steps: steps.map(({ name }) => name) });
       for (const { name } of steps) crashPoint(`run.step.after-compensation:${name}`);
     };
@@ -239,7 +271,8 @@ export function makeAdvanceRuns(
         } catch (error) {
           if (hasReason(error, 'LEASE_LOST')) throw error;
           if (error instanceof Unfinished) {
-            return void (await write({ ...run, attempts: 0 }, undefined, { kind: 'release', pauseMs: error.pauseMs }));
+            const attempts = signal.aborted ? run.attempts : 0;
+            return void (await write({ ...run, attempts }, undefined, { kind: 'release', pauseMs: error.pauseMs }));
           }
           return giveWay(stepOf(move), error);
         }
@@ -296,6 +329,13 @@ export function makeAdvanceRuns(
       return intent;
     },
   };
+}
+
+/** A worker's hold on a run while it calls participants. */
+interface Held {
+  /** Must come before every call: prolongs the lease where that is not fresh; LEASE_LOST. */
+  readonly renew: () => Promise<void>;
+  readonly signal: AbortSignal;
 }
 
 /** A step whose action is known, and the row that it looked up for it. */

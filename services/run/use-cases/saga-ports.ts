@@ -1,9 +1,8 @@
-import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { Answer } from '../domain/deletion.ts';
 import type { JsonObject, Run } from '../domain/run.ts';
 import type { Saga, SagaStep } from '../domain/saga.ts';
 import type { Declaration, Effects } from '../domain/workflow.ts';
-import type { Participant, ParticipantCall } from './deletion-ports.ts';
+import type { Cursor, Participant, ParticipantCall, ReadBack } from './deletion-ports.ts';
 
 /** What a participant's action has come to. */
 export interface Executed {
@@ -26,8 +25,11 @@ export interface StepParticipant extends Pick<Participant, 'name' | 'isReachable
   execute(call: ParticipantCall, action: string, input: JsonObject): Promise<Executed>;
   /** Must remove the step's effects, and refuse its action from now on. */
   compensate(call: ParticipantCall): Promise<Answer>;
-  /** Must answer what is left of the step's effects, read back from the stores. */
-  verifyStep(call: ParticipantCall): Promise<readonly ResourceCount[]>;
+  /**
+   * Must answer what is left of the step's effects, read back from the stores. An answer with a cursor is of a part, and
+   * the next call goes on from it.
+   */
+  verifyStep(call: ParticipantCall, cursor?: Cursor): Promise<ReadBack>;
   /** Must answer whether anything of this type is left of the step, by the participant's rows alone. */
   holds(call: ParticipantCall, resourceType: string, timeoutMs: number): Promise<boolean>;
 }

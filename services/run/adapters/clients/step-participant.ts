@@ -1,14 +1,12 @@
 import type { JsonObject } from '@bufbuild/protobuf';
 import { Code, ConnectError } from '@connectrpc/connect';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
-import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { RunScope, Participant as ServedParticipant } from '#libs/participant/participant.ts';
-import { addBounded } from '../../domain/counts.ts';
 import { OWN_PARTICIPANT } from '../../domain/deletion.ts';
 import { actionUnknown } from '../../domain/errors.ts';
 import type { ParticipantCall } from '../../use-cases/deletion-ports.ts';
 import type { StepParticipant } from '../../use-cases/saga-ports.ts';
-import { ask, askForParts, clientFor, countsOf, keyOf, type Peer, toAnswer } from './call-participant.ts';
+import { ask, askForPart, clientFor, countsOf, keyOf, type Peer, toAnswer } from './call-participant.ts';
 import { toOperation } from './participant.ts';
 
 /** A peer's part in the steps of runs. */
@@ -38,14 +36,11 @@ export const makeStepParticipant = (peer: Peer): StepParticipant => ({
     return toAnswer(await ask(peer, clientFor(peer, 'participant:compensate', to).compensate(request)));
   },
 
-  async verifyStep(to) {
+  async verifyStep(to, from = new Uint8Array()) {
     const client = clientFor(peer, 'participant:verify', to);
-    const request = { runId: to.runId, step: to.step };
-    let left: readonly ResourceCount[] = [];
-    for await (const { resourceCounts } of askForParts(peer, (look) => client.verify({ ...request, ...look }))) {
-      left = addBounded(left, countsOf(resourceCounts));
-    }
-    return left;
+    const { runId, step } = to;
+    const { resourceCounts, cursor } = await askForPart(peer, (look) => client.verify({ runId, step, ...look }), from);
+    return { counts: countsOf(resourceCounts), ...(cursor.length > 0 && { cursor }) };
   },
 
   async holds(to, resourceType, timeoutMs) {
@@ -59,7 +54,9 @@ export const makeStepParticipant = (peer: Peer): StepParticipant => ({
 /** RunService as a participant of steps that callers record with it: it can take back, and does nothing new. */
 export const makeOwnStepParticipant = (served: ServedParticipant): StepParticipant => {
   const scopeOf = ({ tenantId, runId, step }: ParticipantCall): RunScope => ({ tenantId, runId, step });
-  const verifyStep = async (call: ParticipantCall) => (await served.verify(scopeOf(call), false)).counts;
+  const verifyStep = async (call: ParticipantCall) => ({
+    counts: (await served.verify(scopeOf(call), false)).counts,
+  });
   return {
     name: OWN_PARTICIPANT,
     isReachable: async () => true,
@@ -67,6 +64,6 @@ export const makeOwnStepParticipant = (served: ServedParticipant): StepParticipa
     execute: (_, action) => Promise.reject(actionUnknown(action)),
     compensate: (call) => served.compensate(scopeOf(call), toOperation(call)),
     verifyStep,
-    holds: async (call, type) => (await verifyStep(call)).some(({ resourceType }) => resourceType === type),
+    holds: async (call, type) => (await verifyStep(call)).counts.some(({ resourceType }) => resourceType === type),
   };
 };
