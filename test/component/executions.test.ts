@@ -182,15 +182,36 @@ test('instants that no execution can have are refused by the database’s clock,
         someExecution({ createTime: ago(-25) }),
         someExecution({ startTime: ago(-25) }),
         someExecution({ createTime: ago(24 * 366 * 11) }),
+        someExecution({ finishTime: ago(-25) }),
+        someExecution({ finishTime: create(TimestampSchema, { seconds: 253_402_300_799n, nanos: 999_999_999 }) }),
       ],
     }),
   );
   t.like(refusal, { code: Code.InvalidArgument, reason: 'FIELD_INVALID' });
-  t.is(refusal.metadata['fields'], 'executions[1].create_time,executions[3].create_time,executions[2].start_time');
+  t.is(
+    refusal.metadata['fields'],
+    [
+      'executions[1].create_time',
+      'executions[3].create_time',
+      'executions[2].start_time',
+      'executions[4].finish_time',
+      'executions[5].finish_time',
+    ].join(','),
+  );
   t.deepEqual(await rowsOf(t, 'misdated'), []);
-  t.like(await runs.recordExecutions({ executions: [someExecution({ createTime: ago(-23), startTime: ago(-23) })] }), {
-    createdCount: 1,
-  });
+  const ahead = someExecution({ createTime: ago(-23), startTime: ago(-23), finishTime: ago(-23) });
+  t.like(await runs.recordExecutions({ executions: [ahead] }), { createdCount: 1 });
+});
+
+test('an execution of a former version that finishes beyond the year 9999 is listed with the others of its page', async (t) => {
+  await sql(
+    t,
+    `insert into executions (tenant_id, workflow, started_at, finished_at)
+     values ('beyond', 'a', now(), '10000-01-01T00:00:00Z'), ('beyond', 'a', now(), now())`,
+  );
+  const { executions } = await runsOf(t, 'beyond').listExecutions({});
+  t.is(executions.length, 2);
+  t.true(executions.some(({ finishTime }) => finishTime?.seconds === 253_402_300_799n));
 });
 
 test('a batch of none or of more than a thousand is refused, and so many wrong fields that they could not be sent are counted', async (t) => {

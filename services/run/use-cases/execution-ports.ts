@@ -15,6 +15,8 @@ export interface MisdatedExecutions {
   readonly created: readonly number[];
   /** Positions of those started more than a day from now. */
   readonly started: readonly number[];
+  /** Positions of those finished more than a day from now. */
+  readonly finished: readonly number[];
 }
 
 /** Which executions to list. Ages count from the start, or from the creation where there is none. */

@@ -19,7 +19,7 @@ export const makeRecordExecutions =
   async (tenantId, executions) => {
     const recorded = await repository.record(tenantId, executions);
     if ('misdated' in recorded) {
-      const { created, started } = recorded.misdated;
+      const { created, started, finished } = recorded.misdated;
       throw fieldsInvalid([
         ...created.map((at) => ({
           field: `executions[${at}].create_time`,
@@ -27,6 +27,10 @@ export const makeRecordExecutions =
         })),
         ...started.map((at) => ({
           field: `executions[${at}].start_time`,
+          description: 'must not lie more than a day ahead',
+        })),
+        ...finished.map((at) => ({
+          field: `executions[${at}].finish_time`,
           description: 'must not lie more than a day ahead',
         })),
       ]);

@@ -25,6 +25,7 @@ interface Outcome {
   readonly passed: readonly number[];
   readonly misdated_created: readonly number[];
   readonly misdated_started: readonly number[];
+  readonly misdated_finished: readonly number[];
 }
 
 // The batch as arrays, since COPY is refused under row-level security; instants as microseconds since 1970.
@@ -76,11 +77,13 @@ const RECORD = `with ${INPUT},
     select w.age, w.id, w.created_at from (select 1) one left join execution_watermarks w on w.tenant_id = :tenantId
   ),
   misdated as materialized (
-    select n, created_at > limits.latest or created_at < limits.earliest as created, started_at > limits.latest as started
+    select n, created_at > limits.latest or created_at < limits.earliest as created, started_at > limits.latest as started,
+           finished_at > limits.latest as finished
     from input, (select clock_timestamp() + interval '1 day' as latest,
                         date_trunc('month', clock_timestamp() at time zone 'UTC') at time zone 'UTC'
                           - interval '120 months' as earliest) limits
     where created_at > limits.latest or created_at < limits.earliest or started_at > limits.latest
+       or finished_at > limits.latest
   ),
   judged as materialized (
     select i.*, (i.age, i.id, i.created_at) <= (w.age, w.id, w.created_at) is true as is_passed from input i, watermark w
@@ -99,7 +102,8 @@ const RECORD = `with ${INPUT},
     (select concat_ws(' ', age, id, created_at) from watermark) as watermark,
     array(select n::int from judged where is_passed) as passed,
     array(select n::int from misdated where created order by n) as misdated_created,
-    array(select n::int from misdated where started order by n) as misdated_started
+    array(select n::int from misdated where started order by n) as misdated_started,
+    array(select n::int from misdated where finished order by n) as misdated_finished
   from recorded`;
 
 // A purge may remove an execution and move the watermark while RECORD waits for that very row, and then stores it anew.
@@ -137,10 +141,15 @@ const UPDATE_PASSED = `with ${INPUT}
 // A filter that matches nothing would walk all that a tenant has; this many rows take a few ten milliseconds.
 const ROWS_PER_PAGE = 10_000;
 
-/** Lists by age, newest first. $7 rows are looked at; the border is the last of them, where the page is not full. */
+/**
+ * Lists by age, newest first. $7 rows are looked at; the border is the last of them, where the page is not full. A row of a
+ * former version may have finished later than an answer can say.
+ */
 export const LIST_EXECUTIONS = `with page as materialized (
     select * from (
-      select id, workflow, status, state, started_at, finished_at, created_at, age from executions
+      select id, workflow, status, state, started_at,
+             least(finished_at, timestamptz '9999-12-31T23:59:59.999999Z') as finished_at, created_at, age
+      from executions
       where tenant_id = $1 and ($2::timestamptz is null or age >= $2) and ($3::timestamptz is null or age < $3)
         and ($4::timestamptz is null or (age, id, created_at) < ($4, $5::uuid, $6::timestamptz))
       order by age desc, id desc, created_at desc limit $7) looked_at
@@ -230,9 +239,13 @@ const record = (
     if (!outcome) throw new Error('the insert answered with no row');
     const moved = firstOf<Watermark>(after);
     if (moved && moved.watermark !== outcome.watermark && reaches(moved, executions)) throw overtaken();
-    const { created, updated, passed, misdated_created, misdated_started } = outcome;
-    if (misdated_created.length + misdated_started.length > 0)
-      return { misdated: { created: misdated_created.map(fromZero), started: misdated_started.map(fromZero) } };
+    const { created, updated, passed } = outcome;
+    const misdated = {
+      created: outcome.misdated_created.map(fromZero),
+      started: outcome.misdated_started.map(fromZero),
+      finished: outcome.misdated_finished.map(fromZero),
+    };
+    if (Object.values(misdated).some(({ length }) => length > 0)) return { misdated };
     if (passed.length === 0) return { created, updated, expired: [] };
     const spared = await updatePassed(trx, bindings, passed);
     return {
