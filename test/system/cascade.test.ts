@@ -186,6 +186,21 @@ test.serial(
   },
 );
 
+test.serial('a blocker of a participant that answers stops a deletion, whoever else is down', async (t) => {
+  const { stack, foreign } = t.context;
+  const { runs, jobs } = stack.clients({ tenantId: 'blocks', role: 'admin' });
+  const { runId } = await makeRunGraph(stack, 'blocks', { jobs: 0 });
+  await jobs.createJob({ runId, step: 'step-1', taskNames: ['transcribe'] });
+  await foreign.down();
+  try {
+    for (const order of [runs.deleteRun, runs.purgeRun])
+      t.is((await refusalOf(order({ runId, reason: 'now' }))).reason, 'JOB_NOT_TERMINAL');
+    t.falsy((await runs.getRun({ runId })).run?.deleteTime);
+  } finally {
+    await foreign.up();
+  }
+});
+
 test.serial(
   'a JobService that stands still for longer than its deadline loses nothing and removes nothing twice',
   async (t) => {

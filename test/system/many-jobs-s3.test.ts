@@ -77,8 +77,10 @@ declare('a run of many jobs behind a slow store is previewed, hidden, brought ba
     ['object_version', JOBS],
   ]);
 
-  // Whoever orders waits for no listing.
+  // Whoever orders waits for no listing, nor does whoever asks what hiding would do.
   const before = listings;
+  await runs.deleteRun({ runId, validateOnly: true });
+  t.is(listings, before);
   for (const order of [runs.deleteRun, runs.undeleteRun]) {
     const { deletion } = await order({ runId, reason: 'by mistake' });
     const hiding = async () => (await runs.getDeletion({ deletionId: deletion?.id ?? '' })).deletion;
@@ -102,7 +104,7 @@ declare('a run of many jobs behind a slow store is previewed, hidden, brought ba
   t.deepEqual(await queryOnce(stack.superuserUrl('job'), "select id from jobs where tenant_id = 'acme'"), []);
 });
 
-declare('a preview whose caller has gone lists no further', async (t) => {
+declare('a preview, or a dry run of a purge, whose caller has gone lists no further', async (t) => {
   t.timeout(300_000);
   const runs = clients();
   const runId = await makeRunOfManyJobs(stack, gateway, { tenantId: 'acme', bucket: BUCKET, jobs: JOBS });
@@ -110,17 +112,22 @@ declare('a preview whose caller has gone lists no further', async (t) => {
   t.teardown(() => {
     listingMs = LISTING_MS;
   });
-  const before = listings;
-  const leaving = new AbortController();
-  const asked = refusalOf(runs.previewPurgeRun({ runId }, { signal: leaving.signal }));
-  await until('it has begun', async () => listings > before);
-  leaving.abort();
-  t.is((await asked).code, Code.Canceled);
-  // What was under way when it went comes to an end; a look that went on would take its whole time.
-  await delay(300);
-  const then = listings;
-  await delay(1_500);
-  t.is(listings, then, `${then - before} listings before`);
+  for (const ask of [
+    (signal: AbortSignal) => runs.previewPurgeRun({ runId }, { signal }),
+    (signal: AbortSignal) => runs.purgeRun({ runId, reason: 'only asked', validateOnly: true }, { signal }),
+  ]) {
+    const before = listings;
+    const leaving = new AbortController();
+    const asked = refusalOf(ask(leaving.signal));
+    await until('it has begun', async () => listings > before);
+    leaving.abort();
+    t.is((await asked).code, Code.Canceled);
+    // What was under way when it went comes to an end; a look that went on would take its whole time.
+    await delay(300);
+    const then = listings;
+    await delay(1_500);
+    t.is(listings, then, `${then - before} listings before`);
+  }
 });
 
 // The last one: its purge goes on looking.

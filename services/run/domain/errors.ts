@@ -72,6 +72,21 @@ export const participantConfigured = (name: string): DomainError =>
 export const etagMismatch = (etag: string): DomainError =>
   new DomainError('aborted', 'ETAG_MISMATCH', 'The run has changed since; read it again.', { etag });
 
+/** A participant has something that forbids the deletion; the metadata names it. */
+export const blockedBy = (blocker: {
+  readonly reason: string;
+  readonly message: string;
+  readonly resourceType: string;
+  readonly resourceId: string;
+}): DomainError =>
+  new DomainError('failed-precondition', blocker.reason, blocker.message, {
+    [`${blocker.resourceType}_id`]: blocker.resourceId,
+  });
+
+/** Only whoever has this role may do that. */
+export const roleTooLow = (role: string, message: string): DomainError =>
+  new DomainError('permission-denied', 'ROLE_TOO_LOW', message, { role });
+
 /** The run is younger than the operator allows runs to be purged. */
 export const retentionGuard = (purgeableAt: Temporal.Instant): DomainError =>
   new DomainError('failed-precondition', 'RETENTION_GUARD', `The run can be purged from ${purgeableAt}.`, {

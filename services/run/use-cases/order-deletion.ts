@@ -4,7 +4,7 @@ import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { assertPurgeable, type Deletion, type DeletionMode, OWN_PARTICIPANT } from '../domain/deletion.ts';
-import { participantUnknown } from '../domain/errors.ts';
+import { blockedBy, participantUnknown, roleTooLow } from '../domain/errors.ts';
 import { assertEtag, assertTerminal, type Run } from '../domain/run.ts';
 import type {
   DeletionOrder,
@@ -27,6 +27,8 @@ export interface OrderDeletionCommand {
   readonly allowMissing: boolean;
   readonly validateOnly: boolean;
   readonly force: boolean;
+  /** Aborted when nobody waits for the answer any more; what is only checked then ends early. */
+  readonly signal?: AbortSignal;
   /**
    * The item of a bulk deletion that it is for: the run is left out of the answer, and a refusal out of the audit, since
    * the item tells of it.
@@ -77,22 +79,23 @@ export function makeOrderDeletion(
   const askParticipants = async (
     order: DeletionOrder,
     asked: readonly string[],
-    isCounted: boolean,
+    { validateOnly, signal }: OrderDeletionCommand,
   ): Promise<ParticipantPreviews> => {
-    try {
-      // Hiding waits for one that is not configured, as it does for one that is down.
-      if (order.mode === 'PURGE') assertConfigured(participants, asked);
-      // Counting lists the object stores, for which the caller of an order does not wait.
-      const previews = await askForPreviews(participants, order, { blockersOnly: !isCounted });
-      const [blocker] = previews.flatMap(({ blockers }) => blockers);
-      if (!blocker) return previews;
-      const { reason, message, resourceType, resourceId } = blocker;
-      throw new DomainError('failed-precondition', reason, message, { [`${resourceType}_id`]: resourceId });
-    } catch (error) {
-      // Hiding is reversible and waits for whoever is down; a purge that nobody could check does not begin.
-      if (order.mode === 'SOFT_DELETE' && hasReason(error, 'DEPENDENCY_UNAVAILABLE')) return [];
-      throw error;
-    }
+    // Hiding waits for one that is not configured, as it does for one that is down.
+    if (order.mode === 'PURGE') assertConfigured(participants, asked);
+    // Counting lists the object stores: only a dry run that tells the counts waits for that, and it ends with its caller.
+    const options = validateOnly ? { blockersOnly: order.mode !== 'PURGE', signal } : { blockersOnly: true };
+    const answers = await Promise.allSettled(participants.map((each) => askForPreview(each, order, options)));
+    const previews = answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
+    const errors = answers.flatMap((answer) => (answer.status === 'rejected' ? [answer.reason as unknown] : []));
+    const [blocker] = previews.flatMap(({ blockers }) => blockers);
+    if (blocker) throw blockedBy(blocker);
+    // The silence of one participant hides no refusal of another.
+    const refusal = errors.find((each) => !hasReason(each, 'DEPENDENCY_UNAVAILABLE'));
+    // Hiding is reversible and waits for whoever is down; a purge that nobody could check does not begin.
+    const error = refusal ?? (order.mode === 'PURGE' ? errors[0] : undefined);
+    if (error) throw error;
+    return previews;
   };
 
   const carryOut = async (command: OrderDeletionCommand, order: DeletionOrder): ReturnType<OrderDeletion> => {
@@ -102,7 +105,7 @@ export function makeOrderDeletion(
     const { checked, deletion: known } = await deletions.begin(order, check, true);
     let deletion = known;
     if (checked) {
-      const previews = mode === 'UNDELETE' ? [] : await askParticipants(order, checked.participants, validateOnly);
+      const previews = mode === 'UNDELETE' ? [] : await askParticipants(order, checked.participants, command);
       if (validateOnly) {
         deletion = foretellDeletion(order, checked, previews);
       } else {
@@ -131,11 +134,7 @@ export function makeOrderDeletion(
       bulkItem,
     };
     try {
-      if (force && !hasRole(caller, 'owner')) {
-        throw new DomainError('permission-denied', 'ROLE_TOO_LOW', 'Only an owner may force a purge.', {
-          role: 'owner',
-        });
-      }
+      if (force && !hasRole(caller, 'owner')) throw roleTooLow('owner', 'Only an owner may force a purge.');
       return await carryOut(command, order);
     } catch (error) {
       if (allowMissing && hasReason(error, 'RUN_NOT_FOUND')) return { run: undefined, deletion: undefined };
@@ -148,19 +147,16 @@ export function makeOrderDeletion(
   };
 }
 
-/** Asks every participant, RunService's own rows last; DEPENDENCY_UNAVAILABLE when one does not answer. */
-export const askForPreviews = (
-  participants: readonly Participant[],
+/** Asks one participant; DEPENDENCY_UNAVAILABLE when it does not answer. */
+export async function askForPreview(
+  participant: Participant,
   { caller, tenantId, runId }: Pick<DeletionOrder, 'caller' | 'tenantId' | 'runId'>,
   options: PreviewOptions,
-): Promise<ParticipantPreviews> =>
-  Promise.all(
-    participants.map(async (participant) => {
-      const { name } = participant;
-      const call = { tenantId, actor: caller.actor, operationId: runId, step: name, runId, reason: undefined };
-      return { participant: name, ...(await participant.preview(call, options)) };
-    }),
-  );
+): Promise<ParticipantPreviews[number]> {
+  const { name } = participant;
+  const call = { tenantId, actor: caller.actor, operationId: runId, step: name, runId, reason: undefined };
+  return { participant: name, ...(await participant.preview(call, options)) };
+}
 
 /** Throws PARTICIPANT_UNKNOWN when one of these names is not among the configured participants. */
 export function assertConfigured(participants: readonly Participant[], names: readonly string[]): void {

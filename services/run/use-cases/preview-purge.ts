@@ -3,7 +3,7 @@ import type { Blocker } from '#libs/participant/participant.ts';
 import { OWN_PARTICIPANT, purgeableAt } from '../domain/deletion.ts';
 import { retentionGuard, runNotFound } from '../domain/errors.ts';
 import type { DeletionOrders, Participant, ParticipantPreviews } from './deletion-ports.ts';
-import { askForPreviews, assertConfigured, type PurgeGuard } from './order-deletion.ts';
+import { askForPreview, assertConfigured, type PurgeGuard } from './order-deletion.ts';
 import type { RunRepository } from './ports.ts';
 
 const MAX_BLOCKERS = 100;
@@ -36,7 +36,8 @@ export const makePreviewPurge =
     if (!inspected) throw runNotFound();
     const configured = participants.map(({ name }) => name).filter((name) => name !== OWN_PARTICIPANT);
     assertConfigured(participants, await deletions.participantsOf(tenantId, runId, configured));
-    const previews = await askForPreviews(participants, { caller, tenantId, runId }, { signal });
+    const run = { caller, tenantId, runId };
+    const previews = await Promise.all(participants.map((each) => askForPreview(each, run, { signal })));
     const blockers = previews.flatMap((preview) => preview.blockers);
     const at = purgeableAt(inspected.run, minPurgeAgeHours);
     const isGuarded = Temporal.Instant.compare(inspected.now, at) < 0;

@@ -1,8 +1,7 @@
 import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
-import { DomainError } from '#libs/kernel/domain-error.ts';
 import type { Page, PageQuery } from '#libs/kernel/page.ts';
 import type { View } from '#libs/kernel/view.ts';
-import { runNotFound } from '../domain/errors.ts';
+import { roleTooLow, runNotFound } from '../domain/errors.ts';
 import type { Run } from '../domain/run.ts';
 import type { RunStep } from '../domain/step.ts';
 import type { RunQuery, RunRepository } from './ports.ts';
@@ -45,7 +44,5 @@ export const makeReadRuns = (runs: Pick<RunRepository, 'get' | 'list' | 'listSte
 
 function assertMayShowDeleted(caller: Caller, showDeleted: boolean): void {
   if (!showDeleted || hasRole(caller, 'admin')) return;
-  throw new DomainError('permission-denied', 'ROLE_TOO_LOW', 'Only an admin may see what is deleted.', {
-    role: 'admin',
-  });
+  throw roleTooLow('admin', 'Only an admin may see what is deleted.');
 }

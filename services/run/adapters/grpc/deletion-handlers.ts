@@ -54,6 +54,7 @@ async function order(
     allowMissing,
     validateOnly,
     force,
+    signal: context.signal,
   });
   return {
     ...(run ? { run: toRunMessage(run) } : {}),
