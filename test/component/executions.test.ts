@@ -354,9 +354,14 @@ test('counts are by day of age and state, over the days that were asked for', as
     ['first_day', { firstDay: `${SECOND}`, lastDay: `${FIRST}` }],
     ['last_day', { firstDay: `${FIRST.subtract({ days: 31 })}`, lastDay: `${FIRST}` }],
     ['first_day,last_day', { firstDay: '2026-02-30', lastDay: '1' }],
+    ['first_day', { firstDay: '0000-01-01', lastDay: '0001-01-02' }],
+    ['last_day', { lastDay: '9999-12-31' }],
+    ['last_day', { lastDay: '0001-01-05' }],
   ] as const) {
     t.is((await refusalOf(runs.countExecutions(request))).metadata['fields'], fields);
   }
+  t.deepEqual(await count({ firstDay: '9999-12-30', lastDay: '9999-12-30' }), []);
+  t.deepEqual(await count({ firstDay: '0001-01-01', lastDay: '0001-01-05' }), []);
 });
 
 test('what a purge has removed does not come back, what it spared is brought up to date, what is newer is recorded', async (t) => {

@@ -26,6 +26,13 @@ export interface ExecutionCount {
 /** The most days that one count covers. */
 export const MAX_COUNTED_DAYS = 31;
 
+const FIRST_COUNTABLE = Temporal.PlainDate.from('0001-01-01');
+const LAST_COUNTABLE = Temporal.PlainDate.from('9999-12-30');
+
+/** Whether executions of the day can be counted: it and the day after are within the years 1 to 9999. */
+export const isCountable = (day: Temporal.PlainDate): boolean =>
+  Temporal.PlainDate.compare(day, FIRST_COUNTABLE) >= 0 && Temporal.PlainDate.compare(day, LAST_COUNTABLE) <= 0;
+
 /** The time in a UUIDv7, to the millisecond; undefined for a UUID of another version. */
 export function timeInId(id: string): Temporal.Instant | undefined {
   if (id[14] !== '7') return undefined;

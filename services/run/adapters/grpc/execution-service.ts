@@ -12,7 +12,13 @@ import { tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, type FieldViolation, fieldInvalid, fieldsInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
-import { EXECUTION_STATES, type Execution, type ExecutionState, timeInId } from '../../domain/execution.ts';
+import {
+  EXECUTION_STATES,
+  type Execution,
+  type ExecutionState,
+  isCountable,
+  timeInId,
+} from '../../domain/execution.ts';
 import type { ReadExecutions } from '../../use-cases/read-executions.ts';
 import type { RecordExecutions } from '../../use-cases/record-executions.ts';
 
@@ -145,11 +151,12 @@ const parseMicroseconds = (field: string, timestamp: Timestamp | undefined): Tem
 function parseOptionalDay(field: string, text: string): Temporal.PlainDate | undefined {
   if (text === '') return undefined;
   try {
-    if (/^\d{4}-\d{2}-\d{2}$/.test(text)) return Temporal.PlainDate.from(text);
+    const day = /^\d{4}-\d{2}-\d{2}$/.test(text) ? Temporal.PlainDate.from(text) : undefined;
+    if (day && isCountable(day)) return day;
   } catch {
     // Told below.
   }
-  throw fieldInvalid(field, 'must be a day such as 2026-11-21');
+  throw fieldInvalid(field, 'must be a day from 0001-01-01 to 9999-12-30, such as 2026-11-21');
 }
 
 const toExecutionMessage = (execution: Execution): MessageInitShape<typeof ExecutionSchema> => ({
