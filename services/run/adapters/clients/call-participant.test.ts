@@ -1,6 +1,8 @@
+import { Code, ConnectError } from '@connectrpc/connect';
 import test from 'ava';
+import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
-import { askForParts, type Peer } from './call-participant.ts';
+import { ask, askForParts, type Peer } from './call-participant.ts';
 
 const peer = { name: 'notes', assertData: async () => undefined, lookBudgetMs: 100 } as unknown as Peer;
 const placeOf = (cursor: Uint8Array): string => new TextDecoder().decode(cursor);
@@ -31,3 +33,10 @@ for (const [what, next] of [
     t.is(error?.reason, 'DEPENDENCY_UNAVAILABLE');
   });
 }
+
+test('a lease that a participant lost is a failed call, and not taken for the loss of RunService’s own', async (t) => {
+  const info = { desc: ErrorInfoSchema, value: { reason: 'LEASE_LOST', domain: 'notes' } };
+  const refused = Promise.reject(new ConnectError('another worker has the notes', Code.Aborted, undefined, [info]));
+  const error = await t.throwsAsync(ask(peer, refused), { instanceOf: DomainError });
+  t.like(error, { kind: 'unavailable', reason: 'DEPENDENCY_UNAVAILABLE', metadata: { dependency: 'notes' } });
+});

@@ -114,8 +114,9 @@ const KIND_OF: ReadonlyMap<Code, ErrorKind> = new Map([
 ]);
 
 /**
- * A refusal keeps its reason. Silence, everything that passes, and a participant that does not believe RunService's own
- * tokens are DEPENDENCY_UNAVAILABLE: none of it is for the caller to mend.
+ * A refusal keeps its reason. Silence, everything that passes, such as a lease that the participant lost, and a
+ * participant that does not believe RunService's own tokens are DEPENDENCY_UNAVAILABLE: none of it is for the caller to
+ * mend.
  */
 function toParticipantError(name: string, error: unknown): unknown {
   const peerError = toPeerError(name, error);
@@ -130,6 +131,8 @@ function toParticipantError(name: string, error: unknown): unknown {
   }
   const kind = KIND_OF.get(refusal.code);
   if (!info || !kind) return error;
+  // Of RunService's own leases, LEASE_LOST says that another worker goes on: nobody would, with what the participant lost.
+  if (info.reason === 'LEASE_LOST') return participantUnavailable(name, error);
   const violations = refusal.findDetails(BadRequestSchema).flatMap(({ fieldViolations }) => fieldViolations);
   if (info.reason === 'FIELD_INVALID' && violations.length > 0)
     return fieldsInvalid(violations.map(({ field, description }) => ({ field, description })));
