@@ -2,6 +2,7 @@ import { Code } from '@connectrpc/connect';
 import anyTest, { type TestFn } from 'ava';
 import { DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
+import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import { connect } from '#libs/grpc/client.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type ForeignParticipant, startForeignParticipant } from '#test/support/foreign-participant.ts';
@@ -25,6 +26,7 @@ test.before(async (t) => {
         LETHE_DELETION_ATTEMPTS: '4',
         LETHE_DELETION_BACKOFF_MS: '50',
         LETHE_DELETION_BACKOFF_MAX_MS: '200',
+        LETHE_RUN_ATTEMPTS: '2',
       },
     },
   });
@@ -132,6 +134,26 @@ test.serial('a participant that has other work to do first is waited for, howeve
   t.like(waiting, { state: DeletionState.CASCADING, lastError: '' });
   foreign.treat(graph.runId, 'well');
   t.is((await settled(stack, 'queues', deletion?.id)).state, DeletionState.COMPLETE);
+});
+
+test.serial('a parked run whose purge is not over is not retried', async (t) => {
+  const { stack, foreign } = t.context;
+  const runs = runsOf(stack, 'retries');
+  // The notebook takes nothing of a single step back.
+  const { runId } = await makeRunGraph(stack, 'retries', { jobs: 0, participants: ['notes'], isFinished: false });
+  await runs.failRun({ runId, error: 'broke' });
+  const runOf = async () => (await runs.getRun({ runId })).run;
+  await until('it is parked', async () => (await runOf())?.state === RunState.FAILED);
+  foreign.treat(runId, 'queues');
+  const { deletion } = await runs.purgeRun({ runId, reason: 'gone' });
+  t.like(await refusalOf(runs.retryRun({ runId })), {
+    code: Code.Aborted,
+    reason: 'OPERATION_IN_PROGRESS',
+    metadata: { operation_id: deletion?.id },
+  });
+  t.is((await runOf())?.state, RunState.FAILED);
+  foreign.treat(runId, 'well');
+  t.is((await settled(stack, 'retries', deletion?.id)).state, DeletionState.COMPLETE);
 });
 
 test.serial('a participant that answers after its deadline is asked again, and counts once', async (t) => {

@@ -5,7 +5,10 @@ import { retrySaga } from '../domain/saga.ts';
 import type { TurnRunCommand } from './cancel-run.ts';
 import type { SagaRepository } from './saga-ports.ts';
 
-/** Goes on compensating a parked run; one that is at it stays as it is. RUN_NOT_FOUND, RUN_NOT_PARKED, ETAG_MISMATCH. */
+/**
+ * Goes on compensating a parked run; one that is at it stays as it is. RUN_NOT_FOUND, RUN_NOT_PARKED, ETAG_MISMATCH,
+ * OPERATION_IN_PROGRESS while a purge of it is not over.
+ */
 export type RetryRun = (command: TurnRunCommand) => Promise<Run>;
 
 /** Makes RetryRun. `wake` tells the workers that a run is due. */

@@ -151,8 +151,8 @@ export interface SagaRepository {
   /**
    * Must run `change` under the run's lock. What it returns must be committed with a row in the audit, taken from
    * whoever holds the run, and due at once where it is to go on; the very same saga changes nothing. A compensation that
-   * begins by it must go on, and be told of, on behalf of whoever ordered it; a retry changes nothing about that. Undefined for an
-   * unknown or hidden run.
+   * begins by it must go on, and be told of, on behalf of whoever ordered it; a retry changes nothing about that, and is
+   * refused with OPERATION_IN_PROGRESS while a purge of the run is not over. Undefined for an unknown or hidden run.
    */
   order(order: SagaOrder, change: (run: Run, saga: Saga) => Saga): Promise<Run | undefined>;
   /** Must answer how old the oldest run of all tenants is that workers go on with, in seconds; 0 where there is none. */

@@ -2,6 +2,7 @@ import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import { goneCount } from '#libs/participant/counts.ts';
 import type { HiddenRows } from '#libs/participant/hide-run.ts';
+import type { RunScope } from '#libs/participant/participant.ts';
 import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { auditOutcome, type DeletionRow, toDeletion } from './deletion-rows.ts';
@@ -43,19 +44,24 @@ export const HIDDEN_RUNS: HiddenRows = {
     return toChanged(row);
   },
 
-  // A purge that was ordered and has not come to RunService's own rows yet.
-  async assertNoPurge(trx, { tenantId, runId }) {
-    const purge = firstOf<{ id: string }>(
-      await trx.raw(
-        `select id from deletions
-         where tenant_id = :tenantId and run_id = :runId and mode = 'PURGE' and state not in ('COMPLETE', 'CANCELLED')
-         limit 1`,
-        { tenantId, runId },
-      ),
-    );
-    if (purge) throw operationInProgress(purge.id);
-  },
+  assertNoPurge,
 };
+
+/** Throws OPERATION_IN_PROGRESS while a purge of the run is not over: it may not have come to RunService's own rows yet. */
+export async function assertNoPurge(
+  trx: TenantTransaction,
+  { tenantId, runId }: Pick<RunScope, 'tenantId' | 'runId'>,
+): Promise<void> {
+  const purge = firstOf<{ id: string }>(
+    await trx.raw(
+      `select id from deletions
+       where tenant_id = :tenantId and run_id = :runId and mode = 'PURGE' and state not in ('COMPLETE', 'CANCELLED')
+       limit 1`,
+      { tenantId, runId },
+    ),
+  );
+  if (purge) throw operationInProgress(purge.id);
+}
 
 /** Gives up a soft delete that is taken back while it is under way; the new token ends whoever works on it. */
 export async function cancelHiding(trx: TenantTransaction, row: DeletionRow): Promise<void> {

@@ -11,6 +11,7 @@ import { type Declaration, digestOf, type ResourceType } from '../../domain/work
 import type { SagaRepository, SagaRun } from '../../use-cases/saga-ports.ts';
 import { audit } from './audit.ts';
 import { makeContentStatements } from './content-repository.ts';
+import { assertNoPurge } from './hidden-runs.ts';
 import { lockRun, RUN_COLUMNS, type RunColumns, toRun } from './run-repository.ts';
 import { toWriteStatements, type Written } from './saga-write-statements.ts';
 
@@ -209,6 +210,7 @@ export function makeSagaRepository(database: Database, types: readonly ResourceT
         const before = toSaga(row, steps as StepColumns[]);
         const after = change(run, before);
         if (after === before) return run;
+        if (action === 'retry') await assertNoPurge(trx, { tenantId, runId });
         const { rows } = await trx.raw(
           `update workflow_runs
            set state = :state, ending = :ending, current_step = :currentStep, attempts = :attempts, error = :error,
