@@ -49,4 +49,4 @@ export const makeWatchRun = (read: ReadRuns, changes: RunChanges): WatchRun =>
     }
   };
 
-const toKey = ({ state, attempts, error }: RunStep): string => JSON.stringify([state, attempts, error]);
+const toKey = (step: RunStep): string => JSON.stringify(step);
