@@ -4,15 +4,10 @@ import { type Caller, hasRole, tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, hasReason } from '#libs/kernel/domain-error.ts';
 import { fingerprint } from '#libs/kernel/fingerprint.ts';
 import { assertPurgeable, type Deletion, type DeletionMode, OWN_PARTICIPANT } from '../domain/deletion.ts';
-import { blockedBy, participantUnknown, roleTooLow } from '../domain/errors.ts';
+import { roleTooLow } from '../domain/errors.ts';
 import { assertEtag, assertTerminal, type Run } from '../domain/run.ts';
-import type {
-  DeletionOrder,
-  DeletionOrders,
-  Participant,
-  ParticipantPreviews,
-  PreviewOptions,
-} from './deletion-ports.ts';
+import { askParticipants } from './ask-participants.ts';
+import type { DeletionOrder, DeletionOrders, Participant } from './deletion-ports.ts';
 import { foretellDeletion } from './foretell-deletion.ts';
 import type { RunRepository } from './ports.ts';
 
@@ -75,29 +70,6 @@ export function makeOrderDeletion(
       if (mode === 'PURGE') assertPurgeable(run, now, minPurgeAgeHours, force);
     };
 
-  /** Asks the participants before anything is committed: what cannot end must not begin. */
-  const askParticipants = async (
-    order: DeletionOrder,
-    asked: readonly string[],
-    { validateOnly, signal }: OrderDeletionCommand,
-  ): Promise<ParticipantPreviews> => {
-    // Hiding waits for one that is not configured, as it does for one that is down.
-    if (order.mode === 'PURGE') assertConfigured(participants, asked);
-    // Counting lists the object stores: only a dry run that tells the counts waits for that, and it ends with its caller.
-    const options = validateOnly ? { blockersOnly: order.mode !== 'PURGE', signal } : { blockersOnly: true };
-    const answers = await Promise.allSettled(participants.map((each) => askForPreview(each, order, options)));
-    const previews = answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
-    const errors = answers.flatMap((answer) => (answer.status === 'rejected' ? [answer.reason as unknown] : []));
-    const [blocker] = previews.flatMap(({ blockers }) => blockers);
-    if (blocker) throw blockedBy(blocker);
-    // The silence of one participant hides no refusal of another.
-    const refusal = errors.find((each) => !hasReason(each, 'DEPENDENCY_UNAVAILABLE'));
-    // Hiding is reversible and waits for whoever is down; a purge that nobody could check does not begin.
-    const error = refusal ?? (order.mode === 'PURGE' ? errors[0] : undefined);
-    if (error) throw error;
-    return previews;
-  };
-
   const carryOut = async (command: OrderDeletionCommand, order: DeletionOrder): ReturnType<OrderDeletion> => {
     const { runId, mode, validateOnly } = command;
     const { tenantId } = order;
@@ -105,7 +77,8 @@ export function makeOrderDeletion(
     const { checked, deletion: known } = await deletions.begin(order, check, true);
     let deletion = known;
     if (checked) {
-      const previews = mode === 'UNDELETE' ? [] : await askParticipants(order, checked.participants, command);
+      const previews =
+        mode === 'UNDELETE' ? [] : await askParticipants(participants, order, checked.participants, command);
       if (validateOnly) {
         deletion = foretellDeletion(order, checked, previews);
       } else {
@@ -145,21 +118,4 @@ export function makeOrderDeletion(
       throw error;
     }
   };
-}
-
-/** Asks one participant; DEPENDENCY_UNAVAILABLE when it does not answer. */
-export async function askForPreview(
-  participant: Participant,
-  { caller, tenantId, runId }: Pick<DeletionOrder, 'caller' | 'tenantId' | 'runId'>,
-  options: PreviewOptions,
-): Promise<ParticipantPreviews[number]> {
-  const { name } = participant;
-  const call = { tenantId, actor: caller.actor, operationId: runId, step: name, runId, reason: undefined };
-  return { participant: name, ...(await participant.preview(call, options)) };
-}
-
-/** Throws PARTICIPANT_UNKNOWN when one of these names is not among the configured participants. */
-export function assertConfigured(participants: readonly Participant[], names: readonly string[]): void {
-  const missing = names.find((name) => !participants.some((participant) => participant.name === name));
-  if (missing !== undefined) throw participantUnknown(missing);
 }

@@ -2,8 +2,9 @@ import { type Caller, tenantOf } from '#libs/kernel/caller.ts';
 import type { Blocker } from '#libs/participant/participant.ts';
 import { OWN_PARTICIPANT, purgeableAt } from '../domain/deletion.ts';
 import { retentionGuard, runNotFound } from '../domain/errors.ts';
+import { askForPreview, assertConfigured } from './ask-participants.ts';
 import type { DeletionOrders, Participant, ParticipantPreviews } from './deletion-ports.ts';
-import { askForPreview, assertConfigured, type PurgeGuard } from './order-deletion.ts';
+import type { PurgeGuard } from './order-deletion.ts';
 import type { RunRepository } from './ports.ts';
 
 const MAX_BLOCKERS = 100;
