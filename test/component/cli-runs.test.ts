@@ -24,7 +24,8 @@ test.after.always(async (t) => {
 /** A finished run of the tenant. */
 async function finishedRun(lethe: CommandLine, tenant: string, state = 'COMPLETED'): Promise<string> {
   const { out: id } = await lethe('--tenant', tenant, 'runs', 'create', 'review');
-  await lethe('--tenant', tenant, 'runs', 'finish', id, '--state', state, '--error', state === 'FAILED' ? 'broke' : '');
+  const error = state === 'FAILED' ? ['--error', 'broke'] : [];
+  await lethe('--tenant', tenant, 'runs', 'finish', id, '--state', state, ...error);
   return id;
 }
 
