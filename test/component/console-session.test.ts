@@ -354,6 +354,26 @@ test('requests that come together at several replicas redeem no refresh token tw
   }
 });
 
+test('a provider that does not answer for a while ends no session, and one that knows it no longer does', async (t) => {
+  const { url, provider, env } = await startPair(t, { tokenSeconds: 3 });
+  const browser = await signIn(url, 'admin@globex');
+  await provider.stop();
+  let answer = await sessionOf(browser, url);
+  await until('the token is over', async () => {
+    answer = await sessionOf(browser, url);
+    return answer.status !== 200;
+  });
+  t.is(answer.status, 503);
+  t.like(await answer.json(), { error: { reason: 'PROVIDER_UNAVAILABLE' } });
+  t.true(browser.cookies.has(SESSION));
+  const key = JSON.parse(await readFile(join(t.context.stack.folder, 'keys/provider.private.json'), 'utf8'));
+  const issuer = env['LETHE_OIDC_ISSUER'] ?? '';
+  const again = await startDevelopmentProvider({ isEmbeddedStack: true, issuer, consoleUrl: url, key });
+  t.teardown(() => again.stop());
+  await until('the provider is asked', async () => (await sessionOf(browser, url)).status === 401);
+  t.false(browser.cookies.has(SESSION));
+});
+
 test('another site, whatever it sends, changes nothing', async (t) => {
   const { url, stack } = t.context;
   const browser = await signIn(url, 'admin@acme');

@@ -39,7 +39,8 @@ const SIGN_OUT_PATH = '/auth/sign-out';
  * `GET /api/session` alone renews a session, and the page asks one at a time: a refresh token is often good for one use,
  * and a provider may end the session of one that comes twice, as from two replicas.
  *
- * A session ends with sign-out, with the provider's tokens, and 12 hours after the sign-in at the latest.
+ * A session ends with sign-out, with the provider's tokens, and 12 hours after the sign-in at the latest. While the
+ * provider does not answer, a session whose token has expired is PROVIDER_UNAVAILABLE, and not over.
  */
 export async function registerSession(
   app: FastifyInstance,
@@ -77,8 +78,14 @@ export async function registerSession(
   registerSignIn(app, parts);
   registerSignOut(app, parts);
   app.get('/api/session', async (request, reply) => {
-    const session = await renewedSession(request, reply);
-    if (session !== undefined) return reply.send(toBody(session, settings));
+    try {
+      const session = await renewedSession(request, reply);
+      if (session !== undefined) return reply.send(toBody(session, settings));
+    } catch (error) {
+      log.warn({ err: error }, 'a session could not be renewed');
+      // The cookie stays: the session goes on once the provider answers.
+      return sendSignInError(request, reply, error);
+    }
     if (parts.cookies.readSession(request) !== undefined) parts.cookies.writeSession(reply, undefined);
     return sendSignedOut(reply);
   });

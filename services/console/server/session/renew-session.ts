@@ -3,7 +3,10 @@ import type { OidcClient, Tokens } from './oidc-client.ts';
 import type { Session } from './session-cookies.ts';
 import { SignInError } from './sign-in-error.ts';
 
-/** A session whose access token is good for a while, if the provider still gives one; undefined: it is over. */
+/**
+ * A session whose access token is good for a while, if the provider still gives one; undefined: it is over. A SignInError
+ * with PROVIDER_UNAVAILABLE: the token is over, and whether the session is cannot be told now.
+ */
 export type RenewSession = (session: Session) => Promise<Session | undefined>;
 
 const EARLIEST_SECONDS = 60;
@@ -15,7 +18,8 @@ export const renewAt = ({ issuedAt, expiresAt }: Session): number =>
 
 /**
  * Makes the function that refreshes an access token shortly before it expires. A refresh token is often good for one
- * use: requests with the same token share one refresh, also when they come late with the cookie of before. While the provider does not answer, the token is used to its end.
+ * use: requests with the same token share one refresh, also when they come late with the cookie of before. While the
+ * provider does not answer, the token is used to its end.
  */
 export function makeRenewSession(client: Pick<OidcClient, 'refresh'>): RenewSession {
   const refreshes = new Map<string, Promise<Tokens>>();
@@ -47,8 +51,10 @@ export function makeRenewSession(client: Pick<OidcClient, 'refresh'>): RenewSess
     if (refreshToken === undefined) return isExpired ? undefined : session;
     try {
       return { ...session, ...(await refresh({ ...session, refreshToken })) };
-    } catch {
-      return isExpired ? undefined : session;
+    } catch (error) {
+      if (!isExpired) return session;
+      if (error instanceof SignInError && error.reason === 'PROVIDER_UNAVAILABLE') throw error;
+      return undefined;
     }
   };
 }
