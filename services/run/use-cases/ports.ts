@@ -42,10 +42,7 @@ export interface RunRepository {
   etags(tenantId: string, runIds: readonly string[]): Promise<ReadonlyMap<string, string>>;
   /** Must answer the run, hidden or not, with the database's instant; undefined for an unknown one. */
   inspect(tenantId: string, runId: string): Promise<{ run: Run; now: Temporal.Instant } | undefined>;
-  /**
-   * Must list newest first by creation and id, in the BASIC view, and look at a bounded number of rows. A page may be short,
-   * or empty, and still have a next one.
-   */
+  /** Must list newest first by creation and id, in the BASIC view. */
   list(tenantId: string, query: RunQuery): Promise<Page<Run>>;
   /** Must apply `change` under the row's lock and commit what it returned; undefined for a hidden run too. */
   update(tenantId: string, runId: string, change: (run: Run, now: Temporal.Instant) => Run): Promise<Run | undefined>;
@@ -77,10 +74,7 @@ export interface DeletionQuery extends PageQuery {
 /** The deletions of a tenant, ordered and done: the receipts. */
 export interface DeletionRecords {
   get(tenantId: string, deletionId: string): Promise<Deletion | undefined>;
-  /**
-   * Must list newest first, and look at a bounded number of rows. A page may be short, or empty, and still have a next
-   * one.
-   */
+  /** Must list newest first. */
   list(tenantId: string, query: DeletionQuery): Promise<Page<Deletion>>;
   /**
    * Must give a STUCK deletion its attempts anew and make it due, and its item of a bulk deletion with it; undefined for

@@ -1,9 +1,9 @@
 import { reopenItem } from '#libs/bulk-deletion/item-rows.ts';
+import { pageOf } from '#libs/kernel/page.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { readFigure } from '#libs/postgres/read-figure.ts';
 import type { DeletionRecords } from '../../use-cases/ports.ts';
 import { audit } from './audit.ts';
-import { type Bordered, boundedPageOf, toBoundedPage } from './bounded-page.ts';
 import { type DeletionRow, findDeletion, RUN_DELETION_COLUMNS, toDeletion } from './deletion-rows.ts';
 
 /** The deletions of runs, ordered and done, in Postgres. */
@@ -18,22 +18,15 @@ export const makeDeletionRecords = (database: Database): DeletionRecords => ({
   },
 
   async list(tenantId, { state, mode, runId, limit, after }) {
-    const inState = '($2::text is null or state = $2)';
-    // Those that are not over have an index of their own: they are few, and may be old.
-    const isOver = state === 'COMPLETE' || state === 'CANCELLED';
-    const rows = await database.readForTenant<DeletionRow & Bordered>(tenantId, {
-      text: toBoundedPage({
-        columns: RUN_DELETION_COLUMNS,
-        table: 'deletions',
-        where: `tenant_id = $1 and ($4::uuid is null or run_id = $4) and ${isOver ? 'true' : inState}
-                and ($5::timestamptz is null or (created_at, id) < ($5, $6::uuid))`,
-        matching: `${inState} and ($3::text is null or mode = $3)`,
-        order: 'created_at desc, id desc',
-        limit: '$7',
-      }),
+    const rows = await database.readForTenant<DeletionRow>(tenantId, {
+      text: `select ${RUN_DELETION_COLUMNS} from deletions d
+             where d.tenant_id = $1 and ($2::text is null or d.state = $2) and ($3::text is null or d.mode = $3)
+               and ($4::uuid is null or d.run_id = $4)
+               and ($5::timestamptz is null or (d.created_at, d.id) < ($5, $6::uuid))
+             order by d.created_at desc, d.id desc limit $7`,
       values: [tenantId, state ?? null, mode ?? null, runId ?? null, after?.[0] ?? null, after?.[1] ?? null, limit + 1],
     });
-    return boundedPageOf(rows, limit, toDeletion, (row) => [row.created_at.toString(), row.id]);
+    return pageOf(rows, limit, toDeletion, (row) => [row.created_at.toString(), row.id]);
   },
 
   redrive: (tenantId, deletionId, caller, reason) =>

@@ -9,7 +9,6 @@ import { etagOf, type JsonObject, type Run, type RunDriver, type RunState, type 
 import { type Removal, type RemovedCounts, removalsOf, sumByType } from '../../domain/saga.ts';
 import type { RunStep, StepState } from '../../domain/step.ts';
 import type { RunRepository } from '../../use-cases/ports.ts';
-import { type Bordered, boundedPageOf, toBoundedPage } from './bounded-page.ts';
 import { rememberRequest } from './request-ids.ts';
 
 /** A row of `workflow_runs`. */
@@ -157,20 +156,17 @@ export const makeRunRepository = (database: Database): RunRepository => ({
   },
 
   async list(tenantId, { state, workflow, minCreatedAt, maxCreatedAt, showDeleted, deletedOnly, limit, after }) {
-    const created = `($5::timestamptz is null or created_at >= $5) and ($6::timestamptz is null or created_at < $6)`;
-    const [key, where, matching] = deletedOnly
-      ? ['deleted_at', '$2 and deleted_at is not null', created]
-      : ['created_at', created, '($2 or deleted_at is null)'];
-    const rows = await database.readForTenant<BasicColumns & Bordered>(tenantId, {
-      text: toBoundedPage({
-        // Input and output may be large: two hundred of them are not read to be left out.
-        columns: BASIC_COLUMNS('d'),
-        table: 'workflow_runs',
-        where: `tenant_id = $1 and ${where} and ($7::timestamptz is null or (${key}, id) < ($7, $8::uuid))`,
-        matching: `${matching} and ($3::text is null or state = $3) and ($4::text is null or workflow = $4)`,
-        order: `${key} desc, id desc`,
-        limit: '$9',
-      }),
+    const [order, hidden] = deletedOnly
+      ? ['deleted_at', '$2 and deleted_at is not null']
+      : ['created_at', '($2 or deleted_at is null)'];
+    const rows = await database.readForTenant<BasicColumns>(tenantId, {
+      // Input and output may be large: two hundred of them are not read to be left out.
+      text: `select ${BASIC_COLUMNS()} from workflow_runs
+             where tenant_id = $1 and ${hidden} and ($3::text is null or state = $3)
+               and ($4::text is null or workflow = $4)
+               and ($5::timestamptz is null or created_at >= $5) and ($6::timestamptz is null or created_at < $6)
+               and ($7::timestamptz is null or (${order}, id) < ($7, $8::uuid))
+             order by ${order} desc, id desc limit $9`,
       values: [
         tenantId,
         showDeleted,
@@ -183,7 +179,7 @@ export const makeRunRepository = (database: Database): RunRepository => ({
         limit + 1,
       ],
     });
-    return boundedPageOf(rows, limit, toBasicRun, (row) => [
+    return pageOf(rows, limit, toBasicRun, (row) => [
       (deletedOnly ? row.deleted_at : row.created_at)?.toString() ?? '',
       row.id,
     ]);
