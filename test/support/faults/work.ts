@@ -83,6 +83,10 @@ async function orderWork(
     (await jobs.getBulkDeletion({ bulkDeletionId })).bulkDeletion?.state === BulkDeletionState.COMPLETE;
   const isPurgeDone = async () => (await retention.getPurge({ purgeId })).items[0]?.state === PurgeItemState.COMPLETE;
   await Promise.all(held.map(({ isAwaited }) => until('the work is in its middle', isAwaited)));
+  const [run, job] = await Promise.all([
+    beginWatch(runs.watchDeletion({ deletionId })),
+    beginWatch(jobs.watchBulkDeletion({ bulkDeletionId })),
+  ]);
   return {
     release: () => releaseAll(held),
     isDone: {
@@ -93,8 +97,8 @@ async function orderWork(
       retention: isPurgeDone,
     },
     watches: {
-      run: watched(runs.watchDeletion({ deletionId })),
-      job: watched(jobs.watchBulkDeletion({ bulkDeletionId })),
+      run: watched(run),
+      job: watched(job),
       retention: watched({ [Symbol.asyncIterator]: () => purging }),
     },
     async redrive() {
@@ -103,6 +107,13 @@ async function orderWork(
       for (const { id } of deletions) await jobs.redriveDeletion({ deletionId: id, reason: 'mended' });
     },
   };
+}
+
+/** A watch that has told something: one that has not is begun anew by the client, and then it was not there before. */
+async function beginWatch(messages: AsyncIterable<unknown>): Promise<AsyncIterable<unknown>> {
+  const watching = messages[Symbol.asyncIterator]();
+  await watching.next();
+  return { [Symbol.asyncIterator]: () => watching };
 }
 
 const watched = (messages: AsyncIterable<unknown>): Promise<string> =>
