@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { endWithMe, makeTemporaryFolder } from '#deploy/local/end-with-me.ts';
+import { freePort } from '#deploy/local/free-port.ts';
 
 /** A message in the foreign owner's store; null: not sent yet. */
 export interface Message {
@@ -85,7 +86,7 @@ export async function startForeignOwner({ jwks, name }: { jwks: string; name: st
     const out = [`--python_out=${folder}`, `--grpc_python_out=${folder}`];
     const files = [...PROTOS, ...OWNER_PROTOS].map((proto) => `${proto}.proto`);
     await promisify(execFile)('python3', ['-m', 'grpc_tools.protoc', '-I', PROTO, ...out, ...files]);
-    const address = await start('127.0.0.1:0');
+    const address = await start(`127.0.0.1:${await freePort()}`);
     const store = openStore(file);
     let restarting = Promise.resolve();
     return {

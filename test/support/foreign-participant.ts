@@ -1,8 +1,8 @@
 import { createServer, type Http2Session } from 'node:http2';
-import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Code, ConnectError, type Interceptor } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
+import { freePort } from '#deploy/local/free-port.ts';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { ParticipantService } from '#gen/lethe/participant/v1/participant_service_pb.ts';
 
@@ -81,7 +81,7 @@ export async function startForeignParticipant(lateMs: number): Promise<ForeignPa
       }),
   });
 
-  let port = 0;
+  const port = await freePort();
   let server = createServer(handler);
   let sessions = new Set<Http2Session>();
   const up = (): Promise<void> =>
@@ -90,10 +90,7 @@ export async function startForeignParticipant(lateMs: number): Promise<ForeignPa
       sessions = new Set();
       server.on('session', (session) => sessions.add(session));
       server.once('error', reject);
-      server.listen(port, '127.0.0.1', () => {
-        ({ port } = server.address() as AddressInfo);
-        resolve();
-      });
+      server.listen(port, '127.0.0.1', resolve);
     });
   const down = (): Promise<void> =>
     new Promise((resolve) => {

@@ -1,9 +1,9 @@
 import { createServer, type Http2Session } from 'node:http2';
-import type { AddressInfo } from 'node:net';
 import { create } from '@bufbuild/protobuf';
 import type { Duration } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError, type HandlerContext } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
+import { freePort } from '#deploy/local/free-port.ts';
 import { ErrorInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { Progress } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type { Rule } from '#gen/lethe/owner/v1/owner_pb.ts';
@@ -259,7 +259,7 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
       }),
   });
 
-  let port = 0;
+  const port = await freePort();
   let server = createServer(handler);
   let sessions = new Set<Http2Session>();
   const up = (): Promise<void> =>
@@ -268,10 +268,7 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
       sessions = new Set();
       server.on('session', (session) => sessions.add(session));
       server.once('error', reject);
-      server.listen(port, '127.0.0.1', () => {
-        ({ port } = server.address() as AddressInfo);
-        resolve();
-      });
+      server.listen(port, '127.0.0.1', resolve);
     });
   const down = (): Promise<void> =>
     new Promise((resolve) => {
@@ -280,9 +277,7 @@ export async function startMemoryOwner(subjects: readonly MemorySubject[], dataI
     });
 
   const owner: MemoryOwner = {
-    get address() {
-      return `127.0.0.1:${port}`;
-    },
+    address: `127.0.0.1:${port}`,
     dataId,
     subjects,
     rowsPerCall: 1_000,

@@ -1,5 +1,6 @@
-import { type AddressInfo, createServer, connect as dial, type Socket } from 'node:net';
+import { createServer, connect as dial, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
+import { freePort } from '#deploy/local/free-port.ts';
 
 /** A port in front of a service that can be shut, as if the service were gone, and opened again. */
 export interface TcpGate {
@@ -82,8 +83,8 @@ export async function makeTcpGate(): Promise<TcpGate> {
     inbound.on('close', () => outbound.destroy());
     outbound.on('close', () => swallowed.has(inbound) || inbound.destroy());
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
+  const port = await freePort();
+  await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve));
   const shut = (): void => {
     targets = [];
     onLost = undefined;
