@@ -23,8 +23,8 @@ const rankOf = (file) => {
 export default {
   extensions: ['ts'],
   files: ['libs/**/*.test.ts', 'services/**/*.test.ts', 'deploy/**/*.test.ts', 'test/**/*.test.ts'],
-  // Without any result from any file, which on a busy machine is a matter of minutes, not of a hang.
-  timeout: '10m',
+  // Without any result from any file: some tests are long, and on a busy machine two of them may be under way alone.
+  timeout: '20m',
   workerThreads: false,
   require: ['./test/support/end-with-runner.ts'],
   // For the workers and every service that they start: what one has compiled is read by the next.

@@ -134,7 +134,7 @@ export interface Stack {
 const PARTICIPANTS = ['job', 'incident'] as const satisfies readonly ServiceName[];
 const OWNERS = ['incident', 'run'] as const satisfies readonly ServiceName[];
 const FIRST_PORT = 7_400;
-const READY_DEADLINE_MS = 30_000;
+const READY_DEADLINE_MS = 120_000;
 const TOKEN_SECONDS = 3_600;
 const ISSUER = 'lethe';
 const AUDIENCE = 'lethe';

@@ -323,10 +323,10 @@ test('a token that was believed before is not believed past its end, the toleran
     .setIssuer('lethe')
     .setAudience('lethe')
     .setIssuedAt(now - 60)
-    .setExpirationTime(now - 3)
+    .setExpirationTime(now + 5)
     .sign(key.key);
   t.is(await reasonOf(`Bearer ${token}`), 'believed');
-  await until('refused', async () => (await reasonOf(`Bearer ${token}`)) === 'TOKEN_EXPIRED', 5_000);
+  await until('refused', async () => (await reasonOf(`Bearer ${token}`)) === 'TOKEN_EXPIRED');
 });
 
 test('a token that was still being verified when the trust file changed is not believed by it', async (t) => {

@@ -177,7 +177,7 @@ for (const [kind, call] of Object.entries(CALLS)) {
   test.serial(`${kind}: a deadline ends the call on both sides as DEADLINE_EXCEEDED`, async (t) => {
     const { implementation, stopped } = waiting();
     const echo = await serve(t, implementation);
-    t.is((await errorOf(soon(call(echo, { timeoutMs: 1_000 })))).code, Code.DeadlineExceeded);
+    t.is((await errorOf(soon(call(echo, { timeoutMs: 3_000 })))).code, Code.DeadlineExceeded);
     // Whichever comes first, the server's own timer or the client's cancellation.
     t.true([Code.DeadlineExceeded, Code.Canceled].includes(ConnectError.from(await soon(stopped)).code));
   });

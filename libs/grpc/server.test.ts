@@ -96,9 +96,11 @@ test('a call that does not end while the server drains is told UNAVAILABLE, and 
 
 test('watches end first when the server stops, as UNAVAILABLE with when to try again, and all other calls go on', async (t) => {
   const gate = Promise.withResolvers<void>();
+  const accepted = Promise.withResolvers<void>();
   const server = await startEchoServer(
     {
       async one({ value }) {
+        accepted.resolve();
         await gate.promise;
         return { value };
       },
@@ -123,7 +125,7 @@ test('watches end first when the server stops, as UNAVAILABLE with when to try a
   const work = echo.both(always())[Symbol.asyncIterator]();
   t.is((await work.next()).value?.value, 'a');
   const answer = echo.one({ value: 'c' });
-  await delay(50);
+  await accepted.promise;
   const stopped = server.stop();
   const error = await errorOf(watch.next());
   t.is(error.code, Code.Unavailable);

@@ -91,7 +91,7 @@ test('calls go on while a migration waits for a table that a long transaction ha
 
   const began = performance.now();
   for (let calls = 0; calls < 20; calls += 1) await created.query('select from jobs where id = 1');
-  t.true(performance.now() - began < 20_000);
+  t.true(performance.now() - began < 60_000);
   await work.query('commit');
   await t.notThrowsAsync(migrating);
 });

@@ -308,7 +308,7 @@ test('/metrics counts requests and RPCs by route, without an id, and /ready says
   const port = await freePort();
   const console = await startTestConsole(stack, {
     LETHE_METRICS_ADDRESS: `127.0.0.1:${port}`,
-    LETHE_DRAIN_MS: '2000',
+    LETHE_DRAIN_MS: '30000',
   });
   t.teardown(() => console.stop());
   const token = await stack.token({ tenantId: 'measured', role: 'viewer' });

@@ -10,7 +10,7 @@ import { evidenceOf, makeRunGraph, NOTHING, settled } from '#test/support/run-gr
 import { refusalOf, startTestStack, type TestStack, until } from '#test/support/test-stack.ts';
 
 // Short enough to wait for it twice, long enough that none but the late participant misses it on a busy machine.
-const PARTICIPANT_TIMEOUT_MS = 2_000;
+const PARTICIPANT_TIMEOUT_MS = 5_000;
 
 const test = anyTest as TestFn<{ stack: TestStack; foreign: ForeignParticipant }>;
 

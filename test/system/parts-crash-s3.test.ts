@@ -23,9 +23,9 @@ const TENANT = 'acme';
 // In parts: a preview looks at 32 jobs by one listing, which takes longer than the time for an answer, and a read-back lists
 // each of 16 jobs twice, which takes more than half of that time.
 const JOBS = 64;
-const OF_PREVIEW_MS = 600;
-const OF_PURGE_MS = 150;
-const TIMEOUT_MS = 1_500;
+const OF_PREVIEW_MS = 1_200;
+const OF_PURGE_MS = 300;
+const TIMEOUT_MS = 3_000;
 const [POINT] = LOOK_CRASH_POINTS;
 const crashFile = join(tmpdir(), `lethe-crash-${newId()}`);
 

@@ -28,7 +28,7 @@ test.before(async (t) => {
       retention: {
         LETHE_PURGE_CEILING_SHARE: 'off',
         LETHE_PURGE_WORKERS: '1',
-        LETHE_OWNER_TIMEOUT_MS: '2000',
+        LETHE_OWNER_TIMEOUT_MS: '5000',
         // Not in this test's time: it makes the order itself due.
         RETENTION_JOB_SCHEDULE_CRON: '0 0 1 1 *',
       },

@@ -91,6 +91,7 @@ const JOB_END = `
 
 test(`${BATCHES * RUNS_PER_BATCH} interleavings of delete, undelete and purge each end in one state, in every service`, async (t) => {
   const { stack } = t.context;
+  // For a batch.
   t.timeout(600_000);
   let played = 0;
   const ends = new Map<string, number>();
@@ -141,6 +142,7 @@ test(`${BATCHES * RUNS_PER_BATCH} interleavings of delete, undelete and purge ea
           ends.set(end, (ends.get(end) ?? 0) + 1);
         }
         played += runs.length;
+        t.pass('a batch was played');
       },
     ),
     { numRuns: BATCHES, endOnFailure: true },

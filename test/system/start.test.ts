@@ -208,7 +208,7 @@ test.serial('Ctrl-C leaves no process', async (t) => {
   t.true(before.postgres);
   // As a terminal does it: the signal goes to the whole foreground group.
   if (child.pid) process.kill(-child.pid, 'SIGINT');
-  await until('npm has ended', async () => child.exitCode !== null || child.signalCode !== null, 30_000);
+  await until('npm has ended', async () => child.exitCode !== null || child.signalCode !== null, 120_000);
   await until('nothing of the stack runs', async () => {
     const now = await processes();
     return now.services.length === 0 && !now.postgres;
