@@ -103,9 +103,9 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
         const parts: { ETag: string; PartNumber: number }[] = [];
         let bytes = 0;
         try {
-          const sendPart = async (chunks: Uint8Array[]): Promise<void> => {
+          const sendPart = async (Body: Buffer): Promise<void> => {
             const PartNumber = parts.length + 1;
-            const part = new UploadPartCommand({ Bucket, Key: key, UploadId, PartNumber, Body: Buffer.concat(chunks) });
+            const part = new UploadPartCommand({ Bucket, Key: key, UploadId, PartNumber, Body });
             const { ETag = '' } = await s3.send(part, abortable(signal));
             parts.push({ ETag, PartNumber });
             crashPoint('store.put.after-part');
@@ -120,11 +120,13 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
             pending.push(chunk);
             pendingBytes += chunk.length;
             if (pendingBytes < PART_BYTES) continue;
-            await sendPart(pending);
+            const part = Buffer.concat(pending);
+            // Before it is sent, or it would be held twice meanwhile.
             pending = [];
             pendingBytes = 0;
+            await sendPart(part);
           }
-          if (pendingBytes > 0 || parts.length === 0) await sendPart(pending);
+          if (pendingBytes > 0 || parts.length === 0) await sendPart(Buffer.concat(pending));
           signal?.throwIfAborted();
           crashPoint('store.put.before-complete');
           try {

@@ -23,6 +23,7 @@ export const readJobSettings = (env: Environment) =>
             bucket: reader.text('LETHE_S3_BUCKET'),
           },
     maxArtifactBytes: reader.integer('LETHE_MAX_ARTIFACT_BYTES', { min: 1, max: 1_024 * GIBIBYTE }, 5 * GIBIBYTE),
+    uploadsAtOnce: reader.integer('LETHE_UPLOADS_AT_ONCE', { min: 1, max: 1_000 }, 24),
     uploadLeaseMs: reader.integer('LETHE_UPLOAD_LEASE_MS', { min: 100, max: 600_000 }, 10_000),
     uploadGraceMs: reader.integer('LETHE_UPLOAD_GRACE_MS', { min: 100, max: 86_400_000 }, 3_600_000),
     deletionLeaseMs: reader.integer('LETHE_DELETION_LEASE_MS', { min: 100, max: 3_600_000 }, 30_000),

@@ -46,6 +46,7 @@ import { makeRunDeletions } from './use-cases/run-deletions.ts';
 import { makeStoreArtifact } from './use-cases/store-artifact.ts';
 import { makeSweepOrphans } from './use-cases/sweep-orphans.ts';
 import { makeUploadArtifact } from './use-cases/upload-artifact.ts';
+import { makeUploadTurns } from './use-cases/upload-turns.ts';
 import { makeWorkOnJob } from './use-cases/work-on-job.ts';
 
 // How long another tenant's deletion may have to wait for a worker that removes a large job.
@@ -169,7 +170,7 @@ export async function composeJobService(
     workOnJob,
     deleteJob,
     sweepOrphans,
-    uploadArtifact: made(makeUploadArtifact, [storeArtifact]),
+    uploadArtifact: made(makeUploadArtifact, [storeArtifact, made(makeUploadTurns, [given(settings.uploadsAtOnce)])]),
     downloadArtifact: made(makeDownloadArtifact, [readJobs, artifacts, store]),
     cancelJob: made(makeCancelJob, [jobs]),
   });

@@ -9,6 +9,7 @@ import { artifactOf, JOB, jobIn, NOW, PREFIX, partOf, TENANT } from './fakes.fix
 import type { ArtifactIndex, JobRepository } from './ports.ts';
 import { makeStoreArtifact, type StoreArtifactCommand } from './store-artifact.ts';
 import { makeUploadArtifact } from './upload-artifact.ts';
+import { makeUploadTurns } from './upload-turns.ts';
 
 /** The objects there, without the ids of their uploads. */
 const namesIn = (store: MemoryObjectStore): string[] =>
@@ -99,7 +100,7 @@ test('the intent comes before the first byte, and the artifact exists when it re
 
 test('what the job does not take is refused before a byte is read', async (t) => {
   const { store, calls, storeArtifact, command } = fixture();
-  const upload = makeUploadArtifact(storeArtifact);
+  const upload = makeUploadArtifact(storeArtifact, makeUploadTurns(1));
   const body = chunks(() => calls.push('first byte'), 'ab');
   t.is(await reasonOf(upload({ ...command(body), kind: 'OUTPUT' })), 'JOB_STATE_FORBIDS_UPLOAD');
   t.deepEqual([calls, store.keys()], [[], []]);
