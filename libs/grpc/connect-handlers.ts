@@ -271,6 +271,7 @@ class ServerCallContext implements HandlerContext {
   readonly #waiting = makeInterruptible();
   readonly #onStop = (): void => this.#stop(shuttingDown());
   #timer: NodeJS.Timeout | undefined;
+  #idleTimer: NodeJS.Timeout | undefined;
   #isOver = false;
   #reason: Error | undefined;
   #controller: AbortController | undefined;
@@ -295,26 +296,26 @@ class ServerCallContext implements HandlerContext {
     const requested = remainingMs(call.getDeadline());
     const timeoutMs = requested ?? (method.methodKind === 'unary' ? guard.defaultDeadlineMs : undefined);
     const isClientStream = method.methodKind === 'client_streaming' || method.methodKind === 'bidi_streaming';
-    this.#idleMs = requested === undefined && isClientStream ? guard.defaultDeadlineMs : undefined;
+    this.#idleMs = isClientStream ? guard.defaultDeadlineMs : undefined;
     if (timeoutMs === undefined) return;
     this.#deadlineAt = performance.now() + timeoutMs;
-    this.#stopAfter(timeoutMs, 'The deadline has passed.');
+    this.#timer = this.#stopAfter(timeoutMs, 'The deadline has passed.');
   }
 
-  /** Bounds the wait for the next message of a stream whose caller set no deadline. */
+  /** Bounds the wait for the next message of a stream, however long its caller gave the whole. */
   beginToWait(): void {
     if (this.#idleMs === undefined || this.#isOver) return;
-    this.#stopAfter(this.#idleMs, `Nothing was sent for ${this.#idleMs / 1_000} s.`);
+    this.#idleTimer = this.#stopAfter(this.#idleMs, `Nothing was sent for ${this.#idleMs / 1_000} s.`);
   }
 
   /** A message has come, or nobody waits for one any more. */
   endWaiting(): void {
-    if (this.#idleMs !== undefined) clearTimeout(this.#timer);
+    clearTimeout(this.#idleTimer);
   }
 
-  #stopAfter(ms: number, why: string): void {
+  #stopAfter(ms: number, why: string): NodeJS.Timeout {
     const stop = (): void => this.#stop(new ConnectError(why, Code.DeadlineExceeded));
-    this.#timer = setTimeout(stop, Math.min(Math.max(1, ms), MAX_TIMER_MS));
+    return setTimeout(stop, Math.min(Math.max(1, ms), MAX_TIMER_MS));
   }
 
   get signal(): AbortSignal {
@@ -365,6 +366,7 @@ class ServerCallContext implements HandlerContext {
   end(): void {
     this.#isOver = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#idleTimer);
     this.#stopSignal.removeEventListener('abort', this.#onStop);
     this.#controller?.abort(new ConnectError('The call is over.', Code.Canceled));
   }

@@ -240,8 +240,10 @@ test('an upload may last as long as it goes on, and ends when its caller falls s
     yield { value: 'a' };
     await new Promise(() => undefined);
   };
-  const error = await errorOf(echo.up(silent()));
-  t.deepEqual([error.code, error.rawMessage], [Code.DeadlineExceeded, 'Nothing was sent for 2 s.']);
+  for (const options of [{}, { timeoutMs: 60_000 }]) {
+    const error = await errorOf(echo.up(silent(), options));
+    t.deepEqual([error.code, error.rawMessage], [Code.DeadlineExceeded, 'Nothing was sent for 2 s.']);
+  }
 });
 
 test('a caller over the limit is told how long to wait, and costs no handler', async (t) => {
