@@ -1,4 +1,4 @@
-import { pageOf } from '#libs/kernel/page.ts';
+import { type Page, type PageQuery, pageOf } from '#libs/kernel/page.ts';
 import type { Database, Statement } from '#libs/postgres/open-database.ts';
 
 /** Which entries of an audit; what is undefined matches every entry. */
@@ -28,12 +28,6 @@ export interface StoredAuditEntry {
   readonly trustEntry: string | undefined;
 }
 
-/** Where a page begins: after the entry with this time and id. */
-export interface AuditPage {
-  readonly limit: number;
-  readonly after: readonly string[] | undefined;
-}
-
 interface AuditRow {
   readonly id: string;
   readonly at: Temporal.Instant;
@@ -53,7 +47,7 @@ interface AuditRow {
  * The statement that lists a tenant's entries, or those that belong to no tenant, newest first. It asks for one entry
  * more than the page holds, which tells whether there is a next page.
  */
-export function listAudit(tenantId: string | undefined, filter: AuditFilter, { limit, after }: AuditPage): Statement {
+export function listAudit(tenantId: string | undefined, filter: AuditFilter, { limit, after }: PageQuery): Statement {
   const values: unknown[] = [];
   const bind = (value: unknown): string => `$${values.push(value)}`;
   const [at, id] = after ?? [];
@@ -80,8 +74,8 @@ export async function readAudit(
   database: Database,
   tenantId: string | undefined,
   filter: AuditFilter,
-  page: AuditPage,
-): Promise<{ readonly items: readonly StoredAuditEntry[]; readonly next: readonly string[] | undefined }> {
+  page: PageQuery,
+): Promise<Page<StoredAuditEntry>> {
   const statement = listAudit(tenantId, filter, page);
   const rows =
     tenantId === undefined

@@ -41,7 +41,7 @@ export interface Deed {
   readonly reason: string | undefined;
 }
 
-/** The tenant's jobs. A job that is being removed is not there for any method but `beginDeletion`. */
+/** The tenant's jobs. A job that is being removed is not there, except for a method that says so. */
 export interface JobRepository {
   /**
    * Must create the job PENDING, or answer with the one that this request id created before; REQUEST_ID_REUSED when
@@ -72,7 +72,7 @@ export interface JobRepository {
   findExisting(tenantId: string, jobIds: readonly string[]): Promise<ReadonlySet<string>>;
   /** Must answer whether the tenant has any job, hidden and half-removed ones included. */
   hasAny(tenantId: string): Promise<boolean>;
-  /** Must answer every tenant that has a job. */
+  /** Must answer every tenant that has a job, hidden and half-removed ones included. */
   findTenants(): Promise<readonly string[]>;
   /** Must answer the database's clock, which decides every age. */
   now(): Promise<Temporal.Instant>;

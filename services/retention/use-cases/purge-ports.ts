@@ -109,8 +109,7 @@ export interface PurgeRepository {
    * Must commit the purge, as made when its tenants were read, with an item for each tenant in one transaction, to be
    * worked on most overdue first. A tenant that another purge is working on must get a SKIPPED item that names that one;
    * for PURGE_NOW it is OPERATION_IN_PROGRESS and nothing is committed. With `fleetHold`, every item must be HELD and its
-   * windows kept.
-   * Must answer the purge of this request id; REQUEST_ID_REUSED.
+   * windows kept. Must answer the purge that this request id made before; REQUEST_ID_REUSED when it had another body.
    */
   create(purge: NewPurge): Promise<string>;
   /** Must answer the purge of this request id, undefined for none; REQUEST_ID_REUSED when it had another body. */

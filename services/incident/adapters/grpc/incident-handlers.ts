@@ -26,7 +26,6 @@ import { APPROVAL_STATE_OF, DECISION_OF, INCIDENT_STATE_OF, toApprovalMessage, t
 
 /** A title is 1 to so many characters. */
 export const MAX_TITLE = 200;
-/** The name of a run's step has at most so many characters. */
 const MAX_NOTE = 500;
 const MAX_ETAG = 100;
 const MAX_NOTES = 2_000;

@@ -70,7 +70,6 @@ const MAX_WORKER_NAME = 100;
 const MAX_ERROR = 2_000;
 const MAX_ETAG = 100;
 const MAX_TENANTS = 1_000;
-// As Temporal.Instant writes itself.
 const DEFAULT_LEASE_MS = 60_000;
 const MIN_LEASE_MS = 1_000;
 const MAX_LEASE_MS = 900_000;
