@@ -44,8 +44,8 @@ export function makeBulkDeletions<Filter extends object>({
   const repository = makeBulkDeletionRepository(database, targets);
   const sleep = (ms: number, signal: AbortSignal) => delay(ms, undefined, { signal });
   let workers: WorkerLoops | undefined;
-  metrics.observeOldestBulkDeletion(repository.oldestUnfinishedSeconds);
-  metrics.observeBulkItemsLeft(repository.itemsLeft);
+  metrics.observe('lethe_oldest_unfinished_bulk_deletion_seconds', repository.oldestUnfinishedSeconds);
+  metrics.observe('lethe_bulk_deletion_items_left', repository.itemsLeft);
   return {
     order: makeOrderBulkDeletion(name, repository, () => workers?.wake(), makeOnOrdered(name, log)),
     read: makeReadBulkDeletions(repository, sleep),

@@ -17,7 +17,7 @@ test('calls are told by RPC and code, deletions by kind and outcome, all with th
   metrics.rpcFinished('lethe.job.v1.JobService/GetJob', 5, 700);
   metrics.deletionFinished('job', 'COMPLETE');
   metrics.deletionFinished('job', 'COMPLETE');
-  metrics.observeOldestDeletion(async () => 42);
+  metrics.observe('lethe_oldest_unfinished_deletion_seconds', async () => 42);
   const get = await served(t, metrics);
   const response = await get('/metrics');
   t.is(response.status, 200);
@@ -42,11 +42,13 @@ test('a figure that cannot be read is left out, never told wrong, and the others
   const metrics = makeMetrics('job');
   const isThere = { stuck: true, oldest: true };
   metrics.partChanged('database', false);
-  metrics.observeStuckDeletions(async () => {
+  metrics.observe('lethe_stuck_deletions', async () => {
     if (!isThere.stuck) throw new Error('the database is away');
     return 2;
   });
-  metrics.observeOldestDeletion(() => (isThere.oldest ? Promise.resolve(7) : new Promise(() => undefined)));
+  metrics.observe('lethe_oldest_unfinished_deletion_seconds', () =>
+    isThere.oldest ? Promise.resolve(7) : new Promise(() => undefined),
+  );
   const get = await served(t, metrics);
   const figures = async () => (await (await get('/metrics')).text()).match(/^lethe_(stuck|oldest|part).* [0-9.]+$/gm);
   const all = await figures();

@@ -4,6 +4,40 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from '@pro
 // An import would read every export of it, one of which loads the whole of fetch: a tenth of a second of each start.
 const { createServer } = process.getBuiltinModule('node:http');
 
+/** The figures that are read when they are asked for, each with what it tells. */
+const FIGURES = {
+  lethe_oldest_unfinished_bulk_deletion_seconds: 'Age of the oldest bulk deletion that has not ended.',
+  lethe_bulk_deletion_items_left: 'Items of bulk deletions that have not ended; a million at most.',
+  lethe_oldest_unfinished_deletion_seconds: 'Age of the oldest deletion that is neither complete nor cancelled.',
+  lethe_oldest_unfinished_upload_seconds: 'Age of the oldest upload that is neither stored nor removed.',
+  lethe_stuck_deletions: 'Deletions that wait for a person to redrive them.',
+  lethe_oldest_unfinished_run_seconds: 'Age of the oldest run that Lethe is doing or undoing.',
+  lethe_oldest_unfinished_compensation_seconds: 'For how long the oldest compensation has been under way.',
+  lethe_oldest_unfinished_purge_seconds:
+    'Age of the oldest retention purge that has not ended for a tenant; held ones and dry runs do not count.',
+  lethe_parked_runs: 'Runs whose compensation waits for a person to retry it.',
+  lethe_last_purge_timestamp_seconds: 'When the last retention purge ended; of the schema while there was none.',
+  lethe_held_purges: 'Tenants whose purge waits for a person to approve it.',
+  lethe_purges_stopped: '1 while purges by age are stopped, else 0.',
+  lethe_unplanned_tenants:
+    'Tenants that have data and neither a plan nor a policy, so that nothing of theirs is purged.',
+  lethe_orphaned_objects: 'Versions, markers and uploads without a row in the last report.',
+  lethe_jobs_without_objects: 'Jobs whose objects the last report missed.',
+  lethe_orphan_report_failed_tenants: 'Tenants that the last report could not look at.',
+  lethe_orphan_report_age_seconds: 'Age of the last report of orphaned objects.',
+} as const;
+
+/** The name of a figure that is read when it is asked for. */
+export type Figure = keyof typeof FIGURES;
+
+/** What the last report of orphaned objects found, and how old it is. */
+export interface OrphanFigures {
+  readonly orphans: number;
+  readonly jobsWithoutObjects: number;
+  readonly failedTenants: number;
+  readonly ageSeconds: number;
+}
+
 /** The figures of one service process. */
 export interface Metrics {
   readonly registry: Registry;
@@ -17,46 +51,15 @@ export interface Metrics {
   expectDeletions(kind: string, outcomes: readonly string[]): void;
   /** So many more items of bulk deletions came to their end. */
   bulkItemsEnded(outcome: string, count: number): void;
-  /** Tells when asked the age in seconds of the oldest bulk deletion that has not ended; 0 where there is none. */
-  observeOldestBulkDeletion(ageSeconds: () => Promise<number>): void;
-  /** Tells when asked how many items of bulk deletions have not ended. */
-  observeBulkItemsLeft(count: () => Promise<number>): void;
   /** A part that the service stands on, such as its object store, is well or is not. */
   partChanged(part: string, isWell: boolean): void;
-  /** Tells the age in seconds of the oldest unfinished deletion when it is asked; 0 where there is none. */
-  observeOldestDeletion(ageSeconds: () => Promise<number>): void;
-  /** Tells when asked the age in seconds of the oldest upload that is neither stored nor removed; 0 where there is none. */
-  observeOldestUpload(ageSeconds: () => Promise<number>): void;
-  /** Tells when asked how many deletions are parked as STUCK until a person redrives them. */
-  observeStuckDeletions(count: () => Promise<number>): void;
+  /**
+   * Shows the figure as `read` tells it each time it is asked for; no figure where `read` fails or takes longer than two
+   * seconds. An age is 0 where there is nothing that has one.
+   */
+  observe(figure: Figure, read: () => Promise<number>): void;
   /** Tells when asked what the last report of orphaned objects found, and how old it is; NaN while there is none. */
-  observeOrphans(
-    last: () => Promise<
-      | {
-          readonly orphans: number;
-          readonly jobsWithoutObjects: number;
-          readonly failedTenants: number;
-          readonly ageSeconds: number;
-        }
-      | undefined
-    >,
-  ): void;
-  /** Tells the age in seconds of the oldest run that Lethe is doing or undoing when it is asked; 0 where there is none. */
-  observeOldestRun(ageSeconds: () => Promise<number>): void;
-  /** Tells when asked for how many seconds the oldest compensation has been under way; 0 where there is none. */
-  observeOldestCompensation(ageSeconds: () => Promise<number>): void;
-  /** Tells when asked the age in seconds of the oldest purge by age that has not ended; 0 where there is none. */
-  observeOldestPurge(ageSeconds: () => Promise<number>): void;
-  /** Tells when asked how many runs are parked until a person retries them. */
-  observeParkedRuns(count: () => Promise<number>): void;
-  /** Tells when asked at which second since 1970 the last retention purge ended, whatever its outcome. */
-  observeLastPurge(epochSeconds: () => Promise<number>): void;
-  /** Tells when asked how many tenants' purges are held until a person approves them. */
-  observeHeldPurges(count: () => Promise<number>): void;
-  /** Tells when asked whether purges are stopped: 1, else 0. */
-  observePurgesStopped(isStopped: () => Promise<number>): void;
-  /** Tells when asked how many tenants have data and neither a plan nor a policy. */
-  observeUnplannedTenants(count: () => Promise<number>): void;
+  observeOrphans(last: () => Promise<OrphanFigures | undefined>): void;
   /** Tells when asked for how many seconds expired rows may have been waiting, by subject; 0 where none do. */
   observeOverdue(seconds: () => Promise<ReadonlyMap<string, number>>): void;
 }
@@ -97,15 +100,15 @@ export function makeMetrics(service: string): Metrics {
     labelNames: ['part'],
     registers: [registry],
   });
-  const observe = (name: string, help: string) => (read: () => Promise<number>) => {
+  const observe: Metrics['observe'] = (figure, read) => {
     new Gauge({
-      name,
-      help,
+      name: figure,
+      help: FIGURES[figure],
       registers: [registry],
       async collect() {
-        const figure = await told(read);
-        if (figure === undefined) this.remove();
-        else this.set(figure);
+        const value = await told(read);
+        if (value === undefined) this.remove();
+        else this.set(value);
       },
     });
   };
@@ -119,66 +122,15 @@ export function makeMetrics(service: string): Metrics {
       for (const outcome of outcomes) deletions.inc({ kind, outcome }, 0);
     },
     bulkItemsEnded: (outcome, count) => bulkItems.inc({ outcome }, count),
-    observeOldestBulkDeletion: observe(
-      'lethe_oldest_unfinished_bulk_deletion_seconds',
-      'Age of the oldest bulk deletion that has not ended.',
-    ),
-    observeBulkItemsLeft: observe(
-      'lethe_bulk_deletion_items_left',
-      'Items of bulk deletions that have not ended; a million at most.',
-    ),
-    observeOldestDeletion: observe(
-      'lethe_oldest_unfinished_deletion_seconds',
-      'Age of the oldest deletion that is neither complete nor cancelled.',
-    ),
-    observeOldestUpload: observe(
-      'lethe_oldest_unfinished_upload_seconds',
-      'Age of the oldest upload that is neither stored nor removed.',
-    ),
-    observeStuckDeletions: observe('lethe_stuck_deletions', 'Deletions that wait for a person to redrive them.'),
+    observe,
     observeOrphans(last) {
-      for (const [name, help, figure] of [
-        ['lethe_orphaned_objects', 'Versions, markers and uploads without a row in the last report.', 'orphans'],
-        ['lethe_jobs_without_objects', 'Jobs whose objects the last report missed.', 'jobsWithoutObjects'],
-        ['lethe_orphan_report_failed_tenants', 'Tenants that the last report could not look at.', 'failedTenants'],
-        ['lethe_orphan_report_age_seconds', 'Age of the last report of orphaned objects.', 'ageSeconds'],
-      ] as const) {
-        new Gauge({
-          name,
-          help,
-          registers: [registry],
-          async collect() {
-            // NaN is what there is to tell while there is no report.
-            const value = await told(async () => (await last())?.[figure] ?? Number.NaN);
-            if (value === undefined) this.remove();
-            else this.set(value);
-          },
-        });
-      }
+      // NaN is what there is to tell while there is no report.
+      const part = (name: keyof OrphanFigures) => async () => (await last())?.[name] ?? Number.NaN;
+      observe('lethe_orphaned_objects', part('orphans'));
+      observe('lethe_jobs_without_objects', part('jobsWithoutObjects'));
+      observe('lethe_orphan_report_failed_tenants', part('failedTenants'));
+      observe('lethe_orphan_report_age_seconds', part('ageSeconds'));
     },
-    observeOldestRun: observe(
-      'lethe_oldest_unfinished_run_seconds',
-      'Age of the oldest run that Lethe is doing or undoing.',
-    ),
-    observeOldestCompensation: observe(
-      'lethe_oldest_unfinished_compensation_seconds',
-      'For how long the oldest compensation has been under way.',
-    ),
-    observeOldestPurge: observe(
-      'lethe_oldest_unfinished_purge_seconds',
-      'Age of the oldest retention purge that has not ended for a tenant; held ones and dry runs do not count.',
-    ),
-    observeParkedRuns: observe('lethe_parked_runs', 'Runs whose compensation waits for a person to retry it.'),
-    observeLastPurge: observe(
-      'lethe_last_purge_timestamp_seconds',
-      'When the last retention purge ended; of the schema while there was none.',
-    ),
-    observeHeldPurges: observe('lethe_held_purges', 'Tenants whose purge waits for a person to approve it.'),
-    observePurgesStopped: observe('lethe_purges_stopped', '1 while purges by age are stopped, else 0.'),
-    observeUnplannedTenants: observe(
-      'lethe_unplanned_tenants',
-      'Tenants that have data and neither a plan nor a policy, so that nothing of theirs is purged.',
-    ),
     observeOverdue(seconds) {
       new Gauge({
         name: 'lethe_retention_overdue_seconds',

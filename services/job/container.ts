@@ -182,9 +182,9 @@ export async function composeJobService(
     if (!isOfStore(error)) throw error;
     log.warn({ err: error }, 'the object store cannot be used yet');
   }
-  metrics.observeOldestDeletion(get(deletions).oldestUnfinishedSeconds);
-  metrics.observeStuckDeletions(get(deletions).stuckCount);
-  metrics.observeOldestUpload(get(discarded).oldestUnfinishedSeconds);
+  metrics.observe('lethe_oldest_unfinished_deletion_seconds', get(deletions).oldestUnfinishedSeconds);
+  metrics.observe('lethe_stuck_deletions', get(deletions).stuckCount);
+  metrics.observe('lethe_oldest_unfinished_upload_seconds', get(discarded).oldestUnfinishedSeconds);
   metrics.observeOrphans(get(orphanReports).last);
   const { order: orderBulkDeletion, read: readBulkDeletions, startWorkers: startBulkWorkers } = get(bulkDeletions);
 

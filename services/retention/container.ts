@@ -189,12 +189,12 @@ export async function composeRetentionService(
 
   const { get: getStop } = get(stopPurges);
   const health = makePurgeHealth(database);
-  metrics.observeLastPurge(health.lastPurgeSeconds);
-  metrics.observeOldestPurge(oldestSeconds(database, 'PURGE'));
-  metrics.observeHeldPurges(health.heldPurges);
-  metrics.observeUnplannedTenants(health.unplannedTenants);
+  metrics.observe('lethe_last_purge_timestamp_seconds', health.lastPurgeSeconds);
+  metrics.observe('lethe_oldest_unfinished_purge_seconds', oldestSeconds(database, 'PURGE'));
+  metrics.observe('lethe_held_purges', health.heldPurges);
+  metrics.observe('lethe_unplanned_tenants', health.unplannedTenants);
   metrics.observeOverdue(health.overdueSeconds);
-  metrics.observePurgesStopped(async () => ((await getStop()).isStopped ? 1 : 0));
+  metrics.observe('lethe_purges_stopped', async () => ((await getStop()).isStopped ? 1 : 0));
   metrics.expectDeletions('retention', ['COMPLETE', 'PARTIAL', 'FAILED', 'HELD']);
 
   return {

@@ -242,11 +242,11 @@ export async function composeRunService(
   });
 
   await participantDirectory.keepConfigured(settings.participants.map(({ name }) => name));
-  metrics.observeOldestDeletion(get(deletions).oldestUnfinishedSeconds);
-  metrics.observeStuckDeletions(get(deletions).stuckCount);
-  metrics.observeOldestRun(get(sagas).oldestUnfinishedSeconds);
-  metrics.observeOldestCompensation(oldestSeconds(database, 'COMPENSATION'));
-  metrics.observeParkedRuns(get(sagas).parkedCount);
+  metrics.observe('lethe_oldest_unfinished_deletion_seconds', get(deletions).oldestUnfinishedSeconds);
+  metrics.observe('lethe_stuck_deletions', get(deletions).stuckCount);
+  metrics.observe('lethe_oldest_unfinished_run_seconds', get(sagas).oldestUnfinishedSeconds);
+  metrics.observe('lethe_oldest_unfinished_compensation_seconds', oldestSeconds(database, 'COMPENSATION'));
+  metrics.observe('lethe_parked_runs', get(sagas).parkedCount);
   const { order: orderBulkDeletion, read: readBulkDeletions, startWorkers: startBulkWorkers } = get(bulkDeletions);
 
   return {
