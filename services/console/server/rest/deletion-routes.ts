@@ -1,7 +1,7 @@
 import { Type } from 'typebox';
 import { DeletionSchema } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { jsonOfMessage } from './json-of-message.ts';
-import { NoQuery, responsesWith } from './responses.ts';
+import { answer, NoQuery, responsesWith } from './responses.ts';
 import { reasonOfError } from './rest-error.ts';
 import { type CallService, Id, type RestScope } from './route-parts.ts';
 
@@ -18,7 +18,7 @@ export function registerDeletionRoutes(scope: RestScope, call: CallService): voi
         tags: ['deletions'],
         params: Type.Object({ deletion_id: Id('The deletion.') }),
         querystring: NoQuery,
-        response: responsesWith({ 200: { description: 'The deletion.', $ref: 'Deletion#' } }, [404]),
+        response: responsesWith({ 200: answer('Deletion', 'The deletion.') }, [404]),
       },
     },
     async (request, reply) => {

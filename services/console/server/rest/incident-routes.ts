@@ -9,7 +9,7 @@ import {
   IncidentViewSchema,
 } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { jsonOfMessage, namesOf, valueNamed } from './json-of-message.ts';
-import { page, responsesWith } from './responses.ts';
+import { answer, NoQuery, page, responsesWith } from './responses.ts';
 import { type CallService, Id, listQuery, type RestScope, viewQuery } from './route-parts.ts';
 
 const LARGE = 'payload and timeline';
@@ -32,7 +32,7 @@ export function registerIncidentRoutes(scope: RestScope, call: CallService): voi
           { ...ShowDeleted, ...viewQuery(IncidentViewSchema, LARGE, 'FULL') },
           { additionalProperties: false },
         ),
-        response: responsesWith({ 200: { description: 'The incident.', $ref: 'Incident#' } }, [404]),
+        response: responsesWith({ 200: answer('Incident', 'The incident.') }, [404]),
       },
     },
     async (request, reply) => {
@@ -102,8 +102,8 @@ export function registerIncidentRoutes(scope: RestScope, call: CallService): voi
         description: 'Scope `incidents:read`.',
         tags: ['incidents'],
         params: Type.Object({ environment_id: Id('The environment.') }),
-        querystring: Type.Object({}, { additionalProperties: false }),
-        response: responsesWith({ 200: { description: 'The environment.', $ref: 'Environment#' } }, [404]),
+        querystring: NoQuery,
+        response: responsesWith({ 200: answer('Environment', 'The environment.') }, [404]),
       },
     },
     async (request, reply) => {

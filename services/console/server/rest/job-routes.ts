@@ -2,7 +2,7 @@ import type { FastifyReply } from 'fastify';
 import { Type } from 'typebox';
 import { JobSchema, JobStateSchema, JobViewSchema } from '#gen/lethe/job/v1/job_pb.ts';
 import { jsonOfMessage, namesOf, valueNamed } from './json-of-message.ts';
-import { errorResponse, gone, page, responsesWith, sendGone } from './responses.ts';
+import { answer, errorResponse, gone, NoQuery, page, responsesWith, sendGone } from './responses.ts';
 import { reasonOfError, toRestError } from './rest-error.ts';
 import {
   type CallService,
@@ -34,7 +34,7 @@ export function registerJobRoutes(scope: RestScope, call: CallService): void {
             '`jobs:delete`, role admin.',
           tags: ['jobs'],
           params: JobParams,
-          querystring: Type.Object({}, { additionalProperties: false }),
+          querystring: NoQuery,
           headers: DeleteHeaders,
           body: ReasonBody,
           response: responsesWith(
@@ -78,7 +78,7 @@ export function registerJobRoutes(scope: RestScope, call: CallService): void {
           },
           { additionalProperties: false },
         ),
-        response: responsesWith({ 200: { description: 'The job.', $ref: 'Job#' } }, [404]),
+        response: responsesWith({ 200: answer('Job', 'The job.') }, [404]),
       },
     },
     async (request, reply) => {

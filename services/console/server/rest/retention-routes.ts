@@ -7,6 +7,7 @@ import {
   RetentionPurgeSchema,
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { ResolveRetentionResponseSchema } from '#gen/lethe/retention/v1/retention_service_pb.ts';
+import { optional } from '#libs/grpc/optional.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { described, jsonOfMessage } from './json-of-message.ts';
 import { accepted, answer, NoQuery, ofParts, purgeLocation, responsesWith } from './responses.ts';
@@ -217,6 +218,7 @@ export function registerRetentionRoutes(scope: RestScope, call: CallService): vo
       if (!body) throw fieldInvalid('body', 'is required; {} asks for the defaults');
       const tenantId = request.params.orgId;
       const wanted = request.headers['if-match'];
+      const executionsToKeep = body.min_executions_to_keep;
       // `*` asks for a policy that is there, whatever it is.
       const known =
         wanted === '*'
@@ -230,12 +232,10 @@ export function registerRetentionRoutes(scope: RestScope, call: CallService): vo
             {
               tenantId,
               etag: known?.executionPolicy?.etag ?? wanted ?? '',
-              ...(body.retention_days === undefined ? {} : { retentionDays: body.retention_days }),
-              ...(body.is_enabled === undefined ? {} : { isEnabled: body.is_enabled }),
-              ...(body.min_executions_to_keep === undefined
-                ? {}
-                : { minExecutionsToKeep: BigInt(body.min_executions_to_keep) }),
-              ...(body.stale_after_days === undefined ? {} : { staleAfterDays: body.stale_after_days }),
+              ...optional('retentionDays', body.retention_days),
+              ...optional('isEnabled', body.is_enabled),
+              ...optional('minExecutionsToKeep', executionsToKeep === undefined ? undefined : BigInt(executionsToKeep)),
+              ...optional('staleAfterDays', body.stale_after_days),
             },
             options,
           ),

@@ -2,9 +2,10 @@ import type { CallOptions } from '@connectrpc/connect';
 import { Type } from 'typebox';
 import { type Deletion, DeletionSchema, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { RunSchema, RunStateSchema, RunStepSchema, RunViewSchema } from '#gen/lethe/run/v1/run_pb.ts';
+import { optional } from '#libs/grpc/optional.ts';
 import type { UpstreamClients } from '../connect-upstreams.ts';
 import { described, jsonOfMessage, namesOf, valueNamed } from './json-of-message.ts';
-import { accepted, answer, deletionLocation, gone, page, responsesWith, sendGone } from './responses.ts';
+import { accepted, answer, deletionLocation, gone, ofParts, page, responsesWith, sendGone } from './responses.ts';
 import {
   type CallService,
   DeleteHeaders,
@@ -19,10 +20,9 @@ import {
 
 const LARGE = 'input, output and references';
 const RunParams = Type.Object({ run_id: Id('The run.') });
-const ShowDeleted = Type.Object(
-  { show_deleted: Type.Optional(Type.Boolean({ description: 'Also soft-deleted ones, for admins.' })) },
-  { additionalProperties: false },
-);
+const ShowDeleted = {
+  show_deleted: Type.Optional(Type.Boolean({ description: 'Also soft-deleted ones, for admins.' })),
+};
 const ENDED: ReadonlySet<DeletionState> = new Set([
   DeletionState.COMPLETE,
   DeletionState.STUCK,
@@ -100,24 +100,21 @@ export function registerRunRoutes(scope: RestScope, call: CallService, purgeWait
         tags: ['runs'],
         params: RunParams,
         querystring: Type.Object(
-          { ...ShowDeleted.properties, ...viewQuery(RunViewSchema, LARGE, 'FULL') },
+          { ...ShowDeleted, ...viewQuery(RunViewSchema, LARGE, 'FULL') },
           { additionalProperties: false },
         ),
         response: responsesWith(
           {
             200: {
               description: 'The run.',
-              type: 'object',
-              additionalProperties: false,
-              required: ['run', 'steps'],
-              properties: {
+              ...ofParts({
                 run: described('Run', 'The run itself.'),
                 steps: {
                   type: 'array',
                   description: 'Its steps in their order, 200 at most.',
                   items: { $ref: 'RunStep#' },
                 },
-              },
+              }),
             },
           },
           [404],
@@ -160,7 +157,7 @@ export function registerRunRoutes(scope: RestScope, call: CallService, purgeWait
           max_create_time: Type.Optional(
             Type.String({ format: 'date-time', description: 'Only runs created before this instant.' }),
           ),
-          ...ShowDeleted.properties,
+          ...ShowDeleted,
           ...viewQuery(RunViewSchema, LARGE, 'BASIC'),
         }),
         response: responsesWith({ 200: page('runs', 'Run') }),
@@ -177,8 +174,8 @@ export function registerRunRoutes(scope: RestScope, call: CallService, purgeWait
             pageToken: query.page_token ?? '',
             state: valueNamed(RunStateSchema, query.state),
             workflow: query.workflow ?? '',
-            ...(minCreateTime ? { minCreateTime } : {}),
-            ...(maxCreateTime ? { maxCreateTime } : {}),
+            ...optional('minCreateTime', minCreateTime),
+            ...optional('maxCreateTime', maxCreateTime),
             showDeleted: query.show_deleted ?? false,
             view: valueNamed(RunViewSchema, query.view),
           },
