@@ -2,21 +2,18 @@ import type { PurgeForecast } from '#gen/lethe/retention/v1/retention_pb.ts';
 import { confirmByTyping } from './confirm.ts';
 import type { CommandContext } from './context.ts';
 import { instantOf } from './output.ts';
-import { render, type Text, toTable } from './table.ts';
+import { makeTable, render, type Text } from './table.ts';
 import type { Terminal } from './terminal.ts';
 
 /** What a change would make the next purge remove, one subject a row. */
-export function forecastTable(forecasts: readonly PurgeForecast[]) {
-  const rows = forecasts.map((forecast) => [
-    forecast.subject,
-    String(forecast.expiredCount),
-    String(forecast.currentExpiredCount),
-    String(forecast.tenantCount),
-    String(forecast.uncountedTenantCount),
-    instantOf(forecast.effectTime) || 'the next purge',
-  ]);
-  return toTable(['SUBJECT', 'WOULD GO', 'GOES ANYWAY', 'TENANTS', 'NOT COUNTED', 'FROM'], rows);
-}
+export const forecastTable = makeTable<PurgeForecast>({
+  SUBJECT: ({ subject }) => subject,
+  'WOULD GO': ({ expiredCount }) => String(expiredCount),
+  'GOES ANYWAY': ({ currentExpiredCount }) => String(currentExpiredCount),
+  TENANTS: ({ tenantCount }) => String(tenantCount),
+  'NOT COUNTED': ({ uncountedTenantCount }) => String(uncountedTenantCount),
+  FROM: ({ effectTime }) => instantOf(effectTime) || 'the next purge',
+});
 
 /** A result that was not applied, above what it would make the next purge remove. */
 export const previewText = (table: Text, forecasts: readonly PurgeForecast[]): Text => [

@@ -10,7 +10,7 @@ import { confirmByTyping, requireTerminalOrYes } from './confirm.ts';
 import type { CommandContext } from './context.ts';
 import type { Keeper } from './find-deletion.ts';
 import { EXIT, instantOf, nameOf } from './output.ts';
-import { render, type Text, toLine, toTable } from './table.ts';
+import { makeTable, render, type Text, toLine, toTable } from './table.ts';
 import { UsageError } from './usage-error.ts';
 
 /** One target by its id, or with `--all-matching` every one that matches the filter. */
@@ -92,20 +92,17 @@ export function exitOfBulk(bulk: BulkDeletion | undefined): number {
   return bulk.state === BulkDeletionState.COMPLETE && (bulk.counts?.skipped ?? 0n) === 0n ? EXIT.ok : EXIT.partial;
 }
 
-const rowOf = (bulk: BulkDeletion) => [
-  bulk.id,
-  nameOf(DeletionMode, bulk.mode),
-  nameOf(BulkDeletionState, bulk.state),
-  `${bulk.targetType}s`,
-  `${bulk.counts?.completed ?? 0n}/${bulk.counts?.matched ?? 0n}`,
-  instantOf(bulk.createTime),
-  bulk.actor,
-  bulk.reason,
-];
-
 /** Bulk deletions, one a row. */
-export const bulkTable = (bulks: readonly BulkDeletion[]) =>
-  toTable(['BULK', 'MODE', 'STATE', 'OF', 'DONE', 'CREATED', 'ACTOR', 'REASON'], bulks.map(rowOf));
+export const bulkTable = makeTable<BulkDeletion>({
+  BULK: ({ id }) => id,
+  MODE: ({ mode }) => nameOf(DeletionMode, mode),
+  STATE: ({ state }) => nameOf(BulkDeletionState, state),
+  OF: ({ targetType }) => `${targetType}s`,
+  DONE: ({ counts }) => `${counts?.completed ?? 0n}/${counts?.matched ?? 0n}`,
+  CREATED: ({ createTime }) => instantOf(createTime),
+  ACTOR: ({ actor }) => actor,
+  REASON: ({ reason }) => reason,
+});
 
 /** One bulk deletion with its counts, which always add up, and why items were skipped. */
 export function bulkText(bulk: BulkDeletion | undefined): Text {

@@ -17,6 +17,15 @@ export const toTable = (head: readonly string[], rows: readonly (readonly (strin
   rows: rows.map((row) => row.map((cell) => toLine(String(cell)))),
 });
 
+/** Makes the table of things of one kind: under each heading, what of a thing stands there. */
+export const makeTable =
+  <T>(columns: Readonly<Record<string, (thing: T) => string>>) =>
+  (things: readonly T[]): TextTable =>
+    toTable(
+      Object.keys(columns),
+      things.map((thing) => Object.values(columns).map((cell) => cell(thing))),
+    );
+
 /** A text on one line without control characters: what others wrote must not steer the reader's terminal. */
 export const toLine = (text: string): string => text.replace(/\s+/gu, ' ').replace(/\p{Cc}/gu, '\ufffd');
 

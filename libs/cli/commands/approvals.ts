@@ -8,7 +8,7 @@ import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue } from '../parse.ts';
-import { toTable } from '../table.ts';
+import { makeTable } from '../table.ts';
 
 interface ApprovalListOptions extends ListOptions {
   readonly state?: ApprovalState;
@@ -20,21 +20,19 @@ interface DecideOptions {
   readonly etag: string;
 }
 
-const rowOf = (approval: Approval) => [
-  approval.id,
-  nameOf(ApprovalState, approval.state),
-  nameOf(IncidentState, approval.requestedState),
-  approval.requestedBy,
-  approval.decidedBy,
-  instantOf(approval.decideTime ?? approval.createTime),
-  [approval.requestNotes, approval.decisionNotes].filter((notes) => notes !== '').join('; ') || purgedNotes(approval),
-];
-
 const purgedNotes = ({ notesPurgeTime }: Approval): string => (notesPurgeTime ? 'notes were purged' : '');
 
 /** Approvals, one a row. */
-export const approvalTable = (approvals: readonly Approval[]) =>
-  toTable(['APPROVAL', 'STATE', 'TO BECOME', 'ASKED BY', 'DECIDED BY', 'WHEN', 'NOTES'], approvals.map(rowOf));
+export const approvalTable = makeTable<Approval>({
+  APPROVAL: ({ id }) => id,
+  STATE: ({ state }) => nameOf(ApprovalState, state),
+  'TO BECOME': ({ requestedState }) => nameOf(IncidentState, requestedState),
+  'ASKED BY': ({ requestedBy }) => requestedBy,
+  'DECIDED BY': ({ decidedBy }) => decidedBy,
+  WHEN: ({ decideTime, createTime }) => instantOf(decideTime ?? createTime),
+  NOTES: (approval) =>
+    [approval.requestNotes, approval.decisionNotes].filter((notes) => notes !== '').join('; ') || purgedNotes(approval),
+});
 
 /** Every approval, newest first. */
 export const listApprovals = (

@@ -14,7 +14,7 @@ import { mergeNewest } from '../merge-newest.ts';
 import { bulkTable, bulkText, exitOfBulk, watchBulk } from '../order-bulk.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue } from '../parse.ts';
-import { toLine, toTable } from '../table.ts';
+import { makeTable, toLine } from '../table.ts';
 
 interface KindOptions {
   readonly kind?: Keeper;
@@ -23,15 +23,13 @@ interface KindOptions {
 const KEEPERS: readonly Keeper[] = ['run', 'job'];
 const SOME_BULK = '018f6b1e-7c1a-7000-8000-000000000005';
 
-const itemRow = (item: BulkDeletionItem) => [
-  item.targetId,
-  nameOf(BulkDeletionItemState, item.state),
-  item.deletionId,
-  [item.skipReason, item.lastError].filter((why) => why !== '').join('; '),
-  instantOf(item.updateTime),
-];
-const itemTable = (items: readonly BulkDeletionItem[]) =>
-  toTable(['ITEM', 'STATE', 'DELETION', 'WHY', 'CHANGED'], items.map(itemRow));
+const itemTable = makeTable<BulkDeletionItem>({
+  ITEM: ({ targetId }) => targetId,
+  STATE: ({ state }) => nameOf(BulkDeletionItemState, state),
+  DELETION: ({ deletionId }) => deletionId,
+  WHY: ({ skipReason, lastError }) => [skipReason, lastError].filter((why) => why !== '').join('; '),
+  CHANGED: ({ updateTime }) => instantOf(updateTime),
+});
 
 /** Finds a bulk deletion in whichever service has it. */
 async function find(lethe: Lethe, id: string): Promise<{ readonly of: Keeper; readonly bulk: BulkDeletion }> {

@@ -8,7 +8,7 @@ import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue, instant, jsonObject } from '../parse.ts';
-import { type Text, toTable } from '../table.ts';
+import { makeTable, type Text, toTable } from '../table.ts';
 import { flagsText } from './environments.ts';
 
 interface CheckListOptions extends ListOptions {
@@ -30,15 +30,13 @@ interface RecordOptions {
 
 const STATUSES = `one of ${enumNames(DriftStatus).join(', ')}`;
 
-const rowOf = (check: DriftCheck) => [
-  check.id,
-  nameOf(DriftStatus, check.status),
-  flagsText(check),
-  instantOf(check.checkTime),
-  check.environmentId,
-];
-const tableOf = (checks: readonly DriftCheck[]) =>
-  toTable(['CHECK', 'FOUND', 'WORKFLOWS', 'AT', 'ENVIRONMENT'], checks.map(rowOf));
+const tableOf = makeTable<DriftCheck>({
+  CHECK: ({ id }) => id,
+  FOUND: ({ status }) => nameOf(DriftStatus, status),
+  WORKFLOWS: flagsText,
+  AT: ({ checkTime }) => instantOf(checkTime),
+  ENVIRONMENT: ({ environmentId }) => environmentId,
+});
 
 function checkText(check: DriftCheck): Text {
   const flagged = check.workflows.map(({ workflow, flag }) => [workflow, nameOf(DriftFlag, flag)]);

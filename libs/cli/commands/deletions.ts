@@ -6,7 +6,7 @@ import { findDeletion, type Keeper, listDeletions } from '../find-deletion.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue } from '../parse.ts';
-import { type Text, toLine, toTable } from '../table.ts';
+import { makeTable, type Text, toLine, toTable } from '../table.ts';
 
 /** Whose deletions; both kinds without. */
 interface KindOptions {
@@ -22,18 +22,15 @@ interface DeletionListOptions extends ListOptions, KindOptions {
 
 const SOME_DELETION = '018f6b1e-7c1a-7000-8000-000000000002';
 
-const rowOf = (deletion: Deletion) => [
-  deletion.id,
-  nameOf(DeletionMode, deletion.mode),
-  nameOf(DeletionState, deletion.state),
-  deletion.targetType,
-  deletion.targetId,
-  deletion.lastError,
-];
-
 /** Deletions, one a row. */
-export const deletionTable = (deletions: readonly Deletion[]) =>
-  toTable(['DELETION', 'MODE', 'STATE', 'OF', 'ID', 'LAST ERROR'], deletions.map(rowOf));
+export const deletionTable = makeTable<Deletion>({
+  DELETION: ({ id }) => id,
+  MODE: ({ mode }) => nameOf(DeletionMode, mode),
+  STATE: ({ state }) => nameOf(DeletionState, state),
+  OF: ({ targetType }) => targetType,
+  ID: ({ targetId }) => targetId,
+  'LAST ERROR': ({ lastError }) => lastError,
+});
 
 /** A receipt whole: who, why, when, what went of how much, and what was read back. */
 export function receiptText(deletion: Deletion): Text {

@@ -6,17 +6,7 @@ import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue } from '../parse.ts';
-import { type Text, toTable } from '../table.ts';
-
-const rowOf = (environment: Environment) => [
-  environment.id,
-  environment.displayName,
-  nameOf(DriftStatus, environment.driftStatus),
-  flagsText(environment),
-  instantOf(environment.lastCheckTime) || 'never',
-];
-const tableOf = (environments: readonly Environment[]) =>
-  toTable(['ENVIRONMENT', 'NAME', 'DRIFT', 'WORKFLOWS', 'CHECKED'], environments.map(rowOf));
+import { makeTable, type Text, toTable } from '../table.ts';
 
 /** How many workflows differ, by how they do. */
 export const flagsText = ({
@@ -32,6 +22,14 @@ export const flagsText = ({
     .filter(([count]) => count !== 0)
     .map(([count, what]) => `${count} ${what}`)
     .join(', ');
+
+const tableOf = makeTable<Environment>({
+  ENVIRONMENT: ({ id }) => id,
+  NAME: ({ displayName }) => displayName,
+  DRIFT: ({ driftStatus }) => nameOf(DriftStatus, driftStatus),
+  WORKFLOWS: flagsText,
+  CHECKED: ({ lastCheckTime }) => instantOf(lastCheckTime) || 'never',
+});
 
 /** `lethe environments …`. */
 export function addEnvironmentCommands(program: Command, run: Run): void {

@@ -9,7 +9,7 @@ import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue, instant } from '../parse.ts';
-import { toTable } from '../table.ts';
+import { makeTable, toTable } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 
 interface ExecutionListOptions extends ListOptions {
@@ -29,17 +29,14 @@ interface CountOptions {
 const STATES = enumNames(ExecutionState).join(', ');
 const MAX_LINE = 1_048_576;
 
-const executionRow = (execution: Execution) => [
-  execution.id,
-  nameOf(ExecutionState, execution.state),
-  execution.status,
-  execution.workflow,
-  instantOf(execution.startTime ?? execution.createTime),
-  instantOf(execution.finishTime),
-];
-
-const executionTable = (executions: readonly Execution[]) =>
-  toTable(['EXECUTION', 'STATE', 'STATUS', 'WORKFLOW', 'STARTED', 'FINISHED'], executions.map(executionRow));
+const executionTable = makeTable<Execution>({
+  EXECUTION: ({ id }) => id,
+  STATE: ({ state }) => nameOf(ExecutionState, state),
+  STATUS: ({ status }) => status,
+  WORKFLOW: ({ workflow }) => workflow,
+  STARTED: ({ startTime, createTime }) => instantOf(startTime ?? createTime),
+  FINISHED: ({ finishTime }) => instantOf(finishTime),
+});
 
 /** `lethe executions …`. */
 export function addExecutionCommands(program: Command, run: Run): void {

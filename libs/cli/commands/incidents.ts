@@ -15,7 +15,7 @@ import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue, jsonObject } from '../parse.ts';
-import { type Text, toLine, toTable } from '../table.ts';
+import { makeTable, type Text, toLine, toTable } from '../table.ts';
 import { approvalTable, listApprovals } from './approvals.ts';
 
 interface IncidentListOptions extends ListOptions {
@@ -36,16 +36,14 @@ interface OpenOptions {
 
 const STATES = `one of ${enumNames(IncidentState).join(', ')}`;
 
-const rowOf = (incident: Incident) => [
-  incident.id,
-  nameOf(IncidentState, incident.state),
-  incident.title,
-  nameOf(PayloadState, incident.payloadState),
-  instantOf(incident.createTime),
-  instantOf(incident.closeTime),
-];
-const tableOf = (incidents: readonly Incident[]) =>
-  toTable(['INCIDENT', 'STATE', 'TITLE', 'DETAILS', 'OPENED', 'CLOSED'], incidents.map(rowOf));
+const tableOf = makeTable<Incident>({
+  INCIDENT: ({ id }) => id,
+  STATE: ({ state }) => nameOf(IncidentState, state),
+  TITLE: ({ title }) => title,
+  DETAILS: ({ payloadState }) => nameOf(PayloadState, payloadState),
+  OPENED: ({ createTime }) => instantOf(createTime),
+  CLOSED: ({ closeTime }) => instantOf(closeTime),
+});
 
 /** Every incident, newest first. */
 const listIncidents = (

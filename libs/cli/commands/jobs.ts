@@ -11,7 +11,7 @@ import { addLimit, type ListOptions, printList } from '../list.ts';
 import { addAllMatching, isAllMatching, orderBulk } from '../order-bulk.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue, enumValues, instant, wholeNumber } from '../parse.ts';
-import { toLine, toTable } from '../table.ts';
+import { makeTable, toLine, toTable } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 import { countTable } from './deletions.ts';
 
@@ -21,15 +21,13 @@ const STATES = enumNames(JobState).join(', ');
 const KINDS = enumNames(ArtifactKind).join(', ');
 const SOME_JOB = '018f6b1e-7c1a-7000-8000-000000000003';
 
-const artifactRow = (artifact: Artifact) => [
-  artifact.name,
-  nameOf(ArtifactKind, artifact.kind),
-  String(artifact.sizeBytes),
-  artifact.contentType,
-  instantOf(artifact.createTime),
-];
-const artifactTable = (artifacts: readonly Artifact[]) =>
-  toTable(['ARTIFACT', 'KIND', 'BYTES', 'TYPE', 'CREATED'], artifacts.map(artifactRow));
+const artifactTable = makeTable<Artifact>({
+  ARTIFACT: ({ name }) => name,
+  KIND: ({ kind }) => nameOf(ArtifactKind, kind),
+  BYTES: ({ sizeBytes }) => String(sizeBytes),
+  TYPE: ({ contentType }) => contentType,
+  CREATED: ({ createTime }) => instantOf(createTime),
+});
 
 /** `lethe jobs …`. */
 export function addJobCommands(program: Command, run: Run): void {

@@ -7,7 +7,7 @@ import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { EXIT, nameOf } from '../output.ts';
 import { tenantId } from '../parse.ts';
-import { type Text, toTable } from '../table.ts';
+import { makeTable, type Text } from '../table.ts';
 
 interface OverdueOptions {
   readonly service?: readonly ServiceName[];
@@ -21,12 +21,12 @@ function ageText(seconds: number): string {
   return hours ? `${hours} h ${minutes} min` : `${minutes} min`;
 }
 
-const rowOf = ({ service, work, ageSeconds }: ServiceOldestWork) => [
-  `${service} ${nameOf(WorkKind, work.kind)}`,
-  ageText(ageSeconds),
-  work.tenantId,
-  work.id,
-];
+const tableOf = makeTable<ServiceOldestWork>({
+  OLDEST: ({ service, work }) => `${service} ${nameOf(WorkKind, work.kind)}`,
+  AGE: ({ ageSeconds }) => ageText(ageSeconds),
+  TENANT: ({ work }) => work.tenantId,
+  ID: ({ work }) => work.id,
+});
 
 /** The command that shows it. */
 export function commandOf({ service, work: { kind, tenantId: of, id } }: ServiceOldestWork): string {
@@ -43,9 +43,7 @@ export function commandOf({ service, work: { kind, tenantId: of, id } }: Service
 }
 
 const overdueText = (found: readonly ServiceOldestWork[]): Text =>
-  found.length === 0
-    ? 'All work is done.'
-    : [toTable(['OLDEST', 'AGE', 'TENANT', 'ID'], found.map(rowOf)), '', ...found.map(commandOf)];
+  found.length === 0 ? 'All work is done.' : [tableOf(found), '', ...found.map(commandOf)];
 
 const overdueJson = (oldest: ServiceOldestWork) => ({
   service: oldest.service,

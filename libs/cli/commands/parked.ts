@@ -8,22 +8,20 @@ import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { tenantId } from '../parse.ts';
-import { type Text, toLine, toTable } from '../table.ts';
+import { makeTable, type Text, toLine } from '../table.ts';
 
 interface ParkedOptions extends ListOptions {
   readonly service?: readonly ServiceName[];
   readonly of?: string;
 }
 
-const HEAD = ['TENANT', 'WHAT', 'ID', 'SINCE', 'WHY'];
-
-const rowOf = ({ service, work: { tenantId: of, kind, id, parkTime, reason } }: ServiceParkedWork) => [
-  of,
-  `${service} ${nameOf(ParkedWorkKind, kind)}`,
-  id,
-  instantOf(parkTime),
-  reason,
-];
+const tableOf = makeTable<ServiceParkedWork>({
+  TENANT: ({ work }) => work.tenantId,
+  WHAT: ({ service, work }) => `${service} ${nameOf(ParkedWorkKind, work.kind)}`,
+  ID: ({ work }) => work.id,
+  SINCE: ({ work }) => instantOf(work.parkTime),
+  WHY: ({ work }) => work.reason,
+});
 
 /** The command that sets it going again; `…` stands for a reason, which is somebody's own. */
 export function commandOf({ service, work }: ServiceParkedWork): string {
@@ -40,7 +38,7 @@ export function commandOf({ service, work }: ServiceParkedWork): string {
 
 /** What is parked, and below it, for each in the same order, the command that sets it going again. */
 const parkedText = (found: readonly ServiceParkedWork[]): Text =>
-  found.length === 0 ? 'Nothing waits for a person.' : [toTable(HEAD, found.map(rowOf)), '', ...found.map(commandOf)];
+  found.length === 0 ? 'Nothing waits for a person.' : [tableOf(found), '', ...found.map(commandOf)];
 
 /** Parked work as JSON: its service and its command beside its own fields. */
 const parkedJson = (parked: ServiceParkedWork) => ({

@@ -4,7 +4,7 @@ import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf } from '../output.ts';
-import { toTable } from '../table.ts';
+import { makeTable } from '../table.ts';
 
 /** Where a participant stands, in one word or two. */
 export const stateOfParticipant = ({ configured, retireTime, claimedDataId }: KnownParticipant): string => {
@@ -13,16 +13,12 @@ export const stateOfParticipant = ({ configured, retireTime, claimedDataId }: Kn
   return retireTime ? 'RETIRED' : 'NOT CONFIGURED';
 };
 
-const tableOf = (participants: readonly KnownParticipant[]) =>
-  toTable(
-    ['PARTICIPANT', 'STATE', 'SINCE', 'WHY'],
-    participants.map((participant) => [
-      participant.name,
-      stateOfParticipant(participant),
-      instantOf(participant.firstConfigureTime),
-      participant.retireReason && `${participant.retiredBy}: ${participant.retireReason}`,
-    ]),
-  );
+const tableOf = makeTable<KnownParticipant>({
+  PARTICIPANT: ({ name }) => name,
+  STATE: stateOfParticipant,
+  SINCE: ({ firstConfigureTime }) => instantOf(firstConfigureTime),
+  WHY: ({ retiredBy, retireReason }) => retireReason && `${retiredBy}: ${retireReason}`,
+});
 
 /** `lethe participants …`: the services that deletions of runs wait for. */
 export function addParticipantCommands(program: Command, run: Run): void {

@@ -15,7 +15,7 @@ import { confirmShortening, previewText } from '../forecast.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { instant, tenantId, wholeNumber } from '../parse.ts';
-import { type Text, toTable } from '../table.ts';
+import { makeTable, type Text } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 
 const MAX_DAYS = 36_500;
@@ -37,17 +37,15 @@ export function windowText(kind: WindowKind, days: number | undefined): string {
 
 const floorOf = (minToKeep: bigint | undefined): string => (minToKeep ? `and the newest ${minToKeep}` : '');
 
-const planWindowRow = (window: PlanWindow) => [
-  window.plan,
-  window.subject,
-  `${windowText(window.kind, window.retentionDays)} ${floorOf(window.minToKeep)}`.trim(),
-  String(window.version),
-  instantOf(window.recordTime),
-  window.actor,
-  window.reason,
-];
-const planWindowTable = (windows: readonly PlanWindow[]) =>
-  toTable(['PLAN', 'SUBJECT', 'KEPT', 'VERSION', 'SINCE', 'SET BY', 'REASON'], windows.map(planWindowRow));
+const planWindowTable = makeTable<PlanWindow>({
+  PLAN: ({ plan }) => plan,
+  SUBJECT: ({ subject }) => subject,
+  KEPT: ({ kind, retentionDays, minToKeep }) => `${windowText(kind, retentionDays)} ${floorOf(minToKeep)}`.trim(),
+  VERSION: ({ version }) => String(version),
+  SINCE: ({ recordTime }) => instantOf(recordTime),
+  'SET BY': ({ actor }) => actor,
+  REASON: ({ reason }) => reason,
+});
 const planTable = (plans: readonly Plan[]) => planWindowTable(plans.flatMap(({ windows }) => windows));
 const planText = (plan: Plan): Text => [
   planTable([plan]),
@@ -55,27 +53,24 @@ const planText = (plan: Plan): Text => [
   `${plan.name} is in force for ${plan.tenantCount} tenants; its etag is ${plan.etag}`,
 ];
 
-const tenantRow = (entry: TenantPlan) => [
-  entry.tenantId,
-  entry.planName || 'none',
-  String(entry.version),
-  instantOf(entry.effectiveTime),
-  entry.actor,
-  entry.reason,
-];
 /** Tenants with their plans, one a row. */
-export const tenantTable = (plans: readonly TenantPlan[]) =>
-  toTable(['TENANT', 'PLAN', 'VERSION', 'FROM', 'SET BY', 'REASON'], plans.map(tenantRow));
+export const tenantTable = makeTable<TenantPlan>({
+  TENANT: ({ tenantId }) => tenantId,
+  PLAN: ({ planName }) => planName || 'none',
+  VERSION: ({ version }) => String(version),
+  FROM: ({ effectiveTime }) => instantOf(effectiveTime),
+  'SET BY': ({ actor }) => actor,
+  REASON: ({ reason }) => reason,
+});
 
-const windowRow = (window: RetentionWindow) => [
-  window.subjectName,
-  `${windowText(window.kind, window.retentionDays)} ${floorOf(window.minExecutionsToKeep)}`.trim(),
-  `${nameOf(WindowSource, window.source)} ${window.planName}`.trim(),
-  instantOf(window.changeTime),
-  windowText(window.nextKind, window.nextRetentionDays),
-];
-const windowTable = (windows: readonly RetentionWindow[]) =>
-  toTable(['SUBJECT', 'KEPT', 'BY', 'CHANGES', 'TO'], windows.map(windowRow));
+const windowTable = makeTable<RetentionWindow>({
+  SUBJECT: ({ subjectName }) => subjectName,
+  KEPT: ({ kind, retentionDays, minExecutionsToKeep }) =>
+    `${windowText(kind, retentionDays)} ${floorOf(minExecutionsToKeep)}`.trim(),
+  BY: ({ source, planName }) => `${nameOf(WindowSource, source)} ${planName}`.trim(),
+  CHANGES: ({ changeTime }) => instantOf(changeTime),
+  TO: ({ nextKind, nextRetentionDays }) => windowText(nextKind, nextRetentionDays),
+});
 
 /** Plans are upper case and tenants lower case, so one argument can be either. */
 const isPlanName = (name: string | undefined): name is string => name !== undefined && /^[A-Z]/.test(name);

@@ -9,7 +9,7 @@ import { confirmShortening, previewText } from '../forecast.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf } from '../output.ts';
 import { tenantId, wholeNumber } from '../parse.ts';
-import { toTable } from '../table.ts';
+import { makeTable } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 
 const MAX_DAYS = 36_500;
@@ -35,17 +35,15 @@ interface OfOptions {
   readonly of?: string;
 }
 
-const policyRow = (policy: ExecutionPolicy) => [
-  policy.tenantId,
-  policy.isEnabled ? `${policy.retentionDays} days` : `off (${policy.retentionDays} days)`,
-  String(policy.minExecutionsToKeep),
-  `${policy.staleAfterDays} days`,
-  instantOf(policy.lastCleanupTime),
-  policy.lastCleanupTime ? String(policy.lastCleanupDeletedCount) : '',
-  policy.etag,
-];
-const policyTable = (policies: readonly ExecutionPolicy[]) =>
-  toTable(['TENANT', 'KEPT', 'NEWEST KEPT', 'STALE AFTER', 'LAST CLEANUP', 'REMOVED', 'ETAG'], policies.map(policyRow));
+const policyTable = makeTable<ExecutionPolicy>({
+  TENANT: ({ tenantId }) => tenantId,
+  KEPT: ({ isEnabled, retentionDays }) => (isEnabled ? `${retentionDays} days` : `off (${retentionDays} days)`),
+  'NEWEST KEPT': ({ minExecutionsToKeep }) => String(minExecutionsToKeep),
+  'STALE AFTER': ({ staleAfterDays }) => `${staleAfterDays} days`,
+  'LAST CLEANUP': ({ lastCleanupTime }) => instantOf(lastCleanupTime),
+  REMOVED: ({ lastCleanupTime, lastCleanupDeletedCount }) => (lastCleanupTime ? String(lastCleanupDeletedCount) : ''),
+  ETAG: ({ etag }) => etag,
+});
 
 /** What is set already and was not named stays: the RPC replaces a policy whole. */
 async function mergedPolicy(

@@ -6,7 +6,7 @@ import { type GlobalOptions, isJson } from '../global-options.ts';
 import { toJson } from '../output.ts';
 import { type Profiles, readProfiles, type StoredProfile, writeProfiles } from '../profiles.ts';
 import { DEFAULT_PROFILE } from '../session.ts';
-import { render, type Text, toTable } from '../table.ts';
+import { makeTable, render, type Text } from '../table.ts';
 import type { Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
 
@@ -19,17 +19,14 @@ const toShown = (name: string, profile: StoredProfile, current: string | undefin
   addresses: profile.addresses ?? {},
 });
 
-const tableOf = (shown: readonly ReturnType<typeof toShown>[]) =>
-  toTable(
-    ['PROFILE', 'IN USE', 'SIGNS IN BY', 'TENANT', 'SERVICES'],
-    shown.map(({ name, inUse, signsInBy, tenant, addresses }) => [
-      name,
-      inUse ? 'yes' : '',
-      signsInBy,
-      tenant,
-      SERVICE_NAMES.flatMap((service) => (addresses[service] ? [`${service} ${addresses[service]}`] : [])).join(', '),
-    ]),
-  );
+const tableOf = makeTable<ReturnType<typeof toShown>>({
+  PROFILE: ({ name }) => name,
+  'IN USE': ({ inUse }) => (inUse ? 'yes' : ''),
+  'SIGNS IN BY': ({ signsInBy }) => signsInBy,
+  TENANT: ({ tenant }) => tenant,
+  SERVICES: ({ addresses }) =>
+    SERVICE_NAMES.flatMap((service) => (addresses[service] ? [`${service} ${addresses[service]}`] : [])).join(', '),
+});
 
 /** `lethe profiles …`. */
 export function addProfileCommands(program: Command, terminal: Terminal): void {

@@ -16,23 +16,21 @@ import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue, names, tenantId } from '../parse.ts';
-import { type Text, toLine, toTable } from '../table.ts';
+import { makeTable, type Text, toLine, toTable } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 import { windowText } from './plans.ts';
 import { stopText } from './stop.ts';
 
-const purgeRow = (purge: RetentionPurge) => [
-  purge.id,
-  nameOf(PurgeState, purge.state),
-  nameOf(PurgeTrigger, purge.trigger),
-  purge.validateOnly ? 'dry run' : '',
-  `${purge.completeTenantCount}/${purge.tenantCount}`,
-  instantOf(purge.createTime),
-  purge.actor,
-  purge.reason,
-];
-const purgeTable = (purges: readonly RetentionPurge[]) =>
-  toTable(['PURGE', 'STATE', 'BY', '', 'TENANTS', 'CREATED', 'ACTOR', 'REASON'], purges.map(purgeRow));
+const purgeTable = makeTable<RetentionPurge>({
+  PURGE: ({ id }) => id,
+  STATE: ({ state }) => nameOf(PurgeState, state),
+  BY: ({ trigger }) => nameOf(PurgeTrigger, trigger),
+  '': ({ validateOnly }) => (validateOnly ? 'dry run' : ''),
+  TENANTS: ({ completeTenantCount, tenantCount }) => `${completeTenantCount}/${tenantCount}`,
+  CREATED: ({ createTime }) => instantOf(createTime),
+  ACTOR: ({ actor }) => actor,
+  REASON: ({ reason }) => reason,
+});
 
 const countsText = (counts: readonly ResourceCount[], validateOnly: boolean): string =>
   counts.map(({ resourceType, found, deleted }) => `${resourceType} ${validateOnly ? found : deleted}`).join(', ');

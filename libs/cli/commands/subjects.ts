@@ -5,7 +5,7 @@ import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue } from '../parse.ts';
-import { toTable } from '../table.ts';
+import { makeTable } from '../table.ts';
 
 /** Why a subject is not purged, in a sentence; empty where nothing is the matter. */
 export function whyOfSubject({ problem, observeNightsLeft, retireReason, retiredBy }: CatalogueSubject): string {
@@ -13,16 +13,14 @@ export function whyOfSubject({ problem, observeNightsLeft, retireReason, retired
   return problem || (retireReason && `${retiredBy}: ${retireReason}`);
 }
 
-const rowOf = (subject: CatalogueSubject) => [
-  subject.name,
-  subject.owner,
-  nameOf(SubjectState, subject.state),
-  subject.ageOf,
-  instantOf(subject.listTime),
-  whyOfSubject(subject),
-];
-const tableOf = (subjects: readonly CatalogueSubject[]) =>
-  toTable(['SUBJECT', 'OWNER', 'STATE', 'AGE OF', 'LISTED', 'WHY'], subjects.map(rowOf));
+const tableOf = makeTable<CatalogueSubject>({
+  SUBJECT: ({ name }) => name,
+  OWNER: ({ owner }) => owner,
+  STATE: ({ state }) => nameOf(SubjectState, state),
+  'AGE OF': ({ ageOf }) => ageOf,
+  LISTED: ({ listTime }) => instantOf(listTime),
+  WHY: whyOfSubject,
+});
 
 /** `lethe subjects …`: the catalogue of what owners hold that ages. */
 export function addSubjectCommands(program: Command, run: Run): void {

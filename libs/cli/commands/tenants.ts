@@ -4,14 +4,14 @@ import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf } from '../output.ts';
-import { toTable } from '../table.ts';
+import { makeTable } from '../table.ts';
 import { tenantTable } from './plans.ts';
 
-const unplannedTable = (tenants: readonly UnplannedTenant[]) =>
-  toTable(
-    ['TENANT', 'HAS', 'SINCE'],
-    tenants.map(({ tenantId, subjects, firstSeenTime }) => [tenantId, subjects.join(', '), instantOf(firstSeenTime)]),
-  );
+const unplannedTable = makeTable<UnplannedTenant>({
+  TENANT: ({ tenantId }) => tenantId,
+  HAS: ({ subjects }) => subjects.join(', '),
+  SINCE: ({ firstSeenTime }) => instantOf(firstSeenTime),
+});
 
 /** `lethe tenants …`. */
 export function addTenantCommands(program: Command, run: Run): void {

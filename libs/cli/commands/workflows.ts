@@ -7,7 +7,7 @@ import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { jsonObject } from '../parse.ts';
-import { toTable } from '../table.ts';
+import { makeTable } from '../table.ts';
 
 const SOME_RUN = '018f6b1e-7c1a-7000-8000-000000000001';
 
@@ -16,44 +16,36 @@ interface OrderOptions {
   readonly wait: boolean;
 }
 
-const runRow = (run: RunMessage) => [
-  run.id,
-  nameOf(RunState, run.state),
-  run.workflow,
-  run.displayName,
-  instantOf(run.createTime),
-  run.parkedReason || run.error,
-];
-
 /** Runs, one a row. */
-export const runTable = (runs: readonly RunMessage[]) =>
-  toTable(['RUN', 'STATE', 'WORKFLOW', 'NAME', 'CREATED', 'WHY'], runs.map(runRow));
-
-const hiddenRunRow = (run: RunMessage) => [
-  run.id,
-  nameOf(RunState, run.state),
-  run.workflow,
-  run.displayName,
-  instantOf(run.deleteTime),
-  run.deletedBy,
-  run.deleteReason,
-];
+export const runTable = makeTable<RunMessage>({
+  RUN: ({ id }) => id,
+  STATE: ({ state }) => nameOf(RunState, state),
+  WORKFLOW: ({ workflow }) => workflow,
+  NAME: ({ displayName }) => displayName,
+  CREATED: ({ createTime }) => instantOf(createTime),
+  WHY: ({ parkedReason, error }) => parkedReason || error,
+});
 
 /** Runs, one a row, with who hid them since when and why. */
-export const hiddenRunTable = (runs: readonly RunMessage[]) =>
-  toTable(['RUN', 'STATE', 'WORKFLOW', 'NAME', 'HIDDEN SINCE', 'BY', 'REASON'], runs.map(hiddenRunRow));
+export const hiddenRunTable = makeTable<RunMessage>({
+  RUN: ({ id }) => id,
+  STATE: ({ state }) => nameOf(RunState, state),
+  WORKFLOW: ({ workflow }) => workflow,
+  NAME: ({ displayName }) => displayName,
+  'HIDDEN SINCE': ({ deleteTime }) => instantOf(deleteTime),
+  BY: ({ deletedBy }) => deletedBy,
+  REASON: ({ deleteReason }) => deleteReason,
+});
 
-const stepRow = (step: RunStep) => [
-  String(step.position),
-  step.name,
-  nameOf(StepState, step.state),
-  step.participants.join(', '),
-  instantOf(step.startTime),
-  step.removed.map(({ resourceType, deleted }) => `${resourceType} ${deleted}`).join(', '),
-  step.error,
-];
-const stepTable = (steps: readonly RunStep[]) =>
-  toTable(['', 'STEP', 'STATE', 'AT', 'BEGUN', 'REMOVED', 'ERROR'], steps.map(stepRow));
+const stepTable = makeTable<RunStep>({
+  '': ({ position }) => String(position),
+  STEP: ({ name }) => name,
+  STATE: ({ state }) => nameOf(StepState, state),
+  AT: ({ participants }) => participants.join(', '),
+  BEGUN: ({ startTime }) => instantOf(startTime),
+  REMOVED: ({ removed }) => removed.map(({ resourceType, deleted }) => `${resourceType} ${deleted}`).join(', '),
+  ERROR: ({ error }) => error,
+});
 
 const OVER: ReadonlySet<StepState> = new Set([StepState.COMPLETED, StepState.COMPENSATED]);
 
