@@ -1,8 +1,5 @@
 import type { Command } from 'commander';
 import { type Approval, ApprovalState, IncidentState } from '#gen/lethe/incident/v1/incident_pb.ts';
-import type { Lethe } from '#libs/client/lethe.ts';
-import { everyItem } from '#libs/client/streams.ts';
-import { newId } from '#libs/kernel/id.ts';
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
@@ -34,16 +31,6 @@ export const approvalTable = makeTable<Approval>({
     [approval.requestNotes, approval.decisionNotes].filter((notes) => notes !== '').join('; ') || purgedNotes(approval),
 });
 
-/** Every approval, newest first. */
-export const listApprovals = (
-  { services }: Lethe,
-  filter: { readonly state?: ApprovalState; readonly incidentId?: string },
-): AsyncIterable<Approval> =>
-  everyItem(async (page) => {
-    const { approvals, nextPageToken } = await services.incident.listApprovals({ ...filter, ...page });
-    return { items: approvals, nextPageToken };
-  });
-
 /** `lethe approvals …`. */
 export function addApprovalCommands(program: Command, run: Run): void {
   const approvals = program.command('approvals').description("approvals of incidents' next states");
@@ -55,7 +42,7 @@ export function addApprovalCommands(program: Command, run: Run): void {
       .action(({ state, incident, ...options }: ApprovalListOptions) =>
         run(async (context) => {
           const filter = { ...(state ? { state } : {}), ...(incident ? { incidentId: incident } : {}) };
-          await printList(context, listApprovals(context.lethe, filter), options, approvalTable);
+          await printList(context, context.lethe.incidents.approvals(filter), options, approvalTable);
           return EXIT.ok;
         }),
       ),
@@ -71,9 +58,8 @@ export function addApprovalCommands(program: Command, run: Run): void {
       .option('--notes <notes>', 'what to tell those who decide', '')
       .action((incidentId: string, requestedState: IncidentState, { notes }: { notes: string }) =>
         run(async ({ lethe, print }) => {
-          const request = { requestId: newId(), incidentId, requestedState, notes };
-          const { approval } = await lethe.services.incident.requestApproval(request);
-          print(approval, () => approval?.id ?? '');
+          const approval = await lethe.incidents.requestApproval(incidentId, { requestedState, notes });
+          print(approval, () => approval.id);
           return EXIT.ok;
         }),
       ),
@@ -90,9 +76,8 @@ export function addApprovalCommands(program: Command, run: Run): void {
       .option('--etag <etag>', 'only if it still has this etag', '')
       .action((approvalId: string, decision: ApprovalState, options: DecideOptions) =>
         run(async ({ lethe, print }) => {
-          const request = { approvalId, decision, ...options };
-          const { approval } = await lethe.services.incident.decideApproval(request);
-          print(approval, () => approvalTable(approval ? [approval] : []));
+          const approval = await lethe.incidents.decideApproval(approvalId, { decision, ...options });
+          print(approval, () => approvalTable([approval]));
           return EXIT.ok;
         }),
       ),

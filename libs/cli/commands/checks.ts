@@ -2,7 +2,6 @@ import type { JsonObject } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type DriftCheck, DriftFlag, DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
-import { present } from '#libs/client/streams.ts';
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
@@ -74,8 +73,7 @@ export function addCheckCommands(program: Command, run: Run): void {
       .description('one drift check and the workflows that it flagged')
       .action((driftCheckId: string) =>
         run(async ({ lethe, print }) => {
-          const { driftCheck } = await lethe.services.incident.getDriftCheck({ driftCheckId });
-          const check = present('drift check', driftCheck);
+          const check = await lethe.environments.getDriftCheck(driftCheckId);
           print(check, () => checkText(check));
           return EXIT.ok;
         }),

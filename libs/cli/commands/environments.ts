@@ -83,7 +83,7 @@ export function addEnvironmentCommands(program: Command, run: Run): void {
       .description("the tenant's figures on drift and incidents; a purge does not change them")
       .action(() =>
         run(async ({ lethe, print }) => {
-          const dashboard = await lethe.services.incident.getDriftDashboard({});
+          const dashboard = await lethe.incidents.dashboard();
           print(dashboard, () => dashboardText(dashboard));
           return EXIT.ok;
         }),

@@ -7,16 +7,13 @@ import {
   IncidentState,
   PayloadState,
 } from '#gen/lethe/incident/v1/incident_pb.ts';
-import type { Lethe } from '#libs/client/lethe.ts';
-import { everyItem, present } from '#libs/client/streams.ts';
-import { newId } from '#libs/kernel/id.ts';
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue, jsonObject } from '../parse.ts';
 import { makeTable, type Text, toLine, toTable } from '../table.ts';
-import { approvalTable, listApprovals } from './approvals.ts';
+import { approvalTable } from './approvals.ts';
 
 interface IncidentListOptions extends ListOptions {
   readonly state?: IncidentState;
@@ -44,21 +41,6 @@ const tableOf = makeTable<Incident>({
   OPENED: ({ createTime }) => instantOf(createTime),
   CLOSED: ({ closeTime }) => instantOf(closeTime),
 });
-
-/** Every incident, newest first. */
-const listIncidents = (
-  { services }: Lethe,
-  filter: {
-    readonly state?: IncidentState;
-    readonly environmentId?: string;
-    readonly runId?: string;
-    readonly showDeleted?: boolean;
-  },
-): AsyncIterable<Incident> =>
-  everyItem(async (page) => {
-    const { incidents, nextPageToken } = await services.incident.listIncidents({ ...filter, ...page });
-    return { items: incidents, nextPageToken };
-  });
 
 /** One incident whole: its links, its way, its details or the sentence in their place, its approvals. */
 function incidentText(incident: Incident, approvals: readonly Approval[]): Text {
@@ -108,7 +90,7 @@ export function addIncidentCommands(program: Command, run: Run): void {
             ...(environment ? { environmentId: environment } : {}),
             ...(runId ? { runId } : {}),
           };
-          await printList(context, listIncidents(context.lethe, filter), options, tableOf);
+          await printList(context, context.lethe.incidents.list(filter), options, tableOf);
           return EXIT.ok;
         }),
       ),
@@ -120,11 +102,10 @@ export function addIncidentCommands(program: Command, run: Run): void {
       .command('get <incident>')
       .description('one incident with its timeline, its details and its approvals')
       .option('--show-deleted', 'also one that was hidden with its run', false)
-      .action((incidentId: string, { showDeleted }: { showDeleted: boolean }) =>
+      .action((incidentId: string, options: { showDeleted: boolean }) =>
         run(async ({ lethe, print }) => {
-          const answer = await lethe.services.incident.getIncident({ incidentId, showDeleted });
-          const incident = present('incident', answer.incident);
-          const approvals = await Array.fromAsync(listApprovals(lethe, { incidentId }));
+          const incident = await lethe.incidents.get(incidentId, options);
+          const approvals = await Array.fromAsync(lethe.incidents.approvals({ incidentId }));
           print(incident, () => incidentText(incident, approvals));
           return EXIT.ok;
         }),
@@ -144,8 +125,7 @@ export function addIncidentCommands(program: Command, run: Run): void {
       .option('--step <name>', 'the step of that run', '')
       .action(({ environment, title, check, details, run: runId, step }: OpenOptions) =>
         run(async ({ lethe, print }) => {
-          const { incident } = await lethe.services.incident.openIncident({
-            requestId: newId(),
+          const incident = await lethe.incidents.open({
             environmentId: environment,
             driftCheckId: check,
             title,
@@ -153,7 +133,7 @@ export function addIncidentCommands(program: Command, run: Run): void {
             step,
             ...(details ? { driftSummary: details } : {}),
           });
-          print(incident, () => incident?.id ?? '');
+          print(incident, () => incident.id);
           return EXIT.ok;
         }),
       ),
@@ -170,9 +150,8 @@ export function addIncidentCommands(program: Command, run: Run): void {
       .option('--etag <etag>', 'only if it still has this etag', '')
       .action((incidentId: string, state: IncidentState, options: { note: string; etag: string }) =>
         run(async ({ lethe, print }) => {
-          const request = { incidentId, state, ...options };
-          const { incident } = await lethe.services.incident.transitionIncident(request);
-          print(incident, () => tableOf(incident ? [incident] : []));
+          const incident = await lethe.incidents.transition(incidentId, { state, ...options });
+          print(incident, () => tableOf([incident]));
           return EXIT.ok;
         }),
       ),
