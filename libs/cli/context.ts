@@ -25,5 +25,8 @@ export interface CommandContext {
   goesOn(advice: string): void;
 }
 
-/** Does a command's work with an open SDK and closes it whatever happens. The work answers with the exit code. */
-export type Run = (work: (context: CommandContext) => Promise<number>) => Promise<void>;
+/**
+ * Does a command's work with an open SDK and closes it whatever happens. The work answers with the exit code, or with
+ * nothing for `EXIT.ok`.
+ */
+export type Run = (work: (context: CommandContext) => Promise<number | undefined>) => Promise<void>;

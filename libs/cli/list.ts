@@ -24,7 +24,7 @@ export async function printList<T>(
   { limit, all }: ListOptions,
   text: (found: readonly T[]) => Text,
   toJson: (item: T) => unknown = (item) => item,
-): Promise<readonly T[]> {
+): Promise<void> {
   const found: T[] = [];
   let isMore = false;
   for await (const item of items) {
@@ -34,5 +34,4 @@ export async function printList<T>(
   }
   print(found.map(toJson), () => text(found));
   if (isMore) terminal.err(`There are more than these ${limit}: --all shows all, --limit COUNT so many.`);
-  return found;
 }

@@ -51,7 +51,7 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
     try {
       // A watch has nothing to do but to show what others do; whatever changes something goes on without a reader.
       const shown = command?.name() === 'watch' ? whileRead(terminal, working) : working;
-      exit = await unlessInterrupted(terminal, shown, interrupt, () => advice);
+      exit = (await unlessInterrupted(terminal, shown, interrupt, () => advice)) ?? EXIT.ok;
     } finally {
       progress.end();
       lethe.close();

@@ -3,7 +3,7 @@ import { type Approval, ApprovalState, IncidentState } from '#gen/lethe/incident
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
-import { EXIT, instantOf, nameOf } from '../output.ts';
+import { instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue } from '../parse.ts';
 import { makeTable } from '../table.ts';
 
@@ -43,7 +43,6 @@ export function addApprovalCommands(program: Command, run: Run): void {
         run(async (context) => {
           const filter = { ...(state ? { state } : {}), ...(incident ? { incidentId: incident } : {}) };
           await printList(context, context.lethe.incidents.approvals(filter), options, approvalTable);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme approvals list --state PENDING',
@@ -60,7 +59,6 @@ export function addApprovalCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const approval = await lethe.incidents.requestApproval(incidentId, { requestedState, notes });
           print(approval, () => approval.id);
-          return EXIT.ok;
         }),
       ),
     "lethe --tenant acme approvals request 018f6b1e-7c1a-7000-8000-000000000001 CLOSED --notes 'it is reconciled'",
@@ -78,7 +76,6 @@ export function addApprovalCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const approval = await lethe.incidents.decideApproval(approvalId, { decision, ...options });
           print(approval, () => approvalTable([approval]));
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme approvals decide 018f6b1e-7c1a-7000-8000-000000000001 APPROVED',

@@ -7,7 +7,7 @@ import { SERVICE_NAMES, type ServiceName } from '#libs/client/services.ts';
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
-import { EXIT, instantOf } from '../output.ts';
+import { instantOf } from '../output.ts';
 import { instant, tenantId } from '../parse.ts';
 import { toTable } from '../table.ts';
 
@@ -72,7 +72,6 @@ export function addAuditCommand(program: Command, run: Run): void {
           };
           const entries = context.lethe.audit.list(query);
           await printList(context, entries, options, (found) => toTable(HEAD, found.map(rowOf)), entryJson);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme audit --refused --since 2026-01-01T00:00:00Z',

@@ -12,7 +12,7 @@ import type { Keeper } from '../find-deletion.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { mergeNewest } from '../merge-newest.ts';
 import { bulkTable, bulkText, exitOfBulk, watchBulk } from '../order-bulk.ts';
-import { EXIT, instantOf, nameOf } from '../output.ts';
+import { instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue } from '../parse.ts';
 import { makeTable, toLine } from '../table.ts';
 
@@ -59,7 +59,6 @@ export function addBulkCommands(program: Command, run: Run): void {
             context.lethe.bulkDeletions.list({ of, ...(state ? { state } : {}) }),
           );
           await printList(context, mergeNewest(lists), options, bulkTable);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme bulk list --state STUCK',
@@ -73,7 +72,6 @@ export function addBulkCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const found = await find(lethe, id);
           print(found.bulk, () => bulkText(found.bulk));
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme bulk get ${SOME_BULK}`,
@@ -91,7 +89,6 @@ export function addBulkCommands(program: Command, run: Run): void {
           const { of } = await find(context.lethe, id);
           const items = context.lethe.bulkDeletions.items(id, { of, ...(state ? { state } : {}) });
           await printList(context, items, options, itemTable);
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme bulk items ${SOME_BULK} --state SKIPPED`,
@@ -122,7 +119,6 @@ export function addBulkCommands(program: Command, run: Run): void {
           const { of } = await find(lethe, id);
           const cancelled = await lethe.bulkDeletions.cancel(id, { of, reason });
           print(cancelled, () => toLine(`${cancelled.id} ${nameOf(BulkDeletionState, cancelled.state)}`));
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme bulk cancel ${SOME_BULK} --reason 'wrong filter'`,

@@ -5,7 +5,7 @@ import { type DriftCheck, DriftFlag, DriftStatus } from '#gen/lethe/incident/v1/
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
-import { EXIT, instantOf, nameOf } from '../output.ts';
+import { instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue, instant, jsonObject } from '../parse.ts';
 import { makeTable, type Text, toTable } from '../table.ts';
 import { flagsText } from './environments.ts';
@@ -61,7 +61,6 @@ export function addCheckCommands(program: Command, run: Run): void {
         run(async (context) => {
           const filter = { ...(environment ? { environmentId: environment } : {}), ...(status ? { status } : {}) };
           await printList(context, context.lethe.environments.driftChecks(filter), options, tableOf);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme checks list --status DRIFT --limit 10',
@@ -75,7 +74,6 @@ export function addCheckCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const check = await lethe.environments.getDriftCheck(driftCheckId);
           print(check, () => checkText(check));
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme checks get 018f6b1e-7c1a-7000-8000-000000000001',
@@ -98,7 +96,6 @@ export function addCheckCommands(program: Command, run: Run): void {
           const found = { ...(at ? { checkTime: at } : {}), ...(summary ? { summary } : {}), workflows: workflow };
           const { driftCheck } = await lethe.environments.recordDriftCheck(environmentId, { status, ...found });
           print(driftCheck, () => checkText(driftCheck));
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme checks record 018f6b1e-7c1a-7000-8000-000000000001 --status IN_SYNC',

@@ -145,7 +145,6 @@ export function addDeletionCommands(program: Command, run: Run): void {
           const filter = { ...(state ? { state } : {}), ...(target ? { targetId: target } : {}) };
           const found = listDeletions(context.lethe, { ...keeperOf({ kind, of } as KindOptions), ...filter });
           await printList(context, found, options, deletionTable);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme deletions list --state STUCK',
@@ -159,7 +158,6 @@ export function addDeletionCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const { deletion } = await findDeletion(lethe, deletionId, keeperOf(options).keeper);
           print(deletion, () => receiptText(deletion));
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme deletions get ${SOME_DELETION}`,
@@ -188,7 +186,6 @@ export function addDeletionCommands(program: Command, run: Run): void {
           const { keeper } = await findDeletion(lethe, deletionId, keeperOf(options).keeper);
           const deletion = await lethe.deletions.redrive(deletionId, { of: keeper, reason });
           print(deletion, () => deletionTable([deletion]));
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme deletions redrive ${SOME_DELETION} --reason 'the store is back'`,

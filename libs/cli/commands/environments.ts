@@ -4,7 +4,7 @@ import type { GetDriftDashboardResponse } from '#gen/lethe/incident/v1/incident_
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
-import { EXIT, instantOf, nameOf } from '../output.ts';
+import { instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue } from '../parse.ts';
 import { makeTable, type Text, toTable } from '../table.ts';
 
@@ -43,7 +43,6 @@ export function addEnvironmentCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const created = await lethe.environments.create({ displayName });
           print(created, () => created.id);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme environments create production',
@@ -56,7 +55,6 @@ export function addEnvironmentCommands(program: Command, run: Run): void {
         run(async (context) => {
           const filter = drift ? { driftStatus: drift } : {};
           await printList(context, context.lethe.environments.list(filter), options, tableOf);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme environments list',
@@ -71,7 +69,6 @@ export function addEnvironmentCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const environment = await lethe.environments.get(environmentId);
           print(environment, () => tableOf([environment]));
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme environments get 018f6b1e-7c1a-7000-8000-000000000001',
@@ -85,7 +82,6 @@ export function addEnvironmentCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const dashboard = await lethe.incidents.dashboard();
           print(dashboard, () => dashboardText(dashboard));
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme environments dashboard',

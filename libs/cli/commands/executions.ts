@@ -66,7 +66,6 @@ export function addExecutionCommands(program: Command, run: Run): void {
           const ages = { ...(since ? { afterTime: since } : {}), ...(until ? { beforeTime: until } : {}) };
           const found = context.lethe.executions.list({ ...filter, ...ages });
           await printList(context, found, { limit, all }, executionTable);
-          return EXIT.ok;
         }),
       ),
     "lethe --tenant acme executions list --workflow 'sync contacts' --limit 10",
@@ -85,7 +84,6 @@ export function addExecutionCommands(program: Command, run: Run): void {
           const counts = await lethe.executions.count({ ...filter, ...days });
           const rows = counts.map(({ day, state, count }) => [day, nameOf(ExecutionState, state), String(count)]);
           print(counts, () => toTable(['DAY', 'STATE', 'COUNT'], rows));
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme executions count --from 2026-11-01',

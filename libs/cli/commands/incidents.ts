@@ -10,7 +10,7 @@ import {
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
-import { EXIT, instantOf, nameOf } from '../output.ts';
+import { instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue, jsonObject } from '../parse.ts';
 import { makeTable, type Text, toLine, toTable } from '../table.ts';
 import { approvalTable } from './approvals.ts';
@@ -91,7 +91,6 @@ export function addIncidentCommands(program: Command, run: Run): void {
             ...(runId ? { runId } : {}),
           };
           await printList(context, context.lethe.incidents.list(filter), options, tableOf);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme incidents list --state DETECTED',
@@ -107,7 +106,6 @@ export function addIncidentCommands(program: Command, run: Run): void {
           const incident = await lethe.incidents.get(incidentId, options);
           const approvals = await Array.fromAsync(lethe.incidents.approvals({ incidentId }));
           print(incident, () => incidentText(incident, approvals));
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme incidents get 018f6b1e-7c1a-7000-8000-000000000001',
@@ -134,7 +132,6 @@ export function addIncidentCommands(program: Command, run: Run): void {
             ...(details ? { driftSummary: details } : {}),
           });
           print(incident, () => incident.id);
-          return EXIT.ok;
         }),
       ),
     "lethe --tenant acme incidents open --environment 018f6b1e-7c1a-7000-8000-000000000001 --title 'sync differs'",
@@ -152,7 +149,6 @@ export function addIncidentCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const incident = await lethe.incidents.transition(incidentId, { state, ...options });
           print(incident, () => tableOf([incident]));
-          return EXIT.ok;
         }),
       ),
     "lethe --tenant acme incidents transition 018f6b1e-7c1a-7000-8000-000000000001 ACKNOWLEDGED --note 'mine'",

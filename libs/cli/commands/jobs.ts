@@ -47,7 +47,6 @@ export function addJobCommands(program: Command, run: Run): void {
           const { name: displayName, run: runId, task: taskNames = [] } = options;
           const job = await lethe.jobs.create({ displayName, runId, taskNames });
           print(job, () => job.id);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme jobs create --name call --task split transcribe',
@@ -62,7 +61,6 @@ export function addJobCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const job = await lethe.jobs.cancel(jobId, options);
           print(job, () => tableOf([job]));
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme jobs cancel ${SOME_JOB} --reason 'not needed'`,
@@ -99,7 +97,6 @@ function addJobReadCommands(jobs: Command, run: Run): void {
         run(async (context) => {
           const filter = { showDeleted, view: JobView.BASIC, ...(state ? { state } : {}), ...(runId ? { runId } : {}) };
           await printList(context, context.lethe.jobs.list(filter), options, tableOf);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme jobs list --state COMPLETED',
@@ -114,7 +111,6 @@ function addJobReadCommands(jobs: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const job = await lethe.jobs.get(jobId, options);
           print(job, () => tableOf([job]));
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme jobs get ${SOME_JOB}`,
@@ -148,7 +144,6 @@ function addArtifactCommands(jobs: Command, run: Run): void {
         run(async (context) => {
           const filter = { showDeleted, ...(kind ? { kind } : {}) };
           await printList(context, context.lethe.jobs.artifacts(jobId, filter), options, artifactTable);
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme jobs artifacts ${SOME_JOB} --kind OUTPUT`,

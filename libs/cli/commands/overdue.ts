@@ -5,7 +5,7 @@ import type { ServiceOldestWork } from '#libs/client/parked.ts';
 import { SERVICE_NAMES, type ServiceName } from '#libs/client/services.ts';
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
-import { EXIT, nameOf } from '../output.ts';
+import { nameOf } from '../output.ts';
 import { tenantId } from '../parse.ts';
 import { makeTable, type Text } from '../table.ts';
 
@@ -65,7 +65,6 @@ export function addOverdueCommand(program: Command, run: Run): void {
           const query = { ...(service ? { services: service } : {}), ...(of ? { tenantId: of } : {}) };
           const found = await lethe.parked.oldest(query);
           print(found.map(overdueJson), () => overdueText(found));
-          return EXIT.ok;
         }),
       ),
     'lethe overdue',

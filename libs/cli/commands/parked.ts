@@ -6,7 +6,7 @@ import { SERVICE_NAMES, type ServiceName } from '#libs/client/services.ts';
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
-import { EXIT, instantOf, nameOf } from '../output.ts';
+import { instantOf, nameOf } from '../output.ts';
 import { tenantId } from '../parse.ts';
 import { makeTable, type Text, toLine } from '../table.ts';
 
@@ -61,7 +61,6 @@ export function addParkedCommand(program: Command, run: Run): void {
         run(async (context) => {
           const query = { ...(service ? { services: service } : {}), ...(of ? { tenantId: of } : {}) };
           await printList(context, context.lethe.parked.list(query), options, parkedText, parkedJson);
-          return EXIT.ok;
         }),
       ),
     'lethe parked',

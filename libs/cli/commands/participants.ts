@@ -3,7 +3,7 @@ import type { KnownParticipant } from '#gen/lethe/run/v1/run_service_pb.ts';
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
-import { EXIT, instantOf } from '../output.ts';
+import { instantOf } from '../output.ts';
 import { makeTable } from '../table.ts';
 
 /** Where a participant stands, in one word or two. */
@@ -30,7 +30,6 @@ export function addParticipantCommands(program: Command, run: Run): void {
     ).action((options: ListOptions) =>
       run(async (context) => {
         await printList(context, context.lethe.participants.list(), options, tableOf);
-        return EXIT.ok;
       }),
     ),
     'lethe participants list',
@@ -49,7 +48,6 @@ export function addParticipantCommands(program: Command, run: Run): void {
           run(async ({ lethe, print }) => {
             const participant = await lethe.participants[verb](name, options);
             print(participant, () => tableOf([participant]));
-            return EXIT.ok;
           }),
         ),
       `lethe participants ${verb} mail --reason '${why}'`,

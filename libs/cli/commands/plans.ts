@@ -251,7 +251,6 @@ function addPlanReadCommands(plans: Command, run: Run): void {
       (options: ListOptions) =>
         run(async (context) => {
           await printList(context, context.lethe.retention.plans.list(), options, planTable);
-          return EXIT.ok;
         }),
     ),
     'lethe plans list',

@@ -133,7 +133,6 @@ export function addPolicyCommands(program: Command, run: Run): void {
       run(async ({ lethe, print }) => {
         const policy = await lethe.retention.policies.get(tenantIn(command.args, of));
         print(policy, () => policyTable([policy]));
-        return EXIT.ok;
       }),
     ),
     'lethe --tenant acme policies get',
@@ -175,7 +174,6 @@ export function addPolicyCommands(program: Command, run: Run): void {
     addLimit(policies.command('list').description('all policies by tenant')).action((options: ListOptions) =>
       run(async (context) => {
         await printList(context, context.lethe.retention.policies.list(), options, policyTable);
-        return EXIT.ok;
       }),
     ),
     'lethe policies list',

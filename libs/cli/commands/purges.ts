@@ -138,7 +138,6 @@ export function addPurgesCommands(program: Command, run: Run): void {
         run(async (context) => {
           const filter = { ...(state ? { state } : {}), ...(of ? { tenantId: of } : {}) };
           await printList(context, context.lethe.retention.listPurges(filter), options, purgeTable);
-          return EXIT.ok;
         }),
       ),
     'lethe purges list --state PARTIAL',
@@ -153,7 +152,6 @@ export function addPurgesCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const found = await lethe.retention.getPurge(purgeId);
           print(found, () => purgeText(found.purge, found.items));
-          return EXIT.ok;
         }),
       ),
     `lethe purges get ${SOME_PURGE}`,

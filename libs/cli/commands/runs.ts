@@ -61,7 +61,6 @@ export function addRunCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const created = await lethe.runs.create({ workflow, displayName, ...(input ? { input } : {}) });
           print(created, () => created.id);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme runs create call-review --input \'{"call": 17}\'',
@@ -77,7 +76,6 @@ export function addRunCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const finished = await lethe.runs.finish(runId, end);
           print(finished, () => runTable([finished]));
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme runs finish ${SOME_RUN} --state COMPLETED`,
@@ -159,7 +157,6 @@ function addRunReadCommands(runs: Command, run: Run): void {
           };
           const table = showDeleted ? hiddenRunTable : runTable;
           await printList(context, context.lethe.runs.list(filter), options, table);
-          return EXIT.ok;
         }),
       ),
     'lethe --tenant acme runs list --state FAILED',
@@ -175,7 +172,6 @@ function addRunReadCommands(runs: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const found = await lethe.runs.get(runId, options);
           print(found, () => (found.deleteTime ? hiddenRunTable : runTable)([found]));
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme runs get ${SOME_RUN}`,

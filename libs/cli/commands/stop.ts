@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import type { PurgeStop } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
-import { EXIT, instantOf } from '../output.ts';
+import { instantOf } from '../output.ts';
 import { toLine } from '../table.ts';
 import { UsageError } from '../usage-error.ts';
 
@@ -27,7 +27,6 @@ export function addStopCommands(program: Command, run: Run): void {
           const { stopSwitch } = lethe.retention;
           const stop = status ? await stopSwitch.get() : await stopSwitch.stop({ reason });
           print(stop, () => stopText(stop));
-          return EXIT.ok;
         }),
       ),
     "lethe stop --reason 'the counts look wrong'",
@@ -43,7 +42,6 @@ export function addStopCommands(program: Command, run: Run): void {
         run(async ({ lethe, print }) => {
           const stop = await lethe.retention.stopSwitch.resume(options);
           print(stop, () => stopText(stop));
-          return EXIT.ok;
         }),
       ),
     "lethe resume --reason 'they were right'",

@@ -3,7 +3,7 @@ import { type CatalogueSubject, SubjectState } from '#gen/lethe/retention/v1/ret
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
-import { EXIT, instantOf, nameOf } from '../output.ts';
+import { instantOf, nameOf } from '../output.ts';
 import { enumNames, enumValue } from '../parse.ts';
 import { makeTable } from '../table.ts';
 
@@ -33,7 +33,6 @@ export function addSubjectCommands(program: Command, run: Run): void {
         run(async (context) => {
           const found = context.lethe.retention.subjects.list(state ? { state } : {});
           await printList(context, found, options, tableOf);
-          return EXIT.ok;
         }),
       ),
     'lethe subjects list',
@@ -52,7 +51,6 @@ export function addSubjectCommands(program: Command, run: Run): void {
           run(async ({ lethe, print }) => {
             const subject = await lethe.retention.subjects[verb](name, options);
             print(subject, () => tableOf([subject]));
-            return EXIT.ok;
           }),
         ),
       `lethe subjects ${verb} messages --reason '${why}'`,

@@ -3,7 +3,7 @@ import type { UnplannedTenant } from '#gen/lethe/retention/v1/retention_service_
 import type { Run } from '../context.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
-import { EXIT, instantOf } from '../output.ts';
+import { instantOf } from '../output.ts';
 import { makeTable } from '../table.ts';
 import { tenantTable } from './plans.ts';
 
@@ -24,7 +24,6 @@ export function addTenantCommands(program: Command, run: Run): void {
         run(async (context) => {
           const filter = plan === undefined ? {} : { planName: plan.toUpperCase() };
           await printList(context, context.lethe.retention.tenants.list(filter), options, tenantTable);
-          return EXIT.ok;
         }),
       ),
     'lethe tenants list --plan PRO',
@@ -38,7 +37,6 @@ export function addTenantCommands(program: Command, run: Run): void {
     ).action((options: ListOptions) =>
       run(async (context) => {
         await printList(context, context.lethe.retention.tenants.unplanned(), options, unplannedTable);
-        return EXIT.ok;
       }),
     ),
     'lethe tenants unplanned',

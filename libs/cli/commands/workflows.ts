@@ -120,7 +120,6 @@ export function addWorkflowCommands(runs: Command, run: Run): void {
       .action((runId: string, { showDeleted, ...options }: ListOptions & { showDeleted: boolean }) =>
         run(async (context) => {
           await printList(context, context.lethe.runs.steps(runId, { showDeleted }), options, stepTable);
-          return EXIT.ok;
         }),
       ),
     `lethe --tenant acme runs steps ${SOME_RUN}`,
