@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { type Approval, ApprovalState, IncidentState } from '#gen/lethe/incident/v1/incident_pb.ts';
 import type { Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { instantOf, nameOf } from '../output.ts';
@@ -41,7 +42,7 @@ export function addApprovalCommands(program: Command, run: Run): void {
       .option('--incident <id>', 'only of this incident')
       .action(({ state, incident, ...options }: ApprovalListOptions) =>
         run(async (context) => {
-          const filter = { ...(state ? { state } : {}), ...(incident ? { incidentId: incident } : {}) };
+          const filter = defined({ state, incidentId: incident });
           await printList(context, context.lethe.incidents.approvals(filter), options, approvalTable);
         }),
       ),

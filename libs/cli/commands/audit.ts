@@ -5,6 +5,7 @@ import { AuditEntrySchema } from '#gen/lethe/audit/v1/audit_pb.ts';
 import type { ServiceAuditEntry } from '#libs/client/audit.ts';
 import { SERVICE_NAMES, type ServiceName } from '#libs/client/services.ts';
 import type { Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { instantOf } from '../output.ts';
@@ -60,16 +61,15 @@ export function addAuditCommand(program: Command, run: Run): void {
       .option('--until <instant>', 'before then', instant)
       .action(({ service, of, actor, action, target, refused, since, until, ...options }: AuditOptions) =>
         run(async (context) => {
-          const wanted = refused ? 'call' : action;
-          const query = {
-            ...(service ? { services: service } : {}),
-            ...(of ? { tenantId: of } : {}),
-            ...(actor ? { actor } : {}),
-            ...(wanted ? { action: wanted } : {}),
-            ...(target ? { targetId: target } : {}),
-            ...(since ? { afterTime: since } : {}),
-            ...(until ? { beforeTime: until } : {}),
-          };
+          const query = defined({
+            services: service,
+            tenantId: of,
+            actor,
+            action: refused ? 'call' : action,
+            targetId: target,
+            afterTime: since,
+            beforeTime: until,
+          });
           const entries = context.lethe.audit.list(query);
           await printList(context, entries, options, (found) => toTable(HEAD, found.map(rowOf)), entryJson);
         }),

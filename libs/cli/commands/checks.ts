@@ -3,6 +3,7 @@ import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type DriftCheck, DriftFlag, DriftStatus } from '#gen/lethe/incident/v1/incident_pb.ts';
 import type { Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { instantOf, nameOf } from '../output.ts';
@@ -59,7 +60,7 @@ export function addCheckCommands(program: Command, run: Run): void {
       .option('--status <status>', STATUSES, enumValue(DriftStatus))
       .action(({ environment, status, ...options }: CheckListOptions) =>
         run(async (context) => {
-          const filter = { ...(environment ? { environmentId: environment } : {}), ...(status ? { status } : {}) };
+          const filter = defined({ environmentId: environment, status });
           await printList(context, context.lethe.environments.driftChecks(filter), options, tableOf);
         }),
       ),
@@ -93,8 +94,8 @@ export function addCheckCommands(program: Command, run: Run): void {
       )
       .action((environmentId: string, { status, at, summary, workflow = [] }: RecordOptions) =>
         run(async ({ lethe, print }) => {
-          const found = { ...(at ? { checkTime: at } : {}), ...(summary ? { summary } : {}), workflows: workflow };
-          const { driftCheck } = await lethe.environments.recordDriftCheck(environmentId, { status, ...found });
+          const found = { status, ...defined({ checkTime: at, summary, workflows: workflow }) };
+          const { driftCheck } = await lethe.environments.recordDriftCheck(environmentId, found);
           print(driftCheck, () => checkText(driftCheck));
         }),
       ),

@@ -1,6 +1,7 @@
 import { type Command, Option } from 'commander';
 import { type Deletion, DeletionMode, DeletionState, type ResourceCount } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import type { CommandContext, Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { findDeletion, type Keeper, listDeletions } from '../find-deletion.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
@@ -127,10 +128,7 @@ const addKind = (command: Command): Command =>
     .addOption(new Option('--kind <kind>', 'only deletions of runs, or of jobs').choices(['run', 'job']))
     .addOption(new Option('--of <kind>').choices(['run', 'job']).hideHelp());
 
-const keeperOf = ({ kind, of }: KindOptions): { keeper?: Keeper } => {
-  const keeper = kind ?? of;
-  return keeper ? { keeper } : {};
-};
+const keeperOf = ({ kind, of }: KindOptions): Keeper | undefined => kind ?? of;
 
 /** `lethe deletions …`. */
 export function addDeletionCommands(program: Command, run: Run): void {
@@ -142,8 +140,8 @@ export function addDeletionCommands(program: Command, run: Run): void {
       .option('--target <id>', 'only of this run or job')
       .action(({ kind, of, state, target, ...options }: DeletionListOptions) =>
         run(async (context) => {
-          const filter = { ...(state ? { state } : {}), ...(target ? { targetId: target } : {}) };
-          const found = listDeletions(context.lethe, { ...keeperOf({ kind, of } as KindOptions), ...filter });
+          const filter = defined({ keeper: kind ?? of, state, targetId: target });
+          const found = listDeletions(context.lethe, filter);
           await printList(context, found, options, deletionTable);
         }),
       ),
@@ -156,7 +154,7 @@ export function addDeletionCommands(program: Command, run: Run): void {
       .description('one receipt: who, why, what went of how much, and what was read back')
       .action((deletionId: string, options: KindOptions) =>
         run(async ({ lethe, print }) => {
-          const { deletion } = await findDeletion(lethe, deletionId, keeperOf(options).keeper);
+          const { deletion } = await findDeletion(lethe, deletionId, keeperOf(options));
           print(deletion, () => receiptText(deletion));
         }),
       ),
@@ -168,7 +166,7 @@ export function addDeletionCommands(program: Command, run: Run): void {
       .description('until it is complete or stuck')
       .action((deletionId: string, options: KindOptions) =>
         run(async (context) => {
-          const { keeper } = await findDeletion(context.lethe, deletionId, keeperOf(options).keeper);
+          const { keeper } = await findDeletion(context.lethe, deletionId, keeperOf(options));
           const ended = await watchDeletion(context, deletionId, keeper);
           context.print(ended, () => deletionTable(ended ? [ended] : []));
           return exitOfDeletion(ended);
@@ -183,7 +181,7 @@ export function addDeletionCommands(program: Command, run: Run): void {
       .option('--reason <reason>', 'why, for the audit', '')
       .action((deletionId: string, { reason, ...options }: KindOptions & { reason: string }) =>
         run(async ({ lethe, print }) => {
-          const { keeper } = await findDeletion(lethe, deletionId, keeperOf(options).keeper);
+          const { keeper } = await findDeletion(lethe, deletionId, keeperOf(options));
           const deletion = await lethe.deletions.redrive(deletionId, { of: keeper, reason });
           print(deletion, () => deletionTable([deletion]));
         }),

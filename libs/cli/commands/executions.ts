@@ -5,6 +5,7 @@ import type { Command } from 'commander';
 import { type Execution, ExecutionSchema, ExecutionState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { NewExecution, RecordedExecutions } from '#libs/client/executions.ts';
 import type { CommandContext, Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
@@ -63,7 +64,7 @@ export function addExecutionCommands(program: Command, run: Run): void {
       .option('--until <instant>', 'only executions that started before', instant)
       .action(({ since, until, limit, all, ...filter }: ExecutionListOptions) =>
         run(async (context) => {
-          const ages = { ...(since ? { afterTime: since } : {}), ...(until ? { beforeTime: until } : {}) };
+          const ages = defined({ afterTime: since, beforeTime: until });
           const found = context.lethe.executions.list({ ...filter, ...ages });
           await printList(context, found, { limit, all }, executionTable);
         }),
@@ -80,7 +81,7 @@ export function addExecutionCommands(program: Command, run: Run): void {
       .option('--workflow <name>', 'only executions of this workflow')
       .action(({ from, to, ...filter }: CountOptions) =>
         run(async ({ lethe, print }) => {
-          const days = { ...(from ? { firstDay: from } : {}), ...(to ? { lastDay: to } : {}) };
+          const days = defined({ firstDay: from, lastDay: to });
           const counts = await lethe.executions.count({ ...filter, ...days });
           const rows = counts.map(({ day, state, count }) => [day, nameOf(ExecutionState, state), String(count)]);
           print(counts, () => toTable(['DAY', 'STATE', 'COUNT'], rows));

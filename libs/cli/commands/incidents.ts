@@ -8,6 +8,7 @@ import {
   PayloadState,
 } from '#gen/lethe/incident/v1/incident_pb.ts';
 import type { Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { instantOf, nameOf } from '../output.ts';
@@ -84,12 +85,7 @@ export function addIncidentCommands(program: Command, run: Run): void {
       .option('--show-deleted', 'also those that were hidden with their run', false)
       .action(({ state, environment, run: runId, showDeleted, ...options }: IncidentListOptions) =>
         run(async (context) => {
-          const filter = {
-            showDeleted,
-            ...(state ? { state } : {}),
-            ...(environment ? { environmentId: environment } : {}),
-            ...(runId ? { runId } : {}),
-          };
+          const filter = defined({ showDeleted, state, environmentId: environment, runId });
           await printList(context, context.lethe.incidents.list(filter), options, tableOf);
         }),
       ),

@@ -6,6 +6,7 @@ import { type Deletion, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb
 import { type Artifact, ArtifactKind, type Job, JobState, JobView } from '#gen/lethe/job/v1/job_pb.ts';
 import { confirmByTyping } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { addAllMatching, isAllMatching, orderBulk } from '../order-bulk.ts';
@@ -95,7 +96,7 @@ function addJobReadCommands(jobs: Command, run: Run): void {
       .option('--show-deleted', 'also those that were hidden with their run', false)
       .action(({ state, run: runId, showDeleted, ...options }: JobListOptions) =>
         run(async (context) => {
-          const filter = { showDeleted, view: JobView.BASIC, ...(state ? { state } : {}), ...(runId ? { runId } : {}) };
+          const filter = defined({ showDeleted, view: JobView.BASIC, state, runId });
           await printList(context, context.lethe.jobs.list(filter), options, tableOf);
         }),
       ),
@@ -142,7 +143,7 @@ function addArtifactCommands(jobs: Command, run: Run): void {
       .option('--show-deleted', 'also of a job that was hidden with its run', false)
       .action((jobId: string, { kind, showDeleted, ...options }: ArtifactListOptions) =>
         run(async (context) => {
-          const filter = { showDeleted, ...(kind ? { kind } : {}) };
+          const filter = defined({ showDeleted, kind });
           await printList(context, context.lethe.jobs.artifacts(jobId, filter), options, artifactTable);
         }),
       ),
@@ -180,12 +181,7 @@ function addArtifactCommands(jobs: Command, run: Run): void {
 
 function deleteJobs(context: CommandContext, jobId: string | undefined, options: DeleteOptions): Promise<number> {
   const { state, run: runId, since, until } = options;
-  const filter = {
-    ...(state ? { states: [...state] } : {}),
-    ...(runId ? { runId } : {}),
-    ...(since ? { minCreateTime: since } : {}),
-    ...(until ? { maxCreateTime: until } : {}),
-  };
+  const filter = defined({ states: state && [...state], runId, minCreateTime: since, maxCreateTime: until });
   if (!isAllMatching(jobId, options, filter)) return deleteJob(context, jobId ?? '', options);
   const { jobs } = context.lethe;
   return orderBulk(context, {

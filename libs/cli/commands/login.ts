@@ -4,6 +4,7 @@ import { decodeJwt } from 'jose';
 import { readSigningKey } from '#libs/auth/keys.ts';
 import { type Addresses, SERVICE_NAMES } from '#libs/client/services.ts';
 import type { ClientTlsFiles } from '#libs/grpc/tls.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { type GlobalOptions, isJson } from '../global-options.ts';
 import { toJson, toSecond } from '../output.ts';
@@ -79,12 +80,7 @@ async function byKey({ tenant, role, as: actor }: GlobalOptions, key: string): P
   await readSigningKey(keyFile).catch((error: Error) => {
     throw new UsageError(error.message);
   });
-  const kept = {
-    keyFile,
-    ...(tenant === undefined ? {} : { tenant }),
-    ...(role === undefined ? {} : { role }),
-    ...(actor === undefined ? {} : { actor }),
-  };
+  const kept = { keyFile, ...defined({ tenant, role, actor }) };
   return { kept, who: `tokens are signed with ${keyFile}` };
 }
 

@@ -4,6 +4,7 @@ import { OldestWorkSchema, WorkKind } from '#gen/lethe/status/v1/status_service_
 import type { ServiceOldestWork } from '#libs/client/parked.ts';
 import { SERVICE_NAMES, type ServiceName } from '#libs/client/services.ts';
 import type { Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { nameOf } from '../output.ts';
 import { tenantId } from '../parse.ts';
@@ -62,7 +63,7 @@ export function addOverdueCommand(program: Command, run: Run): void {
       .option('--of <tenant>', 'for platform: of this tenant; without it, of all tenants', tenantId)
       .action(({ service, of }: OverdueOptions) =>
         run(async ({ lethe, print }) => {
-          const query = { ...(service ? { services: service } : {}), ...(of ? { tenantId: of } : {}) };
+          const query = defined({ services: service, tenantId: of });
           const found = await lethe.parked.oldest(query);
           print(found.map(overdueJson), () => overdueText(found));
         }),

@@ -4,6 +4,7 @@ import { ParkedWorkKind, ParkedWorkSchema } from '#gen/lethe/status/v1/status_se
 import type { ServiceParkedWork } from '#libs/client/parked.ts';
 import { SERVICE_NAMES, type ServiceName } from '#libs/client/services.ts';
 import type { Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { instantOf, nameOf } from '../output.ts';
@@ -59,7 +60,7 @@ export function addParkedCommand(program: Command, run: Run): void {
       .option('--of <tenant>', 'for platform: of this tenant; without it, of all tenants', tenantId)
       .action(({ service, of, ...options }: ParkedOptions) =>
         run(async (context) => {
-          const query = { ...(service ? { services: service } : {}), ...(of ? { tenantId: of } : {}) };
+          const query = defined({ services: service, tenantId: of });
           await printList(context, context.lethe.parked.list(query), options, parkedText, parkedJson);
         }),
       ),

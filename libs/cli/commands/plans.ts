@@ -10,6 +10,7 @@ import {
 } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { NewPlanWindow } from '#libs/client/plans.ts';
 import type { CommandContext, Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { confirmShortening, previewText } from '../forecast.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
@@ -117,7 +118,7 @@ async function updatePlan(
   { window: windows, reason, create: allowMissing, dryRun, yes, etag }: UpdateOptions,
 ): Promise<number> {
   const { lethe, print } = context;
-  const update = { windows, reason, allowMissing, ...(etag === undefined ? {} : { etag }) };
+  const update = { windows, reason, allowMissing, ...defined({ etag }) };
   const preview = async () => {
     const previewed = await lethe.retention.plans.previewUpdate(name, update);
     return { ...previewed, table: planTable([previewed.plan]) };
@@ -151,8 +152,7 @@ async function setTenantPlan(context: CommandContext, words: readonly string[], 
   const entry = {
     plan: plan?.toUpperCase() ?? null,
     reason,
-    ...(effective ? { effectiveTime: effective } : {}),
-    ...(etag === undefined ? {} : { etag }),
+    ...defined({ effectiveTime: effective, etag }),
   };
   const preview = async () => {
     const previewed = await lethe.retention.tenants.previewSet(tenant, entry);

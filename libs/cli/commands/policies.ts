@@ -4,6 +4,7 @@ import { hasReason } from '#libs/client/lethe.ts';
 import type { NewExecutionPolicy } from '#libs/client/plans.ts';
 import { confirmOnTerminal } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { confirmShortening, previewText } from '../forecast.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
@@ -63,13 +64,15 @@ async function mergedPolicy(
     etag: before.etag,
   };
   return {
-    ...(tenantId === undefined ? {} : { tenantId }),
     ...kept,
-    ...(days === undefined ? {} : { retentionDays: days }),
-    ...(keep === undefined ? {} : { minExecutionsToKeep: BigInt(keep) }),
-    ...(enable || disable ? { isEnabled: enable } : {}),
-    ...(staleAfter === undefined ? {} : { staleAfterDays: staleAfter }),
-    ...(etag === undefined ? {} : { etag }),
+    ...defined({
+      tenantId,
+      retentionDays: days,
+      minExecutionsToKeep: keep === undefined ? undefined : BigInt(keep),
+      isEnabled: enable || disable ? enable : undefined,
+      staleAfterDays: staleAfter,
+      etag,
+    }),
   };
 }
 
@@ -100,10 +103,7 @@ async function deletePolicy(
 ): Promise<number> {
   const word = tenant ?? own ?? 'yes';
   await confirmOnTerminal(terminal, 'The plan alone decides then, and what a purge then removes', word, yes);
-  await lethe.retention.policies.delete({
-    ...(tenant === undefined ? {} : { tenantId: tenant }),
-    ...(etag === undefined ? {} : { etag }),
-  });
+  await lethe.retention.policies.delete(defined({ tenantId: tenant, etag }));
   print({ deleted: true }, () => 'the policy is gone');
   return EXIT.ok;
 }

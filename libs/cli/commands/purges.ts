@@ -12,6 +12,7 @@ import {
 import type { PurgeSighting } from '#libs/client/retention.ts';
 import { confirmByTyping } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { EXIT, instantOf, nameOf } from '../output.ts';
@@ -136,7 +137,7 @@ export function addPurgesCommands(program: Command, run: Run): void {
       .option('--of <tenant>', 'only those that this tenant is part of', tenantId)
       .action(({ state, of, ...options }: PurgeListOptions) =>
         run(async (context) => {
-          const filter = { ...(state ? { state } : {}), ...(of ? { tenantId: of } : {}) };
+          const filter = defined({ state, tenantId: of });
           await printList(context, context.lethe.retention.listPurges(filter), options, purgeTable);
         }),
       ),
@@ -212,7 +213,7 @@ async function approve(
     for (const line of lines) terminal.err(line);
     await confirmByTyping(terminal, 'What is released', of ?? purgeId, false);
   }
-  const scope = { ...(of === undefined ? {} : { tenantId: of }), ...(subjects ? { subjects } : {}) };
+  const scope = defined({ tenantId: of, subjects });
   const { purge, item } = await lethe.retention.approveHeld({ purgeId, reason, ...scope });
   if (item) print(item, () => itemText(item, false));
   else print(purge, () => (purge ? purgeTable([purge]) : ''));

@@ -5,6 +5,7 @@ import { RunState } from '#gen/lethe/run/v1/run_pb.ts';
 import type { PreviewPurgeRunResponse } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { confirmByTyping } from '../confirm.ts';
 import type { CommandContext, Run } from '../context.ts';
+import { defined } from '../defined.ts';
 import { addExamples } from '../example.ts';
 import { addLimit, type ListOptions, printList } from '../list.ts';
 import { addAllMatching, isAllMatching, orderBulk } from '../order-bulk.ts';
@@ -131,12 +132,8 @@ const addFilter = (command: Command): Command =>
     .option('--since <instant>', 'created then or later', instant)
     .option('--until <instant>', 'created before', instant);
 
-const filterOf = ({ state, workflow, since, until }: FilterOptions) => ({
-  ...(state ? { states: [...state] } : {}),
-  ...(workflow ? { workflow } : {}),
-  ...(since ? { minCreateTime: since } : {}),
-  ...(until ? { maxCreateTime: until } : {}),
-});
+const filterOf = ({ state, workflow, since, until }: FilterOptions) =>
+  defined({ states: state && [...state], workflow, minCreateTime: since, maxCreateTime: until });
 
 function addRunReadCommands(runs: Command, run: Run): void {
   addExamples(
@@ -148,13 +145,7 @@ function addRunReadCommands(runs: Command, run: Run): void {
       .option('--show-deleted', 'also hidden ones, and since when, by whom and why', false)
       .action(({ state, workflow, since, until, showDeleted, ...options }: RunListOptions) =>
         run(async (context) => {
-          const filter = {
-            showDeleted,
-            ...(state ? { state } : {}),
-            ...(workflow ? { workflow } : {}),
-            ...(since ? { minCreateTime: since } : {}),
-            ...(until ? { maxCreateTime: until } : {}),
-          };
+          const filter = defined({ showDeleted, state, workflow, minCreateTime: since, maxCreateTime: until });
           const table = showDeleted ? hiddenRunTable : runTable;
           await printList(context, context.lethe.runs.list(filter), options, table);
         }),
