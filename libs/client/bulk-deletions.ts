@@ -9,7 +9,7 @@ import { newId } from '#libs/kernel/id.ts';
 import { type CallOptions, sharedDeadline, splitCall, type TransportOptions, toTransport } from './call-options.ts';
 import type { DeletionsOf } from './deletions.ts';
 import type { Services } from './services.ts';
-import { everyItem, present, untilLast } from './streams.ts';
+import { listOf, present, untilLast } from './streams.ts';
 
 /** How everything that a filter matches is to be deleted. */
 export interface BulkDeletionOptions extends CallOptions {
@@ -54,17 +54,12 @@ export const makeBulkDeletions = (services: Services): BulkDeletions => ({
     const { bulkDeletion } = await services[of].getBulkDeletion({ bulkDeletionId }, toTransport(options));
     return present('bulk deletion', bulkDeletion);
   },
-  list({ of = 'run', ...options } = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { bulkDeletions, nextPageToken } = await services[of].listBulkDeletions({ ...request, ...page }, call);
-      return { items: bulkDeletions, nextPageToken };
-    });
-  },
-  items(bulkDeletionId, { of = 'run', ...options } = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem((page) => services[of].listBulkDeletionItems({ bulkDeletionId, ...request, ...page }, call));
-  },
+  list: ({ of = 'run', ...options } = {}) =>
+    listOf('bulkDeletions', options, async (request, call) => services[of].listBulkDeletions(request, call)),
+  items: (bulkDeletionId, { of = 'run', ...options } = {}) =>
+    listOf('items', options, async (request, call) =>
+      services[of].listBulkDeletionItems({ bulkDeletionId, ...request }, call),
+    ),
   watch(bulkDeletionId, { of = 'run', ...options } = {}) {
     const call = sharedDeadline(options);
     let shown: string | undefined;

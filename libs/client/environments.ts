@@ -8,9 +8,9 @@ import type {
   Environment,
 } from '#gen/lethe/incident/v1/incident_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { type CallOptions, splitCall, toTransport } from './call-options.ts';
+import { type CallOptions, splitCall } from './call-options.ts';
 import type { Services } from './services.ts';
-import { everyItem, present } from './streams.ts';
+import { itemOf, listOf, present } from './streams.ts';
 
 /** What a drift check found. */
 export interface NewDriftCheck extends CallOptions {
@@ -50,22 +50,14 @@ export interface Environments {
 
 /** Makes `lethe.environments`. */
 export const makeEnvironments = (services: Services): Environments => ({
-  async create(options) {
-    const { request, call } = splitCall(options);
-    const answer = await services.incident.createEnvironment({ requestId: newId(), ...request }, call);
-    return present('environment', answer.environment);
-  },
-  async get(environmentId, options = {}) {
-    const { environment } = await services.incident.getEnvironment({ environmentId }, toTransport(options));
-    return present('environment', environment);
-  },
-  list(options = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { environments, nextPageToken } = await services.incident.listEnvironments({ ...request, ...page }, call);
-      return { items: environments, nextPageToken };
-    });
-  },
+  create: (options) =>
+    itemOf('environment', options, (request, call) =>
+      services.incident.createEnvironment({ requestId: newId(), ...request }, call),
+    ),
+  get: (environmentId, options = {}) =>
+    itemOf('environment', options, (_, call) => services.incident.getEnvironment({ environmentId }, call)),
+  list: (options = {}) =>
+    listOf('environments', options, (request, call) => services.incident.listEnvironments(request, call)),
   async recordDriftCheck(environmentId, { workflows = [], ...options }) {
     const { request: check, call } = splitCall(options);
     const request = { requestId: newId(), environmentId, ...check, workflows: workflows.map((each) => ({ ...each })) };
@@ -77,11 +69,6 @@ export const makeEnvironments = (services: Services): Environments => ({
     const { driftCheck } = await services.incident.getDriftCheck({ driftCheckId, ...request }, call);
     return present('drift check', driftCheck);
   },
-  driftChecks(options = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { driftChecks, nextPageToken } = await services.incident.listDriftChecks({ ...request, ...page }, call);
-      return { items: driftChecks, nextPageToken };
-    });
-  },
+  driftChecks: (options = {}) =>
+    listOf('driftChecks', options, (request, call) => services.incident.listDriftChecks(request, call)),
 });

@@ -5,7 +5,7 @@ import { newId } from '#libs/kernel/id.ts';
 import { type CallOptions, splitCall, toTransport } from './call-options.ts';
 import { LetheError, makeLetheError } from './lethe-error.ts';
 import type { Services } from './services.ts';
-import { everyItem } from './streams.ts';
+import { listOf } from './streams.ts';
 
 /** One line of execution history to record. */
 export interface NewExecution {
@@ -88,13 +88,7 @@ const CONCURRENCY = 4;
 /** Makes `lethe.executions`. */
 export const makeExecutions = (services: Services): Executions => ({
   record: (executions, options = {}) => recordAll(services, executions, options),
-  list(options = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { executions: items, nextPageToken } = await services.run.listExecutions({ ...request, ...page }, call);
-      return { items, nextPageToken };
-    });
-  },
+  list: (options = {}) => listOf('executions', options, (request, call) => services.run.listExecutions(request, call)),
   async count(options = {}) {
     const { request, call } = splitCall(options);
     return (await services.run.countExecutions(request, call)).counts;

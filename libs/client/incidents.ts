@@ -8,9 +8,9 @@ import type {
 } from '#gen/lethe/incident/v1/incident_pb.ts';
 import type { GetDriftDashboardResponse } from '#gen/lethe/incident/v1/incident_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { type CallOptions, splitCall, toTransport } from './call-options.ts';
+import { type CallOptions, toTransport } from './call-options.ts';
 import type { Services } from './services.ts';
-import { everyItem, present } from './streams.ts';
+import { itemOf, listOf } from './streams.ts';
 
 /** What an incident is about. */
 export interface NewIncident extends CallOptions {
@@ -82,43 +82,25 @@ export interface Incidents {
 
 /** Makes `lethe.incidents`. */
 export const makeIncidents = (services: Services): Incidents => ({
-  async open(options) {
-    const { request, call } = splitCall(options);
-    return present(
-      'incident',
-      (await services.incident.openIncident({ requestId: newId(), ...request }, call)).incident,
-    );
-  },
-  async get(incidentId, options = {}) {
-    const { request, call } = splitCall(options);
-    return present('incident', (await services.incident.getIncident({ incidentId, ...request }, call)).incident);
-  },
-  list(options = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { incidents, nextPageToken } = await services.incident.listIncidents({ ...request, ...page }, call);
-      return { items: incidents, nextPageToken };
-    });
-  },
-  async transition(incidentId, options) {
-    const { request, call } = splitCall(options);
-    return present('incident', (await services.incident.transitionIncident({ incidentId, ...request }, call)).incident);
-  },
-  async requestApproval(incidentId, options) {
-    const { request, call } = splitCall(options);
-    const approval = { requestId: newId(), incidentId, ...request };
-    return present('approval', (await services.incident.requestApproval(approval, call)).approval);
-  },
-  async decideApproval(approvalId, options) {
-    const { request, call } = splitCall(options);
-    return present('approval', (await services.incident.decideApproval({ approvalId, ...request }, call)).approval);
-  },
-  approvals(options = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { approvals, nextPageToken } = await services.incident.listApprovals({ ...request, ...page }, call);
-      return { items: approvals, nextPageToken };
-    });
-  },
+  open: (options) =>
+    itemOf('incident', options, (request, call) =>
+      services.incident.openIncident({ requestId: newId(), ...request }, call),
+    ),
+  get: (incidentId, options = {}) =>
+    itemOf('incident', options, (request, call) => services.incident.getIncident({ incidentId, ...request }, call)),
+  list: (options = {}) =>
+    listOf('incidents', options, (request, call) => services.incident.listIncidents(request, call)),
+  transition: (incidentId, options) =>
+    itemOf('incident', options, (request, call) =>
+      services.incident.transitionIncident({ incidentId, ...request }, call),
+    ),
+  requestApproval: (incidentId, options) =>
+    itemOf('approval', options, (request, call) =>
+      services.incident.requestApproval({ requestId: newId(), incidentId, ...request }, call),
+    ),
+  decideApproval: (approvalId, options) =>
+    itemOf('approval', options, (request, call) => services.incident.decideApproval({ approvalId, ...request }, call)),
+  approvals: (options = {}) =>
+    listOf('approvals', options, (request, call) => services.incident.listApprovals(request, call)),
   dashboard: (options = {}) => services.incident.getDriftDashboard({}, toTransport(options)),
 });

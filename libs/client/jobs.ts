@@ -16,7 +16,7 @@ import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview
 import { type CallOptions, splitCall, toTransport } from './call-options.ts';
 import { type Deletions, hasSettled } from './deletions.ts';
 import type { Services } from './services.ts';
-import { everyChange, everyItem, type PollOptions, present } from './streams.ts';
+import { everyChange, itemOf, listOf, type PollOptions, present } from './streams.ts';
 
 /** What a job is to be. */
 export interface NewJob extends CallOptions {
@@ -179,22 +179,13 @@ export const hasEnded = (job: Job): boolean => FINAL.has(job.state);
 
 /** Makes `lethe.jobs`. */
 export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions: BulkDeletions): Jobs => ({
-  async create({ taskNames = [], ...options } = {}) {
-    const { request: job, call } = splitCall(options);
-    const request = { requestId: newId(), ...job, taskNames: [...taskNames] };
-    return present('job', (await services.job.createJob(request, call)).job);
-  },
-  async get(jobId, options = {}) {
-    const { request, call } = splitCall(options);
-    return present('job', (await services.job.getJob({ jobId, ...request }, call)).job);
-  },
-  list(options = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { jobs, nextPageToken } = await services.job.listJobs({ ...request, ...page }, call);
-      return { items: jobs, nextPageToken };
-    });
-  },
+  create: async ({ taskNames = [], ...options } = {}) =>
+    itemOf('job', options, (request, call) =>
+      services.job.createJob({ requestId: newId(), ...request, taskNames: [...taskNames] }, call),
+    ),
+  get: (jobId, options = {}) =>
+    itemOf('job', options, (request, call) => services.job.getJob({ jobId, ...request }, call)),
+  list: (options = {}) => listOf('jobs', options, (request, call) => services.job.listJobs(request, call)),
   watch: (jobId, options) =>
     everyChange(
       async (call) => present('job', (await services.job.getJob({ jobId }, call)).job),
@@ -202,10 +193,8 @@ export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions
       hasEnded,
       options,
     ),
-  async cancel(jobId, options = {}) {
-    const { request, call } = splitCall(options);
-    return present('job', (await services.job.cancelJob({ jobId, ...request }, call)).job);
-  },
+  cancel: (jobId, options = {}) =>
+    itemOf('job', options, (request, call) => services.job.cancelJob({ jobId, ...request }, call)),
   async claim({ leaseMs, ...options }) {
     const { request, call } = splitCall(options);
     const { job, leaseToken, leaseExpireTime } = await services.job.claimJob(
@@ -216,10 +205,8 @@ export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions
   },
   updateTask: (claim, { leaseMs, ...options }) => updateClaim(services, claim, leaseMs, options),
   renew: (claim, { leaseMs, ...options } = {}) => updateClaim(services, claim, leaseMs, options),
-  async finish({ job: { id: jobId }, leaseToken }, end) {
-    const { request, call } = splitCall(end);
-    return present('job', (await services.job.finishJob({ jobId, leaseToken, ...request }, call)).job);
-  },
+  finish: async ({ job: { id: jobId }, leaseToken }, end) =>
+    itemOf('job', end, (request, call) => services.job.finishJob({ jobId, leaseToken, ...request }, call)),
   async upload(jobId, { timeoutMs, signal, ...header }, body) {
     const parts = async function* () {
       yield { part: { case: 'header' as const, value: { jobId, ...header } } };
@@ -247,17 +234,10 @@ export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions
     };
     return { artifact: present('artifact', described), body: body() };
   },
-  artifacts(jobId, options = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { artifacts, nextPageToken } = await services.job.listArtifacts({ jobId, ...request, ...page }, call);
-      return { items: artifacts, nextPageToken };
-    });
-  },
-  async previewDelete(jobId, options = {}) {
-    const { deletion } = await services.job.deleteJob({ jobId, validateOnly: true }, toTransport(options));
-    return present('deletion', deletion);
-  },
+  artifacts: (jobId, options = {}) =>
+    listOf('artifacts', options, (request, call) => services.job.listArtifacts({ jobId, ...request }, call)),
+  previewDelete: (jobId, options = {}) =>
+    itemOf('deletion', options, (_, call) => services.job.deleteJob({ jobId, validateOnly: true }, call)),
   async delete(jobId, { waitMs = DELETE_WAIT_MS, ...options } = {}) {
     const { request, call } = splitCall(options);
     let { deletion } = await services.job.deleteJob({ requestId: newId(), jobId, ...request }, call);

@@ -1,7 +1,7 @@
 import type { KnownParticipant } from '#gen/lethe/run/v1/run_service_pb.ts';
-import { type CallOptions, toTransport } from './call-options.ts';
+import type { CallOptions } from './call-options.ts';
 import type { Services } from './services.ts';
-import { everyItem, present } from './streams.ts';
+import { itemOf, listOf } from './streams.ts';
 
 /** The participants that deletions of runs wait for. For platform. */
 export interface Participants {
@@ -16,16 +16,9 @@ export interface Participants {
 /** Makes `lethe.participants`. */
 export const makeParticipants = (services: Services): Participants => ({
   list: (options = {}) =>
-    everyItem(async (page) => {
-      const { participants, nextPageToken } = await services.run.listParticipants({ ...page }, toTransport(options));
-      return { items: participants, nextPageToken };
-    }),
-  async confirm(name, { reason, ...options }) {
-    const { participant } = await services.run.confirmParticipant({ name, reason }, toTransport(options));
-    return present('participant', participant);
-  },
-  async retire(name, { reason, ...options }) {
-    const { participant } = await services.run.retireParticipant({ name, reason }, toTransport(options));
-    return present('participant', participant);
-  },
+    listOf('participants', options, (request, call) => services.run.listParticipants(request, call)),
+  confirm: (name, options) =>
+    itemOf('participant', options, (request, call) => services.run.confirmParticipant({ name, ...request }, call)),
+  retire: (name, options) =>
+    itemOf('participant', options, (request, call) => services.run.retireParticipant({ name, ...request }, call)),
 });

@@ -14,7 +14,7 @@ import type { ResolveRetentionResponse, UnplannedTenant } from '#gen/lethe/reten
 import { newId } from '#libs/kernel/id.ts';
 import { type CallOptions, splitCall, toTransport } from './call-options.ts';
 import type { Services } from './services.ts';
-import { everyItem, present } from './streams.ts';
+import { itemOf, listOf, present } from './streams.ts';
 
 /** How long a plan keeps one subject. */
 export interface NewPlanWindow {
@@ -65,20 +65,10 @@ export function makePlans(services: Services): Plans {
     return { plan: present('plan', plan), forecasts };
   };
   return {
-    list: (options = {}) =>
-      everyItem(async (page) => {
-        const { plans, nextPageToken } = await services.retention.listPlans(page, toTransport(options));
-        return { items: plans, nextPageToken };
-      }),
-    async get(name, options = {}) {
-      return present('plan', (await services.retention.getPlan({ name }, toTransport(options))).plan);
-    },
+    list: (options = {}) => listOf('plans', options, (request, call) => services.retention.listPlans(request, call)),
+    get: (name, options = {}) => itemOf('plan', options, (_, call) => services.retention.getPlan({ name }, call)),
     history: (name, options = {}) =>
-      everyItem(async (page) => {
-        const call = toTransport(options);
-        const { windows, nextPageToken } = await services.retention.listPlanWindows({ name, ...page }, call);
-        return { items: windows, nextPageToken };
-      }),
+      listOf('windows', options, (request, call) => services.retention.listPlanWindows({ name, ...request }, call)),
     update: async (name, update) => (await send(name, update, false)).plan,
     previewUpdate: (name, update) => send(name, update, true),
   };
@@ -135,20 +125,12 @@ export function makeTenantPlans(services: Services): TenantPlans {
       const { tenantPlan } = await services.retention.getTenantPlan({ tenantId }, toTransport(options));
       return present('plan', tenantPlan);
     },
-    list(options = {}) {
-      const { request, call } = splitCall(options);
-      return everyItem(async (page) => {
-        const { tenantPlans, nextPageToken } = await services.retention.listTenantPlans({ ...request, ...page }, call);
-        return { items: tenantPlans, nextPageToken };
-      });
-    },
+    list: (options = {}) =>
+      listOf('tenantPlans', options, (request, call) => services.retention.listTenantPlans(request, call)),
     resolve: (tenantId = '', atTime, options = {}) =>
       services.retention.resolveRetention({ tenantId, ...(atTime ? { atTime } : {}) }, toTransport(options)),
     unplanned: (options = {}) =>
-      everyItem(async (page) => {
-        const { tenants, nextPageToken } = await services.retention.listUnplannedTenants(page, toTransport(options));
-        return { items: tenants, nextPageToken };
-      }),
+      listOf('tenants', options, (request, call) => services.retention.listUnplannedTenants(request, call)),
   };
 }
 
@@ -202,11 +184,7 @@ export function makePolicies(services: Services): Policies {
       await services.retention.deleteExecutionPolicy(request, call);
     },
     list: (options = {}) =>
-      everyItem(async (page) => {
-        const call = toTransport(options);
-        const { executionPolicies, nextPageToken } = await services.retention.listExecutionPolicies(page, call);
-        return { items: executionPolicies, nextPageToken };
-      }),
+      listOf('executionPolicies', options, (request, call) => services.retention.listExecutionPolicies(request, call)),
   };
 }
 
@@ -222,22 +200,12 @@ export interface Subjects {
 
 /** Makes `lethe.retention.subjects`. */
 export const makeSubjects = (services: Services): Subjects => ({
-  list(options = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { subjects, nextPageToken } = await services.retention.listSubjects({ ...request, ...page }, call);
-      return { items: subjects, nextPageToken };
-    });
-  },
-  async confirm(name, { reason, ...options }) {
-    return present(
-      'subject',
-      (await services.retention.confirmSubject({ name, reason }, toTransport(options))).subject,
-    );
-  },
-  async retire(name, { reason, ...options }) {
-    return present('subject', (await services.retention.retireSubject({ name, reason }, toTransport(options))).subject);
-  },
+  list: (options = {}) =>
+    listOf('subjects', options, (request, call) => services.retention.listSubjects(request, call)),
+  confirm: (name, options) =>
+    itemOf('subject', options, (request, call) => services.retention.confirmSubject({ name, ...request }, call)),
+  retire: (name, options) =>
+    itemOf('subject', options, (request, call) => services.retention.retireSubject({ name, ...request }, call)),
 });
 
 /** The stop switch: while it is on, nothing is purged by age anywhere. */

@@ -15,7 +15,7 @@ import {
   type TenantPlans,
 } from './plans.ts';
 import type { Services } from './services.ts';
-import { everyChange, everyItem, type PollOptions, present, untilLast } from './streams.ts';
+import { everyChange, everyItem, listOf, type PollOptions, present, untilLast } from './streams.ts';
 
 /** What a retention purge goes over. */
 export interface PurgeOptions extends CallOptions {
@@ -134,13 +134,8 @@ export function makeRetention(services: Services): Retention {
       const { purge, item } = await services.retention.approveHeldPurge(request, call);
       return { purge, item };
     },
-    listPurges(options = {}) {
-      const { request, call } = splitCall(options);
-      return everyItem(async (page) => {
-        const { purges, nextPageToken } = await services.retention.listPurges({ ...request, ...page }, call);
-        return { items: purges, nextPageToken };
-      });
-    },
+    listPurges: (options = {}) =>
+      listOf('purges', options, (request, call) => services.retention.listPurges(request, call)),
   };
 }
 

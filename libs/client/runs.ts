@@ -9,7 +9,7 @@ import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview
 import { type CallOptions, sharedDeadline, splitCall, toTransport } from './call-options.ts';
 import type { Deletions } from './deletions.ts';
 import type { Services } from './services.ts';
-import { everyItem, present, untilLast } from './streams.ts';
+import { itemOf, listOf, present, untilLast } from './streams.ts';
 
 /** What a run is to be. */
 export interface NewRun extends CallOptions {
@@ -146,14 +146,10 @@ const UNDER_WAY: ReadonlySet<RunState> = new Set([RunState.RUNNING, RunState.COM
 
 /** Makes `lethe.runs`. */
 export const makeRuns = (services: Services, deletions: Deletions, bulkDeletions: BulkDeletions): Runs => ({
-  async create(run) {
-    const { request, call } = splitCall(run);
-    return present('run', (await services.run.createRun({ requestId: newId(), ...request }, call)).run);
-  },
-  async start(run) {
-    const { request, call } = splitCall(run);
-    return present('run', (await services.run.startRun({ requestId: newId(), ...request }, call)).run);
-  },
+  create: (run) =>
+    itemOf('run', run, (request, call) => services.run.createRun({ requestId: newId(), ...request }, call)),
+  start: (run) =>
+    itemOf('run', run, (request, call) => services.run.startRun({ requestId: newId(), ...request }, call)),
   watch(runId, { signal, timeoutMs, ...options } = {}) {
     const call = sharedDeadline({ signal, timeoutMs });
     const steps = new Map<string, RunStep>();
@@ -169,45 +165,22 @@ export const makeRuns = (services: Services, deletions: Deletions, bulkDeletions
     };
     return untilLast(open, ({ run }) => !UNDER_WAY.has(run.state));
   },
-  steps(runId, options = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { steps, nextPageToken } = await services.run.listRunSteps({ runId, ...request, ...page }, call);
-      return { items: steps, nextPageToken };
-    });
-  },
-  async cancel(runId, order = {}) {
-    const { request, call } = splitCall(order);
-    return present('run', (await services.run.cancelRun({ runId, ...request }, call)).run);
-  },
-  async retry(runId, order = {}) {
-    const { request, call } = splitCall(order);
-    return present('run', (await services.run.retryRun({ runId, ...request }, call)).run);
-  },
-  async recordStep(runId, { participants = [], ...step }) {
-    const { request, call } = splitCall(step);
-    const record = { runId, ...request, participants: [...participants] };
-    return present('step', (await services.run.recordStep(record, call)).step);
-  },
-  async finish(runId, end) {
-    const { request, call } = splitCall(end);
-    return present('run', (await services.run.finishRun({ runId, ...request }, call)).run);
-  },
-  async fail(runId, failure) {
-    const { request, call } = splitCall(failure);
-    return present('run', (await services.run.failRun({ runId, ...request }, call)).run);
-  },
-  async get(runId, options = {}) {
-    const { request, call } = splitCall(options);
-    return present('run', (await services.run.getRun({ runId, ...request }, call)).run);
-  },
-  list(options = {}) {
-    const { request, call } = splitCall(options);
-    return everyItem(async (page) => {
-      const { runs, nextPageToken } = await services.run.listRuns({ ...request, ...page }, call);
-      return { items: runs, nextPageToken };
-    });
-  },
+  steps: (runId, options = {}) =>
+    listOf('steps', options, (request, call) => services.run.listRunSteps({ runId, ...request }, call)),
+  cancel: (runId, order = {}) =>
+    itemOf('run', order, (request, call) => services.run.cancelRun({ runId, ...request }, call)),
+  retry: (runId, order = {}) =>
+    itemOf('run', order, (request, call) => services.run.retryRun({ runId, ...request }, call)),
+  recordStep: async (runId, { participants = [], ...step }) =>
+    itemOf('step', step, (request, call) =>
+      services.run.recordStep({ runId, ...request, participants: [...participants] }, call),
+    ),
+  finish: (runId, end) => itemOf('run', end, (request, call) => services.run.finishRun({ runId, ...request }, call)),
+  fail: (runId, failure) =>
+    itemOf('run', failure, (request, call) => services.run.failRun({ runId, ...request }, call)),
+  get: (runId, options = {}) =>
+    itemOf('run', options, (request, call) => services.run.getRun({ runId, ...request }, call)),
+  list: (options = {}) => listOf('runs', options, (request, call) => services.run.listRuns(request, call)),
   async delete(runId, options = {}) {
     const { request, call } = splitCall(options);
     const { run, deletion } = await services.run.deleteRun({ ...requestIdOf(options), runId, ...request }, call);

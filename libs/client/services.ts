@@ -48,63 +48,42 @@ export function connectServices(
   tls?: ClientTlsFiles,
 ): { services: Services; close(): void } {
   const connections: Connection[] = [];
-  const onDemand = <Desc extends DescService>(name: ServiceName, service: Desc): (() => Client<Desc>) => {
-    let client: Client<Desc> | undefined;
-    return () => {
-      if (client) return client;
-      const address = addresses[name];
-      if (!address) {
-        const message = `The address of the ${name} service is not set.`;
-        throw makeLetheError('FAILED_PRECONDITION', 'ADDRESS_MISSING', message, { metadata: { service: name } });
-      }
-      const connection = connectWith({ address, token, tls });
-      connections.push(connection);
-      client = withLetheErrors(service, connection.client(service), { service: name, address });
-      return client;
-    };
-  };
-  const run = onDemand('run', RunService);
-  const job = onDemand('job', JobService);
-  const incident = onDemand('incident', IncidentService);
-  const retention = onDemand('retention', RetentionService);
-  const statusOf = {
-    run: onDemand('run', StatusService),
-    job: onDemand('job', StatusService),
-    incident: onDemand('incident', StatusService),
-    retention: onDemand('retention', StatusService),
-  };
-  const status = {
-    get run() {
-      return statusOf.run();
-    },
-    get job() {
-      return statusOf.job();
-    },
-    get incident() {
-      return statusOf.incident();
-    },
-    get retention() {
-      return statusOf.retention();
-    },
+  const clientOf = <Desc extends DescService>(name: ServiceName, service: Desc): Client<Desc> => {
+    const address = addresses[name];
+    if (!address) {
+      const message = `The address of the ${name} service is not set.`;
+      throw makeLetheError('FAILED_PRECONDITION', 'ADDRESS_MISSING', message, { metadata: { service: name } });
+    }
+    const connection = connectWith({ address, token, tls });
+    connections.push(connection);
+    return withLetheErrors(service, connection.client(service), { service: name, address });
   };
   return {
-    services: {
-      status,
-      get run() {
-        return run();
-      },
-      get job() {
-        return job();
-      },
-      get incident() {
-        return incident();
-      },
-      get retention() {
-        return retention();
-      },
-    },
+    services: onDemand<Services>({
+      run: () => clientOf('run', RunService),
+      job: () => clientOf('job', JobService),
+      incident: () => clientOf('incident', IncidentService),
+      retention: () => clientOf('retention', RetentionService),
+      status: () =>
+        onDemand<Services['status']>({
+          run: () => clientOf('run', StatusService),
+          job: () => clientOf('job', StatusService),
+          incident: () => clientOf('incident', StatusService),
+          retention: () => clientOf('retention', StatusService),
+        }),
+    }),
     close() {
       for (const connection of connections) connection.close();
     },
   };
+}
+
+/** An object whose properties are made when they are first asked for. */
+function onDemand<T extends object>(makers: { readonly [Name in keyof T]: () => T[Name] }): T {
+  const made: Partial<T> = {};
+  const demanded = {} as T;
+  for (const name of Object.keys(makers) as (keyof T)[]) {
+    Object.defineProperty(demanded, name, { enumerable: true, get: () => (made[name] ??= makers[name]()) });
+  }
+  return demanded;
 }

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { type CallOptions, sharedDeadline, type TransportOptions } from './call-options.ts';
+import { type CallOptions, sharedDeadline, splitCall, type TransportOptions } from './call-options.ts';
 import { LetheError, makeLetheError } from './lethe-error.ts';
 
 /** The largest page that a list gives. */
@@ -28,6 +28,27 @@ export async function* everyItem<T>(page: (request: PageRequest) => Promise<Page
     pageToken = nextPageToken;
   } while (pageToken !== '');
 }
+
+/** Sends a request. */
+type Send<Request, Answer> = (request: Request, call: TransportOptions) => Promise<Answer>;
+
+type RequestOf<Options> = Omit<Options, keyof CallOptions>;
+
+/** Every item of a list, which each page holds under `name`. */
+export function listOf<Name extends string, Options extends CallOptions, Answer extends ListAnswer<Name>>(
+  name: Name,
+  options: Options,
+  send: Send<RequestOf<Options> & PageRequest, Answer>,
+): AsyncIterable<Answer[Name][number]> {
+  const { request, call } = splitCall(options);
+  return everyItem(async (page) => {
+    const answer = await send({ ...request, ...page }, call);
+    return { items: answer[name], nextPageToken: answer.nextPageToken };
+  });
+}
+
+type ListAnswer<Name extends string> = Readonly<Record<Name, readonly unknown[]>> &
+  Pick<Page<unknown>, 'nextPageToken'>;
 
 /**
  * Merges lists that are sorted alike into one. They are read side by side, a page at a time, each from the beginning on:
@@ -107,7 +128,18 @@ export async function* everyChange<T>(
 }
 
 /** What an answer must hold; LetheError/ANSWER_INCOMPLETE where a service left it out. */
-export function present<T>(what: string, value: T | undefined): T {
-  if (value !== undefined) return value;
+export function present<T>(what: string, value: T): NonNullable<T> {
+  if (value !== undefined && value !== null) return value;
   throw makeLetheError('INTERNAL', 'ANSWER_INCOMPLETE', `The answer holds no ${what}.`);
+}
+
+/** What the answer holds under `name`; LetheError/ANSWER_INCOMPLETE as for `present`. */
+export async function itemOf<
+  Name extends string,
+  Options extends CallOptions,
+  Answer extends Readonly<Partial<Record<Name, unknown>>>,
+>(name: Name, options: Options, send: Send<RequestOf<Options>, Answer>): Promise<NonNullable<Answer[Name]>> {
+  const { request, call } = splitCall(options);
+  const answer = await send(request, call);
+  return present(name, answer[name]);
 }
