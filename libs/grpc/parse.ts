@@ -6,6 +6,8 @@ import type { View } from '#libs/kernel/view.ts';
 /** A reason is free text for people who read the audit. */
 export const MAX_REASON_LENGTH = 500;
 
+const MAX_ETAG_LENGTH = 100;
+
 // What a client reads of headers is bounded, and the violations are sent in one.
 const MAX_VIOLATIONS = 100;
 
@@ -79,6 +81,9 @@ export function parseRequiredReason(value: string): string {
     { violations: [{ field: 'reason', description: 'is required' }] },
   );
 }
+
+/** The etag as it stands, empty for none. */
+export const parseEtag = (etag: string): string => parseText('etag', etag, { max: MAX_ETAG_LENGTH });
 
 /** The optional UUID that makes a repetition recognisable. */
 export const parseRequestId = (value: string): string | undefined => parseOptionalId('request_id', value);

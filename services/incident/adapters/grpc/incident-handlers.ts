@@ -5,6 +5,7 @@ import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage, fitWholePage } from '#libs/grpc/fit-page.ts';
 import {
   parseEnum,
+  parseEtag,
   parseFields,
   parseOptionalEnum,
   parseOptionalText,
@@ -27,7 +28,6 @@ import { APPROVAL_STATE_OF, DECISION_OF, INCIDENT_STATE_OF, toApprovalMessage, t
 /** A title is 1 to so many characters. */
 export const MAX_TITLE = 200;
 const MAX_NOTE = 500;
-const MAX_ETAG = 100;
 const MAX_NOTES = 2_000;
 
 /** Incidents and the approvals of their transitions. */
@@ -137,6 +137,3 @@ export const incidentHandlers = (
     return { approvals, nextPageToken };
   },
 });
-
-/** The etag as it stands, empty for none. */
-const parseEtag = (etag: string): string => parseOptionalText('etag', etag, MAX_ETAG) ?? '';

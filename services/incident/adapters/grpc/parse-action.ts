@@ -3,6 +3,7 @@ import { parseFields, parseText } from '#libs/grpc/parse.ts';
 import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
+import { assertKnown, parseString } from '#libs/participant/parse-input.ts';
 import type { StepAction } from '../../use-cases/ports.ts';
 import { MAX_TITLE } from './incident-handlers.ts';
 
@@ -20,10 +21,8 @@ const FIELDS = ['environment_id', 'drift_check_id', 'title', 'drift_summary'];
 export function parseOpenIncidentAction(input: JsonObject | undefined): OpenIncidentAction {
   const given = input ?? {};
   return parseFields({
-    // A misspelt field would be an input that silently does something else.
     _: () => {
-      const unknown = Object.keys(given).find((name) => !FIELDS.includes(name));
-      if (unknown !== undefined) throw fieldInvalid('input', `has a field that is not one of ${FIELDS.join(', ')}`);
+      assertKnown('input', given, FIELDS);
       parseJsonObject('input', given);
     },
     environmentId: () => parseId('input.environment_id', parseString('input.environment_id', given['environment_id'])),
@@ -45,13 +44,6 @@ export function parseReferences(input: JsonObject = {}): {
     environmentId: () => named('environment_id'),
     driftCheckId: () => named('drift_check_id'),
   });
-}
-
-/** The text, empty where there is none. */
-function parseString(field: string, value: JsonValue | undefined): string {
-  if (value === undefined || value === null) return '';
-  if (typeof value !== 'string') throw fieldInvalid(field, 'must be a text');
-  return value;
 }
 
 function parsePayload(field: string, value: JsonValue | undefined): JsonObject | undefined {

@@ -1,6 +1,7 @@
 import type { JsonObject, JsonValue } from '@bufbuild/protobuf';
 import { parseFields } from '#libs/grpc/parse.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
+import { assertKnown, parseString } from '#libs/participant/parse-input.ts';
 import { parseArtifactName } from '../../domain/artifact.ts';
 import type { Asset, CreateJobAction } from '../../domain/step-action.ts';
 import { parseDisplayName, parseMediaType, parseTaskNames } from './fields.ts';
@@ -68,19 +69,6 @@ function parseAsset(index: number, value: JsonValue): Asset {
       return Buffer.from(base64, 'base64');
     },
   });
-}
-
-/** A misspelt field would be an input that silently does something else. */
-function assertKnown(field: string, value: JsonObject, known: readonly string[]): void {
-  const unknown = Object.keys(value).find((name) => !known.includes(name));
-  if (unknown !== undefined) throw fieldInvalid(field, `has a field that is not one of ${known.join(', ')}`);
-}
-
-/** The text, empty where there is none. */
-function parseString(field: string, value: JsonValue | undefined): string {
-  if (value === undefined || value === null) return '';
-  if (typeof value !== 'string') throw fieldInvalid(field, 'must be a text');
-  return value;
 }
 
 function parseArray(field: string, value: JsonValue | undefined): readonly JsonValue[] {

@@ -4,7 +4,8 @@ import { Progress, type ResourceCount as ResourceCountMessage } from '#gen/lethe
 import { RetentionOwnerService } from '#gen/lethe/owner/v1/owner_service_pb.ts';
 import type { OwnerCredential } from '#libs/auth/sign-token.ts';
 import { type Connection, reasonOf, toPeerError } from '#libs/grpc/client.ts';
-import { parseDurationMs, parseTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
+import { optional, toOptionalBigInt } from '#libs/grpc/optional.ts';
+import { parseDurationMs, parseTimestamp, toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { DomainError, dependencyUnavailable } from '#libs/kernel/domain-error.ts';
 import { isTenantId } from '#libs/kernel/id.ts';
 import type { ListedSubject } from '../../domain/catalogue.ts';
@@ -179,11 +180,11 @@ function toRule(subject: string, { days, cutoff, minToKeep, staleAfterDays, maxR
   return {
     subject,
     retentionDays: days,
-    ...(cutoff ? { cutoffTime: toTimestamp(cutoff) } : {}),
+    ...optional('cutoffTime', toOptionalTimestamp(cutoff)),
     latestCutoffTime: toTimestamp(Temporal.Now.instant().subtract({ hours: days * DAY_HOURS })),
     minToKeep: BigInt(minToKeep),
-    ...(maxRows === undefined ? {} : { maxRows: BigInt(maxRows) }),
-    ...(staleAfterDays === undefined ? {} : { staleAfterDays }),
+    ...optional('maxRows', toOptionalBigInt(maxRows)),
+    ...optional('staleAfterDays', staleAfterDays),
   };
 }
 

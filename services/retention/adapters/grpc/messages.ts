@@ -5,8 +5,9 @@ import {
   WindowKind,
   WindowSource,
 } from '#gen/lethe/retention/v1/retention_pb.ts';
+import { optional, toOptionalBigInt } from '#libs/grpc/optional.ts';
 import { toOptionalTimestamp } from '#libs/grpc/timestamp.ts';
-import type { ResolvedWindow } from '../../domain/windows.ts';
+import type { ResolvedWindow, Window } from '../../domain/windows.ts';
 import type { PurgeForecast } from '../../use-cases/forecast-purge.ts';
 
 /** A resolved window as a message. */
@@ -19,29 +20,28 @@ export function toWindowMessage({
   change,
   minToKeep,
 }: ResolvedWindow): MessageInitShape<typeof RetentionWindowSchema> {
-  const changeTime = toOptionalTimestamp(change?.at);
   return {
     subjectName: subject,
     kind: WindowKind[window.kind],
-    ...(window.kind === 'DAYS' ? { retentionDays: window.days } : {}),
+    ...optional('retentionDays', daysOf(window)),
     source: WindowSource[source],
     ...(from ? { planName: from.plan, planVersion: BigInt(from.version) } : {}),
-    ...(windowVersion === undefined ? {} : { windowVersion: BigInt(windowVersion) }),
-    ...(changeTime && change ? { changeTime, nextKind: WindowKind[change.to.kind] } : {}),
-    ...(change?.to.kind === 'DAYS' ? { nextRetentionDays: change.to.days } : {}),
-    ...(minToKeep === undefined ? {} : { minExecutionsToKeep: BigInt(minToKeep) }),
+    ...optional('windowVersion', toOptionalBigInt(windowVersion)),
+    ...optional('changeTime', toOptionalTimestamp(change?.at)),
+    ...optional('nextKind', change && WindowKind[change.to.kind]),
+    ...optional('nextRetentionDays', change && daysOf(change.to)),
+    ...optional('minExecutionsToKeep', toOptionalBigInt(minToKeep)),
   };
 }
 
+const daysOf = (window: Window): number | undefined => (window.kind === 'DAYS' ? window.days : undefined);
+
 /** A forecast as a message. */
-export function toForecastMessage(forecast: PurgeForecast): MessageInitShape<typeof PurgeForecastSchema> {
-  const effectTime = toOptionalTimestamp(forecast.effectAt);
-  return {
-    subject: forecast.subject,
-    expiredCount: BigInt(forecast.expired),
-    currentExpiredCount: BigInt(forecast.currentExpired),
-    tenantCount: forecast.tenants,
-    uncountedTenantCount: forecast.uncounted,
-    ...(effectTime ? { effectTime } : {}),
-  };
-}
+export const toForecastMessage = (forecast: PurgeForecast): MessageInitShape<typeof PurgeForecastSchema> => ({
+  subject: forecast.subject,
+  expiredCount: BigInt(forecast.expired),
+  currentExpiredCount: BigInt(forecast.currentExpired),
+  tenantCount: forecast.tenants,
+  uncountedTenantCount: forecast.uncounted,
+  ...optional('effectTime', toOptionalTimestamp(forecast.effectAt)),
+});

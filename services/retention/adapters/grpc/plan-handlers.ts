@@ -10,11 +10,12 @@ import {
 import type { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
+import { optional } from '#libs/grpc/optional.ts';
 import {
   parseEnum,
+  parseEtag,
   parseFields,
   parseInteger,
-  parseOptionalText,
   parseReason,
   parseRequestId,
   parseRequiredReason,
@@ -53,7 +54,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
       },
       effectiveAt: () => parseTimestamp('effective_time', request.effectiveTime),
       reason: () => parseReason(request.reason),
-      etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
+      etag: () => parseEtag(request.etag),
       requestId: () => parseRequestId(request.requestId),
     });
     const { actor, subject } = callerOf(context);
@@ -115,7 +116,7 @@ export const planHandlers = (keepPlans: KeepPlans): Partial<ServiceImpl<typeof R
     const change = parseFields({
       name: () => parsePlanName('name', request.name),
       windows: () => parseWindows(request.name, request.windows),
-      etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
+      etag: () => parseEtag(request.etag),
       requestId: () => parseRequestId(request.requestId),
       reason: () => parseRequiredReason(request.reason),
     });
@@ -227,7 +228,7 @@ const toPlanWindowMessage = (window: PlanWindow): MessageInitShape<typeof PlanWi
   subject: window.subject,
   version: BigInt(window.version),
   kind: WindowKind[window.kind],
-  ...(window.days === undefined ? {} : { retentionDays: window.days }),
+  ...optional('retentionDays', window.days),
   minToKeep: BigInt(window.minToKeep),
   recordTime: toTimestamp(window.recordedAt),
   actor: window.actor,

@@ -4,7 +4,8 @@ import { ExecutionPolicySchema } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
-import { parseFields, parseInteger, parseOptionalText } from '#libs/grpc/parse.ts';
+import { optional } from '#libs/grpc/optional.ts';
+import { parseEtag, parseFields, parseInteger } from '#libs/grpc/parse.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
 import {
@@ -40,7 +41,7 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
           min: 0,
           max: MAX_RETENTION_DAYS,
         }),
-      etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
+      etag: () => parseEtag(request.etag),
     });
     const tenantId = namedTenant(context, request.tenantId, executionPolicyNotFound);
     const isEnabled = request.isEnabled ?? DEFAULT_EXECUTION_POLICY.isEnabled;
@@ -50,14 +51,14 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
     const { policy: previewed, forecast } = await keepPolicies.preview(wanted);
     return {
       executionPolicy: toPolicyMessage(previewed),
-      ...(forecast ? { forecast: toForecastMessage(forecast) } : {}),
+      ...optional('forecast', forecast && toForecastMessage(forecast)),
     };
   },
 
   async deleteExecutionPolicy(request, context) {
     const caller = callerOf(context);
     const { etag, tenantId } = parseFields({
-      etag: () => parseOptionalText('etag', request.etag, 100) ?? '',
+      etag: () => parseEtag(request.etag),
       tenantId: () => requiredTenant(caller, request.tenantId),
     });
     // Another tenant's policy does not exist to this caller, and one that does not exist is no error.
@@ -87,18 +88,15 @@ export const policyHandlers = (keepPolicies: KeepExecutionPolicies): Partial<Ser
   },
 });
 
-function toPolicyMessage(policy: ExecutionPolicy): MessageInitShape<typeof ExecutionPolicySchema> {
-  const lastCleanupTime = toOptionalTimestamp(policy.lastCleanupAt);
-  return {
-    tenantId: policy.tenantId,
-    retentionDays: policy.retentionDays,
-    isEnabled: policy.isEnabled,
-    minExecutionsToKeep: BigInt(policy.minToKeep),
-    ...(lastCleanupTime ? { lastCleanupTime } : {}),
-    lastCleanupDeletedCount: BigInt(policy.lastCleanupDeleted),
-    createTime: toTimestamp(policy.createdAt),
-    updateTime: toTimestamp(policy.updatedAt),
-    staleAfterDays: policy.staleAfterDays,
-    etag: `"${policy.version}"`,
-  };
-}
+const toPolicyMessage = (policy: ExecutionPolicy): MessageInitShape<typeof ExecutionPolicySchema> => ({
+  tenantId: policy.tenantId,
+  retentionDays: policy.retentionDays,
+  isEnabled: policy.isEnabled,
+  minExecutionsToKeep: BigInt(policy.minToKeep),
+  ...optional('lastCleanupTime', toOptionalTimestamp(policy.lastCleanupAt)),
+  lastCleanupDeletedCount: BigInt(policy.lastCleanupDeleted),
+  createTime: toTimestamp(policy.createdAt),
+  updateTime: toTimestamp(policy.updatedAt),
+  staleAfterDays: policy.staleAfterDays,
+  etag: `"${policy.version}"`,
+});

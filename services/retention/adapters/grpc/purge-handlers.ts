@@ -15,6 +15,7 @@ import { PurgeProgressSchema, type RetentionService } from '#gen/lethe/retention
 import { callerOf } from '#libs/grpc/caller.ts';
 import { toCountMessages } from '#libs/grpc/count-messages.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
+import { optional, toOptionalBigInt } from '#libs/grpc/optional.ts';
 import {
   parseEach,
   parseFields,
@@ -106,7 +107,7 @@ const handlersOf = (
     });
     const { items } = await orderPurge.get({ ...caller, tenantId }, purge.id, { limit: 1, after: undefined });
     const item = items.items[0];
-    return { purge: await withStop(purge), ...(item ? { item: toItemMessage(item) } : {}) };
+    return { purge: await withStop(purge), ...optional('item', item && toItemMessage(item)) };
   },
 
   async getPurge(request, context) {
@@ -155,7 +156,7 @@ const handlersOf = (
       reason: () => parseRequiredReason(request.reason),
     });
     const { item, purge } = await orderPurge.approve({ ...approval, caller: callerOf(context) });
-    return { purge: await withStop(purge), ...(item ? { item: toItemMessage(item) } : {}) };
+    return { purge: await withStop(purge), ...optional('item', item && toItemMessage(item)) };
   },
 });
 
@@ -175,8 +176,6 @@ function toPurgeMessage(
   stop: PurgeStop | undefined,
 ): MessageInitShape<typeof RetentionPurgeSchema> {
   const { fleetHold } = purge;
-  const startTime = toOptionalTimestamp(purge.startedAt);
-  const finishTime = toOptionalTimestamp(purge.finishedAt);
   return {
     id: purge.id,
     trigger: PurgeTrigger[purge.trigger],
@@ -193,11 +192,11 @@ function toPurgeMessage(
     skippedFailedTenantCount: purge.tenants.skippedFailed,
     resourceCounts: toCountMessages(purge.counts),
     createTime: toTimestamp(purge.createdAt),
-    ...(startTime ? { startTime } : {}),
-    ...(finishTime ? { finishTime } : {}),
+    ...optional('startTime', toOptionalTimestamp(purge.startedAt)),
+    ...optional('finishTime', toOptionalTimestamp(purge.finishedAt)),
     subjects: [...purge.subjects],
-    ...(fleetHold ? { fleetHold: toFleetHoldMessage(fleetHold, purge.tenants.all) } : {}),
-    ...(stop?.isStopped ? { stop: toStopMessage(stop) } : {}),
+    ...optional('fleetHold', fleetHold && toFleetHoldMessage(fleetHold, purge.tenants.all)),
+    ...optional('stop', stop?.isStopped ? toStopMessage(stop) : undefined),
   };
 }
 
@@ -214,39 +213,33 @@ const toFleetHoldMessage = (hold: FleetHold, tenants: number): MessageInitShape<
     : {}),
 });
 
-function toItemMessage(item: RetentionPurgeItem): MessageInitShape<typeof RetentionPurgeItemSchema> {
-  const startTime = toOptionalTimestamp(item.startedAt);
-  const finishTime = toOptionalTimestamp(item.finishedAt);
-  return {
-    purgeId: item.purgeId,
-    tenantId: item.tenantId,
-    state: PurgeItemState[item.state],
-    planName: item.plan ?? '',
-    planVersion: BigInt(item.planVersion ?? 0),
-    subjects: item.subjects.map(toSubjectMessage),
-    resourceCounts: toCountMessages(countsOf(item.subjects)),
-    error: item.error ?? '',
-    runningPurgeId: item.runningPurgeId ?? '',
-    attempts: item.attempts,
-    ...(startTime ? { startTime } : {}),
-    ...(finishTime ? { finishTime } : {}),
-  };
-}
+const toItemMessage = (item: RetentionPurgeItem): MessageInitShape<typeof RetentionPurgeItemSchema> => ({
+  purgeId: item.purgeId,
+  tenantId: item.tenantId,
+  state: PurgeItemState[item.state],
+  planName: item.plan ?? '',
+  planVersion: BigInt(item.planVersion ?? 0),
+  subjects: item.subjects.map(toSubjectMessage),
+  resourceCounts: toCountMessages(countsOf(item.subjects)),
+  error: item.error ?? '',
+  runningPurgeId: item.runningPurgeId ?? '',
+  attempts: item.attempts,
+  ...optional('startTime', toOptionalTimestamp(item.startedAt)),
+  ...optional('finishTime', toOptionalTimestamp(item.finishedAt)),
+});
 
 function toSubjectMessage(subject: PurgeSubject): MessageInitShape<typeof RetentionPurgeSubjectSchema> {
   const { expired, usual, hold } = subject;
-  const cutoffTime = toOptionalTimestamp(subject.cutoff);
-  const seen = usual?.seen ?? expired?.seen;
   return {
     subject: subject.subject,
     owner: subject.owner ?? '',
     state: PurgeSubjectState[subject.state],
     window: toWindowMessage(subject.window),
-    ...(cutoffTime ? { cutoffTime } : {}),
-    ...(expired ? { expiredCount: BigInt(expired.expired) } : {}),
-    ...(seen === undefined ? {} : { seenCount: BigInt(seen) }),
+    ...optional('cutoffTime', toOptionalTimestamp(subject.cutoff)),
+    ...optional('expiredCount', toOptionalBigInt(expired?.expired)),
+    ...optional('seenCount', toOptionalBigInt(usual?.seen ?? expired?.seen)),
     resourceCounts: toCountMessages(subject.counts),
-    ...(hold ? { hold: toHoldMessage(hold) } : {}),
+    ...optional('hold', hold && toHoldMessage(hold)),
     waits: subject.waits.map(({ cause, ms }) => ({ cause, duration: toDuration(ms) })),
     operationId: subject.operationId ?? '',
     error: subject.error ?? '',
@@ -254,10 +247,10 @@ function toSubjectMessage(subject: PurgeSubject): MessageInitShape<typeof Retent
 }
 
 const toHoldMessage = (hold: Hold): MessageInitShape<typeof HoldSchema> => ({
-  ...(hold.expired === undefined ? {} : { expiredCount: BigInt(hold.expired) }),
-  ...(hold.total === undefined ? {} : { totalCount: BigInt(hold.total) }),
-  ...(hold.maxShare === undefined ? {} : { maxShare: hold.maxShare }),
-  ...(hold.maxCount === undefined ? {} : { maxCount: BigInt(hold.maxCount) }),
+  ...optional('expiredCount', toOptionalBigInt(hold.expired)),
+  ...optional('totalCount', toOptionalBigInt(hold.total)),
+  ...optional('maxShare', hold.maxShare),
+  ...optional('maxCount', toOptionalBigInt(hold.maxCount)),
   holdTime: toTimestamp(hold.heldAt),
   ...(hold.approval
     ? {

@@ -3,6 +3,7 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import type { PurgeStopSchema } from '#gen/lethe/retention/v1/retention_pb.ts';
 import type { RetentionService } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
+import { optional } from '#libs/grpc/optional.ts';
 import { parseRequiredReason } from '#libs/grpc/parse.ts';
 import { toOptionalTimestamp } from '#libs/grpc/timestamp.ts';
 import type { PurgeStop } from '../../domain/purge-stop.ts';
@@ -28,13 +29,10 @@ export const stopHandlers = (stopPurges: StopPurges): Partial<ServiceImpl<typeof
 });
 
 /** The switch as a message. */
-export function toStopMessage({ isStopped, version, last }: PurgeStop): MessageInitShape<typeof PurgeStopSchema> {
-  const changeTime = toOptionalTimestamp(last?.at);
-  return {
-    isStopped,
-    version: BigInt(version),
-    actor: last?.actor ?? '',
-    reason: last?.reason ?? '',
-    ...(changeTime ? { changeTime } : {}),
-  };
-}
+export const toStopMessage = ({ isStopped, version, last }: PurgeStop): MessageInitShape<typeof PurgeStopSchema> => ({
+  isStopped,
+  version: BigInt(version),
+  actor: last?.actor ?? '',
+  reason: last?.reason ?? '',
+  ...optional('changeTime', toOptionalTimestamp(last?.at)),
+});

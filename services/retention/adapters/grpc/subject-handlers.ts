@@ -4,6 +4,7 @@ import { CatalogueSubjectSchema, SubjectState } from '#gen/lethe/retention/v1/re
 import { type RetentionService, UnplannedTenantSchema } from '#gen/lethe/retention/v1/retention_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
+import { optional } from '#libs/grpc/optional.ts';
 import { parseFields, parseOptionalEnum, parseRequiredReason, parseText } from '#libs/grpc/parse.ts';
 import { toOptionalTimestamp, toTimestamp } from '#libs/grpc/timestamp.ts';
 import { decodePageToken, KEY, type PageScope, pageOf, parsePageSize } from '#libs/kernel/page.ts';
@@ -81,7 +82,6 @@ function toCommand(
 
 function toSubjectMessage(subject: CatalogueSubject): MessageInitShape<typeof CatalogueSubjectSchema> {
   const { retirement } = subject;
-  const listTime = toOptionalTimestamp(subject.listedAt);
   const problem = retirement ? undefined : problemOf(subject);
   return {
     name: subject.name,
@@ -92,7 +92,7 @@ function toSubjectMessage(subject: CatalogueSubject): MessageInitShape<typeof Ca
     hasFloor: subject.hasFloor,
     state: SubjectState[stateOf(subject)],
     problem: problem ? `${problem.reason}: ${problem.message}` : '',
-    ...(listTime ? { listTime } : {}),
+    ...optional('listTime', toOptionalTimestamp(subject.listedAt)),
     observeNightsLeft: subject.observeNightsLeft,
     ...(retirement
       ? { retireTime: toTimestamp(retirement.at), retiredBy: retirement.by, retireReason: retirement.reason }

@@ -1,12 +1,12 @@
 import type { HandlerContext, ServiceImpl } from '@connectrpc/connect';
 import type { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { parseFields, parseReason, parseRequestId, parseRequiredReason } from '#libs/grpc/parse.ts';
+import { optional } from '#libs/grpc/optional.ts';
+import { parseEtag, parseFields, parseReason, parseRequestId, parseRequiredReason } from '#libs/grpc/parse.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import type { DeletionMode } from '../../domain/deletion.ts';
 import type { OrderDeletion } from '../../use-cases/order-deletion.ts';
 import { toDeletionMessage, toRunMessage } from './messages.ts';
-import { parseEtag } from './parse.ts';
 
 /** The part of RunService that soft-deletes, undeletes and purges runs. */
 export const deletionHandlers = (orderDeletion: OrderDeletion): Partial<ServiceImpl<typeof RunService>> => ({
@@ -57,7 +57,7 @@ async function order(
     signal: context.signal,
   });
   return {
-    ...(run ? { run: toRunMessage(run) } : {}),
-    ...(deletion ? { deletion: toDeletionMessage(deletion) } : {}),
+    ...optional('run', run && toRunMessage(run)),
+    ...optional('deletion', deletion && toDeletionMessage(deletion)),
   };
 }

@@ -1,4 +1,3 @@
-import { parseOptionalText } from '#libs/grpc/parse.ts';
 import { fieldInvalid } from '#libs/kernel/domain-error.ts';
 
 /** The longest name for people, in characters. */
@@ -7,9 +6,6 @@ export const MAX_NAME = 200;
 export const MAX_ERROR = 2_000;
 
 const WORKFLOW = /^[A-Za-z0-9_.-]{1,100}$/;
-
-/** The etag as it stands, empty for none. */
-export const parseEtag = (etag: string): string => parseOptionalText('etag', etag, 100) ?? '';
 
 /** The workflow's name as it stands; FIELD_INVALID for what cannot be one. */
 export function parseWorkflow(workflow: string, field = 'workflow'): string {

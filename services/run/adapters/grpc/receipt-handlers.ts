@@ -6,8 +6,9 @@ import { type RunService, WatchDeletionResponseSchema } from '#gen/lethe/run/v1/
 import { callerOf } from '#libs/grpc/caller.ts';
 import { toCountMessages } from '#libs/grpc/count-messages.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
+import { optional } from '#libs/grpc/optional.ts';
 import { parseFields, parseOptionalEnum, parseReason } from '#libs/grpc/parse.ts';
-import { toTimestamp } from '#libs/grpc/timestamp.ts';
+import { toOptionalTimestamp } from '#libs/grpc/timestamp.ts';
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { parseId, parseOptionalId } from '#libs/kernel/id.ts';
 import { decodePageToken, KEY, type PageScope, parsePageSize } from '#libs/kernel/page.ts';
@@ -43,7 +44,7 @@ export const receiptHandlers = ({
         samples: samples.slice(0, 100).map((sample) => ({ ...sample })),
       })),
       blockers: preview.blockers.map((blocker) => ({ ...blocker })),
-      ...(preview.purgeableAt ? { purgeableTime: toTimestamp(preview.purgeableAt) } : {}),
+      ...optional('purgeableTime', toOptionalTimestamp(preview.purgeableAt)),
       totalBytes: BigInt(bytes),
     };
   },

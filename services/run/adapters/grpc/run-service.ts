@@ -5,6 +5,7 @@ import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage, fitWholePage } from '#libs/grpc/fit-page.ts';
 import {
   parseEnum,
+  parseEtag,
   parseFields,
   parseOptionalEnum,
   parseOptionalText,
@@ -27,7 +28,7 @@ import type { KeepParticipants, ListedParticipant } from '../../use-cases/keep-p
 import type { ReadRuns } from '../../use-cases/read-runs.ts';
 import type { RecordStep } from '../../use-cases/record-step.ts';
 import { RECORDED_STATE_OF, RUN_STATE_OF, toRunMessage, toStepMessage } from './messages.ts';
-import { MAX_ERROR, MAX_NAME, parseEtag, parseWorkflow } from './parse.ts';
+import { MAX_ERROR, MAX_NAME, parseWorkflow } from './parse.ts';
 
 /** What RunService does for its callers. */
 export interface RunUseCases {

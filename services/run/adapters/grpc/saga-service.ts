@@ -1,7 +1,7 @@
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
-import { parseFields, parseReason, parseRequestId, parseText, parseView } from '#libs/grpc/parse.ts';
+import { parseEtag, parseFields, parseReason, parseRequestId, parseText, parseView } from '#libs/grpc/parse.ts';
 import { parseJsonObject } from '#libs/grpc/parse-json.ts';
 import { parseId } from '#libs/kernel/id.ts';
 import type { CancelRun } from '../../use-cases/cancel-run.ts';
@@ -10,7 +10,7 @@ import type { RetryRun } from '../../use-cases/retry-run.ts';
 import type { StartRun } from '../../use-cases/start-run.ts';
 import type { WatchRun } from '../../use-cases/watch-run.ts';
 import { toRunMessage } from './messages.ts';
-import { MAX_ERROR, MAX_NAME, parseEtag, parseWorkflow } from './parse.ts';
+import { MAX_ERROR, MAX_NAME, parseWorkflow } from './parse.ts';
 import { toWatchMessages } from './watch-messages.ts';
 
 /** What RunService does with the runs that it drives or compensates. */
