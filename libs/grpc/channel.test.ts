@@ -3,10 +3,10 @@ import { type AddressInfo, createServer } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Code, ConnectError } from '@connectrpc/connect';
 import test, { type ExecutionContext } from 'ava';
+import { ECHO, type EchoService, startEchoServer } from '#test/support/echo-server.ts';
 import { makeTcpGate } from '#test/support/tcp-gate.ts';
 import { until } from '#test/support/test-stack.ts';
 import { type ClientOptions, connect } from './client.ts';
-import { ECHO, type EchoService, startEchoServer } from './echo.fixture.ts';
 
 // A gRPC client notices by its keepalive, after 40 s, that a connection is silent.
 const SOON_MS = 15_000;

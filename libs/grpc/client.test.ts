@@ -6,8 +6,8 @@ import { type CallOptions, type Client, Code, ConnectError, type ServiceImpl } f
 import test, { type ExecutionContext } from 'ava';
 import { ErrorInfoSchema, RetryInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { DomainError } from '#libs/kernel/domain-error.ts';
+import { ECHO, type EchoService, startEchoServer } from '#test/support/echo-server.ts';
 import { connect } from './client.ts';
-import { ECHO, type EchoService, startEchoServer } from './echo.fixture.ts';
 
 type Implementation = Partial<ServiceImpl<EchoService>>;
 

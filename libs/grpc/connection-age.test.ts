@@ -1,8 +1,8 @@
 import { connect as connectTcp, createServer } from 'node:net';
 import { pipeline } from 'node:stream';
 import test from 'ava';
+import { ECHO, startEchoServer } from '#test/support/echo-server.ts';
 import { connect } from './client.ts';
-import { ECHO, startEchoServer } from './echo.fixture.ts';
 
 test('a connection that has grown old is replaced, no call is lost, and a stream on it goes on to its end', async (t) => {
   const end = Promise.withResolvers<void>();

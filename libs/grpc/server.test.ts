@@ -11,9 +11,9 @@ import {
 import test, { type ExecutionContext } from 'ava';
 import { service as healthService } from 'grpc-health-check';
 import { ErrorInfoSchema, RetryInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
+import { CALLER_OF_ECHO, ECHO, type EchoService, RULES, startEchoServer } from '#test/support/echo-server.ts';
 import { callerOf } from './caller.ts';
 import { connect } from './client.ts';
-import { CALLER_OF_ECHO, ECHO, type EchoService, RULES, startEchoServer } from './echo.fixture.ts';
 import type { RunningServer, ServerLimits } from './server.ts';
 
 type Implementation = Partial<ServiceImpl<EchoService>>;

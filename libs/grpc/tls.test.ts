@@ -6,10 +6,10 @@ import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import test, { type ExecutionContext } from 'ava';
 import { pino } from 'pino';
+import { ECHO, type EchoService, RULES, startEchoServer } from '#test/support/echo-server.ts';
 import { type Authority, type Certificate, makeAuthority } from '#test/support/make-certificates.ts';
 import { until } from '#test/support/test-stack.ts';
 import { connect } from './client.ts';
-import { ECHO, type EchoService, RULES, startEchoServer } from './echo.fixture.ts';
 import type { RunningServer } from './server.ts';
 import type { ClientTlsFiles, ServerTlsFiles } from './tls.ts';
 

@@ -278,7 +278,7 @@ test('four processes that migrate at once do not collide', async (t) => {
     ownerPassword: 'owner',
     appPassword: 'app',
   });
-  const program = new URL('./migrate-race.fixture.ts', import.meta.url);
+  const program = new URL('../../test/support/migrate-race.ts', import.meta.url);
   const codes = await Promise.all(
     Array.from({ length: 4 }, () => {
       const child = fork(program, [created.ownerUrl, created.appRole], { stdio: 'inherit' });

@@ -9,10 +9,10 @@ import {
 import type { ServiceImpl } from '@connectrpc/connect';
 import { pino } from 'pino';
 import type { Rule } from '#libs/auth/authorize.ts';
+import { bindService } from '#libs/grpc/connect-handlers.ts';
+import { type RunningServer, type ServerLimits, type ServerOptions, startServer } from '#libs/grpc/server.ts';
 import type { Caller } from '#libs/kernel/caller.ts';
 import { makeMetrics } from '#libs/telemetry/metrics.ts';
-import { bindService } from './connect-handlers.ts';
-import { type RunningServer, type ServerLimits, type ServerOptions, startServer } from './server.ts';
 
 type Text = typeof StringValueSchema;
 
