@@ -252,6 +252,20 @@ test('once a run is purged, no incident can be opened for it any more, by nobody
   t.deepEqual((await run.incidents.listIncidents({})).incidents, []);
 });
 
+test('a participant whose database is another one answers with the id of that one, without a new start', async (t) => {
+  const run = await fixture(t, 'switched');
+  const ids = async () => {
+    const { dataId: previewed } = await run.participant.preview({ runId: run.runId });
+    const { dataId: readBack } = await run.participant.verify({ runId: run.runId });
+    return { previewed, readBack };
+  };
+  const { previewed: before } = await ids();
+  // What a server that takes the place of another has: the same tables, and an id of its own.
+  const [row] = await sql<{ id: string }>(t, 'update lethe_installation set id = gen_random_uuid() returning id', []);
+  t.not(row?.id, before);
+  t.deepEqual(await ids(), { previewed: row?.id ?? '', readBack: row?.id ?? '' });
+});
+
 test('a compensation closes the incidents of its step from any state, takes their payloads, and says so in the timeline', async (t) => {
   const run = await fixture(t, 'compensation');
   const ids: string[] = [];
