@@ -30,7 +30,8 @@ export function withLeft(gone: readonly ResourceCount[], left: readonly Resource
   const both = gone.map((count) => {
     const rest = leftOf.get(count.resourceType);
     if (!rest) return count;
-    return { ...count, found: count.found + rest.left, left: rest.left, bytes: count.bytes + rest.bytes };
+    const both = { ...count, found: count.found + rest.left, left: rest.left, bytes: count.bytes + rest.bytes };
+    return rest.atLeast ? { ...both, atLeast: true } : both;
   });
   return [...both, ...others].filter(({ found }) => found > 0);
 }

@@ -3,7 +3,7 @@ import { operationInProgress } from '#libs/kernel/domain-error.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import { goneCount, leftCount } from './counts.ts';
 import { makeParticipant } from './make-participant.ts';
-import type { RunOperation, RunScope } from './participant.ts';
+import type { Look, RunOperation, RunScope } from './participant.ts';
 
 const SCOPE: RunScope = { tenantId: 'acme', runId: '01890000-0000-7000-8000-00000000000a', step: undefined };
 const OPERATION: RunOperation = {
@@ -14,7 +14,7 @@ const OPERATION: RunOperation = {
 };
 
 /** A run with so many notes; what its rows were asked for, in order. */
-function fixture({ notes = 0, isPurged = false } = {}) {
+function fixture({ notes = 0, isPurged = false, seenAtOnce = Number.POSITIVE_INFINITY } = {}) {
   const calls: string[] = [];
   const told: [string, readonly ResourceCount[]][] = [];
   const refused: [string, string][] = [];
@@ -23,7 +23,12 @@ function fixture({ notes = 0, isPurged = false } = {}) {
     if (isPurged) throw operationInProgress('a purge');
     return { counts: [goneCount('note', 3)], isNew: true };
   };
-  const inventory = async () => ({ counts: [leftCount('note', left, 10 * left)], samples: [] });
+  const looks: (Look | undefined)[] = [];
+  const inventory = async (_: RunScope, look?: Look) => {
+    looks.push(look);
+    const seen = Math.min(left, seenAtOnce);
+    return { counts: [leftCount('note', seen, 10 * seen)], samples: [], cursor: seen < left ? 'here' : undefined };
+  };
   const participant = makeParticipant({
     rows: {
       hide: touch,
@@ -45,7 +50,7 @@ function fixture({ notes = 0, isPurged = false } = {}) {
     onTouched: (deed, _, __, counts) => told.push([deed, counts]),
     onRefused: async (deed, _, __, reason) => void refused.push([deed, reason]),
   });
-  return { participant, calls, told, refused };
+  return { participant, calls, looks, told, refused };
 }
 
 test('what comes later is forbidden before the first row goes, also where there is none', async (t) => {
@@ -69,6 +74,17 @@ test('the limit is never exceeded, and what is left then is told as PARTIAL', as
   t.like(await participant.purge(SCOPE, OPERATION, 700), { progress: 'PARTIAL', counts });
   t.deepEqual(calls, ['forbid', 'remove 500', 'remove 200']);
   t.deepEqual(told, []);
+});
+
+test('a PARTIAL answer looks at what is left for a moment, and says so where that was not all of it', async (t) => {
+  const { participant, looks } = fixture({ notes: 1_100, seenAtOnce: 300 });
+  const counts = [{ resourceType: 'note', found: 800, deleted: 500, left: 300, bytes: 8_000, atLeast: true }];
+  t.like(await participant.purge(SCOPE, OPERATION, 500), { progress: 'PARTIAL', counts });
+  t.true(looks.length === 1 && (looks[0]?.budgetMs ?? Number.POSITIVE_INFINITY) < 5_000);
+  const look = { budgetMs: 1, cursor: 'here' };
+  await participant.verify(SCOPE, false, look);
+  await participant.preview(SCOPE, look);
+  t.deepEqual(looks.slice(1), [look, look], 'whoever looks says for how long, and from where on');
 });
 
 test('what is hidden and brought back is told, and what a purge forbids is written down', async (t) => {

@@ -3,17 +3,20 @@ import { DomainError, type ErrorKind } from '#libs/kernel/domain-error.ts';
 import type { ResourceCount } from '#libs/kernel/resource-count.ts';
 import type { Action } from './action.ts';
 import { withLeft } from './counts.ts';
-import type { Inventory, Participant, Participation, Preview, RunOperation, RunScope } from './participant.ts';
+import type { Inventory, Look, Participant, Participation, Preview, RunOperation, RunScope } from './participant.ts';
 import type { Deed, RunGate } from './run-gate.ts';
 
 type Removed = Pick<Awaited<ReturnType<RunGate['remove']>>, 'counts' | 'removed' | 'isDone' | 'isNew'>;
 
 /** The rows that a service keeps of runs. Hidden ones are there for every method. */
 export interface RunRows extends Pick<RunGate, 'hide' | 'restore' | 'forbid'> {
-  /** Must tell what a purge would take and what forbids it, by the predicates that `removeBatch` uses. */
-  preview(scope: RunScope): Promise<Preview>;
+  /**
+   * Must tell what a purge would take and what forbids it, by the predicates that `removeBatch` uses; with `blockersOnly`
+   * it need not count.
+   */
+  preview(scope: RunScope, look?: Look & { readonly blockersOnly?: boolean }): Promise<Preview>;
   /** Must tell what is left, of the whole run or of a step, by the same predicates. */
-  left(scope: RunScope): Promise<Inventory>;
+  left(scope: RunScope, look?: Look): Promise<Inventory>;
   /**
    * Must remove up to `limit` rows in one transaction and add them to the counts of the operation, which are answered.
    * `isNew` when this batch was the one that found the end after something had gone.
@@ -41,6 +44,8 @@ export interface ParticipantParts extends ParticipantObserver {
 
 const COMPENSATED_PER_CALL = 10_000;
 const BUDGET_MS = 5_000;
+// A PARTIAL answer tells as much of what is left as is seen in this time.
+const LEFT_BUDGET_MS = 500;
 
 // Of what is there; a failure has refused nothing.
 const REFUSALS: ReadonlySet<ErrorKind> = new Set(['failed-precondition', 'aborted']);
@@ -99,8 +104,9 @@ export function makeParticipant({
       if (isNew) onTouched(deed, scope, operation, counts);
       if (isDone) return { progress: 'COMPLETE', counts: shown(counts), failedItems: [] };
       if (rest <= 0 || performance.now() - startedAt > BUDGET_MS) {
-        const left = await rows.left(scope);
-        return { progress: 'PARTIAL', counts: withLeft(counts, left.counts), failedItems: [] };
+        const { counts: seen, cursor } = await rows.left(scope, { budgetMs: LEFT_BUDGET_MS });
+        const left = cursor === undefined ? seen : seen.map((count) => ({ ...count, atLeast: true }));
+        return { progress: 'PARTIAL', counts: withLeft(counts, left), failedItems: [] };
       }
     }
   };
@@ -113,7 +119,7 @@ export function makeParticipant({
       touch('undelete', scope, operation, () => rows.restore(scope, operation, softDeleteId)),
     purge: (scope, operation, limit) => remove('purge', scope, operation, limit),
     compensate: (scope, operation) => remove('compensate', scope, operation, COMPENSATED_PER_CALL),
-    verify: (scope) => rows.left(scope),
+    verify: (scope, _, look) => rows.left(scope, look),
   };
 }
 

@@ -23,6 +23,7 @@ export const DIRECT: Readonly<Record<string, string>> = {
   'cli-owner': 'the owner in a box finds its schema by the search path of its connections',
   'database-faults': 'it ends, freezes and delays the connections themselves, and has other timeouts',
   'executions-seed': 'its sessions are an operator’s in psql, who names the tenant once for all of a session',
+  'incident-large-payloads': 'its service has another statement timeout',
   'job-bad-input': "it reads in PostgreSQL's log what JobService sends, among which are a pooler's own statements",
   'service-start': "it reads PostgreSQL's own words about a password and a database",
 };

@@ -1,4 +1,4 @@
-import { goneCount, leftCount } from '#libs/participant/counts.ts';
+import { goneCount } from '#libs/participant/counts.ts';
 import type { RunRows } from '#libs/participant/make-participant.ts';
 import type { RunOperation, RunScope } from '#libs/participant/participant.ts';
 import { type Batch, type KeptRows, makeRunGate, toRunEntry } from '#libs/participant/run-gate.ts';
@@ -6,6 +6,7 @@ import { makeRunLock } from '#libs/participant/run-lock.ts';
 import type { Database, TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf, rowsOf } from '#libs/postgres/rows.ts';
 import { HIDDEN_INCIDENTS } from './hidden-incidents.ts';
+import { BYTES_PER_PIECE, makeLookAtIncidents } from './look-at-incidents.ts';
 
 interface Sums {
   readonly incidents: number;
@@ -13,7 +14,6 @@ interface Sums {
   readonly payload_bytes: number;
 }
 
-const MAX_SAMPLES = 100;
 const OF_RUN = `i.tenant_id = :tenantId and i.run_id = :runId and (cast(:step as text) is null or i.step = :step)`;
 const HAS_PAYLOAD = `exists (
   select from incident_payloads p where p.tenant_id = i.tenant_id and p.incident_id = i.id)`;
@@ -31,39 +31,14 @@ export const incidentRunLock = makeRunLock('incident-run');
 /** The incidents of a run in Postgres. */
 export function makeRunIncidents(database: Database): RunRows {
   const gate = makeRunGate(database, KEPT);
-
-  const left: RunRows['left'] = async ({ tenantId, runId, step }) => {
-    const [row] = await database.readForTenant<Sums & { samples: string[] | null }>(tenantId, {
-      text: `with payloads as (
-               select i.id, octet_length(p.payload_json::text) as bytes
-               from incidents i join incident_payloads p on p.tenant_id = i.tenant_id and p.incident_id = i.id
-               where i.tenant_id = $1 and i.run_id = $2 and ($3::text is null or i.step = $3)),
-             open as (
-               select i.id from incidents i
-               where i.tenant_id = $1 and i.run_id = $2 and i.step = $3 and i.state <> 'CLOSED' and exists (
-                 select from step_tombstones s where s.tenant_id = i.tenant_id and s.run_id = i.run_id
-                   and s.step = i.step and s.kind = 'COMPENSATE')),
-             ids as (select id from payloads union select id from open order by id limit ${MAX_SAMPLES})
-             select (select count(*) from open) as incidents, (select count(*) from payloads) as payloads,
-                    (select coalesce(sum(bytes), 0)::bigint from payloads) as payload_bytes,
-                    (select json_agg(id) from ids) as samples`,
-      values: [tenantId, runId, step ?? null],
-    });
-    if (!row) throw new Error('the count gave no row');
-    return {
-      counts: [
-        leftCount('incident', row.incidents),
-        leftCount('incident_payload', row.payloads, row.payload_bytes),
-      ].filter(({ found }) => found > 0),
-      samples: (row.samples ?? []).map((resourceId) => ({ resourceType: 'incident', resourceId })),
-    };
-  };
+  const left = makeLookAtIncidents(database);
 
   return {
     ...gate,
     left,
     // An open incident forbids nothing: its shell stays open.
-    preview: left,
+    preview: async (scope, { blockersOnly = false, ...look } = {}) =>
+      blockersOnly ? { counts: [], samples: [] } : left(scope, look),
     removeBatch: (scope, operation, limit) =>
       gate.remove(scope, operation, (trx) => endBatch(trx, scope, operation, limit)),
   };
@@ -84,7 +59,7 @@ const KEPT: KeptRows = {
 };
 
 /**
- * Removes the payloads of some incidents and stamps their shells; closes those of a step that are open as compensated, with
+ * Removes the payloads of some incidents, fewer where these are large, and stamps their shells; closes those of a step that are open as compensated, with
  * an entry in their timelines.
  */
 async function endBatch(
@@ -96,10 +71,18 @@ async function endBatch(
   const isCompensation = scope.step !== undefined;
   const bindings = { ...bindingsOf(scope), closes: isCompensation };
   const chosen = rowsOf<{ id: string }>(
-    await trx.raw(`select i.id from incidents i where ${UNENDED} ${IN_ORDER} limit :limit for update of i`, {
-      ...bindings,
-      limit,
-    }),
+    await trx.raw(
+      `with next as materialized (
+         select i.id, i.closed_at, coalesce(pg_column_size(p.payload_json), 0) as size
+         from incidents i left join incident_payloads p on p.tenant_id = i.tenant_id and p.incident_id = i.id
+         where ${UNENDED} ${IN_ORDER} limit :limit),
+       piece as (
+         select id from (select id, sum(size) over (order by closed_at, id) - size as before from next) s
+         where before < ${BYTES_PER_PIECE})
+       select i.id from incidents i
+       where ${UNENDED} and i.id = any(array(select id from piece)) ${IN_ORDER} for update of i`,
+      { ...bindings, limit },
+    ),
   );
   // A statement of its own: its clock is read when the locks are there, after whatever they waited for.
   const ended = firstOf<Sums>(
