@@ -29,7 +29,7 @@ import type {
   OwnerOrder,
   Purged,
 } from './owner.ts';
-import { makePace, type Pace } from './pace.ts';
+import { isCutOff, makePace, type Pace } from './pace.ts';
 import {
   type AfterBatch,
   type Floor,
@@ -178,8 +178,11 @@ export function makeOwner(options: OwnerOptions): Owner {
     paceOf(batches, order.subject)
       .run(turns, mostLookedAt(order.subject, most), (scan, waitedMs) =>
         database.forTenant(key.tenantId, async (trx) => {
-          const bound = boundTime(trx, MAX_TRANSACTION_MS, performance.now());
+          // A single row may take as long as any other statement.
+          const isSingle = scan === 1;
+          const bound = isSingle ? async () => undefined : boundTime(trx, MAX_TRANSACTION_MS, performance.now());
           const before = await lockRunning(trx, key, MAX_TRANSACTION_MS);
+          if (isSingle) await trx.raw('set local statement_timeout = default');
           const allowed = Math.min(most, (before.rule.maxRows ?? Number.POSITIVE_INFINITY) - before.removed);
           const outcome = await removeFrom(trx, order, before, floor, allowed, scan, memoryOf(key).pitch, bound);
           const isFirstEnd = outcome.isDone && (!before.finishedAt || outcome.removed > 0);
@@ -246,6 +249,7 @@ export function makeOwner(options: OwnerOptions): Owner {
         retryAfterMs: undefined,
         isThrottled: false,
         isStuck: false,
+        isTooSlow: false,
         ...how,
       });
       const isStuck = watchPasses(begun.position === undefined);
@@ -261,7 +265,11 @@ export function makeOwner(options: OwnerOptions): Owner {
           }
           checkedAt = performance.now();
         }
-        const batch = await purgeBatch(order, key, floor, left, (ms) => (ms >= 1 ? { [FOREGROUND_CALLS]: ms } : {}));
+        const onWaited = (ms: number) => (ms >= 1 ? { [FOREGROUND_CALLS]: ms } : {});
+        const batch = await purgeBatch(order, key, floor, left, onWaited).catch((error: unknown) => {
+          if (!isCutOff(error)) throw error;
+        });
+        if (!batch) return answer({ isTooSlow: true });
         crashPoint('owner.purge.after-batch');
         operation = batch.operation;
         left -= batch.removed;

@@ -119,7 +119,7 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
       await assertDataSet(dataId);
       const order = orderOf(context, subjectOf(rule.subject));
       const limits = { budgetMs, signal: context.signal };
-      const { operation, isComplete, retryAfterMs, isThrottled, isStuck } = await owner.purge(
+      const { operation, isComplete, retryAfterMs, isThrottled, isStuck, isTooSlow } = await owner.purge(
         order,
         operationId,
         rule,
@@ -135,6 +135,7 @@ const ownerService = (owner: Owner): ServiceImpl<typeof RetentionOwnerService> =
         blockers: [
           ...(isThrottled ? [throttled(order.subject)] : []),
           ...(isStuck ? [rowsNotRemoved(order.subject)] : []),
+          ...(isTooSlow ? [rowTooSlow(order.subject)] : []),
         ],
       };
     },
@@ -199,6 +200,12 @@ const rowsNotRemoved = ({ resourceType, table }: OwnedSubject) => ({
   reason: 'ROWS_NOT_REMOVED',
   resourceType,
   message: `Deleting expired rows of ${table} leaves them there; look for a trigger or a rule that keeps them.`,
+});
+
+const rowTooSlow = ({ resourceType, table }: OwnedSubject) => ({
+  reason: 'ROWS_NOT_REMOVED',
+  resourceType,
+  message: `Deleting a single expired row of ${table} takes longer than a statement may; look for a foreign key to it without an index, or for a slow trigger.`,
 });
 
 function parseRule(

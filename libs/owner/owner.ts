@@ -61,6 +61,8 @@ export interface Purged {
   readonly isThrottled: boolean;
   /** The rows that are left could not be removed, twice in a row: the caller ends it as PARTIAL. */
   readonly isStuck: boolean;
+  /** The next row alone takes longer than a statement may: the caller ends it as PARTIAL. */
+  readonly isTooSlow: boolean;
 }
 
 /** How a call of End ended. */

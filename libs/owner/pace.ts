@@ -4,7 +4,7 @@ import { codeOf } from '#libs/postgres/sql-errors.ts';
 
 // A transaction is aimed at a fifth of a second, so that nobody waits for its locks.
 const TARGET_MS = 200;
-// A piece of fewer rows costs what it costs, whatever it removes.
+// A piece of fewer rows costs what it costs, whatever it removes: only one that was cut off is tried with fewer.
 const MIN_PIECE = 50;
 const LOCK_TRIES = 5;
 const STATEMENT_CUT_OFF = '57014';
@@ -20,9 +20,13 @@ export interface Pace {
   run<T>(turns: Turns, most: number, work: (rows: number, waitedMs: number) => Promise<T>): Promise<T>;
 }
 
+/** Whether a statement was ended because it took longer than it may. */
+export const isCutOff = (error: unknown): boolean =>
+  error instanceof DomainError && codeOf(error.cause) === STATEMENT_CUT_OFF;
+
 /**
  * Makes a Pace that begins with `first` rows and stays between `min` and `max`. After a cut-off it goes below `min` if it
- * has to, and grows again step by step, the more slowly the more often that leads to another cut-off.
+ * has to, down to a single row, and grows again step by step, the more slowly the more often that leads to another cut-off.
  */
 export function makePace({ first, min, max }: { first: number; min: number; max: number }): Pace {
   let rows = first;
@@ -35,25 +39,24 @@ export function makePace({ first, min, max }: { first: number; min: number; max:
         try {
           return await turns.take(async (share) => {
             const startedAt = performance.now();
-            taken = Math.max(1, Math.min(most, Math.max(MIN_PIECE, Math.ceil(rows * share))));
+            taken = Math.max(1, Math.min(most, Math.max(Math.min(MIN_PIECE, rows), Math.ceil(rows * share))));
             const result = await work(taken, startedAt - askedAt);
             const ms = performance.now() - startedAt;
             // A smaller piece than usual says little about how many rows there could be.
             if (share === 1 && (taken >= rows || ms > TARGET_MS)) {
               const factor = Math.min(2, Math.max(0.5, TARGET_MS / Math.max(1, ms)));
-              const least = wall.isKnown() ? MIN_PIECE : min;
+              const least = wall.isKnown() ? wall.least() : min;
               rows = Math.round(Math.min(max, Math.max(least, taken * factor)));
             }
-            rows = Math.max(MIN_PIECE, Math.min(rows, wall.afterPiece()));
+            rows = Math.max(wall.least(), Math.min(rows, wall.afterPiece()));
             return result;
           });
         } catch (error) {
-          const isCutOff = error instanceof DomainError && codeOf(error.cause) === STATEMENT_CUT_OFF;
           const hasLostLocks = error instanceof DomainError && error.reason === 'CONCURRENT_UPDATE';
-          if (!(isCutOff && rows > MIN_PIECE) && !(hasLostLocks && tries < LOCK_TRIES)) throw error;
-          if (isCutOff) {
+          if (!(isCutOff(error) && taken > 1) && !(hasLostLocks && tries < LOCK_TRIES)) throw error;
+          if (isCutOff(error)) {
             wall.cutOff(taken, tries);
-            rows = Math.max(MIN_PIECE, Math.floor(Math.min(rows, taken) / 4));
+            rows = Math.max(wall.least(), Math.floor(Math.min(rows, taken) / 4));
           }
         }
       }
@@ -68,6 +71,8 @@ function makeWall(max: number) {
   let good = 0;
   return {
     isKnown: () => Number.isFinite(rows),
+    /** The fewest rows of a piece. */
+    least: () => (rows > MIN_PIECE ? MIN_PIECE : 1),
     /** The first try of a piece is cut off where the piece before was not: then growing was too bold. */
     cutOff(taken: number, tries: number) {
       if (Number.isFinite(rows) && tries === 1) patience = Math.min(PATIENCE.max, 2 * patience);

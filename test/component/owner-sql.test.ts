@@ -221,6 +221,39 @@ test.serial(
   },
 );
 
+test.serial(
+  'rows of which a few are too many for one statement go one by one, and one that never ends is told of',
+  async (t) => {
+    const { created } = t.context;
+    await created.query(`
+    with e as (insert into environments (tenant_id, id, display_name) values ('dear', gen_random_uuid(), 'e') returning id)
+      insert into drift_checks (tenant_id, id, environment_id, status, checked_at)
+      select 'dear', gen_random_uuid(), e.id, case n when 3 then 'IN_SYNC' when 6 then 'UNKNOWN' else 'DRIFT' end,
+             now() - interval '90 days' + n * interval '1 second'
+      from e, generate_series(1, 6) n;
+    create function be_dear() returns trigger language plpgsql as $$
+      begin
+        if (select count(*) from old_rows) > 1 or exists (select from old_rows where status = 'UNKNOWN') then
+          raise query_canceled;
+        end if;
+        perform pg_sleep(2) from old_rows where status = 'IN_SYNC';
+        return null;
+      end $$;
+    create trigger be_dear after delete on drift_checks referencing old table as old_rows for each statement
+      execute function be_dear()`);
+    t.teardown(() => created.query('drop function be_dear() cascade'));
+    const order: OwnerOrder = {
+      tenantId: 'dear',
+      subject: subjectOf('drift_checks'),
+      caller: { actor: 'system:retention', subject: 'service:retention' },
+    };
+    const owner = ownerOf(t, { snapshotAgeMs: 60_000, maxPauseMs: 0 });
+    const purged = await owner.purge(order, newId(), RULE, 1_000, { ...CALL, budgetMs: 60_000 });
+    t.like(purged, { isComplete: false, isStuck: false, isTooSlow: true });
+    t.is(purged.operation.removed, 5, 'one that takes longer than a batch may has the time of any other statement');
+  },
+);
+
 test.serial('operations that nothing has touched for 90 days are forgotten, and no others', async (t) => {
   await t.context.created.query(
     `insert into owner_operations (tenant_id, operation_id, subject, actor, updated_at)
