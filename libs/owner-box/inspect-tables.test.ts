@@ -99,6 +99,21 @@ test('a table with what its batches need is served', async (t) => {
   });
 });
 
+/** Links between two messages, of which the file lists those by `source_id`. */
+const links = (onDelete: string) => `
+  create table mail.links (
+    tenant_id text not null, source_id uuid not null, target_id uuid not null,
+    foreign key (tenant_id, source_id) references mail.messages (tenant_id, id),
+    foreign key (tenant_id, target_id) references mail.messages (tenant_id, id) ${onDelete}
+  );
+  create index on mail.links (tenant_id, source_id)`;
+const linksBy = (column: string, resourceType: string) => ({
+  table: 'mail.links',
+  resource_type: resourceType,
+  columns: { tenant_id: 'tenant_id', [column]: 'id' },
+});
+const LINKED = { dependents: [...FILE.subjects[0].dependents, linksBy('source_id', 'link')] };
+
 const REFUSED: Readonly<Record<string, readonly [Parameters<typeof inspect>[0], readonly string[]]>> = {
   'a table that is not there': [{ subject: { table: 'mail.letters' } }, ['messages: there is no table mail.letters']],
   'a view': [
@@ -194,6 +209,18 @@ const REFUSED: Readonly<Record<string, readonly [Parameters<typeof inspect>[0], 
       'messages: mail.attachments (tenant_id, message_id) refers to mail.messages without on delete cascade; list it as a dependent',
     ],
   ],
+  'a second foreign key of a dependent that is listed by another one': [
+    { sql: links(''), subject: LINKED },
+    [
+      'messages: mail.links (tenant_id, target_id) refers to mail.messages without on delete cascade; list it as a dependent by these columns too',
+    ],
+  ],
+  'a second foreign key of a dependent, whose rows go by cascade and are found by no index': [
+    { sql: links('on delete cascade'), subject: LINKED },
+    [
+      'messages: mail.links (tenant_id, target_id) refers to mail.messages and has no index, so that each batch would read it whole; create index concurrently on mail.links ("tenant_id", "target_id")',
+    ],
+  ],
   'a foreign key that refers to a dependent': [
     {
       sql: 'alter table mail.attachments add id int primary key; create table mail.scans (attachment_id int references mail.attachments)',
@@ -266,5 +293,26 @@ test('a cascade that is not listed is served, and it is said that its rows are n
   t.deepEqual(problems, []);
   t.deepEqual(remarks, [
     'messages: rows of mail.marks (tenant_id, message_id) go by cascade and are not counted; list it as a dependent',
+  ]);
+});
+
+test('a dependent that is listed by each of its foreign keys is served, whether these name the tenant or not', async (t) => {
+  const both = { dependents: [...LINKED.dependents, linksBy('target_id', 'back_link')] };
+  const index = 'create index on mail.links (tenant_id, target_id)';
+  const listed = await inspect({ sql: `${links('')}; ${index}`, subject: both });
+  t.deepEqual([listed.problems, listed.remarks], [[], []]);
+  const alone = await inspect({
+    sql: `alter table mail.messages add unique (id);
+      alter table mail.attachments add foreign key (message_id) references mail.messages (id)`,
+  });
+  t.deepEqual([alone.problems, alone.remarks], [[], []]);
+});
+
+test('rows of a listed dependent that go by the cascade of another foreign key are not counted, and it is said', async (t) => {
+  const sql = `${links('on delete cascade')}; create index on mail.links (tenant_id, target_id)`;
+  const { problems, remarks } = await inspect({ sql, subject: LINKED });
+  t.deepEqual(problems, []);
+  t.deepEqual(remarks, [
+    'messages: rows of mail.links (tenant_id, target_id) go by cascade and are not counted; list it as a dependent by these columns too',
   ]);
 });

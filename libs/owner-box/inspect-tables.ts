@@ -208,8 +208,11 @@ function inspectReferences(
 ): void {
   const listed = new Set(subject.dependents.map(({ table }) => titleOf(table)));
   const seen = new Set<string>();
+  const listIt = (from: string): string =>
+    listed.has(from) ? 'list it as a dependent by these columns too' : 'list it as a dependent';
   const follow = (referred: string, isListed: boolean): void => {
-    for (const { from, columns, onDelete } of catalogue.references.filter(({ to }) => to === referred)) {
+    for (const reference of catalogue.references.filter(({ to }) => to === referred)) {
+      const { from, columns, onDelete } = reference;
       const named = `${from} (${columns.join(', ')})`;
       const key = `${named} ${referred}`;
       if (seen.has(key)) continue;
@@ -218,12 +221,13 @@ function inspectReferences(
         report(`${named} refers to ${referred}, so that a row's end would take younger rows; use on delete set null`);
         continue;
       }
-      if (referred === found.title && listed.has(from)) continue;
+      if (referred === found.title && subject.dependents.some((dependent) => follows(dependent, reference, subject)))
+        continue;
       const table = catalogue.tables.get(from);
       if (onDelete === 'restrict' || onDelete === 'no action') {
         report(
           referred === found.title
-            ? `${named} refers to ${referred} without on delete cascade; list it as a dependent`
+            ? `${named} refers to ${referred} without on delete cascade; ${listIt(from)}`
             : `${named} refers to ${referred} without on delete cascade, and rows of ${referred} go with ${found.title}`,
         );
         continue;
@@ -235,13 +239,23 @@ function inspectReferences(
         );
       }
       if (onDelete === 'cascade') {
-        remark(`rows of ${named} go by cascade and are not counted${isListed ? '' : '; list it as a dependent'}`);
+        remark(`rows of ${named} go by cascade and are not counted${isListed ? '' : `; ${listIt(from)}`}`);
         follow(from, true);
       } else remark(`rows of ${named} lose what refers to ${referred} (on delete ${onDelete})`);
     }
   };
   follow(found.title, false);
   for (const name of listed) follow(name, true);
+}
+
+/** Whether a listed dependent is found by the columns of a foreign key; the tenant's may be missing in it. */
+function follows({ table, columns }: DependentEntry, key: Reference, { tenant }: SubjectEntry): boolean {
+  const pairs = new Set(key.columns.map((own, index) => `${own} ${key.referred[index]}`));
+  const needed = columns.filter(([, of]) => of !== tenant);
+  return (
+    titleOf(table) === key.from &&
+    (needed.length > 0 ? needed : columns).every(([own, of]) => pairs.has(`${own} ${of}`))
+  );
 }
 
 type Report = (problem: string) => void;
@@ -295,6 +309,8 @@ interface Reference {
   readonly from: string;
   readonly to: string;
   readonly columns: readonly string[];
+  /** What each of its columns refers to. */
+  readonly referred: readonly string[];
   readonly onDelete: 'no action' | 'restrict' | 'cascade' | 'set null' | 'set default';
 }
 
@@ -347,6 +363,9 @@ const REFERENCES = `
     (select json_agg(a.attname order by k.position)
        from unnest(x.conkey) with ordinality k (attnum, position)
        join pg_attribute a on a.attrelid = f.oid and a.attnum = k.attnum) as columns,
+    (select json_agg(a.attname order by k.position)
+       from unnest(x.confkey) with ordinality k (attnum, position)
+       join pg_attribute a on a.attrelid = t.oid and a.attnum = k.attnum) as referred,
     case x.confdeltype when 'a' then 'no action' when 'r' then 'restrict' when 'c' then 'cascade'
       when 'n' then 'set null' else 'set default' end as "onDelete"
   from pg_constraint x
