@@ -9,6 +9,7 @@ import { readsBy } from '#test/support/table-reads.ts';
 interface Context {
   readonly postgres: TestPostgres;
   readonly created: TestDatabase;
+  readonly after: Readonly<Record<'dated' | 'undated', readonly string[]>>;
 }
 
 const test = anyTest as TestFn<Context>;
@@ -33,6 +34,8 @@ test.before(async (t) => {
              cast(case when n > 20000 then '${RARE_ENVIRONMENT}' else '${ENVIRONMENT}' end as uuid),
              case when n > 21900 then 'DRIFT' else 'IN_SYNC' end, now() - n * interval '1 minute'
       from generate_series(1, 22000) n;
+    insert into drift_checks (tenant_id, id, environment_id, status, checked_at)
+      select '${TENANT}', gen_random_uuid(), '${ENVIRONMENT}', 'IN_SYNC', null from generate_series(1, 2000);
     insert into incidents (tenant_id, id, environment_id, title, state, created_at)
       select '${TENANT}', gen_random_uuid(), '${ENVIRONMENT}', '', 'DETECTED', now() - n * interval '1 minute'
       from generate_series(1, 22000) n;
@@ -42,11 +45,40 @@ test.before(async (t) => {
              case when o.n <= 21900 then o.created_at end, o.created_at
       from (select *, row_number() over (order by created_at desc) as n from incidents) o;
     analyze`);
+  const [dated, undated] = await Promise.all([
+    keysetOf(created, 'checked_at is not null'),
+    keysetOf(created, 'checked_at is null'),
+  ]);
+  Object.assign(t.context, { after: { dated, undated } });
 });
 test.after.always((t) => t.context.postgres?.stop());
 
 const PAGE = { limit: LIMIT, after: undefined };
-const LISTS: Readonly<Record<string, (database: Database) => Promise<{ readonly items: readonly unknown[] }>>> = {
+
+/** A drift check that many are before and behind: its keyset. */
+async function keysetOf(created: TestDatabase, where: string): Promise<readonly string[]> {
+  const [row] = await created.query<{ at: string; id: string }>(
+    `select coalesce(to_json(checked_at) #>> '{}', '') as at, id from drift_checks
+     where environment_id = '${ENVIRONMENT}' and status = 'IN_SYNC' and ${where}
+     order by checked_at desc nulls last, id desc offset 1000 limit 1`,
+  );
+  return row ? [row.at, row.id] : [];
+}
+
+const checksAfter =
+  (filter: { environmentId?: string; status?: 'IN_SYNC' }, key: 'dated' | 'undated'): List =>
+  (database, after) => {
+    const { environmentId, status } = filter;
+    return makeDriftRepository(database).listChecks(
+      TENANT,
+      { environmentId, status },
+      { limit: LIMIT, after: after[key] },
+    );
+  };
+
+type List = (database: Database, after: Context['after']) => Promise<{ readonly items: readonly unknown[] }>;
+
+const LISTS: Readonly<Record<string, List>> = {
   'drift checks': (database) =>
     makeDriftRepository(database).listChecks(TENANT, { environmentId: undefined, status: undefined }, PAGE),
   'drift checks of a rare status': (database) =>
@@ -55,6 +87,11 @@ const LISTS: Readonly<Record<string, (database: Database) => Promise<{ readonly 
     makeDriftRepository(database).listChecks(TENANT, { environmentId: ENVIRONMENT, status: undefined }, PAGE),
   'drift checks of an environment that has few': (database) =>
     makeDriftRepository(database).listChecks(TENANT, { environmentId: RARE_ENVIRONMENT, status: undefined }, PAGE),
+  'drift checks in the middle': checksAfter({}, 'dated'),
+  'drift checks of an environment, in the middle': checksAfter({ environmentId: ENVIRONMENT }, 'dated'),
+  'drift checks of a status, in the middle': checksAfter({ status: 'IN_SYNC' }, 'dated'),
+  'drift checks without an instant': checksAfter({}, 'undated'),
+  'drift checks of an environment without an instant': checksAfter({ environmentId: ENVIRONMENT }, 'undated'),
   approvals: (database) =>
     makeApprovalRepository(database).list(TENANT, { state: undefined, incidentId: undefined }, PAGE),
   'approvals in a rare state': (database) =>
@@ -64,7 +101,7 @@ const LISTS: Readonly<Record<string, (database: Database) => Promise<{ readonly 
 for (const [name, list] of Object.entries(LISTS)) {
   test.serial(`a page of ${name} reads little more than the page`, async (t) => {
     const reads = await readsBy(t.context.created, async (database) => {
-      t.is((await list(database)).items.length, LIMIT);
+      t.is((await list(database, t.context.after)).items.length, LIMIT);
     });
     for (const [table, { scanned, looked }] of reads) {
       t.true(scanned <= LIMIT, `${name} scans ${scanned} of ${table}`);

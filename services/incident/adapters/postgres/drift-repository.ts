@@ -186,13 +186,20 @@ export const makeDriftRepository = (database: Database): DriftRepository => ({
   },
 
   async listChecks(tenantId, { environmentId, status }, { limit, after }) {
+    const order = 'order by checked_at desc nulls last, id desc limit $4';
+    const part = (where: string): string =>
+      `(select ${BASIC_CHECK_COLUMNS} from drift_checks c
+        where tenant_id = $1 and ($2::uuid is null or environment_id = $2) and ($3::text is null or status = $3)
+          and ${where} ${order})`;
+    const [at, id] = after ?? [];
+    let text = part('true');
+    // Checks with an instant and those without one, which come last, are a range of an index each.
+    if (at) text = `${part('(checked_at, id) < ($5, $6)')} union all ${part('checked_at is null')} ${order}`;
+    else if (id) text = part('checked_at is null and id < $5');
+    const keyset = at ? [at, id] : id ? [id] : [];
     const rows = await database.readForTenant<CheckRow>(tenantId, {
-      text: `select ${BASIC_CHECK_COLUMNS} from drift_checks c
-             where tenant_id = $1 and ($2::uuid is null or environment_id = $2) and ($3::text is null or status = $3)
-               and ($5::uuid is null or (checked_at, id) < ($4::timestamptz, $5)
-                    or checked_at is null and ($4 is not null or id < $5))
-             order by checked_at desc nulls last, id desc limit $6`,
-      values: [tenantId, environmentId ?? null, status ?? null, after?.[0] || null, after?.[1] ?? null, limit + 1],
+      text,
+      values: [tenantId, environmentId ?? null, status ?? null, limit + 1, ...keyset],
     });
     const keyOf = (row: CheckRow): readonly string[] => [row.checked_at?.toString() ?? '', row.id];
     return pageOf(rows, limit, (row) => ({ ...toCheck(row), key: keyOf(row) }), keyOf);
