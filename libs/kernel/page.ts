@@ -53,6 +53,8 @@ export interface PageScope {
 }
 
 const MAX_TOKEN_LENGTH = 1_024;
+/** The longest token whose keyset is a row of somebody else's, of which the key can be as long as Postgres has them. */
+export const MAX_CURSOR_LENGTH = 16_384;
 const WRONG_TOKEN = 'must be a token that this list gave for the same filter';
 
 const seal = (scope: PageScope, key: readonly string[]): string =>
@@ -98,23 +100,24 @@ function isInstant(text: string): boolean {
 /**
  * The keyset that a token continues after, undefined for the empty token. FIELD_INVALID on `page_token` for anything this
  * RPC did not give to this tenant for this very filter. Anybody can compute a seal, so that what it covers is not believed
- * either: each part has to be what the list orders by there.
+ * either: each part has to be what the list orders by there. A token that is longer than `maxLength` is none.
  */
 export function decodePageToken(
   scope: PageScope,
   token: string,
   parts: readonly KeyPart[],
+  maxLength: number = MAX_TOKEN_LENGTH,
 ): readonly string[] | undefined {
   if (token === '') return undefined;
-  const [given, ...key] = partsOf(token) ?? [];
+  const [given, ...key] = partsOf(token, maxLength) ?? [];
   const isKey = key.length === parts.length && key.every((text, index) => parts[index]?.(text));
   if (!isKey || given !== seal(scope, key)) throw fieldInvalid('page_token', WRONG_TOKEN);
   return key;
 }
 
 /** The strings in a token; undefined for what is no token of any list. */
-function partsOf(token: string): readonly string[] | undefined {
-  if (token.length > MAX_TOKEN_LENGTH) return undefined;
+function partsOf(token: string, maxLength: number = MAX_TOKEN_LENGTH): readonly string[] | undefined {
+  if (token.length > maxLength) return undefined;
   try {
     const parts: unknown = JSON.parse(Buffer.from(token, 'base64url').toString('utf8'));
     return Array.isArray(parts) && parts.every((part) => typeof part === 'string') ? parts : undefined;

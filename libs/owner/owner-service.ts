@@ -13,7 +13,15 @@ import { parseDurationMs, parseTimestamp, toDuration, toOptionalTimestamp, toTim
 import { tenantOf } from '#libs/kernel/caller.ts';
 import { DomainError, fieldInvalid } from '#libs/kernel/domain-error.ts';
 import { parseId } from '#libs/kernel/id.ts';
-import { decodePageToken, encodePageToken, KEY, type KeyPart, type PageScope, pageOf } from '#libs/kernel/page.ts';
+import {
+  decodePageToken,
+  encodePageToken,
+  KEY,
+  type KeyPart,
+  MAX_CURSOR_LENGTH,
+  type PageScope,
+  pageOf,
+} from '#libs/kernel/page.ts';
 import type { Cursor, Operation, Owner, OwnerOrder } from './owner.ts';
 import type { OwnedSubject, OwnerRule } from './subject.ts';
 
@@ -321,7 +329,7 @@ function parseCursor(
   const parts = Array<KeyPart>(3 + (subject?.key.length ?? 0)).fill(KEY.text);
   try {
     const token = Buffer.from(cursor).toString('latin1');
-    const key = decodePageToken(scopeOf(rpc, tenantId, walked), token, parts) ?? [];
+    const key = decodePageToken(scopeOf(rpc, tenantId, walked), token, parts, MAX_CURSOR_LENGTH) ?? [];
     const [name, hasAfter, ...position] = key;
     const part = PARTS.find((candidate) => candidate === name);
     if (part && hasAfter === '') return { part, after: undefined };

@@ -226,6 +226,9 @@ test('a walk of an owner refuses a sealed cursor whose position cannot be one of
     ['dated', 'after', good.with(0, '0044-03-15 00:00:00+00 BC')],
     ['undated', 'after', good.with(0, '')],
     ['undated', '', Array(5).fill('')],
+    // As long as an index entry of Postgres can be, in characters of which the token takes most.
+    ['expired', 'after', good.with(4, '\u20ac'.repeat(900))],
+    ['dated', 'after', good.with(4, '\n'.repeat(2_700))],
   ] as const)
     t.false(await isRefused(part, after, position), `${part} ${position}`);
   for (const [part, position] of [
@@ -237,6 +240,7 @@ test('a walk of an owner refuses a sealed cursor whose position cannot be one of
     ...['x', '1.5', '9'.repeat(30), ''].map((bad) => ['expired', good.with(2, bad)]),
     ['expired', good.with(1, 'x')],
     ['expired', good.with(4, '\ud800')],
+    ['expired', good.with(4, 'a'.repeat(20_000))],
     ['expired', Array(5).fill('')],
   ] as const)
     t.true(await isRefused(part as string, 'after', position as string[]), `${part} ${JSON.stringify(position)}`);
