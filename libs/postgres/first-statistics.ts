@@ -6,6 +6,8 @@ import type { Knex } from 'knex';
  * looks as good as the primary key, and what connections prepare reads all rows of a tenant, ever more of them, until the
  * first ANALYZE. Narrow columns make these rows many; ANALYZE replaces them with what is true.
  *
+ * Only in the schema that the migrations make their tables in: those of others in the same database are left alone.
+ *
  * Only an optimization: before PostgreSQL 18, and for a role that may not call its function, it does nothing.
  */
 export async function giveFirstStatistics(knex: Knex): Promise<void> {
@@ -23,7 +25,7 @@ const FIRST_STATISTICS = `
     for young in
       select c.oid, c.relname::text as name, c.oid::regclass as quoted
       from pg_class c
-      where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and c.reltuples < 0
+      where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relkind = 'r' and c.reltuples < 0
         and pg_has_role(c.relowner, 'usage')
         and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id')
     loop
@@ -33,7 +35,7 @@ const FIRST_STATISTICS = `
         continue;
       end;
       perform pg_restore_attribute_stats(
-        'schemaname', 'public', 'relname', young.name, 'attname', a.attname::text, 'inherited', false,
+        'schemaname', current_schema()::text, 'relname', young.name, 'attname', a.attname::text, 'inherited', false,
         'null_frac', 0::real, 'avg_width', 1, 'n_distinct', 0::real)
       from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
       where c.oid = young.oid and c.reltuples < 0;

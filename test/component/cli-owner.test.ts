@@ -133,6 +133,25 @@ test('preparing makes one schema, for one role, and can be repeated; before it n
   t.is(data?.data_id.length, 36);
 });
 
+test("preparing tells the planner of the owner's own tables, and nothing of the company's", async (t) => {
+  const { folder, postgres } = t.context;
+  const database = await postgres.createDatabase([]);
+  const ownerRole = database.appRole.replace(/_app$/, '_owner');
+  // As where one role owns all tables of a database and was named for `owner_url_from`.
+  await database.query(`${TABLE}; alter table messages owner to ${ownerRole};
+    alter table messages set (autovacuum_enabled = off);
+    grant create on database ${database.name} to ${ownerRole}`);
+  t.is((await lethe(folder, 'prepare', MAIL, urlsOf(database))).code, 0);
+  const known = await database.query<{ name: string }>(
+    `select distinct schemaname || '.' || tablename as name from pg_stats
+     where schemaname in ('public', 'lethe_owner') order by 1`,
+  );
+  t.deepEqual(
+    known.map(({ name }) => name),
+    ['lethe_owner.audit_entries', 'lethe_owner.owner_operations'],
+  );
+});
+
 test("the README's file is served by the README's commands", async (t) => {
   const { folder, postgres } = t.context;
   const readme = await readReadmes();
