@@ -54,8 +54,8 @@ export async function readRole(query: Query): Promise<Role> {
 }
 
 /**
- * The URL with the owner's schema before what the role searches by itself, so that triggers of the company's tables find
- * what they always found, and with instants as text in UTC.
+ * The URL with the owner's schema before what the role searches by itself, and with instants as text in UTC. What removes
+ * rows of the company's tables searches as the role does by itself, so that their triggers find what they always found.
  */
 export function withOwnerSchema(url: string, { searchPath }: Pick<Role, 'searchPath'>): string {
   const path = `${SCHEMA}${searchPath === '' ? '' : `,${searchPath}`}`.replaceAll(/[\\\s]/g, '\\$&');

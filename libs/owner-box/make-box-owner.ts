@@ -3,14 +3,19 @@ import { makeOwner, type OwnerOptions } from '#libs/owner/make-owner.ts';
 import type { Owner } from '#libs/owner/owner.ts';
 import type { Database } from '#libs/postgres/open-database.ts';
 import { codeOf } from '#libs/postgres/sql-errors.ts';
+import type { Role } from './connect.ts';
 import type { BoxTable } from './inspect-tables.ts';
 import { toOwnedSubject } from './to-owned-subject.ts';
 
-/** Makes a retention owner over tables of somebody else's. */
-export function makeBoxOwner(tables: readonly BoxTable[], options: Omit<OwnerOptions, 'subjects'>): Owner {
+/** Makes a retention owner over tables of somebody else's, which the role is to purge. */
+export function makeBoxOwner(
+  tables: readonly BoxTable[],
+  role: Pick<Role, 'searchPath'>,
+  options: Omit<OwnerOptions, 'subjects'>,
+): Owner {
   const database = withRetriedReferences(options.database);
   const tableOf = new Map(tables.map((table) => [table.subject.name, table]));
-  const owner = makeOwner({ ...options, database, subjects: tables.map(toOwnedSubject) });
+  const owner = makeOwner({ ...options, database, subjects: tables.map((table) => toOwnedSubject(table, role)) });
   return {
     ...owner,
     // By the tables themselves, since nothing is to be created in them.

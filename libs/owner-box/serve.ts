@@ -63,7 +63,7 @@ export async function runOwnerBox(file: OwnerFile, env: Environment): Promise<vo
     let ready = false;
     const readiness = { isReady: () => ready, lines: async () => (ready ? [] : ['Starting or stopping.']) };
     opened.push(await startMetricsServer(settings.metricsAddress, metrics, readiness));
-    const owner = makeBoxOwner(tables, {
+    const owner = makeBoxOwner(tables, role, {
       database,
       turns: makeTurns(),
       maxPauseMs: settings.maxPauseMs,

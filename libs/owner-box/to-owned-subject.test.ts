@@ -11,6 +11,8 @@ import { makeBoxOwner } from './make-box-owner.ts';
 import { parseOwnerFile } from './parse-file.ts';
 import { toOwnedSubject } from './to-owned-subject.ts';
 
+const ROLE = { searchPath: 'public' };
+
 let postgres: TestPostgres;
 test.before(async () => {
   postgres = await startTestPostgres();
@@ -21,13 +23,13 @@ test.after.always(() => postgres.stop());
 async function open(schema: string, subject: object) {
   const database = await postgres.createDatabase([]);
   await database.query(schema);
-  const connectionString = withOwnerSchema(database.superuserUrl, { searchPath: 'public' });
+  const connectionString = withOwnerSchema(database.superuserUrl, ROLE);
   const connection = { connectionString, types: typeParsers } as Knex.PgConnectionConfig;
   const knex = knexOf({ client: 'pg', connection, pool: { min: 0, max: 1 } });
   const table = await inspected(database, subject);
   const run = async <Row>({ text, bindings }: Named, before = ''): Promise<Row[]> =>
     (await knex.raw(`${before}${text}`, bindings as Record<string, string>)).rows;
-  return { database, table, owned: toOwnedSubject(table), run, close: () => knex.destroy() };
+  return { database, table, owned: toOwnedSubject(table, ROLE), run, close: () => knex.destroy() };
 }
 
 async function inspected(database: TestDatabase, subject: object): Promise<BoxTable> {
@@ -159,7 +161,7 @@ for (const [what, [type, tenants, expected]] of Object.entries(LISTED)) {
       lockTimeoutMs: 5_000,
     });
     t.teardown(() => opened.close());
-    const owner = makeBoxOwner([table], {
+    const owner = makeBoxOwner([table], ROLE, {
       database: opened,
       turns: makeTurns(),
       onPurged: () => undefined,

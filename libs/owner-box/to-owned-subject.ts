@@ -1,4 +1,5 @@
 import type { KeyColumn, OwnedSubject } from '#libs/owner/subject.ts';
+import type { Role } from './connect.ts';
 import type { BoxTable } from './inspect-tables.ts';
 
 const KEY_TYPE: Readonly<Record<string, KeyColumn['type']>> = {
@@ -19,9 +20,13 @@ function tenantValue(type: string): string {
              case when cast(${text} as numeric) <= 9223372036854775807 then cast(${text} as bigint) end end)`;
 }
 
-/** Describes a table that was found fit to libs/owner. */
-export function toOwnedSubject({ subject, table, tenant, instant, id, dependents }: BoxTable): OwnedSubject {
+/** Describes a table that was found fit to libs/owner; its triggers search as the role does by itself. */
+export function toOwnedSubject(
+  { subject, table, tenant, instant, id, dependents }: BoxTable,
+  { searchPath }: Pick<Role, 'searchPath'>,
+): OwnedSubject {
   return {
+    searchPath,
     name: subject.name,
     resourceType: subject.resourceType,
     ageOf: `${subject.table.name}.${subject.instant}`,

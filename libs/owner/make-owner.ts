@@ -42,7 +42,7 @@ import {
   removeFrom,
   watchPasses,
 } from './remove-batch.ts';
-import { boundTime, one, run } from './run-statement.ts';
+import { boundTime, one, run, searchIn } from './run-statement.ts';
 import { countDated, countExpired, countUndated, type SliceRow, selectFloor } from './statements.ts';
 import type { OwnedSubject, Position } from './subject.ts';
 
@@ -195,6 +195,8 @@ export function makeOwner(options: OwnerOptions): Owner {
           await bound();
           await saveOperation(trx, key, operation);
           if (isFirstEnd) await auditPurge(trx, order, operation, 'COMPLETE');
+          // Triggers that are deferred run at the commit.
+          if (order.subject.searchPath !== undefined) await searchIn(trx, order.subject.searchPath);
           return { ...outcome, operation, isFirstEnd };
         }),
       )

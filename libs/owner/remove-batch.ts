@@ -3,7 +3,7 @@ import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import { type StoredOperation, sumOf } from './operations.ts';
 import type { OperationRule, OwnerOrder } from './owner.ts';
-import { type BoundTime, one, run } from './run-statement.ts';
+import { type BoundTime, one, run, searchingAs } from './run-statement.ts';
 import {
   type BatchRow,
   type ExpiredRange,
@@ -63,7 +63,8 @@ export async function removeFrom(
     const { removed, end, isAtEnd } = await removeWhole(trx, subject, subject.afterRange, range, allowed, pitch, bound);
     return afterBatch(operation, { removed, dependents: {}, end, isAtEnd, lost: undefined });
   }
-  const batch = one(await run<BatchRow>(trx, removeBatch(subject, range, allowed)));
+  const statement = removeBatch(subject, range, allowed);
+  const batch = one(await searchingAs(trx, subject, () => run<BatchRow>(trx, statement)));
   const { seen, going, chosen, removed } = batch;
   const isCut = going > chosen;
   return afterBatch(operation, {

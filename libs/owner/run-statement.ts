@@ -1,12 +1,30 @@
 import type { TenantTransaction } from '#libs/postgres/open-database.ts';
 import { firstOf } from '#libs/postgres/rows.ts';
 import type { Named } from './statements.ts';
+import type { OwnedSubject } from './subject.ts';
 
 /** Runs a statement in a transaction. */
 export const run = <Row>(
   trx: TenantTransaction,
   { text, bindings }: Named,
 ): Promise<{ rows: Row[]; rowCount?: number }> => trx.raw(text, bindings as Record<string, string | number>);
+
+/** Lets every later statement of a transaction, and its commit, search for names without a schema here. */
+export const searchIn = (trx: TenantTransaction, path: string): Promise<unknown> =>
+  trx.raw(`select set_config('search_path', :path, true)`, { path });
+
+/** Does `work` where a subject's `remove` searches; its transaction goes on as before. */
+export async function searchingAs<T>(
+  trx: TenantTransaction,
+  { searchPath }: OwnedSubject,
+  work: () => Promise<T>,
+): Promise<T> {
+  if (searchPath === undefined) return work();
+  await searchIn(trx, searchPath);
+  const result = await work();
+  await trx.raw('set local search_path = default');
+  return result;
+}
 
 /** Makes every later statement of a transaction fit into what is left of its time; called before each that may be long. */
 export type BoundTime = () => Promise<void>;

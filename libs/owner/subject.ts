@@ -52,6 +52,11 @@ export interface OwnedSubject {
   /** Statements that run in the transaction before each batch, each with `:tenantId` alone: locks that others respect. */
   readonly lock?: readonly string[];
   /**
+   * What `remove` and what follows from it search for names without a schema: the triggers of a table that others have
+   * made, deferred ones included. Absent: what the connection searches.
+   */
+  readonly searchPath?: string;
+  /**
    * Queries, separated by commas as in a WITH, that remove the rows of `chosen`, in the batch's transaction. `chosen`
    * has the columns `age` and the key's, by their names, and at most as many rows as may go. Bindings: `:tenantId`,
    * `:cutoff`, and `:stale`, null or the cutoff of unfinished rows.

@@ -251,6 +251,36 @@ test.serial('what is hung on a row while it goes is counted as well', async (t) 
   t.deepEqual(await database.query(`select from mail.attachments where name = 'late'`), []);
 });
 
+test.serial(
+  'triggers of the tables find what they always found, though a table of the owner has the same name',
+  async (t) => {
+    const { database, access } = t.context;
+    const [tenantId, subject, operationId] = ['audited', 'messages', randomUUID()];
+    await database.query(`
+    create table public.audit_entries (id uuid, what text);
+    grant insert on public.audit_entries to ${database.appRole};
+    create function public.note_end() returns trigger language plpgsql as $$
+      begin insert into audit_entries values (old.id, tg_argv[0]); return null; end $$;
+    create trigger note_at_once after delete on mail.messages for each row when (old.tenant_id = 'audited')
+      execute function public.note_end('at once');
+    create constraint trigger note_at_commit after delete on mail.messages deferrable initially deferred
+      for each row when (old.tenant_id = 'audited') execute function public.note_end('at commit');
+    insert into mail.messages select 'audited', gen_random_uuid(), now() - interval '40 days' from generate_series(1, 3)`);
+    t.teardown(() => database.query('drop function public.note_end() cascade; drop table public.audit_entries'));
+    const rule = { subject, retentionDays: 30, latestCutoffTime: toTimestamp(Temporal.Now.instant()) };
+    const owner = access.client({ ...NIGHT_TOKEN, tenantId, subject, operationId });
+    t.is((await owner.purge({ operationId, rule })).progress, Progress.COMPLETE);
+    t.deepEqual(await database.query('select what, count(*)::int from public.audit_entries group by 1 order by 1'), [
+      { what: 'at commit', count: 3 },
+      { what: 'at once', count: 3 },
+    ]);
+    t.deepEqual(
+      await database.query(`select action, counts from lethe_owner.audit_entries where tenant_id = 'audited'`),
+      [{ action: 'purge-messages', counts: { message: 3, attachment: 0 } }],
+    );
+  },
+);
+
 test.serial('it shows its figures, and ends when it is told to', async (t) => {
   const { database, folder, box } = t.context;
   const figures = await (await fetch(`http://${box.metricsAddress}/metrics`)).text();
