@@ -59,8 +59,8 @@ const KEPT: KeptRows = {
 };
 
 /**
- * Removes the payloads of some incidents, fewer where these are large, and stamps their shells; closes those of a step that are open as compensated, with
- * an entry in their timelines.
+ * Removes the payloads of some incidents, fewer where these are large, and stamps their shells; closes those of a step that
+ * are open as compensated, with an entry in their timelines.
  */
 async function endBatch(
   trx: TenantTransaction,
