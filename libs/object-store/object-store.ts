@@ -110,6 +110,7 @@ export interface ObjectStore {
   /**
    * Must answer undefined when there is no such object; the body must fail rather than end early. Once the signal is
    * aborted it must throw AbortError, and a body that nobody reads must hold nothing open then, nor throw anywhere.
+   * Bodies that are read slowly, however many, must delay no other call; how many there are is for the caller to bound.
    */
   get(
     key: string,

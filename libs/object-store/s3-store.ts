@@ -32,7 +32,7 @@ export interface S3StoreOptions {
   readonly credentials?: { readonly accessKeyId: string; readonly secretAccessKey: string };
   /** Entries in one listing, 1 to 1,000; 1,000 unless told. */
   readonly pageSize?: number;
-  /** How long one attempt may take, and how long a socket may be silent; 30,000 unless told. */
+  /** How long one attempt may take, and how long the store may be silent in the middle of a body; 30,000 unless told. */
   readonly requestTimeoutMs?: number;
 }
 
@@ -46,25 +46,30 @@ const MADE_BY = 'lethe-upload';
 /** Objects in an S3 bucket, versioned or not. Works on AWS and on what speaks its protocol, such as Ceph's gateway. */
 export function openS3Store(options: S3StoreOptions): ObjectStore {
   const { endpoint, region, bucket, credentials, pageSize = MAX_PAGE, requestTimeoutMs = 30_000 } = options;
-  const s3 = new S3Client({
-    endpoint,
-    region,
-    forcePathStyle: true,
-    // Servers other than AWS do not all know the newer checksums.
-    requestChecksumCalculation: 'WHEN_REQUIRED',
-    responseChecksumValidation: 'WHEN_REQUIRED',
-    maxAttempts: 3,
-    requestHandler: {
-      connectionTimeout: 3_000,
-      requestTimeout: requestTimeoutMs,
-      // Without this the SDK only warns, and a server that went silent would hold a deletion for ever.
-      throwOnRequestTimeout: true,
-      socketTimeout: requestTimeoutMs,
-      httpAgent: { maxSockets: 64 },
-      httpsAgent: { maxSockets: 64 },
-    },
-    ...(credentials ? { credentials } : {}),
-  });
+  const clientWith = (sockets: { readonly socketTimeout: number; readonly maxSockets: number }): S3Client =>
+    new S3Client({
+      endpoint,
+      region,
+      forcePathStyle: true,
+      // Servers other than AWS do not all know the newer checksums.
+      requestChecksumCalculation: 'WHEN_REQUIRED',
+      responseChecksumValidation: 'WHEN_REQUIRED',
+      maxAttempts: 3,
+      requestHandler: {
+        connectionTimeout: 3_000,
+        requestTimeout: requestTimeoutMs,
+        // Without this the SDK only warns, and a server that went silent would hold a deletion for ever.
+        throwOnRequestTimeout: true,
+        socketTimeout: sockets.socketTimeout,
+        httpAgent: { maxSockets: sockets.maxSockets },
+        httpsAgent: { maxSockets: sockets.maxSockets },
+      },
+      ...(credentials ? { credentials } : {}),
+    });
+  const s3 = clientWith({ socketTimeout: requestTimeoutMs, maxSockets: 64 });
+  // Whoever reads a body holds its socket for as long as he likes. Other calls must not wait for him, and the socket's
+  // own timer would count his silence as the store's.
+  const bodies = clientWith({ socketTimeout: 0, maxSockets: Number.POSITIVE_INFINITY });
   const Bucket = bucket;
   const deleteObjects = makeDeleteObjects(s3);
   const listing = makeS3Listing(s3, Bucket, pageSize);
@@ -150,10 +155,10 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
       mapErrors(toStoreError, async () => {
         assertKey(key);
         try {
-          const found = await s3.send(new GetObjectCommand({ Bucket, Key: key }), abortable(signal));
+          const found = await bodies.send(new GetObjectCommand({ Bucket, Key: key }), abortable(signal));
           const body = found.Body instanceof Readable ? found.Body : Readable.from([]);
           return {
-            body: mapBodyErrors(toStoreError, body),
+            body: mapBodyErrors(toStoreError, readInTime(body, requestTimeoutMs)),
             bytes: found.ContentLength ?? 0,
             contentType: found.ContentType ?? 'application/octet-stream',
           };
@@ -281,8 +286,29 @@ export function openS3Store(options: S3StoreOptions): ObjectStore {
         await deleteObjects.findChecksum(Bucket);
         return { ...(await readBucketTraits(s3, Bucket)), deleteChecksum: deleteObjects.checksum() };
       }),
-    close: () => s3.destroy(),
+    close() {
+      s3.destroy();
+      bodies.destroy();
+    },
   };
+}
+
+/** The chunks of a body, which fails when the next one is asked for and does not come in time. */
+async function* readInTime(body: Readable, patienceMs: number): AsyncGenerator<Uint8Array> {
+  let isAsked = true;
+  const timer = setTimeout(() => {
+    if (isAsked) body.destroy(Object.assign(new Error('the body does not go on'), { name: 'TimeoutError' }));
+  }, patienceMs);
+  try {
+    for await (const chunk of body) {
+      isAsked = false;
+      yield chunk;
+      isAsked = true;
+      timer.refresh();
+    }
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 // The credentials are not right, or not any more: they are exchanged while a service runs, so it is worth asking again.

@@ -11,6 +11,7 @@ import {
 } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { callerOf } from '#libs/grpc/caller.ts';
 import { fitPage } from '#libs/grpc/fit-page.ts';
+import { makeStreamLimit } from '#libs/grpc/limit-streams.ts';
 import {
   parseEach,
   parseEnum,
@@ -75,13 +76,18 @@ const MIN_LEASE_MS = 1_000;
 const MAX_LEASE_MS = 900_000;
 const MAX_CHUNK_BYTES = 1_048_576;
 const DOWNLOAD_CHUNK_BYTES = 65_536;
+// A download holds a connection to the store for as long as its reader takes.
+const DOWNLOADS = { perCaller: 128, perProcess: 512 };
 const HOUR_MS = 3_600_000;
 const DEFAULT_SWEEP_AGE_MS = 24 * HOUR_MS;
 const MAX_SWEEP_AGE_MS = 3_650 * 24 * HOUR_MS;
 const WORKER_STATES = new Map([...JOB_STATE_OF].filter(([, state]) => /^(COMPLETED|FAILED|CANCELLED)$/.test(state)));
 
 /** JobService over gRPC: a request becomes a command, its outcome a message. */
-export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof JobService>> => ({
+export const jobService = (
+  useCases: JobUseCases,
+  openDownload = makeStreamLimit(DOWNLOADS),
+): Partial<ServiceImpl<typeof JobService>> => ({
   async createJob(request, context) {
     const tenantId = tenantOf(callerOf(context));
     const command = parseFields({
@@ -152,20 +158,26 @@ export const jobService = (useCases: JobUseCases): Partial<ServiceImpl<typeof Jo
       kind: () => parseEnum('kind', request.kind, ARTIFACT_KIND_OF),
       name: () => parseArtifactName('name', request.name),
     });
-    const { artifact, body } = await useCases.downloadArtifact({
-      ...command,
-      caller: callerOf(context),
-      showDeleted: request.showDeleted,
-      signal: context.signal,
-    });
-    yield create(DownloadArtifactResponseSchema, {
-      part: { case: 'artifact', value: toArtifactMessage(artifact) as never },
-    });
-    for await (const bytes of body) {
-      for (let at = 0; at < bytes.length; at += DOWNLOAD_CHUNK_BYTES) {
-        const value = bytes.subarray(at, at + DOWNLOAD_CHUNK_BYTES);
-        yield create(DownloadArtifactResponseSchema, { part: { case: 'chunk', value } });
+    const caller = callerOf(context);
+    const end = openDownload(caller.tenantId ?? '');
+    try {
+      const { artifact, body } = await useCases.downloadArtifact({
+        ...command,
+        caller,
+        showDeleted: request.showDeleted,
+        signal: context.signal,
+      });
+      yield create(DownloadArtifactResponseSchema, {
+        part: { case: 'artifact', value: toArtifactMessage(artifact) as never },
+      });
+      for await (const bytes of body) {
+        for (let at = 0; at < bytes.length; at += DOWNLOAD_CHUNK_BYTES) {
+          const value = bytes.subarray(at, at + DOWNLOAD_CHUNK_BYTES);
+          yield create(DownloadArtifactResponseSchema, { part: { case: 'chunk', value } });
+        }
       }
+    } finally {
+      end();
     }
   },
 
