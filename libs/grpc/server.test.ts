@@ -1,4 +1,7 @@
+import { connect as connectHttp2 } from 'node:http2';
 import { setTimeout as delay } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
 import {
   type ChannelCredentials,
@@ -173,6 +176,108 @@ test('health says SERVING of the server and of each service, and NOT_SERVING fro
   const stopped = server.stop();
   t.is((await statuses.next()).value.status, 'NOT_SERVING');
   await stopped;
+});
+
+/** Health and reflection by bare grpc-js: bytes go in and come out, and no credential goes with them. */
+function openly(t: ExecutionContext, { port }: RunningServer) {
+  const client = new Client(`127.0.0.1:${port}`, credentials.createInsecure());
+  t.teardown(() => client.close());
+  const same = (bytes: Buffer): Buffer => bytes;
+  return {
+    /** Watches a service by its name; ends the watch once it has been answered, or keeps it. */
+    watch: (name: Buffer, keeps = false) =>
+      new Promise<Buffer | ServiceError>((resolve) => {
+        const request = Buffer.concat([Buffer.from([0x0a]), varint(name.length), name]);
+        const call = client.makeServerStreamRequest('/grpc.health.v1.Health/Watch', same, same, request);
+        call.on('error', (error: ServiceError) => resolve(error));
+        call.once('data', (answer: Buffer) => {
+          if (keeps) t.teardown(() => call.cancel());
+          else call.cancel();
+          resolve(answer);
+        });
+      }),
+    reflect: () => {
+      const path = '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo';
+      return client.makeBidiStreamRequest(path, same, same);
+    },
+  };
+}
+
+function varint(value: number): Buffer {
+  const bytes: number[] = [];
+  for (let left = value; ; left >>>= 7) {
+    if (left < 0x80) return Buffer.from([...bytes, left]);
+    bytes.push((left & 0x7f) | 0x80);
+  }
+}
+
+const SERVICE_UNKNOWN = Buffer.from([0x08, 0x03]);
+
+/** What the process holds once all garbage is gone, in bytes. */
+async function held(): Promise<number> {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  for (let times = 0; times < 3; times += 1) {
+    await delay(20);
+    collect();
+  }
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+}
+
+test.serial(
+  'who watches services that are not there leaves nothing behind, and needs no credential for it',
+  async (t) => {
+    const { server } = await serve(t, {});
+    const { watch } = openly(t, server);
+    await watch(Buffer.from('warm'));
+    const before = await held();
+    for (let index = 0; index < 200; index += 1) {
+      const name = Buffer.alloc(1_048_576, 'x');
+      name.write(String(index));
+      t.deepEqual(await watch(name), SERVICE_UNKNOWN);
+    }
+    const grown = (await held()) - before;
+    t.true(grown < 20_000_000, `${grown} bytes`);
+  },
+);
+
+test.serial('a reflection whose answers nobody reads keeps few of them, and needs no credential for it', async (t) => {
+  const { server } = await serve(t, {});
+  const before = await held();
+  const session = connectHttp2(`http://127.0.0.1:${server.port}`);
+  t.teardown(() => session.destroy());
+  const path = '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo';
+  const call = session.request({
+    ':method': 'POST',
+    ':path': path,
+    'content-type': 'application/grpc',
+    te: 'trailers',
+  });
+  call.on('error', () => undefined);
+  // A file with all that it imports is some kilobytes: the answers to all requests would be 200 MB.
+  const file = Buffer.from('google/rpc/error_details.proto');
+  const request = Buffer.concat([Buffer.from([0, 0, 0, 0, file.length + 2, 0x1a, file.length]), file]);
+  const requests = Buffer.concat(Array.from({ length: 1_000 }, () => request));
+  let taken = 0;
+  const send = (): void => {
+    for (; taken < 100_000; taken += 1_000) if (!call.write(requests)) return void call.once('drain', send);
+  };
+  send();
+  await delay(2_000);
+  const grown = (await held()) - before;
+  t.true(grown < 20_000_000, `${grown} bytes after ${taken} requests`);
+});
+
+test('streams that need no credential are counted by the address they come from', async (t) => {
+  const { server } = await serve(t, {});
+  const first = openly(t, server);
+  const kept = await Promise.all(Array.from({ length: 100 }, () => first.watch(Buffer.from(ECHO.typeName), true)));
+  t.true(kept.every(Buffer.isBuffer));
+  const refused = await openly(t, server).watch(Buffer.from(ECHO.typeName));
+  t.is((refused as ServiceError).code as number, Code.ResourceExhausted);
+  const reflection = await t.throwsAsync<ServiceError>(Array.fromAsync(first.reflect()));
+  t.is(reflection?.code as number, Code.ResourceExhausted);
 });
 
 test('a message over the limit never reaches its handler', async (t) => {

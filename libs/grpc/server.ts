@@ -19,6 +19,7 @@ import {
 } from './connect-handlers.ts';
 import { makeStreamLimit } from './limit-streams.ts';
 import { makeRateLimit } from './rate-limit.ts';
+import { openly } from './serve-openly.ts';
 import { logCertificates, makeServerCredentials, type ServerTlsFiles } from './tls.ts';
 
 /** What a server serves, and whom. */
@@ -152,11 +153,12 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   }
   const names = services.map(({ service }) => service.typeName);
   const health = new HealthImplementation(Object.fromEntries(['', ...names].map((name) => [name, 'SERVING'])));
-  health.addToServer(server);
+  const open = openly(server, new Set(['', ...names])) as Server;
+  health.addToServer(open);
   if (reflection) {
     // With the details of refusals, so that tools which live on reflection can show reason and fields.
     const files = [...services.map(({ service }) => service.file), file_google_rpc_error_details];
-    new ReflectionService(reflected(files)).addToServer(server);
+    new ReflectionService(reflected(files)).addToServer(open);
   }
 
   const port = await new Promise<number>((resolve, reject) => {
