@@ -47,9 +47,9 @@ export const migrateUp = (options: MigrateOptions): Promise<void> =>
     if (options.distributed === 'citus') await distributeTables(knex);
   });
 
-/** Takes everything back, newest first. Data goes with its tables. */
+/** Takes everything back, newest first, or nothing. Data goes with its tables. */
 export const migrateDown = (options: MigrateOptions): Promise<void> =>
-  underLock(options, (knex) => knex.migrate.rollback(settingsOf(options), true));
+  underLock(options, (knex) => knex.transaction((trx) => trx.migrate.rollback(settingsOf(options), true)));
 
 /** What a step back needs to be told. */
 export interface StepDownOptions extends MigrateOptions {
@@ -71,9 +71,9 @@ export async function migrateOneDown(options: StepDownOptions): Promise<string |
   }
   let undone: string | undefined;
   await underLock(options, async (knex) => {
-    const [, names] = (await knex.migrate.down(
-      settingsOf(options, options.deletesData ? undefined : refuseToDelete),
-    )) as [number, string[]];
+    // Knex makes its lock, the step and the step's record three transactions, of which a process that dies leaves some.
+    const settings = settingsOf(options, options.deletesData ? undefined : refuseToDelete);
+    const [, names] = (await knex.transaction((trx) => trx.migrate.down(settings))) as [number, string[]];
     undone = names[0];
   });
   return undone;

@@ -246,6 +246,34 @@ test('a step back takes one migration, and none that holds data unless that is s
   t.is((await readInstallation(created)).id, id);
 });
 
+test('a step back whose record cannot be taken back is not done either, and can be done again', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const { id } = await readInstallation(created);
+  const options = { ...created, migrations: [notes], installationId: id, deletesData: true };
+  const superuser = (sql: string) => queryOnce(created.superuserUrl, sql);
+  await superuser(`
+    create function refuse() returns trigger language plpgsql as $$ begin raise 'it stays'; end $$;
+    create trigger refuse before delete on lethe_migrations for each row execute function refuse()`);
+  for (const undo of [() => migrateOneDown(options), () => migrateDown(options)]) {
+    await t.throwsAsync(undo, { message: /it stays/ });
+    t.deepEqual(await created.query('select * from notes'), []);
+    t.deepEqual((await readInstallation(created)).migrations, [notes.name]);
+  }
+  await superuser('drop trigger refuse on lethe_migrations');
+  t.is(await migrateOneDown(options), notes.name);
+});
+
+test('a step back whose process is killed leaves what was there, and a schema that can be migrated', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const child = fork(new URL('./migrate-down.fixture.ts', import.meta.url), [created.ownerUrl, created.appRole]);
+  t.is(await new Promise((resolve) => child.once('message', resolve).once('exit', resolve)), 'dropped');
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  child.kill('SIGKILL');
+  await ended;
+  await migrateUp({ ...created, migrations: [notes] });
+  t.deepEqual(await created.query('select * from notes'), []);
+});
+
 test('a step back of another installation, or of a database that is none, changes nothing', async (t) => {
   const created = await t.context.postgres.createDatabase([notes]);
   const installationId = '00000000-0000-4000-8000-000000000000';
