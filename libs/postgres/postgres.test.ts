@@ -130,6 +130,37 @@ test('reads that share a round trip share nothing else: neither a tenant nor an 
   t.is((await created.query<{ count: string }>('select count(*) from notes'))[0]?.count, '50');
 });
 
+test('reads of one statement that cannot be prepared all fail for the reason of the first', async (t) => {
+  const created = await t.context.postgres.createDatabase([notes]);
+  const database = created.open({ poolSize: 1, lockTimeoutMs: 200 });
+  t.teardown(() => database.close());
+  const reasonsOf = async (name: string) => {
+    const read = () => database.readForTenant('acme', { name, text: 'select id from notes', values: [] });
+    const outcomes = await Promise.allSettled([read(), read(), read()]);
+    return outcomes.map((outcome) => (outcome.status === 'rejected' ? outcome.reason.reason : 'answered'));
+  };
+  const holder = new pg.Client({ connectionString: created.superuserUrl });
+  await holder.connect();
+  t.teardown(() => holder.end());
+  await holder.query('begin; lock table notes in access exclusive mode');
+  t.deepEqual(
+    await reasonsOf('locked'),
+    Array.from({ length: 3 }, () => 'CONCURRENT_UPDATE'),
+  );
+  await holder.query('commit; alter table notes rename to away');
+  t.deepEqual(
+    await reasonsOf('away'),
+    Array.from({ length: 3 }, () => 'DEPENDENCY_UNAVAILABLE'),
+  );
+  await holder.query('alter table away rename to notes');
+  for (const name of ['locked', 'away']) {
+    t.deepEqual(
+      await reasonsOf(name),
+      Array.from({ length: 3 }, () => 'answered'),
+    );
+  }
+});
+
 test('a statement without a name may be slow: nothing waits behind it', async (t) => {
   const created = await t.context.postgres.createDatabase([notes]);
   const database = created.open({ poolSize: 2 });

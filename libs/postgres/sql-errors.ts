@@ -10,6 +10,7 @@ const READ_ONLY = '25006';
 const NOT_THERE = new Set(['3F000', '42P01', '42703', '42883']);
 const NO_PRIVILEGE = '42501';
 const FEATURE_NOT_SUPPORTED = '0A000';
+const NO_SUCH_STATEMENT = '26000';
 
 const FAULT_OF_CODE: Readonly<Record<string, DatabaseFault>> = {
   [READ_ONLY]: 'READ_ONLY',
@@ -98,6 +99,9 @@ export const isReadOnlyViolation = (error: unknown): boolean => codeOf(error) ==
 export const isStalePlan = (error: unknown): boolean =>
   codeOf(error) === FEATURE_NOT_SUPPORTED &&
   (nativeOf(error) as { routine?: unknown }).routine === 'RevalidateCachedQuery';
+
+/** Whether the connection has no prepared statement of the name that was used. */
+export const isNotPrepared = (error: unknown): boolean => codeOf(error) === NO_SUCH_STATEMENT;
 
 /** Whether the schema lacks what a statement names, or the right to it. A row that row-level security refuses is neither. */
 const isOfSchema = (error: unknown): boolean => {
