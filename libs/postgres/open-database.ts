@@ -5,7 +5,7 @@ import { endConnection, type GuardedConnection, guardConnection } from './guard-
 import { prepareAnew } from './prepare-anew.ts';
 import { type SessionTimeouts, timeoutSettings, withSettings } from './session-settings.ts';
 import { shareConnections } from './share-connections.ts';
-import { type DatabaseFault, DatabaseSilent, faultOf, isReadOnlyViolation, toDomainError } from './sql-errors.ts';
+import { type DatabaseFault, DatabaseSilent, isReadOnlyViolation, toDomainError, unreachable } from './sql-errors.ts';
 import { assertColumnsNamed, type Statement } from './statement.ts';
 import { sendBatch } from './tenant-batch.ts';
 import { sendRead } from './tenant-read.ts';
@@ -154,9 +154,10 @@ export function openDatabase(options: DatabaseOptions): Database {
     try {
       return (await knex.client.acquireConnection()) as pg.Client;
     } catch (error) {
-      const met = faultOf(error);
-      if (met !== undefined) onFault(met);
-      throw error;
+      const met = unreachable(error);
+      if (met === undefined) throw error;
+      onFault(met.fault);
+      throw met.error;
     }
   };
   const onConnection = async <T>(work: (client: pg.Client) => Promise<T>): Promise<T> => {

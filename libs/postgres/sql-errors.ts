@@ -135,6 +135,18 @@ export function faultOf(error: unknown): DatabaseFault | undefined {
 }
 
 /**
+ * What an error while a connection was made is for callers: a fault of the database, whatever it is, also where it comes
+ * from TLS or from this machine. Undefined where the connections that there may be are all in use.
+ */
+export function unreachable(
+  error: unknown,
+): { readonly fault: DatabaseFault; readonly error: DomainError } | undefined {
+  const isNoneLeft = error instanceof Error && NONE_LEFT.test(error.message);
+  const fault = faultOf(error) ?? (isNoneLeft ? undefined : 'CONNECTION_LOST');
+  return fault && { fault, error: databaseUnavailable(fault, describeFault(fault), error) };
+}
+
+/**
  * Translates a driver's error for callers. A lost race, against a change of the table too, becomes
  * ABORTED/CONCURRENT_UPDATE. A database that cannot serve
  * becomes UNAVAILABLE/DEPENDENCY_UNAVAILABLE, with the fault in the metadata if it is known. Any other error is returned
