@@ -527,7 +527,7 @@ export const REASONS = {
   },
   TOO_MANY_STREAMS: {
     code: 'RESOURCE_EXHAUSTED',
-    when: 'The caller, or all callers together, have too many streams open.',
+    when: 'The caller, its tenant, or all callers together have too many streams open.',
     next: 'Close the streams that nobody reads, and open fewer at a time.',
   },
   UNAVAILABLE: {

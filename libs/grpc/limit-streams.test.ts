@@ -32,7 +32,7 @@ test('a caller has so many streams at once, others have theirs, and one that has
 
 test('a process has so many streams at once, whoever they are of', (t) => {
   const open = makeStreamLimit({ perCaller: 2, perProcess: 3 });
-  const ends = ['a', 'b', 'c'].map(open);
+  const ends = ['a', 'b', 'c'].map((caller) => open(caller));
   t.is(
     reasonOf(() => open('d')),
     'TOO_MANY_STREAMS',
@@ -41,6 +41,23 @@ test('a process has so many streams at once, whoever they are of', (t) => {
   for (const caller of ['d', 'e', 'f']) open(caller);
   t.is(
     reasonOf(() => open('g')),
+    'TOO_MANY_STREAMS',
+  );
+});
+
+test('one tenant’s callers together leave other tenants three quarters of a process', (t) => {
+  const open = makeStreamLimit({ perCaller: 2, perProcess: 8 });
+  const end = open('ada', 'acme');
+  open('bob', 'acme');
+  t.is(
+    reasonOf(() => open('cem', 'acme')),
+    'TOO_MANY_STREAMS',
+  );
+  for (const caller of ['a', 'b', 'c', 'd', 'e']) open(caller, `tenant-${caller}`);
+  end();
+  open('cem', 'acme');
+  t.is(
+    reasonOf(() => open('ada', 'acme')),
     'TOO_MANY_STREAMS',
   );
 });

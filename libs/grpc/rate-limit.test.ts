@@ -54,3 +54,12 @@ test('over time nobody gets more than so many a second', (t) => {
   }
   t.true(taken >= 69 && taken <= 70, String(taken));
 });
+
+test('who has just called is not forgotten for others who come, and gets no new burst by it', (t) => {
+  const { take } = limited(10);
+  takenOf(take, 'hasty', 20);
+  for (let other = 1; other < 10_000; other += 1) take(`tenant-${other}`);
+  t.true(take('hasty') > 0);
+  for (let other = 0; other < 10; other += 1) take(`later-${other}`);
+  t.true(take('hasty') > 0);
+});

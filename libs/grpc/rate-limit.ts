@@ -9,14 +9,12 @@ export function makeRateLimit(perSecond: number, now: () => number = () => perfo
   const buckets = new Map<string, { level: number; at: number }>();
   return (key) => {
     const at = now();
-    let bucket = buckets.get(key);
-    if (!bucket) {
-      // The oldest of so many has most likely been full again for long.
-      const oldest = buckets.size >= MAX_KEPT ? buckets.keys().next().value : undefined;
-      if (oldest !== undefined) buckets.delete(oldest);
-      bucket = { level: perSecond * BURST_SECONDS, at };
-      buckets.set(key, bucket);
-    }
+    const bucket = buckets.get(key) ?? { level: perSecond * BURST_SECONDS, at };
+    // The one that was asked last is kept last, and of so many the first has most likely been full again for long.
+    buckets.delete(key);
+    const oldest = buckets.size >= MAX_KEPT ? buckets.keys().next().value : undefined;
+    if (oldest !== undefined) buckets.delete(oldest);
+    buckets.set(key, bucket);
     bucket.level = Math.min(perSecond * BURST_SECONDS, bucket.level + ((at - bucket.at) / 1_000) * perSecond);
     bucket.at = at;
     if (bucket.level < 1) return Math.ceil(((1 - bucket.level) / perSecond) * 1_000);

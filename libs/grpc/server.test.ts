@@ -371,6 +371,54 @@ test('a caller over the limit is told how long to wait, and costs no handler', a
   }
 });
 
+test('a subject without a tenant does not spend the calls of a tenant of the same name', async (t) => {
+  const rules = { [`${ECHO.typeName}/One`]: { scope: 'echo', role: 'viewer', platform: true } } as const;
+  const server = await startEchoServer({ one: async ({ value }) => ({ value }) }, { callsPerSecond: 1 }, rules, {
+    async verifyToken(authorization) {
+      if (authorization?.endsWith('tenant')) return CALLER_OF_ECHO;
+      return { ...CALLER_OF_ECHO, subject: 'acme', kind: 'platform', tenantId: undefined };
+    },
+  });
+  t.teardown(() => server.stop());
+  const callAs = (token: string) => {
+    const connection = connect({ address: `127.0.0.1:${server.port}`, token: async () => token });
+    t.teardown(() => connection.close());
+    return connection.client(ECHO).one({ value: 'a' });
+  };
+  const outcomes = await Promise.allSettled(Array.from({ length: 30 }, () => callAs('platform')));
+  const reasons = outcomes.map((outcome) =>
+    outcome.status === 'rejected' ? reasonOf(ConnectError.from(outcome.reason)) : 'OK',
+  );
+  t.deepEqual([...new Set(reasons)].toSorted(), ['OK', 'RATE_LIMITED']);
+  t.is((await callAs('tenant')).value, 'a');
+});
+
+test('callers of one tenant together have a quarter of the streams, and other tenants the rest', async (t) => {
+  const down = async function* (_: unknown, { signal }: { signal: AbortSignal }) {
+    yield { value: 'begun' };
+    await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+  };
+  const limits = { streamsPerProcess: 8 };
+  const server = await startEchoServer({ down }, { drainMs: 200, ...limits }, RULES, {
+    async verifyToken(authorization) {
+      const [subject = '', tenantId] = (authorization?.replace('Bearer ', '') ?? '').split('@');
+      return { ...CALLER_OF_ECHO, subject, tenantId };
+    },
+  });
+  t.teardown(() => server.stop());
+  const begin = async (token: string) => {
+    const connection = connect({ address: `127.0.0.1:${server.port}`, token: async () => token });
+    t.teardown(() => connection.close());
+    await connection.client(ECHO).down({ value: '' })[Symbol.asyncIterator]().next();
+  };
+  await begin('ada@acme');
+  await begin('bob@acme');
+  const error = await errorOf(begin('cem@acme'));
+  t.is(reasonOf(error), 'TOO_MANY_STREAMS');
+  t.regex(error.rawMessage, /tenant/);
+  await begin('ada@globex');
+});
+
 test('a caller with as many open streams as allowed gets no further one until one ends', async (t) => {
   const down = async function* (_: unknown, { signal }: { signal: AbortSignal }) {
     yield { value: 'begun' };

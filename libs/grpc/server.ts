@@ -52,7 +52,7 @@ export interface ServerLimits {
   readonly defaultDeadlineMs: number;
   /** Calls a second of one tenant, or of one subject where there is none; twice as many in a burst. */
   readonly callsPerSecond: number;
-  /** Open at once: streams of one caller, and of all callers of this process. */
+  /** Open at once: streams of one caller, and of all callers of this process; those of one tenant are a quarter of it. */
   readonly streamsPerCaller: number;
   readonly streamsPerProcess: number;
   /**
@@ -117,7 +117,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         }
         throw error;
       }
-      const waitMs = rateLimit(caller.tenantId ?? caller.subject);
+      // A subject may have a tenant's name.
+      const { tenantId, subject } = caller;
+      const waitMs = rateLimit(tenantId === undefined ? `subject ${subject}` : `tenant ${tenantId}`);
       if (waitMs > 0) {
         const message = `More than ${limits.callsPerSecond} calls a second; slow down.`;
         const metadata = { calls_per_second: String(limits.callsPerSecond) };
@@ -126,7 +128,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       onCall?.(caller);
       return caller;
     },
-    openStream: ({ tenantId = '', subject }) => openStream(JSON.stringify([tenantId, subject])),
+    openStream: ({ tenantId, subject }) => openStream(JSON.stringify([tenantId ?? '', subject]), tenantId),
     onFinished(rpc, code, durationMs) {
       metrics.rpcFinished(rpc, code, durationMs);
       log.debug({ rpc, code, durationMs }, 'call finished');

@@ -75,12 +75,12 @@ interface Watches {
   readonly watches?: readonly (keyof EchoService['method'])[];
 }
 
-/** Serves it on a free port; who calls is CALLER_OF_ECHO, whatever the token. */
+/** Serves it on a free port; who calls is CALLER_OF_ECHO, whatever the token, unless told. */
 export const startEchoServer = (
   implementation: Partial<ServiceImpl<EchoService>>,
   limits: Partial<ServerLimits> = {},
   policy: Readonly<Record<string, Rule>> = RULES,
-  { watches, ...more }: Partial<Pick<ServerOptions, 'tls' | 'reflection' | 'log'>> & Watches = {},
+  { watches, ...more }: Partial<Pick<ServerOptions, 'tls' | 'reflection' | 'log' | 'verifyToken'>> & Watches = {},
 ): Promise<RunningServer> =>
   startServer({
     address: '127.0.0.1:0',
