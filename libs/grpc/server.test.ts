@@ -4,6 +4,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect';
 import {
+  type CallOptions,
   type ChannelCredentials,
   Client,
   credentials,
@@ -45,13 +46,14 @@ async function* always() {
 
 const reasonOf = (error: ConnectError) => error.findDetails(ErrorInfoSchema)[0]?.reason;
 
-/** A call by bare grpc-js, which sets no deadline and tries nothing again. */
-function bareCall(t: ExecutionContext, { port }: RunningServer, request = Buffer.alloc(0)) {
+/** A call by bare grpc-js, which sets no deadline unless told, and tries nothing again. */
+function bareCall(t: ExecutionContext, { port }: RunningServer, request = Buffer.alloc(0), options: CallOptions = {}) {
   const client = new Client(`127.0.0.1:${port}`, credentials.createInsecure());
   t.teardown(() => client.close());
   const same = (bytes: Buffer): Buffer => bytes;
   return new Promise<ServiceError | null>((resolve) => {
-    client.makeUnaryRequest(`/${ECHO.typeName}/One`, same, same, request, new Metadata(), (error) => resolve(error));
+    const path = `/${ECHO.typeName}/One`;
+    client.makeUnaryRequest(path, same, same, request, new Metadata(), options, (error) => resolve(error));
   });
 }
 
@@ -318,6 +320,22 @@ test('a call without a deadline gets the server’s; a stream of answers may las
   t.is((await Array.fromAsync(echo.down({ value: 'a' }))).length, 1);
   t.true((deadlines[0] ?? 0) > 0 && (deadlines[0] ?? 0) <= 150);
   t.is(deadlines[1], undefined);
+});
+
+test('a deadline that is far away is not one that has passed', async (t) => {
+  const deadlines: (number | undefined)[] = [];
+  const { server } = await serve(t, {
+    async one({ value }, context) {
+      deadlines.push(context.timeoutMs());
+      await delay(50);
+      return { value };
+    },
+  });
+  for (const days of [20, 25, 30, 50, 36_500]) {
+    const deadline = Date.now() + days * 86_400_000;
+    t.is(await bareCall(t, server, Buffer.alloc(0), { deadline }), null, `${days} days`);
+    t.true((deadlines.pop() ?? 0) > 19 * 86_400_000, `${days} days`);
+  }
 });
 
 test('an upload may last as long as it goes on, and ends when its caller falls silent', async (t) => {

@@ -10,6 +10,7 @@ import type { Caller } from '#libs/kernel/caller.ts';
 import { DomainError, type ErrorKind } from '#libs/kernel/domain-error.ts';
 import type { Logger } from '#libs/telemetry/logger.ts';
 import type { Metrics } from '#libs/telemetry/metrics.ts';
+import { boundDeadlines } from './bound-deadlines.ts';
 import {
   type CallGuard,
   connectHandlers,
@@ -165,8 +166,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
 
   const port = await new Promise<number>((resolve, reject) => {
     server.bindAsync(address, credentials, (error, bound) => {
-      if (error) reject(error);
-      else resolve(bound);
+      if (error) return reject(error);
+      boundDeadlines(server);
+      resolve(bound);
     });
   });
   const boundAddress = `${address.slice(0, address.lastIndexOf(':'))}:${port}`;
