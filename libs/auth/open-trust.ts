@@ -27,19 +27,16 @@ const RECHECK_MS = 1_000;
  * names file, entry and field when it cannot be used at first; later what was read before holds until it is mended.
  */
 export async function openTrust(path: string, events: TrustEvents = {}): Promise<Trust> {
-  let { snapshot, files } = await read(path);
-  let seen = await statesOf(files);
+  let { snapshot, files, states: seen } = await read(path);
   let checkedAt = performance.now();
   let checking: Promise<void> | undefined;
   let problem: string | undefined;
 
   const check = async (): Promise<void> => {
-    const now = await statesOf(files);
-    if (now === seen) return;
+    const now = await Promise.all(files.map(stateOf));
+    if (now.every((state, index) => state === seen[index])) return;
     try {
-      ({ snapshot, files } = await read(path));
-      // Of the files as they were before they were read: what changed meanwhile is read again.
-      seen = now;
+      ({ snapshot, files, states: seen } = await read(path));
       problem = undefined;
       events.onReloaded?.();
     } catch (error) {
@@ -61,19 +58,23 @@ export async function openTrust(path: string, events: TrustEvents = {}): Promise
 }
 
 /** What tells that a file was changed, replaced or taken away. */
-async function statesOf(files: readonly string[]): Promise<string> {
-  const states = files.map((file) =>
-    stat(file).then(
-      ({ mtimeMs, size, ino }) => `${mtimeMs} ${size} ${ino}`,
-      () => 'away',
-    ),
+const stateOf = (file: string): Promise<string> =>
+  stat(file).then(
+    ({ mtimeMs, size, ino }) => `${mtimeMs} ${size} ${ino}`,
+    () => 'away',
   );
-  return (await Promise.all(states)).join('\n');
+
+/** What was read, and the state of each file from before it was read: what changes meanwhile is read again. */
+interface Reading {
+  readonly snapshot: TrustSnapshot;
+  readonly files: readonly string[];
+  readonly states: readonly string[];
 }
 
-async function read(path: string): Promise<{ snapshot: TrustSnapshot; files: readonly string[] }> {
-  const entries = parseTrustFile(path, await readText(path, `the trust file ${path}`));
+async function read(path: string): Promise<Reading> {
   const files = [path];
+  const states = [await stateOf(path)];
+  const entries = parseTrustFile(path, await readText(path, `the trust file ${path}`));
   const known = new Map<string, { entry: TrustEntry; key: JWTVerifyGetKey }>();
   const remote = new Map<string, { entry: TrustEntry; key: JWTVerifyGetKey }>();
   const problems: string[] = [];
@@ -89,6 +90,7 @@ async function read(path: string): Promise<{ snapshot: TrustSnapshot; files: rea
     else {
       const file = resolve(dirname(path), source.path);
       files.push(file);
+      states.push(await stateOf(file));
       const text = await readText(file, `the trust file ${path} cannot be used: ${where}: jwks_file ${file}`);
       keys = parseKeySet(toJson(text), `${where}: jwks_file`, (at, problem) => problems.push(`${at} ${problem}`));
     }
@@ -99,7 +101,7 @@ async function read(path: string): Promise<{ snapshot: TrustSnapshot; files: rea
     }
   }
   if (problems.length > 0) throw new Error(`the trust file ${path} cannot be used: ${problems.join('; ')}`);
-  return { snapshot: { find: (issuer, kid) => known.get(idOf(issuer, kid)) ?? remote.get(issuer) }, files };
+  return { snapshot: { find: (issuer, kid) => known.get(idOf(issuer, kid)) ?? remote.get(issuer) }, files, states };
 }
 
 const idOf = (issuer: string, kid: string): string => JSON.stringify([issuer, kid]);

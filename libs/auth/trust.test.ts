@@ -1,4 +1,6 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -435,4 +437,32 @@ test('a key is replaced without a restart, at the signer and at the verifier, an
   await until('the old key is not believed any more', async () => (await believed(verify, first)) === undefined);
   t.truthy(await believed(verify, second));
   t.is(broken.length, 1);
+});
+
+test('a key that is taken out of its file while the trust file is opened counts no more either', async (t) => {
+  const [old, fresh] = [await makeKeyPair(), await makeKeyPair()];
+  const [trustFile = '', jwksFile = '', next = ''] = ['o-trust.json', 'o-jwks.json', 'o-next.json'].map((name) =>
+    join(folder, name),
+  );
+  const grant = { roles: ['viewer'], scopes: ['jobs:read'], audiences: ['lethe'], tenants: ['acme'], subjects: ['*'] };
+  const allow = [{ ...grant, max_lifetime_seconds: 60 }];
+  const entry = { name: 'run', issuer: 'lethe', jwks_file: 'o-jwks.json', allow };
+  writeFileSync(trustFile, JSON.stringify({ trust: [entry] }));
+  // What is read from a pipe comes when the writer likes, and ends when he does.
+  execFileSync('mkfifo', [jwksFile]);
+  const opening = openTrust(trustFile);
+  const pipe = await open(jwksFile, 'w');
+  await pipe.write(JSON.stringify({ keys: [old.publicJwk] }));
+  writeFileSync(next, JSON.stringify({ keys: [fresh.publicJwk] }));
+  renameSync(next, jwksFile);
+  await pipe.close();
+  const trust = await opening;
+  const kidsKnown = async () => {
+    const snapshot = await trust();
+    return [old, fresh].map(({ publicJwk: { kid = '' } }) => snapshot.find('lethe', kid) !== undefined);
+  };
+  t.deepEqual(await kidsKnown(), [true, false]);
+  for (const deadline = performance.now() + 15_000; performance.now() < deadline && (await kidsKnown())[0]; )
+    await delay(50);
+  t.deepEqual(await kidsKnown(), [false, true]);
 });
