@@ -7,6 +7,11 @@ test('a whole URL is taken as it stands', (t) => {
   }
 });
 
+test('white space around a URL, as at the end of a file, is no part of it', (t) => {
+  const url = 'postgres://ada:secret@db:5432/lethe';
+  for (const text of [`${url}\n`, ` ${url}`, `\t${url}\r\n`]) t.is(parseDatabaseUrl(text), url);
+});
+
 test('a URL that leaves something out is refused, by what it lacks and never by its text', (t) => {
   const bad = {
     'db:5432/lethe': /scheme/,

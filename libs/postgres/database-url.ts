@@ -1,12 +1,14 @@
 /**
- * A PostgreSQL URL as it stands. An Error that says what is missing unless it names user, host and database, so that
- * nothing is filled in by a default: a half-written URL would otherwise reach whatever database is near. The Error
- * never shows the URL, which may hold a password.
+ * A PostgreSQL URL as it stands, without white space around it, which those who read it later take for different things.
+ * An Error that says what is missing unless it names user, host and database, so that nothing is filled in by a default: a
+ * half-written URL would otherwise reach whatever database is near. The Error never shows the URL, which may hold a
+ * password.
  */
 export function parseDatabaseUrl(text: string): string {
+  const trimmed = text.trim();
   let url: URL;
   try {
-    url = new URL(text);
+    url = new URL(trimmed);
   } catch {
     throw new Error('must be a URL such as postgres://user:password@host:5432/database');
   }
@@ -19,7 +21,7 @@ export function parseDatabaseUrl(text: string): string {
   if (missing.length > 0)
     throw new Error(`lacks ${missing.join(', ')}; such as postgres://user:password@host:5432/database`);
   if (url.pathname.slice(1).includes('/')) throw new Error('names more than a database');
-  return text;
+  return trimmed;
 }
 
 /** Takes the PG… variables away, by which the driver would fill in what a URL leaves out. */
