@@ -56,3 +56,9 @@ export function readSettings<T extends object>(env: Environment, read: (reader: 
   if (problems.length > 0) throw new Error(`These settings are wrong: ${problems.join('; ')}.`);
   return Object.freeze(settings);
 }
+
+/** Host and port of an address that parseAddress has passed. A URL would leave out the port that its scheme implies. */
+export function hostAndPort(address: string): { readonly host: string; readonly port: number } {
+  const colon = address.lastIndexOf(':');
+  return { host: address.slice(0, colon), port: Number(address.slice(colon + 1)) };
+}

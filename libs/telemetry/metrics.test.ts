@@ -94,3 +94,15 @@ test('two services in one process keep their figures apart', async (t) => {
   job.deletionFinished('job', 'COMPLETE');
   t.false((await run.registry.metrics()).includes('outcome="COMPLETE"'));
 });
+
+test('the port that is told is the one that is listened at, also where it is that of HTTP', async (t) => {
+  // Whoever may not listen there, or finds it taken, is told so with the port.
+  const port = await startMetricsServer('127.0.0.1:80', makeMetrics('job'), READY).then(
+    async (stop) => {
+      t.teardown(stop);
+      return (await fetch('http://127.0.0.1/live')).status === 200 ? 80 : undefined;
+    },
+    (error: NodeJS.ErrnoException & { port?: number }) => error.port,
+  );
+  t.is(port, 80);
+});

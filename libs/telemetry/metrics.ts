@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from '@prometheus-io/client';
+import { hostAndPort } from '#libs/kernel/settings.ts';
 
 // An import would read every export of it, one of which loads the whole of fetch: a tenth of a second of each start.
 const { createServer } = process.getBuiltinModule('node:http');
@@ -181,7 +182,7 @@ export async function startMetricsServer(
   { registry }: Metrics,
   { isReady, lines }: Readiness,
 ): Promise<() => Promise<void>> {
-  const { hostname, port } = new URL(`http://${address}`);
+  const { host, port } = hostAndPort(address);
   let reading: Promise<readonly string[]> | undefined;
   // However often it is asked, the lines are read once at a time.
   const sharedLines = (): Promise<readonly string[]> => {
@@ -206,7 +207,7 @@ export async function startMetricsServer(
     );
   });
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject).listen(Number(port), hostname, resolve);
+    server.once('error', reject).listen(port, host, resolve);
   });
   return () =>
     new Promise((resolve) => {

@@ -1,3 +1,4 @@
+import { hostAndPort } from '#libs/kernel/settings.ts';
 import { makeLogger } from '#libs/telemetry/logger.ts';
 import { makeMetrics, startMetricsServer } from '#libs/telemetry/metrics.ts';
 import type { ConsoleSettings } from './config.ts';
@@ -24,8 +25,7 @@ export async function startConsole(settings: ConsoleSettings): Promise<RunningCo
   const lines = async (): Promise<readonly string[]> => (ready ? [] : ['Starting or stopping.']);
   const stopMetrics = await startMetricsServer(settings.metricsAddress, metrics, { isReady, lines });
   const app = await makeServer({ settings, upstreams, metrics, log, isReady });
-  const { hostname, port } = new URL(`http://${settings.httpAddress}`);
-  const url = await app.listen({ host: hostname, port: Number(port) });
+  const url = await app.listen(hostAndPort(settings.httpAddress));
   ready = true;
   log.info({ address: url, services: settings.addresses }, 'serving');
 
