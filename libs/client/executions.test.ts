@@ -139,3 +139,57 @@ test('a source that throws is told when what is under way has ended', async (t) 
   await t.throwsAsync(executions.record(source(), { batchSize: 1 }), { message: 'the source broke' });
   t.is(ended, 2);
 });
+
+/** A live source that gives these executions and then falls silent for good; as a generator it cannot be left then. */
+function silentAfter(count: number) {
+  let isClosed = false;
+  let isSilent = false;
+  const rest = made(count);
+  const source: AsyncIterable<NewExecution> = {
+    [Symbol.asyncIterator]: () => ({
+      next: () => {
+        const value = rest.shift();
+        if (value) return Promise.resolve({ value });
+        isSilent = true;
+        return new Promise(() => {});
+      },
+      return: () => {
+        isClosed = true;
+        return isSilent ? new Promise(() => {}) : Promise.resolve({ done: true, value: undefined });
+      },
+    }),
+  };
+  return { source, isClosed: () => isClosed };
+}
+
+test('a call that fails ends the recording also while the source is silent', async (t) => {
+  const { promise: refusal, reject: refuse } = Promise.withResolvers<never>();
+  const { source, isClosed } = silentAfter(2);
+  const recording = makeExecutions(withRecording(() => refusal)).record(source, { batchSize: 2 });
+  setImmediate(refuse, new LetheError('PERMISSION_DENIED', 'ROLE_MISSING', 'Not for you.'));
+  await t.throwsAsync(recording, { message: 'Not for you.' });
+  t.true(isClosed());
+});
+
+test('a signal ends the recording also while the source is silent, and what waits for its batch is not sent', async (t) => {
+  let calls = 0;
+  const { promise: first, resolve } = Promise.withResolvers<void>();
+  const executions = makeExecutions(
+    withRecording((request) => {
+      calls += 1;
+      resolve();
+      return allCreated(request);
+    }),
+  );
+  const { source, isClosed } = silentAfter(3);
+  const abort = new AbortController();
+  const recording = executions.record(source, { batchSize: 2, maxDelayMs: 60_000, signal: abort.signal });
+  await first;
+  abort.abort(new Error('enough'));
+  await t.throwsAsync(recording, { message: 'enough' });
+  t.true(isClosed());
+  t.is(calls, 1);
+  const untouched = silentAfter(1);
+  await t.throwsAsync(executions.record(untouched.source, { signal: abort.signal }), { message: 'enough' });
+  t.is(calls, 1);
+});

@@ -51,9 +51,10 @@ export interface RecordOptions {
 export interface Executions {
   /**
    * Records whatever the source gives, in batches, and answers with the sums once all of it is recorded. When a call
-   * fails, no more is read and its LetheError is thrown when the calls under way have ended; what was recorded stays,
-   * and recording all of it again is safe where the executions have ids. Fields of a FIELD_INVALID name the execution by
-   * its place in the source, e.g. `executions[2003].workflow`.
+   * fails, no more is read and its LetheError is thrown when the calls under way have ended, also while the source is
+   * silent: its `return` is called, and what it still gives is dropped. What was recorded stays, and recording all of it
+   * again is safe where the executions have ids. Fields of a FIELD_INVALID name the execution by its place in the source,
+   * e.g. `executions[2003].workflow`.
    */
   record(
     executions: Iterable<NewExecution> | AsyncIterable<NewExecution>,
@@ -104,6 +105,8 @@ async function recordAll(
   const callOptions = toTransport(options);
   let recorded: RecordedExecutions = { created: 0, updated: 0, expired: 0 };
   let failure: { readonly error: unknown } | undefined;
+  const failed = new AbortController();
+  const stop = signal ? AbortSignal.any([failed.signal, signal]) : failed.signal;
   const underWay = new Set<Promise<void>>();
   const send = async (batch: readonly NewExecution[], first: number): Promise<void> => {
     try {
@@ -120,17 +123,16 @@ async function recordAll(
       onProgress?.(recorded);
     } catch (error) {
       failure ??= { error: placedInSource(error, first) };
+      failed.abort();
     }
   };
   let sent = 0;
   try {
-    for await (const batch of inBatches(source, batchSize, maxDelayMs)) {
-      if (failure || signal?.aborted) break;
+    for await (const batch of inBatches(source, batchSize, maxDelayMs, stop)) {
       const call = send(batch, sent).finally(() => underWay.delete(call));
       underWay.add(call);
       sent += batch.length;
       if (underWay.size >= concurrency) await Promise.race(underWay);
-      if (failure) break;
     }
   } finally {
     // Also where the source throws: what is under way may be recorded, and nothing may go on after this.
@@ -141,46 +143,70 @@ async function recordAll(
   return recorded;
 }
 
-/** The items in batches: each when it is full, or when its first item has waited for so long. */
+/**
+ * The items in batches: each when it is full, or when its first item has waited for so long. A stop ends it at once; a
+ * source that is silent then is told by its `return` and not waited for.
+ */
 async function* inBatches<T>(
   source: Iterable<T> | AsyncIterable<T>,
   size: number,
   maxDelayMs: number,
+  stop: AbortSignal,
 ): AsyncIterable<readonly T[]> {
+  if (stop.aborted) return;
   const iterator = Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
   let batch: T[] = [];
   let isOver = false;
+  let isReading = false;
   let timer: NodeJS.Timeout | undefined;
-  let late: Promise<undefined> | undefined;
+  // Of each batch its own: what is raced against one promise for ever is kept by it for ever.
+  let interruption = Promise.withResolvers<undefined>();
+  const interrupt = (): void => interruption.resolve(undefined);
+  stop.addEventListener('abort', interrupt, { once: true });
   const take = (): readonly T[] => {
     clearTimeout(timer);
-    late = undefined;
+    interruption = Promise.withResolvers();
     const full = batch;
     batch = [];
     return full;
   };
+  const read = async () => {
+    isReading = true;
+    try {
+      return await iterator.next();
+    } finally {
+      isReading = false;
+    }
+  };
   try {
-    for (let next = Promise.resolve(iterator.next()); ; ) {
-      const step = await (late ? Promise.race([next, late]) : next);
+    let next: ReturnType<typeof read> | undefined;
+    while (!stop.aborted) {
+      next ??= read();
+      const step = await Promise.race([next, interruption.promise]);
+      if (stop.aborted) return;
       if (!step) {
         yield take();
         continue;
       }
-      if (step.done) break;
-      batch.push(step.value);
-      if (batch.length === 1) {
-        late = new Promise((resolve) => {
-          timer = setTimeout(resolve, maxDelayMs, undefined);
-        });
+      next = undefined;
+      if (step.done) {
+        isOver = true;
+        if (batch.length > 0) yield take();
+        return;
       }
+      batch.push(step.value);
+      if (batch.length === 1) timer = setTimeout(interrupt, maxDelayMs);
       if (batch.length >= size) yield take();
-      next = Promise.resolve(iterator.next());
     }
-    isOver = true;
-    if (batch.length > 0) yield take();
   } finally {
     clearTimeout(timer);
-    if (!isOver) await iterator.return?.();
+    stop.removeEventListener('abort', interrupt);
+    if (!isOver) {
+      const isSilent = isReading;
+      const closed = (async () => iterator.return?.())();
+      if (isSilent) closed.catch(() => {});
+      else await closed;
+    }
   }
 }
 
