@@ -9,7 +9,7 @@ import { newId } from '#libs/kernel/id.ts';
 import { type CallOptions, sharedDeadline, splitCall, type TransportOptions, toTransport } from './call-options.ts';
 import type { DeletionsOf } from './deletions.ts';
 import type { Services } from './services.ts';
-import { listOf, present, untilLast } from './streams.ts';
+import { changesOf, listOf, present, untilLast } from './streams.ts';
 
 /** How everything that a filter matches is to be deleted. */
 export interface BulkDeletionOptions extends CallOptions {
@@ -62,15 +62,10 @@ export const makeBulkDeletions = (services: Services): BulkDeletions => ({
     ),
   watch(bulkDeletionId, { of = 'run', ...options } = {}) {
     const call = sharedDeadline(options);
-    let shown: string | undefined;
-    const open = async function* () {
-      for await (const { bulkDeletion } of services[of].watchBulkDeletion({ bulkDeletionId }, call())) {
-        if (!bulkDeletion || keyOf(bulkDeletion) === shown) continue;
-        shown = keyOf(bulkDeletion);
-        yield bulkDeletion;
-      }
-    };
-    return untilLast(open, hasBulkEnded);
+    const changed = changesOf(keyOf);
+    const open = (): AsyncIterable<{ readonly bulkDeletion?: BulkDeletion | undefined }> =>
+      services[of].watchBulkDeletion({ bulkDeletionId }, call());
+    return untilLast(open, hasBulkEnded, { toItem: ({ bulkDeletion }) => bulkDeletion && changed(bulkDeletion) });
   },
   async cancel(bulkDeletionId, { of = 'run', reason = '', ...options } = {}) {
     const request = { bulkDeletionId, reason };

@@ -1,7 +1,7 @@
 import { type Deletion, type DeletionMode, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type CallOptions, sharedDeadline, splitCall, toTransport } from './call-options.ts';
 import type { Services } from './services.ts';
-import { everyChange, everyItem, type PollOptions, present, untilLast } from './streams.ts';
+import { changesOf, everyChange, everyItem, type PollOptions, present, untilLast } from './streams.ts';
 
 /** Whose deletions: each service keeps those of its own targets. */
 export interface DeletionsOf extends CallOptions {
@@ -59,15 +59,10 @@ export function makeDeletions(services: Services): Deletions {
         return everyChange((call) => get(deletionId, { of, ...call }), versionOf, hasSettled, options);
       }
       const call = sharedDeadline(options);
-      let shown: string | undefined;
-      const open = async function* () {
-        for await (const { deletion } of services.run.watchDeletion({ deletionId }, call())) {
-          if (!deletion || versionOf(deletion) === shown) continue;
-          shown = versionOf(deletion);
-          yield deletion;
-        }
-      };
-      return untilLast(open, hasSettled);
+      const changed = changesOf(versionOf);
+      return untilLast(() => services.run.watchDeletion({ deletionId }, call()), hasSettled, {
+        toItem: ({ deletion }) => deletion && changed(deletion),
+      });
     },
     async redrive(deletionId, { of = 'run', reason = '', ...options } = {}) {
       const { deletion } = await services[of].redriveDeletion({ deletionId, reason }, toTransport(options));

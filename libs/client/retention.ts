@@ -106,15 +106,14 @@ export function makeRetention(services: Services): Retention {
       const scope = tenantIds ? { tenantIds: [...tenantIds] } : { allTenants: true };
       const request = { requestId: newId(), ...options, ...scope, subjects: [...only] };
       const told = new Set<string>();
-      const open = async function* () {
-        for await (const progress of services.retention.purge(request, call())) {
-          const key = keyOf(progress);
-          if (key !== undefined && told.has(key)) continue;
-          if (key !== undefined) told.add(key);
-          yield progress;
-        }
+      const toItem = (progress: PurgeProgress): PurgeProgress | undefined => {
+        const key = keyOf(progress);
+        if (key !== undefined && told.has(key)) return undefined;
+        if (key !== undefined) told.add(key);
+        return progress;
       };
-      return untilLast(open, ({ event }) => event.case === 'summary');
+      const open = () => services.retention.purge(request, call());
+      return untilLast(open, ({ event }) => event.case === 'summary', { toItem });
     },
     async purgeNow({ subjects: only = [], ...options } = {}) {
       const { request, call } = splitCall({ requestId: newId(), ...options, subjects: [...only] });

@@ -3,13 +3,13 @@ import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import type { BulkDeletion, BulkDeletionPreview } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { type Deletion, DeletionMode } from '#gen/lethe/deletion/v1/deletion_pb.ts';
 import { type Run, RunState, type RunStep, type RunView, type StepState } from '#gen/lethe/run/v1/run_pb.ts';
-import type { PreviewPurgeRunResponse, RunFilterSchema } from '#gen/lethe/run/v1/run_service_pb.ts';
+import type { PreviewPurgeRunResponse, RunFilterSchema, WatchRunResponse } from '#gen/lethe/run/v1/run_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview } from './bulk-deletions.ts';
 import { type CallOptions, sharedDeadline, splitCall, toTransport } from './call-options.ts';
 import type { Deletions } from './deletions.ts';
 import type { Services } from './services.ts';
-import { itemOf, listOf, present, untilLast } from './streams.ts';
+import { changesOf, itemOf, listOf, present, untilLast } from './streams.ts';
 
 /** What a run is to be. */
 export interface NewRun extends CallOptions {
@@ -153,17 +153,14 @@ export const makeRuns = (services: Services, deletions: Deletions, bulkDeletions
   watch(runId, { signal, timeoutMs, ...options } = {}) {
     const call = sharedDeadline({ signal, timeoutMs });
     const steps = new Map<string, RunStep>();
-    let shown: string | undefined;
-    const open = async function* () {
-      for await (const seen of services.run.watchRun({ runId, ...options }, call())) {
-        const run = present('run', seen.run);
-        for (const step of seen.steps) steps.set(step.name, step);
-        if (seen.moreFollows || run.etag === shown) continue;
-        shown = run.etag;
-        yield { run, steps: [...steps.values()].toSorted((one, other) => one.position - other.position) };
-      }
+    const changed = changesOf<Run>(({ etag }) => etag);
+    const toItem = (seen: WatchRunResponse): RunSighting | undefined => {
+      for (const step of seen.steps) steps.set(step.name, step);
+      const run = seen.moreFollows ? undefined : changed(present('run', seen.run));
+      return run && { run, steps: [...steps.values()].toSorted((one, other) => one.position - other.position) };
     };
-    return untilLast(open, ({ run }) => !UNDER_WAY.has(run.state));
+    const open = () => services.run.watchRun({ runId, ...options }, call());
+    return untilLast(open, ({ run }) => !UNDER_WAY.has(run.state), { toItem });
   },
   steps: (runId, options = {}) =>
     listOf('steps', options, (request, call) => services.run.listRunSteps({ runId, ...request }, call)),

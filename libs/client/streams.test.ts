@@ -3,7 +3,7 @@ import { Code, ConnectError } from '@connectrpc/connect';
 import test from 'ava';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import { hasReason, LetheError, toLetheError } from './lethe-error.ts';
-import { everyChange, everyItem, present, untilLast } from './streams.ts';
+import { changesOf, everyChange, everyItem, present, untilLast } from './streams.ts';
 
 const lost = () => new LetheError('UNAVAILABLE', 'UNAVAILABLE', 'The connection is lost.');
 
@@ -48,24 +48,31 @@ test('a list asks for the next page when the one before is used up, and not soon
 
 test('a stream that breaks, or ends before its last item, is opened again', async (t) => {
   const { open, opens, closed } = opened({ items: [1], error: lost() }, { items: [2] }, { items: [3, 9, 10] });
-  t.deepEqual(await Array.fromAsync(untilLast(open, isNine, 1)), [1, 2, 3, 9]);
+  t.deepEqual(await Array.fromAsync(untilLast(open, isNine, { pauseMs: 1 })), [1, 2, 3, 9]);
   t.is(opens(), 3);
   t.is(closed(), 3, 'the last one too, though it had more to tell');
 });
 
 test('after five openings in a row without an item it is given up, with the last error', async (t) => {
   const { open, opens } = opened({ items: [1], error: lost() }, { items: [], error: lost() });
-  await t.throwsAsync(Array.fromAsync(untilLast(open, isNine, 1)), { message: 'The connection is lost.' });
+  await t.throwsAsync(Array.fromAsync(untilLast(open, isNine, { pauseMs: 1 })), { message: 'The connection is lost.' });
   t.is(opens(), 5);
   const silent = opened({ items: [] });
-  const error = await t.throwsAsync(Array.fromAsync(untilLast(silent.open, isNine, 1)));
+  const error = await t.throwsAsync(Array.fromAsync(untilLast(silent.open, isNine, { pauseMs: 1 })));
   t.true(hasReason(error, 'STREAM_INCOMPLETE'));
+});
+
+test('an opening that tells only what was told before is none that failed', async (t) => {
+  const again = { items: [1], error: lost() };
+  const { open, opens } = opened(again, again, again, again, again, again, { items: [1, 9] });
+  t.deepEqual(await Array.fromAsync(untilLast(open, isNine, { toItem: changesOf(String), pauseMs: 1 })), [1, 9]);
+  t.is(opens(), 7);
 });
 
 test('what is refused is not asked for again', async (t) => {
   const refused = new LetheError('NOT_FOUND', 'RUN_NOT_FOUND', 'Run not found.');
   const { open, opens } = opened({ items: [1], error: refused });
-  await t.throwsAsync(Array.fromAsync(untilLast(open, isNine, 1)), { is: refused });
+  await t.throwsAsync(Array.fromAsync(untilLast(open, isNine, { pauseMs: 1 })), { is: refused });
   t.is(opens(), 1);
 });
 

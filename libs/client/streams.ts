@@ -76,20 +76,29 @@ export async function* mergeSorted<T>(
   }
 }
 
+/** What a stream's messages tell, and how long to wait before it is opened again. */
+export interface UntilLastOptions<Message, Item> {
+  /** The item that a message tells; undefined for one that tells nothing new. By default each message is an item. */
+  readonly toItem?: (message: Message) => Item | undefined;
+  readonly pauseMs?: number;
+}
+
 /**
  * The items of a stream up to its last one. When the connection breaks, or the stream ends without its last item, it
- * is opened again, up to five times in a row without an item; then the LetheError is thrown. `open` must give a stream
- * that tells no item twice.
+ * is opened again, up to five times in a row without a message; then the LetheError is thrown. What an opening tells
+ * again, `toItem` must leave out.
  */
-export async function* untilLast<T>(
-  open: () => AsyncIterable<T>,
-  isLast: (item: T) => boolean,
-  pauseMs: number = PAUSE_MS,
-): AsyncIterable<T> {
+export async function* untilLast<Item, Message = Item>(
+  open: () => AsyncIterable<Message>,
+  isLast: (item: Item) => boolean,
+  { toItem = (message) => message as unknown as Item, pauseMs = PAUSE_MS }: UntilLastOptions<Message, Item> = {},
+): AsyncIterable<Item> {
   for (let failures = 0; ; ) {
     try {
-      for await (const item of open()) {
+      for await (const message of open()) {
         failures = 0;
+        const item = toItem(message);
+        if (item === undefined) continue;
         yield item;
         if (isLast(item)) return;
       }
@@ -100,6 +109,17 @@ export async function* untilLast<T>(
     }
     await delay(pauseMs);
   }
+}
+
+/** Leaves out what is as it was told last; an item is the same while `versionOf` it is. */
+export function changesOf<T>(versionOf: (item: T) => string): (item: T) => T | undefined {
+  let told: string | undefined;
+  return (item) => {
+    const version = versionOf(item);
+    if (version === told) return undefined;
+    told = version;
+    return item;
+  };
 }
 
 /** How a thing is polled. A signal that is aborted ends the watch with an AbortError. */

@@ -1,0 +1,94 @@
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import test from 'ava';
+import { BulkDeletionSchema, BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
+import { DeletionSchema, DeletionState } from '#gen/lethe/deletion/v1/deletion_pb.ts';
+import { RunSchema, RunState } from '#gen/lethe/run/v1/run_pb.ts';
+import { makeBulkDeletions } from './bulk-deletions.ts';
+import type { CallOptions } from './call-options.ts';
+import { makeDeletions } from './deletions.ts';
+import { makeJobs } from './jobs.ts';
+import { LetheError } from './lethe-error.ts';
+import { makeRetention } from './retention.ts';
+import { makeRuns } from './runs.ts';
+import type { Services } from './services.ts';
+
+type Rpc = (request: never, call: CallOptions) => unknown;
+type Rpcs = Readonly<Record<string, Rpc>>;
+
+/** The SDK over services of which only these RPCs are there. */
+function over(rpcs: { readonly run?: Rpcs; readonly job?: Rpcs; readonly retention?: Rpcs }) {
+  const services = rpcs as unknown as Services;
+  const deletions = makeDeletions(services);
+  const bulkDeletions = makeBulkDeletions(services);
+  return {
+    deletions,
+    bulkDeletions,
+    jobs: makeJobs(services, deletions, bulkDeletions),
+    runs: makeRuns(services, deletions, bulkDeletions),
+    retention: makeRetention(services),
+  };
+}
+
+const lost = () => new LetheError('UNAVAILABLE', 'UNAVAILABLE', 'The connection is lost.');
+
+/** A watch that breaks after its first message, so many times; then it tells the last one too. */
+function breaking<T>(times: number, first: T, last: T): Rpc {
+  let opens = 0;
+  return async function* () {
+    opens += 1;
+    yield first;
+    if (opens <= times) throw lost();
+    yield last;
+  };
+}
+
+const deletion = (state: DeletionState, seconds = 1n) =>
+  create(DeletionSchema, { id: 'd1', state, updateTime: { seconds } });
+const bulk = (state: BulkDeletionState) => create(BulkDeletionSchema, { id: 'b1', state });
+const run = (init: MessageInitShape<typeof RunSchema>) => create(RunSchema, { id: 'r1', ...init });
+
+// Each pause is a second.
+const BREAKS = 5;
+
+test('watches go on however often their stream breaks, while each opening tells how things stand', async (t) => {
+  const { VERIFYING, COMPLETE } = DeletionState;
+  const started = { event: { case: 'started' } };
+  const sdk = over({
+    run: {
+      watchDeletion: breaking(BREAKS, { deletion: deletion(VERIFYING) }, { deletion: deletion(COMPLETE) }),
+      watchBulkDeletion: breaking(
+        BREAKS,
+        { bulkDeletion: bulk(BulkDeletionState.RUNNING) },
+        { bulkDeletion: bulk(BulkDeletionState.COMPLETE) },
+      ),
+      watchRun: breaking(
+        BREAKS,
+        { run: run({ state: RunState.RUNNING, etag: 'a' }), steps: [] },
+        { run: run({ state: RunState.COMPLETED, etag: 'b' }), steps: [] },
+      ),
+    },
+    retention: { purge: breaking(BREAKS, started, { event: { case: 'summary' } }) },
+  });
+  const [deletions, bulks, runs, purge] = await Promise.all([
+    Array.fromAsync(sdk.deletions.watch('d1')),
+    Array.fromAsync(sdk.bulkDeletions.watch('b1')),
+    Array.fromAsync(sdk.runs.watch('r1')),
+    Array.fromAsync(sdk.retention.purge()),
+  ]);
+  t.deepEqual(
+    deletions.map(({ state }) => state),
+    [VERIFYING, COMPLETE],
+  );
+  t.deepEqual(
+    bulks.map(({ state }) => state),
+    [BulkDeletionState.RUNNING, BulkDeletionState.COMPLETE],
+  );
+  t.deepEqual(
+    runs.map(({ run: { state } }) => state),
+    [RunState.RUNNING, RunState.COMPLETED],
+  );
+  t.deepEqual(
+    purge.map(({ event }) => event.case),
+    ['started', 'summary'],
+  );
+});
