@@ -15,6 +15,7 @@ import { newId } from '#libs/kernel/id.ts';
 import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview } from './bulk-deletions.ts';
 import { type CallOptions, splitCall, toTransport } from './call-options.ts';
 import { type Deletions, hasSettled } from './deletions.ts';
+import { LetheError } from './lethe-error.ts';
 import type { Services } from './services.ts';
 import { everyChange, itemOf, listOf, type PollOptions, present } from './streams.ts';
 
@@ -114,7 +115,10 @@ export interface Jobs {
       readonly view?: JobView;
     },
   ): AsyncIterable<Job>;
-  /** The job now and after each change, until it has ended. JOB_NOT_FOUND when it is deleted meanwhile. */
+  /**
+   * The job now and after each change, until it has ended. Survives a lost connection. JOB_NOT_FOUND when it is deleted
+   * meanwhile.
+   */
   watch(jobId: string, options?: PollOptions): AsyncIterable<Job>;
   cancel(jobId: string, options?: CallOptions & { readonly reason?: string; readonly etag?: string }): Promise<Job>;
   /** For workers: the oldest job that waits or whose worker is gone; undefined when there is none. */
@@ -141,7 +145,8 @@ export interface Jobs {
   previewDelete(jobId: string, options?: CallOptions): Promise<Deletion>;
   /**
    * Deletes a finished job for good and waits until nothing is left of it. The deletion is the receipt: COMPLETE when
-   * everything is gone, STUCK when something could not be removed, any other state when the wait was over first.
+   * everything is gone, STUCK when something could not be removed, any other state when the wait was over first or the
+   * service was away.
    */
   delete(jobId: string, options?: DeleteJobOptions): Promise<Deletion | undefined>;
   /** How many jobs deleteAll would take now, how many of them it would skip and why, and the newest ten. */
@@ -247,8 +252,9 @@ export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions
     try {
       for await (deletion of deletions.watch(deletion.id, { of: 'job', pollMs: DELETE_POLL_MS, signal }));
     } catch (error) {
-      // The wait is over; what was committed goes on, and the deletion says how far it is.
-      if (!waited.aborted || call.signal?.aborted) throw error;
+      // The wait is over, or the service away; what was committed goes on, and the deletion says how far it was.
+      const isOver = waited.aborted || (error instanceof LetheError && error.code === 'UNAVAILABLE');
+      if (!isOver || call.signal?.aborted) throw error;
     }
     return deletion;
   },

@@ -62,7 +62,7 @@ export interface Retention {
     },
   ): Promise<{ readonly purge: RetentionPurge; readonly item: RetentionPurgeItem | undefined }>;
   getPurge(purgeId: string, options?: CallOptions): Promise<PurgeSighting>;
-  /** The purge now and after each change, until it has ended or is held. */
+  /** The purge now and after each change, until it has ended or is held. Survives a lost connection. */
   watchPurge(purgeId: string, options?: PollOptions): AsyncIterable<PurgeSighting>;
   /** All purges, newest first. */
   listPurges(

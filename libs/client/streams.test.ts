@@ -88,6 +88,28 @@ test('a thing that is watched is told when it has changed, up to its end', async
   await t.throwsAsync(reading, { name: 'AbortError' });
 });
 
+test('a thing that is watched is looked at again while its service is away, up to five times in a row', async (t) => {
+  const lookAt = (...answers: readonly (number | Error)[]) => {
+    let looks = 0;
+    const look = async (): Promise<number> => {
+      const answer = answers[Math.min(looks, answers.length - 1)];
+      looks += 1;
+      if (typeof answer === 'number') return answer;
+      throw answer;
+    };
+    const watch = () => Array.fromAsync(everyChange(look, String, isNine, { pollMs: 1, pauseMs: 1 }));
+    return { watch, looks: () => looks };
+  };
+  const outage = [lost(), lost(), lost(), lost()];
+  t.deepEqual(await lookAt(1, ...outage, 1, ...outage, 2, ...outage, 9).watch(), [1, 2, 9]);
+  const gone = lookAt(1, lost());
+  await t.throwsAsync(gone.watch(), { message: 'The connection is lost.' });
+  t.is(gone.looks(), 6);
+  const refused = lookAt(new LetheError('NOT_FOUND', 'JOB_NOT_FOUND', 'Job not found.'));
+  await t.throwsAsync(refused.watch(), { message: 'Job not found.' });
+  t.is(refused.looks(), 1);
+});
+
 test('an answer that lacks what it must hold is an error, and not undefined further on', (t) => {
   t.is(present('job', 1), 1);
   t.true(

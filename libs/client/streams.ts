@@ -128,23 +128,25 @@ export interface PollOptions extends CallOptions {
   readonly pollMs?: number;
 }
 
-/** A thing as it is now, and again whenever `versionOf` it has changed, up to where it `isFinal`. */
-export async function* everyChange<T>(
+/**
+ * A thing as it is now, and again whenever `versionOf` it has changed, up to where it `isFinal`. While its service is
+ * UNAVAILABLE it is looked at again, up to five times in a row; then the LetheError is thrown.
+ */
+export function everyChange<T>(
   look: (call: TransportOptions) => Promise<T>,
   versionOf: (item: T) => string,
   isFinal: (item: T) => boolean,
-  { pollMs = 500, signal, timeoutMs }: PollOptions = {},
+  { pollMs = 500, pauseMs = PAUSE_MS, signal, timeoutMs }: PollOptions & { readonly pauseMs?: number } = {},
 ): AsyncIterable<T> {
   const call = sharedDeadline({ signal, timeoutMs });
-  for (let shown: string | undefined; ; ) {
-    signal?.throwIfAborted();
-    const item = await look(call());
-    const version = versionOf(item);
-    if (version !== shown) yield item;
-    if (isFinal(item)) return;
-    shown = version;
-    await delay(pollMs, undefined, signal ? { signal } : {});
-  }
+  const looks = async function* () {
+    for (;;) {
+      signal?.throwIfAborted();
+      yield await look(call());
+      await delay(pollMs, undefined, signal ? { signal } : {});
+    }
+  };
+  return untilLast(looks, isFinal, { toItem: changesOf(versionOf), pauseMs });
 }
 
 /** What an answer must hold; LetheError/ANSWER_INCOMPLETE where a service left it out. */

@@ -92,3 +92,31 @@ test('watches go on however often their stream breaks, while each opening tells 
     ['started', 'summary'],
   );
 });
+
+test('a job’s deletion that cannot be watched to its end is answered as it was last seen, since it is committed', async (t) => {
+  let looks = 0;
+  const { jobs } = over({
+    job: {
+      deleteJob: async () => ({ deletion: deletion(DeletionState.PENDING) }),
+      getDeletion: async () => {
+        looks += 1;
+        if (looks === 1) return { deletion: deletion(DeletionState.VERIFYING, 2n) };
+        throw lost();
+      },
+    },
+  });
+  t.is((await jobs.delete('j1'))?.state, DeletionState.VERIFYING);
+  t.is(looks, 6, 'one look and five attempts');
+});
+
+test('a job’s deletion that may not be watched is an error', async (t) => {
+  const { jobs } = over({
+    job: {
+      deleteJob: async () => ({ deletion: deletion(DeletionState.PENDING) }),
+      getDeletion: async () => {
+        throw new LetheError('PERMISSION_DENIED', 'ROLE_MISSING', 'Not for you.');
+      },
+    },
+  });
+  await t.throwsAsync(jobs.delete('j1'), { message: 'Not for you.' });
+});
