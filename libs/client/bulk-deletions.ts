@@ -65,7 +65,10 @@ export const makeBulkDeletions = (services: Services): BulkDeletions => ({
     const changed = changesOf(keyOf);
     const open = (): AsyncIterable<{ readonly bulkDeletion?: BulkDeletion | undefined }> =>
       services[of].watchBulkDeletion({ bulkDeletionId }, call());
-    return untilLast(open, hasBulkEnded, { toItem: ({ bulkDeletion }) => bulkDeletion && changed(bulkDeletion) });
+    return untilLast(open, hasBulkEnded, {
+      toItem: ({ bulkDeletion }) => bulkDeletion && changed(bulkDeletion),
+      signal: options.signal,
+    });
   },
   async cancel(bulkDeletionId, { of = 'run', reason = '', ...options } = {}) {
     const request = { bulkDeletionId, reason };

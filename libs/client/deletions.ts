@@ -62,6 +62,7 @@ export function makeDeletions(services: Services): Deletions {
       const changed = changesOf(versionOf);
       return untilLast(() => services.run.watchDeletion({ deletionId }, call()), hasSettled, {
         toItem: ({ deletion }) => deletion && changed(deletion),
+        signal: options.signal,
       });
     },
     async redrive(deletionId, { of = 'run', reason = '', ...options } = {}) {

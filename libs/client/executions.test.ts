@@ -1,6 +1,6 @@
 import test from 'ava';
 import { makeExecutions, type NewExecution } from './executions.ts';
-import { LetheError } from './lethe-error.ts';
+import { CancelledError, LetheError } from './lethe-error.ts';
 import type { Services } from './services.ts';
 
 type Request = { readonly executions: readonly { readonly id: string; readonly workflow: string }[] };
@@ -185,11 +185,13 @@ test('a signal ends the recording also while the source is silent, and what wait
   const abort = new AbortController();
   const recording = executions.record(source, { batchSize: 2, maxDelayMs: 60_000, signal: abort.signal });
   await first;
-  abort.abort(new Error('enough'));
-  await t.throwsAsync(recording, { message: 'enough' });
+  const reason = new Error('enough');
+  abort.abort(reason);
+  const error = await t.throwsAsync<LetheError>(recording, { instanceOf: CancelledError });
+  t.is(error?.cause, reason);
   t.true(isClosed());
   t.is(calls, 1);
-  const untouched = silentAfter(1);
-  await t.throwsAsync(executions.record(untouched.source, { signal: abort.signal }), { message: 'enough' });
+  const untouched = executions.record(silentAfter(1).source, { signal: abort.signal });
+  await t.throwsAsync(untouched, { instanceOf: CancelledError });
   t.is(calls, 1);
 });

@@ -3,7 +3,7 @@ import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import { type Execution, type ExecutionCount, ExecutionSchema, type ExecutionState } from '#gen/lethe/run/v1/run_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type CallOptions, splitCall, toTransport } from './call-options.ts';
-import { LetheError, makeLetheError } from './lethe-error.ts';
+import { cancelledBy, LetheError, makeLetheError } from './lethe-error.ts';
 import type { Services } from './services.ts';
 import { listOf } from './streams.ts';
 
@@ -41,7 +41,7 @@ export interface RecordOptions {
   readonly concurrency?: number;
   /** Called after each call that went well, with the sums so far. */
   readonly onProgress?: (recorded: RecordedExecutions) => void;
-  /** Stops reading; what was read already is not recorded unless its call is under way. */
+  /** Stops reading, with CANCELLED; what was read already is not recorded unless its call is under way. */
   readonly signal?: AbortSignal;
   /** How long each call may take, in milliseconds; 30,000 by default. */
   readonly timeoutMs?: number;
@@ -139,7 +139,7 @@ async function recordAll(
     await Promise.all(underWay);
   }
   if (failure) throw failure.error;
-  signal?.throwIfAborted();
+  if (signal?.aborted) throw cancelledBy(signal);
   return recorded;
 }
 

@@ -1,5 +1,5 @@
 import type { DescService } from '@bufbuild/protobuf';
-import { type Client, ConnectError } from '@connectrpc/connect';
+import { type CallOptions, type Client, ConnectError } from '@connectrpc/connect';
 import { status } from '@grpc/grpc-js';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
 import type { FieldViolation } from '#libs/kernel/domain-error.ts';
@@ -90,7 +90,7 @@ export class DeadlineExceededError extends LetheError {
   override readonly name = 'DeadlineExceededError';
 }
 
-/** CANCELLED: the caller's signal ended the call. It may have been carried out. */
+/** CANCELLED: the caller's signal, whose reason is the `cause`, ended the call. It may have been carried out. */
 export class CancelledError extends LetheError {
   override readonly name = 'CancelledError';
 }
@@ -132,6 +132,10 @@ export const makeLetheError = (
 export const hasReason = (error: unknown, reason: string): error is LetheError =>
   error instanceof LetheError && error.reason === reason;
 
+/** The error of what this signal, which is aborted, has ended. */
+export const cancelledBy = ({ reason }: AbortSignal): LetheError =>
+  makeLetheError('CANCELLED', 'CANCELLED', 'The signal ended it.', { cause: reason });
+
 /** A call's error as LetheError, its details read; a LetheError as it is. */
 export function toLetheError(error: unknown): LetheError {
   if (error instanceof LetheError) return error;
@@ -163,20 +167,27 @@ export function withLetheErrors<Desc extends DescService>(
   const calls = client as Readonly<Record<string, (...args: unknown[]) => unknown>>;
   const methods = service.methods.map(({ localName, methodKind }) => {
     const call = (...args: unknown[]): unknown => calls[localName]?.(...args);
+    const toError = (error: unknown, [, options]: unknown[]): LetheError =>
+      toPlacedError(error, place, (options as CallOptions | undefined)?.signal);
     const isStream = methodKind === 'server_streaming' || methodKind === 'bidi_streaming';
     return [
       localName,
       isStream
-        ? (...args: unknown[]) => streamWithLetheErrors(() => call(...args) as AsyncIterable<unknown>, place)
-        : (...args: unknown[]) => answerWithLetheErrors(call(...args), place),
+        ? (...args: unknown[]) =>
+            streamWithLetheErrors(
+              () => call(...args) as AsyncIterable<unknown>,
+              (error) => toError(error, args),
+            )
+        : (...args: unknown[]) => answerWithLetheErrors(call(...args), (error) => toError(error, args)),
     ];
   });
   return Object.fromEntries(methods) as Client<Desc>;
 }
 
 /** An error of a call, which names the service where nothing answered: only then is there no reason. */
-function toPlacedError(error: unknown, place: Place | undefined): LetheError {
+function toPlacedError(error: unknown, place: Place | undefined, signal: AbortSignal | undefined): LetheError {
   const failed = toLetheError(error);
+  if (failed.code === 'CANCELLED' && signal?.aborted) return cancelledBy(signal);
   if (!place || failed.code !== 'UNAVAILABLE' || failed.reason !== failed.code) return failed;
   const { service, address } = place;
   return makeLetheError(failed.code, failed.reason, `The ${service} service at ${address} does not answer.`, {
@@ -186,21 +197,21 @@ function toPlacedError(error: unknown, place: Place | undefined): LetheError {
   });
 }
 
-async function answerWithLetheErrors(answer: unknown, place: Place | undefined): Promise<unknown> {
+async function answerWithLetheErrors(answer: unknown, toError: (error: unknown) => LetheError): Promise<unknown> {
   try {
     return await answer;
   } catch (error) {
-    throw toPlacedError(error, place);
+    throw toError(error);
   }
 }
 
 async function* streamWithLetheErrors(
   open: () => AsyncIterable<unknown>,
-  place: Place | undefined,
+  toError: (error: unknown) => LetheError,
 ): AsyncIterable<unknown> {
   try {
     yield* open();
   } catch (error) {
-    throw toPlacedError(error, place);
+    throw toError(error);
   }
 }

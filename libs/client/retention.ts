@@ -113,7 +113,7 @@ export function makeRetention(services: Services): Retention {
         return progress;
       };
       const open = () => services.retention.purge(request, call());
-      return untilLast(open, ({ event }) => event.case === 'summary', { toItem });
+      return untilLast(open, ({ event }) => event.case === 'summary', { toItem, signal });
     },
     async purgeNow({ subjects: only = [], ...options } = {}) {
       const { request, call } = splitCall({ requestId: newId(), ...options, subjects: [...only] });

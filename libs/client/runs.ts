@@ -160,7 +160,7 @@ export const makeRuns = (services: Services, deletions: Deletions, bulkDeletions
       return run && { run, steps: [...steps.values()].toSorted((one, other) => one.position - other.position) };
     };
     const open = () => services.run.watchRun({ runId, ...options }, call());
-    return untilLast(open, ({ run }) => !UNDER_WAY.has(run.state), { toItem });
+    return untilLast(open, ({ run }) => !UNDER_WAY.has(run.state), { toItem, signal });
   },
   steps: (runId, options = {}) =>
     listOf('steps', options, (request, call) => services.run.listRunSteps({ runId, ...request }, call)),

@@ -1,8 +1,9 @@
 import { create } from '@bufbuild/protobuf';
-import { Code, ConnectError } from '@connectrpc/connect';
+import { type Client, Code, ConnectError } from '@connectrpc/connect';
 import test from 'ava';
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from '#gen/google/rpc/error_details_pb.ts';
-import { hasReason, LetheError, toLetheError } from './lethe-error.ts';
+import { RunService } from '#gen/lethe/run/v1/run_service_pb.ts';
+import { CancelledError, hasReason, LetheError, toLetheError, withLetheErrors } from './lethe-error.ts';
 import { changesOf, everyChange, everyItem, present, untilLast } from './streams.ts';
 
 const lost = () => new LetheError('UNAVAILABLE', 'UNAVAILABLE', 'The connection is lost.');
@@ -81,11 +82,55 @@ test('a thing that is watched is told when it has changed, up to its end', async
   let look = 0;
   const watched = everyChange(async () => looks[look++] ?? 0, String, isNine, { pollMs: 1 });
   t.deepEqual(await Array.fromAsync(watched), [1, 2, 9]);
-  const abort = new AbortController();
-  const endless = everyChange(async () => 1, String, isNine, { pollMs: 60_000, signal: abort.signal });
-  const reading = Array.fromAsync(endless);
-  abort.abort();
-  await t.throwsAsync(reading, { name: 'AbortError' });
+});
+
+test('a signal ends a watch with a CancelledError whose cause is its reason, whatever the watch is at', async (t) => {
+  const reason = new Error('enough');
+  const looksAt = (signal: AbortSignal, look: () => Promise<number>) =>
+    everyChange(look, String, isNine, { pollMs: 60_000, pauseMs: 60_000, signal });
+  const away = async () => Promise.reject(lost());
+  const aborted = AbortSignal.abort(reason);
+  const watches: ((signal: AbortSignal) => AsyncIterable<number>)[] = [
+    (signal) => looksAt(signal, async () => 1),
+    (signal) => looksAt(signal, away),
+    (signal) => untilLast(opened({ items: [1], error: lost() }).open, isNine, { pauseMs: 60_000, signal }),
+  ];
+  for (const watch of watches) {
+    const abort = new AbortController();
+    const reading = Array.fromAsync(watch(abort.signal));
+    setImmediate(() => abort.abort(reason));
+    const error = await t.throwsAsync<LetheError>(reading, { instanceOf: CancelledError });
+    t.is(error?.cause, reason);
+    const never = await t.throwsAsync<LetheError>(Array.fromAsync(watch(aborted)), { instanceOf: CancelledError });
+    t.is(never?.cause, reason);
+  }
+  const timeout = AbortSignal.timeout(1);
+  const late = await t.throwsAsync<LetheError>(Array.fromAsync(looksAt(timeout, async () => 1)), {
+    instanceOf: CancelledError,
+  });
+  t.is(late?.cause, timeout.reason);
+  t.like(late?.cause, { name: 'TimeoutError' });
+});
+
+test('a call that a signal has ended fails with a CancelledError whose cause is the reason', async (t) => {
+  const reason = new Error('enough');
+  const signal = AbortSignal.abort(reason);
+  const cancelled = new ConnectError('The call was cancelled.', Code.Canceled);
+  const client = withLetheErrors(RunService, {
+    getRun: () => Promise.reject(cancelled),
+    async *watchRun() {
+      yield* [];
+      throw cancelled;
+    },
+  } as unknown as Client<typeof RunService>);
+  const answer = await t.throwsAsync<LetheError>(client.getRun({}, { signal }), { instanceOf: CancelledError });
+  t.is(answer?.cause, reason);
+  const stream = await t.throwsAsync<LetheError>(Array.fromAsync(client.watchRun({}, { signal })), {
+    instanceOf: CancelledError,
+  });
+  t.is(stream?.cause, reason);
+  const other = await t.throwsAsync<LetheError>(client.getRun({}), { instanceOf: CancelledError });
+  t.is(other?.cause, cancelled, 'it was the service that cancelled it');
 });
 
 test('a thing that is watched is looked at again while its service is away, up to five times in a row', async (t) => {

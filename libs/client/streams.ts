@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type CallOptions, sharedDeadline, splitCall, type TransportOptions } from './call-options.ts';
-import { LetheError, makeLetheError } from './lethe-error.ts';
+import { cancelledBy, LetheError, makeLetheError } from './lethe-error.ts';
 
 /** The largest page that a list gives. */
 const PAGE_SIZE = 200;
@@ -81,6 +81,8 @@ export interface UntilLastOptions<Message, Item> {
   /** The item that a message tells; undefined for one that tells nothing new. By default each message is an item. */
   readonly toItem?: (message: Message) => Item | undefined;
   readonly pauseMs?: number;
+  /** Ends the pauses too, with CANCELLED. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /**
@@ -91,7 +93,11 @@ export interface UntilLastOptions<Message, Item> {
 export async function* untilLast<Item, Message = Item>(
   open: () => AsyncIterable<Message>,
   isLast: (item: Item) => boolean,
-  { toItem = (message) => message as unknown as Item, pauseMs = PAUSE_MS }: UntilLastOptions<Message, Item> = {},
+  {
+    toItem = (message) => message as unknown as Item,
+    pauseMs = PAUSE_MS,
+    signal,
+  }: UntilLastOptions<Message, Item> = {},
 ): AsyncIterable<Item> {
   for (let failures = 0; ; ) {
     try {
@@ -107,7 +113,16 @@ export async function* untilLast<Item, Message = Item>(
       failures += 1;
       if (!(error instanceof LetheError) || error.code !== 'UNAVAILABLE' || failures === ATTEMPTS) throw error;
     }
-    await delay(pauseMs);
+    await pause(pauseMs, signal);
+  }
+}
+
+/** Waits for so long; CancelledError once the signal is aborted. */
+async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  try {
+    await delay(ms, undefined, signal ? { signal } : {});
+  } catch (error) {
+    throw signal?.aborted ? cancelledBy(signal) : error;
   }
 }
 
@@ -122,7 +137,7 @@ export function changesOf<T>(versionOf: (item: T) => string): (item: T) => T | u
   };
 }
 
-/** How a thing is polled. A signal that is aborted ends the watch with an AbortError. */
+/** How a thing is polled. */
 export interface PollOptions extends CallOptions {
   /** How long between two looks, in milliseconds. */
   readonly pollMs?: number;
@@ -141,12 +156,12 @@ export function everyChange<T>(
   const call = sharedDeadline({ signal, timeoutMs });
   const looks = async function* () {
     for (;;) {
-      signal?.throwIfAborted();
+      if (signal?.aborted) throw cancelledBy(signal);
       yield await look(call());
-      await delay(pollMs, undefined, signal ? { signal } : {});
+      await pause(pollMs, signal);
     }
   };
-  return untilLast(looks, isFinal, { toItem: changesOf(versionOf), pauseMs });
+  return untilLast(looks, isFinal, { toItem: changesOf(versionOf), pauseMs, signal });
 }
 
 /** What an answer must hold; LetheError/ANSWER_INCOMPLETE where a service left it out. */
