@@ -6,7 +6,7 @@ import type {
 } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { BulkDeletionState } from '#gen/lethe/deletion/v1/bulk_deletion_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
-import { type CallOptions, sharedDeadline, splitCall, type TransportOptions, toTransport } from './call-options.ts';
+import { type CallOptions, sharedDeadline, type TransportOptions, toTransport } from './call-options.ts';
 import type { DeletionsOf } from './deletions.ts';
 import type { Services } from './services.ts';
 import { changesOf, listOf, present, untilLast } from './streams.ts';
@@ -19,7 +19,7 @@ export interface BulkDeletionOptions extends CallOptions {
   readonly expectedCount?: bigint;
   /** By default one of its own, so that a call that is sent again orders one bulk deletion. */
   readonly requestId?: string;
-  /** Resolve when it is COMPLETE, STUCK or CANCELLED, and not when it is committed. */
+  /** Resolve when it is COMPLETE, STUCK or CANCELLED, and not when it is committed; `timeoutMs` bounds it all. */
   readonly wait?: boolean;
 }
 
@@ -81,16 +81,16 @@ export const makeBulkDeletions = (services: Services): BulkDeletions => ({
 export async function orderBulk(
   bulkDeletions: BulkDeletions,
   of: 'run' | 'job',
-  { wait = false, ...options }: BulkDeletionOptions,
+  { wait = false, signal, timeoutMs, ...request }: BulkDeletionOptions,
   send: (
     request: Omit<BulkDeletionOptions, 'wait' | keyof CallOptions> & { readonly requestId: string },
     call: TransportOptions,
   ) => Promise<{ readonly bulkDeletion?: BulkDeletion | undefined }>,
 ): Promise<BulkDeletion> {
-  const { request, call } = splitCall(options);
-  const answer = await send({ requestId: newId(), ...request }, call);
+  const call = sharedDeadline({ signal, timeoutMs });
+  const answer = await send({ requestId: newId(), ...request }, call());
   let bulk = present('bulk deletion', answer.bulkDeletion);
-  if (wait) for await (bulk of bulkDeletions.watch(bulk.id, { of, signal: call.signal }));
+  if (wait) for await (bulk of bulkDeletions.watch(bulk.id, { of, ...call() }));
   return bulk;
 }
 

@@ -4,7 +4,7 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
   /**
    * How long the call may take, in milliseconds; after that it ends with DEADLINE_EXCEEDED. Default: 30 seconds for an
-   * answer, no limit for a stream. For a list it holds for each page, for a watch for the whole of it.
+   * answer, no limit for a stream. For a list it holds for each page, for a watch or with `wait` for the whole.
    */
   readonly timeoutMs?: number | undefined;
 }

@@ -13,9 +13,9 @@ import {
 import type { JobFilterSchema, SweepOrphansResponse } from '#gen/lethe/job/v1/job_service_pb.ts';
 import { newId } from '#libs/kernel/id.ts';
 import { type BulkDeletionOptions, type BulkDeletions, orderBulk, presentPreview } from './bulk-deletions.ts';
-import { type CallOptions, splitCall, toTransport } from './call-options.ts';
+import { type CallOptions, sharedDeadline, splitCall, toTransport } from './call-options.ts';
 import { type Deletions, hasSettled } from './deletions.ts';
-import { LetheError } from './lethe-error.ts';
+import { LetheError, type StatusName } from './lethe-error.ts';
 import type { Services } from './services.ts';
 import { everyChange, itemOf, listOf, type PollOptions, present } from './streams.ts';
 
@@ -40,8 +40,13 @@ export interface DeleteJobOptions extends CallOptions {
   readonly allowMissing?: boolean;
   /** Only if the job still has this etag. */
   readonly etag?: string;
-  /** How long to wait for the removal to end, in milliseconds: 60,000 by default, 0 for not at all. */
+  /** How long to wait for the removal to end, in milliseconds: 60,000 by default, 0 for not at all, 24 days at most. */
   readonly waitMs?: number;
+  /**
+   * How long order and wait may take together, in milliseconds. DEADLINE_EXCEEDED where the order has no answer by then;
+   * later the wait is over.
+   */
+  readonly timeoutMs?: number | undefined;
 }
 
 /** Which artifact of a job. */
@@ -177,6 +182,9 @@ export interface SweepOptions extends CallOptions {
 const CHUNK_BYTES = 256 * 1_024;
 const DELETE_WAIT_MS = 60_000;
 const DELETE_POLL_MS = 100;
+/** The longest that a timer can be set for, 24 days; a longer one would end at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+const WAIT_ENDS: ReadonlySet<StatusName> = new Set(['UNAVAILABLE', 'DEADLINE_EXCEEDED']);
 const FINAL: ReadonlySet<JobState> = new Set([JobState.CANCELLED, JobState.COMPLETED, JobState.FAILED]);
 
 /** Whether a job has ended. */
@@ -243,18 +251,20 @@ export const makeJobs = (services: Services, deletions: Deletions, bulkDeletions
     listOf('artifacts', options, (request, call) => services.job.listArtifacts({ jobId, ...request }, call)),
   previewDelete: (jobId, options = {}) =>
     itemOf('deletion', options, (_, call) => services.job.deleteJob({ jobId, validateOnly: true }, call)),
-  async delete(jobId, { waitMs = DELETE_WAIT_MS, ...options } = {}) {
-    const { request, call } = splitCall(options);
-    let { deletion } = await services.job.deleteJob({ requestId: newId(), jobId, ...request }, call);
-    if (!deletion || waitMs === 0 || hasSettled(deletion)) return deletion;
-    const waited = AbortSignal.timeout(waitMs);
-    const signal = call.signal ? AbortSignal.any([call.signal, waited]) : waited;
+  async delete(jobId, { waitMs = DELETE_WAIT_MS, signal, timeoutMs, ...request } = {}) {
+    const call = sharedDeadline({ signal, timeoutMs });
+    const boundedWaitMs = Math.min(Math.trunc(waitMs), MAX_TIMER_MS);
+    let { deletion } = await services.job.deleteJob({ requestId: newId(), jobId, ...request }, call());
+    if (!deletion || !(boundedWaitMs > 0) || hasSettled(deletion)) return deletion;
+    const waited = AbortSignal.timeout(boundedWaitMs);
+    const either = signal ? AbortSignal.any([signal, waited]) : waited;
+    const watch = { of: 'job', pollMs: DELETE_POLL_MS, ...call(), signal: either } as const;
     try {
-      for await (deletion of deletions.watch(deletion.id, { of: 'job', pollMs: DELETE_POLL_MS, signal }));
+      for await (deletion of deletions.watch(deletion.id, watch));
     } catch (error) {
       // The wait is over, or the service away; what was committed goes on, and the deletion says how far it was.
-      const isOver = waited.aborted || (error instanceof LetheError && error.code === 'UNAVAILABLE');
-      if (!isOver || call.signal?.aborted) throw error;
+      const isOver = waited.aborted || (error instanceof LetheError && WAIT_ENDS.has(error.code));
+      if (!isOver || signal?.aborted) throw error;
     }
     return deletion;
   },

@@ -59,7 +59,7 @@ export interface PurgeRunOptions extends HideRunOptions {
   readonly force?: boolean;
   /** Answer undefined where there is no such run, rather than throw RUN_NOT_FOUND. */
   readonly allowMissing?: boolean;
-  /** Resolve when the purge is COMPLETE, STUCK or CANCELLED, and not when it is committed. */
+  /** Resolve when the purge is COMPLETE, STUCK or CANCELLED, and not when it is committed; `timeoutMs` bounds it all. */
   readonly wait?: boolean;
 }
 
@@ -191,11 +191,11 @@ export const makeRuns = (services: Services, deletions: Deletions, bulkDeletions
   async preview(runId, options = {}) {
     return services.run.previewPurgeRun({ runId }, toTransport(options));
   },
-  async purge(runId, { wait = false, ...options }) {
-    const { request, call } = splitCall(options);
-    let { deletion } = await services.run.purgeRun({ ...requestIdOf(options), runId, ...request }, call);
+  async purge(runId, { wait = false, signal, timeoutMs, ...request }) {
+    const call = sharedDeadline({ signal, timeoutMs });
+    let { deletion } = await services.run.purgeRun({ ...requestIdOf(request), runId, ...request }, call());
     if (!wait || !deletion?.id) return deletion;
-    for await (deletion of deletions.watch(deletion.id, { signal: call.signal }));
+    for await (deletion of deletions.watch(deletion.id, call()));
     return deletion;
   },
   async previewPurgeAll(filter, { hide = false, force = false, ...options } = {}) {

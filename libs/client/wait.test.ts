@@ -120,3 +120,73 @@ test('a job’s deletion that may not be watched is an error', async (t) => {
   });
   await t.throwsAsync(jobs.delete('j1'), { message: 'Not for you.' });
 });
+
+/** Runs a call that waits, and tells which options its order and its watch were sent with. */
+async function sentWith(
+  call: (sdk: ReturnType<typeof over>) => Promise<unknown>,
+): Promise<{ readonly order: CallOptions | undefined; readonly watch: CallOptions | undefined }> {
+  let order: CallOptions | undefined;
+  let watch: CallOptions | undefined;
+  const ordered = async (_: unknown, options: CallOptions) => {
+    order = options;
+    return { deletion: deletion(DeletionState.PENDING), bulkDeletion: bulk(BulkDeletionState.RUNNING) };
+  };
+  const watched = async function* (_: unknown, options: CallOptions) {
+    watch = options;
+    yield { deletion: deletion(DeletionState.COMPLETE), bulkDeletion: bulk(BulkDeletionState.COMPLETE) };
+  };
+  const looked = async (_: unknown, options: CallOptions) => {
+    watch = options;
+    return { deletion: deletion(DeletionState.COMPLETE) };
+  };
+  const run = { purgeRun: ordered, purgeRuns: ordered, watchDeletion: watched, watchBulkDeletion: watched };
+  const job = { deleteJob: ordered, deleteJobs: ordered, getDeletion: looked, watchBulkDeletion: watched };
+  await call(over({ run, job }));
+  return { order, watch };
+}
+
+const waits: Readonly<Record<string, (sdk: ReturnType<typeof over>, options: CallOptions) => Promise<unknown>>> = {
+  'runs.purge': ({ runs }, options) => runs.purge('r1', { reason: 'gone', wait: true, ...options }),
+  'runs.purgeAll': ({ runs }, options) => runs.purgeAll({}, { reason: 'gone', wait: true, ...options }),
+  'jobs.deleteAll': ({ jobs }, options) => jobs.deleteAll({}, { reason: 'gone', wait: true, ...options }),
+  'jobs.delete': ({ jobs }, options) => jobs.delete('j1', options),
+};
+
+for (const [name, call] of Object.entries(waits)) {
+  test(`${name} that waits has one deadline for its order and its watch, and none where none is set`, async (t) => {
+    const bounded = await sentWith((sdk) => call(sdk, { timeoutMs: 60_000 }));
+    const ofOrder = bounded.order?.timeoutMs ?? Number.NaN;
+    const ofWatch = bounded.watch?.timeoutMs ?? Number.NaN;
+    t.true(ofOrder <= 60_000, `${ofOrder}`);
+    t.true(ofWatch <= ofOrder, `${ofWatch}`);
+    const free = await sentWith((sdk) => call(sdk, {}));
+    t.deepEqual([free.order?.timeoutMs, free.watch?.timeoutMs], [undefined, undefined]);
+  });
+}
+
+test('a job’s deletion that its deadline ends is answered as it was last seen', async (t) => {
+  const { jobs } = over({
+    job: {
+      deleteJob: async () => ({ deletion: deletion(DeletionState.PENDING) }),
+      getDeletion: async () => {
+        throw new LetheError('DEADLINE_EXCEEDED', 'DEADLINE_EXCEEDED', 'Too late.');
+      },
+    },
+  });
+  t.is((await jobs.delete('j1', { timeoutMs: 1_000 }))?.state, DeletionState.PENDING);
+});
+
+test('a wait for a job’s deletion may be of any length, and one without end is none that is over at once', async (t) => {
+  const { jobs } = over({
+    job: {
+      deleteJob: async () => ({ deletion: deletion(DeletionState.PENDING) }),
+      getDeletion: async () => ({ deletion: deletion(DeletionState.COMPLETE) }),
+    },
+  });
+  for (const waitMs of [Number.POSITIVE_INFINITY, 2 ** 40, 60_000.5]) {
+    t.is((await jobs.delete('j1', { waitMs }))?.state, DeletionState.COMPLETE);
+  }
+  for (const waitMs of [-1, Number.NaN]) {
+    t.is((await jobs.delete('j1', { waitMs }))?.state, DeletionState.PENDING);
+  }
+});
