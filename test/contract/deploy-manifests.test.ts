@@ -495,6 +495,20 @@ testEach('the CronJob runs once a night and never twice at a time, and is over b
   t.is(fatal?.containerName, job?.template.spec?.containers[0]?.name);
 });
 
+// Kubernetes waits 10 s after the first pod that failed and doubles that; its documentation says up to 6 minutes, its
+// code up to 10.
+testEach('an outage of an hour fails no Job of a CronJob, and its retries end before its deadline', (t, manifests) => {
+  for (const name of ['retention-purge', 'orphan-report']) {
+    const { backoffLimit = 0, activeDeadlineSeconds = 0 } = cronNamed(manifests, name)?.spec?.jobTemplate.spec ?? {};
+    for (const longest of [360, 600]) {
+      const pauses = Array.from({ length: backoffLimit }, (_, n) => Math.min(10 * 2 ** n, longest));
+      const seconds = pauses.reduce((sum, pause) => sum + pause, 0);
+      t.true(seconds >= 3_600, `${name}: ${seconds} s of pauses`);
+      t.true(seconds < activeDeadlineSeconds, `${name}: ${seconds} s of pauses in ${activeDeadlineSeconds} s`);
+    }
+  }
+});
+
 testRendered('the schedule is RETENTION_JOB_SCHEDULE_CRON', async (t) => {
   const folder = await mkdtemp(join(tmpdir(), 'lethe-test-base-'));
   try {
