@@ -1,5 +1,6 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
-import { access, chmod, mkdir, readFile } from 'node:fs/promises';
+import { access, chmod, mkdir, readFile, realpath } from 'node:fs/promises';
+import { platform } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Client, Code, ConnectError } from '@connectrpc/connect';
@@ -18,6 +19,7 @@ import type { Role } from '#libs/kernel/caller.ts';
 import { type ProvisionedDatabase, provisionDatabase } from '#libs/postgres/provision.ts';
 import type { DevelopmentProvider, DevelopmentProviderOptions } from './development-provider.ts';
 import { freePort } from './free-port.ts';
+import { holdName } from './hold-name.ts';
 import { passableByOthers, startPostgresServer } from './postgres-server.ts';
 import { replaceFile } from './replace-file.ts';
 import { runToEnd, type ServiceProcess, startServiceProcess } from './service-process.ts';
@@ -139,8 +141,42 @@ const TOKEN_SECONDS = 3_600;
 const ISSUER = 'lethe';
 const AUDIENCE = 'lethe';
 
-/** Brings up database, keys, schemas and services, and resolves when every service answers. */
+/** Another stack has the folder. */
+export class FolderInUseError extends Error {
+  override readonly name = 'FolderInUseError';
+}
+
+/**
+ * Brings up database, keys, schemas and services, and resolves when every service answers. A folder has one stack at a
+ * time: FolderInUseError for a second one, which would stop the database of the first.
+ */
 export async function startStack(options: StackOptions): Promise<Stack> {
+  const release = await holdFolder(options.folder);
+  try {
+    const stack = await bringUp(options);
+    return { ...stack, stop: () => stack.stop().finally(release) };
+  } catch (error) {
+    release();
+    throw error;
+  }
+}
+
+/** Takes the folder for this process, and answers how to give it back. */
+async function holdFolder(folder: string): Promise<() => void> {
+  await mkdir(folder, { recursive: true });
+  if (platform() !== 'linux') return () => undefined;
+  const hash = createHash('sha256')
+    .update(await realpath(folder))
+    .digest('hex');
+  const release = await holdName(`stack-${hash}`);
+  if (release) return release;
+  throw new FolderInUseError(
+    `A stack already runs in ${folder}. Use it, or stop it by Ctrl-C where it was started. ` +
+      'For another one beside it set LETHE_LOCAL_FOLDER to another folder.',
+  );
+}
+
+async function bringUp(options: StackOptions): Promise<Stack> {
   const { folder, throwaway, services = SERVICE_NAMES, isPrepared = false, fileOf = ownFile } = options;
   await mkdir(join(folder, 'logs'), { recursive: true });
   const objectFolder = join(folder, 'objects');

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { runMainJob } from './sample/main-job.ts';
 import { SAMPLE_PEOPLE } from './sample-people.ts';
-import { type Stack, startStack } from './stack.ts';
+import { FolderInUseError, type Stack, startStack } from './stack.ts';
 
 const folder = process.env['LETHE_LOCAL_FOLDER'] ?? join(fileURLToPath(new URL('../../', import.meta.url)), '.lethe');
 
@@ -97,7 +97,11 @@ const stop = async (code: number): Promise<void> => {
 };
 process.on('SIGINT', () => void stop(0)).on('SIGTERM', () => void stop(0));
 
-const stack = await starting;
+const stack = await starting.catch((error: unknown) => {
+  if (!(error instanceof FolderInUseError)) throw error;
+  console.error(error.message);
+  process.exit(1);
+});
 await writeFile(join(folder, 'cli.json'), JSON.stringify(profileOf(stack), undefined, 2));
 console.log('The stack is up; the sample runs:');
 const mistakes = await runMainJob(stack, (text) => console.log(text));
