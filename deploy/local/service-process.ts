@@ -107,6 +107,8 @@ export async function runToEnd(args: readonly string[], env: Readonly<Record<str
   if (code !== 0) throw new Error(`${args.join(' ')} ended with ${code}:\n${output}`);
 }
 
-/** A service gets what it is given: a LETHE_ or AWS_ setting of the shell must not change the embedded stack. */
+const SETTING = /^(LETHE_|WORKFLOW_|RETENTION_|AWS_|PG)/;
+
+/** A service gets what it is given: a setting of the shell must not change the embedded stack. */
 const environmentToInherit = (): NodeJS.ProcessEnv =>
-  Object.fromEntries(Object.entries(process.env).filter(([key]) => !/^(LETHE_|AWS_|PG)/.test(key)));
+  Object.fromEntries(Object.entries(process.env).filter(([key]) => !SETTING.test(key)));
