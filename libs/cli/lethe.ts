@@ -47,5 +47,6 @@ process.exitCode = await runCli(process.argv.slice(2), {
   onUnread: (listener) => unread.signal.addEventListener('abort', listener, { once: true }),
   open: createLethe,
 });
-// What an interrupted wait left open, such as standard input, must not keep the program alive.
+// What an interrupted wait left open must not keep the program alive, nor a standard input that is silent.
 if (process.exitCode === 130) process.exit();
+process.stdin.destroy();
