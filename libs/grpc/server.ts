@@ -1,4 +1,4 @@
-import { type DescFile, toBinary } from '@bufbuild/protobuf';
+import { type DescFile, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { FileDescriptorProtoSchema } from '@bufbuild/protobuf/wkt';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { ReflectionService } from '@grpc/reflection';
@@ -213,8 +213,24 @@ function reflected(files: readonly DescFile[]): ConstructorParameters<typeof Ref
   };
   for (const file of files) add(file);
   const health = Object.values(healthService)[0] as unknown as { requestType: { fileDescriptorProtos: Buffer[] } };
-  const fileDescriptorProtos = [...ordered.values(), ...health.requestType.fileDescriptorProtos];
+  const fileDescriptorProtos = [...ordered.values(), ...health.requestType.fileDescriptorProtos.map(withEntryNames)];
   // The reflection service reads nothing but the file descriptors; its type asks for more.
   const lethe = { format: 'Protocol Buffer 3 DescriptorProto', type: {}, fileDescriptorProtos } as const;
   return { lethe };
+}
+
+/**
+ * The file with the entries of its maps named as every compiler of protos names them, `FieldEntry`. The package of health
+ * leaves out `Entry`, and tools that are strict, such as grpcurl, then refuse the whole file.
+ */
+function withEntryNames(bytes: Buffer): Buffer {
+  const file = fromBinary(FileDescriptorProtoSchema, bytes);
+  for (const { field, nestedType } of file.messageType) {
+    for (const entry of nestedType) {
+      if (entry.options?.mapEntry !== true || entry.name.endsWith('Entry')) continue;
+      for (const each of field) if (each.typeName === entry.name) each.typeName += 'Entry';
+      entry.name += 'Entry';
+    }
+  }
+  return Buffer.from(toBinary(FileDescriptorProtoSchema, file));
 }

@@ -157,6 +157,18 @@ testIfFound(
   },
 );
 
+testIfFound(
+  test.serial,
+  hasProgram('grpcurl'),
+  'grpcurl',
+  'whoever calls by reflection can ask for health, without a credential',
+  async (t) => {
+    const [, job = ''] = /^ {2}JobService +(\S+)$/m.exec(t.context.output()) ?? [];
+    const { stdout } = await bash(`grpcurl -plaintext ${job} grpc.health.v1.Health/Check`);
+    t.deepEqual(JSON.parse(stdout), { status: 'SERVING' });
+  },
+);
+
 testIfFound(test.serial, hasProgram('grpcurl'), 'grpcurl', "the README's commands do what it says", async (t) => {
   const readme = await readReadmes();
   const blocks = [...readme.matchAll(/<!-- tested -->\n```sh\n([\s\S]*?)```/g)].map(([, script = '']) => script);
