@@ -23,12 +23,14 @@ import {
 import { until } from '#test/support/test-stack.ts';
 
 // Each test has a database of its own: workers take up whatever is due in it.
-const test = anyTest as TestFn<{ postgres: TestPostgres }>;
+const file = anyTest as TestFn<{ postgres: TestPostgres }>;
+// One after the other: side by side, their engines open so many connections that a busy machine makes some too late.
+const test = file.serial;
 
-test.before(async (t) => {
+file.before(async (t) => {
   t.context.postgres = await startTestPostgres();
 });
-test.after.always((t) => t.context.postgres.stop());
+file.after.always((t) => t.context.postgres.stop());
 
 interface Ground {
   readonly created: TestDatabase;
